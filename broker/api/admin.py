@@ -1,0 +1,217 @@
+"""What operators change: list, describe, import, log out, take up again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
+from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
+from broker.finish import finish
+from broker.secret import Secret
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from broker.api.callers import Caller
+    from broker.model import Grant, State
+    from broker.store import ProviderState, Registered
+
+STATES: tuple[State, ...] = ("parked", "leased", "due")
+_PAGE = 100
+_PAGE_MAX = 1000
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_get("/v1/grants", list_grants)
+    router.add_get("/v1/grants/{id}", describe)
+    router.add_put("/v1/grants/{id}", put_grant)
+    router.add_delete("/v1/grants/{id}", delete_grant)
+    router.add_post("/v1/grants/{id}/retry", retry_grant)
+    router.add_get("/v1/providers", list_providers)
+    router.add_post("/v1/providers/{name}/retry", retry_provider)
+
+
+def admin_of(request: web.Request) -> Caller:
+    """The caller, who must be admin of something."""
+    caller = caller_of(request)
+    if not caller.administers:
+        raise AskForPermission(f"caller {caller.name!r} has no admin right: see callers in the settings")
+    return caller
+
+
+async def list_grants(request: web.Request) -> web.Response:
+    """`GET /v1/grants?state=&provider=&limit=&cursor=`: soonest first within provider and state."""
+    caller, api, query = admin_of(request), request.app[API], request.query
+    states = tuple(s for s in STATES if s in query.getall("state", STATES))
+    if not states:
+        raise CorrectRequest(f"state must be one of {', '.join(STATES)}")
+    providers = query.getall("provider", None) or await _all_providers(request)
+    try:
+        limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
+    except ValueError:
+        raise CorrectRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
+    page = await api.store.grants.page(providers, states, query.get("cursor"), limit)
+    rows = [described(grant, state) for state, grant in page.rows if caller.may("admin", grant.grant_id)]
+    return json_answer({"grants": rows, "next": page.next})
+
+
+async def _all_providers(request: web.Request) -> list[str]:
+    api = request.app[API]
+    return sorted(set(api.endpoints) | await api.store.grants.known_providers())
+
+
+async def describe(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}`: everything but secrets."""
+    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
+    caller.require("admin", grant_id)
+    grant = await store.grants.get(grant_id)
+    if grant is None:
+        raise NoSuchGrant("no such grant")
+    return json_answer(described(grant, await store.grants.state(grant)))
+
+
+def described(grant: Grant, state: State) -> dict[str, Any]:
+    """A grant on the wire, secrets aside. Times are epoch seconds."""
+    return {
+        "grant_id": grant.grant_id,
+        "provider": grant.provider,
+        "state": state,
+        "reason": grant.reason,
+        "generation": grant.generation,
+        "issued_at": grant.token.issued_at // 1000 if grant.token else None,
+        "expires_at": grant.token.expires_at // 1000 if grant.token else None,
+        "refresh_at": grant.refresh_at // 1000,
+        "granted_at": grant.granted_at // 1000,
+        "reauthorize_by": grant.reauthorize_by // 1000 if grant.reauthorize_by else None,
+        "scope": grant.token.scope if grant.token else None,
+        "attempts": grant.failures,
+        "last": {"outcome": grant.last_outcome, "detail": grant.last_detail, "at": grant.last_at // 1000}
+        if grant.last_at and grant.last_outcome
+        else None,
+    }
+
+
+async def put_grant(request: web.Request) -> web.Response:
+    """`PUT /v1/grants/{id}`: import a refresh token; due at once, without waiting for the provider."""
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    caller.require("admin", grant_id)
+    provider, refresh_token, scope = imported(
+        await json_body(request, "provider", "refresh_token", "scope?"), api.endpoints
+    )
+    registered = await api.store.schedule.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
+    refuse_conflict(registered)
+    api.wake(provider)
+    body = {"grant_id": grant_id, "provider": provider, "status": registered.status}
+    return json_answer(body, status=201 if registered.status == "created" else 200)
+
+
+def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
+    """Provider, refresh token and scope of one imported grant; raises `CorrectRequest`."""
+    provider, refresh_token, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
+    if not isinstance(provider, str) or provider not in providers:
+        raise CorrectRequest(
+            f"provider must be one of those in the settings: {', '.join(providers) or 'there are none'}"
+        )
+    if not isinstance(refresh_token, str) or not refresh_token or not _encodable(refresh_token):
+        raise CorrectRequest("refresh_token must be a text that is not empty")
+    if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
+        raise CorrectRequest("scope must be a text, or be left out")
+    return provider, Secret(refresh_token), scope
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def refuse_conflict(registered: Registered) -> None:
+    """Raise `ResolveConflict` where an import met a refresh in flight or another holder of the same token."""
+    if registered.status == "leased":
+        raise ResolveConflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
+    if registered.status == "held":
+        raise ResolveConflict(
+            f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
+            "redeem it twice; use that grant, or delete it first"
+        )
+
+
+async def delete_grant(request: web.Request) -> web.Response:
+    """`DELETE /v1/grants/{id}`: log out at the provider, then forget; the answer says which of the two happened."""
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    caller.require("admin", grant_id)
+    grant = await api.store.grants.get(grant_id)
+    if grant is None:
+        raise NoSuchGrant("no such grant")
+    if api.logout.needs_live_token(grant):
+        try:  # the provider's logout is paid for with a living access token: have one made
+            await api.reader.current(grant_id, wait=api.settings.refresh.request_timeout.total_seconds())
+        except NoSuchGrant:
+            raise
+        except BrokerError:
+            pass  # then the answer says that only our side was forgotten
+    logged_out = await finish(api.logout.log_out(grant_id))
+    return json_answer(
+        {"grant_id": grant_id, "forgotten": True, "revoked": logged_out.revoked, "detail": logged_out.detail}
+    )
+
+
+async def retry_grant(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/retry`: ask the provider once more, parked or not."""
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    caller.require("admin", grant_id)
+    known = await api.store.schedule.generation(grant_id)
+    outcome = await api.store.schedule.retry(grant_id, known[0]) if known else "gone"
+    if known is None or outcome == "gone":
+        raise NoSuchGrant("no such grant")
+    api.wake(known[0])
+    return json_answer({"grant_id": grant_id, "state": outcome}, status=202)
+
+
+async def list_providers(request: web.Request) -> web.Response:
+    """`GET /v1/providers`: what is suspended, since when and why, and how many grants are in each state."""
+    admin_of(request)
+    api = request.app[API]
+    states = await api.store.grants.providers(await _all_providers(request))
+    return json_answer({"providers": [_provider(request, state) for state in states]})
+
+
+def _provider(request: web.Request, state: ProviderState) -> dict[str, Any]:
+    endpoint = request.app[API].endpoints.get(state.name)
+    return {
+        "provider": state.name,
+        "kind": endpoint.dialect.kind if endpoint else None,
+        "suspended": state.suspended,
+        "suspended_at": state.suspended_at // 1000 if state.suspended_at else None,
+        "not_before": state.not_before // 1000 if state.not_before else None,
+        "failures": state.ailing,
+        "detail": state.detail,
+        "grants": dict(state.counts),
+    }
+
+
+async def retry_provider(request: web.Request) -> web.Response:
+    """`POST /v1/providers/{name}/retry`: end its suspension and take up what was parked.
+
+    A grant that the provider declared dead stays parked, unless the breaker counted it: one by one is the way there.
+    """
+    admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
+    if name not in api.endpoints:
+        raise CorrectRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
+    schedule, taken_up = api.store.schedule, 0
+    for grant_id in await schedule.resume(name):
+        taken_up += await schedule.retry(grant_id, name) == "due"
+    cursor: str | None = None
+    while True:
+        page = await api.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
+        for _, grant in page.rows:
+            if grant.reason != "reauthorization_required" and admin.may("admin", grant.grant_id):
+                taken_up += await schedule.retry(grant.grant_id, name) == "due"
+        cursor = page.next
+        if cursor is None:
+            break
+    api.wake(name)
+    return json_answer({"provider": name, "grants_taken_up": taken_up}, status=202)

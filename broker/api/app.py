@@ -1,0 +1,187 @@
+"""The HTTP application: routes, the one table from error to status, and who is asking."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+
+from broker import errors
+from broker.model import GRANT_ID
+from broker.refresh.login import LoginRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from broker.api.callers import Caller, Callers
+    from broker.api.ops import Health
+    from broker.metrics import Metrics
+    from broker.providers import Endpoint
+    from broker.read import Reader
+    from broker.refresh.login import Login
+    from broker.refresh.logout import Logout
+    from broker.settings import Settings
+    from broker.store import Store
+
+log = structlog.get_logger()
+BODY_LIMIT = 64 * 1024
+
+STATUS: dict[type[errors.BrokerError], int] = {
+    errors.CorrectRequest: 400,
+    LoginRefused: 400,
+    errors.PresentKey: 401,
+    errors.AskForPermission: 403,
+    errors.NoSuchGrant: 404,
+    errors.ResolveConflict: 409,
+    errors.LogInAgain: 409,
+    errors.WaitBeforeRefresh: 429,
+    errors.ProviderRefused: 502,
+    errors.ProviderUnavailable: 502,
+    errors.TryAgain: 503,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the faces work with."""
+
+    settings: Settings
+    store: Store
+    reader: Reader
+    endpoints: Mapping[str, Endpoint]
+    login: Login
+    logout: Logout
+    callers: Callers
+    health: Health
+    metrics: Metrics
+    wake: Callable[[str], None]
+
+
+API = web.AppKey("api", Api)
+
+
+def status_of(error: errors.BrokerError) -> int:
+    """The status of an error, by its class or the nearest above it in the table."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def error_answer(status: int, code: str, description: str, retry_after: float | None = None) -> web.Response:
+    """An error as every face says it: `{"error", "error_description"}`."""
+    headers = {"Cache-Control": "no-store"}
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(retry_after)))
+    if status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
+    return json_answer({"error": code, "error_description": description}, status=status, headers=headers)
+
+
+def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer nobody may store."""
+    return web.Response(
+        body=json.dumps(body).encode(), status=status, content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )  # fmt: skip
+
+
+@web.middleware
+async def _answering_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Every error as JSON: ours by the table, the router's own in the same form, a bug without a traceback."""
+    try:
+        return await handler(request)
+    except errors.BrokerError as error:
+        return error_answer(status_of(error), error.code, str(error), error.retry_after)
+    except web.HTTPMethodNotAllowed as error:
+        answer = error_answer(405, "method_not_allowed", f"allowed here: {', '.join(sorted(error.allowed_methods))}")
+        answer.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return answer
+    except web.HTTPNotFound:
+        return error_answer(404, "not_found", "no such route")
+    except web.HTTPRequestEntityTooLarge:
+        return error_answer(413, "invalid_request", f"the body is over {BODY_LIMIT // 1024} KiB")
+    except web.HTTPException as error:
+        if error.status < 400:  # noqa: PLR2004 - a redirect is an answer
+            raise
+        return error_answer(error.status, "invalid_request", error.reason)
+    except Exception:
+        log.exception("request.failed", method=request.method, route=_route(request))
+        return error_answer(500, "server_error", "a fault in token-broker: its log says more")
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "?"
+
+
+def _checking_host(allowed: frozenset[str]) -> Any:
+    """Refuse a `Host` that is none of ours on loopback: a page in a browser must not reach us by a name of its own."""
+
+    @web.middleware
+    async def check(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        transport = request.transport
+        peer = transport.get_extra_info("sockname") if transport else None
+        loopback = isinstance(peer, tuple) and (peer[0].startswith("127.") or peer[0] == "::1")
+        if loopback and _host(request.host) not in allowed:
+            return error_answer(
+                421, "invalid_request", "this Host is not served here: use the address in http.listen or public_url"
+            )
+        return await handler(request)
+
+    return check
+
+
+def _host(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
+
+
+def grant_id_of(request: web.Request) -> str:
+    """The grant id in the path, checked before anything else looks at it."""
+    grant_id = request.match_info["id"]
+    if not GRANT_ID.fullmatch(grant_id):
+        raise errors.CorrectRequest(
+            "a grant id is a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
+        )
+    return grant_id
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who asks; raises `PresentKey`."""
+    headers = request.headers
+    return request.app[API].callers.identify(headers.get("Authorization"), headers.get("X-Broker-Key"))
+
+
+async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
+    """The JSON object in the body; raises `CorrectRequest` that names *members* when it is none."""
+    wanted = f"a JSON object with {', '.join(members)}"
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise errors.CorrectRequest(f"the body is not JSON: send {wanted}") from None
+    if not isinstance(body, dict):
+        raise errors.CorrectRequest(f"the body is not an object: send {wanted}")
+    return body
+
+
+def applications(api: Api) -> tuple[web.Application, web.Application]:
+    """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
+    http = api.settings.http
+    names = {"localhost", "127.0.0.1", "::1", urlsplit(http.public_url).hostname or ""}
+    names |= {_host(address) for address in (*http.listen, *http.public_listen)}
+    from broker.api import admin, imports, login, ops, tokens
+
+    whole = web.Application(
+        middlewares=[_checking_host(frozenset(names)), _answering_errors], client_max_size=BODY_LIMIT
+    )
+    for face in (tokens, admin, imports, login, ops):
+        face.add_routes(whole.router)
+    public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
+    login.add_browser_routes(public.router)
+    whole[API] = public[API] = api
+    return whole, public

@@ -1,0 +1,116 @@
+"""Who asks, and what they may: keys by digest, rights by patterns of grant ids."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from broker.data_dir import write_private
+from broker.errors import AskForPermission, CorrectSettings, PresentKey
+from broker.secret import key_digest, new_caller_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from broker.settings import Caller as CallerSettings
+
+Right = Literal["read", "refresh", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A known caller and its patterns, one regular expression a right."""
+
+    name: str
+    patterns: Mapping[Right, re.Pattern[str]]
+
+    def may(self, right: Right, grant_id: str) -> bool:
+        """Whether it has *right* on *grant_id*."""
+        return self.patterns[right].fullmatch(grant_id) is not None
+
+    def require(self, right: Right, grant_id: str) -> None:
+        """Raise `AskForPermission` unless it has *right* on *grant_id*, which may or may not exist."""
+        if not self.may(right, grant_id):
+            raise AskForPermission(
+                f"caller {self.name!r} has no {right} right on this grant id: see callers in the settings"
+            )
+
+    @property
+    def administers(self) -> bool:
+        """Whether it is admin of anything at all."""
+        return self.patterns["admin"].pattern != _NOTHING
+
+
+_NOTHING = r"(?!)"
+
+
+def _pattern(patterns: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(fnmatch.translate(p) for p in patterns) or _NOTHING)
+
+
+class Callers:
+    """All callers, by the SHA-256 of their key."""
+
+    def __init__(self, callers: Mapping[str, Caller]) -> None:
+        self._by_digest = callers
+
+    @classmethod
+    def load(cls, settings: Mapping[str, CallerSettings], data_dir: Path) -> Callers:
+        """Callers of the settings. Without any, the admin key of a first start (`data_dir/admin.key`).
+
+        Raises `CorrectSettings`.
+        """
+        found: dict[str, Caller] = {}
+        for name, caller in settings.items():
+            rights: dict[Right, re.Pattern[str]] = {
+                "read": _pattern(caller.read), "refresh": _pattern(caller.refresh), "admin": _pattern(caller.admin)
+            }  # fmt: skip
+            digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
+            if digest in found:
+                raise CorrectSettings(
+                    f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own"
+                )
+            found[digest] = Caller(name, rights)
+        admin = data_dir / "admin.key"
+        if not found and not admin.exists():
+            write_private(admin, new_caller_key() + "\n")
+        if admin.exists():
+            everything = _pattern(["*"])
+            found.setdefault(
+                key_digest(_read_key("data_dir", admin)),
+                Caller("admin", {"read": everything, "refresh": everything, "admin": everything}),
+            )
+        return cls(found)
+
+    def replace(self, other: Callers) -> None:
+        """Take over another set of callers: what SIGHUP read."""
+        self._by_digest = other._by_digest
+
+    def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
+        """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
+        key = broker_key
+        if key is None and authorization is not None:
+            scheme, _, value = authorization.strip().partition(" ")
+            key = value.strip() if scheme.lower() == "bearer" else None
+        if not key:
+            raise PresentKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
+        caller = self._by_digest.get(key_digest(key.strip()))
+        if caller is None:
+            raise PresentKey(
+                "unknown key: make one with `token-broker caller new NAME`; behind a proxy send it as X-Broker-Key"
+            )
+        return caller
+
+
+def _read_key(where: str, path: Path | None) -> str:
+    assert path is not None  # noqa: S101 - the settings' own rule
+    try:
+        key = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorrectSettings(f"{where}: {path} cannot be read ({error})") from None
+    if not key:
+        raise CorrectSettings(f"{where}: {path} is empty: `token-broker caller new NAME` makes a key")
+    return key

@@ -1,0 +1,97 @@
+"""Import in bulk: NDJSON in, NDJSON of outcomes out, streamed; memory stays flat however long the file is."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from broker.api.admin import admin_of, imported
+from broker.api.app import API, BODY_LIMIT
+from broker.errors import BrokerError, CorrectRequest
+from broker.model import GRANT_ID
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from broker.api.app import Api
+    from broker.api.callers import Caller
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_post("/v1/import", import_grants)
+
+
+async def import_grants(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/import`: one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
+
+    Each line is answered by one: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
+    A line that stands already changes nothing, so the same file may be sent again.
+    """
+    caller, api = admin_of(request), request.app[API]
+    answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+    await answer.prepare(request)
+    number = 0
+    async for raw in _lines(request):
+        number += 1
+        if raw is not None and not raw.strip():
+            continue
+        told: dict[str, Any] = {"line": number}
+        try:
+            told |= await _import(api, caller, raw)
+        except BrokerError as error:
+            told |= {"status": "refused", "error": error.code, "error_description": str(error)}
+        await answer.write(json.dumps(told).encode() + b"\n")
+    await answer.write_eof()
+    return answer
+
+
+async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]:
+    if raw is None:
+        raise CorrectRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
+    try:
+        line = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise CorrectRequest("the line is not JSON") from None
+    grant_id = line.get("grant_id") if isinstance(line, dict) else None
+    if not isinstance(grant_id, str) or not GRANT_ID.fullmatch(grant_id):
+        raise CorrectRequest(
+            "grant_id must be a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
+        )
+    told = {"grant_id": grant_id}
+    try:
+        caller.require("admin", grant_id)
+        provider, refresh_token, scope = imported(line, api.endpoints)
+        spread = random.uniform(0, api.settings.refresh.import_spread.total_seconds() * 1000)
+        due_at = api.store.clock() + int(spread)
+        registered = await api.store.schedule.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
+    except BrokerError as error:
+        return told | {"status": "refused", "error": error.code, "error_description": str(error)}
+    if registered.status == "held":
+        told["holder"] = registered.holder or ""
+    if registered.status in {"leased", "held"}:
+        words = (
+            "a refresh is in flight: send the line again"
+            if registered.status == "leased"
+            else "another grant holds this refresh token"
+        )
+        return told | {"status": "refused", "error": "conflict", "error_description": words}
+    api.wake(provider)
+    return told | {"status": registered.status}
+
+
+async def _lines(request: web.Request) -> AsyncIterator[bytes | None]:
+    """The body's lines, in pieces of bounded size; None for a line that is too long."""
+    rest, skipping = b"", False
+    async for chunk in request.content.iter_any():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield None if skipping or len(line) > BODY_LIMIT else line
+            skipping = False
+        if len(rest) > BODY_LIMIT:
+            rest, skipping = b"", True
+    if rest or skipping:
+        yield None if skipping else rest

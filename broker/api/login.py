@@ -1,0 +1,189 @@
+"""What browsers see: the login link and the redirect back. Pages say in words what happened and what to do.
+
+Owns cookies and HTML; what a login is, `refresh.login` knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
+from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
+from broker.finish import finish
+from broker.refresh.login import AlreadyUsed, first_of
+from broker.store.flows import LIFE_S
+
+if TYPE_CHECKING:
+    from broker.refresh.login import LoggedIn
+
+log = structlog.get_logger()
+_COOKIE = "token_broker_login_"
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} · token-broker</title>
+<style>
+:root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
+body {{ margin: 12vh auto; max-width: 34rem; padding: 0 1.5rem }}
+h1 {{ font-size: 1.5rem; margin: 0 0 .75rem }} h1::before {{ content: "{sign} " }}
+code {{ font-size: .95em }}
+</style></head><body><main><h1>{title}</h1><p>{text}</p></main></body></html>
+"""
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_post("/v1/grants/{id}/login", start)
+    router.add_get("/v1/grants/{id}/login/{ticket}", status)
+    router.add_post("/v1/grants/{id}/login/complete", complete)
+    add_browser_routes(router)
+
+
+def add_browser_routes(router: web.UrlDispatcher) -> None:
+    """The two routes a browser comes to: all that `http.public_listen` serves."""
+    router.add_get("/login/{ticket}", open_link, allow_head=False)
+    router.add_head("/login/{ticket}", _nothing)
+    router.add_get("/callback", callback, allow_head=False)
+    router.add_head("/callback", _nothing)
+
+
+async def _nothing(_request: web.Request) -> web.Response:
+    """Whoever only looks (link scanners, previews) changes nothing."""
+    return web.Response(headers=_HEADERS)
+
+
+async def start(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/login`: begin a login; nothing of the grant changes until it is completed."""
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    caller.require("admin", grant_id)
+    provider = (await json_body(request, "provider")).get("provider")
+    if not isinstance(provider, str) or provider not in api.endpoints:
+        raise CorrectRequest(
+            f"provider must be one of those in the settings: {', '.join(api.endpoints) or 'there are none'}"
+        )
+    started = await api.login.start(grant_id, provider)
+    return json_answer({
+        "grant_id": grant_id,
+        "login_url": f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
+        "authorization_url": started.authorization_url,
+        "state": started.state,
+        "ticket": started.ticket,
+        "expires_at": api.store.clock() // 1000 + LIFE_S,
+    })  # fmt: skip
+
+
+async def status(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}/login/{ticket}`: pending, working, completed, or failed and why."""
+    grant_id, caller = grant_id_of(request), caller_of(request)
+    caller.require("admin", grant_id)
+    flow = await request.app[API].login.status(request.match_info["ticket"])
+    if flow is None or flow.grant_id != grant_id:
+        raise NoSuchGrant("this login is unknown or older than ten minutes")
+    body = {"grant_id": grant_id, "provider": flow.provider, "status": flow.status}
+    if flow.error:
+        body |= {"error": flow.error, "error_description": flow.error_description}
+    return json_answer(body)
+
+
+async def complete(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/login/complete`: the pasted redirect of a login without a browser here."""
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    caller.require("admin", grant_id)
+    body = await json_body(request, "redirected_to")
+    redirected_to, state = body.get("redirected_to"), body.get("state")
+    if not isinstance(redirected_to, str) or not isinstance(state, str | None):
+        raise CorrectRequest("redirected_to must be the URL the browser ended at")
+    return json_answer(_told(await finish(api.login.complete(grant_id, redirected_to, state))))
+
+
+def _told(logged_in: LoggedIn) -> dict[str, object]:
+    return {
+        "grant_id": logged_in.grant_id,
+        "provider": logged_in.provider,
+        "scope": logged_in.scope,
+        "expires_in": logged_in.expires_in,
+    }
+
+
+def _prefetching(request: web.Request) -> bool:
+    purpose = request.headers.get("Sec-Purpose", "") + request.headers.get("Purpose", "")
+    return "prefetch" in purpose.lower()
+
+
+async def open_link(request: web.Request) -> web.Response:
+    """`GET /login/{ticket}`: a fresh state and cookie, then off to the provider."""
+    if _prefetching(request):
+        return web.Response(status=503, headers=_HEADERS)
+    api = request.app[API]
+    try:
+        opened = await api.login.open(request.match_info["ticket"])
+    except AlreadyUsed as error:
+        return _already(error)
+    except BrokerError as error:
+        return _page(status_of(error), "This link does not work", str(error))
+    answer = web.Response(status=302, headers={**_HEADERS, "Location": opened.authorization_url})
+    answer.set_cookie(
+        _COOKIE + _short(opened.state), f"{opened.state}.{opened.cookie}", max_age=LIFE_S, path="/callback",
+        httponly=True, samesite="Lax", secure=api.settings.http.public_url.startswith("https://"),
+    )  # fmt: skip
+    return answer
+
+
+def _short(state: str) -> str:
+    return hashlib.sha256(state.encode()).hexdigest()[:12]
+
+
+async def callback(request: web.Request) -> web.Response:
+    """`GET /callback`: the redirect back (RFC 6749 §4.1.2). Used once; a reload changes nothing."""
+    if _prefetching(request):
+        return web.Response(status=503, headers=_HEADERS)
+    cookies = dict(
+        value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
+    )
+    try:
+        query = first_of({name: request.query.getall(name) for name in request.query})
+        logged_in = await finish(request.app[API].login.callback(query, cookies))
+    except AlreadyUsed as error:
+        return _already(error)
+    except BrokerError as error:
+        log.warning("login.failed", error=error.code, detail=str(error))
+        return _page(status_of(error), "Not logged in", str(error))
+    return _page(
+        200,
+        "Logged in",
+        f"Grant {logged_in.grant_id} at {logged_in.provider} is kept alive from now on. You can close this page.",
+        good=True,
+    )
+
+
+def _already(error: AlreadyUsed) -> web.Response:
+    flow = error.flow
+    match flow.status:
+        case "completed":
+            return _page(
+                200,
+                "Logged in",
+                f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
+                good=True,
+            )
+        case "failed":
+            return _page(
+                400, "Not logged in", f"{flow.error_description} (This page was opened again: nothing was done twice.)"
+            )
+        case _:
+            return _page(400, "Just a moment", "This login is being completed in another window.")
+
+
+def _page(status: int, title: str, text: str, *, good: bool = False) -> web.Response:
+    body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗")
+    return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=_HEADERS)

@@ -1,0 +1,142 @@
+"""What supervisors and Prometheus ask.
+
+`/healthz` follows the loops alone; `/readyz` says whether a caller could be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.errors import BrokerError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from broker.heart import Heart
+    from broker.store import ProviderState, Store
+
+_LOOK_TIMEOUT = 1.0
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_get("/healthz", healthz)
+    router.add_get("/readyz", readyz)
+    router.add_get("/readyz/{id}", readyz_grant)
+    router.add_get("/metrics", metrics)
+
+
+class Health:
+    """What lives and what fails: every check with its status, since when, and in words."""
+
+    def __init__(
+        self, store: Store, hearts: Sequence[Heart], providers: Sequence[str], cached: Callable[[], int]
+    ) -> None:
+        self._store = store
+        self._hearts = hearts
+        self._providers = providers
+        self._cached = cached
+        self._since: dict[str, tuple[str, int]] = {}
+        self.started = False
+        self.stopping = False
+        self.waiting = ""
+
+    async def look(self) -> list[ProviderState] | None:
+        """The providers' states as Redis has them, or None when it does not answer within a second."""
+        try:
+            async with asyncio.timeout(_LOOK_TIMEOUT):
+                return await self._store.grants.providers(self._providers)
+        except (StoreUnavailable, TimeoutError):
+            return None
+
+    async def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""
+        states = await self.look()
+        lost = "does not answer: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
+        checks = {"redis": self._check("redis", states is not None, lost if states is None else "answers")}
+        for heart in self._hearts:
+            words = "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
+            checks[heart.name] = self._check(heart.name, heart.alive, words)
+        for state in states or ():
+            checks[f"provider {state.name}"] = self._provider(state)
+        alive = all(heart.alive for heart in self._hearts)
+        worst = "failed" if not alive else "degraded" if any(c["status"] != "ok" for c in checks.values()) else "ok"
+        return alive, {"status": worst, "checks": checks}
+
+    def _provider(self, state: ProviderState) -> dict[str, Any]:
+        if state.suspended:
+            words = (
+                f"suspended ({state.suspended} {state.detail or ''}): check client id and secret; probes go on, "
+                f"`token-broker retry --provider {state.name}` tries now"
+            )
+        elif state.ailing:
+            why = state.detail or "no detail"
+            words = f"{state.ailing} failures in a row ({why}): asked one at a time until one succeeds"
+        else:
+            words = "answers"
+        return self._check(f"provider {state.name}", not state.suspended and not state.ailing, words)
+
+    def _check(self, name: str, good: bool, words: str) -> dict[str, Any]:  # noqa: FBT001
+        status = "ok" if good else "degraded"
+        before = self._since.get(name)
+        if before is None or before[0] != status:
+            before = self._since[name] = (status, int(time.time()))
+        return {"status": status, "since": before[1], "detail": words}
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether a caller could be served at all."""
+        if self.stopping:
+            return False, {"status": "stopping", "checks": {}}
+        if not self.started:
+            return False, {
+                "status": "starting",
+                "checks": {"redis": self._check("redis", False, self.waiting or "not asked yet")},
+            }
+        redis = await self.look() is not None
+        good = redis or self._cached() > 0
+        words = "answers" if redis else "does not answer" + (": tokens in memory are served" if good else "")
+        return good, {"status": "ok" if good else "failed", "checks": {"redis": self._check("redis", redis, words)}}
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """`/healthz`: 200 as long as every loop beats."""
+    alive, report = await request.app[API].health.report()
+    return json_answer(report, status=200 if alive else 503)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """`/readyz`: 200 when a caller could be served."""
+    ready, report = await request.app[API].health.ready()
+    return json_answer(report, status=200 if ready else 503)
+
+
+async def readyz_grant(request: web.Request) -> web.Response:
+    """`/readyz/{id}`: 200 when a live token of that grant can be read now."""
+    grant_id, caller = grant_id_of(request), caller_of(request)
+    caller.require("read", grant_id)
+    try:
+        token = await request.app[API].reader.current(grant_id, wait=0)
+    except BrokerError as error:
+        return json_answer({"status": "failed", "error": error.code, "error_description": str(error)}, status=503)
+    return json_answer({"status": "ok", "generation": token.generation, "expires_at": token.expires_at // 1000})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`/metrics`: counts come from the sorted sets' sizes, so a scrape costs the same with any number of grants."""
+    api = request.app[API]
+    states = await api.health.look()
+    api.metrics.store_up.set(0 if states is None else 1)
+    for state in states or ():
+        for name, count in state.counts.items():
+            api.metrics.grants.labels(state.name, name).set(count)
+        api.metrics.provider_suspended.labels(state.name).set(1 if state.suspended else 0)
+    api.metrics.clock_offset.set(api.store.clock.wall_offset_ms / 1000)
+    return web.Response(
+        body=api.metrics.render(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},
+    )

@@ -1,0 +1,118 @@
+"""What services read: the current token of a grant, and "this one got a 401"."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from broker.api.app import API, caller_of, error_answer, grant_id_of
+from broker.errors import CorrectRequest
+from broker.read.reader import DEFAULT_WAIT
+from broker.wire import token_answer
+
+if TYPE_CHECKING:
+    from broker.model import Token
+
+LONGEST_WAIT = 55.0
+"""Seconds: below the 60 s after which common proxies give up."""
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})(?![\d.])\"?", re.IGNORECASE)
+_ETAG = re.compile(r'^\s*(?:W/)?"(\d+)"\s*$')
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_get("/v1/grants/{id}/token", get_token)
+    router.add_post("/v1/grants/{id}/refresh", refresh)
+
+
+async def get_token(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
+    grant_id, caller, reader = grant_id_of(request), caller_of(request), request.app[API].reader
+    caller.require("read", grant_id)
+    min_ttl_ms = _min_ttl_ms(request.query.get("min_ttl"))
+    if min_ttl_ms:
+        caller.require("refresh", grant_id)
+    wait = preferred_wait(request)
+    token = await reader.current(grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait)
+    if _matches(request.headers.get("If-None-Match"), token):
+        newer = await reader.newer(grant_id, token.generation, wait) if wait else None
+        if newer is None:
+            return web.Response(status=304, headers=_headers(token, wait))
+        token = newer
+    return render(request, token, wait)
+
+
+async def refresh(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`."""
+    grant_id, caller, reader = grant_id_of(request), caller_of(request), request.app[API].reader
+    caller.require("refresh", grant_id)
+    condition = request.headers.get("If-Match")
+    if condition is None:
+        return error_answer(
+            428, "precondition_required", 'name the token that got the 401: If-Match: "GENERATION", its ETag'
+        )
+    match = _ETAG.match(condition)
+    if match is None:
+        raise CorrectRequest('If-Match must be one ETag of ours, such as "1764000000000"')
+    wait = preferred_wait(request)
+    token = await reader.refreshed(grant_id, int(match[1]), DEFAULT_WAIT * 2 if wait is None else wait)
+    return render(request, token, wait)
+
+
+def render(request: web.Request, token: Token, wait: float | None) -> web.Response:
+    """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
+    if prefers_text(request.headers.get("Accept")):
+        body, kind = token.access_token.reveal(), "text/plain"
+    else:
+        api = request.app[API]
+        body = json.dumps(token_answer(token, api.store.clock(), dies=api.reader.dies(token.provider)))
+        kind = "application/json"
+    return web.Response(body=body.encode(), content_type=kind, headers=_headers(token, wait))
+
+
+def _headers(token: Token, wait: float | None) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store", "ETag": f'"{token.generation}"', "Vary": "Accept"}
+    if wait is not None:
+        headers["Preference-Applied"] = f"wait={wait:g}"
+    return headers
+
+
+def _matches(condition: str | None, token: Token) -> bool:
+    if condition is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+    return "*" in tags or f'"{token.generation}"' in tags
+
+
+def preferred_wait(request: web.Request) -> float | None:
+    """Seconds of `Prefer: wait` (RFC 7240 §4.3), at most `LONGEST_WAIT`; None when not or not sensibly given."""
+    match = _PREFER_WAIT.search(",".join(request.headers.getall("Prefer", ())))
+    return min(float(match[1]), LONGEST_WAIT) if match else None
+
+
+def _min_ttl_ms(raw: str | None) -> int:
+    if raw is None:
+        return 0
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", raw):
+        raise CorrectRequest("min_ttl must be seconds, 0 or more, such as min_ttl=60")
+    return int(float(raw) * 1000)
+
+
+def prefers_text(accept: str | None) -> bool:
+    """Whether `Accept` (RFC 9110 §12.5.1) ranks text/plain above JSON; JSON wins a tie."""
+    if not accept or "text/" not in accept.lower():
+        return False
+    quality = {"text/plain": -1.0, "application/json": -1.0}
+    specific = {"text/plain": -1, "application/json": -1}
+    for part in accept[:4096].lower().split(","):
+        kind, *parameters = (p.strip() for p in part.split(";"))
+        q = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        value = float(q) if re.fullmatch(r"[01](\.\d{0,3})?", q) else 0.0
+        for offered in quality:
+            rank = 2 if kind == offered else 1 if kind == offered.split("/")[0] + "/*" else 0 if kind == "*/*" else -1
+            if rank > specific[offered]:
+                specific[offered], quality[offered] = rank, value
+    return quality["text/plain"] > max(quality["application/json"], 0.0) and specific["text/plain"] == 2  # noqa: PLR2004

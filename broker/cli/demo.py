@@ -1,0 +1,206 @@
+"""`token-broker demo`: embedded store, sandbox provider and broker in one process, with a live view.
+
+The only place that brings them together. Everything lies in a directory of its own that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from broker.cli.broker_http import Broker, broker_at
+from broker.cli.main import app, out
+from broker.cli.run import run_loop
+from broker.errors import BrokerError
+
+if TYPE_CHECKING:
+    from broker.sandbox import Authority, Sandbox
+    from broker.service import Signals
+
+_GRANTS = {"demo-cameras": "cameramanager", "demo-een": "een", "demo-oidc": "acme"}
+_EVERY = 0.25
+
+_SETTINGS = """
+data_dir = "{directory}/data"
+[http]
+listen = ["127.0.0.1:{port}"]
+public_url = "http://127.0.0.1:{port}"
+drain_delay = "0s"
+[redis]
+url = "embedded:"
+[refresh]
+min_interval = "2s"
+[log]
+level = "warning"
+[providers.cameramanager]
+kind = "cameramanager"
+client_id = "{camera.client_id}"
+client_secret = "{camera.client_secret}"
+authorization_endpoint = "{sandbox.url}/oauth/authorize"
+token_endpoint = "{sandbox.url}/oauth/token"
+logout_endpoint = "{sandbox.url}/rest/v2.0/users/self/tokens/current"
+[providers.een]
+kind = "een-v3"
+client_id = "{v3.client_id}"
+client_secret = "{v3.client_secret}"
+authorization_endpoint = "{sandbox.url}/v3/oauth2/authorize"
+token_endpoint = "{sandbox.url}/v3/oauth2/token"
+revocation_endpoint = "{sandbox.url}/v3/oauth2/revoke"
+[providers.acme]
+kind = "oidc"
+issuer = "{rotating.issuer}"
+client_id = "{rotating.client_id}"
+client_secret = "{rotating.client_secret}"
+"""
+
+
+@app.command()
+def demo(
+    lifetime: Annotated[float, typer.Option(min=2, max=30, help="Life of an access token in seconds.")] = 20,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="End by itself after so long [default: at Ctrl-C].")
+    ] = None,
+) -> None:
+    """See it work: a store, an authorization server, three logins, and tokens that are refreshed before your eyes."""
+    for name in list(os.environ):
+        if name.startswith("TOKEN_BROKER_"):
+            del os.environ[name]  # the demo is the same everywhere
+    with tempfile.TemporaryDirectory(prefix="token-broker-") as directory:
+        run_loop(_demo(Path(directory), lifetime, seconds))
+    out.print("Everything is stopped and removed.")
+
+
+async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None:
+    from broker import logs, service, settings_source
+    from broker.sandbox import Sandbox
+
+    async with Sandbox(access_lifetime=lifetime) as sandbox:
+        path = directory / "broker.toml"
+        path.write_text(_settings(directory, sandbox), "utf-8")
+        settings = settings_source.load(path)
+        with (directory / "broker.log").open("w", encoding="utf-8") as file:
+            logs.set_up(settings.log, file)
+            signals = service.Signals()
+            signals.hurried = True
+            try:
+                async with asyncio.TaskGroup() as group:
+                    broker = group.create_task(service.serve(settings, signals))
+                    show = group.create_task(_show(directory, path, signals, seconds))
+                    broker.add_done_callback(lambda _: show.cancel())
+            finally:
+                logs.set_up(settings.log)
+
+
+def _settings(directory: Path, sandbox: Sandbox) -> str:
+    authorities: dict[str, Authority] = {
+        "camera": sandbox.cameramanager, "v3": sandbox.v3, "rotating": sandbox.rotating
+    }  # fmt: skip
+    return _SETTINGS.format(directory=directory, port=_free_port(), sandbox=sandbox, **authorities)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _show(directory: Path, config: Path, signals: Signals, seconds: float | None) -> None:
+    """Log in three times, then show what happens until told to stop."""
+    try:
+        await _ready(config, directory)
+        async with broker_at(config, None, None) as broker:
+            for grant, provider in _GRANTS.items():
+                await _log_in(broker, grant, provider)
+            header = directory / "key.header"
+            header.touch(mode=0o600)
+            header.write_text(f"X-Broker-Key: {(directory / 'data' / 'admin.key').read_text().strip()}\n")
+            out.print("Fetch a token yourself, in another terminal:")
+            out.print(f"curl -fsS -H @{header} {_url(config)}/v1/grants/demo-cameras/token", markup=False)
+            out.print("Ctrl-C ends everything.")
+            ends = time.monotonic() + (seconds or 1e9)
+            await (_live if out.is_terminal else _lines)(broker, signals, ends)
+    finally:
+        signals.stopping.set()
+
+
+async def _ready(config: Path, directory: Path) -> None:
+    key = directory / "data" / "admin.key"
+    while not key.exists():
+        await asyncio.sleep(0.02)
+    async with broker_at(config, None, None) as broker:
+        while True:
+            try:
+                if (await broker.ask("GET", "/readyz"))[0] == 200:  # noqa: PLR2004
+                    return
+            except BrokerError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+async def _log_in(broker: Broker, grant: str, provider: str) -> None:
+    from broker.sandbox import walk_login
+
+    started = await broker.get("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
+    await walk_login(started["login_url"])
+    out.print(f"Logged in {grant} at {provider} (the demo pressed the buttons: {started['login_url']})", markup=False)
+
+
+def _url(config: Path) -> str:
+    line = next(row for row in config.read_text("utf-8").splitlines() if row.startswith("public_url"))
+    return line.split('"')[1]
+
+
+async def _live(broker: Broker, signals: Signals, ends: float) -> None:
+    with Live(console=out, auto_refresh=False) as live:
+        async for grants in _seen(broker, signals, ends):
+            live.update(_table(grants), refresh=True)
+
+
+async def _lines(broker: Broker, signals: Signals, ends: float) -> None:
+    told: dict[str, int] = {}
+    async for grants in _seen(broker, signals, ends):
+        for grant in grants:
+            name, generation = grant["grant_id"], grant["generation"]
+            if told.get(name) != generation:
+                left = (grant["expires_at"] or 0) - time.time()
+                words = "logged in" if name not in told else "refreshed"
+                out.print(
+                    f"{name} {words} generation={generation} provider={grant['provider']} expires_in={left:.0f}s",
+                    markup=False,
+                )
+                told[name] = generation
+
+
+async def _seen(broker: Broker, signals: Signals, ends: float) -> Any:
+    while time.monotonic() < ends and not signals.stopping.is_set():
+        yield (await broker.get("GET", "/v1/grants"))["grants"]
+        try:
+            await asyncio.wait_for(signals.stopping.wait(), _EVERY)
+        except TimeoutError:
+            pass
+
+
+def _table(grants: list[dict[str, Any]]) -> Table:
+    table = Table("grant", "provider", "life left", "", "generation", "next refresh", "last event")
+    now = time.time()
+    for grant in sorted(grants, key=lambda g: str(g["grant_id"])):
+        life = max(1, (grant["expires_at"] or 0) - (grant["issued_at"] or 0))
+        left = max(0.0, (grant["expires_at"] or 0) - now)
+        last = grant["last"] or {"outcome": "logged in"}
+        due = f"in {max(0.0, grant['refresh_at'] - now):.0f} s"
+        table.add_row(
+            grant["grant_id"], grant["provider"], ProgressBar(life, left, width=24), f"{left:.0f} s",
+            str(grant["generation"]), due if grant["state"] == "due" else grant["state"],
+            str(last["outcome"]),
+        )  # fmt: skip
+    return table

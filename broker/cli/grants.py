@@ -1,0 +1,227 @@
+"""Commands about one grant: login, logout, token, retry; and import of many."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from broker import errors
+from broker.cli.broker_http import Broker, broker_at, error_of, run
+from broker.cli.main import EXIT_FAILURE, app, err, out
+from broker.cli.options import Config, GrantId, Json, KeyFile, Url
+from broker.model import GRANT_ID
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_POLL = 0.5
+_IMPORT_HELP = 'NDJSON: {"grant_id", "provider", "refresh_token", "scope"?} a line.'
+_CHUNK = 64 * 1024
+
+
+def _path(grant_id: str, rest: str = "") -> str:
+    if not GRANT_ID.fullmatch(grant_id):
+        raise errors.CorrectRequest(
+            f"{grant_id[:128]!r} is not a grant id: letters and digits, then also, '.', '_' or '-' (at most 128)"
+        )
+    return f"/v1/grants/{grant_id}{rest}"
+
+
+@app.command()
+def login(
+    grant: GrantId,
+    provider: Annotated[str, typer.Option("--provider", "-p", help="Provider's name in the settings.")],
+    paste: Annotated[bool, typer.Option("--paste", help="Without a browser here: paste the URL it ended at.")] = False,
+    config: Config = None, url: Url = None, key_file: KeyFile = None,
+) -> None:  # fmt: skip
+    """Log in once; from then on the broker keeps the grant alive. Logging in again heals a dead grant."""
+    run(_login(grant, provider, paste, config, url, key_file))
+
+
+async def _login(
+    grant: str, provider: str, paste: bool, config: Path | None, url: str | None, key_file: Path | None
+) -> None:
+    async with broker_at(config, url, key_file) as broker:
+        started = await broker.get("POST", _path(grant, "/login"), json={"provider": provider})
+        if paste:
+            out.print(
+                "Open this in any browser, log in, and paste the URL it ends at (the page itself may fail to load):"
+            )
+            typer.echo(started["authorization_url"])
+            pasted = await asyncio.to_thread(_ask, "URL: ")
+            told = await broker.get(
+                "POST", _path(grant, "/login/complete"), json={"redirected_to": pasted, "state": started["state"]}
+            )
+        else:
+            out.print("Open this in the browser you log in with (it works for ten minutes):")
+            typer.echo(started["login_url"])
+            told = await _completed(broker, grant, started)
+    scope = f", scope {told['scope']}" if told.get("scope") else ""
+    out.print(
+        f"Logged in: grant {grant} at {provider} is kept alive; its access token lives {told['expires_in']} s{scope}.",
+        markup=False,
+    )
+
+
+def _ask(prompt: str) -> str:
+    # Not input(): a terminal's line is bounded to 4096 characters, and a redirect can be longer.
+    err.print(prompt, end="")
+    lines = []
+    for line in sys.stdin:
+        lines.append(line)
+        if line.strip() and not line.rstrip("\r\n").endswith("\\"):
+            break
+    return "".join(lines)
+
+
+async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the browser. The grant itself has the last word, should the login's own record be gone."""
+    before = (await broker.ask("GET", _path(grant)))[1].get("granted_at")
+    while True:
+        await asyncio.sleep(_POLL)
+        try:
+            status, told = await broker.ask("GET", _path(grant, f"/login/{started['ticket']}"))
+        except errors.TryAgain:
+            continue  # the broker restarts: the login outlives it in Redis
+        if status == 503:  # noqa: PLR2004
+            continue
+        if status == 200 and told["status"] == "failed":  # noqa: PLR2004
+            raise error_of(503 if told["error"] in {"temporarily_unavailable", "server_error"} else 400, told)
+        if status == 404 or told.get("status") == "completed":  # noqa: PLR2004
+            described = await broker.get("GET", _path(grant))
+            if described.get("granted_at") == before and status == 404:  # noqa: PLR2004
+                raise errors.CorrectRequest("the login was not completed within ten minutes: start again")
+            return {
+                "scope": described.get("scope"),
+                "expires_in": (described["expires_at"] or 0) - (described["issued_at"] or 0),
+            }
+
+
+@app.command()
+def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
+    """Log out: revoke at the provider, then forget; says which of the two happened."""
+
+    async def work() -> None:
+        async with broker_at(config, url, key_file) as broker:
+            told = await broker.get("DELETE", _path(grant))
+        out.print(f"Grant {grant}: {told['detail']}.", markup=False)
+
+    run(work())
+
+
+@app.command()
+def token(
+    grant: GrantId,
+    format: Annotated[Literal["text", "json", "header", "env", "k8s"], typer.Option("--format", "-f")] = "text",  # noqa: A002
+    min_ttl: Annotated[int, typer.Option("--min-ttl", min=0, help="Least life in seconds.")] = 0,
+    config: Config = None, url: Url = None, key_file: KeyFile = None,
+) -> None:  # fmt: skip
+    """Print the current access token. Exit 75: try again; 77: a person must log in."""
+
+    async def work() -> Any:
+        async with broker_at(config, url, key_file) as broker:
+            return await broker.get("GET", _path(grant, f"/token?min_ttl={min_ttl}" if min_ttl else "/token"))
+
+    typer.echo(formatted(run(work()), format))
+
+
+def formatted(answer: dict[str, Any], form: str) -> str:
+    """A token answer as a script wants it."""
+    match form:
+        case "json":
+            return json.dumps(answer)
+        case "header":
+            return f"Authorization: Bearer {answer['access_token']}"
+        case "env":
+            return f"ACCESS_TOKEN='{answer['access_token']}'\nACCESS_TOKEN_EXPIRES_AT={answer['expires_at']}"
+        case "k8s":
+            from datetime import UTC, datetime
+
+            expires = datetime.fromtimestamp(answer["expires_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            status = {"token": answer["access_token"], "expirationTimestamp": expires}
+            return json.dumps(
+                {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+            )
+        case _:
+            return str(answer["access_token"])
+
+
+@app.command()
+def retry(
+    grant: Annotated[str | None, typer.Argument(metavar="GRANT")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Take up a whole provider.")] = None,
+    config: Config = None, url: Url = None, key_file: KeyFile = None,
+) -> None:  # fmt: skip
+    """Take up what is parked or suspended: one more request for a grant, or for all of a provider."""
+    if (grant is None) == (provider is None):
+        raise typer.BadParameter("name a GRANT, or --provider P")
+
+    async def work() -> None:
+        async with broker_at(config, url, key_file) as broker:
+            if grant is not None:
+                told = await broker.get("POST", _path(grant, "/retry"))
+                out.print(f"Grant {grant}: {told['state']}.", markup=False)
+            else:
+                told = await broker.get("POST", f"/v1/providers/{provider}/retry")
+                out.print(
+                    f"Provider {provider}: taken up, {told['grants_taken_up']} parked grants with it.", markup=False
+                )
+
+    run(work())
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE|-", help=_IMPORT_HELP)],
+    as_json: Json = False,
+    config: Config = None, url: Url = None, key_file: KeyFile = None,
+) -> None:  # fmt: skip
+    """Import refresh tokens that you have already. Safe to repeat: a line that stands changes nothing."""
+    counts = run(_import(file, as_json, config, url, key_file))
+    if as_json:
+        typer.echo(json.dumps(counts))
+    else:
+        out.print(
+            ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing in the file", markup=False
+        )
+    if counts.get("refused"):
+        raise typer.Exit(EXIT_FAILURE)
+
+
+async def _import(
+    file: Path, as_json: bool, config: Path | None, url: str | None, key_file: Path | None
+) -> dict[str, int]:
+    try:
+        total = None if str(file) == "-" else file.stat().st_size
+        stream = sys.stdin.buffer if total is None else file.open("rb")
+    except OSError as error:
+        raise errors.CorrectRequest(f"{file}: cannot be read ({error.strerror})") from None
+    counts: dict[str, int] = {}
+    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TextColumn("bytes"), TimeRemainingColumn())
+    with stream, Progress(*columns, console=err, disable=as_json or not err.is_terminal) as progress:
+        bar = progress.add_task("importing", total=total)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            while chunk := await asyncio.to_thread(stream.read, _CHUNK):
+                progress.advance(bar, len(chunk))
+                yield chunk
+
+        async with (
+            broker_at(config, url, key_file, timeout=24 * 3600) as broker,
+            broker.stream("POST", "/v1/import", data=chunks()) as answer,
+        ):
+            if answer.status != 200:  # noqa: PLR2004
+                raise error_of(answer.status, await answer.json())
+            async for raw in answer.content:
+                told = json.loads(raw)
+                counts[told["status"]] = counts.get(told["status"], 0) + 1
+                if told["status"] == "refused":
+                    name = told.get("grant_id", "?")
+                    err.print(f"line {told['line']}: {name}: {told['error_description']}", markup=False)
+    return counts

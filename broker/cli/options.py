@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker import settings_source
+from broker.errors import CorrectSettings
+from broker.settings import Settings
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="TOKEN_BROKER_CONFIG",
+        help="Settings file [default: broker.toml here, else /etc/token-broker/broker.toml].",
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="TOKEN_BROKER_URL",
+        help="A running broker: http://, https:// or unix:/PATH [default: from the settings].",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        envvar="TOKEN_BROKER_KEY_FILE",
+        help="File with the caller's key [default: the admin key in data_dir].",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of a grant, chosen by you.")]
+
+_PLACES = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
+
+
+def config_path(config: Path | None) -> Path | None:
+    """The settings file to read: the one named, else the first that is there, else none (environment alone)."""
+    return config or next((place for place in _PLACES if place.exists()), None)
+
+
+def load(config: Path | None) -> Settings:
+    """The settings; raises `CorrectSettings`."""
+    path = config_path(config)
+    if path is None and not any(name.startswith("TOKEN_BROKER_REDIS__") for name in os.environ):
+        raise CorrectSettings(
+            "no settings: neither ./broker.toml nor /etc/token-broker/broker.toml is there; make one with "
+            "`token-broker init > broker.toml`, name one with --config, or look around with `token-broker demo`"
+        )
+    return settings_source.load(path)

@@ -1,0 +1,56 @@
+"""`token-broker run`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+import typer
+
+from broker.cli.main import EXIT_FAILURE, app
+from broker.cli.options import Config, config_path, load
+from broker.errors import CorrectSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+
+@app.command("run")
+def run_broker(config: Config = None) -> None:
+    """Run the broker until SIGTERM or Ctrl-C. SIGHUP rereads callers and log level."""
+    from broker import logs, service
+
+    settings = load(config)
+    logs.set_up(settings.log)
+    path = config_path(config)
+    run_loop(service.serve(settings, service.Signals(), reload=lambda: load(path)))
+
+
+def run_loop(work: Coroutine[object, object, None]) -> None:
+    """Run *work* on uvloop where there is one. A loop that died ends the process with 1."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(work)
+    except BaseExceptionGroup as group:
+        settings_errors, other = group.split(CorrectSettings)
+        if settings_errors is not None and other is None:
+            raise _first(settings_errors) from None
+        structlog.get_logger().critical("broker.died", exc_info=group)
+        raise typer.Exit(EXIT_FAILURE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.Loop

@@ -1,0 +1,27 @@
+"""Signs of life: each loop beats within its own deadline, and `/healthz` reads them."""
+
+from __future__ import annotations
+
+import time
+
+
+class Heart:
+    """The pulse of one loop. *deadline* is in seconds."""
+
+    def __init__(self, name: str, deadline: float = 30.0) -> None:
+        self.name = name
+        self._deadline = deadline
+        self._last = time.monotonic()
+
+    def beat(self) -> None:
+        """I am alive."""
+        self._last = time.monotonic()
+
+    def silent_for(self) -> float:
+        """Seconds since the last beat."""
+        return time.monotonic() - self._last
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has beaten within its deadline."""
+        return self.silent_for() < self._deadline

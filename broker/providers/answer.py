@@ -1,0 +1,278 @@
+"""What an answer of a token endpoint meant (RFC 6749 §5): from status, headers and body to an `Outcome`.
+
+Owns the outcome table. Pure: no I/O, and `now` is given. It knows nothing of how the answer was fetched beyond
+whether it came whole, and keeps no secret that was sent in what it says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
+from broker.providers import members, redaction
+from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
+from broker.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from broker.providers.dialects import Dialect
+
+RESERVED = frozenset(
+    {
+        "access_token",
+        "token_type",
+        "expires_in",
+        "expires_at",
+        "scope",
+        "refresh_token",
+        "id_token",
+        "refresh_in",
+        "grant_id",
+        "generation",
+        "provider",
+        "provider_scope",
+        "event",
+        "store",
+    }
+)
+"""Members that are ours on the wire, or that leave the broker never: no foreign one of these names is passed on."""
+
+_BUSY_STATUSES = frozenset({429, 503})
+_BUSY_CODES = frozenset({"temporarily_unavailable", "slow_down"})
+_REGISTRATION_CODES = frozenset({"invalid_client", "unauthorized_client"})
+_LIFETIME_MEMBERS = ("expires_in", "expires_on", "expires")
+_DESCRIPTIONS = ("error_description", "message", "detail", "title")
+_NESTED_CODES = ("code", "error", "type", "status")
+
+_USABLE = re.compile(r"[\x21-\x7e\xa1-\xff]+")
+"""What may stand in `Authorization: Bearer …`: Latin-1 without blanks and control characters."""
+_TOKEN_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_MAX_WARNED = 8
+"""Doubled members that are warned of."""
+_MIN_HIDDEN = 8
+"""A secret shorter than this hides a member only if it is the whole of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """An answer half read: its members, if it had any, and what is needed to judge them."""
+
+    status: int
+    fields: Mapping[str, str]
+    """Header fields by their lower-case names."""
+    found: Members | None
+    dialect: Dialect
+    now: int
+    secrets: tuple[Secret, ...]
+
+    @property
+    def values(self) -> Mapping[str, object]:
+        """The members, none if none could be read."""
+        return {} if self.found is None else self.found.values
+
+    @property
+    def server_now(self) -> int:
+        """The server's clock (epoch ms) by its Date, else ours: its points in time are relative to its own."""
+        date = members.date_ms(self.fields.get("date"))
+        return self.now if date is None else date
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """How long the server asks us to wait, within bounds."""
+        return members.retry_after_ms(self.fields.get("retry-after"), self.server_now)
+
+
+def read(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    *,
+    dialect: Dialect,
+    now: int,
+    sent: Iterable[Secret],
+    fault: str | None = None,
+) -> Outcome:
+    """What the answer meant; *now* is when it came (epoch ms), *sent* every secret that its request carried.
+
+    *body* None: there was one that cannot be read, *fault* says why (default `oversized`). A *body* with a *fault*
+    was cut off: if its JSON is whole all the same it counts, else nobody knows what it would have said.
+    """
+    fields = {name.lower(): value for name, value in headers.items()}
+    reply = _Reply(status, fields, None, dialect, now, tuple(sent))
+    flaw = fault or "oversized"
+    if body is not None:
+        try:
+            reply = replace(reply, found=members.parse(body, whole=fault is None))
+        except Unreadable as unreadable:
+            flaw = fault or unreadable.code
+    if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 §15.3
+        return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
+    cut_off = body is not None and fault is not None and reply.found is None
+    return _cut_refusal(reply, flaw) if cut_off else _refusal(reply)
+
+
+def _cut_refusal(reply: _Reply, fault: str) -> Outcome:
+    """A refusal whose body was cut off: a status that says all by itself stands, the rest is nobody's guess."""
+    if reply.status in _BUSY_STATUSES:
+        return Busy(f"http_{reply.status}", f"answer cut off: {fault}", reply.retry_after_ms)
+    if 300 <= reply.status <= 399:  # noqa: PLR2004 - RFC 9110 §15.4
+        return _refusal(reply)
+    return Unknown(fault, f"HTTP {reply.status}, its body cut off")
+
+
+def _refusal(reply: _Reply) -> Outcome:
+    status = reply.status
+    if 300 <= status <= 399:  # noqa: PLR2004 - RFC 9110 §15.4
+        # No Location: it may carry a session or a token.
+        return Rejected(f"http_{status}", "a redirect, not followed")
+    code, nested = _code(reply.values)
+    shown = redaction.code(code, reply.secrets) or f"http_{status}"
+    detail = _detail(reply) or _described(reply)
+    if status in _BUSY_STATUSES or (code in _BUSY_CODES and not nested):
+        return Busy(shown, detail, reply.retry_after_ms)
+    if status < 200 or status > 499:  # noqa: PLR2004 - neither a success nor the client's error
+        return Unknown(f"http_{status}", redaction.detail(f"{shown}: {detail}" if code else detail, ()))
+    if code in _REGISTRATION_CODES:
+        return Registration(shown, detail)
+    if (code == "invalid_grant" and not nested) or status in reply.dialect.dead_statuses:
+        return Dead(shown, detail)
+    return Rejected(shown, detail)
+
+
+def _success(reply: _Reply) -> Outcome:
+    values, secrets = reply.values, reply.secrets
+    doubled = () if reply.found is None else reply.found.doubled[:_MAX_WARNED]
+    warnings = [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in doubled]
+    access, problem = _access_token(values.get("access_token"))
+    refresh = _refresh_token(values.get("refresh_token"), warnings)
+    if access is None:
+        # A refresh token that only echoes ours would be no loss; any other one may be the only one that still works.
+        if values.get("error") and (refresh is None or refresh in secrets):
+            return _refusal(reply)
+        if refresh is None:
+            return Unknown("unusable_access_token" if values.get("access_token") else "no_access_token", problem)
+    if values.get("error"):
+        code = redaction.code(_code(values)[0], secrets) or "an error"
+        warnings.append(f"the answer brought tokens together with {code}: the tokens count")
+    answer = Answer(
+        access_token=access,
+        refresh_token=refresh,
+        token_type=_token_type(values.get("token_type"), warnings),
+        lifetime_ms=_lifetime_ms(values, reply.server_now, warnings),
+        refresh_in_ms=_refresh_in_ms(values.get("refresh_in"), warnings),
+        scope=_scope(values.get("scope")),
+        extra=members.extra_members(values, RESERVED, _repeats(secrets if refresh is None else (*secrets, refresh))),
+        warnings=tuple(warnings),
+        problem=problem if access is None else None,
+    )
+    return Answered(answer)
+
+
+def _access_token(value: object) -> tuple[Secret | None, str]:
+    """The access token, or what is wrong with it."""
+    if value is None or value == "":
+        return None, "the answer has no access_token"
+    if not isinstance(value, str):
+        return None, "access_token is not a text"
+    if not _USABLE.fullmatch(value):
+        return None, "access_token has characters that no Authorization header can carry"
+    return Secret(value), ""
+
+
+def _refresh_token(value: object, warnings: list[str]) -> Secret | None:
+    if isinstance(value, str) and value:
+        return Secret(value)
+    if value is not None and value != "":
+        warnings.append("refresh_token is not a text: the old one is kept")
+    return None
+
+
+def _token_type(value: object, warnings: list[str]) -> str:
+    if not isinstance(value, str) or not value:
+        return "Bearer"
+    if not _TOKEN_TYPE.fullmatch(value):
+        warnings.append("token_type is no authentication scheme: read as Bearer")
+        return "Bearer"
+    return value
+
+
+def _scope(value: object) -> str | None:
+    """RFC 6749 §3.3: a text of blank-separated words, whatever the server made of it."""
+    if isinstance(value, list):
+        value = " ".join(item for item in value if isinstance(item, str))
+    if not isinstance(value, str):
+        return None
+    return members.strict_text(" ".join(value.split())) or None
+
+
+def _lifetime_ms(values: Mapping[str, object], server_now: int, warnings: list[str]) -> int | None:
+    for name in _LIFETIME_MEMBERS:
+        value = values.get(name)
+        if value is None:
+            continue
+        seconds = members.number(value)
+        if seconds is None:
+            warnings.append(f"{name} is not a number")
+            continue
+        if name != "expires_in":
+            warnings.append(f"expires_in is missing: the life is read from {name}")
+        if seconds * 1_000 > TEN_YEARS_MS:
+            life = members.epoch_to_ms_from(seconds, server_now)
+            how = "absurd, passed over" if life is None else "read as a point in time"
+            warnings.append(f"{name} is more than ten years: {how}")
+            return life
+        life = int(seconds * 1_000) if seconds > 0 else 0
+        if life <= 0:
+            warnings.append(f"{name} is zero or negative: the default lifetime holds")
+        return life if life > 0 else None
+    return None
+
+
+def _refresh_in_ms(value: object, warnings: list[str]) -> int | None:
+    if value is None:
+        return None
+    seconds = members.number(value)
+    if seconds is None or not 0 < seconds * 1_000 <= TEN_YEARS_MS:
+        warnings.append("refresh_in is not a number of seconds to be believed")
+        return None
+    return int(seconds * 1_000) or None
+
+
+def _code(values: Mapping[str, object]) -> tuple[str, bool]:
+    """The error code (RFC 6749 §5.2, "" if none), and whether it had to be dug out of an object or a list.
+
+    A nested code is shown, but of itself never kills a grant: it is not the RFC's.
+    """
+    error = values.get("error")
+    if isinstance(error, str):
+        return error.strip(), False
+    if isinstance(error, dict):
+        return next((text for name in _NESTED_CODES if isinstance(text := error.get(name), str)), ""), True
+    if isinstance(error, list):
+        return next((text for text in error if isinstance(text, str)), ""), True
+    return "", False
+
+
+def _detail(reply: _Reply) -> str:
+    error = reply.values.get("error")
+    for source in (reply.values, error if isinstance(error, dict) else {}):
+        for name in _DESCRIPTIONS:
+            if isinstance(text := source.get(name), str) and text:
+                return redaction.detail(text, reply.secrets)
+    return ""
+
+
+def _described(reply: _Reply, body: bytes | None = None) -> str:
+    """An answer without words, described from outside."""
+    kind = reply.fields.get("content-type") or "no Content-Type"
+    size = "" if body is None else f", {len(body)} bytes"
+    return redaction.detail(f"HTTP {reply.status}, {kind[:100]}{size}", reply.secrets)
+
+
+def _repeats(secrets: tuple[Secret, ...]) -> Callable[[str], bool]:
+    plain = [secret.reveal() for secret in secrets if secret]
+    long = [text for text in plain if len(text) >= _MIN_HIDDEN]
+    return lambda text: text in plain or any(secret in text for secret in long)

@@ -1,0 +1,62 @@
+"""The client secret, from the settings or from a file that may be rotated under a running process.
+
+Owns the reading of that file, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from broker.errors import CorrectSettings
+from broker.secret import Secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
+_MAX_FILE = 64 * 1024
+
+
+class ClientSecret:
+    """Where one provider's client secret comes from."""
+
+    def __init__(self, secret: SecretStr | None = None, file: Path | None = None) -> None:
+        self._secret = None if secret is None else Secret(secret.get_secret_value())
+        self._file = file
+        self._read_before: tuple[tuple[int, int, int], Secret] | None = None
+
+    async def current(self) -> Secret | None:
+        """The secret, read anew if its file changed; None for a public client (RFC 6749 §2.1).
+
+        Raises `CorrectSettings` with path and reason when the file cannot be read.
+        """
+        if self._file is None:
+            return self._secret
+        # A file system may hang, and another provider must not wait for it.
+        return await asyncio.to_thread(self._read, self._file)
+
+    def _read(self, file: Path) -> Secret:
+        try:
+            # Opened first: mounted secrets are swapped by symlink, and state and content must be of one file.
+            with file.open("rb") as opened:
+                state = _state(opened.fileno())
+                if self._read_before is not None and self._read_before[0] == state:
+                    return self._read_before[1]
+                text = opened.read(_MAX_FILE).decode("utf-8-sig").rstrip("\r\n")
+        except OSError as error:
+            raise CorrectSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
+        except ValueError:
+            raise CorrectSettings(f"client_secret_file {file}: not UTF-8 text") from None
+        if not text:
+            raise CorrectSettings(f"client_secret_file {file}: empty")
+        # One assignment: two threads may read at once.
+        self._read_before = (state, secret := Secret(text))
+        return secret
+
+
+def _state(descriptor: int) -> tuple[int, int, int]:
+    stat = os.fstat(descriptor)
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

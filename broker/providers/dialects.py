@@ -1,0 +1,232 @@
+"""What each provider speaks: its settings, filled in by its kind.
+
+Owns the facts about Eagle Eye's two servers and the defaults of RFC 6749 and OpenID Connect ones. Pure: no I/O,
+no clock. Knows nothing of requests, and nothing of the client secret but whether there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from broker.settings import Provider
+
+AuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
+OldToken = Literal["survives", "dies"]
+Parameters = Literal["body", "query"]
+
+WINDOW = (0.70, 0.85)
+"""Part of a token's life after which it is refreshed, where nothing is said."""
+LATE_WINDOW = (0.92, 0.96)
+"""The same where a refresh kills the old token: every refresh costs callers a token that still lived."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What an issuer's discovery document says of itself (OIDC Discovery §3, RFC 8414 §2, RFC 9207 §3)."""
+
+    issuer: str
+    authorization_endpoint: str | None = None
+    token_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    iss_parameter_supported: bool = False
+    body_credentials_only: bool = False
+    """It takes `client_secret_post` and not `client_secret_basic`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What a kind says where the settings are silent."""
+
+    scope: str | None = None
+    authorization_endpoint: str | None = None
+    token_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    logout_endpoint: str | None = None
+    discovery: bool = False
+    pkce: bool = True
+    state_may_be_missing: bool = False
+    encode_redirect_uri: bool = True
+    scope_on_refresh: bool = False
+    scope_on_exchange: bool = False
+    reuse_grace: timedelta | Literal["forever"] = timedelta(0)
+    old_token: OldToken = "survives"
+    default_lifetime: timedelta = timedelta(hours=1)
+    idle_limit: timedelta | None = None
+    absolute_limit: timedelta | None = None
+    dead_statuses: tuple[int, ...] = ()
+
+
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {
+        "cameramanager": _Kind(
+            scope="write",
+            authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
+            token_endpoint="https://rest.cameramanager.com/oauth/token",  # noqa: S106 - a URL, no password
+            logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
+            pkce=False,
+            # The vendor's guide shows only `code` coming back.
+            state_may_be_missing=True,
+            scope_on_refresh=True,
+            scope_on_exchange=True,
+            # "The refresh_token will work until the user logs out."
+            reuse_grace="forever",
+            default_lifetime=timedelta(seconds=43_199),
+        ),
+        "een-v3": _Kind(
+            scope="vms.all",
+            authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
+            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",  # noqa: S106 - a URL, no password
+            revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
+            encode_redirect_uri=False,
+            old_token="dies",  # noqa: S106 - a fate, no password
+            default_lifetime=timedelta(hours=12),
+            idle_limit=timedelta(days=14),
+            absolute_limit=timedelta(days=90),
+            # It answers 401 where RFC 6749 §5.2 says 400 `invalid_grant`.
+            dead_statuses=(401,),
+        ),
+        "oauth2": _Kind(),
+        "oidc": _Kind(scope="openid offline_access", discovery=True),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """A provider's settings filled in by its kind. Durations are milliseconds."""
+
+    name: str
+    kind: Literal["cameramanager", "een-v3", "oauth2", "oidc"]
+    client_id: str
+    scope: str | None
+    """Asked for at login; on refresh and code exchange only where the next two say so."""
+    scope_on_refresh: bool
+    scope_on_exchange: bool
+    issuer: str | None
+    """What `iss` and a discovery document must equal, as the settings spell it."""
+    authorization_endpoint: str | None
+    token_endpoint: str | None
+    """None only where `discovery` has yet to find it."""
+    revocation_endpoint: str | None
+    logout_endpoint: str | None
+    """Where DELETE with the live access token logs out; it precedes `revocation_endpoint`."""
+    discovery: bool
+    allow_http: bool
+    """Whether discovery may name endpoints on plain http beyond loopback."""
+    iss_parameter_supported: bool
+    """RFC 9207 §3: a callback without `iss` must be refused. Known only after discovery."""
+    token_endpoint_auth_method: AuthMethod
+    auth_method_is_default: bool
+    """The settings did not say, so discovery may."""
+    basic_encoding: Literal["form", "plain"]
+    parameters: Parameters
+    pkce: bool
+    state_may_be_missing: bool
+    encode_redirect_uri: bool
+    authorization_params: Mapping[str, str]
+    token_params: Mapping[str, str]
+    reuse_grace_ms: int | None
+    """How long a spent refresh token may be presented again; None: for ever."""
+    old_token: OldToken
+    default_lifetime_ms: int
+    idle_limit_ms: int | None
+    absolute_limit_ms: int | None
+    dead_statuses: frozenset[int]
+    window: tuple[float, float]
+
+    @classmethod
+    def of(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
+        """The dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
+        kind = _KINDS[provider.kind]
+        old_token: OldToken = _first(provider.old_token, kind.old_token)
+        has_secret = provider.client_secret is not None or provider.client_secret_file is not None
+        grace = _first(provider.reuse_grace, kind.reuse_grace)
+        return cls(
+            name=name,
+            kind=provider.kind,
+            client_id=provider.client_id,
+            scope=_first(provider.scope, kind.scope),
+            scope_on_refresh=_first(provider.scope_on_refresh, kind.scope_on_refresh),
+            scope_on_exchange=kind.scope_on_exchange,
+            issuer=provider.issuer,
+            authorization_endpoint=_first(provider.authorization_endpoint, kind.authorization_endpoint),
+            token_endpoint=_first(provider.token_endpoint, kind.token_endpoint),
+            revocation_endpoint=_first(provider.revocation_endpoint, kind.revocation_endpoint),
+            logout_endpoint=_first(provider.logout_endpoint, kind.logout_endpoint),
+            discovery=kind.discovery,
+            allow_http=provider.allow_http,
+            iss_parameter_supported=False,
+            token_endpoint_auth_method=_first(
+                provider.token_endpoint_auth_method, "client_secret_basic" if has_secret else "none"
+            ),
+            auth_method_is_default=provider.token_endpoint_auth_method is None,
+            basic_encoding=_first(provider.basic_encoding, "form"),
+            # A refresh token does not belong into a URL, so "query", CameraManager's documented form, is a setting.
+            parameters=_first(provider.parameters, "body"),
+            pkce=_first(provider.pkce, kind.pkce),
+            state_may_be_missing=_first(
+                None if provider.state is None else provider.state == "optional", kind.state_may_be_missing
+            ),
+            encode_redirect_uri=_first(
+                None if provider.redirect_uri_encoding is None else provider.redirect_uri_encoding == "percent",
+                kind.encode_redirect_uri,
+            ),
+            authorization_params=MappingProxyType(dict(provider.authorization_params)),
+            token_params=MappingProxyType(dict(provider.token_params)),
+            reuse_grace_ms=None if grace == "forever" else _ms(grace),
+            old_token=old_token,
+            default_lifetime_ms=_ms(_first(provider.default_lifetime, kind.default_lifetime)),
+            idle_limit_ms=_ms_or_none(_first(provider.idle_limit, kind.idle_limit)),
+            absolute_limit_ms=_ms_or_none(_first(provider.absolute_limit, kind.absolute_limit)),
+            dead_statuses=frozenset(_first(provider.dead_statuses, kind.dead_statuses)),
+            window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
+        )
+
+    def discovered(self, metadata: Metadata) -> Dialect:
+        """This dialect with what *metadata* adds; what stands in the settings wins."""
+        method = self.token_endpoint_auth_method
+        # A token endpoint from the settings is asked without discovery, so it must not depend on it.
+        open_to_advice = self.auth_method_is_default and self.token_endpoint is None
+        if open_to_advice and method == "client_secret_basic" and metadata.body_credentials_only:
+            method = "client_secret_post"
+        return replace(
+            self,
+            authorization_endpoint=_first(self.authorization_endpoint, metadata.authorization_endpoint),
+            token_endpoint=_first(self.token_endpoint, metadata.token_endpoint),
+            revocation_endpoint=_first(self.revocation_endpoint, metadata.revocation_endpoint),
+            iss_parameter_supported=metadata.iss_parameter_supported,
+            token_endpoint_auth_method=method,
+        )
+
+    def reauthorize_by(self, granted_at: int, issued_at: int) -> int | None:
+        """When a person must log in again at the latest (epoch ms), None: never that we know.
+
+        The absolute limit counts from the login (*granted_at*, which survives rotation), the idle limit from the
+        last answer (*issued_at*).
+        """
+        limits = []
+        if self.absolute_limit_ms is not None:
+            limits.append(granted_at + self.absolute_limit_ms)
+        if self.idle_limit_ms is not None:
+            limits.append(issued_at + self.idle_limit_ms)
+        return min(limits, default=None)
+
+
+def _first(said: _T | None, default: _T) -> _T:
+    return default if said is None else said
+
+
+def _ms(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
+
+
+def _ms_or_none(duration: timedelta | None) -> int | None:
+    return None if duration is None else _ms(duration)

@@ -1,0 +1,161 @@
+"""What an OpenID Connect issuer says of itself (OIDC Discovery §4, RFC 8414 §3), fetched rarely and kept long.
+
+Owns the discovery document: its check, its cache, and the patience after a failure. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from broker.errors import BrokerError, CorrectSettings, ProviderUnavailable
+from broker.providers import members
+from broker.providers.dialects import Metadata
+from broker.providers.wire import Reply, Request
+from broker.settings import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.providers.dialects import Dialect
+    from broker.providers.wire import Http
+
+FRESH = 3_600.0
+"""Seconds for which a document is believed without asking again."""
+MAX_BACKOFF = 60.0
+"""Seconds to the next try at most; the first failure costs one second, each further one doubles it."""
+STALE_PATIENCE = 2.0
+"""Seconds that asking again may take where an old document would do."""
+
+
+def discovery_url(issuer: str) -> str:
+    """Where the document of *issuer* is (OIDC Discovery §4.1): a trailing slash is dropped, there is no `//`."""
+    return issuer.rstrip("/") + "/.well-known/openid-configuration"
+
+
+def backoff(failures: int) -> float:
+    """Seconds from the last of so many *failures* in a row to the next try."""
+    return float(min(MAX_BACKOFF, 2 ** min(failures - 1, 10)))
+
+
+def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
+    """The metadata in *document*. Raises `CorrectSettings` when it is not the issuer's, or not to be used."""
+    issuer = document.get("issuer")
+    if issuer != dialect.issuer:
+        said = repr(issuer[:200]) if isinstance(issuer, str) else "no issuer"
+        raise CorrectSettings(
+            f"providers.{dialect.name}: issuer is {dialect.issuer!r}, but its discovery document says {said}: "
+            "they must be equal to the letter, a trailing slash included"
+        )
+    token_endpoint = _endpoint(document.get("token_endpoint"), dialect)
+    if token_endpoint is None and dialect.token_endpoint is None:
+        raise CorrectSettings(
+            f"providers.{dialect.name}: the discovery document of {dialect.issuer!r} has no token_endpoint on https: "
+            "set token_endpoint"
+        )
+    methods = document.get("token_endpoint_auth_methods_supported")
+    methods = methods if isinstance(methods, list) else []
+    return Metadata(
+        issuer=dialect.issuer or "",
+        authorization_endpoint=_endpoint(document.get("authorization_endpoint"), dialect),
+        token_endpoint=token_endpoint,
+        revocation_endpoint=_endpoint(document.get("revocation_endpoint"), dialect),
+        iss_parameter_supported=document.get("authorization_response_iss_parameter_supported") is True,
+        body_credentials_only="client_secret_post" in methods and "client_secret_basic" not in methods,
+    )
+
+
+def _endpoint(value: object, dialect: Dialect) -> str | None:
+    """*value* if it is an endpoint that may be given secrets, else None."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        return None
+    try:
+        url = urlsplit(value)
+        url.port  # noqa: B018 - raises when it is none
+    except ValueError:
+        return None
+    if not url.hostname or url.username or url.password or url.fragment:
+        return None
+    plain = url.scheme == "http" and (dialect.allow_http or url.hostname in LOOPBACK)
+    return value if url.scheme == "https" or plain else None
+
+
+class Discovery:
+    """The metadata of one provider of kind `oidc`."""
+
+    def __init__(self, dialect: Dialect, http: Http, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._dialect = dialect
+        self._http = http
+        self._monotonic = monotonic
+        self._one_at_a_time = asyncio.Lock()
+        self._metadata: Metadata | None = None
+        self._fresh_until = 0.0
+        self._failures = 0
+        self._not_before = 0.0
+        self._failure: BrokerError | None = None
+
+    async def metadata(self, timeout: float) -> Metadata:
+        """The metadata, within *timeout* seconds; what is an hour old is asked for again, but kept if that fails.
+
+        Raises `CorrectSettings` (the document is not this issuer's) or `ProviderUnavailable` (it cannot be had).
+        """
+        if self._metadata is not None and (self._one_at_a_time.locked() or not self._is_time()):
+            return self._metadata
+        if self._metadata is not None:
+            timeout = min(timeout / 2, STALE_PATIENCE)
+        deadline = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._one_at_a_time.acquire()
+        except TimeoutError:
+            raise self._unavailable("still waiting for its answer") from None
+        try:
+            if self._is_time():
+                await self._fetch(deadline - time.monotonic())
+        finally:
+            self._one_at_a_time.release()
+        if self._metadata is None:
+            raise self._again()
+        return self._metadata
+
+    def _is_time(self) -> bool:
+        now = self._monotonic()
+        return now >= self._not_before and (self._metadata is None or now >= self._fresh_until)
+
+    async def _fetch(self, timeout: float) -> None:
+        try:
+            self._metadata = check(await self._document(timeout), self._dialect)
+        except BrokerError as error:
+            self._failures += 1
+            self._not_before = self._monotonic() + backoff(self._failures)
+            self._failure = error
+        else:
+            self._failures, self._failure = 0, None
+            self._fresh_until = self._monotonic() + FRESH
+
+    async def _document(self, timeout: float) -> Mapping[str, object]:
+        url = discovery_url(self._dialect.issuer or "")
+        reply = await self._http.send(Request(method="GET", url=url, headers={}), timeout=timeout)
+        if not isinstance(reply, Reply):
+            raise self._unavailable(f"{reply.code} {reply.detail}".strip())
+        if reply.status != 200:  # noqa: PLR2004 - OIDC Discovery §4.2
+            raise self._unavailable(f"HTTP {reply.status}")
+        if reply.body is None:
+            raise self._unavailable(reply.fault or "unreadable")
+        try:
+            return members.parse(reply.body, whole=reply.fault is None).values
+        except members.Unreadable as unreadable:
+            raise self._unavailable(reply.fault or unreadable.code) from None
+
+    def _unavailable(self, reason: str) -> ProviderUnavailable:
+        issuer = self._dialect.issuer
+        return ProviderUnavailable(f"providers.{self._dialect.name}: no discovery document from {issuer}: {reason}")
+
+    def _again(self) -> BrokerError:
+        """The last failure, as a new exception: one that is raised twice collects tracebacks."""
+        if isinstance(self._failure, CorrectSettings):
+            return CorrectSettings(*self._failure.findings)
+        wait = max(0.0, self._not_before - self._monotonic())
+        return ProviderUnavailable(str(self._failure), retry_after=wait)

@@ -1,0 +1,202 @@
+"""One provider's token endpoint: token requests (RFC 6749 §4.1.3, §6) and what they came to.
+
+Owns how a request is built and authenticated. Each is sent at most once: a retry is a new due time, and that is
+the business of `refresh`. Knows nothing of grants, of the store or of callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote_plus, urlencode
+
+from broker.errors import BrokerError, CorrectSettings
+from broker.model import NotSent, Outcome, Unknown
+from broker.providers import answer
+from broker.providers.client_secret import ClientSecret
+from broker.providers.dialects import Dialect, Parameters
+from broker.providers.discovery import Discovery
+from broker.providers.wire import TOO_LATE, Reply, Request
+from broker.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.providers.wire import Http
+    from broker.settings import Provider
+
+FORM = "application/x-www-form-urlencoded"
+NO_ENDPOINT = NotSent("no_endpoint", "neither settings nor discovery name such an endpoint")
+
+
+class Endpoint:
+    """One provider, seen through our registration with it."""
+
+    def __init__(self, dialect: Dialect, http: Http, client_secret: ClientSecret, clock: Callable[[], int]) -> None:
+        """*clock* tells the time in epoch ms."""
+        self.dialect = dialect
+        """As the settings have it; `resolved` adds what discovery finds."""
+        self.http = http
+        self._client_secret = client_secret
+        self._clock = clock
+        self._discovery = Discovery(dialect, http) if dialect.discovery else None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        provider: Provider,
+        http: Http,
+        *,
+        clock: Callable[[], int],
+        window: tuple[float, float] | None = None,
+    ) -> Endpoint:
+        """The endpoint of the provider *name* in the settings; *window* is `settings.refresh.window`."""
+        secret = ClientSecret(provider.client_secret, provider.client_secret_file)
+        return cls(Dialect.of(name, provider, window), http, secret, clock)
+
+    async def resolved(self, timeout: float | None = None) -> Dialect:
+        """The dialect with every endpoint known, within *timeout* seconds (None: the time of one request).
+
+        Raises `CorrectSettings` or `ProviderUnavailable` when discovery is needed and fails.
+        """
+        if self._discovery is None:
+            return self.dialect
+        metadata = await self._discovery.metadata(self.http.request_timeout if timeout is None else timeout)
+        return self.dialect.discovered(metadata)
+
+    async def refresh(
+        self,
+        refresh_token: Secret,
+        *,
+        scope: str | None = None,
+        timeout: float,
+    ) -> Outcome:
+        """Redeem *refresh_token* (RFC 6749 §6), at most once, within *timeout* seconds.
+
+        *scope* is the grant's own; it goes along only where the dialect says so. Never raises except
+        `CancelledError`; a time-out of zero or less sends nothing.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()}
+        if self.dialect.scope_on_refresh and (asked := scope or self.dialect.scope):
+            form["scope"] = asked
+        return await self._token(form, (refresh_token,), timeout)
+
+    async def exchange_code(
+        self,
+        code: Secret,
+        *,
+        redirect_uri: str,
+        code_verifier: Secret | None,
+        timeout: float,
+    ) -> Outcome:
+        """Redeem the authorization *code* (RFC 6749 §4.1.3, RFC 7636 §4.5), as `refresh` redeems a refresh token."""
+        form = {"grant_type": "authorization_code", "code": code.reveal(), "redirect_uri": redirect_uri}
+        secrets = [code]
+        if code_verifier is not None:
+            form["code_verifier"] = code_verifier.reveal()
+            secrets.append(code_verifier)
+        if self.dialect.scope_on_exchange and self.dialect.scope:
+            form["scope"] = self.dialect.scope
+        return await self._token(form, tuple(secrets), timeout)
+
+    async def _token(self, form: dict[str, str], secrets: tuple[Secret, ...], timeout: float) -> Outcome:
+        dialect = self.dialect
+        # What we say wins over what the settings add: `redirect_uri` may be asked for on refresh, and is ours on login.
+        form = {**dialect.token_params, **form}
+        reply, sent = await self.post(form, secrets, timeout=timeout)
+        if not isinstance(reply, Reply):
+            return reply
+        return answer.read(
+            reply.status,
+            reply.headers,
+            reply.body,
+            dialect=dialect,
+            now=self._clock(),
+            sent=sent,
+            fault=reply.fault,
+        )
+
+    async def post(
+        self,
+        form: Mapping[str, str],
+        secrets: tuple[Secret, ...],
+        *,
+        timeout: float,
+        revocation: bool = False,
+    ) -> tuple[Reply | NotSent | Unknown, tuple[Secret, ...]]:
+        """POST *form* to the token endpoint (or the *revocation* endpoint) as our client, once.
+
+        Returns what came of it and every secret that was part of it, *secrets* included. Never raises except
+        `CancelledError`.
+        """
+        if timeout <= 0:
+            return TOO_LATE, secrets
+        deadline = time.monotonic() + timeout
+        dialect = self.dialect
+        wanted = dialect.revocation_endpoint if revocation else dialect.token_endpoint
+        # Beside a discovered token endpoint the way to authenticate is a discovered one, for revocation too.
+        if self._discovery is not None and (wanted is None or dialect.token_endpoint is None):
+            try:
+                dialect = await self.resolved(timeout)
+            except BrokerError as error:
+                return NotSent("discovery", str(error)), secrets
+        url = dialect.revocation_endpoint if revocation else dialect.token_endpoint
+        if url is None:
+            return NO_ENDPOINT, secrets
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                client_secret = await self._client_secret.current()
+        except CorrectSettings as error:
+            return NotSent("client_secret_unreadable", str(error)), secrets
+        except TimeoutError:
+            return NotSent("client_secret_unreadable", "client_secret_file: its file system does not answer"), secrets
+        parameters: Parameters = "body" if revocation else dialect.parameters
+        request = authenticated(url, form, dialect, client_secret, parameters)
+        if client_secret is not None:
+            pair = ":".join(_pair(dialect, client_secret))
+            secrets = (*secrets, client_secret, Secret(pair))
+        return await self.http.send(request, timeout=deadline - time.monotonic()), secrets
+
+
+def authenticated(
+    url: str, form: Mapping[str, str], dialect: Dialect, client_secret: Secret | None, parameters: Parameters
+) -> Request:
+    """A POST of *form* to *url* with the client's credentials (RFC 6749 §2.3.1). Pure.
+
+    *parameters* "query" puts *form* into the URL; credentials never go there.
+    """
+    headers = {"Content-Type": FORM}
+    credentials: dict[str, str] = {}
+    match dialect.token_endpoint_auth_method:
+        case "client_secret_basic":
+            pair = ":".join(_pair(dialect, client_secret or Secret("")))
+            headers["Authorization"] = "Basic " + base64.b64encode(_bytes(pair)).decode("ascii")
+        case "client_secret_post":
+            credentials = {"client_id": dialect.client_id}
+            if client_secret is not None:
+                credentials["client_secret"] = client_secret.reveal()
+        case "none":
+            credentials = {"client_id": dialect.client_id}
+    if parameters == "query":
+        url += ("&" if "?" in url else "?") + _encoded(form)
+        return Request(method="POST", url=url, headers=headers, body=_encoded(credentials).encode("ascii"))
+    return Request(method="POST", url=url, headers=headers, body=_encoded({**form, **credentials}).encode("ascii"))
+
+
+def _pair(dialect: Dialect, client_secret: Secret) -> tuple[str, str]:
+    """User and password of Basic: form-encoded as RFC 6749 §2.3.1 says, or as they are, as one server wants."""
+    if dialect.basic_encoding == "plain":
+        return dialect.client_id, client_secret.reveal()
+    return quote_plus(_bytes(dialect.client_id)), quote_plus(_bytes(client_secret.reveal()))
+
+
+def _encoded(form: Mapping[str, str]) -> str:
+    return urlencode({name: _bytes(value) for name, value in form.items()})
+
+
+def _bytes(text: str) -> bytes:
+    # Half a surrogate pair, which JSON can carry, must not keep a token from being sent.
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,74 @@
+"""How foreign words are shown: bounded, escaped, and without any secret that we sent.
+
+Owns the cutting out of secrets. Pure; what is shown where is the business of others.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, unquote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from broker.secret import Secret
+
+CUT = "[secret]"
+_MARK = "\ue000"
+"""Stands for a cut until all are made: one character, so that cutting never lengthens a text."""
+MAX_DETAIL = 300
+MAX_CODE = 64
+_MIN_BASE64 = 8
+"""Below so many characters base64 of a secret is no longer telling, but would hit ordinary words."""
+
+
+def without(text: str, secrets: Iterable[Secret]) -> str:
+    """*text* with every one of *secrets* cut out: as it is, percent-encoded (once or twice), or in base64.
+
+    Where a secret was percent-encoded the whole text comes back decoded.
+    """
+    plain = [secret.reveal() for secret in secrets if secret]
+    # The longest first: `id:secret` before `secret`.
+    forms = sorted({form for text_of in plain for form in (text_of, *_base64_forms(text_of))}, key=len, reverse=True)
+    text = _cut(text, forms)
+    for decode in (unquote, unquote_plus, lambda twice: unquote(unquote(twice))):
+        decoded = decode(text)
+        if any(form in decoded for form in forms):
+            text = _cut(decoded, forms)
+    return text.replace(_MARK, CUT)
+
+
+def _cut(text: str, forms: Iterable[str]) -> str:
+    for form in forms:
+        text = text.replace(form, _MARK)
+    return text
+
+
+def detail(text: str, secrets: Iterable[Secret], limit: int = MAX_DETAIL) -> str:
+    """*text* as it may be shown to people: without *secrets*, control characters escaped, at most *limit* long."""
+    cut = without(text, secrets)
+    # Bounded twice: escaping may lengthen each character tenfold, and a long text need not be escaped to its end.
+    shown = "".join(char if char.isprintable() else _escaped(char) for char in cut[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def code(text: str, secrets: Iterable[Secret]) -> str:
+    """*text* as an error code: without *secrets*, at most 64 printable ASCII characters; "" when nothing is left."""
+    cut = without(text, secrets).strip()[:MAX_CODE]
+    return "".join(char if " " <= char <= "~" else "?" for char in cut)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _base64_forms(secret: str) -> Iterator[str]:
+    """Base64 of *secret* wherever it may stand in a longer text: its characters that no neighbour touches."""
+    data = secret.encode("utf-8", "surrogatepass")
+    for offset, spoilt in ((0, 0), (1, 2), (2, 3)):
+        whole = (offset + len(data)) * 8 // 6
+        for encode in (base64.standard_b64encode, base64.urlsafe_b64encode):
+            core = encode(b"\0" * offset + data).decode("ascii")[spoilt:whole]
+            if len(core) >= _MIN_BASE64:
+                yield core

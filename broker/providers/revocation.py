@@ -1,0 +1,84 @@
+"""Telling a provider that a grant is over: RFC 7009, or CameraManager's logout.
+
+Owns the wording of that request and the reading of its answer. A success proves little (revoking a spent refresh
+token leaves the current one alive), so whoever calls this holds the lease and gives the current token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from broker.model import Answered, NotSent, Unknown
+from broker.providers import answer, members
+from broker.providers.endpoint import NO_ENDPOINT
+from broker.providers.wire import Reply, Request
+
+if TYPE_CHECKING:
+    from broker.providers.endpoint import Endpoint
+    from broker.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What became of a revocation; `code` and `detail` say why it failed."""
+
+    result: Literal["revoked", "not_supported", "failed"]
+    code: str = ""
+    detail: str = ""
+
+
+async def revoke(
+    endpoint: Endpoint,
+    *,
+    access_token: Secret | None,
+    refresh_token: Secret,
+    timeout: float,
+) -> Revocation:
+    """Revoke the grant at its provider, once, within *timeout* seconds. Never raises except `CancelledError`.
+
+    Where the dialect has a logout endpoint *access_token* must be live: refresh first if it is not.
+    """
+    if endpoint.dialect.logout_endpoint is not None:
+        return await _log_out(endpoint, endpoint.dialect.logout_endpoint, access_token, refresh_token, timeout)
+    form = {"token": refresh_token.reveal(), "token_type_hint": "refresh_token"}
+    reply, sent = await endpoint.post(form, (refresh_token,), timeout=timeout, revocation=True)
+    if reply == NO_ENDPOINT:
+        return Revocation("not_supported")
+    return _read(endpoint, reply, sent)
+
+
+async def _log_out(
+    endpoint: Endpoint,
+    url: str,
+    access_token: Secret | None,
+    refresh_token: Secret,
+    timeout: float,
+) -> Revocation:
+    """CameraManager's logout: DELETE with the live access token, any 2xx is good. It deletes both tokens."""
+    if access_token is None:
+        return Revocation("failed", "access_token_required", "logging out takes a live access token: refresh first")
+    headers = {"Authorization": f"Bearer {access_token.reveal()}"}
+    reply = await endpoint.http.send(Request(method="DELETE", url=url, headers=headers), timeout=timeout)
+    return _read(endpoint, reply, (access_token, refresh_token))
+
+
+def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secret, ...]) -> Revocation:
+    if not isinstance(reply, Reply):
+        return Revocation("failed", reply.code, reply.detail)
+    if 200 <= reply.status <= 299 and not _says_error(reply.body):  # noqa: PLR2004 - RFC 9110 §15.3
+        return Revocation("revoked")
+    # The refusals of RFC 7009 §2.2.1 are those of RFC 6749 §5.2.
+    outcome = answer.read(
+        reply.status, reply.headers, reply.body, dialect=endpoint.dialect, now=0, sent=sent, fault=reply.fault
+    )
+    if isinstance(outcome, Answered):
+        return Revocation("failed", f"http_{reply.status}")
+    return Revocation("failed", outcome.code, outcome.detail)
+
+
+def _says_error(body: bytes | None) -> bool:
+    try:
+        return bool(body) and bool(members.parse(body or b"").values.get("error"))
+    except members.Unreadable:
+        return False

@@ -1,0 +1,302 @@
+"""One HTTP request, sent at most once, and what became of it.
+
+Owns the only client session of the daemon: connections, TLS, time limits, content codings, and above all the answer
+to "did anything reach the server?". Knows nothing of OAuth. Errors are told by code and status; no URL, header or
+body is ever part of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import time
+import zlib
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from broker import __version__
+from broker.model import NotSent, Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from types import SimpleNamespace
+
+MAX_BODY = 256 * 1024
+"""Bytes of an answer that are read, decoded ones included."""
+KEEPALIVE = 2.0
+"""Seconds. Token endpoints close idle connections after two to six, which looks like "sent, no answer"."""
+DNS_TTL = 10
+"""Seconds a name's addresses are believed."""
+TLS_RENEWAL = 10.0
+"""Seconds between two readings of the trusted certificates."""
+
+_MAX_CODINGS = 4
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+TOO_LATE = NotSent("too_late", "no time was left to send the request")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What goes out. Everything but the method may hold secrets, so `repr` shows nothing else."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back. `headers` have lower-case names, doubled ones joined by ", "."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
+    """None: it cannot be read, `fault` says why."""
+    fault: str | None = None
+    """Beside a body: why it may not be whole."""
+
+
+class _TooLateToSend(Exception):
+    """The deadline passed between the connecting and the sending."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A request under way."""
+
+    deadline: float
+    sent: bool = False
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+    oversized: bool = False
+
+
+async def _before_sending(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    # aiohttp calls this when the connection stands and before the first byte is written. A process that was frozen
+    # meanwhile finds its lease gone: what has not begun must not begin then.
+    flight: _Flight = context.trace_request_ctx
+    if time.monotonic() >= flight.deadline:
+        raise _TooLateToSend
+    flight.sent = True
+
+
+class Http:
+    """Sends requests; made by `open_http`, shared by all endpoints."""
+
+    def __init__(self, session: aiohttp.ClientSession, tls: ssl.SSLContext, request_timeout: float) -> None:
+        self._session = session
+        self._tls = tls
+        self._tls_read_at = time.monotonic()
+        self._tls_doubted = False
+        self.request_timeout = request_timeout
+        """Seconds for one request where nothing else bounds it."""
+
+    async def send(self, request: Request, *, timeout: float) -> Reply | NotSent | Unknown:
+        """Send *request* once, within *timeout* seconds in all, from connecting to the last byte of the answer.
+
+        Never raises except `CancelledError`. Before its header goes out a failure is `NotSent`; after that it is
+        `Unknown`, or a `Reply` with a fault once a status has come.
+        """
+        if timeout <= 0:
+            return TOO_LATE
+        flight = _Flight(deadline=time.monotonic() + timeout)
+        fault: NotSent | Unknown | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._exchange(request, flight)
+        except Exception as error:  # noqa: BLE001 - whatever it is, all that counts is whether the request was sent
+            fault = _after_sending(error) if flight.sent else self._unconnected(error)
+        if flight.status is None:
+            return fault or Unknown("no_answer")
+        if flight.oversized:
+            return Reply(status=flight.status, headers=flight.headers, body=None, fault="oversized")
+        body, flaw = decoded(bytes(flight.body), _codings(flight.headers), cut=fault is not None)
+        cut = fault.code if fault is not None else None
+        return Reply(status=flight.status, headers=flight.headers, body=body, fault=flaw or cut)
+
+    async def _exchange(self, request: Request, flight: _Flight) -> None:
+        response = await self._session.request(
+            request.method,
+            # As it is, but for a host name in its own script: a requoted token could be another one.
+            URL(request.url, encoded=request.url.isascii()),
+            headers=request.headers,
+            data=request.body,
+            ssl=await self._trust(),
+            allow_redirects=False,
+            trace_request_ctx=flight,
+        )
+        try:
+            flight.headers = {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
+            flight.status = response.status
+            while chunk := await response.content.readany():
+                flight.body += chunk
+                if len(flight.body) > MAX_BODY:
+                    flight.oversized = True
+                    return
+        finally:
+            # After a whole answer this does nothing: the connection is back in the pool already.
+            response.close()
+
+    async def _trust(self) -> ssl.SSLContext:
+        """The TLS context; made anew after a certificate failure, so that a renewed trust bundle is taken up."""
+        if self._tls_doubted and time.monotonic() - self._tls_read_at >= TLS_RENEWAL:
+            self._tls_doubted = False
+            self._tls_read_at = time.monotonic()
+            self._tls = await _tls_context()
+        return self._tls
+
+    def _unconnected(self, error: Exception) -> NotSent:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            self._tls_doubted = True
+        return _not_sent(error)
+
+
+@asynccontextmanager
+async def open_http(request_timeout: float) -> AsyncIterator[Http]:
+    """The client session that all endpoints share, closed at the end. *request_timeout* is in seconds."""
+    tls = await _tls_context()
+    connector = aiohttp.TCPConnector(
+        limit=0,  # the lanes of `refresh` bound what is in flight
+        keepalive_timeout=KEEPALIVE,
+        ttl_dns_cache=DNS_TTL,
+    )
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_before_sending)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            # Web firewalls refuse an empty or a changing one.
+            "User-Agent": f"token-broker/{__version__}",
+        },
+        trust_env=False,
+        auto_decompress=False,
+        raise_for_status=False,
+        # Ours is `asyncio.timeout`: aiohttp rounds its own up to whole seconds, past the end of a lease.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        trace_configs=[trace],
+    ) as session:
+        # aiohttp repeats DELETE and GET on a connection that was closed meanwhile; nothing here is sent twice.
+        session._retry_connection = False  # noqa: SLF001 - there is no public way
+        yield Http(session, tls, request_timeout)
+
+
+async def _tls_context() -> ssl.SSLContext:
+    # In a thread: it reads the bundle of trusted certificates (`SSL_CERT_FILE`) from disk.
+    context = await asyncio.to_thread(ssl.create_default_context)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _not_sent(error: Exception) -> NotSent:
+    """Why nothing went out. Words come from OpenSSL and the C library, which know host names at most."""
+    match error:
+        case _TooLateToSend():
+            return TOO_LATE
+        case TimeoutError():
+            return NotSent("connect_timeout", "no connection within the time for one request")
+        case aiohttp.ClientConnectorCertificateError():
+            cause = error.certificate_error
+            reason = getattr(cause, "verify_message", None) or type(cause).__name__
+            return NotSent("tls", f"the server's certificate is not accepted: {reason}")
+        case aiohttp.ClientConnectorSSLError():
+            reason = getattr(error.os_error, "reason", None) or type(error.os_error).__name__
+            return NotSent("tls", f"the TLS handshake failed: {reason}")
+        case aiohttp.ClientConnectorDNSError():
+            return NotSent("dns", error.os_error.strerror or "the name was not resolved")
+        case ValueError():
+            return NotSent("invalid_url", "the endpoint's URL cannot be used")
+        case aiohttp.ClientConnectorError():
+            return _not_connected(error.os_error)
+        case OSError():
+            return _not_connected(error)
+        case _:
+            return NotSent("unexpected", type(error).__name__)
+
+
+def _not_connected(error: OSError) -> NotSent:
+    number = error.errno
+    words = os.strerror(number) if number else type(error).__name__
+    if isinstance(error, socket.gaierror):
+        return NotSent("dns", error.strerror or words)
+    if isinstance(error, ConnectionRefusedError) or number == errno.ECONNREFUSED:
+        return NotSent("connection_refused", words)
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError):
+        told = "the connection ended before the request was sent, in the TLS handshake if there is one"
+        return NotSent("connection_reset", f"{told}: {words}")
+    if number in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
+        return NotSent("unreachable", words)
+    if number == errno.ETIMEDOUT:
+        return NotSent("connect_timeout", words)
+    return NotSent("connection_failed", words)
+
+
+def _after_sending(error: Exception) -> Unknown:
+    match error:
+        case TimeoutError():
+            return Unknown("timeout", "no whole answer within the time for one request")
+        case aiohttp.ServerDisconnectedError():
+            return Unknown("disconnected", "the server closed the connection without an answer")
+        case aiohttp.ClientPayloadError():
+            return Unknown("truncated", "the answer ended too early")
+        case aiohttp.ClientResponseError():
+            return Unknown("malformed", "the answer is not HTTP")
+        case OSError():
+            words = os.strerror(error.errno) if error.errno else type(error).__name__
+            return Unknown("reset", f"the connection was lost: {words}")
+        case _:
+            return Unknown("unexpected", type(error).__name__)
+
+
+def _codings(headers: Mapping[str, str]) -> list[str]:
+    """Codings in the order in which they were applied (RFC 9110 §8.4, RFC 9112 §7)."""
+    listed = f"{headers.get('content-encoding', '')},{headers.get('transfer-encoding', '')}"
+    codings = [coding.strip().lower() for coding in listed.split(",")]
+    return [coding for coding in codings if coding not in {"", "identity", "chunked"}]
+
+
+def decoded(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[bytes | None, str | None]:
+    """*body* without its *codings*, and what is wrong with it: `undecodable`, `oversized` (no body then), `truncated`.
+
+    We ask for none, but a refresh token in gzip is a refresh token. *cut*: the body ended early, an unfinished
+    stream is no further news.
+    """
+    if not body:
+        return body, None
+    if len(codings) > _MAX_CODINGS:
+        return None, "undecodable"
+    fault = None
+    for coding in reversed(codings):
+        if coding not in _WINDOW_BITS:
+            return None, "undecodable"
+        bits = _WINDOW_BITS[coding]
+        if coding == "deflate" and not _has_zlib_head(body):
+            bits = -15  # some servers send the bare stream
+        stream = zlib.decompressobj(bits)
+        try:
+            body = stream.decompress(body, MAX_BODY + 1)
+        except zlib.error:
+            return None, "undecodable"
+        if len(body) > MAX_BODY:
+            return None, "oversized"
+        if not stream.eof and not cut:
+            fault = "truncated"
+    return body, fault
+
+
+def _has_zlib_head(body: bytes) -> bool:
+    """RFC 1950 §2.2: the method is 8 and the first two bytes are a multiple of 31."""
+    return len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0  # noqa: PLR2004 - the RFC's

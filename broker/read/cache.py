@@ -1,0 +1,89 @@
+"""Tokens in memory, newest generation only, and who waits for a newer one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.model import Token
+
+
+class Cache:
+    """The last token of each grant that was ever read here, at most *max_entries*, least recently read out first."""
+
+    def __init__(self, max_entries: int, warm: Callable[[str], bool] = lambda _: False) -> None:
+        """*warm* says of a grant id whether it is kept although nobody has read it yet."""
+        self._max_entries = max_entries
+        self._warm = warm
+        self._tokens: OrderedDict[str, Token] = OrderedDict()
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __contains__(self, grant_id: str) -> bool:
+        return grant_id in self._tokens
+
+    def get(self, grant_id: str) -> Token | None:
+        """The token held, living or not."""
+        token = self._tokens.get(grant_id)
+        if token is not None:
+            self._tokens.move_to_end(grant_id)
+        return token
+
+    def put(self, token: Token) -> bool:
+        """Hold *token* unless a newer generation is held; whoever waits is woken. Says whether it was taken."""
+        held = self._tokens.get(token.grant_id)
+        if held is not None and held.generation > token.generation:
+            return False
+        self._tokens[token.grant_id] = token
+        self._tokens.move_to_end(token.grant_id)
+        if len(self._tokens) > self._max_entries:
+            self._tokens.popitem(last=False)
+        if held is None or held.generation != token.generation:
+            self.wake(token.grant_id)
+        return True
+
+    def evict(self, grant_id: str) -> None:
+        """Hold nothing for this grant any more: it is gone, or belongs to another provider now."""
+        self._tokens.pop(grant_id, None)
+        self.wake(grant_id)
+
+    def ids(self) -> list[str]:
+        """Ids of all grants held or waited for."""
+        return list(self._tokens.keys() | self._waiting.keys())
+
+    def tokens(self) -> list[Token]:
+        """All tokens held."""
+        return list(self._tokens.values())
+
+    def wanted(self, grant_id: str) -> bool:
+        """Whether anybody here has read this grant or waits for it, or it is to be kept warm."""
+        return grant_id in self._tokens or grant_id in self._waiting or self._warm(grant_id)
+
+    def wake(self, grant_id: str) -> None:
+        """Have everybody who waits for this grant look again."""
+        for waiter in self._waiting.pop(grant_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self, grant_id: str, timeout: float) -> bool:
+        """Wait until something about this grant changes here; False after *timeout* seconds."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(grant_id, set()).add(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            waiters = self._waiting.get(grant_id)
+            if waiters is not None:
+                waiters.discard(waiter)
+                if not waiters:
+                    del self._waiting[grant_id]
+        return True

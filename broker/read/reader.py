@@ -1,0 +1,183 @@
+"""A caller's request for a token, from memory to answer.
+
+Read `current` top to bottom: a living token is answered at once, whatever Redis or the provider are doing. Only
+where there is none, or it has too little life, is a refresh asked for and waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from broker.errors import (
+    CorrectRequest,
+    LogInAgain,
+    NoSuchGrant,
+    StoreUnavailable,
+    TryAgain,
+    WaitBeforeRefresh,
+)
+from broker.secret import CannotOpen
+from broker.wire import usable_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.metrics import Metrics
+    from broker.model import Grant, Token
+    from broker.providers import Dialect
+    from broker.read.cache import Cache
+    from broker.store import Store
+
+DEFAULT_WAIT = 5.0
+"""Seconds that a read without a valid token waits for one."""
+_SOON = 0.5
+
+
+class Reader:
+    """Answers reads. *wake* tells this replica's scheduler that a provider has something due."""
+
+    def __init__(
+        self, store: Store, cache: Cache, dialects: Mapping[str, Dialect], wake: Callable[[str], None],
+        metrics: Metrics, *, public_url: str, min_interval_ms: int,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._cache = cache
+        self._dialects = dialects
+        self._wake = wake
+        self._metrics = metrics
+        self._public_url = public_url
+        self._min_interval_ms = min_interval_ms
+
+    def dies(self, provider: str) -> bool:
+        """Whether a refresh at this provider kills the token before it."""
+        dialect = self._dialects.get(provider)
+        return dialect is not None and dialect.old_token == "dies"
+
+    def usable_ms(self, token: Token) -> int:
+        """How long a caller may count on *token* (ms)."""
+        return usable_ms(token, self._store.clock(), dies=self.dies(token.provider))
+
+    async def current(self, grant_id: str, *, min_ttl_ms: int = 0, wait: float = DEFAULT_WAIT) -> Token:
+        """The current token with at least *min_ttl_ms* of life; waits *wait* seconds at most where there is none.
+
+        Raises `NoSuchGrant`, `CorrectRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
+        """
+        token = self._cache.get(grant_id)
+        if token is None:
+            token = (await self._load(grant_id)).token
+        if token is not None and self.usable_ms(token) > max(0, min_ttl_ms - 1):
+            self._metrics.token_requests.labels("cached").inc()
+            return token
+        return await self._refreshed(grant_id, min_ttl_ms, wait)
+
+    async def newer(self, grant_id: str, generation: int, wait: float) -> Token | None:
+        """The token after *generation*, waiting *wait* seconds for it; None when there is no news (a long poll)."""
+        ends = time.monotonic() + wait
+        while True:
+            token = await self.current(grant_id, wait=max(0.0, ends - time.monotonic()))
+            if token.generation != generation:
+                return token
+            if not await self._cache.changed(grant_id, ends - time.monotonic()):
+                return None
+
+    async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
+        """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
+
+        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age.
+        """
+        grant = await self._load(grant_id)
+        expedited = await self._store.schedule.expedite(grant, interval_ms=self._min_interval_ms, generation=generation)
+        if expedited.status == "fresh":
+            self._metrics.token_requests.labels("too_fresh").inc()
+            seconds = -(-expedited.number // 1000)
+            raise WaitBeforeRefresh(
+                "the token is fresh: the 401 is about something else (scope, host, the API's own rights)",
+                retry_after=seconds,
+            )
+        self._wake(grant.provider)
+        token = await self._wait_for(grant_id, lambda t: t.generation != generation and self.usable_ms(t) > 0, wait)
+        return token or await self._refuse(grant_id, 0, wait)
+
+    async def _refreshed(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
+        """No token, or too little life left: have one made."""
+        grant = await self._load(grant_id)
+        if grant.token and min_ttl_ms > 0:
+            self._check_yield(grant.token, min_ttl_ms)
+            if self.usable_ms(grant.token) >= min_ttl_ms:
+                return grant.token
+        # A token that is still good is not asked for again and again only because the answer has no more life.
+        life = grant.token.expires_at - grant.token.issued_at if grant.token else 0
+        living = grant.token is not None and self.usable_ms(grant.token) > 0
+        interval = min(self._min_interval_ms, life // 10) if living else 0
+        await self._store.schedule.expedite(grant, interval_ms=interval)
+        self._wake(grant.provider)
+        token = await self._wait_for(grant_id, lambda t: self.usable_ms(t) > max(0, min_ttl_ms - 1), wait)
+        if token is not None:
+            self._metrics.token_requests.labels("waited").inc()
+            return token
+        return await self._refuse(grant_id, min_ttl_ms, wait)
+
+    async def _wait_for(self, grant_id: str, good: Callable[[Token], bool], wait: float) -> Token | None:
+        """A token that is *good*, waiting *wait* seconds; ends at once when the grant is parked or gone."""
+        ends = time.monotonic() + wait
+        while True:
+            token = self._cache.get(grant_id)
+            if token is not None and good(token):
+                return token
+            left = ends - time.monotonic()
+            if left <= 0:
+                return None
+            if not await self._cache.changed(grant_id, min(left, _SOON)):
+                # Nothing was heard: the message may be late, or lost. Look.
+                try:
+                    grant = await self._load(grant_id)
+                except StoreUnavailable:
+                    continue
+                if grant.parked:
+                    return grant.token if grant.token and good(grant.token) else None
+
+    async def _refuse(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
+        grant = await self._load(grant_id)
+        living = self.usable_ms(grant.token) // 1000 if grant.token else 0
+        if grant.reason == "reauthorization_required" and living <= 0:
+            self._metrics.token_requests.labels("dead").inc()
+            raise LogInAgain(
+                f"the provider no longer accepts this grant: log in again with `token-broker login {grant_id} "
+                f"--provider {grant.provider}` (broker at {self._public_url})"
+            )
+        self._metrics.token_requests.labels("unavailable").inc()
+        if min_ttl_ms and living > 0:
+            raise TryAgain(
+                f"no token with {min_ttl_ms // 1000} s of life came within {wait:g} s; one with {living} s is there "
+                "when you ask without min_ttl", retry_after=5,
+            )  # fmt: skip
+        if grant.parked:
+            raise TryAgain(
+                f"this grant is parked ({grant.reason}): an operator must look, then `token-broker retry {grant_id}`",
+                retry_after=60,
+            )
+        why = f": {grant.last_detail}" if grant.failures and grant.last_detail else ""
+        raise TryAgain(f"no valid token yet, a refresh is under way{why}", retry_after=5)
+
+    def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
+        most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
+        if min_ttl_ms > most:
+            raise CorrectRequest(
+                f"min_ttl is {min_ttl_ms // 1000} s, but a refresh of this grant yields {most // 1000} s: ask for less"
+            )
+
+    async def _load(self, grant_id: str) -> Grant:
+        """The grant from the store; its token goes into the cache."""
+        try:
+            grant = await self._store.grants.get(grant_id)
+        except CannotOpen:
+            raise TryAgain(
+                "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
+            ) from None
+        if grant is None:
+            self._cache.evict(grant_id)
+            raise NoSuchGrant("no such grant")
+        if grant.token is not None:
+            self._cache.put(grant.token)
+        return grant

@@ -1,0 +1,344 @@
+"""Logging in: from a login link to a registered grant.
+
+A *ticket* names a login and lives ten minutes, however often its link is opened. Each opening is one authorization
+request with a fresh *state*, bound to the browser by a cookie, and used once. Knows nothing of pages or cookies'
+headers; `api.login` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import structlog
+
+from broker.errors import (
+    BrokerError,
+    CorrectRequest,
+    ProviderRefused,
+    ProviderUnavailable,
+    StoreUnavailable,
+)
+from broker.model import Answer, Answered, Busy, NotSent, Token, Unknown
+from broker.providers import authorization_url, challenge, check_issuer, new_verifier
+from broker.refresh import policy
+from broker.secret import Secret
+from broker.store import Flow
+from broker.wire import token_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from broker.providers import Endpoint
+    from broker.store import Store
+
+log = structlog.get_logger()
+_TRIES = 8
+
+
+class LoginRefused(BrokerError):
+    """This redirect completes no login: the message says why and what to do."""
+
+    code = "login_refused"
+
+
+class AlreadyUsed(LoginRefused):
+    """The state was used before: a reload, the back button, or a second window."""
+
+    code = "already_used"
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__("this login link was used already: nothing was done again")
+        self.flow = flow
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A login that waits for a browser, or for its redirect to be pasted."""
+
+    ticket: str
+    authorization_url: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One authorization request: where to send the browser, and the cookie that binds it."""
+
+    authorization_url: str
+    state: str
+    cookie: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """What a login brought."""
+
+    grant_id: str
+    provider: str
+    scope: str | None
+    expires_in: int
+
+
+class Login:
+    """Starts and completes logins. Raises `StoreUnavailable` when Redis cannot answer."""
+
+    def __init__(
+        self, store: Store, endpoints: Mapping[str, Endpoint], serve: Callable[[Token], object],
+        wake: Callable[[str], None], *, redirect_uri: str, request_timeout: float, notice: bool,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._endpoints = endpoints
+        self._serve = serve
+        self._wake = wake
+        self._redirect_uri = redirect_uri
+        self._request_timeout = request_timeout
+        self._notice = notice
+
+    async def start(self, grant_id: str, provider: str) -> Started:
+        """Begin a login; nothing of the grant changes until it is completed."""
+        ticket = secrets.token_urlsafe(24)
+        flow = Flow("ticket", grant_id, provider, ticket, started_at=self._store.clock())
+        url, state = await self._authorize(flow, cookie="")
+        await self._store.flows.put(ticket, flow)
+        return Started(ticket, url, state)
+
+    async def status(self, ticket: str) -> Flow | None:
+        """How far a login is; None once it has expired."""
+        flow = await self._store.flows.get(ticket)
+        return flow if flow is not None and flow.kind == "ticket" else None
+
+    async def open(self, ticket: str) -> Opened:
+        """One more opening of a login link."""
+        flow = await self.status(ticket)
+        if flow is None:
+            raise LoginRefused("this login link is unknown or older than ten minutes: ask for a new one")
+        if flow.status == "completed":
+            raise AlreadyUsed(flow)
+        cookie = secrets.token_urlsafe(24)
+        url, state = await self._authorize(flow, cookie)
+        return Opened(url, state, cookie)
+
+    async def _authorize(self, flow: Flow, cookie: str) -> tuple[str, str]:
+        endpoint = self._endpoints.get(flow.provider)
+        if endpoint is None:
+            raise CorrectRequest(
+                f"no provider {flow.provider!r} in the settings; there are: {', '.join(self._endpoints)}"
+            )
+        state = secrets.token_urlsafe(24)
+        dialect = await endpoint.resolved()
+        if dialect.authorization_endpoint is None:
+            raise CorrectRequest(
+                f"provider {flow.provider!r} has no authorization_endpoint, so nobody can log in there: set it"
+            )
+        verifier = new_verifier() if dialect.pkce else None
+        url = authorization_url(
+            dialect, dialect.authorization_endpoint, redirect_uri=self._redirect_uri, state=state,
+            code_challenge=challenge(verifier) if verifier else None,
+        )  # fmt: skip
+        pending = replace(
+            flow, kind="state", code_verifier=verifier.reveal() if verifier else "",
+            cookie_digest=_digest(cookie) if cookie else "",
+        )  # fmt: skip
+        await self._store.flows.put(state, pending)
+        return url, state
+
+    async def callback(self, query: Mapping[str, str], cookies: Mapping[str, str]) -> LoggedIn:
+        """Complete the login a browser comes back from. *cookies*: state to cookie value, as this browser holds them.
+
+        Raises `LoginRefused`, `ProviderRefused`, `ProviderUnavailable`.
+        """
+        state = query.get("state") or await self._state_by_cookie(cookies)
+        flow = await self._store.flows.get(state)
+        if flow is None or flow.kind != "state":
+            raise LoginRefused("this login is unknown or older than ten minutes: open the login link again")
+        if flow.status != "pending":
+            raise AlreadyUsed(flow)
+        if not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookies.get(state, ""))):
+            raise LoginRefused(
+                "this browser is not the one that opened the login link: open the link in the browser you log in with, "
+                "or complete it with `token-broker login --paste`"
+            )
+        return await self._complete(state, flow, query)
+
+    async def _state_by_cookie(self, cookies: Mapping[str, str]) -> str:
+        """Which login a redirect without `state` belongs to, where the dialect lets the cookie alone say so."""
+        pending: dict[str, Flow] = {}
+        for state in cookies:
+            flow = await self._store.flows.get(state)
+            if flow is None or flow.kind != "state":
+                continue
+            endpoint = self._endpoints.get(flow.provider)
+            if endpoint is not None and endpoint.dialect.state_may_be_missing:
+                pending[state] = flow
+        waiting = {state: flow for state, flow in pending.items() if flow.status == "pending"}
+        if not waiting and pending:
+            raise AlreadyUsed(next(iter(pending.values())))
+        if len({(flow.grant_id, flow.provider) for flow in waiting.values()}) > 1:
+            raise LoginRefused(
+                "several logins are under way in this browser and the provider does not say which this is: "
+                "finish one at a time, open the login link again"
+            )
+        if not waiting:
+            raise LoginRefused(
+                "the redirect carries no state, and no login of this browser waits: open the login link again"
+            )
+        return next(reversed(waiting))
+
+    async def complete(self, grant_id: str, redirected_to: str, state: str | None) -> LoggedIn:
+        """Complete a login from the URL the browser was redirected to, pasted by the admin who started it."""
+        query = read_redirect(redirected_to, self._redirect_uri)
+        given = query.get("state") or state
+        if state and query.get("state") not in {None, state}:
+            raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
+        flow = await self._store.flows.get(given) if given else None
+        if flow is None or flow.kind != "state" or given is None:
+            raise LoginRefused("this login is unknown or older than ten minutes: start again")
+        if flow.grant_id != grant_id or flow.cookie_digest:
+            raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
+        if flow.status != "pending":
+            raise AlreadyUsed(flow)
+        endpoint = self._endpoints.get(flow.provider)
+        if "state" not in query and not (endpoint and endpoint.dialect.state_may_be_missing):
+            raise LoginRefused(
+                "the URL carries no state: paste the whole URL, with everything behind the question mark"
+            )
+        return await self._complete(given, flow, query)
+
+    async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+        before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
+        if before is None or before.status != "pending":
+            raise AlreadyUsed(before or flow)
+        try:
+            logged_in = await self._exchange(flow, query)
+        except BrokerError as error:
+            await self._record(state, flow, "failed", error)
+            raise
+        await self._record(state, flow, "completed", None)
+        return logged_in
+
+    async def _record(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
+        told = {"status": status, "code_verifier": "", "cookie_digest": ""}
+        if error is not None:
+            told |= {"error": error.code, "error_description": str(error)}
+        try:
+            await self._store.flows.update(state, replace(flow, **told))  # type: ignore[arg-type]
+            await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", **told))  # type: ignore[arg-type]
+        except StoreUnavailable:  # the grant itself says what happened
+            log.warning("login.unrecorded", grant_id=flow.grant_id, status=status)
+
+    async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+        endpoint = self._endpoints.get(flow.provider)
+        if endpoint is None:
+            raise CorrectRequest(f"provider {flow.provider!r} is no longer in the settings")
+        dialect = await endpoint.resolved()
+        check_issuer(dialect, query.get("iss"), dialect.iss_parameter_supported)
+        if "code" not in query:
+            code = query.get("error", "no_code")[:64]
+            kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
+            words = "was not allowed" if code == "access_denied" else "did not succeed at the provider"
+            raise kind(f"the login {words} ({code!a}): nothing was changed", code=code if code.isascii() else "no_code")
+        verifier = Secret(flow.code_verifier) if flow.code_verifier else None
+        outcome = await endpoint.exchange_code(
+            Secret(query["code"]),
+            redirect_uri=self._redirect_uri,
+            code_verifier=verifier,
+            timeout=self._request_timeout,
+        )
+        match outcome:
+            case Answered(answer):
+                return await self._register(flow, answer, endpoint)
+            case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
+                raise ProviderUnavailable(
+                    f"the provider did not answer the code exchange ({code} {detail}): log in again"
+                )
+            case _:
+                raise ProviderRefused(
+                    f"the provider refused the code exchange ({outcome.code} {outcome.detail})".strip()
+                )
+
+    async def _register(self, flow: Flow, answer: Answer, endpoint: Endpoint) -> LoggedIn:
+        dialect, now = endpoint.dialect, self._store.clock()
+        if answer.refresh_token is None:
+            raise ProviderRefused(
+                f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
+                code="no_refresh_token",
+            )
+        if answer.access_token is None:
+            await self._store.schedule.import_(
+                flow.grant_id, flow.provider, answer.refresh_token, dialect.scope, due_at=now
+            )
+            self._wake(flow.provider)
+            return LoggedIn(flow.grant_id, flow.provider, dialect.scope, 0)
+        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
+        for _ in range(_TRIES):
+            seen = await self._store.schedule.generation(flow.grant_id)
+            token = Token(
+                grant_id=flow.grant_id,
+                provider=flow.provider,
+                generation=max(now, (seen[1] if seen else 0) + 1),
+                access_token=answer.access_token,
+                token_type=answer.token_type,
+                scope=answer.scope if answer.scope is not None else dialect.scope,
+                issued_at=now,
+                expires_at=expires_at,
+                refresh_at=refresh_at,
+                extra=answer.extra,
+            )
+            told = token_message(
+                "reauthorized", self._store.store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice
+            )
+            registered = await self._store.schedule.log_in(
+                token, answer.refresh_token, reauthorize_by=dialect.reauthorize_by(now, now), seen=seen, message=told
+            )
+            if registered is not None:
+                self._serve(token)
+                self._wake(flow.provider)
+                log.info(
+                    "grant.reauthorized", grant_id=flow.grant_id, provider=flow.provider, generation=token.generation
+                )
+                return LoggedIn(flow.grant_id, flow.provider, token.scope, (expires_at - now) // 1000)
+        raise StoreUnavailable("the grant keeps changing: log in again")
+
+
+def _digest(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def missing_scope(scope: str | None) -> str:
+    """The scope that is probably missing when no refresh token came back."""
+    asked = (scope or "").split()
+    if "openid" in asked and "offline_access" not in asked:
+        return 'add "offline_access" to the provider\'s scope'
+    if "offline_access" not in asked:
+        return (
+            'the scope is probably missing (often "offline_access"; Google wants '
+            'authorization_params = { access_type = "offline", prompt = "consent" })'
+        )
+    return "allow refresh tokens (offline access) for our client at the provider"
+
+
+def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
+    """The parameters of a pasted redirect URL, whatever a terminal or a chat did to its white space.
+
+    Raises `CorrectRequest` when it is not our redirect_uri.
+    """
+    url = "".join(pasted.split()).replace("&amp;", "&")
+    if len(url) > 16_384:  # noqa: PLR2004 - far above any real redirect
+        raise CorrectRequest("redirected_to is longer than 16 KiB: paste the URL alone")
+    parts, ours = urlsplit(url), urlsplit(redirect_uri)
+    if (parts.hostname, parts.port, parts.path.rstrip("/")) != (ours.hostname, ours.port, ours.path.rstrip("/")):
+        raise CorrectRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
+    return first_of(parse_qs(parts.query, keep_blank_values=True))
+
+
+def first_of(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Each parameter once; RFC 6749 §3.1 forbids repeating one."""
+    for name, values in query.items():
+        if len(values) > 1:
+            raise CorrectRequest(f"parameter {name[:32]!a} is given {len(values)} times, once is allowed")
+    return {name: values[0] for name, values in query.items()}

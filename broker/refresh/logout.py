@@ -1,0 +1,106 @@
+"""Logging out: revoke at the provider, then forget, and say which of the two happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.errors import NoSuchGrant, ResolveConflict
+from broker.providers import revoke
+from broker.wire import message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.model import Grant
+    from broker.providers import Endpoint
+    from broker.store import Store
+
+log = structlog.get_logger()
+_HOLD_PAUSE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOut:
+    """What a log out did. The grant is forgotten here in any case."""
+
+    revoked: bool
+    detail: str
+
+
+class Logout:
+    """Ends grants."""
+
+    def __init__(
+        self, store: Store, endpoints: Mapping[str, Endpoint], evict: Callable[[str], None],
+        *, request_timeout: float, lease_ms: int,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._endpoints = endpoints
+        self._evict = evict
+        self._request_timeout = request_timeout
+        self._lease_ms = lease_ms
+
+    def needs_live_token(self, grant: Grant) -> bool:
+        """Whether the provider revokes only with an access token that lives (CameraManager's logout)."""
+        endpoint = self._endpoints.get(grant.provider)
+        return endpoint is not None and endpoint.dialect.logout_endpoint is not None
+
+    async def log_out(self, grant_id: str) -> LoggedOut:
+        """Revoke and forget. The lease is held meanwhile, so no refresh replaces what is being revoked.
+
+        Raises `NoSuchGrant`, `ResolveConflict` while a refresh takes too long, `StoreUnavailable`.
+        """
+        grant = await self._hold(grant_id)
+        revoked, detail = await self._revoke(grant)
+        told = message("revoked", self._store.store_id, grant_id, grant.provider, grant.generation)
+        await self._store.schedule.forget(grant_id, told)
+        self._evict(grant_id)
+        log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
+        return LoggedOut(revoked, detail)
+
+    async def _hold(self, grant_id: str) -> Grant:
+        ends = time.monotonic() + self._request_timeout + 1
+        while True:
+            grant = await self._store.grants.get(grant_id)
+            held = await self._store.schedule.hold(grant_id, grant.provider, self._lease_ms) if grant else "gone"
+            if grant is None or held == "gone":
+                raise NoSuchGrant("no such grant")
+            if held == "held":
+                # What a refresh committed just before the hold is what must be revoked.
+                return await self._store.grants.get(grant_id) or grant
+            if time.monotonic() > ends:
+                raise ResolveConflict("a refresh of this grant is under way: try again in a few seconds", retry_after=5)
+            await asyncio.sleep(_HOLD_PAUSE)
+
+    async def _revoke(self, grant: Grant) -> tuple[bool, str]:
+        endpoint = self._endpoints.get(grant.provider)
+        if endpoint is None:
+            return False, f"provider {grant.provider!r} is no longer in the settings: only our side was forgotten"
+        held = await self._store.grants.refresh_token(grant.grant_id)
+        if held is None:
+            return False, "the grant was gone already"
+        living = grant.token is not None and grant.token.remaining_ms(self._store.clock()) > 0
+        if self.needs_live_token(grant) and not living:
+            return (
+                False,
+                "no live access token could be had, which the provider's logout needs: only our side was forgotten",
+            )
+        revocation = await revoke(
+            endpoint,
+            access_token=grant.token.access_token if grant.token else None,
+            refresh_token=held[1],
+            timeout=self._request_timeout,
+        )
+        if revocation.result == "revoked":
+            return True, "revoked at the provider and forgotten here"
+        why = (
+            "it has no revocation endpoint"
+            if revocation.result == "not_supported"
+            else f"{revocation.code} {revocation.detail}".strip()
+        )
+        return False, f"the provider did not revoke ({why}): only our side was forgotten"

@@ -1,0 +1,137 @@
+"""One bounded lane per provider: claims what is due, no more than it has free, and refreshes it.
+
+A provider that hangs fills its own lane and nobody else's. Knows nothing of what an outcome means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.errors import StoreUnavailable
+from broker.finish import finish
+from broker.model import Park
+from broker.wire import message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from broker.heart import Heart
+    from broker.model import Claim
+    from broker.refresh.refresher import Refresher
+    from broker.store import Store
+
+log = structlog.get_logger()
+
+IDLE_PAUSE = 2.0
+"""Seconds between two claims when nothing is known to fall due: bounds how late another replica's loss is seen."""
+STORE_PAUSE = 1.0
+"""Seconds between two claims while Redis does not answer."""
+
+
+class Lane:
+    """The refreshes of one provider, at most `concurrency` in flight."""
+
+    def __init__(
+        self, provider: str, store: Store, refresher: Refresher, heart: Heart,
+        *, concurrency: int, lease_ms: int,
+    ) -> None:  # fmt: skip
+        self.provider = provider
+        self._store = store
+        self._schedule = store.schedule
+        self._refresher = refresher
+        self._heart = heart
+        self._concurrency = concurrency
+        self._lease_ms = lease_ms
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._store_lost = False
+
+    def wake(self) -> None:
+        """Look again at once: something was made due."""
+        self._woken.set()
+
+    async def run(self, stopping: asyncio.Event, refreshes: asyncio.TaskGroup) -> None:
+        """Claim and refresh until *stopping*; the refreshes then under way are the task group's to await."""
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: self.wake())
+        try:
+            while not stopping.is_set():
+                await self.step(refreshes)
+        finally:
+            stop.cancel()
+
+    async def step(self, refreshes: asyncio.TaskGroup) -> None:
+        """One claim, and the pause until the next."""
+        self._woken.clear()
+        free = self._concurrency - len(self._in_flight)
+        pause = IDLE_PAUSE
+        if free > 0:
+            pause = await self._claim(free, refreshes)
+        self._heart.beat()
+        if pause > 0:
+            try:
+                await asyncio.wait_for(self._woken.wait(), pause)
+            except TimeoutError:
+                pass
+
+    async def _claim(self, free: int, refreshes: asyncio.TaskGroup) -> float:
+        try:
+            claimed = await self._schedule.claim(self.provider, free, self._lease_ms)
+            if claimed.set_back:
+                log.warning("clock.set_back", provider=self.provider)
+                await self._schedule.rewind(self.provider)
+            for claim in claimed.unreadable:
+                await self._park_unreadable(claim)
+        except StoreUnavailable as error:
+            if not self._store_lost:
+                log.error("store.lost", provider=self.provider, error=str(error))
+            self._store_lost = True
+            return STORE_PAUSE
+        if self._store_lost:
+            log.info("store.found", provider=self.provider)
+            self._store_lost = False
+        for claim in claimed.claims:
+            task = refreshes.create_task(finish(self._refresher.refresh(claim)), name=f"refresh {claim.grant_id}")
+            self._in_flight.add(task)
+            task.add_done_callback(self._landed)
+        return min(IDLE_PAUSE, claimed.wait_ms / 1000)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._woken.set()
+
+    async def _park_unreadable(self, claim: Claim) -> None:
+        detail = "no key in sealing.keys_file opens it: put the old key back, then retry"
+        step = Park(claim, "unreadable", "sealed_with_missing_key", detail, "refresh_failing")
+        told = message(
+            "refresh_failing",
+            self._store.store_id,
+            claim.grant_id,
+            claim.provider,
+            claim.generation,
+            reason=step.reason,
+        )
+        await self._schedule.park(step, told, counts=False)
+        log.error("grant.parked", grant_id=claim.grant_id, reason=step.reason, detail=detail)
+
+
+class Scheduler:
+    """All lanes."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = {lane.provider: lane for lane in lanes}
+
+    def wake(self, provider: str) -> None:
+        """Something of *provider* was made due here."""
+        if lane := self._lanes.get(provider):
+            lane.wake()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run every lane until *stopping*, then see the refreshes under way to their end."""
+        async with asyncio.TaskGroup() as refreshes, asyncio.TaskGroup() as lanes:
+            for lane in self._lanes.values():
+                lanes.create_task(lane.run(stopping, refreshes), name=f"lane {lane.provider}")
+            lanes.create_task(stopping.wait())  # with no provider there is nothing else to wait for

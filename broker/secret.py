@@ -1,0 +1,147 @@
+"""What must not be seen, and how it is sealed at rest.
+
+Owns `Secret` (tokens in memory) and `Sealer` (tokens in Redis and in files). Knows nothing of grants beyond
+their ids and of where keys come from beyond their text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import secrets
+from typing import TYPE_CHECKING, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEY_PREFIX = "tbk_"
+_KEY_ID_BYTES = 4
+_NONCE_BYTES = 12
+
+
+class Secret:
+    """A text that redacts itself: `str`, `repr` and `format` hide it, JSON and pickle refuse it.
+
+    Only `reveal()` gives the text, so every place that uses one can be found by that word.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself: only for the wire and for sealing."""
+        return self._text
+
+    def fingerprint(self) -> str:
+        """A hash by which two holders of the same text can be told, without the text (32 hex digits)."""
+        return hashlib.sha256(b"token-broker fingerprint\0" + self._text.encode("utf-8", "surrogatepass")).hexdigest()[
+            :32
+        ]
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and secrets.compare_digest(
+            self._text.encode("utf-8", "surrogatepass"), other._text.encode("utf-8", "surrogatepass")
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        msg = "a Secret is not pickled"
+        raise TypeError(msg)
+
+
+class CannotOpen(Exception):
+    """A sealed value that none of the keys opens: written with another key, or altered."""
+
+
+class Sealer:
+    """AES-256-GCM with the first key to seal and every key to open.
+
+    A sealed value is key id (4 bytes), nonce (12), ciphertext and tag. The context (for a grant: its id and
+    the field's name) is authenticated with it, so a value copied to another grant or field does not open.
+    """
+
+    def __init__(self, keys: Iterable[bytes]) -> None:
+        self._keys = {hashlib.sha256(key).digest()[:_KEY_ID_BYTES]: AESGCM(key) for key in keys}
+        if not self._keys:
+            msg = "a Sealer needs at least one key"
+            raise ValueError(msg)
+        self._first = next(iter(self._keys))
+
+    def seal(self, plain: str, *context: str) -> bytes:
+        """Seal *plain* for this *context*."""
+        nonce = os.urandom(_NONCE_BYTES)
+        data = plain.encode("utf-8", "surrogatepass")
+        return self._first + nonce + self._keys[self._first].encrypt(nonce, data, _associated(context))
+
+    def open(self, sealed: bytes, *context: str) -> str:
+        """Open what `seal` made with the same *context*; raises `CannotOpen`."""
+        key = self._keys.get(sealed[:_KEY_ID_BYTES])
+        if key is None:
+            raise CannotOpen("sealed with a key that is not in the key file")
+        nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
+        try:
+            data = key.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], _associated(context))
+        except (InvalidTag, ValueError):
+            raise CannotOpen("sealed for something else, or altered") from None
+        return data.decode("utf-8", "surrogatepass")
+
+
+def _associated(context: tuple[str, ...]) -> bytes:
+    return "\0".join(context).encode()
+
+
+def new_sealing_key() -> str:
+    """A new sealing key as its line in the key file: `tbk_` and 256 random bits, base64url."""
+    return KEY_PREFIX + base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
+
+
+def parse_sealing_keys(text: str) -> list[bytes]:
+    """The keys of a key file, first the one that seals. Blank lines and `#` comments are passed over.
+
+    Raises `ValueError` with the line's number, never its content.
+    """
+    keys = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        body = line.removeprefix(KEY_PREFIX)
+        try:
+            key = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not line.startswith(KEY_PREFIX) or len(key) != 32:  # noqa: PLR2004 - AES-256
+            msg = f"line {number} is not a sealing key (`token-broker keys new` makes one)"
+            raise ValueError(msg)
+        keys.append(key)
+    return keys
+
+
+def new_caller_key() -> str:
+    """A new caller key: 256 random bits in `[A-Za-z0-9_-]`, so no client's encoding can alter it."""
+    return secrets.token_urlsafe(32)
+
+
+def key_digest(key: str) -> str:
+    """A caller key as it is kept: SHA-256, hex."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,194 @@
+"""The whole daemon, wired: read this first.
+
+Opens the store, the HTTP client and the listeners, then runs two loops beside them: the scheduler (the write path)
+and the follower (the read path's memory). A loop that ends unexpectedly ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import re
+import signal
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker import logs
+from broker.api import Api, Callers, Health, applications
+from broker.api.listeners import listening
+from broker.data_dir import prepare, sealing_keys
+from broker.errors import CorrectSettings, StoreUnavailable
+from broker.heart import Heart
+from broker.metrics import Metrics
+from broker.providers import Endpoint, open_http
+from broker.read import Cache, Follower, Reader
+from broker.refresh.login import Login
+from broker.refresh.logout import Logout
+from broker.refresh.refresher import Refresher
+from broker.refresh.scheduler import Lane, Scheduler
+from broker.secret import Sealer
+from broker.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from broker.settings import Settings
+    from broker.store import Store
+
+log = structlog.get_logger()
+_IDENTIFY_PAUSE = 0.5
+
+
+@dataclass(slots=True)
+class Signals:
+    """How the process is told to end, and to read its settings again."""
+
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    hurried: bool = False
+    """Ctrl-C on a terminal: nobody needs a drain delay there."""
+    of_process: bool = True
+    """Whether the process's signals are ours to take: not so where a broker is a guest in another program."""
+
+    def listen(self, reload: Callable[[], None]) -> None:
+        """Take SIGTERM and SIGINT as the word to stop, SIGHUP as the word to reload."""
+        if not self.of_process:
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.hurried = sys.stdin is not None and sys.stdin.isatty()
+        self.stopping.set()
+
+
+async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
+    """Run a broker until *signals* say stop. Raises `CorrectSettings`, or an `ExceptionGroup` when a loop died."""
+    refresh, stopping = settings.refresh, signals.stopping
+    prepare(settings.data_dir)
+    sealer = Sealer(sealing_keys(settings))
+    callers = Callers.load(settings.callers, settings.data_dir)
+    metrics = Metrics()
+    timeout = refresh.request_timeout.total_seconds()
+    lease_ms = int(refresh.lease.total_seconds() * 1000)
+    notice = settings.pubsub.publish == "notice"
+
+    async with (
+        open_store(settings.redis, sealer, data_dir=settings.data_dir) as store,
+        open_http(timeout) as http,
+    ):
+        endpoints = {
+            name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
+            for name, provider in settings.providers.items()
+        }
+        dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
+        cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
+        refresher = Refresher(
+            store, endpoints, cache.put, metrics, request_timeout=timeout, notice=notice, stopping=stopping
+        )
+        hearts = [Heart(f"lane {name}") for name in endpoints]
+        scheduler = Scheduler(
+            Lane(name, store, refresher, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
+            for name, heart in zip(endpoints, hearts, strict=True)
+        )
+        hearts.append(Heart("follower"))
+        follower = Follower(store, cache, metrics, hearts[-1], namespace=settings.redis.namespace)
+        reader = Reader(
+            store, cache, dialects, scheduler.wake, metrics,
+            public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
+        )  # fmt: skip
+        health = Health(store, hearts, list(endpoints), lambda: len(cache))
+        login = Login(
+            store, endpoints, cache.put, scheduler.wake,
+            redirect_uri=settings.redirect_uri, request_timeout=timeout, notice=notice,
+        )  # fmt: skip
+        logout = Logout(store, endpoints, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
+        api = Api(settings, store, reader, endpoints, login, logout, callers, health, metrics, scheduler.wake)
+
+        def hear_hangup() -> None:
+            if reload is not None:
+                _reload(reload, api)
+
+        signals.listen(hear_hangup)
+        async with listening(settings.http, *applications(api)) as addresses:
+            log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
+            if not await _identified(store, health, hearts, stopping):
+                return
+            await follower.warm()
+            health.started = True
+            log.info("broker.started", store=store.store_id, providers=list(endpoints))
+            async with _running(scheduler, follower, stopping):
+                await stopping.wait()
+                health.stopping = True
+                log.info("broker.stopping")
+                if not signals.hurried:
+                    await asyncio.sleep(settings.http.drain_delay.total_seconds())
+    log.info("broker.stopped")
+
+
+@asynccontextmanager
+async def _running(scheduler: Scheduler, follower: Follower, stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Both loops, as long as the body lasts: the scheduler drains when *stopping*, the follower follows to the end."""
+    ending = asyncio.Event()
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
+        loops.create_task(_supervised(follower.run, ending), name="follower")
+        try:
+            yield
+        finally:
+            ending.set()
+
+
+async def _supervised(run: Callable[[asyncio.Event], object], until: asyncio.Event) -> None:
+    """Run a loop; that it returns before it was told to is as much a fault as that it raises."""
+    await run(until)  # type: ignore[misc]
+    if not until.is_set():
+        msg = f"{run.__qualname__} ended although nobody told it to"
+        raise RuntimeError(msg)
+
+
+async def _identified(store: Store, health: Health, hearts: Sequence[Heart], stopping: asyncio.Event) -> bool:
+    """Wait for Redis and learn whose data it holds; False when told to stop before it answered."""
+    told = False
+    while not stopping.is_set():
+        for heart in hearts:
+            heart.beat()
+        try:
+            await store.identify()
+        except StoreUnavailable as error:
+            health.waiting = str(error)
+            if not told:
+                log.error("store.waiting", error=str(error), hint="start Redis or mend redis.url; waiting for it")
+            told = True
+        else:
+            return True
+        try:
+            await asyncio.wait_for(stopping.wait(), _IDENTIFY_PAUSE)
+        except TimeoutError:
+            pass
+    return False
+
+
+def _reload(reload: Callable[[], Settings], api: Api) -> None:
+    """Take over callers and log level from the settings as they are now; everything else needs a restart."""
+    try:
+        settings = reload()
+        api.callers.replace(Callers.load(settings.callers, settings.data_dir))
+        logs.set_up(settings.log)
+    except CorrectSettings as error:
+        log.error("settings.not_reloaded", findings=error.findings)
+    else:
+        log.info("settings.reloaded", callers=list(settings.callers), level=settings.log.level)
+
+
+def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+    if not patterns:
+        return lambda _: False
+    match = re.compile("|".join(fnmatch.translate(p) for p in patterns)).fullmatch
+    return lambda grant_id: match(grant_id) is not None

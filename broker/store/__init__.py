@@ -1,0 +1,28 @@
+"""The store: grants, schedule and pending logins in Redis. The only importer of `redis`.
+
+Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps and hands out.
+"""
+
+from broker.store.embedded import embedded_server
+from broker.store.flows import Flow, Flows
+from broker.store.grants import Grants, Page, ProviderState
+from broker.store.opening import Store, open_store
+from broker.store.primary import Primary
+from broker.store.schedule import Claimed, Expedited, Registered, Schedule, Settled
+
+__all__ = [
+    "Claimed",
+    "Expedited",
+    "Flow",
+    "Flows",
+    "Grants",
+    "Page",
+    "Primary",
+    "ProviderState",
+    "Registered",
+    "Schedule",
+    "Settled",
+    "Store",
+    "embedded_server",
+    "open_store",
+]

@@ -1,0 +1,246 @@
+"""Grants as they lie in Redis: sealed fields, reading, listing, counting.
+
+The verbs that change them are in `schedule`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from broker.errors import CorrectRequest
+from broker.model import Grant, State, Token
+from broker.secret import CannotOpen, Sealer, Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from broker.store.primary import Argument, Primary
+    from broker.store.scripts import Keys
+
+TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
+_GRANT_FIELDS = (
+    "provider", "generation", "access_token", "token_type", "scope", "issued_at", "expires_at", "refresh_at", "extra",
+    "granted_at", "reauthorize_by", "failures", "reason", "last_outcome", "last_detail", "last_at",
+)  # fmt: skip
+_STATES: tuple[State, ...] = ("parked", "leased", "due")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a listing and the cursor to the next."""
+
+    rows: list[tuple[State, Grant]]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """What the store knows of a provider's health and how many grants it has in each state."""
+
+    name: str
+    suspended: str | None
+    suspended_at: int | None
+    not_before: int | None
+    ailing: int
+    detail: str | None
+    counts: Mapping[State, int]
+
+
+class Grants:
+    """Read side of the store. Raises `StoreUnavailable` when Redis cannot answer."""
+
+    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer) -> None:
+        self._primary = primary
+        self._keys = keys
+        self._sealer = sealer
+
+    def token_fields(self, token: Token) -> list[Argument]:
+        """A token as fields and values of its grant's hash."""
+        seal = self._sealer.seal
+        fields: list[Argument] = [
+            "generation", token.generation,
+            "access_token", seal(token.access_token.reveal(), token.grant_id, "access_token"),
+            "token_type", token.token_type,
+            "issued_at", token.issued_at,
+            "expires_at", token.expires_at,
+            "extra", seal(json.dumps(token.extra), token.grant_id, "extra"),
+        ]  # fmt: skip
+        if token.scope is not None:
+            fields += ["scope", token.scope]
+        return fields
+
+    def sealed_refresh_token(self, grant_id: str, refresh_token: Secret) -> list[Argument]:
+        """A refresh token as field and value of its grant's hash."""
+        return ["refresh_token", self._sealer.seal(refresh_token.reveal(), grant_id, "refresh_token")]
+
+    def open(self, grant_id: str, name: str, sealed: bytes) -> Secret:
+        """A sealed field of a grant; raises `CannotOpen`."""
+        return Secret(self._sealer.open(sealed, grant_id, name))
+
+    async def get(self, grant_id: str) -> Grant | None:
+        """One grant, or None where there is no such."""
+        return (await self.get_many([grant_id]))[0]
+
+    async def get_many(self, grant_ids: Sequence[str]) -> list[Grant | None]:
+        """Grants by id, in the order asked for, in one trip."""
+        rows = await self._primary.pipeline([("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids])
+        return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
+
+    def _grant(self, grant_id: str, row: Sequence[bytes | None]) -> Grant | None:
+        raw = dict(zip(_GRANT_FIELDS, row, strict=True))
+        if raw["provider"] is None:
+            return None
+        text = {name: value.decode() for name, value in raw.items() if value and name not in {"access_token", "extra"}}
+        token = None
+        if raw["access_token"] is not None and raw["extra"] is not None:
+            token = Token(
+                grant_id=grant_id,
+                provider=text["provider"],
+                generation=int(text["generation"]),
+                access_token=self.open(grant_id, "access_token", raw["access_token"]),
+                token_type=text.get("token_type", "Bearer"),
+                scope=text.get("scope"),
+                issued_at=int(text["issued_at"]),
+                expires_at=int(text["expires_at"]),
+                refresh_at=int(text["refresh_at"]),
+                extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
+            )
+        return Grant(
+            grant_id=grant_id,
+            provider=text["provider"],
+            generation=int(text["generation"]),
+            token=token,
+            granted_at=int(text["granted_at"]),
+            reauthorize_by=_maybe_int(text.get("reauthorize_by")),
+            refresh_at=int(text["refresh_at"]),
+            failures=int(text.get("failures", 0)),
+            reason=text.get("reason"),
+            last_outcome=text.get("last_outcome"),
+            last_detail=text.get("last_detail"),
+            last_at=_maybe_int(text.get("last_at")),
+        )
+
+    async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
+        """Provider and refresh token of a grant, for a revocation; None where there is no such grant."""
+        provider, sealed = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "refresh_token")
+        if provider is None or sealed is None:
+            return None
+        return provider.decode(), self.open(grant_id, "refresh_token", sealed)
+
+    async def state(self, grant: Grant) -> State:
+        """In which of the three sets it is (due while it moves between them)."""
+        keys = self._keys
+        leased, parked = await self._primary.pipeline([
+            ("ZSCORE", keys.ids("leased", grant.provider), grant.grant_id),
+            ("ZSCORE", keys.ids("parked", grant.provider), grant.grant_id),
+        ])  # fmt: skip
+        return "leased" if leased is not None else "parked" if parked is not None else "due"
+
+    async def page(self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int) -> Page:
+        """List grants, soonest first within a provider and state, from *cursor* (as a page before gave it).
+
+        The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all.
+        Raises `CorrectRequest` for a cursor that is not ours.
+        """
+        sets = [(p, s) for p in sorted(providers) for s in _STATES if s in states]
+        index, score, member = _read_cursor(cursor)
+        rows: list[tuple[State, str]] = []
+        last: tuple[int, str, str] | None = None
+        while index < len(sets) and len(rows) <= limit:
+            provider, state = sets[index]
+            found = await self._after(self._keys.ids(state, provider), score, member, limit + 1 - len(rows))
+            for name, at in found:
+                if len(rows) == limit:
+                    return Page(await self._described(rows), _cursor(last))
+                rows.append((state, name))
+                last = (index, at, name)
+            index, score, member = index + 1, "-inf", ""
+        return Page(await self._described(rows), None)
+
+    async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
+        """Members of a sorted set behind (score, member), at most *limit*, with their scores as text."""
+        offset = 0
+        found: list[tuple[str, str]] = []
+        while len(found) < limit:
+            flat = await self._primary.call(
+                "ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64
+            )
+            pairs = [(name.decode(), at.decode()) for name, at in _pairs(flat)]
+            found += [(name, at) for name, at in pairs if at != score or name > member]
+            if len(pairs) < limit + 64:
+                break
+            offset += len(pairs)
+        return found[:limit]
+
+    async def _described(self, rows: Sequence[tuple[State, str]]) -> list[tuple[State, Grant]]:
+        grants = await self.get_many([name for _, name in rows])
+        return [(state, grant) for (state, _), grant in zip(rows, grants, strict=True) if grant is not None]
+
+    async def providers(self, names: Iterable[str]) -> list[ProviderState]:
+        """Health and counts of providers, in one trip: counts are the sets' sizes."""
+        names, keys = list(names), self._keys
+        commands: list[tuple[Argument, ...]] = []
+        for name in names:
+            commands.append(
+                ("HMGET", keys.provider(name), "suspended", "suspended_at", "not_before", "ailing", "detail")
+            )
+            commands += [("ZCARD", keys.ids(state, name)) for state in _STATES]
+        replies = await self._primary.pipeline(commands)
+        width = 1 + len(_STATES)
+        states = []
+        for i, name in enumerate(names):
+            health, *sizes = replies[i * width : (i + 1) * width]
+            states.append(
+                ProviderState(
+                    name=name,
+                    suspended=_maybe_text(health[0]),
+                    suspended_at=_maybe_int(health[1]),
+                    not_before=_maybe_int(health[2]),
+                    ailing=int(health[3] or 0),
+                    detail=_maybe_text(health[4]),
+                    counts=dict(zip(_STATES, sizes, strict=True)),
+                )
+            )
+        return states
+
+    async def known_providers(self) -> set[str]:
+        """Names of all providers that ever had a grant here, in the settings or not."""
+        fields = await self._primary.call("HKEYS", self._keys.meta)
+        return {field.decode().partition(":")[2] for field in fields if field.startswith(b"provider:")}
+
+    async def ids(self, provider: str) -> list[str]:
+        """Ids of all grants of a provider: for loading what is warm at start."""
+        replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
+        return [name.decode() for reply in replies for name in reply]
+
+
+def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _maybe_int(value: bytes | str | None) -> int | None:
+    return None if value is None else int(float(value))
+
+
+def _maybe_text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def _cursor(last: tuple[int, str, str] | None) -> str | None:
+    return None if last is None else f"{last[0]}~{last[1]}~{last[2]}"
+
+
+def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
+    if cursor is None:
+        return 0, "-inf", ""
+    try:
+        index, score, member = cursor.split("~", 2)
+        float(score)
+        return int(index), score, member
+    except ValueError:
+        raise CorrectRequest("cursor is not one of ours: take it from `next` of the page before") from None
+
+
+__all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

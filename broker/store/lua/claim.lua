@@ -1,0 +1,66 @@
+#!lua
+-- claim: lease up to n due grants of one provider, each for one token request.
+--
+-- KEYS  1 due  2 leased  3 provider  4 meta  5 prefix of the grants' keys (all in one slot)
+-- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
+-- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign.
+local due, leased, provider, meta, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('HEXISTS', meta, 'schema') == 0 then
+  return {'foreign', now, 1000}
+end
+
+-- A lease that ended goes back to due. Its attempt stays open: whoever claims it next sees that.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0, 128)) do
+  redis.call('ZREM', leased, id)
+  redis.call('ZADD', due, now, id)
+end
+
+local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at')
+local status, seen_at = 'ok', tonumber(lane[4] or now)
+if now < seen_at - 5000 then
+  status = 'back'
+elseif not lane[4] or now > seen_at + 10000 then
+  redis.call('HSET', provider, 'seen_at', now)
+end
+
+-- Nothing before not_before; then, and in a half-closed lane, one request at a time.
+local not_before = tonumber(lane[1] or 0)
+if not_before > now then
+  return {status, now, not_before - now}
+end
+if lane[1] or lane[2] or tonumber(lane[3] or 0) >= threshold then
+  if redis.call('ZCARD', leased) > 0 then
+    return {status, now, 250}
+  end
+  n = math.min(n, 1)
+end
+
+local reply = {status, now, 0}
+local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, n)
+for i = 1, #ids, 2 do
+  local id, key = ids[i], prefix .. ids[i]
+  local grant = redis.call('HMGET', key, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
+    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at')
+  redis.call('ZREM', due, id)
+  if grant[1] == name then
+    if grant[11] and not grant[10] then
+      grant[10] = grant[12]
+      redis.call('HSET', key, 'unknown_at', grant[10])
+    end
+    local attempt = claim_id .. '-' .. (i + 1) / 2
+    redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now)
+    redis.call('ZADD', leased, now + lease, id)
+    reply[#reply + 1] = {id, attempt, ids[i + 1], grant[2], grant[3], grant[4], grant[5], grant[6], grant[7],
+      grant[8], grant[9], grant[10]}
+  end
+end
+
+local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+local next_end = redis.call('ZRANGE', leased, 0, 0, 'WITHSCORES')[2]
+local next_at = math.min(tonumber(next_due or now + 60000), tonumber(next_end or now + 60000))
+reply[3] = math.max(0, next_at - now)
+return reply

@@ -1,0 +1,27 @@
+#!lua
+-- rewind: the server's clock was set back. Grants whose token was issued "in the future" are due as far from
+-- now as they were meant to be from their issue, so that none waits for a clock to catch up.
+--
+-- KEYS  1 due  2 provider  3 prefix of the grants' keys
+-- ARGV  1 offset  2 how many to look at
+-- Gives how many were looked at; the last call (fewer than asked) marks the clock as seen.
+local due, provider, prefix = KEYS[1], KEYS[2], KEYS[3]
+local offset, many = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ids = redis.call('ZRANGE', due, offset, offset + many - 1)
+for _, id in ipairs(ids) do
+  local grant = redis.call('HMGET', prefix .. id, 'issued_at', 'refresh_at', 'expires_at')
+  local issued_at = tonumber(grant[1] or 0)
+  if issued_at > now + 5000 then
+    local back = issued_at - now
+    redis.call('HSET', prefix .. id, 'issued_at', now, 'refresh_at', tonumber(grant[2]) - back,
+      'expires_at', tonumber(grant[3]) - back)
+    redis.call('ZADD', due, tonumber(grant[2]) - back, id)
+  end
+end
+if #ids < many then
+  redis.call('HSET', provider, 'seen_at', now)
+  redis.call('HDEL', provider, 'not_before')
+end
+return #ids

@@ -1,0 +1,90 @@
+"""Opening the store: the server behind the URL, its identity, and whether our keys open it."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.errors import CorrectSettings
+from broker.secret import CannotOpen, Sealer
+from broker.store.clock import Clock
+from broker.store.embedded import embedded_server
+from broker.store.flows import Flows
+from broker.store.grants import Grants
+from broker.store.primary import Primary
+from broker.store.schedule import Schedule
+from broker.store.scripts import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from broker.settings import Redis
+
+SCHEMA = 1
+_CANARY = "token-broker canary"
+
+
+@dataclass(slots=True)
+class Store:
+    """What the rest of the house sees of Redis. `identify` must have passed before anything is claimed."""
+
+    primary: Primary
+    keys: Keys
+    grants: Grants
+    schedule: Schedule
+    flows: Flows
+    clock: Clock
+    sealer: Sealer
+    store_id: str = ""
+    """The store's own id, once `identify` has passed."""
+
+    async def identify(self) -> None:
+        """Learn the store's id, made with the schema key when Redis is empty.
+
+        Raises `StoreUnavailable` while Redis cannot say, `CorrectSettings` when the data there is of another schema
+        or sealed with keys we do not have.
+        """
+        seconds, micros = await self.primary.call("TIME")
+        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
+        canary = self.sealer.seal(_CANARY, "meta", "canary")
+        new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
+        # All three at once or none: two brokers that start on an empty server agree on one identity.
+        await self.primary.call(
+            "EVAL",
+            "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) end return 1",
+            1, self.keys.meta, *(part for pair in new.items() for part in pair),
+        )  # fmt: skip
+        schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
+        if int(schema or 0) != SCHEMA:
+            raise CorrectSettings(
+                f"redis: the data under namespace {self.keys.namespace!r} has schema {int(schema or 0)}, this version "
+                f"reads {SCHEMA}: run the version that wrote it, or choose another redis.namespace"
+            )
+        try:
+            self.sealer.open(sealed or b"", "meta", "canary")
+        except CannotOpen:
+            raise CorrectSettings(
+                "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
+                "the file, below the new one"
+            ) from None
+        self.store_id = store_id.decode()
+
+
+@asynccontextmanager
+async def open_store(
+    redis: Redis, sealer: Sealer, *, data_dir: Path, password: str | None = None
+) -> AsyncIterator[Store]:
+    """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it."""
+    async with AsyncExitStack() as stack:
+        url = redis.url
+        if url.startswith("embedded:"):
+            url = await stack.enter_async_context(embedded_server(data_dir))
+        primary = Primary(url, password=password)
+        stack.push_async_callback(primary.close)
+        keys, clock = Keys(redis.namespace), Clock()
+        grants = Grants(primary, keys, sealer)
+        schedule = Schedule(primary, keys, grants, clock, replicas=redis.replicas)
+        yield Store(primary, keys, grants, schedule, Flows(primary, keys, sealer), clock, sealer)

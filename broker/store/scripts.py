@@ -1,0 +1,82 @@
+"""The Lua scripts and the names of keys and channels, each in one place."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.model import State
+
+
+class Script:
+    """One script of `lua/`, by its verb. Content-addressed, so replicas of two versions never mix them up."""
+
+    def __init__(self, verb: str, *, allow_oom: bool = False) -> None:
+        text = resources.files("broker.store").joinpath("lua", f"{verb}.lua").read_text("utf-8")
+        if allow_oom:  # the same script, for what must be kept even when memory is full
+            text = text.replace("#!lua\n", "#!lua flags=allow-oom\n", 1)
+        self.verb = verb
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()  # what EVALSHA goes by
+
+
+CLAIM = Script("claim")
+COMMIT = Script("commit")
+POSTPONE = Script("postpone")
+PARK = Script("park")
+RETRY = Script("retry")
+RESUME = Script("resume")
+EXPEDITE = Script("expedite")
+IMPORT = Script("register")
+REGISTER = Script("register", allow_oom=True)
+HOLD = Script("hold")
+FORGET = Script("forget")
+REWIND = Script("rewind")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key and channel names. `{0}` is a hash tag: every key in one slot, whatever the topology."""
+
+    namespace: str
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self.namespace, "{0}", *parts))
+
+    @property
+    def grants(self) -> str:
+        """What every grant's key begins with."""
+        return self._key("grant", "")
+
+    def grant(self, grant_id: str) -> str:
+        """Hash: one field per fact of a grant."""
+        return self._key("grant", grant_id)
+
+    def ids(self, state: State, provider: str) -> str:
+        """Sorted set of grant ids: due by due time, leased by end of lease, parked by since when."""
+        return self._key(state, provider)
+
+    def provider(self, name: str) -> str:
+        """Hash: what is known of a provider's health."""
+        return self._key("provider", name)
+
+    def flow(self, name: str) -> str:
+        """A pending login; the only keys that expire."""
+        return self._key("flow", name)
+
+    @property
+    def meta(self) -> str:
+        """Hash: schema version, store id, sealed key canary, provider names."""
+        return self._key("meta")
+
+    @property
+    def held(self) -> str:
+        """Hash: fingerprint of an imported refresh token to the grant that holds it."""
+        return self._key("held")
+
+    def channel(self, grant_id: str) -> str:
+        """Pub/sub channel of one grant."""
+        return f"{self.namespace}:tokens:{grant_id}"

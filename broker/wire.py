@@ -1,0 +1,55 @@
+"""The token answer as callers and subscribers read it: RFC 6749 §5.1 members at the top level, and our own.
+
+Times on the wire are epoch seconds, rounded down.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from broker.model import Event, Token
+
+_GRACE_MS = 10_000
+
+
+def usable_ms(token: Token, now: int, *, dies: bool) -> int:
+    """How long a caller may count on *token* (ms, negative when it has expired).
+
+    Where a refresh kills the old token (*dies*), only until the planned refresh; once that is overdue it can come
+    at any moment, and what is advertised is a few seconds.
+    """
+    remaining = token.remaining_ms(now)
+    if not dies:
+        return remaining
+    return min(remaining, max(token.refresh_at - now, _GRACE_MS))
+
+
+def token_answer(token: Token, now: int, *, dies: bool) -> dict[str, Any]:
+    """The members of a token answer, `expires_in` counted from *now* (epoch ms)."""
+    answer: dict[str, Any] = {
+        "access_token": token.access_token.reveal(),
+        "token_type": token.token_type,
+        "expires_in": max(0, usable_ms(token, now, dies=dies) // 1000),
+        "expires_at": token.expires_at // 1000,
+        "grant_id": token.grant_id,
+        "generation": token.generation,
+        "provider": token.provider,
+    }
+    if token.scope is not None:
+        answer["scope"] = token.scope
+    return {**token.extra, **answer}
+
+
+def message(event: Event, store_id: str, grant_id: str, provider: str, generation: int, **more: Any) -> str:
+    """A pub/sub message without a token."""
+    members = {"event": event, "store": store_id, "grant_id": grant_id, "provider": provider, "generation": generation}
+    return json.dumps({**more, **members})
+
+
+def token_message(event: Event, store_id: str, token: Token, now: int, *, dies: bool, notice: bool) -> str:
+    """A pub/sub message with the token answer inside, or without it where *notice* is set."""
+    members = {"event": event, "store": store_id, "grant_id": token.grant_id, "provider": token.provider}
+    inside = {"generation": token.generation} if notice else token_answer(token, now, dies=dies)
+    return json.dumps({**inside, **members})
