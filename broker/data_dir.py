@@ -42,6 +42,24 @@ def write_private(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def redis_password(settings: Settings) -> str | None:
+    """The password of Redis where a file holds it. Raises `CorrectSettings`."""
+    path = settings.redis.password_file
+    if path is None:
+        return None
+    try:
+        password = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise CorrectSettings(
+            f"redis.password_file: {path} cannot be read by uid {os.getuid()} ({error.strerror})"
+        ) from None
+    except UnicodeDecodeError:
+        raise CorrectSettings(f"redis.password_file: {path} is not UTF-8 text") from None
+    if not password:
+        raise CorrectSettings(f"redis.password_file: {path} is empty")
+    return password
+
+
 def sealing_keys(settings: Settings) -> list[bytes]:
     """The sealing keys; beside an embedded store one is made on first use. Raises `CorrectSettings`."""
     path = settings.sealing.keys_file

@@ -20,7 +20,7 @@ import structlog
 from broker import logs
 from broker.api import Api, Callers, Health, applications
 from broker.api.listeners import listening
-from broker.data_dir import prepare, sealing_keys
+from broker.data_dir import prepare, redis_password, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
 from broker.heart import Heart
 from broker.metrics import Metrics
@@ -80,7 +80,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     notice = settings.pubsub.publish == "notice"
 
     async with (
-        open_store(settings.redis, sealer, data_dir=settings.data_dir) as store,
+        open_store(settings.redis, sealer, data_dir=settings.data_dir, password=redis_password(settings)) as store,
         open_http(timeout) as http,
     ):
         endpoints = {

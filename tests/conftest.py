@@ -229,7 +229,7 @@ StartBroker = Callable[..., contextlib.AbstractAsyncContextManager[RunningBroker
 async def start_broker(
     shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path
 ) -> AsyncIterator[StartBroker]:
-    """A way to start brokers: `async with start_broker(refresh={...}, providers={...}) as broker`."""
+    """Brokers with settings of the test's own: each argument is a table of the settings."""
     number = 0
     keys = tmp_path / "sealing.keys"
     from broker.secret import new_sealing_key
@@ -305,7 +305,7 @@ async def _guard(broker: RunningBroker, sandbox: Sandbox) -> None:
 async def _guard_keys(redis: Redis) -> None:
     """Every key in Redis is of a kind we know; what may pile up expires."""
     lasting = {"grant", "due", "leased", "parked", "provider", "meta", "held", "epoch"}
-    for raw in await redis.execute_command("KEYS", "*"):
+    for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]
         assert kind in lasting or (kind == "flow" and await redis.ttl(raw) > 0), f"a key without a reason: {raw!r}"
 
