@@ -237,7 +237,7 @@ async def start_broker(
     keys.write_text(new_sealing_key() + "\n")
 
     @contextlib.asynccontextmanager
-    async def start(**tables: Any) -> AsyncIterator[RunningBroker]:
+    async def start(*, wait: bool = True, **tables: Any) -> AsyncIterator[RunningBroker]:
         nonlocal number
         number += 1
         port = free_port()
@@ -268,7 +268,7 @@ async def start_broker(
                     return False
 
             try:
-                if tables.get("wait", True):
+                if wait:
                     await until(ready)
                 running.admin_key = admin.read_text().strip() if admin.exists() else ""
                 yield running

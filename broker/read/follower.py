@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,7 +15,7 @@ from broker.errors import StoreUnavailable
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from broker.heart import Heart
     from broker.metrics import Metrics
@@ -47,7 +47,7 @@ class Follower:
         while not stopping.is_set():
             self._heart.beat()
             try:
-                await self.follow(stopping)
+                await _unless(stopping, self.follow())
             except StoreUnavailable as error:
                 if self.connected:
                     log.warning("subscription.lost", error=str(error))
@@ -58,13 +58,13 @@ class Follower:
             except TimeoutError:
                 pass
 
-    async def follow(self, stopping: asyncio.Event) -> None:
+    async def follow(self) -> None:
         """One subscription: subscribe, re-read what may have been missed, then listen until it breaks."""
         async with self._store.primary.subscription(self._pattern) as pubsub:
             await self.reread(self._cache.ids())
             self.connected = True
             pinged = False
-            while not stopping.is_set():
+            while True:
                 self._heart.beat()
                 received = await pubsub.get_message(ignore_subscribe_messages=False, timeout=_QUIET)
                 if received is None:
@@ -124,3 +124,16 @@ class Follower:
         now = self._store.clock()
         overdue = [t.grant_id for t in self._cache.tokens() if t.refresh_at + _OVERDUE_MS < now]
         await self.reread(overdue[:_BATCH])
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*, but leave it as it is once *stopping* is set."""
+    working, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        working.cancel()
+        await asyncio.wait({working, stop})
+    if not working.cancelled():
+        working.result()

@@ -102,6 +102,8 @@ class Reader:
     async def _refreshed(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
         """No token, or too little life left: have one made."""
         grant = await self._load(grant_id)
+        if grant.parked:
+            return await self._refuse(grant_id, min_ttl_ms, wait)
         if grant.token and min_ttl_ms > 0:
             self._check_yield(grant.token, min_ttl_ms)
             if self.usable_ms(grant.token) >= min_ttl_ms:
@@ -110,7 +112,8 @@ class Reader:
         life = grant.token.expires_at - grant.token.issued_at if grant.token else 0
         living = grant.token is not None and self.usable_ms(grant.token) > 0
         interval = min(self._min_interval_ms, life // 10) if living else 0
-        await self._store.schedule.expedite(grant, interval_ms=interval)
+        # Only the generation that was looked at: another may have come since, and is not to be refreshed again.
+        await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
         self._wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: self.usable_ms(t) > max(0, min_ttl_ms - 1), wait)
         if token is not None:

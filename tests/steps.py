@@ -1,0 +1,98 @@
+"""Steps that many tests take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from broker.sandbox import walk_login
+from broker.secret import Sealer, parse_sealing_keys
+from broker.store import open_store
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Authority, Sandbox
+    from tests.conftest import RunningBroker
+
+PROVIDERS = ("cameramanager", "een", "acme")
+
+
+def authority_of(sandbox: Sandbox, provider: str) -> Authority:
+    """The sandbox's authority behind a provider of the tests' settings."""
+    return {"cameramanager": sandbox.cameramanager, "een": sandbox.v3, "acme": sandbox.rotating}[provider]
+
+
+async def log_in(broker: RunningBroker, grant: str, provider: str) -> str:
+    """Walk through a login as a person would; the last page's text."""
+    status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
+    assert status == 200, started
+    return await walk_login(started["login_url"])
+
+
+async def make_due(redis: Redis, provider: str, grant: str) -> None:
+    """Move the data, not the clock: the grant is due now."""
+    moved = await redis.zadd(f"broker:{{0}}:due:{provider}", {grant: 1}, xx=True, ch=True)
+    assert moved == 1, f"{grant} does not wait in due"
+
+
+async def state_of(broker: RunningBroker, grant: str) -> dict[str, Any]:
+    """A grant as the broker describes it."""
+    return await broker.get(f"/v1/grants/{grant}")
+
+
+async def next_generation(broker: RunningBroker, grant: str, after: int, timeout: float = 10) -> dict[str, Any]:
+    """The token answer once the generation is another than *after*."""
+
+    async def newer() -> dict[str, Any] | None:
+        token = await broker.token(grant)
+        return token if token["generation"] != after else None
+
+    answer: dict[str, Any] = await until(newer, timeout)
+    return answer
+
+
+async def stored_refresh_token(broker: RunningBroker, grant: str) -> str:
+    """The refresh token that lies sealed in Redis."""
+    settings = broker.settings
+    path = settings.sealing.keys_file or settings.data_dir / "sealing.keys"
+    sealer = Sealer(parse_sealing_keys(path.read_text()))
+    async with open_store(settings.redis, sealer, data_dir=settings.data_dir) as store:
+        held = await store.grants.refresh_token(grant)
+    assert held is not None, f"{grant} is not stored"
+    return held[1].reveal()
+
+
+async def assert_sound(broker: RunningBroker, sandbox: Sandbox, *grants: tuple[str, str]) -> None:
+    """The central invariant: nothing was redeemed twice, and every stored refresh token is the server's live one."""
+    for grant, provider in grants:
+        authority = authority_of(sandbox, provider)
+        assert authority.is_live_refresh(await stored_refresh_token(broker, grant)), f"{grant}: a dead refresh token"
+    assert {name: authority.reuse for name, authority in sandbox.authorities.items() if authority.reuse} == {}
+
+
+@contextlib.asynccontextmanager
+async def subscribed(redis: Redis, grant: str) -> AsyncIterator[list[dict[str, Any]]]:
+    """What a subscriber of this grant's channel hears."""
+    heard: list[dict[str, Any]] = []
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(f"broker:tokens:{grant}")
+
+        async def listen() -> None:
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    heard.append(json.loads(message["data"]))
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.05)
+        try:
+            yield heard
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
