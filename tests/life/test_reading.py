@@ -190,7 +190,7 @@ async def test_rights_are_by_pattern(start_broker: StartBroker, sandbox: Sandbox
         ]:
             assert (await broker.ask("GET", path, headers=key))[0] == wanted, path
         bearer = {"X-Broker-Key": "", "Authorization": "bearer  wall-key-0123456789"}
-        status, _, headers = await broker.ask("GET", "/v1/grants/acme-1/token", headers=bearer)
+        status, _, _ = await broker.ask("GET", "/v1/grants/acme-1/token", headers=bearer)
         assert status == 401, "an empty X-Broker-Key wins, and is no key"
         del bearer["X-Broker-Key"]
         async with broker.session.get(broker.url + "/v1/grants/acme-1/token", headers=bearer) as answer:

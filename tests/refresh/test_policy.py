@@ -1,0 +1,246 @@
+"""The decisions, as pure functions: every outcome, at every age of the token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.model import (
+    Answer,
+    Answered,
+    Busy,
+    Claim,
+    Commit,
+    Dead,
+    NotSent,
+    Outcome,
+    Park,
+    Postpone,
+    Registration,
+    Rejected,
+    Unknown,
+)
+from broker.providers import Dialect
+from broker.refresh import policy
+from broker.secret import Secret
+from broker.settings import Provider
+
+NOW = 1_800_000_000_000
+HOUR = 3_600_000
+
+
+def dialect(**settings: Any) -> Dialect:
+    """An oauth2 provider's dialect."""
+    return Dialect.of("p", Provider(kind="oauth2", client_id="c", token_endpoint="https://as.test/token", **settings))
+
+
+def claim(**changes: Any) -> Claim:
+    """A claim on a grant whose token is three quarters through its hour."""
+    made = Claim(
+        grant_id="g", provider="p", generation=5, attempt="a", refresh_token=Secret("r1"), access_token=Secret("a1"),
+        scope=None, issued_at=NOW - HOUR * 3 // 4, expires_at=NOW + HOUR // 4, granted_at=NOW - 10 * HOUR, failures=0,
+        unknown_at=None, due_at=NOW, claimed_at=NOW, lease_ends=0.0,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def answer(**changes: Any) -> Answer:
+    """A whole answer with new tokens."""
+    made = Answer(
+        access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR, refresh_in_ms=None,
+        scope=None, extra={},
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def test_refreshed() -> None:
+    """A new access token is a new generation, planned inside the window, failures forgotten."""
+    step = policy.decide(claim(failures=4), Answered(answer()), dialect(), NOW, 0.5)
+    assert isinstance(step, Commit)
+    assert step.token is not None
+    assert (step.outcome, step.fresh, step.failures, step.recovered) == ("refreshed", True, 0, True)
+    assert step.token.generation == NOW
+    assert step.token.expires_at == NOW + HOUR
+    assert 0.70 * HOUR <= step.refresh_at - NOW <= 0.85 * HOUR
+
+
+def test_generation_never_repeats_even_with_a_clock_behind() -> None:
+    """With the clock behind the last generation the next one is still greater."""
+    step = policy.decide(claim(generation=NOW + 99), Answered(answer()), dialect(), NOW, 0)
+    assert isinstance(step, Commit)
+    assert step.token is not None
+    assert step.token.generation == NOW + 100
+
+
+def test_unchanged_waits_for_the_expiry() -> None:
+    """The same access token is no new generation, and is asked for again only after it has expired."""
+    step = policy.decide(
+        claim(), Answered(answer(access_token=Secret("a1"), refresh_token=None, lifetime_ms=60_000)), dialect(), NOW, 0
+    )
+    assert isinstance(step, Commit)
+    assert (step.outcome, step.fresh) == ("unchanged", False)
+    assert step.refresh_at == NOW + 60_000
+
+
+def test_unchanged_without_a_lifetime_backs_off() -> None:
+    """The same token without a lifetime is asked for again soon, but not at once, and ever more rarely."""
+    same = Answered(answer(access_token=Secret("a1"), lifetime_ms=None))
+    step = policy.decide(claim(), same, dialect(), NOW, 0.99)
+    assert isinstance(step, Commit)
+    assert step.token is not None
+    assert NOW + 1000 <= step.refresh_at <= NOW + 2000
+    assert step.token.expires_at == claim().expires_at
+    later = policy.decide(claim(failures=6), same, dialect(), NOW, 0.99)
+    assert isinstance(later, Commit)
+    assert later.refresh_at > NOW + 60_000
+
+
+def test_unusable_access_token_keeps_the_refresh_token() -> None:
+    """An answer whose access token cannot be used still brings its refresh token home."""
+    step = policy.decide(claim(), Answered(answer(access_token=None, problem="no")), dialect(), NOW, 0)
+    assert isinstance(step, Commit)
+    assert step.token is None
+    assert step.refresh_token == Secret("r2")
+    assert step.failures == 1
+
+
+def test_server_says_when_to_refresh() -> None:
+    """`refresh_in` wins over the window, inside the token's life."""
+    step = policy.decide(claim(), Answered(answer(refresh_in_ms=60_000)), dialect(), NOW, 0.5)
+    assert isinstance(step, Commit)
+    assert step.refresh_at == NOW + 60_000
+
+
+def test_idle_limit_bounds_a_long_life() -> None:
+    """A refresh token that dies when unused for a day is used within that day, however long its access token lives."""
+    limited = dialect(idle_limit="1d")
+    step = policy.decide(claim(), Answered(answer(lifetime_ms=30 * 24 * HOUR)), limited, NOW, 0.5)
+    assert isinstance(step, Commit)
+    assert step.refresh_at < NOW + 24 * HOUR
+    assert step.reauthorize_by == NOW + 24 * HOUR
+
+
+@pytest.mark.parametrize("outcome", [NotSent("dns"), Busy("http_503")])
+def test_not_sent_and_busy_back_off_inside_the_life_that_is_left(outcome: Outcome) -> None:
+    """Nothing was redeemed: try again, several times before the token's end, and tell the lane."""
+    for failures in range(20):
+        step = policy.decide(claim(failures=failures), outcome, dialect(), NOW, 0.99)
+        assert isinstance(step, Postpone)
+        assert (step.lane, step.unknown, step.failures) == ("ailing", False, failures + 1)
+        assert NOW + policy.LEAST_PAUSE <= step.due_at <= NOW + HOUR // 16
+        assert step.failing == (failures + 1 == policy.FAILING_AFTER)
+
+
+def test_retry_after_is_for_the_provider() -> None:
+    """Retry-After moves the provider's not_before, and the grant's own due time behind it."""
+    step = policy.decide(claim(), Busy("http_429", retry_after_ms=90_000), dialect(), NOW, 0)
+    assert isinstance(step, Postpone)
+    assert step.not_before == NOW + 90_000 <= step.due_at
+
+
+def test_unknown_on_a_strict_server_waits_for_the_end() -> None:
+    """Without a grace the current token is served, and the replay comes just before it dies."""
+    step = policy.decide(claim(), Unknown("timeout"), dialect(), NOW + 10_000, 0)
+    assert isinstance(step, Postpone)
+    assert step.unknown
+    assert step.due_at == NOW + HOUR // 4 - policy.REPLAY_MARGIN
+
+
+def test_unknown_inside_the_grace_is_replayed_at_once() -> None:
+    """A server that forgives reuse for half a minute is asked again at once, without closing the lane."""
+    step = policy.decide(claim(), Unknown("timeout"), dialect(reuse_grace="30s"), NOW + 10_000, 0)
+    assert isinstance(step, Postpone)
+    assert step.due_at == NOW + 10_000
+    assert step.lane == ""
+
+
+def test_unknown_with_nothing_left_is_replayed() -> None:
+    """Once nothing valid is left there is nothing to lose."""
+    step = policy.decide(claim(expires_at=NOW - 1), Unknown("timeout"), dialect(), NOW, 0)
+    assert isinstance(step, Postpone)
+    assert step.due_at == NOW
+
+
+def test_forever_never_holds_back() -> None:
+    """Where refresh tokens do not rotate an unknown outcome is an ordinary failure."""
+    forgiving = dialect(reuse_grace="forever")
+    assert policy.hold_back(claim(unknown_at=NOW - 24 * HOUR), forgiving, NOW) is None
+    step = policy.decide(claim(failures=1, unknown_at=NOW - 9), Unknown("reset"), forgiving, NOW, 0.5)
+    assert isinstance(step, Postpone)
+    assert step.due_at >= NOW + policy.LEAST_PAUSE
+    assert step.lane == "ailing"
+
+
+def test_an_open_attempt_is_held_back() -> None:
+    """A claim whose last attempt nobody saw the end of is never a plain refresh on a strict server."""
+    held = policy.hold_back(claim(unknown_at=NOW - 5000), dialect(), NOW)
+    assert held is not None
+    assert held.due_at == NOW + HOUR // 4 - policy.REPLAY_MARGIN
+    assert held.failures >= 1
+    assert policy.hold_back(claim(), dialect(), NOW) is None
+    assert policy.hold_back(claim(unknown_at=NOW, expires_at=NOW), dialect(), NOW + 1) is None
+
+
+def test_dead_and_rejected_are_parked() -> None:
+    """A refusal is sent exactly once; only what the server called dead asks for a login."""
+    dead = policy.decide(claim(), Dead("invalid_grant", "gone"), dialect(), NOW, 0)
+    assert isinstance(dead, Park)
+    assert (dead.reason, dead.event) == ("reauthorization_required", "reauthorization_required")
+    assert dead.detail == "invalid_grant: gone"
+    rejected = policy.decide(claim(), Rejected("http_403"), dialect(), NOW, 0)
+    assert isinstance(rejected, Park)
+    assert (rejected.reason, rejected.event) == ("http_403", "refresh_failing")
+
+
+def test_registration_is_no_fault_of_the_grant() -> None:
+    """A refused client suspends the provider; the grant's own count does not move."""
+    step = policy.decide(claim(failures=2), Registration("invalid_client"), dialect(), NOW, 0)
+    assert isinstance(step, Postpone)
+    assert (step.lane, step.failures, step.unknown) == ("suspended", 2, False)
+
+
+OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(NotSent, st.just("x")),
+    st.builds(Busy, st.just("x"), st.just(""), st.none() | st.integers(1, 86_400_000)),
+    st.builds(Unknown, st.just("x")),
+    st.builds(
+        Answered,
+        st.builds(
+            answer,
+            access_token=st.sampled_from([None, Secret("a1"), Secret("a2")]),
+            refresh_token=st.sampled_from([None, Secret("r1"), Secret("r2")]),
+            lifetime_ms=st.none() | st.integers(1, 10**12),
+            refresh_in_ms=st.none() | st.integers(1, 10**12),
+        ),
+    ),
+)
+
+
+@given(
+    outcome=OUTCOMES,
+    failures=st.integers(0, 10**6),
+    left=st.none() | st.integers(-(10**12), 10**12),
+    unknown=st.none() | st.integers(0, 10**10),
+    draw=st.floats(0, 1, exclude_max=True),
+    grace=st.sampled_from(["0s", "30s", "forever"]),
+)
+def test_no_outcome_spins(
+    outcome: Outcome, failures: int, left: int | None, unknown: int | None, draw: float, grace: str
+) -> None:
+    """Whatever comes back, whenever: after a failure the next request is at least a second away, but for one replay."""
+    made = claim(
+        failures=failures,
+        expires_at=None if left is None else NOW + left,
+        unknown_at=None if unknown is None else NOW - unknown,
+    )
+    step = policy.decide(made, outcome, dialect(reuse_grace=grace), NOW, draw)
+    if isinstance(step, Postpone):
+        replay = step.outcome == "unknown" and failures == 0
+        assert step.due_at >= NOW + (0 if replay else policy.LEAST_PAUSE)
+    else:
+        assert isinstance(step, Commit)
+        assert step.refresh_at >= NOW + policy.LEAST_LIFE

@@ -1,0 +1,308 @@
+"""The scripts on a real server: a grant is always in exactly one of due, leased and parked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker.errors import CorrectSettings, NotOurStore, StoreUnavailable
+from broker.model import Claim, Commit, Park, Postpone, Token
+from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
+from broker.settings import Redis as RedisSettings
+from broker.store import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from redis.asyncio import Redis
+
+    from tests.conftest import RedisServer
+
+LEASE = 60_000
+
+
+@pytest.fixture
+def key() -> str:
+    """One sealing key."""
+    return new_sealing_key()
+
+
+@pytest.fixture
+async def store(shared_redis: RedisServer, redis: Redis, key: str, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store that knows itself."""
+    del redis
+    async with open_store(
+        RedisSettings(url=shared_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
+    ) as opened:
+        await opened.identify()
+        yield opened
+
+
+async def imported(store: Store, *grants: str, provider: str = "p") -> None:
+    """Import grants, due now."""
+    for grant in grants:
+        registered = await store.schedule.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
+        assert registered.status == "created"
+
+
+async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
+    """What a claim brings."""
+    return (await store.schedule.claim(provider, n, LEASE)).claims
+
+
+def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
+    """A commit of new tokens for a claim."""
+    generation = changes.pop("generation", claim.generation + 1)
+    token = Token(
+        claim.grant_id, claim.provider, generation, Secret(access), "Bearer", None,
+        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, {"httpsBaseUrl": {"port": 443}},
+    )  # fmt: skip
+    return Commit(
+        claim, "refreshed", None, token, Secret(refresh) if refresh else None, token.refresh_at, None, 0,
+        claim.claimed_at, recovered=False,
+    )  # fmt: skip
+
+
+async def sets(redis: Redis, grant: str, provider: str = "p") -> list[str]:
+    """In which of the three sets a grant is."""
+    states = ("due", "leased", "parked")
+    return [s for s in states if await redis.zscore(f"broker:{{0}}:{s}:{provider}", grant) is not None]
+
+
+async def test_claim_takes_no_more_than_the_free_slots(store: Store, redis: Redis) -> None:
+    """Of ten due grants a lane with three free slots leases three; nobody leases them again."""
+    await imported(store, *(f"g{n}" for n in range(10)))
+    first = await claimed(store, 3)
+    assert len(first) == 3
+    assert {c.grant_id for c in first} & {c.grant_id for c in await claimed(store, 100)} == set()
+    assert await claimed(store, 100) == []
+    for number in range(10):
+        assert await sets(redis, f"g{number}") == ["leased"]
+
+
+async def test_tokens_lie_sealed(store: Store, redis: Redis) -> None:
+    """Neither token nor extra member can be read in Redis, and a sealed field moved elsewhere does not open."""
+    await imported(store, "g1", "g2")
+    one, two = sorted(await claimed(store, 2), key=lambda c: c.grant_id)
+    await store.schedule.commit(commit_of(one), [])
+    await store.schedule.commit(commit_of(two, "a-other"), [])
+    raw = await redis.hgetall("broker:{0}:grant:g1")
+    stored = b"".join(raw.values())
+    for secret in (b"r-g1", b"r2", b"a1", b"httpsBaseUrl"):
+        assert secret not in stored
+    await redis.hset("broker:{0}:grant:g2", "refresh_token", raw[b"refresh_token"])
+    await redis.zadd("broker:{0}:due:p", {"g2": 1})
+    moved = await store.schedule.claim("p", 1, LEASE)
+    assert moved.claims == []
+    assert [c.grant_id for c in moved.unreadable] == ["g2"]
+
+
+async def test_commit_is_idempotent_by_attempt(store: Store, redis: Redis) -> None:
+    """A commit whose reply was lost may be repeated: the second says already, and publishes nothing again."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe("broker:tokens:g1")
+        assert (await store.schedule.commit(commit_of(claim), ["{}"]))[0] == "committed"
+        assert (await store.schedule.commit(commit_of(claim, "a9"), ["{}"]))[0] == "already"
+        await asyncio.sleep(0.1)
+        heard = [await pubsub.get_message(timeout=0.05) for _ in range(4)]
+    assert sum(message is not None and message["type"] == "message" for message in heard) == 1
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    assert grant.token is not None
+    assert grant.token.access_token == Secret("a1")
+    assert await sets(redis, "g1") == ["due"]
+
+
+async def test_commit_is_durable(store: Store) -> None:
+    """With an AOF the commit's own connection proves that it is on disk; more replicas than there are is not proved."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    assert (await store.schedule.commit(commit_of(claim), []))[1] is True
+
+
+async def test_commit_of_another_generation_is_refused(store: Store, redis: Redis) -> None:
+    """A grant that was logged in anew, or is gone, takes no answer of an older refresh."""
+    await imported(store, "g1", "g2")
+    one, two = sorted(await claimed(store, 2), key=lambda c: c.grant_id)
+    token = commit_of(one, "login").token
+    assert token is not None
+    seen = await store.schedule.generation("g1")
+    await store.schedule.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
+    assert (await store.schedule.commit(commit_of(one), []))[0] == "superseded"
+    assert await sets(redis, "g1") == ["due"]
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
+    assert await store.schedule.forget("g2", "{}")
+    assert (await store.schedule.commit(commit_of(two), []))[0] == "gone"
+    assert await sets(redis, "g2") == []
+
+
+async def test_a_stale_attempt_settles_nothing(store: Store, redis: Redis) -> None:
+    """What a replica decided about an attempt that is no longer open is not written down."""
+    await imported(store, "g1")
+    (old,) = await claimed(store)
+    await redis.zadd("broker:{0}:leased:p", {"g1": 1})
+    (new,) = await claimed(store)
+    assert new.attempt != old.attempt
+    late = Postpone(old, "busy", "http_503", "", 9_999_999_999_999, 1, lane="ailing")
+    assert await store.schedule.postpone(late, None) == "superseded"
+    assert await store.schedule.park(Park(old, "dead", "x", "", "refresh_failing"), "{}") == "superseded"
+    assert await sets(redis, "g1") == ["leased"]
+
+
+async def test_an_ended_lease_shows_its_open_attempt(store: Store, redis: Redis) -> None:
+    """A replica that died left its attempt open: the next claim says since when, and keeps saying the first time."""
+    await imported(store, "g1")
+    (first,) = await claimed(store)
+    for _ in range(2):
+        await redis.zadd("broker:{0}:leased:p", {"g1": 1})
+        (again,) = await claimed(store)
+        assert again.unknown_at is not None
+        assert abs(again.unknown_at - first.claimed_at) < 1000
+    await store.schedule.commit(commit_of(again), [])
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    (clean,) = await claimed(store)
+    assert clean.unknown_at is None
+    assert clean.refresh_token == Secret("r2")
+
+
+async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
+    """Before a provider's not_before nothing is leased, at it one grant, and a success opens the lane."""
+    await imported(store, "g1", "g2", "g3")
+    (claim,) = await claimed(store)
+    later = store.clock() + 400
+    await store.schedule.postpone(Postpone(claim, "busy", "http_429", "", later, 1, lane="ailing", not_before=later), None)
+    waiting = await store.schedule.claim("p", 9, LEASE)
+    assert waiting.claims == []
+    assert 0 < waiting.wait_ms <= 400
+    await asyncio.sleep(0.45)
+    (probe,) = await claimed(store, 9)
+    assert await claimed(store, 9) == []
+    await store.schedule.commit(commit_of(probe), [])
+    assert len(await claimed(store, 9)) == 2
+    assert await redis.hget("broker:{0}:provider:p", "not_before") is None
+
+
+async def test_failures_in_flight_together_count_once(store: Store, redis: Redis) -> None:
+    """Thirty requests that fail together half-close the lane for about a second, not for half a minute."""
+    await imported(store, *(f"g{n}" for n in range(30)))
+    for claim in await claimed(store, 30):
+        step = Postpone(claim, "busy", "http_503", "", store.clock() + 5, 1, lane="ailing")
+        await store.schedule.postpone(step, None)
+    assert await redis.hget("broker:{0}:provider:p", "ailing") == b"3"
+    assert 0 < (await store.schedule.claim("p", 30, LEASE)).wait_ms <= 1000
+
+
+async def test_expedite_respects_what_waits(store: Store) -> None:
+    """Expedite moves only what waits in due, is not backing off, and was not just refreshed."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "leased"
+    await store.schedule.commit(commit_of(claim), [])
+    fresh = await store.schedule.expedite(grant, interval_ms=60_000)
+    assert (fresh.status, 0 < fresh.number <= 60_000) == ("fresh", True)
+    changed = await store.schedule.expedite(grant, interval_ms=0, generation=grant.generation)
+    assert (changed.status, changed.number) == ("changed", grant.generation + 1)
+    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "expedited"
+    (claim,) = await claimed(store)
+    await store.schedule.postpone(Postpone(claim, "busy", "x", "", store.clock() + 5000, 1), None)
+    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "backing_off"
+    assert await store.schedule.retry("g1", "p") == "due"
+    (claim,) = await claimed(store)
+    await store.schedule.park(Park(claim, "dead", "gone", "", "refresh_failing"), "{}")
+    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "parked"
+    await store.schedule.forget("g1", "{}")
+    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "gone"
+
+
+async def test_one_refresh_token_has_one_grant(store: Store) -> None:
+    """The same refresh token under another id is refused, under its own id changes nothing, and is free once forgotten."""
+    await imported(store, "g1")
+    token, now = Secret("r-g1"), store.clock()
+    other = await store.schedule.import_("g2", "p", token, None, due_at=now)
+    assert (other.status, other.holder) == ("held", "g1")
+    assert (await store.schedule.import_("g1", "p", token, None, due_at=now)).status == "unchanged"
+    assert (await store.schedule.import_("g1", "p", Secret("r-new"), None, due_at=now)).status == "replaced"
+    assert (await store.schedule.import_("g2", "p", token, None, due_at=now)).status == "created"
+    await claimed(store, 9)
+    assert (await store.schedule.import_("g2", "p", Secret("r-3"), None, due_at=now)).status == "leased"
+    await store.schedule.forget("g1", "{}")
+    assert (await store.schedule.import_("g3", "p", Secret("r-new"), None, due_at=now)).status == "created"
+
+
+async def test_claims_drop_ids_without_a_grant(store: Store, redis: Redis) -> None:
+    """An id in the index without a hash, or of another provider, is dropped."""
+    await redis.zadd("broker:{0}:due:p", {"ghost": 1})
+    await imported(store, "g1", provider="q")
+    await redis.zadd("broker:{0}:due:p", {"g1": 2})
+    assert await claimed(store, 9) == []
+    assert await redis.zcard("broker:{0}:due:p") == 0
+    assert await sets(redis, "g1", "q") == ["due"]
+
+
+async def test_an_emptied_server_is_not_ours(store: Store, redis: Redis) -> None:
+    """Where the schema key is gone nothing is claimed and nothing registered."""
+    await imported(store, "g1")
+    await redis.flushall()
+    with pytest.raises(NotOurStore):
+        await store.schedule.claim("p", 1, LEASE)
+    with pytest.raises(NotOurStore):
+        await store.schedule.import_("g2", "p", Secret("r"), None, due_at=0)
+
+
+async def test_keys_that_do_not_open_are_said_at_start(
+    store: Store, shared_redis: RedisServer, key: str, tmp_path: Path
+) -> None:
+    """A key file without the store's key is refused; with the old key behind a new one it opens."""
+    new = new_sealing_key()
+    settings = RedisSettings(url=shared_redis.url)
+    async with open_store(settings, Sealer(parse_sealing_keys(new)), data_dir=tmp_path) as other:
+        with pytest.raises(CorrectSettings, match=r"sealing\.keys_file"):
+            await other.identify()
+    async with open_store(settings, Sealer(parse_sealing_keys(f"{new}\n{key}")), data_dir=tmp_path) as both:
+        await both.identify()
+        assert both.store_id == store.store_id
+
+
+async def test_two_namespaces_share_a_server(store: Store, shared_redis: RedisServer, key: str, tmp_path: Path) -> None:
+    """Two environments on one server have different identities and see none of each other's grants."""
+    await imported(store, "g1")
+    settings = RedisSettings(url=shared_redis.url, namespace="staging")
+    async with open_store(settings, Sealer(parse_sealing_keys(key)), data_dir=tmp_path) as other:
+        await other.identify()
+        assert other.store_id != store.store_id
+        assert await other.grants.get("g1") is None
+
+
+async def test_paging_meets_every_grant_once(store: Store) -> None:
+    """A listing by cursor gives each grant once, equal scores included."""
+    due_at = store.clock() + 1000
+    names = [f"g{n:03}" for n in range(57)]
+    for name in names:
+        await store.schedule.import_(name, "p", Secret(name), None, due_at=due_at)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await store.grants.page(["p", "q"], ["due", "leased", "parked"], cursor, 10)
+        assert len(page.rows) <= 10
+        seen += [grant.grant_id for _, grant in page.rows]
+        cursor = page.next
+        if cursor is None:
+            break
+    assert seen == names
+
+
+async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key: str, tmp_path: Path) -> None:
+    """Every call to a dead server fails within its bound, as one error."""
+    async with open_store(RedisSettings(url=own_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path) as store:
+        await store.identify()
+        own_redis.stop()
+        for call in (store.grants.get("g"), store.schedule.claim("p", 1, LEASE), store.flows.get("x")):
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(call, 3)
