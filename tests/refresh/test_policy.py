@@ -51,8 +51,8 @@ def claim(**changes: Any) -> Claim:
 def answer(**changes: Any) -> Answer:
     """A whole answer with new tokens."""
     made = Answer(
-        access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR, refresh_in_ms=None,
-        scope=None, extra={},
+        access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR,
+        refresh_in_ms=None, scope=None, extra={},
     )  # fmt: skip
     return replace(made, **changes)
 

@@ -90,7 +90,7 @@ async def test_tokens_lie_sealed(store: Store, redis: Redis) -> None:
     await store.schedule.commit(commit_of(one), [])
     await store.schedule.commit(commit_of(two, "a-other"), [])
     raw = await redis.hgetall("broker:{0}:grant:g1")
-    stored = b"".join(raw.values())
+    stored = b"".join(bytes(value) for value in raw.values())  # type: ignore[arg-type]
     for secret in (b"r-g1", b"r2", b"a1", b"httpsBaseUrl"):
         assert secret not in stored
     await redis.hset("broker:{0}:grant:g2", "refresh_token", raw[b"refresh_token"])
@@ -158,6 +158,7 @@ async def test_an_ended_lease_shows_its_open_attempt(store: Store, redis: Redis)
     """A replica that died left its attempt open: the next claim says since when, and keeps saying the first time."""
     await imported(store, "g1")
     (first,) = await claimed(store)
+    again = first
     for _ in range(2):
         await redis.zadd("broker:{0}:leased:p", {"g1": 1})
         (again,) = await claimed(store)
@@ -175,7 +176,9 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
     await imported(store, "g1", "g2", "g3")
     (claim,) = await claimed(store)
     later = store.clock() + 400
-    await store.schedule.postpone(Postpone(claim, "busy", "http_429", "", later, 1, lane="ailing", not_before=later), None)
+    await store.schedule.postpone(
+        Postpone(claim, "busy", "http_429", "", later, 1, lane="ailing", not_before=later), None
+    )
     waiting = await store.schedule.claim("p", 9, LEASE)
     assert waiting.claims == []
     assert 0 < waiting.wait_ms <= 400
@@ -222,7 +225,7 @@ async def test_expedite_respects_what_waits(store: Store) -> None:
 
 
 async def test_one_refresh_token_has_one_grant(store: Store) -> None:
-    """The same refresh token under another id is refused, under its own id changes nothing, and is free once forgotten."""
+    """The same refresh token under another id is refused, under its own id changes nothing, is free once forgotten."""
     await imported(store, "g1")
     token, now = Secret("r-g1"), store.clock()
     other = await store.schedule.import_("g2", "p", token, None, due_at=now)
@@ -300,7 +303,9 @@ async def test_paging_meets_every_grant_once(store: Store) -> None:
 
 async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key: str, tmp_path: Path) -> None:
     """Every call to a dead server fails within its bound, as one error."""
-    async with open_store(RedisSettings(url=own_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path) as store:
+    async with open_store(
+        RedisSettings(url=own_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
+    ) as store:
         await store.identify()
         own_redis.stop()
         for call in (store.grants.get("g"), store.schedule.claim("p", 1, LEASE), store.flows.get("x")):

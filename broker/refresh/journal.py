@@ -1,0 +1,255 @@
+"""The journal: what an answer brought is on this replica's own disk before anybody relies on Redis.
+
+One append-only file per replica, each line sealed, each append followed by fdatasync; under load one write and one
+sync serve all that wait. An entry stays until its commit is durable and `KEEP_MS` old, so that a Redis which loses
+acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis: entries are texts to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import fcntl
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.errors import CorrectSettings
+from broker.secret import CannotOpen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from broker.secret import Sealer
+
+log = structlog.get_logger()
+
+KEEP_MS = 600_000
+"""How long an entry is kept after its commit was seen on disk: longer than any failover takes to be noticed."""
+_COMPACT_BYTES = 256 * 1024
+_SUFFIX = ".journal"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One thing that must not be forgotten. *at* is epoch ms; *text* is for whoever wrote it."""
+
+    at: int
+    text: str
+    durable: bool = False
+
+
+class Journal:
+    """This replica's file. Open it with `Journal.open`; append, settle and read it, and close it."""
+
+    def __init__(self, directory: Path, sealer: Sealer, clock: Callable[[], int]) -> None:
+        self._directory = directory
+        self._sealer = sealer
+        self._clock = clock
+        self._path = directory / f"{secrets.token_hex(8)}{_SUFFIX}"
+        self._file = -1
+        self._size = 0
+        self._entries: dict[int, Entry] = {}
+        self._next = 0
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._disk = asyncio.Lock()
+        self.fault: str | None = None
+        """What the last write failed with, until one succeeds."""
+
+    @classmethod
+    async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int]) -> Journal:
+        """Make this replica's file, and adopt what replicas that are gone left behind. Raises `CorrectSettings`."""
+        journal = cls(directory, sealer, clock)
+        await journal._on_disk(journal._begin)
+        return journal
+
+    async def _on_disk(self, work: Callable[[], None]) -> None:
+        """One thing at a time, in a thread: appends keep their order, and the loop never waits for a disk."""
+        async with self._disk:
+            await asyncio.to_thread(work)
+
+    def _begin(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            adopted = [
+                (path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0
+            ]
+            for path, lock in adopted:
+                for entry in self._read(path, lock):
+                    self._remember(entry)
+            self._rewrite()
+            for path, lock in adopted:
+                path.unlink()
+                os.close(lock)
+        except OSError as error:
+            raise CorrectSettings(
+                f"data_dir: the journal in {self._directory} cannot be written ({error.strerror}): make room or mend "
+                "its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
+            ) from None
+        if adopted:
+            log.info("journal.adopted", files=len(adopted), entries=len(self._entries))
+
+    def _read(self, path: Path, descriptor: int) -> Iterable[Entry]:
+        """The entries of a file. A torn last line is what a crash leaves; any other line that does not open is told."""
+        lines = path.read_bytes().split(b"\n")
+        del descriptor  # the lock, held meanwhile
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                at, _, text = self._sealer.open(base64.b64decode(line), "journal").partition(" ")
+                yield Entry(int(at), text)
+            except (CannotOpen, ValueError):
+                if number < len(lines):
+                    log.error("journal.unreadable", file=path.name, line=number)
+
+    def _remember(self, entry: Entry) -> int:
+        self._next += 1
+        self._entries[self._next] = entry
+        return self._next
+
+    def _line(self, entry: Entry) -> bytes:
+        return base64.b64encode(self._sealer.seal(f"{entry.at} {entry.text}", "journal")) + b"\n"
+
+    async def append(self, text: str) -> int:
+        """Put *text* on disk; returns its number once it is there. Raises `OSError` when the disk refuses."""
+        entry = Entry(self._clock(), text)
+        number = self._remember(entry)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._line(entry), done))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="journal write")
+        await done
+        return number
+
+    async def _write(self) -> None:
+        """Write and sync all that waits, together, until nothing does."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            lines = b"".join(line for line, _ in batch)
+            try:
+                await self._on_disk(lambda lines=lines: self._append(lines))  # type: ignore[misc]
+            except OSError as error:
+                self.fault = error.strerror or "cannot be written"
+                log.error("journal.failed", error=self.fault, entries=len(batch))
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(OSError(error.errno, self.fault))
+            else:
+                self.fault = None
+                for _, done in batch:
+                    if not done.done():
+                        done.set_result(None)
+            if self._size > _COMPACT_BYTES:
+                await self.compact()
+
+    def _append(self, lines: bytes) -> None:
+        written = 0
+        try:
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
+            os.fdatasync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)  # half a line in the middle would spoil the next
+            raise
+        self._size += len(lines)
+
+    def settle(self, number: int, *, durable: bool) -> None:
+        """The store has heard of entry *number*; *durable*: and it is known to be on its disk."""
+        if entry := self._entries.get(number):
+            entry.durable = durable
+
+    def pending(self) -> list[str]:
+        """What is to be told to a store that may have lost it, oldest first."""
+        return [entry.text for entry in self._entries.values()]
+
+    @property
+    def open_entries(self) -> int:
+        """Entries whose commit is not yet known to be on the store's disk."""
+        return sum(not entry.durable for entry in self._entries.values())
+
+    async def probe(self) -> bool:
+        """Whether the disk takes writes again; tries only after a failure."""
+        if self.fault is None:
+            return True
+        try:
+            await self._on_disk(self._rewrite)
+        except OSError as error:
+            self.fault = error.strerror or "cannot be written"
+            return False
+        self.fault = None
+        log.info("journal.recovered")
+        return True
+
+    async def compact(self) -> None:
+        """Drop what is durable and old. The file is written anew, synced and put in place of the old one."""
+        before = self._clock() - KEEP_MS
+        gone = [number for number, entry in self._entries.items() if entry.durable and entry.at < before]
+        if not gone:
+            return
+        for number in gone:
+            del self._entries[number]
+        try:
+            await self._on_disk(self._rewrite)
+        except OSError as error:
+            self.fault = error.strerror or "cannot be written"
+
+    def _rewrite(self) -> None:
+        lines = b"".join(self._line(entry) for entry in list(self._entries.values()))
+        aside = self._path.with_suffix(".new")
+        fresh = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            view = memoryview(lines)
+            while view:
+                view = view[os.write(fresh, view) :]
+            os.fsync(fresh)
+            aside.replace(self._path)
+        except OSError:
+            os.close(fresh)
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(self._directory)
+        old, self._file, self._size = self._file, fresh, len(lines)
+        if old >= 0:
+            os.close(old)
+
+    async def close(self) -> None:
+        """Finish what waits; the file stays for whoever starts next, without entries that are settled and old."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+        await self.compact()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _lock(path: Path) -> int:
+    """The locked descriptor of a file whose owner is gone, or -1 where it lives."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return -1
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

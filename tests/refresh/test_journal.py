@@ -1,0 +1,182 @@
+"""The journal on a real disk: what was appended is there after any crash, once, and nobody else takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.errors import CorrectSettings
+from broker.refresh.journal import KEEP_MS, Journal
+from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def key() -> str:
+    """One sealing key."""
+    return new_sealing_key()
+
+
+@pytest.fixture
+def sealer(key: str) -> Sealer:
+    """A sealer of that key."""
+    return Sealer(parse_sealing_keys(key))
+
+
+class Now:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.ms = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) -> None:
+    """What a replica that is gone wrote is taken over by the next, and cannot be read without the key."""
+    journal = await Journal.open(tmp_path, sealer, Now())
+    await asyncio.gather(*(journal.append(f"refresh-token-{n}") for n in range(100)))
+    await journal.close()
+    (file,) = tmp_path.iterdir()
+    assert b"refresh-token" not in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o600
+    heir = await Journal.open(tmp_path, sealer, Now())
+    assert heir.pending() == [f"refresh-token-{n}" for n in range(100)]
+    assert len(list(tmp_path.iterdir())) == 1
+    await heir.close()
+
+
+async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -> None:
+    """Two replicas on one directory write two files, and neither adopts the other's."""
+    one = await Journal.open(tmp_path, sealer, Now())
+    await one.append("mine")
+    two = await Journal.open(tmp_path, sealer, Now())
+    assert two.pending() == []
+    await two.append("yours")
+    assert len(list(tmp_path.iterdir())) == 2
+    await one.close()
+    await two.close()
+    heir = await Journal.open(tmp_path, sealer, Now())
+    assert sorted(heir.pending()) == ["mine", "yours"]
+    await heir.close()
+
+
+async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> None:
+    """At whatever byte a crash cut the file, every whole line before is read."""
+    journal = await Journal.open(tmp_path, sealer, Now())
+    for text in ("one", "two", "three"):
+        await journal.append(text)
+    await journal.close()
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    second_end = whole.index(b"\n", whole.index(b"\n") + 1) + 1
+    for cut in (second_end, second_end + 1, second_end + 20, len(whole) - 1):
+        for left in tmp_path.iterdir():
+            left.unlink()
+        file.write_bytes(whole[:cut])
+        heir = await Journal.open(tmp_path, sealer, Now())
+        wanted = ["one", "two", "three"] if cut == len(whole) - 1 else ["one", "two"]
+        assert heir.pending() == wanted
+        await heir.close()
+
+
+async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: Sealer) -> None:
+    """Compaction keeps what is young and what the store may not have on disk, however old."""
+    now = Now()
+    journal = await Journal.open(tmp_path, sealer, now)
+    settled, unsettled = await journal.append("settled"), await journal.append("unsettled")
+    journal.settle(settled, durable=True)
+    journal.settle(unsettled, durable=False)
+    await journal.compact()
+    assert journal.pending() == ["settled", "unsettled"]
+    now.ms += KEEP_MS + 1
+    journal.settle(await journal.append("young"), durable=True)
+    await journal.compact()
+    assert journal.pending() == ["unsettled", "young"]
+    assert journal.open_entries == 1
+    await journal.close()
+    heir = await Journal.open(tmp_path, sealer, now)
+    assert heir.pending() == ["unsettled", "young"]
+    await heir.close()
+
+
+async def test_a_full_disk_is_said_and_recovers(
+    tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk refuses, append raises and the fault is known; a probe finds out when it takes writes again."""
+    journal = await Journal.open(tmp_path, sealer, Now())
+    await journal.append("before")
+    refused = OSError(28, "No space left on device")
+
+    def refuse(*_: object) -> int:
+        raise refused
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            await journal.append("lost on disk, kept in memory")
+        assert journal.fault == "No space left on device"
+        assert not await journal.probe()
+    assert await journal.probe()
+    assert journal.fault is None
+    await journal.append("after")
+    await journal.close()
+    heir = await Journal.open(tmp_path, sealer, Now())
+    assert heir.pending() == ["before", "lost on disk, kept in memory", "after"]
+    await heir.close()
+
+
+async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: Path, sealer: Sealer) -> None:
+    """A file where the journal's directory should be is said in words."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CorrectSettings, match="journal"):
+        await Journal.open(tmp_path / "file", sealer, Now())
+
+
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from broker.refresh.journal import Journal
+from broker.secret import Sealer, parse_sealing_keys
+async def main():
+    journal = await Journal.open(Path(sys.argv[1]), Sealer(parse_sealing_keys(sys.stdin.readline())), lambda: 1)
+    n = 0
+    while True:
+        await asyncio.gather(*(journal.append(str(n + k)) for k in range(7)))
+        n += 7
+        print(n, flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_sigkill_loses_nothing_that_was_confirmed(tmp_path: Path, sealer: Sealer, key: str) -> None:
+    """A replica killed at any moment leaves every append that it had confirmed."""
+    for _ in range(3):
+        directory = tmp_path / "journal"
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        writer.stdin.write(key + "\n")
+        writer.stdin.flush()
+        for _ in range(20):
+            confirmed = int(await asyncio.to_thread(writer.stdout.readline))
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.communicate()[0].split()
+        confirmed = int(rest[-1]) if rest and rest[-1].isdigit() else confirmed
+        heir = await Journal.open(directory, sealer, Now())
+        texts = heir.pending()
+        assert texts[:confirmed] == [str(n) for n in range(confirmed)]
+        await heir.close()
+        for left in directory.iterdir():
+            left.unlink()
