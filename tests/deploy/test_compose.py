@@ -1,0 +1,226 @@
+"""docker-compose.yml: hardened, its secrets in files, time enough to stop; and its settings load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.api.listeners import _SHUTDOWN
+from broker.refresh.settler import SETTLE_LIMIT
+from broker.secret import new_sealing_key
+from broker.store.embedded import find_server
+from tests.deploy.deployment import DEPLOY, ROOT, compose, deployed_settings, instructions, seconds, skip_or_fail
+
+SERVICES = compose()["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_hardened(name: str) -> None:
+    """A fixed user that is not root, nothing writable but what is named, no capability, none to be gained."""
+    service = SERVICES[name]
+    user, group = (int(part) for part in service["user"].split(":"))
+    assert user > 0
+    assert group > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not service.get("privileged")
+    assert any(mount.startswith("/tmp") for mount in service["tmpfs"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_secret_in_the_environment(name: str) -> None:
+    """Nothing is handed over in the environment, so `docker inspect` shows no secret."""
+    assert "environment" not in SERVICES[name]
+    assert "env_file" not in SERVICES[name]
+
+
+def test_user_is_the_image_s() -> None:
+    """The user of docker-compose.yml is the one to whom the image gave the data directory."""
+    uid = dict(instructions(stage=""))["USER"]
+    assert SERVICES["broker"]["user"] == SERVICES["demo"]["user"] == uid == "10001:10001"
+    assert ("COPY", f"--from=build --chown={uid} /data /var/lib/token-broker") in instructions(stage="")
+
+
+def test_secrets_are_files_that_are_declared_and_used() -> None:
+    """Every secret is a file under secrets/, which git and the image's build pass over, and somebody reads it."""
+    declared = compose()["secrets"]
+    used = {secret for service in SERVICES.values() for secret in service.get("secrets", ())}
+    assert used == set(declared)
+    assert {source["file"] for source in declared.values()} == {f"./secrets/{name}" for name in declared}
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+
+
+def test_named_volumes_hold_what_must_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker's journal and Redis's data are on named volumes, where their settings say."""
+    settings = deployed_settings(monkeypatch)
+    assert f"broker-data:{settings.data_dir}" in SERVICES["broker"]["volumes"]
+    assert ("VOLUME", str(settings.data_dir)) in instructions(stage="")
+    assert "data=${DATA_DIR:-/data}" in (DEPLOY / "redis" / "start.sh").read_text()
+    assert "redis-data:/data" in SERVICES["redis"]["volumes"]
+    assert set(compose()["volumes"]) == {"broker-data", "redis-data"}
+
+
+def test_mounted_files_are_there_and_read_only() -> None:
+    """Every file mounted from the checkout exists, and no container may write it."""
+    mounts = [mount.split(":") for s in SERVICES.values() for mount in s.get("volumes", ()) if mount.startswith("./")]
+    assert len(mounts) == 4
+    for source, _, mode in mounts:
+        assert (ROOT / source).is_file()
+        assert mode == "ro"
+
+
+def test_there_is_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopping broker is not killed before it wrote down the last answer."""
+    settings = deployed_settings(monkeypatch)
+    needed = (
+        settings.http.drain_delay.total_seconds()
+        + settings.refresh.request_timeout.total_seconds()
+        + SETTLE_LIMIT
+        + _SHUTDOWN
+    )
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert f"= {needed:.0f} s" in text, "the comment beside stop_grace_period computes another sum"
+    assert seconds(SERVICES["broker"]["stop_grace_period"]) > needed + 10
+
+
+def test_what_runs_comes_back_with_its_host() -> None:
+    """A broker that was ended in order (exit 0) by a host going down starts again with it."""
+    assert {SERVICES[name]["restart"] for name in ("broker", "redis")} == {"on-failure:5"}
+
+
+def test_broker_waits_for_a_healthy_redis() -> None:
+    """The broker starts after Redis; each is asked for its health without a secret."""
+    assert SERVICES["broker"]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert SERVICES["broker"]["healthcheck"]["test"] == ["CMD", "token-broker", "health"]
+    asked = SERVICES["redis"]["healthcheck"]["test"]
+    assert asked[:2] == ["CMD", "valkey-cli"]
+    assert asked[-5:] == ["--user", "health", "--pass", "none", "ping"]
+
+
+def test_only_loopback_of_the_host_is_published() -> None:
+    """Plain http leaves the host nowhere, and Redis is not published at all."""
+    assert SERVICES["broker"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert "ports" not in SERVICES["redis"]
+    assert SERVICES["redis"]["networks"] == ["store"]
+    assert compose()["networks"]["store"] == {"internal": True}
+    assert SERVICES["demo"]["network_mode"] == "none"
+
+
+def test_settings_fit_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """deploy/broker.toml loads, and names the secrets, the port and the Redis that docker-compose.yml gives it."""
+    settings = deployed_settings(monkeypatch)
+    broker, declared = SERVICES["broker"], SERVICES["broker"]["secrets"]
+    files = [
+        settings.redis.password_file,
+        settings.sealing.keys_file,
+        settings.providers["cameramanager"].client_secret_file,
+    ]
+    assert sorted(str(file) for file in files) == sorted(f"/run/secrets/{name}" for name in declared)
+    assert settings.redis.url == "redis://broker@redis:6379/0"
+    assert settings.http.listen == ["0.0.0.0:8080"]
+    assert settings.http.public_url == "http://" + broker["ports"][0].rpartition(":")[0]
+    assert "./deploy/broker.toml:/etc/token-broker/broker.toml:ro" in broker["volumes"]
+
+
+def test_commands_find_settings_and_secrets(tmp_path: Path) -> None:
+    """With the secrets in place `health` reads deploy/broker.toml and only finds nobody there."""
+    (tmp_path / "keys").write_text(new_sealing_key())
+    text = (DEPLOY / "broker.toml").read_text()
+    text = text.replace("/run/secrets", str(tmp_path)).replace("0.0.0.0:8080", "0.0.0.0:1")
+    (tmp_path / "broker.toml").write_text(text)
+    done = run("health", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("down")
+    assert "no broker answers at http://127.0.0.1:1 " in done.stdout
+
+
+def test_keys_new_writes_a_file_that_opens(tmp_path: Path) -> None:
+    """What the header of docker-compose.yml has written to secrets/sealing_keys is a key file, and nothing else."""
+    from broker.secret import parse_sealing_keys
+
+    done = run("keys", "new", cwd=tmp_path)
+    assert len(parse_sealing_keys(done.stdout)) == 1
+    assert "token-broker keys new" not in done.stdout
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`token-broker` with these arguments, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "broker", *arguments], cwd=cwd, env=_environment(cwd), text=True, capture_output=True,
+        check=False, timeout=30,
+    )  # fmt: skip
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HOME": "/nonexistent",
+        "TMPDIR": str(directory),
+    }
+
+
+def test_demo_gives_a_token_that_is_refreshed(tmp_path: Path, ended: list[subprocess.Popen[Any]]) -> None:
+    """The service `demo` logs in by itself, and the command beside it fetches a token and then a newer one."""
+    header = (ROOT / "docker-compose.yml").read_text()
+    command = next(line for line in header.splitlines() if "exec demo sh -c" in line).split("'")[1]
+    directory = tmp_path.parent / "d"  # a Unix socket's path is short
+    directory.mkdir(exist_ok=True)
+    assert find_server()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker", *SERVICES["demo"]["command"], "--lifetime", "3", "--seconds", "40"],
+        cwd=directory, env=_environment(directory), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    ended.append(process)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "demo-oidc refreshed" in line:
+            break
+    generations: set[int] = set()
+    deadline = time.monotonic() + 20
+    while len(generations) < 2:
+        assert time.monotonic() < deadline, f"the demo's token stays the same: {generations}"
+        fetched = subprocess.run(
+            ["sh", "-c", command.replace("/tmp/", f"{directory}/") + " --format json"], env=_environment(directory),
+            text=True, capture_output=True, check=False, timeout=20,
+        )  # fmt: skip
+        assert fetched.returncode == 0, fetched.stderr
+        generations.add(json.loads(fetched.stdout)["generation"])
+    process.terminate()
+    assert process.wait(20) == 0
+    assert list(directory.glob("token-broker-*")) == []
+
+
+def test_compose_accepts_the_file(tmp_path: Path) -> None:
+    """Docker Compose itself reads the file, with and without the demo."""
+    command = _compose_command()
+    if command is None:
+        skip_or_fail("no Docker Compose here: apt-get install docker-compose")
+        return
+    for more in ([], ["--profile", "demo"]):
+        done = subprocess.run(
+            [*command, "--project-directory", str(ROOT), "-f", str(ROOT / "docker-compose.yml"), *more, "config"],
+            cwd=tmp_path, text=True, capture_output=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.strip() == ""
+        assert "network_mode: none" in done.stdout or not more
+
+
+def _compose_command() -> list[str] | None:
+    if shutil.which("docker"):
+        asked = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False, timeout=20)
+        if asked.returncode == 0:
+            return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None
