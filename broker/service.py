@@ -20,21 +20,27 @@ import structlog
 from broker import logs
 from broker.api import Api, Callers, Health, applications
 from broker.api.listeners import listening
-from broker.data_dir import prepare, redis_password, sealing_keys
+from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
 from broker.heart import Heart
 from broker.metrics import Metrics
-from broker.providers import Endpoint, open_http
+from broker.providers import Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
+from broker.refresh.admission import Admission
+from broker.refresh.journal import Journal
 from broker.refresh.login import Login
 from broker.refresh.logout import Logout
 from broker.refresh.refresher import Refresher
+from broker.refresh.replay import Replay
 from broker.refresh.scheduler import Lane, Scheduler
+from broker.refresh.settler import Settler
 from broker.secret import Sealer
+from broker.settings import LEASE_MARGIN
 from broker.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from broker.settings import Settings
     from broker.store import Store
@@ -80,35 +86,37 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     notice = settings.pubsub.publish == "notice"
 
     async with (
-        open_store(settings.redis, sealer, data_dir=settings.data_dir, password=redis_password(settings)) as store,
+        open_store(
+            settings.redis, sealer, data_dir=settings.data_dir, password=redis_password(settings),
+            hold_off=refresh.request_timeout + LEASE_MARGIN,
+        ) as store,
         open_http(timeout) as http,
-    ):
+        _journal(settings, sealer, store) as journal,
+    ):  # fmt: skip
         endpoints = {
             name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
-        refresher = Refresher(
-            store, endpoints, cache.put, metrics, request_timeout=timeout, notice=notice, stopping=stopping
-        )
+        settler = Settler(store, journal, metrics, dies_at(dialects), notice=notice, stopping=stopping)
+        refresher = Refresher(store, endpoints, cache.put, settler, metrics, request_timeout=timeout)
+        replay = Replay(store, journal)
         hearts = [Heart(f"lane {name}") for name in endpoints]
         scheduler = Scheduler(
-            Lane(name, store, refresher, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
+            Lane(name, store, refresher, replay, journal, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
             for name, heart in zip(endpoints, hearts, strict=True)
         )
         hearts.append(Heart("follower"))
         follower = Follower(store, cache, metrics, hearts[-1], namespace=settings.redis.namespace)
         reader = Reader(
-            store, cache, dialects, scheduler.wake, metrics,
+            store, cache, dies_at(dialects), scheduler.wake, metrics,
             public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
         )  # fmt: skip
-        health = Health(store, hearts, list(endpoints), lambda: len(cache))
-        login = Login(
-            store, endpoints, cache.put, scheduler.wake,
-            redirect_uri=settings.redirect_uri, request_timeout=timeout, notice=notice,
-        )  # fmt: skip
-        logout = Logout(store, endpoints, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
+        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache))
+        admission = Admission(store, journal, cache.put, scheduler.wake, notice=notice)
+        login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
+        logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
         api = Api(settings, store, reader, endpoints, login, logout, callers, health, metrics, scheduler.wake)
 
         def hear_hangup() -> None:
@@ -118,8 +126,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         signals.listen(hear_hangup)
         async with listening(settings.http, *applications(api)) as addresses:
             log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
-            if not await _identified(store, health, hearts, stopping):
+            if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
+            await replay.everything()
             await follower.warm()
             health.started = True
             log.info("broker.started", store=store.store_id, providers=list(endpoints))
@@ -153,14 +162,37 @@ async def _supervised(run: Callable[[asyncio.Event], object], until: asyncio.Eve
         raise RuntimeError(msg)
 
 
-async def _identified(store: Store, health: Health, hearts: Sequence[Heart], stopping: asyncio.Event) -> bool:
-    """Wait for Redis and learn whose data it holds; False when told to stop before it answered."""
+@asynccontextmanager
+async def _journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIterator[Journal | None]:
+    if not settings.refresh.journal:
+        log.warning(
+            "journal.off", hint="an answer that Redis loses is lost: refresh.journal = true writes it down first"
+        )
+        yield None
+        return
+    journal = await Journal.open(settings.data_dir / "journal", sealer, store.clock)
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def _identified(
+    store: Store, health: Health, hearts: Sequence[Heart], stopping: asyncio.Event, data_dir: Path
+) -> bool:
+    """Wait for Redis and learn whose data it holds; False when told to stop before it answered.
+
+    *data_dir* remembers which store this broker knows: an empty server in its place is not a new beginning.
+    """
     told = False
+    known = known_store(data_dir)
     while not stopping.is_set():
         for heart in hearts:
             heart.beat()
         try:
-            await store.identify()
+            await store.identify(known)
+            if known is None:
+                remember_store(data_dir, store.store_id)
         except StoreUnavailable as error:
             health.waiting = str(error)
             if not told:

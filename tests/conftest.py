@@ -47,7 +47,7 @@ def _settings_of_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_blocked_loop() -> Iterator[None]:
     """A call that blocks the event loop inside `broker` fails the test; what happens once, at start, may."""
     at_start = {
-        "data_dir.py": {"prepare", "write_private", "sealing_keys"},
+        "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_password"},
         "callers.py": {"load", "_read_key"},
         "embedded.py": {"embedded_server", "_start", "_try_lock", "find_server", "_stop"},
         "listeners.py": {"_start"},
@@ -304,7 +304,7 @@ async def _guard(broker: RunningBroker, sandbox: Sandbox) -> None:
 
 async def _guard_keys(redis: Redis) -> None:
     """Every key in Redis is of a kind we know; what may pile up expires."""
-    lasting = {"grant", "due", "leased", "parked", "provider", "meta", "held", "epoch"}
+    lasting = {"forgotten", "grant", "due", "leased", "parked", "provider", "meta", "held", "epoch"}
     for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]
         assert kind in lasting or (kind == "flow" and await redis.ttl(raw) > 0), f"a key without a reason: {raw!r}"

@@ -99,7 +99,7 @@ async def put_grant(request: web.Request) -> web.Response:
     provider, refresh_token, scope = imported(
         await json_body(request, "provider", "refresh_token", "scope?"), api.endpoints
     )
-    registered = await api.store.schedule.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
+    registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
     refuse_conflict(registered)
     api.wake(provider)
     body = {"grant_id": grant_id, "provider": provider, "status": registered.status}
@@ -163,7 +163,7 @@ async def retry_grant(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/retry`: ask the provider once more, parked or not."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
-    known = await api.store.schedule.generation(grant_id)
+    known = await api.store.registry.generation(grant_id)
     outcome = await api.store.schedule.retry(grant_id, known[0]) if known else "gone"
     if known is None or outcome == "gone":
         raise NoSuchGrant("no such grant")

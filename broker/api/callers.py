@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.data_dir import write_private
+from broker.data_dir import secret_file, write_private
 from broker.errors import AskForPermission, CorrectSettings, PresentKey
 from broker.secret import key_digest, new_caller_key
 
@@ -64,16 +64,21 @@ class Callers:
         Raises `CorrectSettings`.
         """
         found: dict[str, Caller] = {}
+        wrong: list[str] = []
         for name, caller in settings.items():
             rights: dict[Right, re.Pattern[str]] = {
                 "read": _pattern(caller.read), "refresh": _pattern(caller.refresh), "admin": _pattern(caller.admin)
             }  # fmt: skip
-            digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
+            try:
+                digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
+            except CorrectSettings as error:
+                wrong += error.findings
+                continue
             if digest in found:
-                raise CorrectSettings(
-                    f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own"
-                )
+                wrong.append(f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own")
             found[digest] = Caller(name, rights)
+        if wrong:
+            raise CorrectSettings(*wrong)
         admin = data_dir / "admin.key"
         if not found and not admin.exists():
             write_private(admin, new_caller_key() + "\n")
@@ -107,10 +112,4 @@ class Callers:
 
 def _read_key(where: str, path: Path | None) -> str:
     assert path is not None  # noqa: S101 - the settings' own rule
-    try:
-        key = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorrectSettings(f"{where}: {path} cannot be read ({error})") from None
-    if not key:
-        raise CorrectSettings(f"{where}: {path} is empty: `token-broker caller new NAME` makes a key")
-    return key
+    return secret_file(where, path, "`token-broker caller new NAME` makes a key").strip()

@@ -67,7 +67,7 @@ async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]
         provider, refresh_token, scope = imported(line, api.endpoints)
         spread = random.uniform(0, api.settings.refresh.import_spread.total_seconds() * 1000)
         due_at = api.store.clock() + int(spread)
-        registered = await api.store.schedule.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
+        registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
     except BrokerError as error:
         return told | {"status": "refused", "error": error.code, "error_description": str(error)}
     if registered.status == "held":

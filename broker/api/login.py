@@ -19,7 +19,11 @@ from broker.refresh.login import AlreadyUsed, first_of
 from broker.store.flows import LIFE_S
 
 if TYPE_CHECKING:
-    from broker.refresh.login import LoggedIn
+    from collections.abc import Awaitable, Callable
+
+    from broker.refresh.admission import LoggedIn
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger()
 _COOKIE = "token_broker_login_"
@@ -51,10 +55,25 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 def add_browser_routes(router: web.UrlDispatcher) -> None:
     """The two routes a browser comes to: all that `http.public_listen` serves."""
-    router.add_get("/login/{ticket}", open_link, allow_head=False)
+    router.add_get("/login/{ticket}", _with_page(open_link), allow_head=False)
     router.add_head("/login/{ticket}", _nothing)
-    router.add_get("/callback", callback, allow_head=False)
+    router.add_get("/callback", _with_page(callback), allow_head=False)
     router.add_head("/callback", _nothing)
+
+
+def _with_page(handler: Handler) -> Handler:
+    """A bug is a page too where a person looks."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Exception:
+            log.exception("request.failed", method=request.method, route=handler.__name__)
+            return _page(
+                500, "Something broke here", "A fault in token-broker: its log says more. Open the login link again."
+            )
+
+    return answer
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from broker.heart import Heart
+    from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
 
 _LOOK_TIMEOUT = 1.0
@@ -35,9 +36,11 @@ class Health:
     """What lives and what fails: every check with its status, since when, and in words."""
 
     def __init__(
-        self, store: Store, hearts: Sequence[Heart], providers: Sequence[str], cached: Callable[[], int]
-    ) -> None:
+        self, store: Store, journal: Journal | None, hearts: Sequence[Heart], providers: Sequence[str],
+        cached: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._store = store
+        self._journal = journal
         self._hearts = hearts
         self._providers = providers
         self._cached = cached
@@ -59,6 +62,7 @@ class Health:
         states = await self.look()
         lost = "does not answer: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
         checks = {"redis": self._check("redis", states is not None, lost if states is None else "answers")}
+        checks["journal"] = self._journaling()
         for heart in self._hearts:
             words = "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
             checks[heart.name] = self._check(heart.name, heart.alive, words)
@@ -67,6 +71,14 @@ class Health:
         alive = all(heart.alive for heart in self._hearts)
         worst = "failed" if not alive else "degraded" if any(c["status"] != "ok" for c in checks.values()) else "ok"
         return alive, {"status": worst, "checks": checks}
+
+    def _journaling(self) -> dict[str, Any]:
+        if self._journal is None:
+            return self._check("journal", False, "switched off (refresh.journal): what Redis loses is lost")
+        if self._journal.fault:
+            words = f"{self._journal.fault}: make room in data_dir; tokens are served, only expired ones are refreshed"
+            return self._check("journal", False, words)
+        return self._check("journal", True, f"writes; {self._journal.unsettled} answers not yet heard by Redis")
 
     def _provider(self, state: ProviderState) -> dict[str, Any]:
         if state.suspended:

@@ -6,7 +6,7 @@ nothing, retries nothing, and lets no secret into an outcome.
 """
 
 from broker.providers.consent import authorization_url, challenge, check_issuer, new_verifier
-from broker.providers.dialects import Dialect, Metadata
+from broker.providers.dialects import Dialect, Metadata, dies_at
 from broker.providers.endpoint import Endpoint
 from broker.providers.revocation import Revocation, revoke
 from broker.providers.wire import Http, open_http
@@ -20,6 +20,7 @@ __all__ = [
     "authorization_url",
     "challenge",
     "check_issuer",
+    "dies_at",
     "new_verifier",
     "open_http",
     "revoke",

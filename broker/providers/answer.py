@@ -147,6 +147,8 @@ def _success(reply: _Reply) -> Outcome:
     doubled = () if reply.found is None else reply.found.doubled[:_MAX_WARNED]
     warnings = [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in doubled]
     access, problem = _access_token(values.get("access_token"))
+    if reply.found is not None and reply.found.odd_bytes:
+        warnings.append("the answer is not UTF-8: its tokens are kept byte for byte")
     refresh = _refresh_token(values.get("refresh_token"), warnings)
     if access is None:
         # A refresh token that only echoes ours would be no loss; any other one may be the only one that still works.

@@ -198,5 +198,9 @@ def _encoded(form: Mapping[str, str]) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    # Half a surrogate pair, which JSON can carry, must not keep a token from being sent.
-    return text.encode("utf-8", "surrogatepass")
+    try:
+        # A byte that was no UTF-8 when the token came goes back as that byte.
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # Half a surrogate pair, which JSON can carry, must not keep a token from being sent.
+        return text.encode("utf-8", "surrogatepass")

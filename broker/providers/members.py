@@ -1,7 +1,7 @@
 """From bytes to members, and from members to values: the lenient half of reading an answer.
 
-Owns what counts as readable: strict UTF-8, JSON as Python reads it or a form, the last of doubled members, numbers
-in any dress, and extra members that stay strict JSON. Pure; what an answer *means* is decided in `answer`.
+Owns what counts as readable: UTF-8, JSON as Python reads it or a form, the last of doubled members, numbers in any
+dress, and extra members that stay strict JSON. Pure; what an answer *means* is decided in `answer`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Members:
 
     values: Mapping[str, object]
     doubled: tuple[str, ...] = ()
+    odd_bytes: bool = False
+    """Some bytes are no UTF-8: they stand in the texts as `surrogateescape` makes them."""
 
 
 def parse(body: bytes, *, whole: bool = True) -> Members:
@@ -59,10 +61,11 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     The Content-Type is not asked: servers send good JSON under any.
     """
     try:
-        text = body.decode("utf-8-sig")
+        text, odd_bytes = body.decode("utf-8-sig"), False
     except UnicodeDecodeError:
-        # Never replaced: a refresh token with U+FFFD in it is another one.
-        raise Unreadable("not_utf8") from None
+        # Not replaced: a refresh token with U+FFFD in it is another one. Not refused either: a Latin-1 letter in a
+        # member that nobody needs must not lose the refresh token beside it.
+        text, odd_bytes = body.decode("utf-8-sig", "surrogateescape"), True
     if not text.strip():
         raise Unreadable("empty")
     doubled: list[str] = []
@@ -78,10 +81,10 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     except (ValueError, RecursionError):
         value = _form(text) if whole else None
         if value is None:
-            raise Unreadable("not_json") from None
+            raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):
         raise Unreadable("not_an_object")
-    return Members(value, tuple(doubled))
+    return Members(value, tuple(doubled), odd_bytes)
 
 
 def _twice(pairs: list[tuple[str, object]]) -> list[str]:

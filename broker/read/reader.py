@@ -21,11 +21,10 @@ from broker.secret import CannotOpen
 from broker.wire import usable_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from broker.metrics import Metrics
     from broker.model import Grant, Token
-    from broker.providers import Dialect
     from broker.read.cache import Cache
     from broker.store import Store
 
@@ -35,24 +34,23 @@ _SOON = 0.5
 
 
 class Reader:
-    """Answers reads. *wake* tells this replica's scheduler that a provider has something due."""
+    """Answers reads.
+
+    *dies* says of a provider whether its refresh kills the old token; *wake* tells this replica's scheduler that a
+    provider has something due.
+    """
 
     def __init__(
-        self, store: Store, cache: Cache, dialects: Mapping[str, Dialect], wake: Callable[[str], None],
+        self, store: Store, cache: Cache, dies: Callable[[str], bool], wake: Callable[[str], None],
         metrics: Metrics, *, public_url: str, min_interval_ms: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._cache = cache
-        self._dialects = dialects
+        self.dies = dies
         self._wake = wake
         self._metrics = metrics
         self._public_url = public_url
         self._min_interval_ms = min_interval_ms
-
-    def dies(self, provider: str) -> bool:
-        """Whether a refresh at this provider kills the token before it."""
-        dialect = self._dialects.get(provider)
-        return dialect is not None and dialect.old_token == "dies"
 
     def usable_ms(self, token: Token) -> int:
         """How long a caller may count on *token* (ms)."""

@@ -1,7 +1,8 @@
 """The journal: what an answer brought is on this replica's own disk before anybody relies on Redis.
 
 One append-only file per replica, each line sealed, each append followed by fdatasync; under load one write and one
-sync serve all that wait. An entry stays until its commit is durable and `KEEP_MS` old, so that a Redis which loses
+sync serve all that wait. Of each grant the last entry
+stays until its commit is durable and `KEEP_MS` old, so that a Redis which loses
 acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis: entries are texts to it.
 """
 
@@ -30,18 +31,28 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 KEEP_MS = 600_000
-"""How long an entry is kept after its commit was seen on disk: longer than any failover takes to be noticed."""
+"""How long an entry is kept whose commit is known to be on the store's disk: longer than a failover takes."""
+KEEP_UNPROVED_MS = 7_200_000
+"""How long one is kept that the store heard but cannot prove to have on disk: longer than snapshots are apart."""
 _COMPACT_BYTES = 256 * 1024
 _SUFFIX = ".journal"
 
 
 @dataclass(slots=True)
 class Entry:
-    """One thing that must not be forgotten. *at* is epoch ms; *text* is for whoever wrote it."""
+    """The last thing that must not be forgotten of one grant. *at* is epoch ms; *text* is for whoever wrote it."""
 
+    key: str
     at: int
     text: str
+    settled: bool = False
+    """The store has heard of it."""
     durable: bool = False
+    """And is known to have it on disk."""
+
+    def dispensable(self, now: int) -> bool:
+        """Whether it may be dropped."""
+        return self.settled and self.at < now - (KEEP_MS if self.durable else KEEP_UNPROVED_MS)
 
 
 class Journal:
@@ -54,8 +65,8 @@ class Journal:
         self._path = directory / f"{secrets.token_hex(8)}{_SUFFIX}"
         self._file = -1
         self._size = 0
-        self._entries: dict[int, Entry] = {}
-        self._next = 0
+        self._compacted = 0
+        self._entries: dict[str, Entry] = {}
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._disk = asyncio.Lock()
@@ -103,30 +114,33 @@ class Journal:
             if not line:
                 continue
             try:
-                at, _, text = self._sealer.open(base64.b64decode(line), "journal").partition(" ")
-                yield Entry(int(at), text)
+                at, key, text = self._sealer.open(base64.b64decode(line), "journal").split(" ", 2)
+                yield Entry(key, int(at), text)
             except (CannotOpen, ValueError):
                 if number < len(lines):
                     log.error("journal.unreadable", file=path.name, line=number)
 
-    def _remember(self, entry: Entry) -> int:
-        self._next += 1
-        self._entries[self._next] = entry
-        return self._next
+    def _remember(self, entry: Entry) -> None:
+        known = self._entries.get(entry.key)
+        if known is None or known.at <= entry.at:
+            self._entries[entry.key] = entry
 
     def _line(self, entry: Entry) -> bytes:
-        return base64.b64encode(self._sealer.seal(f"{entry.at} {entry.text}", "journal")) + b"\n"
+        return base64.b64encode(self._sealer.seal(f"{entry.at} {entry.key} {entry.text}", "journal")) + b"\n"
 
-    async def append(self, text: str) -> int:
-        """Put *text* on disk; returns its number once it is there. Raises `OSError` when the disk refuses."""
-        entry = Entry(self._clock(), text)
-        number = self._remember(entry)
+    async def append(self, key: str, text: str) -> Entry:
+        """Put *text* on disk, in place of what was known of *key* (a grant id); returns once it is there.
+
+        Raises `OSError` when the disk refuses; the entry is kept in memory all the same.
+        """
+        entry = Entry(key, self._clock(), text)
+        self._remember(entry)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._line(entry), done))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="journal write")
         await done
-        return number
+        return entry
 
     async def _write(self) -> None:
         """Write and sync all that waits, together, until nothing does."""
@@ -146,7 +160,7 @@ class Journal:
                 for _, done in batch:
                     if not done.done():
                         done.set_result(None)
-            if self._size > _COMPACT_BYTES:
+            if self._size > max(_COMPACT_BYTES, 4 * self._compacted):
                 await self.compact()
 
     def _append(self, lines: bytes) -> None:
@@ -161,19 +175,14 @@ class Journal:
             raise
         self._size += len(lines)
 
-    def settle(self, number: int, *, durable: bool) -> None:
-        """The store has heard of entry *number*; *durable*: and it is known to be on its disk."""
-        if entry := self._entries.get(number):
-            entry.durable = durable
-
-    def pending(self) -> list[str]:
-        """What is to be told to a store that may have lost it, oldest first."""
-        return [entry.text for entry in self._entries.values()]
+    def entries(self) -> list[Entry]:
+        """What is to be told to a store that may have lost it. Whoever tells it marks them."""
+        return list(self._entries.values())
 
     @property
-    def open_entries(self) -> int:
-        """Entries whose commit is not yet known to be on the store's disk."""
-        return sum(not entry.durable for entry in self._entries.values())
+    def unsettled(self) -> int:
+        """How many entries the store has not heard of."""
+        return sum(not entry.settled for entry in self._entries.values())
 
     async def probe(self) -> bool:
         """Whether the disk takes writes again; tries only after a failure."""
@@ -189,13 +198,11 @@ class Journal:
         return True
 
     async def compact(self) -> None:
-        """Drop what is durable and old. The file is written anew, synced and put in place of the old one."""
-        before = self._clock() - KEEP_MS
-        gone = [number for number, entry in self._entries.items() if entry.durable and entry.at < before]
-        if not gone:
-            return
-        for number in gone:
-            del self._entries[number]
+        """Drop what is settled and old. The file is written anew, synced and put in place of the old one."""
+        now = self._clock()
+        for entry in self.entries():
+            if entry.dispensable(now):
+                del self._entries[entry.key]
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
@@ -217,7 +224,8 @@ class Journal:
             aside.unlink(missing_ok=True)
             raise
         _sync_directory(self._directory)
-        old, self._file, self._size = self._file, fresh, len(lines)
+        old, self._file = self._file, fresh
+        self._size = self._compacted = len(lines)
         if old >= 0:
             os.close(old)
 

@@ -8,7 +8,6 @@ headers; `api.login` does.
 from __future__ import annotations
 
 import hashlib
-import random
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,21 +22,19 @@ from broker.errors import (
     ProviderUnavailable,
     StoreUnavailable,
 )
-from broker.model import Answer, Answered, Busy, NotSent, Token, Unknown
+from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
-from broker.refresh import policy
 from broker.secret import Secret
 from broker.store import Flow
-from broker.wire import token_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from broker.providers import Endpoint
+    from broker.refresh.admission import Admission, LoggedIn
     from broker.store import Store
 
 log = structlog.get_logger()
-_TRIES = 8
 
 
 class LoginRefused(BrokerError):
@@ -74,30 +71,18 @@ class Opened:
     cookie: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedIn:
-    """What a login brought."""
-
-    grant_id: str
-    provider: str
-    scope: str | None
-    expires_in: int
-
-
 class Login:
     """Starts and completes logins. Raises `StoreUnavailable` when Redis cannot answer."""
 
     def __init__(
-        self, store: Store, endpoints: Mapping[str, Endpoint], serve: Callable[[Token], object],
-        wake: Callable[[str], None], *, redirect_uri: str, request_timeout: float, notice: bool,
+        self, store: Store, endpoints: Mapping[str, Endpoint], admission: Admission,
+        *, redirect_uri: str, request_timeout: float,
     ) -> None:  # fmt: skip
         self._store = store
         self._endpoints = endpoints
-        self._serve = serve
-        self._wake = wake
+        self._admission = admission
         self._redirect_uri = redirect_uri
         self._request_timeout = request_timeout
-        self._notice = notice
 
     async def start(self, grant_id: str, provider: str) -> Started:
         """Begin a login; nothing of the grant changes until it is completed."""
@@ -251,7 +236,7 @@ class Login:
         )
         match outcome:
             case Answered(answer):
-                return await self._register(flow, answer, endpoint)
+                return await self._admission.admit(flow.grant_id, answer, dialect)
             case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
                 raise ProviderUnavailable(
                     f"the provider did not answer the code exchange ({code} {detail}): log in again"
@@ -261,65 +246,9 @@ class Login:
                     f"the provider refused the code exchange ({outcome.code} {outcome.detail})".strip()
                 )
 
-    async def _register(self, flow: Flow, answer: Answer, endpoint: Endpoint) -> LoggedIn:
-        dialect, now = endpoint.dialect, self._store.clock()
-        if answer.refresh_token is None:
-            raise ProviderRefused(
-                f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
-                code="no_refresh_token",
-            )
-        if answer.access_token is None:
-            await self._store.schedule.import_(
-                flow.grant_id, flow.provider, answer.refresh_token, dialect.scope, due_at=now
-            )
-            self._wake(flow.provider)
-            return LoggedIn(flow.grant_id, flow.provider, dialect.scope, 0)
-        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
-        for _ in range(_TRIES):
-            seen = await self._store.schedule.generation(flow.grant_id)
-            token = Token(
-                grant_id=flow.grant_id,
-                provider=flow.provider,
-                generation=max(now, (seen[1] if seen else 0) + 1),
-                access_token=answer.access_token,
-                token_type=answer.token_type,
-                scope=answer.scope if answer.scope is not None else dialect.scope,
-                issued_at=now,
-                expires_at=expires_at,
-                refresh_at=refresh_at,
-                extra=answer.extra,
-            )
-            told = token_message(
-                "reauthorized", self._store.store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice
-            )
-            registered = await self._store.schedule.log_in(
-                token, answer.refresh_token, reauthorize_by=dialect.reauthorize_by(now, now), seen=seen, message=told
-            )
-            if registered is not None:
-                self._serve(token)
-                self._wake(flow.provider)
-                log.info(
-                    "grant.reauthorized", grant_id=flow.grant_id, provider=flow.provider, generation=token.generation
-                )
-                return LoggedIn(flow.grant_id, flow.provider, token.scope, (expires_at - now) // 1000)
-        raise StoreUnavailable("the grant keeps changing: log in again")
-
 
 def _digest(cookie: str) -> str:
     return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def missing_scope(scope: str | None) -> str:
-    """The scope that is probably missing when no refresh token came back."""
-    asked = (scope or "").split()
-    if "openid" in asked and "offline_access" not in asked:
-        return 'add "offline_access" to the provider\'s scope'
-    if "offline_access" not in asked:
-        return (
-            'the scope is probably missing (often "offline_access"; Google wants '
-            'authorization_params = { access_type = "offline", prompt = "consent" })'
-        )
-    return "allow refresh tokens (offline access) for our client at the provider"
 
 
 def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:

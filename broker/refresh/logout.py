@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from broker.model import Grant
     from broker.providers import Endpoint
+    from broker.refresh.journal import Journal
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -36,11 +37,12 @@ class Logout:
     """Ends grants."""
 
     def __init__(
-        self, store: Store, endpoints: Mapping[str, Endpoint], evict: Callable[[str], None],
+        self, store: Store, endpoints: Mapping[str, Endpoint], journal: Journal | None, evict: Callable[[str], None],
         *, request_timeout: float, lease_ms: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._endpoints = endpoints
+        self._journal = journal
         self._evict = evict
         self._request_timeout = request_timeout
         self._lease_ms = lease_ms
@@ -57,11 +59,24 @@ class Logout:
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
-        told = message("revoked", self._store.store_id, grant_id, grant.provider, grant.generation)
-        await self._store.schedule.forget(grant_id, told)
+        await self._forget(grant)
         self._evict(grant_id)
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
+
+    async def _forget(self, grant: Grant) -> None:
+        """Forget it here, in our journal too: what the store may have lost must not come back from there."""
+        store, grant_id = self._store, grant.grant_id
+        if self._journal is not None:
+            try:
+                entry = await self._journal.append(
+                    grant_id, store.registry.forgot(store.store_id, grant_id, grant.generation)
+                )
+                entry.settled = True
+            except OSError:
+                pass  # the journal has said so
+        told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
+        await store.registry.forget(grant_id, told)
 
     async def _hold(self, grant_id: str) -> Grant:
         ends = time.monotonic() + self._request_timeout + 1

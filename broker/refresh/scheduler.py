@@ -1,27 +1,33 @@
 """One bounded lane per provider: claims what is due, no more than it has free, and refreshes it.
 
-A provider that hangs fills its own lane and nobody else's. Knows nothing of what an outcome means.
+A provider that hangs fills its own lane and nobody else's, and one that fails narrows it. Knows of an outcome only
+whether the server did its part.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import StoreUnavailable
 from broker.finish import finish
-from broker.model import Park
+from broker.model import Commit, Park, Postpone
+from broker.refresh.width import Width
 from broker.wire import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.heart import Heart
-    from broker.model import Claim
+    from broker.model import Claim, Step
+    from broker.refresh.journal import Journal
     from broker.refresh.refresher import Refresher
-    from broker.store import Store
+    from broker.refresh.replay import Replay
+    from broker.store import Claimed, Store
 
 log = structlog.get_logger()
 
@@ -32,20 +38,22 @@ STORE_PAUSE = 1.0
 
 
 class Lane:
-    """The refreshes of one provider, at most `concurrency` in flight."""
+    """The refreshes of one provider, at most `concurrency` in flight, fewer where it cannot take so many."""
 
     def __init__(
-        self, provider: str, store: Store, refresher: Refresher, heart: Heart,
+        self, provider: str, store: Store, refresher: Refresher, replay: Replay, journal: Journal | None, heart: Heart,
         *, concurrency: int, lease_ms: int,
     ) -> None:  # fmt: skip
         self.provider = provider
         self._store = store
         self._schedule = store.schedule
         self._refresher = refresher
+        self._replay = replay
+        self._journal = journal
         self._heart = heart
-        self._concurrency = concurrency
+        self._width = Width(concurrency)
         self._lease_ms = lease_ms
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[Step | None]] = set()
         self._woken = asyncio.Event()
         self._store_lost = False
 
@@ -66,7 +74,7 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """One claim, and the pause until the next."""
         self._woken.clear()
-        free = self._concurrency - len(self._in_flight)
+        free = int(self._width) - len(self._in_flight)
         pause = IDLE_PAUSE
         if free > 0:
             pause = await self._claim(free, refreshes)
@@ -79,28 +87,43 @@ class Lane:
 
     async def _claim(self, free: int, refreshes: asyncio.TaskGroup) -> float:
         try:
-            claimed = await self._schedule.claim(self.provider, free, self._lease_ms)
-            if claimed.set_back:
-                log.warning("clock.set_back", provider=self.provider)
-                await self._schedule.rewind(self.provider)
-            for claim in claimed.unreadable:
-                await self._park_unreadable(claim)
+            # Without a disk for the answer we do not ask, but for grants that have nothing valid left.
+            journaling = self._journal is None or await self._journal.probe()
+            claimed = await self._schedule.claim(self.provider, free, self._lease_ms, expired_only=not journaling)
+            for claim in claimed.claims:
+                task = refreshes.create_task(finish(self._refresher.refresh(claim)), name=f"refresh {claim.grant_id}")
+                self._in_flight.add(task)
+                task.add_done_callback(partial(self._landed, time.monotonic()))
+            await self._attend(claimed)
         except StoreUnavailable as error:
             if not self._store_lost:
                 log.error("store.lost", provider=self.provider, error=str(error))
             self._store_lost = True
             return STORE_PAUSE
+        pause = IDLE_PAUSE if journaling else STORE_PAUSE
+        return min(pause, claimed.wait_ms / 1000) if journaling or claimed.claims else pause
+
+    async def _attend(self, claimed: Claimed) -> None:
+        """What a claim brought besides grants."""
+        if claimed.fenced_until is not None:
+            await self._replay.fence(claimed.fenced_until)
         if self._store_lost:
+            await self._replay.unsettled()
             log.info("store.found", provider=self.provider)
             self._store_lost = False
-        for claim in claimed.claims:
-            task = refreshes.create_task(finish(self._refresher.refresh(claim)), name=f"refresh {claim.grant_id}")
-            self._in_flight.add(task)
-            task.add_done_callback(self._landed)
-        return min(IDLE_PAUSE, claimed.wait_ms / 1000)
+        if claimed.set_back:
+            log.warning("clock.set_back", provider=self.provider)
+            await self._schedule.rewind(self.provider)
+        for claim in claimed.unreadable:
+            await self._park_unreadable(claim)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _landed(self, began: float, task: asyncio.Task[Step | None]) -> None:
         self._in_flight.discard(task)
+        step = None if task.cancelled() or task.exception() else task.result()
+        if isinstance(step, Postpone) and step.lane == "ailing":
+            self._width.failed(began, time.monotonic())
+        elif isinstance(step, Commit | Park):
+            self._width.succeeded(began)
         self._woken.set()
 
     async def _park_unreadable(self, claim: Claim) -> None:

@@ -8,7 +8,8 @@ from broker.store.flows import Flow, Flows
 from broker.store.grants import Grants, Page, ProviderState
 from broker.store.opening import Store, open_store
 from broker.store.primary import Primary
-from broker.store.schedule import Claimed, Expedited, Registered, Schedule, Settled
+from broker.store.registry import Registered, Registry, Restored
+from broker.store.schedule import Claimed, Expedited, Schedule, Settled
 
 __all__ = [
     "Claimed",
@@ -20,6 +21,8 @@ __all__ = [
     "Primary",
     "ProviderState",
     "Registered",
+    "Registry",
+    "Restored",
     "Schedule",
     "Settled",
     "Store",

@@ -93,6 +93,7 @@ def _start(server: str, directory: Path, lock: int) -> subprocess.Popen[bytes]:
         "maxmemory-policy": "noeviction",
         "hash-max-listpack-value": "256",
         "logfile": "server.log",
+        "slowlog-log-slower-than": "-1",  # it would keep published tokens, which are arguments
         "daemonize": "no",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectSettings
+from broker.errors import CorrectSettings, NotOurStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.clock import Clock
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.primary import Primary
+from broker.store.registry import Registry
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
 
@@ -35,20 +37,29 @@ class Store:
     keys: Keys
     grants: Grants
     schedule: Schedule
+    registry: Registry
     flows: Flows
     clock: Clock
     sealer: Sealer
     store_id: str = ""
     """The store's own id, once `identify` has passed."""
 
-    async def identify(self) -> None:
-        """Learn the store's id, made with the schema key when Redis is empty.
+    async def identify(self, known: str | None = None) -> None:
+        """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
 
         Raises `StoreUnavailable` while Redis cannot say, `CorrectSettings` when the data there is of another schema
         or sealed with keys we do not have.
         """
         seconds, micros = await self.primary.call("TIME")
         self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
+        if known is not None:
+            held = await self.primary.call("HGET", self.keys.meta, "store")
+            if held is None or held.decode() != known:
+                what = "is empty" if held is None else f"holds another store ({held.decode()})"
+                raise NotOurStore(
+                    f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
+                    "begin anew, stop the broker and remove store.id from data_dir"
+                )
         canary = self.sealer.seal(_CANARY, "meta", "canary")
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
         # All three at once or none: two brokers that start on an empty server agree on one identity.
@@ -75,9 +86,17 @@ class Store:
 
 @asynccontextmanager
 async def open_store(
-    redis: Redis, sealer: Sealer, *, data_dir: Path, password: str | None = None
+    redis: Redis,
+    sealer: Sealer,
+    *,
+    data_dir: Path,
+    password: str | None = None,
+    hold_off: timedelta = timedelta(seconds=15),
 ) -> AsyncIterator[Store]:
-    """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it."""
+    """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it.
+
+    *hold_off*: how long nobody claims after Redis turned out to be another run than before.
+    """
     async with AsyncExitStack() as stack:
         url = redis.url
         if url.startswith("embedded:"):
@@ -86,5 +105,18 @@ async def open_store(
         stack.push_async_callback(primary.close)
         keys, clock = Keys(redis.namespace), Clock()
         grants = Grants(primary, keys, sealer)
-        schedule = Schedule(primary, keys, grants, clock, replicas=redis.replicas)
-        yield Store(primary, keys, grants, schedule, Flows(primary, keys, sealer), clock, sealer)
+        # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
+        hold_off = timedelta(0) if redis.url.startswith("embedded:") else hold_off
+        schedule = Schedule(
+            primary, keys, grants, clock, replicas=redis.replicas, hold_off_ms=hold_off // timedelta(milliseconds=1)
+        )
+        yield Store(
+            primary,
+            keys,
+            grants,
+            schedule,
+            Registry(primary, keys, grants, clock),
+            Flows(primary, keys, sealer),
+            clock,
+            sealer,
+        )

@@ -8,14 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import NoSuchGrant, NotOurStore, StoreUnavailable
-from broker.model import Claim, Commit, Grant, Park, Postpone, Token
+from broker.errors import NotOurStore, StoreUnavailable
+from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
-from broker.store.grants import TOKEN_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from broker.model import State
     from broker.store.clock import Clock
@@ -30,7 +29,6 @@ SUSPENDED_PAUSE_MS = (5_000, 60_000)
 """First and longest pause between the probes of a suspended provider."""
 BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
-_REGISTER_TRIES = 8
 _REWIND_PAGE = 500
 
 
@@ -44,6 +42,9 @@ class Claimed:
     wait_ms: int
     set_back: bool
     """The server's clock was set back: `rewind` is called for."""
+    fenced_until: int | None = None
+    """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms),
+    and everybody says again what it knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,52 +55,68 @@ class Expedited:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """What came of a register; `holder` is the grant that holds the same refresh token (held)."""
-
-    status: Literal["created", "replaced", "unchanged", "leased", "held"]
-    generation: int
-    holder: str | None = None
-
-
-Settled = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone"]
+Settled = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
 
 
 class Schedule:
     """Moves grants between due, leased and parked. Every method raises `StoreUnavailable` when Redis cannot say."""
 
-    def __init__(self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock, *, replicas: int) -> None:
+    def __init__(
+        self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock, *, replicas: int, hold_off_ms: int
+    ) -> None:
+        """*hold_off_ms*: how long nobody claims after the server turned out to be another run than before."""
         self._primary = primary
         self._keys = keys
         self._grants = grants
         self._clock = clock
         self._replicas = replicas
-        self._seal_refresh_token = grants.sealed_refresh_token
+        self._hold_off_ms = hold_off_ms
+        self._lost_claims: dict[str, list[str]] = {}
 
     def _sets(self, provider: str, *states: State) -> list[str]:
         return [self._keys.ids(state, provider) for state in states]
 
-    async def claim(self, provider: str, n: int, lease_ms: int) -> Claimed:
-        """Lease up to *n* due grants of *provider*; *n* is what the lane has free, never more."""
+    async def claim(self, provider: str, n: int, lease_ms: int, *, expired_only: bool = False) -> Claimed:
+        """Lease up to *n* due grants of *provider*; *n* is what the lane has free, never more.
+
+        *expired_only* leaves alone every grant whose token still lives.
+        """
         before = time.monotonic()
+        await self._release_lost(provider)
+        claim_id = secrets.token_hex(12)
         keys = [
             *self._sets(provider, "due", "leased"),
             self._keys.provider(provider),
             self._keys.meta,
+            self._keys.epoch,
             self._keys.grants,
         ]
-        args: list[Argument] = [n, lease_ms, secrets.token_hex(12), provider, HALF_CLOSE_AFTER]
-        status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
+        args: list[Argument] = [n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms]
+        try:
+            status, now, wait_ms, *rows = await self._primary.run(
+                scripts.CLAIM, keys, [*args, "expired" if expired_only else ""]
+            )
+        except StoreUnavailable:
+            # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
+            self._lost_claims.setdefault(provider, []).append(claim_id)
+            raise
         if status == b"foreign":
             raise NotOurStore("Redis answers but holds no token-broker data: it was emptied, or this is another server")
         self._clock.observe(now)
+        if status == b"fenced":
+            return Claimed([], [], int(wait_ms), set_back=False, fenced_until=int(rows[0]))
         claims: list[Claim] = []
         unreadable: list[Claim] = []
         for row in rows:
             claim, readable = self._claim(provider, row, now, before + lease_ms / 1000)
             (claims if readable else unreadable).append(claim)
         return Claimed(claims, unreadable, int(wait_ms), status == b"back")
+
+    async def _release_lost(self, provider: str) -> None:
+        while lost := self._lost_claims.get(provider):
+            keys = [*self._sets(provider, "due", "leased"), self._keys.grants]
+            await self._primary.run(scripts.RELEASE, keys, [lost[-1]])
+            lost.pop()
 
     def _claim(self, provider: str, row: Sequence[bytes | None], now: int, lease_ends: float) -> tuple[Claim, bool]:
         raw = [b"" if cell is None else cell for cell in row]
@@ -134,22 +151,12 @@ class Schedule:
         Gives what the script said and whether the write is known to be on disk.
         """
         claim, grant_id = commit.claim, commit.claim.grant_id
-        fields: list[Argument] = [
-            "answered_at", commit.answered_at,
-            "last_outcome", commit.outcome, "last_detail", commit.detail or "", "last_at", commit.answered_at,
-        ]  # fmt: skip
-        if commit.failures:
-            fields += ["failures", commit.failures]
-        if commit.token is not None:
-            fields += self._grants.token_fields(commit.token)
-        if commit.refresh_token is not None:
-            fields += self._seal_refresh_token(grant_id, commit.refresh_token)
-        if commit.reauthorize_by is not None:
-            fields += ["reauthorize_by", commit.reauthorize_by]
+        fields = commit_fields(self._grants, commit)
         keys = [
             self._keys.grant(grant_id),
             *self._sets(claim.provider, "due", "leased", "parked"),
             self._keys.provider(claim.provider),
+            self._keys.forgotten,
         ]
         args: list[Argument] = [
             grant_id,
@@ -218,91 +225,6 @@ class Schedule:
         keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
         return (await self._primary.run(scripts.HOLD, keys, [grant_id, lease_ms])).decode()  # type: ignore[no-any-return]
 
-    async def forget(self, grant_id: str, message: str) -> bool:
-        """Remove a grant; False when there was none."""
-        for _ in range(_REGISTER_TRIES):
-            raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
-            provider = raw.decode() if raw else ""
-            keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked"), self._keys.held]
-            args = [grant_id, provider, self._keys.channel(grant_id), message]
-            reply = await self._primary.run(scripts.FORGET, keys, args)
-            if reply != b"moved":
-                return bool(reply == b"forgotten")
-        raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
-
-    async def generation(self, grant_id: str) -> tuple[str, int] | None:
-        """Provider and generation a grant has right now."""
-        provider, generation = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "generation")
-        return None if provider is None else (provider.decode(), int(generation))
-
-    async def import_(
-        self, grant_id: str, provider: str, refresh_token: Secret, scope: str | None, *, due_at: int
-    ) -> Registered:
-        """Take in a refresh token that somebody already holds: a new generation without a token, due at *due_at*."""
-        fields: list[Argument] = ["granted_at", self._clock()]
-        if scope is not None:
-            fields += ["scope", scope]
-        return await self._register(
-            grant_id, provider, refresh_token, fields, script=scripts.IMPORT, mode="import", due_at=due_at
-        )
-
-    async def log_in(
-        self,
-        token: Token,
-        refresh_token: Secret,
-        *,
-        reauthorize_by: int | None,
-        seen: tuple[str, int] | None,
-        message: str,
-    ) -> Registered | None:
-        """Take in what a login brought; None when the grant changed since *seen*: come with a newer generation."""
-        fields = self._grants.token_fields(token)
-        fields += ["granted_at", token.issued_at, "answered_at", token.issued_at]
-        if reauthorize_by is not None:
-            fields += ["reauthorize_by", reauthorize_by]
-        return await self._register_once(
-            token.grant_id, token.provider, token.generation, refresh_token, fields,
-            seen=seen, script=scripts.REGISTER, mode="login", due_at=token.refresh_at, message=message,
-        )  # fmt: skip
-
-    async def _register(
-        self, grant_id: str, provider: str, refresh_token: Secret, fields: list[Argument],
-        *, script: scripts.Script, mode: str, due_at: int,
-    ) -> Registered:  # fmt: skip
-        for _ in range(_REGISTER_TRIES):
-            seen = await self.generation(grant_id)
-            generation = max(self._clock(), (seen[1] if seen else 0) + 1)
-            registered = await self._register_once(
-                grant_id, provider, generation, refresh_token, ["generation", generation, *fields],
-                seen=seen, script=script, mode=mode, due_at=due_at, message="",
-            )  # fmt: skip
-            if registered is not None:
-                return registered
-        raise StoreUnavailable(f"grant {grant_id} keeps changing: try again")
-
-    async def _register_once(
-        self, grant_id: str, provider: str, generation: int, refresh_token: Secret, fields: list[Argument],
-        *, seen: tuple[str, int] | None, script: scripts.Script, mode: str, due_at: int, message: str,
-    ) -> Registered | None:  # fmt: skip
-        was_provider, was_generation = seen or ("", "")
-        sets = self._sets(was_provider or provider, "due", "leased", "parked")
-        keys = [self._keys.grant(grant_id), self._keys.ids("due", provider), *sets, self._keys.held, self._keys.meta]
-        # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = () if mode == "import" and was_provider == provider else (*TOKEN_FIELDS, "reauthorize_by")
-        args: list[Argument] = [
-            grant_id, mode, was_provider, was_generation, due_at, refresh_token.fingerprint(),
-            self._keys.channel(grant_id), message, " ".join(drop),
-            "provider", provider, "refresh_at", due_at,
-            *self._seal_refresh_token(grant_id, refresh_token), *fields,
-        ]  # fmt: skip
-        await self._primary.call("HSET", self._keys.meta, f"provider:{provider}", 1) if seen is None else None
-        status, detail = await self._primary.run(script, keys, args)
-        if status == b"moved":
-            return None
-        if status == b"foreign":
-            raise NotOurStore("Redis answers but holds no token-broker data: nothing was written")
-        return Registered(status.decode(), generation, detail.decode() or None)
-
     async def rewind(self, provider: str) -> None:
         """After the server's clock was set back: bring what was issued "in the future" back to now."""
         keys = [self._keys.ids("due", provider), self._keys.provider(provider), self._keys.grants]
@@ -311,12 +233,26 @@ class Schedule:
             offset += _REWIND_PAGE
 
 
+def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
+    """What an answer brought, as fields and values of its grant's hash."""
+    fields: list[Argument] = [
+        "answered_at", commit.answered_at,
+        "last_outcome", commit.outcome, "last_detail", commit.detail or "", "last_at", commit.answered_at,
+    ]  # fmt: skip
+    if commit.failures:
+        fields += ["failures", commit.failures]
+    if commit.token is not None:
+        fields += grants.token_fields(commit.token)
+    if commit.refresh_token is not None:
+        fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
+    if commit.reauthorize_by is not None:
+        fields += ["reauthorize_by", commit.reauthorize_by]
+    return fields
+
+
 def _maybe(raw: bytes) -> int | None:
     return int(raw) if raw else None
 
 
 def _told(code: str, detail: str) -> str:
     return f"{code}: {detail}" if detail else code
-
-
-__all__ = ["BREAKER", "HALF_CLOSE_AFTER", "Claimed", "Expedited", "NoSuchGrant", "Registered", "Schedule", "Settled"]

@@ -32,6 +32,8 @@ RESUME = Script("resume")
 EXPEDITE = Script("expedite")
 IMPORT = Script("register")
 REGISTER = Script("register", allow_oom=True)
+RELEASE = Script("release")
+RESTORE = Script("restore")
 HOLD = Script("hold")
 FORGET = Script("forget")
 REWIND = Script("rewind")
@@ -76,6 +78,16 @@ class Keys:
     def held(self) -> str:
         """Hash: fingerprint of an imported refresh token to the grant that holds it."""
         return self._key("held")
+
+    @property
+    def epoch(self) -> str:
+        """Hash: which run of the server we know, and until when nobody claims after another one."""
+        return self._key("epoch")
+
+    @property
+    def forgotten(self) -> str:
+        """Sorted set of grant ids by when they were forgotten: what no journal may bring back."""
+        return self._key("forgotten")
 
     def channel(self, grant_id: str) -> str:
         """Pub/sub channel of one grant."""

@@ -181,7 +181,7 @@ async def test_retry_after_is_kept(broker: RunningBroker, sandbox: Sandbox, redi
 
 async def test_redis_lost_and_found(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer) -> None:
     """With Redis gone, valid tokens are served from memory; when it is back, refreshing goes on."""
-    async with start_broker(redis={"url": own_redis.url}) as broker:
+    async with start_broker(redis={"url": own_redis.url}, refresh={"request_timeout": "1s"}) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         await broker.import_("g2", "acme", sandbox.rotating.issue().refresh_token or "")
         token = await broker.token("g1")
@@ -201,7 +201,7 @@ async def test_redis_lost_and_found(start_broker: StartBroker, sandbox: Sandbox,
         report = {"If-Match": f'"{token["generation"]}"'}
         assert (await broker.ask("POST", "/v1/grants/g1/refresh", headers=report))[0] == 429
         await broker.ask("POST", "/v1/grants/g1/retry")
-        await next_generation(broker, "g1", token["generation"])
+        await next_generation(broker, "g1", token["generation"], 20)  # the fence opens first
         await assert_sound(broker, sandbox, ("g1", "acme"), ("g2", "acme"))
 
 

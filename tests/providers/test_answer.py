@@ -205,7 +205,7 @@ def test_form_encoded_error_of_status_200() -> None:
         pytest.param(200, b"access_token=a%ff", Unknown, id="T25 form that is not UTF-8"),
         pytest.param(200, b"x=y", Unknown, id="form without tokens"),
         pytest.param(200, b"<a href='?error=x&access_token=y'>", Unknown, id="T21 page that looks like a form"),
-        pytest.param(200, b'{"access_token":"a2","refresh_token":"r\xff2"}', Unknown, id="T25 not UTF-8"),
+        pytest.param(200, b'{"access_token":"a2","refresh_token":"r\xff2"}', Answered, id="T25 not UTF-8"),
         pytest.param(200, b"[1]", Unknown, id="list"),
         pytest.param(200, b"null", Unknown, id="null"),
         pytest.param(200, {"ok": True}, Unknown, id="no tokens"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.errors import CorrectSettings
-from broker.refresh.journal import KEEP_MS, Journal
+from broker.refresh.journal import KEEP_MS, KEEP_UNPROVED_MS, Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def sealer(key: str) -> Sealer:
     return Sealer(parse_sealing_keys(key))
 
 
+def texts(journal: Journal) -> list[str]:
+    """What a journal would tell."""
+    return [entry.text for entry in journal.entries()]
+
+
 class Now:
     """A clock that is set by hand."""
 
@@ -44,13 +49,13 @@ class Now:
 async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) -> None:
     """What a replica that is gone wrote is taken over by the next, and cannot be read without the key."""
     journal = await Journal.open(tmp_path, sealer, Now())
-    await asyncio.gather(*(journal.append(f"refresh-token-{n}") for n in range(100)))
+    await asyncio.gather(*(journal.append(f"g{n}", f"refresh-token-{n}") for n in range(100)))
     await journal.close()
     (file,) = tmp_path.iterdir()
     assert b"refresh-token" not in file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600
     heir = await Journal.open(tmp_path, sealer, Now())
-    assert heir.pending() == [f"refresh-token-{n}" for n in range(100)]
+    assert texts(heir) == [f"refresh-token-{n}" for n in range(100)]
     assert len(list(tmp_path.iterdir())) == 1
     await heir.close()
 
@@ -58,15 +63,15 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
 async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -> None:
     """Two replicas on one directory write two files, and neither adopts the other's."""
     one = await Journal.open(tmp_path, sealer, Now())
-    await one.append("mine")
+    await one.append("a", "mine")
     two = await Journal.open(tmp_path, sealer, Now())
-    assert two.pending() == []
-    await two.append("yours")
+    assert texts(two) == []
+    await two.append("b", "yours")
     assert len(list(tmp_path.iterdir())) == 2
     await one.close()
     await two.close()
     heir = await Journal.open(tmp_path, sealer, Now())
-    assert sorted(heir.pending()) == ["mine", "yours"]
+    assert sorted(texts(heir)) == ["mine", "yours"]
     await heir.close()
 
 
@@ -74,7 +79,7 @@ async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> N
     """At whatever byte a crash cut the file, every whole line before is read."""
     journal = await Journal.open(tmp_path, sealer, Now())
     for text in ("one", "two", "three"):
-        await journal.append(text)
+        await journal.append(text, text)
     await journal.close()
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -85,7 +90,7 @@ async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> N
         file.write_bytes(whole[:cut])
         heir = await Journal.open(tmp_path, sealer, Now())
         wanted = ["one", "two", "three"] if cut == len(whole) - 1 else ["one", "two"]
-        assert heir.pending() == wanted
+        assert texts(heir) == wanted
         await heir.close()
 
 
@@ -93,19 +98,23 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
     """Compaction keeps what is young and what the store may not have on disk, however old."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
-    settled, unsettled = await journal.append("settled"), await journal.append("unsettled")
-    journal.settle(settled, durable=True)
-    journal.settle(unsettled, durable=False)
+    for name in ("durable", "heard", "unheard"):
+        entry = await journal.append(name, name)
+        entry.settled, entry.durable = name != "unheard", name == "durable"
     await journal.compact()
-    assert journal.pending() == ["settled", "unsettled"]
+    assert texts(journal) == ["durable", "heard", "unheard"]
     now.ms += KEEP_MS + 1
-    journal.settle(await journal.append("young"), durable=True)
+    young = await journal.append("young", "young")
+    young.settled = young.durable = True
     await journal.compact()
-    assert journal.pending() == ["unsettled", "young"]
-    assert journal.open_entries == 1
+    assert texts(journal) == ["heard", "unheard", "young"]
+    assert journal.unsettled == 1
+    now.ms += KEEP_UNPROVED_MS + 1
+    await journal.compact()
+    assert texts(journal) == ["unheard"]
     await journal.close()
     heir = await Journal.open(tmp_path, sealer, now)
-    assert heir.pending() == ["unsettled", "young"]
+    assert texts(heir) == ["unheard"]
     await heir.close()
 
 
@@ -114,7 +123,7 @@ async def test_a_full_disk_is_said_and_recovers(
 ) -> None:
     """While the disk refuses, append raises and the fault is known; a probe finds out when it takes writes again."""
     journal = await Journal.open(tmp_path, sealer, Now())
-    await journal.append("before")
+    await journal.append("1", "before")
     refused = OSError(28, "No space left on device")
 
     def refuse(*_: object) -> int:
@@ -123,15 +132,15 @@ async def test_a_full_disk_is_said_and_recovers(
     with monkeypatch.context() as full:
         full.setattr(os, "write", refuse)
         with pytest.raises(OSError, match="No space left"):
-            await journal.append("lost on disk, kept in memory")
+            await journal.append("2", "lost on disk, kept in memory")
         assert journal.fault == "No space left on device"
         assert not await journal.probe()
     assert await journal.probe()
     assert journal.fault is None
-    await journal.append("after")
+    await journal.append("3", "after")
     await journal.close()
     heir = await Journal.open(tmp_path, sealer, Now())
-    assert heir.pending() == ["before", "lost on disk, kept in memory", "after"]
+    assert texts(heir) == ["before", "lost on disk, kept in memory", "after"]
     await heir.close()
 
 
@@ -151,7 +160,7 @@ async def main():
     journal = await Journal.open(Path(sys.argv[1]), Sealer(parse_sealing_keys(sys.stdin.readline())), lambda: 1)
     n = 0
     while True:
-        await asyncio.gather(*(journal.append(str(n + k)) for k in range(7)))
+        await asyncio.gather(*(journal.append(str(n + k), str(n + k)) for k in range(7)))
         n += 7
         print(n, flush=True)
 asyncio.run(main())
@@ -175,8 +184,21 @@ async def test_sigkill_loses_nothing_that_was_confirmed(tmp_path: Path, sealer: 
         rest = writer.communicate()[0].split()
         confirmed = int(rest[-1]) if rest and rest[-1].isdigit() else confirmed
         heir = await Journal.open(directory, sealer, Now())
-        texts = heir.pending()
-        assert texts[:confirmed] == [str(n) for n in range(confirmed)]
+        assert texts(heir)[:confirmed] == [str(n) for n in range(confirmed)]
         await heir.close()
         for left in directory.iterdir():
             left.unlink()
+
+
+async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -> None:
+    """Of one grant only the last entry is told, so the journal grows with grants, not with refreshes."""
+    now = Now()
+    journal = await Journal.open(tmp_path, sealer, now)
+    for number in range(2000):
+        now.ms += 1
+        entry = await journal.append(f"g{number % 3}", f"{'x' * 400} {number}")
+        entry.settled = entry.durable = True
+    assert [text.split()[1] for text in texts(journal)] == ["1998", "1999", "1997"]
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size < 300_000
+    await journal.close()

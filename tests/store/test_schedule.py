@@ -44,7 +44,7 @@ async def store(shared_redis: RedisServer, redis: Redis, key: str, tmp_path: Pat
 async def imported(store: Store, *grants: str, provider: str = "p") -> None:
     """Import grants, due now."""
     for grant in grants:
-        registered = await store.schedule.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
+        registered = await store.registry.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
         assert registered.status == "created"
 
 
@@ -131,12 +131,12 @@ async def test_commit_of_another_generation_is_refused(store: Store, redis: Redi
     one, two = sorted(await claimed(store, 2), key=lambda c: c.grant_id)
     token = commit_of(one, "login").token
     assert token is not None
-    seen = await store.schedule.generation("g1")
-    await store.schedule.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
+    seen = await store.registry.generation("g1")
+    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
     assert (await store.schedule.commit(commit_of(one), []))[0] == "superseded"
     assert await sets(redis, "g1") == ["due"]
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
-    assert await store.schedule.forget("g2", "{}")
+    assert await store.registry.forget("g2", "{}")
     assert (await store.schedule.commit(commit_of(two), []))[0] == "gone"
     assert await sets(redis, "g2") == []
 
@@ -220,7 +220,7 @@ async def test_expedite_respects_what_waits(store: Store) -> None:
     (claim,) = await claimed(store)
     await store.schedule.park(Park(claim, "dead", "gone", "", "refresh_failing"), "{}")
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "parked"
-    await store.schedule.forget("g1", "{}")
+    await store.registry.forget("g1", "{}")
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "gone"
 
 
@@ -228,15 +228,15 @@ async def test_one_refresh_token_has_one_grant(store: Store) -> None:
     """The same refresh token under another id is refused, under its own id changes nothing, is free once forgotten."""
     await imported(store, "g1")
     token, now = Secret("r-g1"), store.clock()
-    other = await store.schedule.import_("g2", "p", token, None, due_at=now)
+    other = await store.registry.import_("g2", "p", token, None, due_at=now)
     assert (other.status, other.holder) == ("held", "g1")
-    assert (await store.schedule.import_("g1", "p", token, None, due_at=now)).status == "unchanged"
-    assert (await store.schedule.import_("g1", "p", Secret("r-new"), None, due_at=now)).status == "replaced"
-    assert (await store.schedule.import_("g2", "p", token, None, due_at=now)).status == "created"
+    assert (await store.registry.import_("g1", "p", token, None, due_at=now)).status == "unchanged"
+    assert (await store.registry.import_("g1", "p", Secret("r-new"), None, due_at=now)).status == "replaced"
+    assert (await store.registry.import_("g2", "p", token, None, due_at=now)).status == "created"
     await claimed(store, 9)
-    assert (await store.schedule.import_("g2", "p", Secret("r-3"), None, due_at=now)).status == "leased"
-    await store.schedule.forget("g1", "{}")
-    assert (await store.schedule.import_("g3", "p", Secret("r-new"), None, due_at=now)).status == "created"
+    assert (await store.registry.import_("g2", "p", Secret("r-3"), None, due_at=now)).status == "leased"
+    await store.registry.forget("g1", "{}")
+    assert (await store.registry.import_("g3", "p", Secret("r-new"), None, due_at=now)).status == "created"
 
 
 async def test_claims_drop_ids_without_a_grant(store: Store, redis: Redis) -> None:
@@ -256,7 +256,7 @@ async def test_an_emptied_server_is_not_ours(store: Store, redis: Redis) -> None
     with pytest.raises(NotOurStore):
         await store.schedule.claim("p", 1, LEASE)
     with pytest.raises(NotOurStore):
-        await store.schedule.import_("g2", "p", Secret("r"), None, due_at=0)
+        await store.registry.import_("g2", "p", Secret("r"), None, due_at=0)
 
 
 async def test_keys_that_do_not_open_are_said_at_start(
@@ -288,7 +288,7 @@ async def test_paging_meets_every_grant_once(store: Store) -> None:
     due_at = store.clock() + 1000
     names = [f"g{n:03}" for n in range(57)]
     for name in names:
-        await store.schedule.import_(name, "p", Secret(name), None, due_at=due_at)
+        await store.registry.import_(name, "p", Secret(name), None, due_at=due_at)
     seen: list[str] = []
     cursor = None
     while True:

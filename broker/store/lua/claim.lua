@@ -1,16 +1,35 @@
 #!lua
 -- claim: lease up to n due grants of one provider, each for one token request.
 --
--- KEYS  1 due  2 leased  3 provider  4 meta  5 prefix of the grants' keys (all in one slot)
+-- KEYS  1 due  2 leased  3 provider  4 meta  5 epoch  6 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
--- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign.
-local due, leased, provider, meta, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+--       6 hold-off in ms  7 "expired" to leave alone what still has a living token
+-- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
+-- fenced (the fourth item is when the fence opens).
+local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
+local hold_off, expired_only = tonumber(ARGV[6]), ARGV[7] == 'expired'
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if redis.call('HEXISTS', meta, 'schema') == 0 then
   return {'foreign', now, 1000}
+end
+
+-- Another run of the server (restart, failover, restore) may have lost what it had acknowledged. Nobody claims
+-- until every replica had the time to say again what it knows. A server that hides INFO cannot be fenced.
+local info = redis.pcall('INFO', 'server')
+local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+local seen = redis.call('HMGET', epoch, 'run_id', 'open_at')
+if run_id and seen[1] ~= run_id then
+  seen[2] = seen[1] and now + hold_off or now
+  redis.call('HSET', epoch, 'run_id', run_id, 'open_at', seen[2])
+  if seen[1] then
+    return {'fenced', now, hold_off, seen[2]}
+  end
+end
+if now < tonumber(seen[2] or 0) then
+  return {'fenced', now, seen[2] - now, tonumber(seen[2])}
 end
 
 -- A lease that ended goes back to due. Its attempt stays open: whoever claims it next sees that.
@@ -40,7 +59,17 @@ if lane[1] or lane[2] or tonumber(lane[3] or 0) >= threshold then
 end
 
 local reply = {status, now, 0}
-local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, n)
+local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, expired_only and 256 or n)
+if expired_only then
+  local expired = {}
+  for i = 1, #ids, 2 do
+    if #expired < 2 * n and tonumber(redis.call('HGET', prefix .. ids[i], 'expires_at') or 0) <= now then
+      expired[#expired + 1] = ids[i]
+      expired[#expired + 1] = ids[i + 1]
+    end
+  end
+  ids = expired
+end
 for i = 1, #ids, 2 do
   local id, key = ids[i], prefix .. ids[i]
   local grant = redis.call('HMGET', key, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',

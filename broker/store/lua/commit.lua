@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- commit: keep what a token request brought; the same attempt may commit again and again.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 provider
+-- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 forgotten
 -- ARGV  1 id  2 attempt  3 generation claimed  4 refresh at  5 channel  6 count of messages, the messages,
 --       then fields and values
--- Gives committed, already, superseded or gone. Whoever hears superseded or gone revokes what it received.
+-- Gives committed, already, superseded, gone, or lost (the store went back behind the claim: restore). Whoever
+-- hears superseded or gone revokes what it received.
 local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, attempt, claimed, refresh_at, channel, messages = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 
@@ -13,10 +14,11 @@ if held[2] == attempt then
   return 'already'
 end
 if not held[1] then
-  return 'gone'
+  local forgotten = redis.call('ZSCORE', KEYS[6], id)
+  return forgotten and tonumber(forgotten) >= tonumber(claimed) and 'gone' or 'lost'
 end
 if held[1] ~= claimed then
-  return 'superseded'
+  return tonumber(held[1]) > tonumber(claimed) and 'superseded' or 'lost'
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')

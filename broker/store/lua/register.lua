@@ -4,7 +4,7 @@
 -- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 held  7 meta
 -- ARGV  1 id  2 login or import  3 provider until now, or ""  4 generation until now, or ""  5 due at
 --       6 fingerprint of an imported refresh token  7 channel  8 message or ""  9 token fields to drop, blank-separated
---       then fields and values
+--       10 provider from now on  then fields and values
 -- Gives {status, detail}: created, replaced, unchanged, leased, held (by whom), moved (read again), foreign.
 local grant, due, was_due, was_leased, was_parked, held_by, meta = unpack(KEYS)
 local id, mode, provider, generation, due_at, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -39,7 +39,8 @@ redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'fail
 for field in string.gmatch(ARGV[9], '%S+') do
   redis.call('HDEL', grant, field)
 end
-redis.call('HSET', grant, unpack(ARGV, 10))
+redis.call('HSET', grant, 'provider', ARGV[10], unpack(ARGV, 11))
+redis.call('HSETNX', meta, 'provider:' .. ARGV[10], 1)
 redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)

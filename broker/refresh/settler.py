@@ -1,0 +1,115 @@
+"""Writing down what was decided about a claimed grant: on our own disk first, then in the store, until it has heard.
+
+An error from the store never means that it did not hear, so everything here may be said again. Knows nothing of
+providers beyond what a message needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.errors import StoreUnavailable
+from broker.model import Commit, Park, Postpone
+from broker.wire import message, token_message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.metrics import Metrics
+    from broker.model import Event, Step
+    from broker.refresh.journal import Entry, Journal
+    from broker.store import Settled, Store
+
+log = structlog.get_logger()
+_PAUSES = (0.1, 0.3, 1.0, 2.0)
+SETTLE_LIMIT = 10.0
+"""Seconds for which a process that is being stopped goes on telling the store; the journal keeps the rest."""
+
+
+class Settler:
+    """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
+
+    def __init__(
+        self, store: Store, journal: Journal | None, metrics: Metrics, dies: Callable[[str], bool],
+        *, notice: bool, stopping: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._journal = journal
+        self._metrics = metrics
+        self._dies = dies
+        self._notice = notice
+        self._stopping = stopping
+
+    async def keep(self, commit: Commit) -> Entry | None:
+        """Put an answer on disk before anybody relies on it. A disk that refuses is said aloud; the answer goes on."""
+        if self._journal is None:
+            return None
+        record = self._store.registry.committed(self._store.store_id, commit)
+        try:
+            return await self._journal.append(commit.claim.grant_id, record)
+        except OSError:
+            return None  # the journal has said so, and the store is told next
+
+    async def settle(self, step: Step, entry: Entry | None = None) -> Settled:
+        """Tell the store, again and again. *entry* is where an answer stands in the journal.
+
+        An answer that was received is told until it is heard, or the process must end. Anything else is dropped when
+        the lease has ended: the store then knows the attempt as one of unknown outcome.
+        """
+        tries, since = 0, time.monotonic()
+        while True:
+            try:
+                return await self._tell(step, entry)
+            except StoreUnavailable as error:
+                if not isinstance(step, Commit) and time.monotonic() > step.claim.lease_ends:
+                    return "superseded"
+                if self._stopping.is_set() and time.monotonic() > since + SETTLE_LIMIT:
+                    log.critical(
+                        "commit.abandoned", grant_id=step.claim.grant_id, outcome=step.outcome, error=str(error),
+                        journaled=entry is not None,
+                    )  # fmt: skip
+                    return "already"
+                if tries == 0:
+                    log.warning("commit.delayed", grant_id=step.claim.grant_id, error=str(error))
+                await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+                tries += 1
+
+    async def _tell(self, step: Step, entry: Entry | None) -> Settled:
+        schedule = self._store.schedule
+        match step:
+            case Commit():
+                settled, durable = await schedule.commit(step, self._messages(step))
+                if settled == "lost":
+                    settled, durable = await self._restored(step), False
+                self._metrics.durable(durable)
+                if entry is not None:
+                    entry.settled, entry.durable = True, durable
+                return settled
+            case Postpone():
+                failing = self._message(step, "refresh_failing", step.outcome, step.code) if step.failing else None
+                return await schedule.postpone(step, failing)
+            case Park():
+                return await schedule.park(step, self._message(step, step.event, step.outcome, step.reason))
+
+    async def _restored(self, commit: Commit) -> Settled:
+        """The store went back behind our claim (a failover, a restore): it takes the whole grant from us instead."""
+        record = self._store.registry.committed(self._store.store_id, commit)
+        restored = await self._store.registry.restore(self._store.store_id, record)
+        log.warning("grant.restored", grant_id=commit.claim.grant_id, restored=restored)
+        return "gone" if restored == "forgotten" else "superseded" if restored == "known" else "committed"
+
+    def _messages(self, commit: Commit) -> list[str]:
+        token = commit.token
+        if not commit.fresh or token is None:
+            return []
+        now, dies = self._store.clock(), self._dies(token.provider)
+        events: tuple[Event, ...] = ("refreshed", "recovered") if commit.recovered else ("refreshed",)
+        return [token_message(e, self._store.store_id, token, now, dies=dies, notice=self._notice) for e in events]
+
+    def _message(self, step: Step, event: Event, outcome: str, code: str) -> str:
+        claim, store_id = step.claim, self._store.store_id
+        return message(event, store_id, claim.grant_id, claim.provider, claim.generation, outcome=outcome, reason=code)

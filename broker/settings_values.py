@@ -1,0 +1,145 @@
+"""Kinds of values in the settings: how each is spelled, and what to say where it is spelled otherwise.
+
+A message completes the sentence "KEY: …" and never holds the value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from broker.model import GRANT_ID
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_LONGEST = timedelta(days=36500)
+_TCP = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
+_SOCKET_PATH_MAX = 103  # the smallest sun_path there is (macOS), less its NUL
+_REDIS_OPTIONS = re.compile(r"db|username|password|ssl_\w+")
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds <= _LONGEST.total_seconds():
+            return timedelta(seconds=seconds)
+        raise ValueError(f"must be at most {_LONGEST.days}d")
+    raise ValueError('must be a duration with its unit, such as "90s", "5m", "12h" or "14d"')
+
+
+def _grace(value: object) -> object:
+    if value == "forever":
+        return value
+    try:
+        return _duration(value)
+    except ValueError as error:
+        raise ValueError(f'{error}, or "forever"') from None
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be longer than 0s")
+    return value
+
+
+def matching(pattern: str, words: str) -> AfterValidator:
+    """A check of the whole text, and what to say where it fails."""
+    match = re.compile(pattern).fullmatch
+
+    def check(value: str) -> str:
+        if not match(value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+def _listen(value: str) -> str:
+    if value.startswith("unix:/"):
+        if len(value.removeprefix("unix:").encode()) > _SOCKET_PATH_MAX:
+            raise ValueError(f"must be a shorter path: a socket's has at most {_SOCKET_PATH_MAX} bytes")
+        return value
+    match = _TCP.fullmatch(value)
+    if match is None or int(match[2]) > 65535:  # noqa: PLR2004 - TCP
+        raise ValueError(
+            'must be an address and a port, such as "127.0.0.1:8080" or "[::1]:8080", or '
+            '"unix:/run/token-broker/http.sock"'
+        )
+    return value
+
+
+def host_of(address: str) -> str | None:
+    """The host of an address to listen on; None for a socket."""
+    return None if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
+
+
+def _redis_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        number = url.path.strip("/") or "0"
+        tcp = url.scheme in {"redis", "rediss"} and url.hostname and (url.port or 1) and number.isdigit()
+        socket = url.scheme == "unix" and url.path.startswith("/")
+        unknown = [name for name, _ in parse_qsl(url.query) if not _REDIS_OPTIONS.fullmatch(name)]
+    except ValueError:
+        tcp = socket = False
+        unknown = []
+    if value != "embedded:" and not (value.isprintable() and (tcp or socket)):
+        raise ValueError('must be redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH or "embedded:"')
+    if unknown:
+        raise ValueError(f"has an option that is not known here ({unknown[0][:32]}): allowed are db and ssl_…")
+    return value
+
+
+def _web_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        good = url.scheme in {"http", "https"} and url.hostname and not url.username and (url.port or 1)
+    except ValueError:
+        good = False
+    if not good or "#" in value or not value.isprintable() or " " in value:
+        raise ValueError("must be an http:// or https:// URL without user, password or fragment")
+    return value
+
+
+def _window(value: object) -> object:
+    try:
+        first, second = (float(part) for part in value)  # type: ignore[attr-defined]  # whatever the file holds
+        good = 0 < first <= second < 1
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError("must be two parts of a token's life, 0 < first <= second < 1, such as [0.70, 0.85]")
+    return value
+
+
+def plain_beyond_loopback(url: str) -> bool:
+    """Whether *url* is http to another host."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in LOOPBACK
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(json_schema_extra={"format": "duration"})]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Grace = Annotated[timedelta | Literal["forever"], BeforeValidator(_grace)]
+Window = Annotated[tuple[float, float], BeforeValidator(_window)]
+Pattern = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9._*?-]{1,128}",
+        'must be a pattern of grant ids, such as "acme-*" ("*" is all, "?" one character)',
+    ),
+]
+Name = Annotated[
+    str,
+    matching(GRANT_ID.pattern, "is no name: a letter or digit, then letters, digits, '.', '_' or '-', at most 128"),
+]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Listen = Annotated[str, AfterValidator(_listen)]
+WebUrl = Annotated[str, AfterValidator(_web_url)]

@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- restore: tell a store that may have lost it what an answer brought. Writes only what is newer.
+--
+-- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten  7 meta
+-- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
+--       then fields and values
+-- Gives restored, known, forgotten, moved (read again) or foreign.
+local grant, due, was_due, was_leased, was_parked, forgotten, meta = unpack(KEYS)
+local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+
+if redis.call('HEXISTS', meta, 'schema') == 0 then
+  return 'foreign'
+end
+local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at')
+if (held[1] or '') ~= provider then
+  return 'moved'
+end
+if held[1] then
+  local known = tonumber(held[2])
+  if known > generation or (known == generation and tonumber(held[3] or 0) >= answered_at) then
+    return 'known'
+  end
+elseif tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
+  return 'forgotten'
+end
+
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')
+redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], unpack(ARGV, 9))
+redis.call('ZREM', was_due, id)
+redis.call('ZREM', was_leased, id)
+redis.call('ZREM', was_parked, id)
+redis.call('ZADD', due, ARGV[5], id)
+redis.pcall('PUBLISH', ARGV[7], ARGV[8])
+return 'restored'

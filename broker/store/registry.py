@@ -1,0 +1,208 @@
+"""Taking grants in and letting them go: register and forget, and telling a store again what it may have lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from broker.errors import NotOurStore, StoreUnavailable
+from broker.store import scripts
+from broker.store.grants import TOKEN_FIELDS
+from broker.store.schedule import commit_fields
+from broker.wire import message as notice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from broker.model import Commit, Token
+    from broker.secret import Secret
+    from broker.store.clock import Clock
+    from broker.store.grants import Grants
+    from broker.store.primary import Argument, Primary
+
+_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What came of a register; `holder` is the grant that holds the same refresh token (held)."""
+
+    status: Literal["created", "replaced", "unchanged", "leased", "held"]
+    generation: int
+    holder: str | None = None
+
+
+Restored = Literal["restored", "known", "forgotten", "forgot", "another store"]
+
+
+class Registry:
+    """Which grants there are. Every method raises `StoreUnavailable` when Redis cannot say."""
+
+    def __init__(self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock) -> None:
+        self._primary = primary
+        self._keys = keys
+        self._grants = grants
+        self._clock = clock
+
+    def _sets(self, provider: str) -> list[str]:
+        return [self._keys.ids(state, provider) for state in ("due", "leased", "parked")]
+
+    async def generation(self, grant_id: str) -> tuple[str, int] | None:
+        """Provider and generation a grant has right now."""
+        provider, generation = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "generation")
+        return None if provider is None else (provider.decode(), int(generation))
+
+    async def import_(
+        self, grant_id: str, provider: str, refresh_token: Secret, scope: str | None, *, due_at: int
+    ) -> Registered:
+        """Take in a refresh token that somebody already holds: a new generation without a token, due at *due_at*."""
+        for _ in range(_TRIES):
+            seen = await self.generation(grant_id)
+            generation = max(self._clock(), (seen[1] if seen else 0) + 1)
+            fields: list[Argument] = ["generation", generation, "granted_at", self._clock()]
+            if scope is not None:
+                fields += ["scope", scope]
+            registered = await self._register(
+                grant_id, provider, generation, refresh_token, fields,
+                seen=seen, script=scripts.IMPORT, mode="import", due_at=due_at, message="",
+            )  # fmt: skip
+            if registered is not None:
+                return registered
+        raise StoreUnavailable(f"grant {grant_id} keeps changing: try again")
+
+    async def log_in(
+        self, token: Token, refresh_token: Secret,
+        *, reauthorize_by: int | None, seen: tuple[str, int] | None, message: str,
+    ) -> Registered | None:  # fmt: skip
+        """Take in what a login brought; None when the grant changed since *seen*: come with a newer generation."""
+        fields = _login_fields(self._grants, token, reauthorize_by)
+        return await self._register(
+            token.grant_id, token.provider, token.generation, refresh_token, fields,
+            seen=seen, script=scripts.REGISTER, mode="login", due_at=token.refresh_at, message=message,
+        )  # fmt: skip
+
+    async def _register(
+        self, grant_id: str, provider: str, generation: int, refresh_token: Secret, fields: list[Argument],
+        *, seen: tuple[str, int] | None, script: scripts.Script, mode: str, due_at: int, message: str,
+    ) -> Registered | None:  # fmt: skip
+        was_provider, was_generation = seen or ("", "")
+        sets = self._sets(was_provider or provider)
+        keys = [self._keys.grant(grant_id), self._keys.ids("due", provider), *sets, self._keys.held, self._keys.meta]
+        # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
+        drop: Iterable[str] = () if mode == "import" and was_provider == provider else (*TOKEN_FIELDS, "reauthorize_by")
+        args: list[Argument] = [
+            grant_id, mode, was_provider, was_generation, due_at, refresh_token.fingerprint(),
+            self._keys.channel(grant_id), message, " ".join(drop), provider,
+            "refresh_at", due_at, *self._grants.sealed_refresh_token(grant_id, refresh_token), *fields,
+        ]  # fmt: skip
+        status, detail = await self._primary.run(script, keys, args)
+        if status == b"moved":
+            return None
+        if status == b"foreign":
+            raise NotOurStore("Redis answers but holds no token-broker data: nothing was written")
+        return Registered(status.decode(), generation, detail.decode() or None)
+
+    async def forget(self, grant_id: str, message: str, *, up_to: int | None = None) -> bool:
+        """Remove a grant (unless it is newer than generation *up_to*); False when nothing was removed."""
+        for _ in range(_TRIES):
+            raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
+            provider = raw.decode() if raw else ""
+            keys = [self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten]
+            args: list[Argument] = [
+                grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to
+            ]  # fmt: skip
+            reply = await self._primary.run(scripts.FORGET, keys, args)
+            if reply != b"moved":
+                return bool(reply == b"forgotten")
+        raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
+
+    def committed(self, store_id: str, commit: Commit) -> str:
+        """A record of an answer, for the journal: everything `restore` needs to write its grant anew."""
+        claim = commit.claim
+        refresh_token = commit.refresh_token or claim.refresh_token
+        fields: list[Argument] = [
+            *self._grants.sealed_refresh_token(claim.grant_id, refresh_token),
+            "granted_at", claim.granted_at, *commit_fields(self._grants, commit),
+        ]  # fmt: skip
+        generation = commit.token.generation if commit.token else claim.generation
+        return _record(
+            store_id,
+            claim.grant_id,
+            claim.provider,
+            generation,
+            commit.answered_at,
+            commit.refresh_at,
+            claim.attempt,
+            fields,
+        )
+
+    def logged_in(self, store_id: str, token: Token, refresh_token: Secret, reauthorize_by: int | None) -> str:
+        """A record of what a login brought, likewise."""
+        fields = [
+            *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
+            *_login_fields(self._grants, token, reauthorize_by),
+        ]
+        return _record(
+            store_id,
+            token.grant_id,
+            token.provider,
+            token.generation,
+            token.issued_at,
+            token.refresh_at,
+            "login",
+            fields,
+        )
+
+    def forgot(self, store_id: str, grant_id: str, generation: int) -> str:
+        """A record of a grant that was forgotten at *generation*."""
+        return json.dumps({"store": store_id, "forget": grant_id, "generation": generation})
+
+    async def restore(self, store_id: str, record: str) -> Restored:
+        """Tell the store what a record says; it takes only what is newer than what it knows."""
+        told: dict[str, Any] = json.loads(record)
+        if told["store"] != store_id:
+            return "another store"
+        if "forget" in told:
+            gone = notice("revoked", store_id, told["forget"], "", told["generation"])
+            return "forgot" if await self.forget(told["forget"], gone, up_to=told["generation"]) else "known"
+        return await self._restore(store_id, told)
+
+    async def _restore(self, store_id: str, told: dict[str, Any]) -> Restored:
+        grant_id, provider, generation = told["grant_id"], told["provider"], told["generation"]
+        fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in told["fields"]]
+        changed = notice("refreshed", store_id, grant_id, provider, generation)
+        for _ in range(_TRIES):
+            raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
+            was_provider = raw.decode() if raw else ""
+            keys = [
+                self._keys.grant(grant_id), self._keys.ids("due", provider), *self._sets(was_provider or provider),
+                self._keys.forgotten, self._keys.meta,
+            ]  # fmt: skip
+            args: list[Argument] = [
+                grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
+                self._keys.channel(grant_id), changed, "provider", provider, "generation", generation, *fields,
+            ]  # fmt: skip
+            reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
+            if reply == "foreign":
+                raise NotOurStore("Redis answers but holds no token-broker data: nothing was restored")
+            if reply != "moved":
+                return reply  # type: ignore[no-any-return]
+        raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
+
+
+def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> list[Argument]:
+    fields = [*grants.token_fields(token), "granted_at", token.issued_at, "answered_at", token.issued_at]
+    return fields if reauthorize_by is None else [*fields, "reauthorize_by", reauthorize_by]
+
+
+def _record(
+    store_id: str, grant_id: str, provider: str, generation: int, answered_at: int, refresh_at: int, attempt: str,
+    fields: Sequence[Argument],
+) -> str:  # fmt: skip
+    cells = [{"b": base64.b64encode(cell).decode()} if isinstance(cell, bytes) else cell for cell in fields]
+    return json.dumps({
+        "store": store_id, "grant_id": grant_id, "provider": provider, "generation": generation,
+        "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt, "fields": cells,
+    })  # fmt: skip
