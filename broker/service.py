@@ -100,7 +100,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
         settler = Settler(store, journal, metrics, dies_at(dialects), notice=notice, stopping=stopping)
-        refresher = Refresher(store, endpoints, cache.put, settler, metrics, request_timeout=timeout)
+        refresher = Refresher(store, endpoints, cache, settler, metrics, request_timeout=timeout)
         replay = Replay(store, journal)
         hearts = [Heart(f"lane {name}") for name in endpoints]
         scheduler = Scheduler(

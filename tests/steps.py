@@ -89,6 +89,8 @@ async def subscribed(redis: Redis, grant: str) -> AsyncIterator[list[dict[str, A
     heard: list[dict[str, Any]] = []
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(f"broker:tokens:{grant}")
+        while (confirmed := await pubsub.get_message(timeout=5)) is None or confirmed["type"] != "subscribe":
+            pass
 
         async def listen() -> None:
             async for message in pubsub.listen():
@@ -96,7 +98,6 @@ async def subscribed(redis: Redis, grant: str) -> AsyncIterator[list[dict[str, A
                     heard.append(json.loads(message["data"]))
 
         task = asyncio.create_task(listen())
-        await asyncio.sleep(0.05)
         try:
             yield heard
         finally:

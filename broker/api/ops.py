@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from broker.api.app import API, caller_of, grant_id_of, json_answer
-from broker.errors import BrokerError, StoreUnavailable
+from broker.errors import BrokerError, NotOurStore, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,20 +48,26 @@ class Health:
         self.started = False
         self.stopping = False
         self.waiting = ""
+        self._trouble: StoreUnavailable | None = None
 
     async def look(self) -> list[ProviderState] | None:
         """The providers' states as Redis has them, or None when it does not answer within a second."""
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT):
-                return await self._store.grants.providers(self._providers)
-        except (StoreUnavailable, TimeoutError):
-            return None
+                states = await self._store.grants.providers(self._providers)
+        except StoreUnavailable as error:
+            self._trouble = error
+        except TimeoutError:
+            self._trouble = StoreUnavailable("Redis does not answer")
+        else:
+            self._trouble = None
+            return states
+        return None
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""
         states = await self.look()
-        lost = "does not answer: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
-        checks = {"redis": self._check("redis", states is not None, lost if states is None else "answers")}
+        checks = {"redis": self._redis(states is not None)}
         checks["journal"] = self._journaling()
         for heart in self._hearts:
             words = "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
@@ -71,6 +77,10 @@ class Health:
         alive = all(heart.alive for heart in self._hearts)
         worst = "failed" if not alive else "degraded" if any(c["status"] != "ok" for c in checks.values()) else "ok"
         return alive, {"status": worst, "checks": checks}
+
+    def _redis(self, good: bool) -> dict[str, Any]:  # noqa: FBT001
+        lost = f"{self._trouble}: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
+        return self._check("redis", good, "answers" if good else lost)
 
     def _journaling(self) -> dict[str, Any]:
         if self._journal is None:
@@ -110,9 +120,9 @@ class Health:
                 "checks": {"redis": self._check("redis", False, self.waiting or "not asked yet")},
             }
         redis = await self.look() is not None
-        good = redis or self._cached() > 0
-        words = "answers" if redis else "does not answer" + (": tokens in memory are served" if good else "")
-        return good, {"status": "ok" if good else "failed", "checks": {"redis": self._check("redis", redis, words)}}
+        # A server without our data may be another one altogether: whoever balances load should ask elsewhere.
+        good = redis or (self._cached() > 0 and not isinstance(self._trouble, NotOurStore))
+        return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
 
 
 async def healthz(request: web.Request) -> web.Response:

@@ -48,6 +48,17 @@ class Cache:
             self.wake(token.grant_id)
         return True
 
+    def succeed(self, token: Token, generation: int) -> bool:
+        """Hold *token* as what follows *generation*, unless something else has followed it already."""
+        held = self._tokens.get(token.grant_id)
+        return (held is None or held.generation <= generation) and self.put(token)
+
+    def retract(self, token: Token) -> None:
+        """Hold *token* no more: the store would not have it."""
+        held = self._tokens.get(token.grant_id)
+        if held is not None and held.generation == token.generation:
+            self.evict(token.grant_id)
+
     def evict(self, grant_id: str) -> None:
         """Hold nothing for this grant any more: it is gone, or belongs to another provider now."""
         self._tokens.pop(grant_id, None)

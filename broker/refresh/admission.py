@@ -100,7 +100,9 @@ class Admission:
         entry = None
         if self._journal is not None:
             try:
-                record = registry.logged_in(self._store.store_id, token, refresh_token, reauthorize_by)
+                record = registry.logged_in(
+                    self._store.store_id, token, refresh_token, reauthorize_by=reauthorize_by, seen=seen
+                )
                 entry = await self._journal.append(grant_id, record)
             except OSError:
                 pass  # the journal has said so

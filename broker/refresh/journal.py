@@ -49,6 +49,8 @@ class Entry:
     """The store has heard of it."""
     durable: bool = False
     """And is known to have it on disk."""
+    before: Entry | None = None
+    """What was known of the same key before this one."""
 
     def dispensable(self, now: int) -> bool:
         """Whether it may be dropped."""
@@ -122,8 +124,15 @@ class Journal:
 
     def _remember(self, entry: Entry) -> None:
         known = self._entries.get(entry.key)
-        if known is None or known.at <= entry.at:
-            self._entries[entry.key] = entry
+        if known is not None and known.at > entry.at:
+            return
+        if not entry.text:
+            self._entries.pop(entry.key, None)
+            return
+        if known is not None:
+            known.before = None
+            entry.before = known
+        self._entries[entry.key] = entry
 
     def _line(self, entry: Entry) -> bytes:
         return base64.b64encode(self._sealer.seal(f"{entry.at} {entry.key} {entry.text}", "journal")) + b"\n"
@@ -141,6 +150,15 @@ class Journal:
             self._writing = asyncio.create_task(self._write(), name="journal write")
         await done
         return entry
+
+    async def retract(self, entry: Entry) -> None:
+        """The store would not have *entry*: what was known before it holds again. Raises `OSError`."""
+        if self._entries.get(entry.key) is not entry:
+            return
+        before = entry.before
+        again = await self.append(entry.key, before.text if before else "")
+        if before is not None:
+            again.settled, again.durable, again.before = before.settled, before.durable, None
 
     async def _write(self) -> None:
         """Write and sync all that waits, together, until nothing does."""

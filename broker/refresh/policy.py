@@ -75,7 +75,8 @@ def replay_at(claim: Claim, unknown_at: int, dialect: Dialect, now: int) -> int:
     just before its end; with nothing valid left there is nothing to lose.
     """
     grace = dialect.reuse_grace_ms
-    if grace is None or now < unknown_at + grace:
+    # From both sides: after a clock was set back a time "in the future" must not look like one within the grace.
+    if grace is None or -grace < now - unknown_at < grace:
         return now
     if claim.expires_at is None or claim.expires_at <= now:
         return now

@@ -23,17 +23,21 @@ if TYPE_CHECKING:
     from broker.metrics import Metrics
     from broker.model import Claim, Outcome, Step, Token
     from broker.providers import Endpoint
+    from broker.refresh.journal import Entry
     from broker.refresh.settler import Settler
     from broker.store import Settled, Store
 
 log = structlog.get_logger()
 
 
-class Serve(Protocol):
-    """Where a new token goes before it is written down, so that callers get it at once."""
+class Memory(Protocol):
+    """Where callers are served from: a new token goes there before it is written down, so that they get it at once."""
 
-    def __call__(self, token: Token) -> object:
-        """Take *token*."""
+    def succeed(self, token: Token, generation: int) -> bool:
+        """Take *token* as what follows *generation*."""
+
+    def retract(self, token: Token) -> None:
+        """Take it back: the store would not have it."""
 
 
 class Refresher:
@@ -43,7 +47,7 @@ class Refresher:
         self,
         store: Store,
         endpoints: Mapping[str, Endpoint],
-        serve: Serve,
+        memory: Memory,
         settler: Settler,
         metrics: Metrics,
         *,
@@ -51,7 +55,7 @@ class Refresher:
     ) -> None:
         self._store = store
         self._endpoints = endpoints
-        self._serve = serve
+        self._memory = memory
         self._settler = settler
         self._metrics = metrics
         self._request_timeout = request_timeout
@@ -68,11 +72,11 @@ class Refresher:
         step = policy.decide(claim, outcome, endpoint.dialect, self._store.clock(), random.random())
         entry = await self._settler.keep(step) if isinstance(step, Commit) else None
         if isinstance(step, Commit) and step.fresh and step.token is not None:
-            self._serve(step.token)
+            self._memory.succeed(step.token, claim.generation)
         settled = await self._settler.settle(step, entry)
         self._tell(step, settled)
         if isinstance(step, Commit) and settled in {"superseded", "gone"}:
-            await self._give_back(claim, step, endpoint)
+            await self._take_back(claim, step, entry, endpoint)
         return step
 
     async def _ask(self, claim: Claim, endpoint: Endpoint) -> Outcome:
@@ -106,8 +110,11 @@ class Refresher:
                     outcome=step.outcome, reason=step.reason, detail=step.detail, settled=settled,
                 )  # fmt: skip
 
-    async def _give_back(self, claim: Claim, step: Commit, endpoint: Endpoint) -> None:
-        """Revoke what was received for a grant that is gone or was replaced meanwhile: nobody will ever use it."""
+    async def _take_back(self, claim: Claim, step: Commit, entry: Entry | None, endpoint: Endpoint) -> None:
+        """The grant is gone or was replaced meanwhile: serve, keep and leave alive nothing of what was received."""
+        if step.token is not None:
+            self._memory.retract(step.token)
+        await self._settler.retract(entry)
         access_token = step.token.access_token if step.token else claim.access_token
         refresh_token = step.refresh_token or claim.refresh_token
         revocation = await revoke(

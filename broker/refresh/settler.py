@@ -54,6 +54,14 @@ class Settler:
         except OSError:
             return None  # the journal has said so, and the store is told next
 
+    async def retract(self, entry: Entry | None) -> None:
+        """Take an answer out of the journal that the store would not have."""
+        if entry is not None and self._journal is not None:
+            try:
+                await self._journal.retract(entry)
+            except OSError:
+                pass  # the journal has said so
+
     async def settle(self, step: Step, entry: Entry | None = None) -> Settled:
         """Tell the store, again and again. *entry* is where an answer stands in the journal.
 

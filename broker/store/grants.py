@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import CorrectRequest
+from broker.errors import CorrectRequest, NotOurStore
 from broker.model import Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 
@@ -25,6 +25,10 @@ _GRANT_FIELDS = (
     "granted_at", "reauthorize_by", "failures", "reason", "last_outcome", "last_detail", "last_at",
 )  # fmt: skip
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
+
+
+EMPTIED = "Redis answers but holds no token-broker data: it was emptied, or this is another server"
+"""What is said where the schema key is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,11 @@ class Grants:
         return Secret(self._sealer.open(sealed, grant_id, name))
 
     async def get(self, grant_id: str) -> Grant | None:
-        """One grant, or None where there is no such."""
-        return (await self.get_many([grant_id]))[0]
+        """One grant, or None where there is no such. Raises `NotOurStore` where nothing at all is ours."""
+        grant = (await self.get_many([grant_id]))[0]
+        if grant is None and not await self._primary.call("HEXISTS", self._keys.meta, "schema"):
+            raise NotOurStore(EMPTIED)
+        return grant
 
     async def get_many(self, grant_ids: Sequence[str]) -> list[Grant | None]:
         """Grants by id, in the order asked for, in one trip."""
@@ -187,8 +194,11 @@ class Grants:
                 ("HMGET", keys.provider(name), "suspended", "suspended_at", "not_before", "ailing", "detail")
             )
             commands += [("ZCARD", keys.ids(state, name)) for state in _STATES]
+        commands.append(("HGET", keys.meta, "schema"))
         replies = await self._primary.pipeline(commands)
         width = 1 + len(_STATES)
+        if replies[-1] is None:
+            raise NotOurStore(EMPTIED)
         states = []
         for i, name in enumerate(names):
             health, *sizes = replies[i * width : (i + 1) * width]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker.errors import NotOurStore, StoreUnavailable
 from broker.store import scripts
-from broker.store.grants import TOKEN_FIELDS
+from broker.store.grants import EMPTIED, TOKEN_FIELDS
 from broker.store.schedule import commit_fields
 from broker.wire import message as notice
 
@@ -101,7 +101,7 @@ class Registry:
         if status == b"moved":
             return None
         if status == b"foreign":
-            raise NotOurStore("Redis answers but holds no token-broker data: nothing was written")
+            raise NotOurStore(EMPTIED)
         return Registered(status.decode(), generation, detail.decode() or None)
 
     async def forget(self, grant_id: str, message: str, *, up_to: int | None = None) -> bool:
@@ -128,32 +128,23 @@ class Registry:
         ]  # fmt: skip
         generation = commit.token.generation if commit.token else claim.generation
         return _record(
-            store_id,
-            claim.grant_id,
-            claim.provider,
-            generation,
-            commit.answered_at,
-            commit.refresh_at,
-            claim.attempt,
-            fields,
-        )
+            store_id, claim.grant_id, claim.provider, claim.generation, generation,
+            commit.answered_at, commit.refresh_at, claim.attempt, fields,
+        )  # fmt: skip
 
-    def logged_in(self, store_id: str, token: Token, refresh_token: Secret, reauthorize_by: int | None) -> str:
+    def logged_in(
+        self, store_id: str, token: Token, refresh_token: Secret,
+        *, reauthorize_by: int | None, seen: tuple[str, int] | None,
+    ) -> str:  # fmt: skip
         """A record of what a login brought, likewise."""
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, reauthorize_by),
         ]
         return _record(
-            store_id,
-            token.grant_id,
-            token.provider,
-            token.generation,
-            token.issued_at,
-            token.refresh_at,
-            "login",
-            fields,
-        )
+            store_id, token.grant_id, token.provider, seen[1] if seen else 0, token.generation,
+            token.issued_at, token.refresh_at, "login", fields,
+        )  # fmt: skip
 
     def forgot(self, store_id: str, grant_id: str, generation: int) -> str:
         """A record of a grant that was forgotten at *generation*."""
@@ -182,11 +173,12 @@ class Registry:
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
-                self._keys.channel(grant_id), changed, "provider", provider, "generation", generation, *fields,
+                self._keys.channel(grant_id), changed, told["followed"],
+                "provider", provider, "generation", generation, *fields,
             ]  # fmt: skip
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
             if reply == "foreign":
-                raise NotOurStore("Redis answers but holds no token-broker data: nothing was restored")
+                raise NotOurStore(EMPTIED)
             if reply != "moved":
                 return reply  # type: ignore[no-any-return]
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
@@ -198,11 +190,11 @@ def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> l
 
 
 def _record(
-    store_id: str, grant_id: str, provider: str, generation: int, answered_at: int, refresh_at: int, attempt: str,
-    fields: Sequence[Argument],
+    store_id: str, grant_id: str, provider: str, followed: int, generation: int,
+    answered_at: int, refresh_at: int, attempt: str, fields: Sequence[Argument],
 ) -> str:  # fmt: skip
     cells = [{"b": base64.b64encode(cell).decode()} if isinstance(cell, bytes) else cell for cell in fields]
     return json.dumps({
-        "store": store_id, "grant_id": grant_id, "provider": provider, "generation": generation,
+        "store": store_id, "grant_id": grant_id, "provider": provider, "followed": followed, "generation": generation,
         "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt, "fields": cells,
     })  # fmt: skip

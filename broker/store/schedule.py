@@ -12,6 +12,7 @@ from broker.errors import NotOurStore, StoreUnavailable
 from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
+from broker.store.grants import EMPTIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ class Schedule:
             self._lost_claims.setdefault(provider, []).append(claim_id)
             raise
         if status == b"foreign":
-            raise NotOurStore("Redis answers but holds no token-broker data: it was emptied, or this is another server")
+            raise NotOurStore(EMPTIED)
         self._clock.observe(now)
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced_until=int(rows[0]))
@@ -225,11 +226,11 @@ class Schedule:
         keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
         return (await self._primary.run(scripts.HOLD, keys, [grant_id, lease_ms])).decode()  # type: ignore[no-any-return]
 
-    async def rewind(self, provider: str) -> None:
-        """After the server's clock was set back: bring what was issued "in the future" back to now."""
-        keys = [self._keys.ids("due", provider), self._keys.provider(provider), self._keys.grants]
+    async def rewind(self, provider: str, lease_ms: int) -> None:
+        """After the server's clock was set back: bring what was issued or leased "in the future" back to now."""
+        keys = [*self._sets(provider, "due", "leased"), self._keys.provider(provider), self._keys.grants]
         offset = 0
-        while await self._primary.run(scripts.REWIND, keys, [offset, _REWIND_PAGE]) == _REWIND_PAGE:
+        while await self._primary.run(scripts.REWIND, keys, [offset, _REWIND_PAGE, lease_ms]) == _REWIND_PAGE:
             offset += _REWIND_PAGE
 
 

@@ -202,3 +202,19 @@ async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size < 300_000
     await journal.close()
+
+
+async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, sealer: Sealer) -> None:
+    """An entry that was refused gives way to what was known before it, in memory and for an heir."""
+    now = Now()
+    journal = await Journal.open(tmp_path, sealer, now)
+    await journal.append("g1", "login")
+    for _ in range(3):
+        now.ms += 1
+        await journal.retract(await journal.append("g1", "refresh of the grant before"))
+        await journal.retract(await journal.append("g2", "refresh of a grant that is gone"))
+    assert texts(journal) == ["login"]
+    await journal.close()
+    heir = await Journal.open(tmp_path, sealer, now)
+    assert texts(heir) == ["login"]
+    await heir.close()

@@ -12,6 +12,8 @@ from broker.model import Claim, Commit, Park, Postpone, Token
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Store, open_store
+from tests.steps import subscribed
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -104,13 +106,12 @@ async def test_commit_is_idempotent_by_attempt(store: Store, redis: Redis) -> No
     """A commit whose reply was lost may be repeated: the second says already, and publishes nothing again."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    async with redis.pubsub() as pubsub:
-        await pubsub.subscribe("broker:tokens:g1")
+    async with subscribed(redis, "g1") as heard:
         assert (await store.schedule.commit(commit_of(claim), ["{}"]))[0] == "committed"
         assert (await store.schedule.commit(commit_of(claim, "a9"), ["{}"]))[0] == "already"
-        await asyncio.sleep(0.1)
-        heard = [await pubsub.get_message(timeout=0.05) for _ in range(4)]
-    assert sum(message is not None and message["type"] == "message" for message in heard) == 1
+        await store.primary.call("PUBLISH", "broker:tokens:g1", '{"last": 1}')
+        await until(lambda: {"last": 1} in heard)
+    assert heard == [{}, {"last": 1}]
     grant = await store.grants.get("g1")
     assert grant is not None
     assert grant.token is not None

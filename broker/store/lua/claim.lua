@@ -28,8 +28,20 @@ if run_id and seen[1] ~= run_id then
     return {'fenced', now, hold_off, seen[2]}
   end
 end
-if now < tonumber(seen[2] or 0) then
-  return {'fenced', now, seen[2] - now, tonumber(seen[2])}
+-- One that opens later than that is of a clock that was set back since.
+local closed_for = tonumber(seen[2] or 0) - now
+if closed_for > 0 and closed_for <= hold_off then
+  return {'fenced', now, closed_for, tonumber(seen[2])}
+end
+
+-- Nobody claimed for long, or the clock leapt ahead: then a score does not tell whether a lease ended, and its
+-- request may be under way. Each ends as if it began now.
+local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at')
+local status, seen_at = 'ok', tonumber(lane[4] or now)
+if now > seen_at + 30000 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', now + lease)) do
+    redis.call('ZADD', leased, now + lease, id)
+  end
 end
 
 -- A lease that ended goes back to due. Its attempt stays open: whoever claims it next sees that.
@@ -38,8 +50,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0,
   redis.call('ZADD', due, now, id)
 end
 
-local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at')
-local status, seen_at = 'ok', tonumber(lane[4] or now)
 if now < seen_at - 5000 then
   status = 'back'
 elseif not lane[4] or now > seen_at + 10000 then

@@ -27,9 +27,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if tonumber(held[3] or 0) > 0 then
   return {'backing_off', math.max(0, score - now)}
 end
+-- An answer "in the future" (the clock went back a little) is a fresh one too.
 local since = now - tonumber(held[2] or 0)
-if since >= 0 and since < interval then
-  return {'fresh', interval - since}
+if since > -interval and since < interval then
+  return {'fresh', math.min(interval, interval - since)}
 end
 redis.call('ZADD', due, 'XX', 'LT', now, id)
 return {'expedited', 0}

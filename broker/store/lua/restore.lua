@@ -3,7 +3,7 @@
 --
 -- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten  7 meta
 -- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
---       then fields and values
+--       9 the generation it followed  then fields and values
 -- Gives restored, known, forgotten, moved (read again) or foreign.
 local grant, due, was_due, was_leased, was_parked, forgotten, meta = unpack(KEYS)
 local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -16,8 +16,12 @@ if (held[1] or '') ~= provider then
   return 'moved'
 end
 if held[1] then
+  -- What the store has since the generation this one followed (a login, an import) is not for an older refresh to undo.
   local known = tonumber(held[2])
-  if known > generation or (known == generation and tonumber(held[3] or 0) >= answered_at) then
+  if known ~= generation and known > tonumber(ARGV[9]) then
+    return 'known'
+  end
+  if known == generation and tonumber(held[3] or 0) >= answered_at then
     return 'known'
   end
 elseif tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
@@ -25,7 +29,7 @@ elseif tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], unpack(ARGV, 9))
+redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], unpack(ARGV, 10))
 redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)

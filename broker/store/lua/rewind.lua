@@ -1,12 +1,13 @@
 #!lua
 -- rewind: the server's clock was set back. Grants whose token was issued "in the future" are due as far from
--- now as they were meant to be from their issue, so that none waits for a clock to catch up.
+-- now as they were meant to be from their issue, and a lease ends as if it began now, so that none waits for a
+-- clock to catch up.
 --
--- KEYS  1 due  2 provider  3 prefix of the grants' keys
--- ARGV  1 offset  2 how many to look at
+-- KEYS  1 due  2 leased  3 provider  4 prefix of the grants' keys
+-- ARGV  1 offset  2 how many to look at  3 lease in ms
 -- Gives how many were looked at; the last call (fewer than asked) marks the clock as seen.
-local due, provider, prefix = KEYS[1], KEYS[2], KEYS[3]
-local offset, many = tonumber(ARGV[1]), tonumber(ARGV[2])
+local due, leased, provider, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local offset, many, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids = redis.call('ZRANGE', due, offset, offset + many - 1)
@@ -20,8 +21,11 @@ for _, id in ipairs(ids) do
     redis.call('ZADD', due, tonumber(grant[2]) - back, id)
   end
 end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '(' .. now + lease, '+inf')) do
+  redis.call('ZADD', leased, now + lease, id)
+end
 if #ids < many then
   redis.call('HSET', provider, 'seen_at', now)
-  redis.call('HDEL', provider, 'not_before')
+  redis.call('HDEL', provider, 'not_before', 'ailing_at')
 end
 return #ids

@@ -1,0 +1,274 @@
+"""A grant is never lost: what reached us survives a store that forgets, a link that drops, and our own death."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker.sandbox import walk_login
+from broker.store import scripts
+from tests.cases.process import broker_process
+from tests.conftest import provider_settings
+from tests.proxy import RedisProxy
+from tests.steps import (
+    assert_sound,
+    log_in,
+    make_due,
+    next_generation,
+    state_of,
+    stored_refresh_token,
+)
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from tests.conftest import RedisServer, RunningBroker, StartBroker
+
+QUICK = {"request_timeout": "1s", "lease": "8s"}
+
+
+async def everything(redis: Redis) -> dict[Any, Any]:
+    """All keys as they are now."""
+    dumps = {key: await redis.dump(key) for key in await redis.keys("*")}
+    return {key: dump for key, dump in dumps.items() if dump is not None}
+
+
+async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
+    """The store is as it was, on another run of the server."""
+    await redis.flushall()
+    for key, dump in before.items():
+        await redis.restore(key, 0, dump)
+    await redis.hset("broker:{0}:epoch", "run_id", "0000")
+
+
+async def test_a_store_that_went_back_is_told_again(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """After a failover that lost acknowledged commits, the journal restores them before anybody claims."""
+    async with start_broker(refresh=QUICK) as broker:
+        for number in range(5):
+            await broker.import_(f"g{number}", "acme", sandbox.rotating.issue().refresh_token or "")
+        tokens = {n: await broker.token(f"g{n}") for n in range(5)}
+        before = await everything(redis)
+        for number in range(5):
+            await make_due(redis, "acme", f"g{number}")
+        newer = {n: await next_generation(broker, f"g{n}", tokens[n]["generation"]) for n in range(5)}
+        await assert_sound(broker, sandbox, *((f"g{n}", "acme") for n in range(5)))
+        await roll_back(redis, before)
+        for number in range(5):
+            await redis.zadd("broker:{0}:due:acme", {f"g{number}": 1}, xx=True)
+        await until(lambda: broker.events("journal.replayed"))
+        for number in range(5):
+            assert (await broker.token(f"g{number}"))["generation"] == newer[number]["generation"]
+        await assert_sound(broker, sandbox, *((f"g{n}", "acme") for n in range(5)))
+        assert broker.events("journal.replayed")[-1]["restored"] == 5
+
+
+async def test_a_commit_meets_a_store_that_went_back(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """An answer that arrives after the rollback restores its grant, and is not given back to the provider."""
+    async with start_broker(refresh=QUICK) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        first = await broker.token("g1")
+        before = await everything(redis)
+        await make_due(redis, "acme", "g1")
+        second = await next_generation(broker, "g1", first["generation"])
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        sandbox.rotating.options.latency = 0.5
+        asked = len(sandbox.rotating.token_requests)
+        await make_due(redis, "acme", "g1")
+        await until(lambda: len(sandbox.rotating.token_requests) > asked)
+        await roll_back(redis, before)
+        third = await next_generation(broker, "g1", second["generation"])
+        assert sandbox.rotating.is_live_access(third["access_token"])
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        assert not broker.events("grant.given_back")
+
+
+@pytest.mark.parametrize("how", ["dropped", "swallowed"])
+@pytest.mark.parametrize(
+    "script", [scripts.CLAIM, scripts.COMMIT, scripts.POSTPONE, scripts.PARK], ids=lambda s: s.verb
+)
+async def test_a_lost_reply_of_each_script(
+    start_broker: StartBroker,
+    sandbox: Sandbox,
+    shared_redis: RedisServer,
+    redis: Redis,
+    script: scripts.Script,
+    how: str,
+) -> None:
+    """Whether a script ran or not when its reply was lost, the grant is refreshed once and stays whole."""
+    async with (
+        RedisProxy(shared_redis.port) as proxy,
+        start_broker(refresh=QUICK, redis={"url": proxy.url}) as broker,
+    ):
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        first = await broker.token("g1")
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        if script is scripts.POSTPONE:
+            sandbox.rotating.faults.order("status", status=503)
+        if script is scripts.PARK:
+            sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_grant"})
+        (proxy.drop_reply if how == "dropped" else proxy.swallow)(script)
+        await make_due(redis, "acme", "g1")
+        await until(lambda: proxy.dropped)
+        if script is scripts.PARK:
+            await until(lambda: _parked(broker))
+            await broker.ask("POST", "/v1/grants/g1/retry")
+        await next_generation(broker, "g1", first["generation"], 15)
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        described = await state_of(broker, "g1")
+        assert (described["state"], described["attempts"]) == ("due", 0)
+
+
+async def _parked(broker: RunningBroker) -> bool:
+    return bool((await state_of(broker, "g1"))["state"] == "parked")
+
+
+async def test_an_answer_waits_for_redis(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer) -> None:
+    """Redis goes away while a request is in flight: its token is served at once, and stored when Redis is back."""
+    async with (
+        RedisProxy(own_redis.port) as proxy,
+        start_broker(refresh=QUICK, redis={"url": proxy.url}) as broker,
+    ):
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        first = await broker.token("g1")
+        sandbox.rotating.options.latency = 0.4
+        asked = len(sandbox.rotating.token_requests)
+        await broker.ask("POST", "/v1/grants/g1/retry")
+        await until(lambda: len(sandbox.rotating.token_requests) > asked)
+        proxy.down()
+        second = await next_generation(broker, "g1", first["generation"])
+        assert sandbox.rotating.is_live_access(second["access_token"])
+        await until(lambda: broker.events("commit.delayed"))
+        proxy.up = True
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def test_our_own_death_between_answer_and_commit(
+    start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """A broker that dies with an answer in its journal and nothing in Redis: its restart brings it home."""
+    del start_broker
+    providers = {"acme": provider_settings(sandbox)["acme"]}
+    async with RedisProxy(own_redis.port) as proxy:
+        async with broker_process(tmp_path / "one", proxy.url, providers, refresh=QUICK) as broker:
+            await broker.put("g1", sandbox.rotating.issue().refresh_token or "", "acme")
+            await until(lambda: broker.has_token("g1"))
+            sandbox.rotating.options.latency = 0.4
+            asked = len(sandbox.rotating.token_requests)
+            await broker.ask("POST", "/v1/grants/g1/retry")
+            await until(lambda: len(sandbox.rotating.token_requests) > asked)
+            proxy.down()
+            await until(lambda: any(line["event"] == "commit.delayed" for line in broker.log))
+            broker.kill()
+        proxy.up = True
+        sandbox.rotating.options.latency = 0
+        async with broker_process(tmp_path / "one", proxy.url, providers, refresh=QUICK) as heir:
+            (replayed,) = [line for line in heir.log if line["event"] == "journal.replayed"]
+            assert replayed["restored"] == 1
+            token = (await heir.get("/v1/grants/g1/token"))["access_token"]
+            assert sandbox.rotating.is_live_access(token)
+            await heir.ask("POST", "/v1/grants/g1/retry")
+            await until(lambda: heir.has_token("g1"))
+        assert sandbox.rotating.reuse == 0
+        assert sandbox.rotating.families[0].generation >= 3
+
+
+async def test_an_emptied_store_is_not_a_new_beginning(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis
+) -> None:
+    """With the schema key gone nothing is claimed, written or called unknown; memory serves; its return heals."""
+    async with start_broker(refresh=QUICK) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        token = await broker.token("g1")
+        before = await everything(redis)
+        await redis.flushall()
+        assert (await broker.token("g1"))["access_token"] == token["access_token"]
+        requests: list[tuple[str, str, dict[str, Any]]] = [
+            ("GET", "/v1/grants/g2/token", {}),
+            ("GET", "/v1/grants/g2", {}),
+            ("PUT", "/v1/grants/g2", {"json": {"provider": "acme", "refresh_token": "r-0123456"}}),
+        ]
+        for method, path, options in requests:
+            status, body, _ = await broker.ask(method, path, **options)
+            assert (status, body["error"]) == (503, "not_our_store"), path
+        status, body, _ = await broker.ask("GET", "/readyz")
+        assert status == 503
+        assert "emptied" in body["checks"]["redis"]["detail"]
+        assert (await broker.ask("GET", "/healthz"))[0] == 200
+        data_dir = broker.settings.data_dir
+        async with start_broker(refresh=QUICK, data_dir=data_dir, wait=False) as restarted:
+            await until(lambda: restarted.events("store.waiting"))
+            assert "is empty" in restarted.events("store.waiting")[0]["error"]
+            assert await redis.keys("*") == []
+        await roll_back(redis, before)
+        await until(lambda: _ready(broker), 15)
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def _ready(broker: RunningBroker) -> bool:
+    return (await broker.ask("GET", "/readyz"))[0] == 200
+
+
+async def test_a_forgotten_grant_stays_forgotten(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """A log out is not undone by any journal, whether the store remembers it or not."""
+    async with start_broker(refresh=QUICK) as other, start_broker(refresh=QUICK) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        await other.token("g1")
+        before = await everything(redis)
+        assert (await broker.ask("DELETE", "/v1/grants/g1"))[1]["forgotten"]
+        await redis.hset("broker:{0}:epoch", "run_id", "0000")
+        await until(lambda: broker.events("journal.replayed"))
+        assert await redis.exists("broker:{0}:grant:g1") == 0
+        await roll_back(redis, before)
+        await until(lambda: _gone(redis))
+
+
+async def _gone(redis: Redis) -> bool:
+    return bool(await redis.exists("broker:{0}:grant:g1") == 0)
+
+
+def _more_than(requests: list[Any], number: int) -> bool:
+    return len(requests) > number
+
+
+def _given_back(broker: RunningBroker, before: int) -> bool:
+    return len(broker.events("grant.given_back")) > before
+
+
+async def test_moves_while_a_refresh_is_in_flight(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Login, provider change and log out while a refresh is in flight: one live refresh token, nothing left over."""
+    async with start_broker(refresh=QUICK) as broker:
+        seen = 0
+        for grant, move in (("g1", "acme"), ("g2", "een")):
+            await log_in(broker, grant, "acme")
+            old = sandbox.rotating.family_of(await stored_refresh_token(broker, grant))
+            assert old is not None
+            _, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": move})
+            sandbox.rotating.options.latency = 0.9
+            asked = len(sandbox.rotating.token_requests)
+            await make_due(redis, "acme", grant)
+            await until(partial(_more_than, sandbox.rotating.token_requests, asked))
+            sandbox.rotating.options.latency = 0
+            await walk_login(started["login_url"])
+            await until(partial(_given_back, broker, seen))
+            assert (await broker.token(grant))["provider"] == move
+            assert (await state_of(broker, grant))["state"] == "due"
+            await assert_sound(broker, sandbox, (grant, move))
+            assert not sandbox.rotating.is_live_refresh(old.refresh_token or ""), "what nobody holds is revoked"
+            seen = len(broker.events("grant.given_back"))
+        await broker.import_("g3", "acme", sandbox.rotating.issue().refresh_token or "")
+        sandbox.rotating.options.latency = 0.6
+        asked = len(sandbox.rotating.token_requests)
+        await make_due(redis, "acme", "g3")
+        await until(lambda: len(sandbox.rotating.token_requests) > asked)
+        body = {"provider": "acme", "refresh_token": "r-0123456789"}
+        assert (await broker.ask("PUT", "/v1/grants/g3", json=body))[0] == 409
+        status, told, _ = await broker.ask("DELETE", "/v1/grants/g3")
+        assert (status, told["revoked"]) == (200, True)
+        assert sandbox.rotating.families[-1].refresh_token is None
+        assert sandbox.rotating.reuse == 0

@@ -1,0 +1,54 @@
+"""Reading answers of a token endpoint as they came at one moment, in one dialect or another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from broker.model import Answer, Answered, Outcome
+from broker.providers import answer
+from broker.providers.dialects import Dialect
+from broker.secret import Secret
+from broker.settings import Provider
+
+NOW = 1_800_000_000_000
+SENT = (Secret("r1-sent-refresh-token"), Secret("client-secret"))
+OAUTH2 = Dialect.of("acme", Provider(kind="oauth2", client_id="id", token_endpoint="https://as.test/token"))
+V3 = Dialect.of("v3", Provider(kind="een-v3", client_id="id"))
+TOKENS = {"access_token": "a2", "refresh_token": "r2-new-refresh-token", "expires_in": 3600}
+
+
+def read(
+    body: bytes | dict[str, Any] | list[Any] | None,
+    status: int = 200,
+    dialect: Dialect = OAUTH2,
+    fault: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Outcome:
+    """Read *body* as an answer that came at NOW."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    return answer.read(status, headers or {}, data, dialect=dialect, now=NOW, sent=SENT, fault=fault)
+
+
+def answered(body: bytes | dict[str, Any], **more: Any) -> Answer:
+    """Read *body* as a success."""
+    outcome = read(body, **more)
+    assert isinstance(outcome, Answered), outcome
+    return outcome.answer
+
+
+def strict(outcome: Outcome) -> str:
+    """The outcome as strict JSON in UTF-8, as `api` and pub/sub would write it."""
+
+    def plain(value: object) -> object:
+        return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value
+
+    told = outcome.answer if isinstance(outcome, Answered) else outcome
+    shown = {member.name: getattr(told, member.name) for member in dataclasses.fields(told)}
+    text = json.dumps(shown, allow_nan=False, ensure_ascii=False, default=plain)
+    text.encode()
+    json.loads(text, parse_constant=pytest.fail)
+    return text

@@ -1,0 +1,85 @@
+"""Telling a store again what it may have lost: it takes only what follows what it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.secret import Secret
+from tests.store.test_schedule import claimed, commit_of, imported, key, sets, store
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.store import Store
+
+__all__ = ["key", "store"]
+
+
+async def test_a_lost_commit_is_restored_once(store: Store, redis: Redis) -> None:
+    """A store that lost a commit takes it from a record, into due, and knows it the second time."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    record = store.registry.committed(store.store_id, commit_of(claim))
+    assert await store.registry.restore(store.store_id, record) == "restored"
+    assert await store.registry.restore(store.store_id, record) == "known"
+    assert (await store.schedule.commit(commit_of(claim), []))[0] == "already"
+    assert await sets(redis, "g1") == ["due"]
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    assert grant.token is not None
+    assert grant.token.access_token == Secret("a1")
+    assert grant.token.extra == {"httpsBaseUrl": {"port": 443}}
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
+
+
+async def test_a_lost_grant_is_restored_whole(store: Store, redis: Redis) -> None:
+    """A store that lost the grant itself gets it back, granted_at included."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    record = store.registry.committed(store.store_id, commit_of(claim))
+    for name in await redis.keys("broker:{0}:grant:*") + await redis.keys("broker:{0}:leased:*"):
+        await redis.delete(name)
+    assert (await store.schedule.commit(commit_of(claim), []))[0] == "lost"
+    assert await store.registry.restore(store.store_id, record) == "restored"
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    assert grant.granted_at == claim.granted_at
+    assert await sets(redis, "g1") == ["due"]
+
+
+async def test_a_record_undoes_no_login(store: Store) -> None:
+    """What a store has since the generation that a record followed is not overwritten, however new the record."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    token = commit_of(claim, "login").token
+    assert token is not None
+    seen = await store.registry.generation("g1")
+    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
+    late = store.registry.committed(store.store_id, commit_of(claim, generation=claim.generation + 99))
+    assert await store.registry.restore(store.store_id, late) == "known"
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
+
+
+async def test_a_record_of_another_store_is_not_ours(store: Store) -> None:
+    """A journal never writes into a store it does not belong to."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    record = store.registry.committed("another", commit_of(claim))
+    assert await store.registry.restore(store.store_id, record) == "another store"
+
+
+async def test_forgotten_is_remembered(store: Store) -> None:
+    """Neither a record nor a late commit brings a forgotten grant back; a new grant of that id is a new one."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    record = store.registry.committed(store.store_id, commit_of(claim))
+    assert await store.registry.forget("g1", "{}")
+    assert await store.registry.restore(store.store_id, record) == "forgotten"
+    assert (await store.schedule.commit(commit_of(claim), []))[0] == "gone"
+    again = await store.registry.import_("g1", "p", Secret("r-new"), None, due_at=0)
+    assert again.status == "created"
+    assert again.generation > claim.generation
+    assert (await store.schedule.commit(commit_of(claim), []))[0] == "superseded"
+    old = store.registry.forgot(store.store_id, "g1", claim.generation)
+    assert await store.registry.restore(store.store_id, old) == "known"
+    assert await store.registry.generation("g1") == ("p", again.generation)
