@@ -177,8 +177,8 @@ def _again(
 def _unknown(claim: Claim, code: str, detail: str, dialect: Dialect, now: int, draw: float) -> Postpone:
     failures = claim.failures + 1
     at = replay_at(claim, claim.unknown_at or claim.claimed_at, dialect, now)
-    if at <= now and failures > 1:
-        at = now + backoff(failures, claim.expires_at, now, draw)
+    if failures > 1:
+        at = max(at, now + (backoff(failures, claim.expires_at, now, draw) if at <= now else LEAST_PAUSE))
     # A grace that ends is used at once for every grant; a lane that lets one through at a time would waste it.
     grace_runs_out = dialect.reuse_grace_ms is not None and dialect.reuse_grace_ms > 0
     return Postpone(
