@@ -102,9 +102,11 @@ class Reader:
         grant = await self._load(grant_id)
         if grant.parked:
             return await self._refuse(grant_id, min_ttl_ms, wait)
-        if grant.token and min_ttl_ms > 0:
-            self._check_yield(grant.token, min_ttl_ms)
-            if self.usable_ms(grant.token) >= min_ttl_ms:
+        if grant.token:
+            if min_ttl_ms > 0:
+                self._check_yield(grant.token, min_ttl_ms)
+            # It may have come since the first look.
+            if self.usable_ms(grant.token) > max(0, min_ttl_ms - 1):
                 return grant.token
         # A token that is still good is not asked for again and again only because the answer has no more life.
         life = grant.token.expires_at - grant.token.issued_at if grant.token else 0

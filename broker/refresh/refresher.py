@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from broker.metrics import Metrics
     from broker.model import Claim, Outcome, Step, Token
     from broker.providers import Endpoint
-    from broker.refresh.journal import Entry
-    from broker.refresh.settler import Settler
+    from broker.refresh.settler import Kept, Settler
     from broker.store import Settled, Store
 
 log = structlog.get_logger()
@@ -70,13 +69,13 @@ class Refresher:
             return None
         outcome = await self._ask(claim, endpoint)
         step = policy.decide(claim, outcome, endpoint.dialect, self._store.clock(), random.random())
-        entry = await self._settler.keep(step) if isinstance(step, Commit) else None
+        kept = await self._settler.keep(step) if isinstance(step, Commit) else None
         if isinstance(step, Commit) and step.fresh and step.token is not None:
             self._memory.succeed(step.token, claim.generation)
-        settled = await self._settler.settle(step, entry)
+        settled = await self._settler.settle(step, kept)
         self._tell(step, settled)
-        if isinstance(step, Commit) and settled in {"superseded", "gone"}:
-            await self._take_back(claim, step, entry, endpoint)
+        if isinstance(step, Commit) and kept is not None and settled in {"superseded", "gone"}:
+            await self._take_back(claim, step, kept, endpoint)
         return step
 
     async def _ask(self, claim: Claim, endpoint: Endpoint) -> Outcome:
@@ -110,11 +109,11 @@ class Refresher:
                     outcome=step.outcome, reason=step.reason, detail=step.detail, settled=settled,
                 )  # fmt: skip
 
-    async def _take_back(self, claim: Claim, step: Commit, entry: Entry | None, endpoint: Endpoint) -> None:
+    async def _take_back(self, claim: Claim, step: Commit, kept: Kept, endpoint: Endpoint) -> None:
         """The grant is gone or was replaced meanwhile: serve, keep and leave alive nothing of what was received."""
         if step.token is not None:
             self._memory.retract(step.token)
-        await self._settler.retract(entry)
+        await self._settler.retract(kept)
         access_token = step.token.access_token if step.token else claim.access_token
         refresh_token = step.refresh_token or claim.refresh_token
         revocation = await revoke(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import StoreUnavailable
+from broker.errors import NotOurStore, StoreUnavailable
 from broker.finish import finish
 from broker.model import Commit, Park, Postpone
 from broker.refresh.width import Width
@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 IDLE_PAUSE = 2.0
 """Seconds between two claims when nothing is known to fall due: bounds how late another replica's loss is seen."""
+GATHER = 0.002
+"""Seconds that a busy lane waits before it claims: slots that come free together are filled by one claim."""
 STORE_PAUSE = 1.0
 """Seconds between two claims while Redis does not answer."""
 
@@ -56,6 +58,8 @@ class Lane:
         self._in_flight: set[asyncio.Task[Step | None]] = set()
         self._woken = asyncio.Event()
         self._store_lost = False
+        self._not_ours = False
+        """It answered, but with nothing of ours: whoever brings our data back may bring an old state of it."""
 
     def wake(self) -> None:
         """Look again at once: something was made due."""
@@ -74,6 +78,8 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """One claim, and the pause until the next."""
         self._woken.clear()
+        if self._in_flight:
+            await asyncio.sleep(GATHER)
         free = int(self._width) - len(self._in_flight)
         pause = IDLE_PAUSE
         if free > 0:
@@ -99,7 +105,10 @@ class Lane:
             if not self._store_lost:
                 log.error("store.lost", provider=self.provider, error=str(error))
             self._store_lost = True
+            self._not_ours = self._not_ours or isinstance(error, NotOurStore)
+            self._heart.trouble = str(error)
             return STORE_PAUSE
+        self._heart.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE
         return min(pause, claimed.wait_ms / 1000) if journaling or claimed.claims else pause
 
@@ -108,8 +117,9 @@ class Lane:
         if claimed.fenced_until is not None:
             await self._replay.fence(claimed.fenced_until)
         if self._store_lost:
-            await self._replay.unsettled()
+            await (self._replay.everything() if self._not_ours else self._replay.unsettled())
             log.info("store.found", provider=self.provider)
+            self._not_ours = False
             self._store_lost = False
         if claimed.set_back:
             log.warning("clock.set_back", provider=self.provider)

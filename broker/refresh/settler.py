@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import StoreUnavailable
 from broker.model import Commit, Park, Postpone
+from broker.store import commit_fields
 from broker.wire import message, token_message
 
 if TYPE_CHECKING:
@@ -23,11 +25,20 @@ if TYPE_CHECKING:
     from broker.model import Event, Step
     from broker.refresh.journal import Entry, Journal
     from broker.store import Settled, Store
+    from broker.store.primary import Argument
 
 log = structlog.get_logger()
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 SETTLE_LIMIT = 10.0
 """Seconds for which a process that is being stopped goes on telling the store; the journal keeps the rest."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """An answer on its way into the store: its sealed fields, made once, and where it stands in the journal."""
+
+    sealed: list[Argument] = field(default_factory=list)
+    entry: Entry | None = None
 
 
 class Settler:
@@ -44,26 +55,27 @@ class Settler:
         self._notice = notice
         self._stopping = stopping
 
-    async def keep(self, commit: Commit) -> Entry | None:
+    async def keep(self, commit: Commit) -> Kept:
         """Put an answer on disk before anybody relies on it. A disk that refuses is said aloud; the answer goes on."""
-        if self._journal is None:
-            return None
-        record = self._store.registry.committed(self._store.store_id, commit)
-        try:
-            return await self._journal.append(commit.claim.grant_id, record)
-        except OSError:
-            return None  # the journal has said so, and the store is told next
-
-    async def retract(self, entry: Entry | None) -> None:
-        """Take an answer out of the journal that the store would not have."""
-        if entry is not None and self._journal is not None:
+        kept = Kept(commit_fields(self._store.grants, commit))
+        if self._journal is not None:
+            record = self._store.registry.committed(self._store.store_id, commit, kept.sealed)
             try:
-                await self._journal.retract(entry)
+                kept.entry = await self._journal.append(commit.claim.grant_id, record)
+            except OSError:
+                pass  # the journal has said so, and the store is told next
+        return kept
+
+    async def retract(self, kept: Kept) -> None:
+        """Take an answer out of the journal that the store would not have."""
+        if kept.entry is not None and self._journal is not None:
+            try:
+                await self._journal.retract(kept.entry)
             except OSError:
                 pass  # the journal has said so
 
-    async def settle(self, step: Step, entry: Entry | None = None) -> Settled:
-        """Tell the store, again and again. *entry* is where an answer stands in the journal.
+    async def settle(self, step: Step, kept: Kept | None = None) -> Settled:
+        """Tell the store, again and again. *kept* is what `keep` gave for an answer.
 
         An answer that was received is told until it is heard, or the process must end. Anything else is dropped when
         the lease has ended: the store then knows the attempt as one of unknown outcome.
@@ -71,14 +83,14 @@ class Settler:
         tries, since = 0, time.monotonic()
         while True:
             try:
-                return await self._tell(step, entry)
+                return await self._tell(step, kept or Kept())
             except StoreUnavailable as error:
                 if not isinstance(step, Commit) and time.monotonic() > step.claim.lease_ends:
                     return "superseded"
                 if self._stopping.is_set() and time.monotonic() > since + SETTLE_LIMIT:
                     log.critical(
                         "commit.abandoned", grant_id=step.claim.grant_id, outcome=step.outcome, error=str(error),
-                        journaled=entry is not None,
+                        journaled=kept is not None and kept.entry is not None,
                     )  # fmt: skip
                     return "already"
                 if tries == 0:
@@ -86,16 +98,16 @@ class Settler:
                 await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
                 tries += 1
 
-    async def _tell(self, step: Step, entry: Entry | None) -> Settled:
+    async def _tell(self, step: Step, kept: Kept) -> Settled:
         schedule = self._store.schedule
         match step:
             case Commit():
-                settled, durable = await schedule.commit(step, self._messages(step))
+                settled, durable = await schedule.commit(step, self._messages(step), kept.sealed)
                 if settled == "lost":
                     settled, durable = await self._restored(step), False
                 self._metrics.durable(durable)
-                if entry is not None:
-                    entry.settled, entry.durable = True, durable
+                if kept.entry is not None:
+                    kept.entry.settled, kept.entry.durable = True, durable
                 return settled
             case Postpone():
                 failing = self._message(step, "refresh_failing", step.outcome, step.code) if step.failing else None

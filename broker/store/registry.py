@@ -118,14 +118,15 @@ class Registry:
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
-    def committed(self, store_id: str, commit: Commit) -> str:
-        """A record of an answer, for the journal: everything `restore` needs to write its grant anew."""
+    def committed(self, store_id: str, commit: Commit, sealed: Sequence[Argument] = ()) -> str:
+        """A record of an answer, for the journal: everything `restore` needs to write its grant anew.
+
+        *sealed*: its fields, where `commit_fields` made them already.
+        """
         claim = commit.claim
-        refresh_token = commit.refresh_token or claim.refresh_token
-        fields: list[Argument] = [
-            *self._grants.sealed_refresh_token(claim.grant_id, refresh_token),
-            "granted_at", claim.granted_at, *commit_fields(self._grants, commit),
-        ]  # fmt: skip
+        fields: list[Argument] = ["granted_at", claim.granted_at, *(sealed or commit_fields(self._grants, commit))]
+        if commit.refresh_token is None:
+            fields += self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
         generation = commit.token.generation if commit.token else claim.generation
         return _record(
             store_id, claim.grant_id, claim.provider, claim.generation, generation,

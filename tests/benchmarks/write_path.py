@@ -1,0 +1,167 @@
+"""How fast overdue grants are refreshed, against a bare client loop of the same POST, in one run.
+
+    python -m tests.benchmarks.write_path [--grants 2000] [--rounds 5]
+
+Real processes: a token endpoint that costs next to nothing, a Redis with appendfsync always, and `token-broker run`
+with journal and WAITAOF on. A B A B, medians; what is printed are ratios (1.0: as fast as the bare loop).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+
+from broker.secret import new_sealing_key
+from broker.store.embedded import find_server
+from tests.conftest import free_port
+
+IN_FLIGHT = 32
+DUE = "broker:{0}:due:bench"
+
+
+@contextlib.contextmanager
+def running(*command: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, ended at the end."""
+    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def wait_for_port(port: int) -> None:
+    """Until somebody listens."""
+    import socket
+
+    for _ in range(1000):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
+def settings(folder: Path, port: int, redis_port: int, token_port: int) -> Path:
+    """The broker's settings."""
+    (folder / "keys").write_text(new_sealing_key() + "\n")
+    path = folder / "broker.toml"
+    path.write_text(f"""
+data_dir = "{folder}/data"
+[http]
+listen = ["127.0.0.1:{port}"]
+public_url = "http://127.0.0.1:{port}"
+drain_delay = "0s"
+[redis]
+url = "redis://127.0.0.1:{redis_port}/0"
+[sealing]
+keys_file = "{folder}/keys"
+[log]
+level = "warning"
+[refresh]
+import_spread = "1ms"
+[providers.bench]
+kind = "oauth2"
+client_id = "client"
+client_secret = "secret-of-the-client"
+token_endpoint = "http://127.0.0.1:{token_port}/token"
+""")
+    return path
+
+
+def import_grants(port: int, key: str, many: int) -> None:
+    """Import, and wait for the first tokens."""
+    lines = [json.dumps({"grant_id": f"g{n}", "provider": "bench", "refresh_token": f"first-{n}"}) for n in range(many)]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/import", "\n".join(lines).encode(), {"X-Broker-Key": key}, method="POST"
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert answer.read().count(b"created") == many
+
+
+def settled(client: redis.Redis, many: int) -> bool:
+    """Whether every grant waits for a due time to come."""
+    return client.zcount(DUE, time.time() * 1000 + 60_000, "+inf") == many
+
+
+def refresh_all(client: redis.Redis, many: int, port: int, key: str) -> float:
+    """Seconds until every grant, made due at once, is refreshed and stored."""
+    due = {f"g{n}": 1 for n in range(many)}
+    client.zadd(DUE, due, xx=True)
+    started = time.perf_counter()
+    wake = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/providers/bench/retry", headers={"X-Broker-Key": key}, method="POST"
+    )
+    urllib.request.urlopen(wake).close()  # the scores were moved behind its back
+    while not settled(client, many):
+        time.sleep(0.005)
+    return time.perf_counter() - started
+
+
+def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[float, float]:
+    """Medians of seconds: the bare loop, and the broker."""
+    token_port, redis_port, port = free_port(), free_port(), free_port()
+    server = [find_server(), "--port", str(redis_port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    python = [sys.executable, "-m"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with (
+        running(*python, "tests.benchmarks.token_server", str(token_port), str(latency_ms)),
+        running(*server, "--appendfsync", "always", **quiet),
+    ):
+        wait_for_port(token_port)
+        wait_for_port(redis_port)
+        path = settings(folder, port, redis_port, token_port)
+        client = redis.Redis(port=redis_port)
+        bare, ours = [], []
+        with running(*python, "broker", "run", "--config", str(path), env={**os.environ, "PYTHONPATH": "."}):
+            wait_for_port(port)
+            key = (folder / "data" / "admin.key").read_text().strip()
+            import_grants(port, key, many)
+            while not settled(client, many):
+                time.sleep(0.05)
+            for _ in range(rounds):
+                url = f"http://127.0.0.1:{token_port}/token"
+                done = subprocess.run(
+                    [*python, "tests.benchmarks.bare_client", url, str(many), str(IN_FLIGHT)],
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                bare.append(float(done.stdout))
+                ours.append(refresh_all(client, many, port, key))
+        return statistics.median(bare), statistics.median(ours)
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grants", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--latency", type=float, nargs="*", default=[0, 50])
+    asked = parser.parse_args()
+    for latency in asked.latency:
+        folder = Path(tempfile.mkdtemp(prefix="tb-bench-"))
+        try:
+            bare, ours = compare(folder, asked.grants, asked.rounds, latency)
+        finally:
+            shutil.rmtree(folder)
+        print(
+            f"write path, {latency:g} ms server latency, {IN_FLIGHT} in flight, {asked.grants} grants: "
+            f"{bare / ours:.2f}x of a bare client loop ({bare:.2f} s against {ours:.2f} s)"
+        )
+
+
+if __name__ == "__main__":
+    main()

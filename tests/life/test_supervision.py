@@ -1,0 +1,105 @@
+"""The process: a loop that dies ends it, a stop drains it, and imports are spread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+import typer
+
+from broker.cli.run import run_loop
+from broker.read import Follower
+from broker.refresh.scheduler import Lane
+from tests.steps import assert_sound, make_due
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from tests.conftest import StartBroker
+
+
+@pytest.mark.parametrize(("loop", "method"), [(Lane, "step"), (Follower, "follow")], ids=["lane", "follower"])
+async def test_a_loop_that_dies_ends_the_process(
+    start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch, loop: type, method: str
+) -> None:
+    """A fault in either loop ends the daemon with an error, instead of leaving half of it to serve on."""
+    async with start_broker() as broker:
+
+        async def fault(*_: object) -> None:
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(loop, method, fault)
+        if loop is Follower:
+            await broker.ask("GET", "/healthz")
+            for task in asyncio.all_tasks():
+                if "Follower.follow" in repr(task.get_coro()):
+                    task.cancel()
+        await until(broker.task.done)
+        with pytest.raises(BaseExceptionGroup, match="unhandled errors"):
+            broker.task.result()
+        broker.task = asyncio.create_task(asyncio.sleep(0))
+
+
+def test_a_dead_daemon_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """What ends the daemon unexpectedly is exit code 1, and one event in the log."""
+
+    async def die() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_fault())
+
+    with pytest.raises(typer.Exit) as ended:
+        run_loop(die())
+    assert ended.value.exit_code == 1
+    told = capsys.readouterr()
+    assert "broker.died" in told.out + told.err
+
+
+async def _fault() -> None:
+    raise RuntimeError("a fault")
+
+
+async def test_a_stop_finishes_what_is_in_flight(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Told to stop, the broker serves on for drain_delay, not ready, and sees a refresh under way to its commit."""
+    async with start_broker(http={"drain_delay": "1s"}) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        sandbox.rotating.options.latency = 1.5
+        asked = len(sandbox.rotating.token_requests)
+        await make_due(redis, "acme", "g1")
+        await until(lambda: len(sandbox.rotating.token_requests) > asked)
+        broker.signals.stopping.set()
+        began = time.monotonic()
+        while time.monotonic() < began + 0.8:
+            status, body, _ = await broker.ask("GET", "/readyz")
+            assert (status, body["status"]) == (503, "stopping")
+            assert (await broker.ask("GET", "/v1/grants/g1/token"))[0] == 200
+            await asyncio.sleep(0.05)
+        await broker.task
+        with pytest.raises(aiohttp.ClientError):
+            await broker.ask("GET", "/readyz")
+    async with start_broker() as again:
+        await assert_sound(again, sandbox, ("g1", "acme"))
+        assert len(sandbox.rotating.token_requests) == asked + 1
+
+
+async def test_imported_grants_fall_due_over_a_window(start_broker: StartBroker, redis: Redis) -> None:
+    """Grants imported together do not ask their provider together."""
+    async with start_broker(refresh={"import_spread": "1h"}) as broker:
+        lines = [
+            json.dumps({"grant_id": f"g{n}", "provider": "acme", "refresh_token": f"token-number-{n}"})
+            for n in range(300)
+        ]
+        status, body, _ = await broker.ask("POST", "/v1/import", data="\n".join(lines).encode())
+        assert status == 200
+        assert body["text"].count('"created"') == 300
+        scores = [float(score) for _, score in await redis.zrange("broker:{0}:due:acme", 0, -1, withscores=True)]
+        assert len(scores) == 300
+        assert max(scores) - min(scores) > 2_400_000
+        assert max(scores) <= (time.time() + 3600) * 1000
+        broker.secrets.add("token-number-")
