@@ -10,6 +10,8 @@ class Heart:
 
     def __init__(self, name: str, deadline: float = 30.0) -> None:
         self.name = name
+        self.trouble = ""
+        """What keeps the loop from its work although it lives, in words."""
         self._deadline = deadline
         self._last = time.monotonic()
 

@@ -46,6 +46,7 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
     # Libraries: warnings and worse, through the same door.
     logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it repeats what it cannot parse, keys included
 
 
 def _without_empty(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

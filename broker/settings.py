@@ -1,18 +1,21 @@
 """The settings: one TOML file, the environment over it, secrets from files.
 
 Owns their schema, defaults and cross-checks, and nothing of what they are used for. `settings_values` has the kinds
-of values, `settings_source` reads the file and the environment and words the errors. Every check belongs to one key,
-so that one reading finds all that is wrong.
+of values, `settings_environment` reads the environment, `settings_source` the file, and words the errors. Every check
+belongs to one key, so that one reading finds all that is wrong.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from broker.errors import CorrectSettings
+from broker.settings_environment import Environment
 from broker.settings_values import (
     LOOPBACK,
     Duration,
@@ -84,7 +87,7 @@ class Http(Section):
 class Redis(Section):
     """Where grants are kept."""
 
-    url: RedisUrl = Field(description="redis:// rediss:// unix:// or embedded:")
+    url: RedisUrl = Field(description="redis:// rediss:// unix:// redis+sentinel:// redis+cluster:// or embedded:")
     namespace: Annotated[str, matching("[A-Za-z0-9._-]{1,64}", "must be 1 to 64 letters, digits, '.', '_' and '-'")] = (
         Field(
             default="broker",
@@ -268,10 +271,12 @@ class Log(Section):
     format: Literal["auto", "json", "text"] = Field(default="auto", description="auto: text on a terminal, else JSON")
 
 
-class Settings(Section):
+class Settings(Section, BaseSettings):
     """Everything a broker is told. Read it with `settings_source.load`."""
 
-    data_dir: Path = Field(
+    model_config = SettingsConfigDict(case_sensitive=True)
+
+    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default=Path("/var/lib/token-broker"), description="journal, embedded store, generated keys (0700)"
     )
     http: Http = Http()
@@ -294,6 +299,20 @@ class Settings(Section):
                 'and say keys_file = "sealing.keys" below [sealing]'
             )
         return sealing
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: Any, dotenv_settings: Any, file_secret_settings: Any,  # noqa: ARG003 - theirs, we have our own
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """What is given, over the environment, over the file; `settings_source.load` gives the latter two."""
+        given = dict(init_settings())
+        environment = given.pop("_environment", None)
+        if environment is None:
+            environment = Environment(settings_cls, given)
+            if environment.findings:
+                raise CorrectSettings(*environment.findings)
+        return InitSettingsSource(settings_cls, given), *environment.sources
 
     @property
     def redirect_uri(self) -> str:

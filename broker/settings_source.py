@@ -1,31 +1,25 @@
-"""Reading the settings: the TOML file, the environment over it, and errors that say where and what to do."""
+"""Reading the settings: the TOML file below the environment, and errors that say where and what to do."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tomllib
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from broker.errors import CorrectSettings
 from broker.settings import Settings
+from broker.settings_environment import Environment, model_of, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-ENV_PREFIX = "TOKEN_BROKER_"
-NOT_SETTINGS = frozenset({"URL", "KEY", "KEY_FILE", "CONFIG"})
-"""Variables of the client and the commands."""
-_OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
-"""What Kubernetes sets in every pod beside a Service of the name token-broker."""
+    from broker.settings_environment import Keys
 
-Keys = tuple[str, ...]
 _KEY = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
@@ -56,11 +50,13 @@ def load(path: Path | None) -> Settings:
     Raises `CorrectSettings` with everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
     """
     text, table = _read(path)
-    variables, findings = _overlay(table)
+    environment = Environment(Settings, table)
+    findings = environment.findings
     try:
-        settings = Settings.model_validate(table)
+        settings = Settings.model_validate({"_environment": environment})
     except ValidationError as error:
         lines = _lines(text)
+        variables = environment.variables
         in_file = []
         for found in error.errors(include_url=False, include_input=False):
             location = [part for part in found["loc"] if part != "[key]"]
@@ -111,113 +107,6 @@ def _not_toml(error: str, text: str) -> str:
         f"{number}: is not TOML, column {column}" if number else f"{text.count(chr(10)) + 1}: is not TOML at its end"
     )
     return f"{where}: {what[:1].lower()}{what[1:]}{hint}"
-
-
-def _overlay(table: dict[str, Any]) -> tuple[dict[Keys, str], list[str]]:
-    """Write the environment over *table*: which key came from which variable, and what is wrong with others."""
-    variables: dict[Keys, str] = {}
-    findings = []
-    for variable, raw in sorted(os.environ.items()):
-        name, value = variable.removeprefix(ENV_PREFIX), raw.strip()
-        if name == variable or not value or name in NOT_SETTINGS or _OF_KUBERNETES.fullmatch(name):
-            continue
-        try:
-            path, kind = _placed(name.split("__"), table)
-            _merge(table, path, _parsed(value, kind))
-        except CorrectSettings as error:
-            findings.append(f"environment: {variable}: {error}")
-        else:
-            variables[path] = variable
-    return variables, findings
-
-
-def _placed(parts: Sequence[str], table: Mapping[str, Any]) -> tuple[Keys, Any]:
-    """The path in the settings that a variable's name means, and the annotation there. Raises `CorrectSettings`."""
-    path: list[str] = []
-    kind: Any = Settings
-    here: Any = table
-    for part in parts:
-        if model := _model(kind):
-            key = part.lower()
-            if key not in model.model_fields:
-                known = ["__".join(known) for known in _known(Settings, table)]
-                near = difflib.get_close_matches("__".join(parts), known, n=1, cutoff=0.7)
-                raise CorrectSettings(
-                    f"no such setting: did you mean {ENV_PREFIX}{near[0]}?" if near else
-                    f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
-                )  # fmt: skip
-            kind = model.model_fields[key].annotation
-        elif (of := _table_of(kind)) is not None:
-            # A variable's name has neither '-' nor '.', and is mostly written in capitals.
-            names = here if isinstance(here, dict) else ()
-            spelled = [name for name in names if _as_variable(name) == _as_variable(part)]
-            key, kind = spelled[0] if spelled else part.lower(), of
-        else:
-            raise CorrectSettings(f"{'.'.join(path)} is no table: drop __{part}")
-        path.append(key)
-        here = here.get(key) if isinstance(here, dict) else None
-    return tuple(path), kind
-
-
-def _as_variable(name: str) -> str:
-    return re.sub(r"[^A-Z0-9]", "_", name.upper())
-
-
-def _known(kind: Any, table: Any) -> Iterator[Keys]:
-    """The names of all variables below *kind*, those of the providers and callers in *table* too."""
-    inner: Mapping[str, Any] = {}
-    if model := _model(kind):
-        inner = {name: field.annotation for name, field in model.model_fields.items()}
-    elif (of := _table_of(kind)) is not None and _model(of):
-        inner = dict.fromkeys(table if isinstance(table, dict) else (), of)
-    for name, below in inner.items():
-        yield (_as_variable(name),)
-        for rest in _known(below, table.get(name) if isinstance(table, dict) else None):
-            yield _as_variable(name), *rest
-
-
-def _model(kind: Any) -> type[BaseModel] | None:
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def _table_of(kind: Any) -> Any:
-    """What the values of a table with free keys are; None where *kind* is none."""
-    return get_args(kind)[1] if get_origin(kind) is dict else None
-
-
-def _is_list(kind: Any) -> bool:
-    origin = get_origin(kind)
-    return origin in {list, tuple} or (origin in {Annotated, Union, UnionType} and any(map(_is_list, get_args(kind))))
-
-
-def _parsed(value: str, kind: Any) -> Any:
-    """A variable's text as the file would hold it: lists and tables as JSON, a list also with commas between."""
-    is_list = _is_list(kind)
-    if _model(kind) is None and _table_of(kind) is None and not is_list:
-        return value
-    if is_list and not value.startswith("["):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, list if is_list else dict):
-        raise CorrectSettings('must be a list: a,b or ["a", "b"]' if is_list else 'must be a table as JSON: {"…": …}')
-    return parsed
-
-
-def _merge(table: dict[str, Any], path: Keys, value: Any) -> None:
-    """Put *value* at *path*; a table there already is added to. What is no table in the file stays, and is found."""
-    *above, last = path
-    for key in above:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            return
-    if isinstance(value, dict) and isinstance(table.get(last), dict):
-        for key, below in value.items():
-            _merge(table[last], (key,), below)
-    else:
-        table[last] = value
 
 
 def _lines(text: str) -> dict[Keys, int]:
@@ -283,13 +172,13 @@ def _instead(location: Sequence[int | str]) -> str:
     *above, last = location
     kind: Any = Settings
     for part in above:
-        model = _model(kind)
-        kind = model.model_fields[str(part)].annotation if model else _table_of(kind)
-    model, key = _model(kind) or Settings, str(last)
+        model = model_of(kind)
+        kind = model.model_fields[str(part)].annotation if model else table_of(kind)
+    model, key = model_of(kind) or Settings, str(last)
     if key in Settings.model_fields:  # so it stands below some [table]
         return f": {key} belongs above the first [table]" if key == "data_dir" else f": write [{key}]"
     for section, field in Settings.model_fields.items():
-        if (other := _model(field.annotation)) and key in other.model_fields:
+        if (other := model_of(field.annotation)) and key in other.model_fields:
             return f": it belongs below [{section}]"
     if near := difflib.get_close_matches(key, list(model.model_fields), n=1):
         return f": did you mean {near[0]}?"

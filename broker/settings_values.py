@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from broker.model import GRANT_ID
+from broker.redis_url import parse_redis_url
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -20,7 +21,6 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _LONGEST = timedelta(days=36500)
 _TCP = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
 _SOCKET_PATH_MAX = 103  # the smallest sun_path there is (macOS), less its NUL
-_REDIS_OPTIONS = re.compile(r"db|username|password|ssl_\w+")
 
 
 def _duration(value: object) -> object:
@@ -81,19 +81,8 @@ def host_of(address: str) -> str | None:
 
 
 def _redis_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        number = url.path.strip("/") or "0"
-        tcp = url.scheme in {"redis", "rediss"} and url.hostname and (url.port or 1) and number.isdigit()
-        socket = url.scheme == "unix" and url.path.startswith("/")
-        unknown = [name for name, _ in parse_qsl(url.query) if not _REDIS_OPTIONS.fullmatch(name)]
-    except ValueError:
-        tcp = socket = False
-        unknown = []
-    if value != "embedded:" and not (value.isprintable() and (tcp or socket)):
-        raise ValueError('must be redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH or "embedded:"')
-    if unknown:
-        raise ValueError(f"has an option that is not known here ({unknown[0][:32]}): allowed are db and ssl_…")
+    if value != "embedded:":
+        parse_redis_url(value)
     return value
 
 

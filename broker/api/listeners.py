@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,19 @@ async def _start(
             else:
                 host, _, port = address.rpartition(":")
                 await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no label of a host name is so long, or empty
             raise CorrectSettings(
-                f"{key}: cannot listen on {address} ({why}): free it or choose another address"
+                f"{key}: cannot listen on {address} ({_why(error)}): free it or choose another address"
             ) from None
     return [_spelled(name) for name in runner.addresses]
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "no host name"
+    if isinstance(error, socket.gaierror) or not error.errno or error.errno < 0:  # no errno, or the resolver's
+        return error.strerror or str(error)
+    return os.strerror(error.errno)  # asyncio's own words repeat the address
 
 
 def _spelled(name: object) -> str:

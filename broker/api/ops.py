@@ -70,8 +70,10 @@ class Health:
         checks = {"redis": self._redis(states is not None)}
         checks["journal"] = self._journaling()
         for heart in self._hearts:
-            words = "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
-            checks[heart.name] = self._check(heart.name, heart.alive, words)
+            words = heart.trouble or "beats"
+            if not heart.alive:
+                words = f"silent for {heart.silent_for():.0f} s: restart the broker"
+            checks[heart.name] = self._check(heart.name, heart.alive and not heart.trouble, words)
         for state in states or ():
             checks[f"provider {state.name}"] = self._provider(state)
         alive = all(heart.alive for heart in self._hearts)
@@ -80,6 +82,9 @@ class Health:
 
     def _redis(self, good: bool) -> dict[str, Any]:  # noqa: FBT001
         lost = f"{self._trouble}: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
+        if good and (why := self._store.primary.unproved):
+            words = f"answers, but cannot prove that the last commit is on disk: {why}"
+            return self._check("redis", not self._store.primary.replicas, words)
         return self._check("redis", good, "answers" if good else lost)
 
     def _journaling(self) -> dict[str, Any]:

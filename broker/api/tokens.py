@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 55.0
 """Seconds: below the 60 s after which common proxies give up."""
-_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})(?![\d.])\"?", re.IGNORECASE)
-_ETAG = re.compile(r'^\s*(?:W/)?"(\d+)"\s*$')
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})(?![0-9.])\"?", re.IGNORECASE)
+_ETAG = re.compile(r'^\s*(?:W/)?"([0-9]+)"\s*$')
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -96,7 +96,7 @@ def preferred_wait(request: web.Request) -> float | None:
 def _min_ttl_ms(raw: str | None) -> int:
     if raw is None:
         return 0
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,3})?", raw):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", raw):
         raise CorrectRequest("min_ttl must be seconds, 0 or more, such as min_ttl=60")
     return int(float(raw) * 1000)
 
@@ -110,7 +110,7 @@ def prefers_text(accept: str | None) -> bool:
     for part in accept[:4096].lower().split(","):
         kind, *parameters = (p.strip() for p in part.split(";"))
         q = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        value = float(q) if re.fullmatch(r"[01](\.\d{0,3})?", q) else 0.0
+        value = float(q) if re.fullmatch(r"[01](\.[0-9]{0,3})?", q) else 0.0
         for offered in quality:
             rank = 2 if kind == offered else 1 if kind == offered.split("/")[0] + "/*" else 0 if kind == "*/*" else -1
             if rank > specific[offered]:

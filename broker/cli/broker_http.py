@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
+import typer
 
 from broker import errors
 from broker.cli.options import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
     from broker.settings import Settings
 
+T = TypeVar("T")
 _TIMEOUT = 75.0
+_ACCEPTED = frozenset({201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.CorrectRequest,
     401: errors.PresentKey,
@@ -45,28 +49,42 @@ class Broker:
         self._where = where
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        """Status and JSON of one request. Raises `TryAgain` when nobody answers."""
+        """Status and JSON object of one request. Raises `TryAgain` when nobody answers."""
+        async with self.stream(method, path, **options) as answer:
+            text = await answer.text()
         try:
-            async with self._session.request(method, self._base + path, **options) as answer:
-                text = await answer.text()
-                return answer.status, json.loads(text) if text else None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise errors.TryAgain(
-                f"no broker answers at {self._where} ({type(error).__name__}): is it running?"
-            ) from None
+            body = json.loads(text)
         except ValueError:
-            raise errors.TryAgain(f"what answers at {self._where} is not token-broker") from None
+            body = None
+        if not isinstance(body, dict):
+            raise errors.TryAgain(f"what answers at {self._where} is not token-broker (HTTP {answer.status})")
+        return answer.status, body
 
     async def get(self, method: str, path: str, **options: Any) -> Any:
         """JSON of one request that must succeed; the broker's error is raised as ours."""
         status, body = await self.ask(method, path, **options)
-        if status >= 400:  # noqa: PLR2004
+        if status != 200 and status not in _ACCEPTED:  # noqa: PLR2004
             raise error_of(status, body)
         return body
 
-    def stream(self, method: str, path: str, **options: Any) -> Any:
-        """A request whose answer is read as it comes."""
-        return self._session.request(method, self._base + path, **options)
+    @asynccontextmanager
+    async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request whose answer is read as it comes. Raises `TryAgain` when nobody answers, or not to the end."""
+        answered = False
+        try:  # a redirect would carry the key to wherever it leads
+            async with self._session.request(method, self._base + path, allow_redirects=False, **options) as answer:
+                answered = True
+                yield answer
+        except TimeoutError:
+            raise errors.TryAgain(f"the broker at {self._where} does not answer in time") from None
+        except (aiohttp.ClientError, OSError) as error:
+            if answered:
+                raise errors.TryAgain(f"the broker at {self._where} broke off its answer: is it restarting?") from None
+            number = error.errno if isinstance(error, OSError) else None
+            why = os.strerror(number) if number and number > 0 else type(error).__name__
+            raise errors.TryAgain(
+                f"no broker answers at {self._where} ({why}): start it with `token-broker run`, or name it with --url"
+            ) from None
 
 
 def error_of(status: int, body: Any) -> errors.BrokerError:
@@ -90,41 +108,82 @@ def _base_url(url: str | None, settings: Settings | None) -> str:
 
 
 def _key(key_file: Path | None, settings: Settings | None) -> str:
-    if key_file is None and (key := os.environ.get("TOKEN_BROKER_KEY")):
-        return key.strip()
     path = key_file or (settings.data_dir / "admin.key" if settings else None)
-    if path is None:
+    if key_file is None and (given := os.environ.get("TOKEN_BROKER_KEY")):
+        key, where = given.strip(), "TOKEN_BROKER_KEY"
+    elif path is None:
         raise errors.PresentKey("no key: give --key-file, or set TOKEN_BROKER_KEY_FILE")
-    try:
-        return path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise errors.PresentKey(
-            f"the key in {path} cannot be read ({why}): give --key-file, or start the broker once"
-        ) from None
+    else:
+        try:
+            key, where = path.read_text("utf-8-sig").strip(), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise errors.PresentKey(f"the key in {path} cannot be read ({why}): name another with --key-file") from None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise errors.PresentKey(f"what {where} holds is no key: a key is one word")
+    return key
 
 
 @asynccontextmanager
 async def broker_at(
     config: Path | None, url: str | None, key_file: Path | None, *, keyless: bool = False, timeout: float = _TIMEOUT
 ) -> AsyncIterator[Broker]:
-    """The broker that the options or the settings name. *keyless* for what needs no key."""
+    """The broker that the options or the settings name. *keyless* for what needs no key.
+
+    Raises `PresentKey` without a key, or `TryAgain` where there is no broker either: that is to be mended first.
+    """
     needs_settings = url is None or (not keyless and key_file is None and not os.environ.get("TOKEN_BROKER_KEY"))
     settings = load(config) if needs_settings else None
     base = where = _base_url(url, settings)
-    headers = {} if keyless else {"X-Broker-Key": _key(key_file, settings)}
+    missing: errors.PresentKey | None = None
+    headers = {}
+    try:
+        headers = {} if keyless else {"X-Broker-Key": _key(key_file, settings)}
+    except errors.PresentKey as error:
+        missing = error
     connector: aiohttp.BaseConnector | None = None
     if base.startswith("unix:"):
         connector, base = aiohttp.UnixConnector(base.removeprefix("unix:")), "http://localhost"
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)
     ) as session:
-        yield Broker(session, base, where)
+        broker = Broker(session, base, where)
+        if missing is not None:
+            await broker.ask("GET", "/healthz")
+            raise missing
+        yield broker
 
 
-def run(work: Any) -> Any:
+def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; Ctrl-C is not a traceback."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise typer.Exit(130) from None
+
+
+async def read_from(descriptor: int, size: int) -> bytes:
+    """The next bytes of a file, a pipe or a terminal, at most *size*; none at its end.
+
+    In a thread that may be left behind: at Ctrl-C the interpreter would wait for one of `asyncio.to_thread`, and that
+    one for the next line.
+    """
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(chunk: bytes) -> None:
+        if not came.done():
+            came.set_result(chunk)
+
+    def read() -> None:
+        try:
+            chunk = os.read(descriptor, size)
+        except OSError:
+            chunk = b""
+        try:
+            loop.call_soon_threadsafe(tell, chunk)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    threading.Thread(target=read, daemon=True).start()
+    return await came

@@ -129,6 +129,9 @@ async def _show(directory: Path, config: Path, signals: Signals, seconds: float 
             out.print("Ctrl-C ends everything.")
             ends = time.monotonic() + (seconds or 1e9)
             await (_live if out.is_terminal else _lines)(broker, signals, ends)
+    except BrokerError:
+        if not signals.stopping.is_set():  # else it was cut off in the middle of an answer
+            raise
     finally:
         signals.stopping.set()
 
@@ -161,9 +164,12 @@ def _url(config: Path) -> str:
 
 
 async def _live(broker: Broker, signals: Signals, ends: float) -> None:
+    generations: dict[str, set[int]] = {name: set() for name in _GRANTS}
     with Live(console=out, auto_refresh=False) as live:
         async for grants in _seen(broker, signals, ends):
-            live.update(_table(grants), refresh=True)
+            for grant in grants:
+                generations[grant["grant_id"]].add(grant["generation"])
+            live.update(_table(grants, generations), refresh=True)
 
 
 async def _lines(broker: Broker, signals: Signals, ends: float) -> None:
@@ -190,8 +196,8 @@ async def _seen(broker: Broker, signals: Signals, ends: float) -> Any:
             pass
 
 
-def _table(grants: list[dict[str, Any]]) -> Table:
-    table = Table("grant", "provider", "life left", "", "generation", "next refresh", "last event")
+def _table(grants: list[dict[str, Any]], generations: dict[str, set[int]]) -> Table:
+    table = Table("grant", "provider", "life left", "", "refreshed", "next", "last", box=None, pad_edge=False)
     now = time.time()
     for grant in sorted(grants, key=lambda g: str(g["grant_id"])):
         life = max(1, (grant["expires_at"] or 0) - (grant["issued_at"] or 0))
@@ -199,8 +205,8 @@ def _table(grants: list[dict[str, Any]]) -> Table:
         last = grant["last"] or {"outcome": "logged in"}
         due = f"in {max(0.0, grant['refresh_at'] - now):.0f} s"
         table.add_row(
-            grant["grant_id"], grant["provider"], ProgressBar(life, left, width=24), f"{left:.0f} s",
-            str(grant["generation"]), due if grant["state"] == "due" else grant["state"],
+            grant["grant_id"], grant["provider"], ProgressBar(life, left, width=14), f"{left:.0f} s",
+            f"{len(generations[grant['grant_id']]) - 1} times", due if grant["state"] == "due" else grant["state"],
             str(last["outcome"]),
         )  # fmt: skip
     return table

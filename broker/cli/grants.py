@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from broker import errors
-from broker.cli.broker_http import Broker, broker_at, error_of, run
+from broker.cli.broker_http import Broker, broker_at, error_of, read_from, run
 from broker.cli.main import EXIT_FAILURE, app, err, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.model import GRANT_ID
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _POLL = 0.5
 _IMPORT_HELP = 'NDJSON: {"grant_id", "provider", "refresh_token", "scope"?} a line.'
 _CHUNK = 64 * 1024
+_STDIN = 0
 
 
 def _path(grant_id: str, rest: str = "") -> str:
@@ -54,7 +57,7 @@ async def _login(
                 "Open this in any browser, log in, and paste the URL it ends at (the page itself may fail to load):"
             )
             typer.echo(started["authorization_url"])
-            pasted = await asyncio.to_thread(_ask, "URL: ")
+            pasted = await _pasted()
             told = await broker.get(
                 "POST", _path(grant, "/login/complete"), json={"redirected_to": pasted, "state": started["state"]}
             )
@@ -69,15 +72,18 @@ async def _login(
     )
 
 
-def _ask(prompt: str) -> str:
+async def _pasted() -> str:
+    """The URL a person pastes: up to a line's end, or standard input's."""
     # Not input(): a terminal's line is bounded to 4096 characters, and a redirect can be longer.
-    err.print(prompt, end="")
-    lines = []
-    for line in sys.stdin:
-        lines.append(line)
-        if line.strip() and not line.rstrip("\r\n").endswith("\\"):
+    err.print("URL: ", end="")
+    pasted = b""
+    while chunk := await read_from(_STDIN, _CHUNK):
+        pasted += chunk
+        if pasted.strip() and pasted.endswith((b"\n", b"\r")) and not pasted.rstrip(b"\r\n").endswith(b"\\"):
             break
-    return "".join(lines)
+    if not pasted.strip():
+        raise errors.CorrectRequest("no URL was pasted: nothing was changed")
+    return pasted.decode("utf-8", "replace")
 
 
 async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +124,22 @@ def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: Key
 @app.command()
 def token(
     grant: GrantId,
-    format: Annotated[Literal["text", "json", "header", "env", "k8s"], typer.Option("--format", "-f")] = "text",  # noqa: A002
-    min_ttl: Annotated[int, typer.Option("--min-ttl", min=0, help="Least life in seconds.")] = 0,
+    form: Annotated[
+        Literal["text", "json", "header", "env", "k8s"],
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORM",
+            help="text: the token alone; json: the whole answer; header: for curl -H @-; env: lines to source in a "
+            "shell; k8s: an ExecCredential for kubectl.",
+        ),
+    ] = "text",
+    min_ttl: Annotated[
+        int,
+        typer.Option(
+            "--min-ttl", min=0, metavar="SECONDS", help="Refresh first when fewer seconds of life are left."
+        ),
+    ] = 0,
     config: Config = None, url: Url = None, key_file: KeyFile = None,
 ) -> None:  # fmt: skip
     """Print the current access token. Exit 75: try again; 77: a person must log in."""
@@ -128,7 +148,7 @@ def token(
         async with broker_at(config, url, key_file) as broker:
             return await broker.get("GET", _path(grant, f"/token?min_ttl={min_ttl}" if min_ttl else "/token"))
 
-    typer.echo(formatted(run(work()), format))
+    typer.echo(formatted(run(work()), form))
 
 
 def formatted(answer: dict[str, Any], form: str) -> str:
@@ -139,7 +159,7 @@ def formatted(answer: dict[str, Any], form: str) -> str:
         case "header":
             return f"Authorization: Bearer {answer['access_token']}"
         case "env":
-            return f"ACCESS_TOKEN='{answer['access_token']}'\nACCESS_TOKEN_EXPIRES_AT={answer['expires_at']}"
+            return f"ACCESS_TOKEN={shlex.quote(answer['access_token'])}\nACCESS_TOKEN_EXPIRES_AT={answer['expires_at']}"
         case "k8s":
             from datetime import UTC, datetime
 
@@ -154,23 +174,27 @@ def formatted(answer: dict[str, Any], form: str) -> str:
 
 @app.command()
 def retry(
-    grant: Annotated[str | None, typer.Argument(metavar="GRANT")] = None,
+    grant: Annotated[str | None, typer.Argument(metavar="GRANT", help="Id of one grant.")] = None,
     provider: Annotated[str | None, typer.Option("--provider", "-p", help="Take up a whole provider.")] = None,
     config: Config = None, url: Url = None, key_file: KeyFile = None,
 ) -> None:  # fmt: skip
     """Take up what is parked or suspended: one more request for a grant, or for all of a provider."""
     if (grant is None) == (provider is None):
-        raise typer.BadParameter("name a GRANT, or --provider P")
+        raise typer.BadParameter("name a GRANT or --provider P, one of them")
 
     async def work() -> None:
         async with broker_at(config, url, key_file) as broker:
             if grant is not None:
                 told = await broker.get("POST", _path(grant, "/retry"))
-                out.print(f"Grant {grant}: {told['state']}.", markup=False)
+                words = (
+                    "is being refreshed right now" if told["state"] == "leased" else "is due: one more request goes out"
+                )
+                out.print(f"Grant {grant} {words}.", markup=False)
             else:
-                told = await broker.get("POST", f"/v1/providers/{provider}/retry")
+                told = await broker.get("POST", f"/v1/providers/{quote(provider or '', safe='')}/retry")
                 out.print(
-                    f"Provider {provider}: taken up, {told['grants_taken_up']} parked grants with it.", markup=False
+                    f"Provider {provider} is asked again; parked grants taken up: {told['grants_taken_up']}.",
+                    markup=False,
                 )
 
     run(work())
@@ -187,9 +211,8 @@ def import_file(
     if as_json:
         typer.echo(json.dumps(counts))
     else:
-        out.print(
-            ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing in the file", markup=False
-        )
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        out.print(told or "nothing to import: no line in it", markup=False)
     if counts.get("refused"):
         raise typer.Exit(EXIT_FAILURE)
 
@@ -198,30 +221,42 @@ async def _import(
     file: Path, as_json: bool, config: Path | None, url: str | None, key_file: Path | None
 ) -> dict[str, int]:
     try:
-        total = None if str(file) == "-" else file.stat().st_size
-        stream = sys.stdin.buffer if total is None else file.open("rb")
+        stream = None if str(file) == "-" else file.open("rb")
     except OSError as error:
         raise errors.CorrectRequest(f"{file}: cannot be read ({error.strerror})") from None
+    source = stream.fileno() if stream else _STDIN
+    total = file.stat().st_size if stream and file.is_file() else None
     counts: dict[str, int] = {}
-    columns = (TextColumn("importing"), BarColumn(), MofNCompleteColumn(), TextColumn("bytes"), TimeRemainingColumn())
-    with stream, Progress(*columns, console=err, disable=as_json or not err.is_terminal) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    quiet = as_json or not err.is_terminal
+    with stream or nullcontext(), Progress(*columns, console=err, disable=quiet, transient=True) as progress:
         bar = progress.add_task("importing", total=total)
 
         async def chunks() -> AsyncIterator[bytes]:
-            while chunk := await asyncio.to_thread(stream.read, _CHUNK):
+            while chunk := await read_from(source, _CHUNK):
                 progress.advance(bar, len(chunk))
                 yield chunk
 
-        async with (
-            broker_at(config, url, key_file, timeout=24 * 3600) as broker,
-            broker.stream("POST", "/v1/import", data=chunks()) as answer,
-        ):
-            if answer.status != 200:  # noqa: PLR2004
-                raise error_of(answer.status, await answer.json())
-            async for raw in answer.content:
-                told = json.loads(raw)
-                counts[told["status"]] = counts.get(told["status"], 0) + 1
-                if told["status"] == "refused":
-                    name = told.get("grant_id", "?")
-                    err.print(f"line {told['line']}: {name}: {told['error_description']}", markup=False)
+        def count(told: dict[str, Any]) -> None:
+            counts[told["status"]] = counts.get(told["status"], 0) + 1
+            progress.update(bar, description=f"{sum(counts.values())} grants")
+            if told["status"] == "refused":
+                name = f" ({told['grant_id']})" if "grant_id" in told else ""
+                err.print(f"line {told['line']}{name}: {told['error_description']}", markup=False)
+
+        try:
+            async with (
+                broker_at(config, url, key_file, timeout=24 * 3600) as broker,
+                broker.stream("POST", "/v1/import", data=chunks()) as answer,
+            ):
+                if answer.status != 200:  # noqa: PLR2004
+                    raise error_of(answer.status, await answer.json())
+                async for raw in answer.content:
+                    count(json.loads(raw))
+        except errors.TryAgain as error:
+            if not counts:
+                raise
+            raise errors.TryAgain(
+                f"{error}; {sum(counts.values())} lines were taken, and importing the whole file again is safe"
+            ) from None
     return counts

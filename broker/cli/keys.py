@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from broker.cli.main import app, err, out
-from broker.errors import CorrectRequest
-from broker.model import GRANT_ID
 from broker.secret import key_digest, new_caller_key, new_sealing_key
+from broker.settings import Caller
+from broker.settings_values import Name
 
 keys = typer.Typer(help="Sealing keys.", no_args_is_help=True)
 callers = typer.Typer(help="Callers: services and persons that ask the broker.", no_args_is_help=True)
@@ -26,26 +28,35 @@ def new_key() -> None:
 
 @callers.command("new")
 def new_caller(
-    name: Annotated[str, typer.Argument(help="Who it is, such as video-wall.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is, such as video-wall.")],
     read: Annotated[list[str] | None, typer.Option(help="Pattern of grant ids it may read; may be repeated.")] = None,
     refresh: Annotated[list[str] | None, typer.Option(help="Pattern it may have refreshed.")] = None,
     admin: Annotated[list[str] | None, typer.Option(help="Pattern it may log in, import and delete.")] = None,
 ) -> None:
     """Make a caller's key: shown once, with the lines for the settings."""
-    if not GRANT_ID.fullmatch(name):
-        raise CorrectRequest(f"{name!r} is not a caller's name: letters, digits, '.', '_' and '-', at most 128")
     key = new_caller_key()
-    table = f'"{name}"' if "." in name else name
+    rights = {"read": read or [], "refresh": refresh or [], "admin": admin or []}
+    try:
+        TypeAdapter(dict[Name, Caller]).validate_python({name: {"key_sha256": key_digest(key)} | rights})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        where = "NAME" if found["loc"][-1] == "[key]" else f"--{found['loc'][1]}"
+        raise typer.BadParameter(f"{where} {found.get('ctx', {}).get('error', 'is wrong')}") from None
     out.print("# for the settings:", markup=False)
-    out.print(f"[callers.{table}]", markup=False)
+    out.print(f"[callers.{name if '.' not in name else json.dumps(name)}]", markup=False)
     out.print(f'key_sha256 = "{key_digest(key)}"', markup=False)
-    for right, patterns in (("read", read), ("refresh", refresh), ("admin", admin)):
-        listed = ", ".join(f'"{pattern}"' for pattern in patterns or ())
-        out.print(f"{right} = [{listed}]", markup=False)
+    for right, patterns in rights.items():
+        hint = "" if any(rights.values()) else f"  # {_HINTS[right]}"
+        out.print(f"{right} = {json.dumps(patterns)}{hint}", markup=False)
     err.print("# for the caller, shown only now:")
     typer.echo(key)
 
 
+_HINTS = {
+    "read": 'grant ids whose token it may read, such as "acme-*"',
+    "refresh": "grant ids it may have refreshed",
+    "admin": "grant ids it may log in, import and delete",
+}
 _PROVIDERS = {
     "cameramanager": """[providers.cameramanager]
 kind = "cameramanager"                      # Eagle Eye Networks CameraManager: endpoints and dialect are filled in
@@ -75,19 +86,24 @@ client_secret_file = "client_secret"        # file with its secret, mode 0600
 # scope = "…"
 """,
 }
-_FILE = """# Settings of token-broker. Every key has a default unless it is set here; durations carry their unit.
-# Environment wins: TOKEN_BROKER_REDIS__URL is redis.url.
+_FILE = """# Settings of token-broker. What is commented out shows its default; durations carry their unit.
+# Environment wins: TOKEN_BROKER_REDIS__URL is redis.url. Relative paths begin where token-broker is started.
 
 data_dir = "./data"                         # journal, embedded store, generated keys; made with mode 0700
 
 [http]
 listen = ["127.0.0.1:8080"]                 # also "[::1]:8080" or "unix:/run/token-broker/http.sock"
 public_url = "http://127.0.0.1:8080"        # as a browser sees us: register public_url + "/callback" at the provider
+# public_listen = []                        # further addresses for /login and /callback alone: the internet's side
+# allow_plain_http = false                  # needed to listen beyond loopback; put TLS in front
 # drain_delay = "3s"                        # on SIGTERM keep serving so long
+# socket_mode = "0660"                      # of a unix: socket
 
 [redis]
 url = "embedded:"                           # one in data_dir; or redis:// rediss:// unix://
-# namespace = "broker"                      # in front of every key and channel
+# namespace = "broker"                      # in front of every key and channel: one for each environment on a server
+# password_file = "redis_password"          # instead of a password in the URL
+# replicas = 0                              # how many replicas must confirm a commit
 
 # [sealing]                                 # needed beside an external Redis; embedded: makes its own
 # keys_file = "sealing.keys"                # token-broker keys new > sealing.keys
@@ -96,8 +112,21 @@ url = "embedded:"                           # one in data_dir; or redis:// redis
 # window = [0.70, 0.85]                     # part of a token's life after which it is refreshed
 # request_timeout = "10s"
 # min_interval = "60s"                      # between two forced refreshes of a grant
-# lease = "2m"
+# lease = "2m"                              # more than request_timeout + 5s
 # concurrency = 32                          # token requests in flight per provider
+# journal = true                            # each answer to data_dir before Redis; false: Redis alone may lose a grant
+# import_spread = "5m"                      # imported grants fall due within it
+
+# [cache]
+# warm = []                                 # patterns of grant ids loaded at start
+# max_entries = 100000                      # tokens kept in memory
+
+# [pubsub]
+# publish = "token"                         # or "notice": events without the token inside
+
+# [log]
+# level = "info"                            # debug, info, warning or error
+# format = "auto"                           # text on a terminal, else json
 
 """
 _CALLERS = """
@@ -105,6 +134,7 @@ _CALLERS = """
 # key_sha256 = "…"
 # read = ["acme-*"]
 # refresh = ["acme-*"]
+# admin = []
 # Without any caller the first start makes an admin key in data_dir (admin.key).
 """
 

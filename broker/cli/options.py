@@ -12,13 +12,21 @@ from broker import settings_source
 from broker.errors import CorrectSettings
 from broker.settings import Settings
 
+
+def _reachable(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://", "unix:/")):
+        raise typer.BadParameter("must begin with http://, https:// or unix:/")
+    return url
+
+
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         "-c",
         envvar="TOKEN_BROKER_CONFIG",
-        help="Settings file [default: broker.toml here, else /etc/token-broker/broker.toml].",
+        help="Settings file.",
+        show_default="./broker.toml, else /etc/token-broker/broker.toml",
     ),
 ]
 Url = Annotated[
@@ -26,7 +34,9 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="TOKEN_BROKER_URL",
-        help="A running broker: http://, https:// or unix:/PATH [default: from the settings].",
+        help="A running broker: http://, https:// or unix:/PATH.",
+        show_default="from the settings",
+        callback=_reachable,
     ),
 ]
 KeyFile = Annotated[
@@ -34,7 +44,8 @@ KeyFile = Annotated[
     typer.Option(
         "--key-file",
         envvar="TOKEN_BROKER_KEY_FILE",
-        help="File with the caller's key [default: the admin key in data_dir].",
+        help="File with the caller's key.",
+        show_default="the admin key in data_dir",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
@@ -45,7 +56,7 @@ _PLACES = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
 
 def config_path(config: Path | None) -> Path | None:
     """The settings file to read: the one named, else the first that is there, else none (environment alone)."""
-    return config or next((place for place in _PLACES if place.exists()), None)
+    return config or next((place for place in _PLACES if os.path.lexists(place)), None)
 
 
 def load(config: Path | None) -> Settings:

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-import structlog
 import typer
 
 from broker.cli.main import EXIT_FAILURE, app
@@ -37,6 +36,8 @@ def run_loop(work: Coroutine[object, object, None]) -> None:
         settings_errors, other = group.split(CorrectSettings)
         if settings_errors is not None and other is None:
             raise _first(settings_errors) from None
+        import structlog
+
         structlog.get_logger().critical("broker.died", exc_info=group)
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:

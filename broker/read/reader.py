@@ -179,6 +179,7 @@ class Reader:
                 "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
             ) from None
         if grant is None:
+            await self._store.confirm()  # in another store's place a grant is not known to be gone
             self._cache.evict(grant_id)
             raise NoSuchGrant("no such grant")
         if grant.token is not None:

@@ -259,10 +259,18 @@ def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
     url = "".join(pasted.split()).replace("&amp;", "&")
     if len(url) > 16_384:  # noqa: PLR2004 - far above any real redirect
         raise CorrectRequest("redirected_to is longer than 16 KiB: paste the URL alone")
-    parts, ours = urlsplit(url), urlsplit(redirect_uri)
-    if (parts.hostname, parts.port, parts.path.rstrip("/")) != (ours.hostname, ours.port, ours.path.rstrip("/")):
+    if _place(url) != _place(redirect_uri):
         raise CorrectRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
-    return first_of(parse_qs(parts.query, keep_blank_values=True))
+    return first_of(parse_qs(urlsplit(url).query, keep_blank_values=True))
+
+
+def _place(url: str) -> tuple[str | None, int | None, str] | None:
+    """Host, port and path; None where it is no URL."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port, parts.path.rstrip("/")
+    except ValueError:
+        return None
 
 
 def first_of(query: Mapping[str, Sequence[str]]) -> dict[str, str]:

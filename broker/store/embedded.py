@@ -14,6 +14,7 @@ import signal
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from broker.errors import CorrectSettings, StoreUnavailable
 
@@ -46,7 +47,7 @@ def find_server() -> str:
 @asynccontextmanager
 async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
     """The URL of the server on *data_dir*, started or joined. Who started it stops it, and waits for its last write."""
-    directory = data_dir / "store"
+    directory = data_dir.absolute() / "store"  # noqa: ASYNC240 - asks no disk
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket = directory / "redis.sock"
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
@@ -59,7 +60,7 @@ async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
         os.close(lock)
         lock = -1
         await _answering(socket, process, directory)
-        yield f"unix://{socket}"
+        yield f"unix://{quote(os.fsencode(socket))}"
     finally:
         if lock >= 0:
             os.close(lock)

@@ -1,0 +1,154 @@
+"""The environment as a source of settings: which variable means which key, and how its text is read.
+
+Every variable is a source of its own, so that pydantic-settings merges them with each other and with what is below.
+Knows no setting: the schema is the class it is given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_settings import InitSettingsSource
+
+from broker.errors import CorrectSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+ENV_PREFIX = "TOKEN_BROKER_"
+NOT_SETTINGS = frozenset({"URL", "KEY", "KEY_FILE", "CONFIG"})
+"""Variables of the client and the commands."""
+_OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+"""What Kubernetes sets in every pod beside a Service of the name token-broker."""
+
+Keys = tuple[str, ...]
+
+
+class Variable(InitSettingsSource):
+    """What one variable says, in its place. Raises `CorrectSettings` where it is no setting or no such value."""
+
+    def __init__(self, settings_cls: type[BaseSettings], name: str, text: str, tables: Sequence[Any]) -> None:
+        self.path, kind, fits = _placed(settings_cls, name.split("__"), tables)
+        value = _parsed(text, kind)
+        for key in reversed(self.path):
+            value = {key: value}
+        super().__init__(settings_cls, value if fits else {})
+
+
+class Environment:
+    """The environment over *table*: its sources, the highest first, and what is wrong with other variables."""
+
+    def __init__(self, settings_cls: type[BaseSettings], table: dict[str, Any]) -> None:
+        self.sources: list[PydanticBaseSettingsSource] = [InitSettingsSource(settings_cls, table)]
+        self.variables: dict[Keys, str] = {}
+        """Which key came from which variable."""
+        self.findings: list[str] = []
+        tables = [table]
+        for variable, raw in sorted(os.environ.items()):
+            name, text = variable.removeprefix(ENV_PREFIX), raw.strip()
+            if name == variable or not text or name in NOT_SETTINGS or _OF_KUBERNETES.fullmatch(name):
+                continue
+            try:
+                source = Variable(settings_cls, name, text, tables)
+            except CorrectSettings as error:
+                self.findings.append(f"environment: {variable}: {error}")
+            else:
+                self.sources.insert(0, source)
+                self.variables[source.path] = variable
+                tables.append(source())
+
+
+def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequence[Any]) -> tuple[Keys, Any, bool]:
+    """The path that a variable's name means, the annotation there, and whether it fits *tables*, the highest last.
+
+    What is no table there, and should be, stays as it is, and is found. Raises `CorrectSettings`.
+    """
+    path: list[str] = []
+    kind: Any = settings_cls
+    here, fits = tables, True
+    for part in parts:
+        if model := model_of(kind):
+            key = part.lower()
+            if key not in model.model_fields:
+                known = ["__".join(known) for known in _known(settings_cls, tables)]
+                near = difflib.get_close_matches("__".join(parts), known, n=1, cutoff=0.7)
+                raise CorrectSettings(
+                    f"no such setting: did you mean {ENV_PREFIX}{near[0]}?" if near else
+                    f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
+                )  # fmt: skip
+            kind = model.model_fields[key].annotation
+        elif (of := table_of(kind)) is not None:
+            # A variable's name has neither '-' nor '.', and is mostly written in capitals.
+            spelled = [name for name in _names(here) if _as_variable(name) == _as_variable(part)]
+            key, kind = spelled[0] if spelled else part.lower(), of
+        else:
+            raise CorrectSettings(f"{'.'.join(path)} is no table: drop __{part}")
+        path.append(key)
+        fits = fits and isinstance(here[-1] if here else {}, dict)
+        here = _below(here, key)
+    return tuple(path), kind, fits
+
+
+def _as_variable(name: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def _names(tables: Sequence[Any]) -> list[str]:
+    """The keys of all *tables*, as far as they are some."""
+    return list(dict.fromkeys(name for table in tables if isinstance(table, dict) for name in table))
+
+
+def _below(tables: Sequence[Any], key: str) -> list[Any]:
+    return [table[key] for table in tables if isinstance(table, dict) and key in table]
+
+
+def _known(kind: Any, tables: Sequence[Any]) -> Iterator[Keys]:
+    """The names of all variables below *kind*, those of the providers and callers in *tables* too."""
+    inner: dict[str, Any] = {}
+    if model := model_of(kind):
+        inner = {name: field.annotation for name, field in model.model_fields.items()}
+    elif (of := table_of(kind)) is not None and model_of(of):
+        inner = dict.fromkeys(_names(tables), of)
+    for name, below in inner.items():
+        yield (_as_variable(name),)
+        for rest in _known(below, _below(tables, name)):
+            yield _as_variable(name), *rest
+
+
+def model_of(kind: Any) -> type[BaseModel] | None:
+    """*kind* where it is a table with known keys."""
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def table_of(kind: Any) -> Any:
+    """What the values of a table with free keys are; None where *kind* is none."""
+    return get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def _is_list(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return origin in {list, tuple} or (origin in {Annotated, Union, UnionType} and any(map(_is_list, get_args(kind))))
+
+
+def _parsed(value: str, kind: Any) -> Any:
+    """A variable's text as the file would hold it: lists and tables as JSON, a list also with commas between."""
+    is_list = _is_list(kind)
+    if model_of(kind) is None and table_of(kind) is None and not is_list:
+        return value
+    if is_list and not value.startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, list if is_list else dict):
+        raise CorrectSettings('must be a list: a,b or ["a", "b"]' if is_list else 'must be a table as JSON: {"…": …}')
+    return parsed

@@ -1,0 +1,243 @@
+"""A grant's life by commands: log in, read, retry, log out; and the exit codes scripts act on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from broker.sandbox import BrowserError, walk_login, walk_to_redirect
+from tests.cli.conftest import COMMAND, Home, lines, read_until
+from tests.cli.test_import import line
+from tests.cli.test_made_here import C_LOCALE
+from tests.waiting import until
+
+
+async def _printed_url(process: subprocess.Popen[bytes]) -> str:
+    """The URL that a command prints, waiting for it."""
+    return (await read_until(process, "http"))[-1].strip()
+
+
+async def test_login(home: Home) -> None:
+    """`login` prints a link, waits while a person follows it, and says what it got; `token` then has five forms."""
+    await home.run()
+    waiting = home.start("login", "front-door", "--provider", "cameramanager")
+    assert "Logged in" in await walk_login(await _printed_url(waiting))
+    done = await home.ended(waiting)
+    assert done.code == 0, done
+    assert re.fullmatch(
+        r"Logged in: grant front-door at cameramanager is kept alive; its access token lives 3600 s, scope \S+\.\n",
+        done.out,
+    )
+    forms = {
+        form: await home("token", "front-door", "--format", form) for form in ("text", "json", "header", "env", "k8s")
+    }
+    assert all(
+        (done.code, done.err, done.out.count("\n")) == (0, "", 2 if form == "env" else 1)
+        for form, done in forms.items()
+    )
+    text = forms["text"].out.strip()
+    assert home.sandbox.cameramanager.is_live_access(text)
+    answer = json.loads(forms["json"].out)
+    assert answer["access_token"] == text
+    assert "refresh_token" not in answer
+    assert forms["header"].out == f"Authorization: Bearer {text}\n"
+    script = forms["env"].out + 'printf "%s %s" "$ACCESS_TOKEN" "$ACCESS_TOKEN_EXPIRES_AT"'
+    sourced = (await asyncio.to_thread(subprocess.check_output, ["/bin/sh", "-c", script])).decode()
+    assert sourced == f"{text} {answer['expires_at']}"
+    credential = json.loads(forms["k8s"].out)
+    assert credential["kind"] == "ExecCredential"
+    assert credential["status"]["token"] == text
+    done = await home("logout", "front-door")
+    assert done.code == 0
+    assert done.out.startswith("Grant front-door: ")
+    assert not home.sandbox.cameramanager.is_live_access(text)
+    assert (await home("token", "front-door")).code == 1
+
+
+async def test_paste(home: Home) -> None:
+    """`login --paste` takes the URL where a browser elsewhere ended; what is no such URL changes nothing."""
+    await home.run()
+    callback = home.url + "/callback"
+    waiting = home.start("login", "g", "-p", "acme", "--paste")
+    redirect = await walk_to_redirect(await _printed_url(waiting), callback)
+    done = await home.ended(waiting, redirect.encode() + b"\n")
+    assert done.code == 0, done
+    assert "is kept alive" in done.out
+    assert redirect not in done.out + done.err
+    for pasted in (
+        b"",
+        b"\n",
+        b"nonsense\n",
+        b"http://x.test/\xff\xfe?code=1\n",
+        f"{callback}?code=x&state=y\n".encode(),
+    ):
+        done = await home("login", "g", "-p", "acme", "--paste", stdin=pasted)
+        assert done.code == 1, (pasted, done)
+        assert len(lines(done.err)) == 1
+    assert (await home("token", "g")).code == 0
+
+
+async def test_denied(home: Home) -> None:
+    """A person who says no at the provider ends the command: exit 1, and the words for it."""
+    await home.run()
+    waiting = home.start("login", "g", "-p", "acme")
+    with pytest.raises(BrowserError) as page:
+        await walk_login(await _printed_url(waiting), consent="deny")
+    assert "was not allowed" in page.value.text
+    done = await home.ended(waiting)
+    assert done.code == 1
+    (line,) = lines(done.err)
+    assert line == "token-broker: the login was not allowed ('access_denied'): nothing was changed"
+    waiting = home.start("login", "g", "-p", "acme", "--paste")
+    redirect = await walk_to_redirect(await _printed_url(waiting), home.url + "/callback", consent="deny")
+    done = await home.ended(waiting, redirect.encode())
+    assert done.code == 1
+    assert "was not allowed" in done.err
+
+
+async def test_dead_grant(home: Home) -> None:
+    """A grant that the provider ended is exit 77 with the command that heals it; `retry` asks once more."""
+    await home.run()
+    pair = home.sandbox.rotating.issue()
+    (home.directory / "one").write_text(
+        json.dumps({"grant_id": "g", "provider": "acme", "refresh_token": pair.refresh_token}) + "\n"
+    )
+    home.sandbox.rotating.revoke_all()
+    assert (await home("import", "one")).code == 0
+    done = await home("token", "g")
+    assert (done.code, done.out) == (77, "")
+    assert "token-broker login g --provider acme" in done.err
+    done = await home("status")
+    assert re.search(r"^g +acme +log in again ", done.out, re.MULTILINE)
+    done = await home("retry", "g")
+    assert (done.code, done.out) == (0, "Grant g is due: one more request goes out.\n")
+    done = await home("retry", "--provider", "acme")
+    assert re.fullmatch(r"Provider acme is asked again; parked grants taken up: \d\.\n", done.out)
+    for arguments in (
+        ("retry", "nope"), ("retry", "-p", "nope"), ("logout", "nope"), ("token", "nope"), ("token", "a b"),
+        ("login", "g", "-p", "nope"), ("token", "g", "--min-ttl", "99999"),
+    ):  # fmt: skip
+        done = await home(*arguments)
+        assert (done.code, done.out, len(lines(done.err))) in {(1, "", 1), (77, "", 1)}, (arguments, done)
+
+
+async def test_keys(home: Home) -> None:
+    """Which key a command speaks with: the admin's, a file's, the environment's; and what is said of a bad one."""
+    await home.run()
+    key = (home.data / "admin.key").read_text().strip()
+    (home.directory / "my.key").write_text("\ufeff" + key + "\r\n", "utf-8")
+    for arguments, env in (
+        (("status", "--key-file", "my.key", "--url", home.url), {}),
+        (("status", "--url", home.url + "/"), {"TOKEN_BROKER_KEY": key}),
+        (("status",), {"TOKEN_BROKER_KEY_FILE": "my.key"}),
+    ):  # fmt: skip
+        assert (await home(*arguments, env=env)).code == 0
+    (home.directory / "empty").write_text("")
+    for file, words in (
+        ("empty", "is no key"),
+        ("missing", "No such file"),
+        ("broker.toml", "is no key"),
+        (".", "Is a directory"),
+    ):
+        done = await home("status", "--key-file", file)
+        assert (done.code, len(lines(done.err))) == (1, 1)
+        assert words in done.err
+    done = await home("status", env={"TOKEN_BROKER_KEY": "unknown"})
+    assert done.code == 1
+    assert "unknown key" in done.err
+
+
+async def test_status(home: Home) -> None:
+    """`health` and `status`, empty and with grants: for people, for machines, in a C locale, and cut short."""
+    await home.run()
+    assert (await home("health")).out == "ok\n"
+    assert json.loads((await home("health", "--json")).out)["status"] == "ok"
+    assert "no grants yet: token-broker login GRANT --provider P" in (await home("status")).out
+    names = ["a-grant-with-a-long-name-that-must-not-be-cut-short", "g"]
+    (home.directory / "two").write_text("".join(line(home, name) for name in names))
+    assert (await home("import", "two")).out == "2 created\n"
+    seen = json.loads((await home("status", "--json")).out)
+    assert {grant["grant_id"] for grant in seen["grants"]} == set(names)
+    assert {provider["provider"] for provider in seen["providers"]} == {"acme", "cameramanager", "een"}
+    assert seen["health"]["status"] == "ok"
+    text = (await home("status")).out
+    assert all(name in text for name in names)
+    process = subprocess.Popen(
+        [COMMAND, "status"], cwd=home.directory, env={"PATH": os.environ["PATH"], **C_LOCALE},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    home.started.append(process)
+    done = await home.ended(process)
+    assert (done.code, done.err) == (0, "")
+    read, write = os.pipe()
+    process = home.start("status", stdout=write)
+    os.close(write)
+    os.close(read)
+    assert (await home.ended(process)).err == ""
+
+
+async def test_no_broker(home: Home) -> None:
+    """No broker running: exit 75 and one line that says how to start one, for every command that needs one."""
+    (home.directory / "one").write_text("{}\n")
+    for arguments in (
+        ("status",),
+        ("token", "g"),
+        ("login", "g", "-p", "acme"),
+        ("logout", "g"),
+        ("retry", "g"),
+        ("import", "one"),
+    ):
+        done = await home(*arguments)
+        assert (done.code, done.out) == (75, ""), arguments
+        (line,) = lines(done.err)
+        assert line == (
+            f"token-broker: no broker answers at {home.url} (Connection refused): start it with `token-broker run`, or "
+            "name it with --url"
+        )
+    done = await home("health")
+    assert done.code == 1
+    assert done.out.startswith("down\n  broker: no broker answers")
+    assert json.loads((await home("health", "--json")).out)["status"] == "down"
+    done = await home("status", "--url", home.sandbox.url)
+    assert done.code == 75
+    assert "is not token-broker" in done.err
+
+
+async def test_ctrl_c(home: Home) -> None:
+    """Ctrl-C ends what waits, at once, without a traceback, with 130: login, --paste, status --watch, import -."""
+    await home.run()
+    waiting = [
+        ("login", "g", "-p", "acme"),
+        ("login", "g", "-p", "acme", "--paste"),
+        ("status", "--watch"),
+        ("import", "-"),
+    ]
+    for arguments in waiting:
+        process = home.start(*arguments)
+        if arguments[0] == "import":
+            await until(partial(_reads_in_a_thread, process.pid))
+        elif arguments[0] == "status":
+            await read_until(process, "token-broker is")
+        else:
+            await _printed_url(process)
+        process.send_signal(signal.SIGINT)
+        code = await asyncio.to_thread(process.wait, 5)
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+        assert code == 130, (arguments, told)
+        assert "Traceback" not in told
+        assert "Fatal" not in told
+
+
+def _reads_in_a_thread(pid: int) -> bool:
+    """Whether a command has come so far that a thread of its own reads standard input."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(line.startswith("Threads:") and int(line.split()[1]) > 1 for line in status.splitlines())
