@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _BATCH = 200
-_QUIET = 3.0
-"""Seconds without a message after which the connection is tried with a PING."""
 _RECONNECT = 0.5
 _OVERDUE_MS = 3_000
+_REVALIDATE = 3.0
+"""Seconds between two looks for what is overdue."""
 
 
 class Follower:
@@ -60,23 +61,18 @@ class Follower:
 
     async def follow(self) -> None:
         """One subscription: subscribe, re-read what may have been missed, then listen until it breaks."""
-        async with self._store.primary.subscription(self._pattern) as pubsub:
+        async with self._store.primary.subscription(self._pattern) as subscription:
             await self.reread(self._cache.ids())
             self.connected = True
-            pinged = False
+            looked = time.monotonic()
             while True:
                 self._heart.beat()
-                received = await pubsub.get_message(ignore_subscribe_messages=False, timeout=_QUIET)
-                if received is None:
-                    if pinged:
-                        raise StoreUnavailable("Redis no longer answers on the subscription")
-                    await pubsub.ping()
-                    pinged = True
+                message = await subscription.hear()
+                if message is not None:
+                    await self._heard(*message)
+                elif time.monotonic() > looked + _REVALIDATE:
+                    looked = time.monotonic()
                     await self._revalidate()
-                    continue
-                pinged = False
-                if received["type"] == "pmessage":
-                    await self._heard(received["channel"], received["data"])
 
     async def warm(self) -> None:
         """Load what the settings want in memory before anybody asks."""
@@ -104,7 +100,7 @@ class Follower:
             self._cache.wake(grant_id)
 
     async def reread(self, grant_ids: Sequence[str]) -> None:
-        """Take over what the store holds for these grants now."""
+        """Take over what the store holds for these grants now. Raises `StoreUnavailable`, also where it is not ours."""
         for start in range(0, len(grant_ids), _BATCH):
             batch = grant_ids[start : start + _BATCH]
             try:
@@ -112,6 +108,8 @@ class Follower:
             except CannotOpen:
                 log.error("grant.unreadable", grant_ids=list(batch[:5]))
                 continue
+            if None in grants:
+                await self._store.confirm()  # an emptied store is no reason to forget
             for grant_id, grant in zip(batch, grants, strict=True):
                 if grant is None or (grant.token is None):
                     self._cache.evict(grant_id)

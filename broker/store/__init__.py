@@ -9,7 +9,7 @@ from broker.store.grants import Grants, Page, ProviderState
 from broker.store.opening import Store, open_store
 from broker.store.primary import Primary
 from broker.store.registry import Registered, Registry, Restored
-from broker.store.schedule import Claimed, Expedited, Schedule, Settled
+from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
 
 __all__ = [
     "Claimed",
@@ -26,6 +26,7 @@ __all__ = [
     "Schedule",
     "Settled",
     "Store",
+    "commit_fields",
     "embedded_server",
     "open_store",
 ]

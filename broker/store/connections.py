@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from broker.errors import StoreUnavailable
-from broker.store.replies import describe, unreached
+from broker.store.replies import describe
 
 if TYPE_CHECKING:
     import ssl
@@ -116,7 +116,7 @@ class Pool(BlockingConnectionPool):
 
     async def retire(self) -> None:
         """Close what is idle; what is in use ends its command first, and is closed then."""
-        await self.update_active_connections_for_reconnect()
+        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
         await self.disconnect(inuse_connections=False)
 
 
@@ -130,7 +130,9 @@ def tls_context(place: RedisPlace) -> ssl.SSLContext | None:
     return RedisSSLContext(cert_reqs=required, check_hostname=check, **options).get()
 
 
-def connection_options(place: RedisPlace, address: tuple[str, int] | None, tls: ssl.SSLContext | None) -> dict[str, Any]:
+def connection_options(
+    place: RedisPlace, address: tuple[str, int] | None, tls: ssl.SSLContext | None
+) -> dict[str, Any]:
     """Options of a connection to *address*, or to the place's socket."""
     options: dict[str, Any] = {
         "socket_connect_timeout": CALL_TIMEOUT,
@@ -150,6 +152,3 @@ def connection_options(place: RedisPlace, address: tuple[str, int] | None, tls: 
         return {**options, "connection_class": Connection}
     named = place.tls_options.get("server_name")
     return {**options, "connection_class": Tls, "context": tls, "server_name": named}
-
-
-__all__ = ["CALL_TIMEOUT", "PAUSE", "Gate", "Pool", "connection_options", "tls_context", "unreached"]

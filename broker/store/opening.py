@@ -13,7 +13,7 @@ from broker.secret import CannotOpen, Sealer
 from broker.store.clock import Clock
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
-from broker.store.grants import Grants
+from broker.store.grants import EMPTIED, Grants
 from broker.store.primary import Primary
 from broker.store.registry import Registry
 from broker.store.schedule import Schedule
@@ -65,8 +65,9 @@ class Store:
         # All three at once or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",
-            "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) end return 1",
-            1, self.keys.meta, *(part for pair in new.items() for part in pair),
+            "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
+            "redis.call('HSET', KEYS[2], 'run_id', 'new') end return 1",
+            2, self.keys.meta, self.keys.epoch, *(part for pair in new.items() for part in pair),
         )  # fmt: skip
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
         if int(schema or 0) != SCHEMA:
@@ -81,7 +82,18 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.store_id = store_id.decode()
+        self.store_id = self.schedule.store_id = store_id.decode()
+
+    async def confirm(self) -> None:
+        """Make sure that this is still the store that was identified: what it lacks may else only be lost.
+
+        Raises `NotOurStore`, or `StoreUnavailable` while Redis cannot say.
+        """
+        held = await self.primary.call("HGET", self.keys.meta, "store")
+        if held is None:
+            raise NotOurStore(EMPTIED)
+        if held.decode() != self.store_id:
+            raise NotOurStore(f"Redis holds another store ({held.decode()}) than the one we began with: mend redis.url")
 
 
 @asynccontextmanager

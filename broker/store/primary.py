@@ -1,143 +1,337 @@
-"""The one Redis primary: a bounded pool of plain connections, every call bounded in time, nothing sent twice.
+"""The one Redis primary: found, used, and found again when it is elsewhere. Every call is bounded in time.
 
-The client's own retries are off: a script whose reply was lost may have run, and only its caller knows whether
-to send it again.
+Only a server that says it is a primary is ever used, to read as to write.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 
 from broker.errors import StoreUnavailable
+from broker.redis_url import parse_redis_url
+from broker.store.certificate import certificate_words
+from broker.store.connections import CALL_TIMEOUT, PAUSE, Gate, Pool, connection_options, tls_context
+from broker.store.locate import Locator, is_replica
+from broker.store.replies import describe, elsewhere, unreached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from redis.asyncio.client import PubSub
-
+    from broker.store.locate import Address
     from broker.store.scripts import Script
 
+log = structlog.get_logger()
 Argument = str | bytes | int | float
 
-CALL_TIMEOUT = 2.0
-"""Seconds for one connect or one command."""
-_POOL_SIZE = 64
+_WHOSE = {"sentinel": "what the Sentinels name ", "cluster": "what the Cluster names "}
+_LOCATE_LIMIT = 6.0
+"""Seconds for finding the primary, connecting and verifying it."""
+_PROOF_MS = 1700
+"""How long WAITAOF may take: a replica tells what it has synced once a second, and our own time-out is 2 s."""
+_CONFIRM_EVERY = 2.0
+"""Seconds after which the Sentinels are asked whether the primary is still the one. An old one that they gave up
+takes writes as long as it does not know; we must leave it before the fence of the new one opens."""
+_TICK = 1.0
+_QUIET = 3.0
+"""Seconds without a message after which a subscription is tried with a PING."""
+
+
+@dataclass(slots=True, eq=False)
+class _Located:
+    """The primary at one address, and the connections to it."""
+
+    address: Address | None
+    peer: str | None
+    """The IP address that was connected to: a name may mean another one later."""
+    pool: Pool
+    redis: Any
 
 
 class Primary:
-    """Commands and scripts on the primary found by a URL (`redis://`, `rediss://`, `unix://`).
+    """Commands and scripts on the primary behind a URL, and a subscription to it.
 
     Whatever goes wrong below is raised as `StoreUnavailable`: the store did not answer, or did not want to.
     """
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
-        options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
-        if password is not None:
-            options["password"] = password
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_POOL_SIZE,
-            timeout=CALL_TIMEOUT,
-            socket_connect_timeout=CALL_TIMEOUT,
-            socket_timeout=CALL_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            client_name="token-broker",
-            driver_info=None,  # it would read package metadata from disk, once a connection
-            **options,
-        )
-        self._redis: Any = Redis(connection_pool=self._pool)
-        # Replies as Redis sent them: the client would read SET … GET as a bool, for one.
-        self._redis.response_callbacks.clear()
+        self._place = parse_redis_url(url).with_password(password)
+        self._locator = Locator(self._place)
+        self._gate = Gate()
+        self._located: _Located | None = None
+        self._locating: asyncio.Task[_Located] | None = None
+        self._next_locate = 0.0
+        self._confirmed_at = 0.0
+        self._background: set[asyncio.Task[None]] = set()
+        self._last_address: Address | None = None
+        self._warned: set[str] = set()
+        self.unproved = ""
+        """Why the last durable run could not be proved to be on disk."""
+        self.replicas = 0
+        """On how many replicas it was to be."""
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._redis.aclose()
-        await self._pool.disconnect()
+        tasks = [*self._background, *([self._locating] if self._locating else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._located is not None:
+            await self._located.redis.aclose()
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await self._located.pool.disconnect()
+            self._located = None
 
     async def call(self, *command: Argument) -> Any:
         """Send one command; its reply as Redis sent it (bytes)."""
-        with _translated():
-            return await self._redis.execute_command(*command)
+        return await self._use(lambda redis: redis.execute_command(*command))
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one trip on one connection, without a transaction."""
         if not commands:
             return []
-        with _translated():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                replies: list[Any] = await pipe.execute()
-                return replies
+
+        async def send(redis: Any) -> list[Any]:
+            replies = await _in_one_trip(redis, commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+        replies: list[Any] = await self._use(send)
+        return replies
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script by its hash; sends its text only to a server that does not know it yet."""
-        with _translated():
+
+        async def send(redis: Any) -> Any:
             try:
-                return await self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                return await redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
             except exceptions.NoScriptError:
-                return await self._redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
+                return await redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
+
+        return await self._use(send)
 
     async def run_durably(
-        self, script: Script, keys: Sequence[str], args: Sequence[Argument], *, replicas: int
-    ) -> tuple[Any, bool]:
-        """Run a script and WAITAOF on the same connection, in one trip.
+        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, replicas: int
+    ) -> tuple[list[Any], bool]:
+        """Run a script once for each of *calls* (keys and arguments), and WAITAOF, on one connection in one trip.
 
-        Gives the reply, and whether the write is known to be on disk here and on *replicas* replicas. On another
-        connection WAITAOF would prove nothing. A server without AOF or WAITAOF gives False.
+        Gives the replies, an error standing for the call that it met, and whether the writes are known to be on disk
+        here and on *replicas* replicas. On another connection WAITAOF would prove nothing. A server without AOF or
+        WAITAOF gives False, and is told of once.
         """
-        with _translated():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-                pipe.execute_command("WAITAOF", 1, replicas, int(CALL_TIMEOUT * 500))
-                reply, synced = await pipe.execute(raise_on_error=False)
-            if isinstance(reply, exceptions.NoScriptError):
-                await self._redis.execute_command("SCRIPT", "LOAD", script.text)
-                return await self.run_durably(script, keys, args, replicas=replicas)
-            if isinstance(reply, Exception):
-                raise reply
-        durable = isinstance(synced, (list, tuple)) and synced[0] >= 1 and synced[1] >= replicas
-        return reply, durable
+        wait = ("WAITAOF", 1, replicas, _PROOF_MS)
+        by_hash = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
+        by_text = [("EVAL", script.text, len(keys), *keys, *args) for keys, args in calls]
+
+        async def send(redis: Any) -> tuple[list[Any], Any]:
+            *replies, synced = await _in_one_trip(redis, [*by_hash, wait])
+            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                *replies, synced = await _in_one_trip(redis, [*by_text, wait])
+            if all(isinstance(reply, Exception) for reply in replies):
+                raise replies[0]  # it is the server, not the call
+            return replies, synced
+
+        replies, synced = await self._use(send)
+        return replies, self._proved(synced, replicas)
+
+    def _proved(self, synced: Any, replicas: int) -> bool:
+        self.replicas, self.unproved = replicas, ""
+        if isinstance(synced, (list, tuple)) and synced[0] >= 1 and synced[1] >= replicas:
+            return True
+        if isinstance(synced, Exception):
+            why = f"Redis {describe(synced)}"
+        elif synced[0] < 1:
+            why = "its disk is too slow"
+        else:
+            why = f"fewer than redis.replicas = {replicas} replicas confirmed it"
+        self.unproved = why
+        if why not in self._warned:
+            self._warned.add(why)
+            log.warning("commit.unproved", why=why, hint="commits count, but nothing proves that they are on disk")
+        return False
 
     @asynccontextmanager
-    async def subscription(self, pattern: str) -> AsyncIterator[PubSub]:
+    async def subscription(self, pattern: str) -> AsyncIterator[Subscription]:
         """A subscription to all channels that match *pattern*, on a connection of its own, confirmed."""
-        with _translated():
-            async with self._redis.pubsub() as pubsub:
-                await pubsub.psubscribe(pattern)
-                confirmed = await pubsub.get_message(ignore_subscribe_messages=False, timeout=CALL_TIMEOUT)
-                if confirmed is None:
-                    raise StoreUnavailable("Redis did not confirm a subscription")
-                yield pubsub
+        located = await self._here()
+        connection: Any = located.pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            try:
+                async with self._gate.passing():
+                    await connection.connect()
+                await connection.send_command("PSUBSCRIBE", pattern, check_health=False)
+                await connection.read_response()
+            except (exceptions.RedisError, OSError, TimeoutError) as error:
+                raise StoreUnavailable(f"Redis: {describe(error)}") from None
+            yield Subscription(connection, lambda: self._moved_from(located))
+        finally:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await connection.disconnect(nowait=True)
 
+    def _moved_from(self, located: _Located) -> bool:
+        now = self._located
+        return now is not None and (now.address, now.peer) != (located.address, located.peer)
 
-class _translated:  # noqa: N801 - reads as a clause: with _translated()
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (exceptions.RedisError, OSError, asyncio.TimeoutError)):
+    async def _use(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        located = await self._here()
+        try:
+            reply = await work(located.redis)
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            if unreached(error):
+                self._gate.failed(error)
+            if elsewhere(error):
+                self._leave(located)
             raise StoreUnavailable(f"Redis: {describe(error)}") from None
+        self._gate.well()
+        return reply
+
+    async def _here(self) -> _Located:
+        """The primary, located once for all who ask meanwhile."""
+        if self._located is not None:
+            if self._place.way == "sentinel" and time.monotonic() > self._confirmed_at + _CONFIRM_EVERY:
+                self._confirmed_at = time.monotonic()
+                self._do(self._confirm(self._located))
+            return self._located
+        if self._locating is None or self._locating.done():
+            self._locating = asyncio.create_task(self._locate(), name="locate Redis")
+            self._locating.add_done_callback(_heard)
+        return await asyncio.shield(self._locating)
+
+    def _leave(self, located: _Located) -> None:
+        """Use it no more; what is under way there ends as it may."""
+        if self._located is located:
+            self._located = None
+            self._do(_retired(located))
+
+    def _do(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _locate(self) -> _Located:
+        await asyncio.sleep(self._next_locate - time.monotonic())
+        self._next_locate = time.monotonic() + PAUSE
+        try:
+            async with asyncio.timeout(_LOCATE_LIMIT):
+                located = await self._connected()
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {describe(error)}") from None
+        if located.address != self._last_address and self._place.way in {"sentinel", "cluster"}:
+            log.info("store.located", address="{}:{}".format(*located.address or ()), way=self._place.way)
+        self._last_address = located.address
+        self._located, self._confirmed_at = located, time.monotonic()
+        return located
+
+    async def _connected(self) -> _Located:
+        """The primary with one good connection. Raises what went wrong."""
+        tls = await self._tls()
+        address = await self._locator.locate(tls)
+        pool = Pool(self._gate, **connection_options(self._place, address, tls))
+        try:
+            peer = await self._verified(pool)
+        except BaseException as error:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await pool.disconnect()
+            if words := await certificate_words(self._place, address, error, announced=True):
+                raise StoreUnavailable(f"Redis: {words}") from None
+            raise
+        redis: Any = Redis(connection_pool=pool)
+        # Replies as Redis sent them: the client would read SET … GET as a bool, for one.
+        redis.response_callbacks.clear()
+        return _Located(address, peer, pool, redis)
+
+    async def _tls(self) -> ssl.SSLContext | None:
+        """Read anew each time, so that a renewed bundle counts from the next connection on."""
+        if not self._place.tls:
+            return None
+        try:
+            return await asyncio.to_thread(tls_context, self._place)
+        except (OSError, ValueError) as error:  # ssl.SSLError is one
+            raise StoreUnavailable(f"Redis: the files of its ssl_ options cannot be used: {error}") from None
+
+    async def _verified(self, pool: Pool) -> str | None:
+        """Make sure that a primary answers, and give its IP address. Raises `StoreUnavailable` where a replica does."""
+        connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_command("INFO", "replication", check_health=False)
+            info = await connection.read_response()
+            peer: str | None = connection.getpeername()
+        except exceptions.NoPermissionError:
+            return None  # it does not let us ask; a replica will refuse the first claim
+        finally:
+            await pool.release(connection)
+        if is_replica(info):
+            raise StoreUnavailable(f"Redis: {_WHOSE.get(self._place.way, '')}is a read-only replica")
+        return peer
+
+    async def _confirm(self, located: _Located) -> None:
+        """Leave a primary that the Sentinels have given up."""
+        with contextlib.suppress(StoreUnavailable, exceptions.RedisError, OSError):
+            if await self._locator.given_up(located.address, await self._tls()):
+                self._leave(located)
 
 
-def describe(error: BaseException) -> str:
-    """What a Redis error says, bounded, without the addresses and commands redis-py puts into some of them."""
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-        return f"refused us: {str(error)[:120]}"
-    if isinstance(error, exceptions.ReadOnlyError):
-        return "is a read-only replica"
-    if isinstance(error, exceptions.BusyLoadingError):
-        return "is loading its data"
-    if isinstance(error, (exceptions.TimeoutError, asyncio.TimeoutError)):
-        return "did not answer in time"
-    if isinstance(error, (exceptions.ConnectionError, OSError)):
-        return "cannot be reached"
-    return str(error).split("script:", 1)[0][:160]
+class Subscription:
+    """What is published, until the connection breaks or the primary is elsewhere."""
+
+    def __init__(self, connection: Any, moved: Callable[[], bool]) -> None:
+        self._connection = connection
+        self._moved = moved
+        self._heard_at = time.monotonic()
+        self._pinged = False
+
+    async def hear(self) -> tuple[bytes, bytes] | None:
+        """The next message as channel and data; None where there is none within a second.
+
+        Raises `StoreUnavailable` at its end: whatever is published after that is lost for this subscription.
+        """
+        if self._moved():
+            raise StoreUnavailable("Redis: the primary is elsewhere")
+        try:
+            received = await self._connection.read_response(timeout=_TICK, disconnect_on_error=False)
+            if received is None:
+                await self._check()
+                return None
+        except (exceptions.RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis: {describe(error)}") from None
+        self._heard_at, self._pinged = time.monotonic(), False
+        return (received[2], received[3]) if received[0] == b"pmessage" else None
+
+    async def _check(self) -> None:
+        silent = time.monotonic() - self._heard_at
+        if self._pinged and silent > _QUIET + CALL_TIMEOUT:
+            raise StoreUnavailable("Redis no longer answers on the subscription")
+        if not self._pinged and silent > _QUIET:
+            await self._connection.send_command("PING", check_health=False)
+            self._pinged = True
+
+
+async def _in_one_trip(redis: Any, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    """Send commands on one connection; errors stand among the replies."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for command in commands:
+            pipe.execute_command(*command)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
+
+
+async def _retired(located: _Located) -> None:
+    with contextlib.suppress(exceptions.RedisError, OSError):
+        await located.pool.retire()
+
+
+def _heard(task: asyncio.Task[_Located]) -> None:
+    """Nobody may be left to hear how a search ended."""
+    if not task.cancelled():
+        task.exception()

@@ -26,8 +26,15 @@ _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED"})
 _UNREACHED = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, asyncio.TimeoutError)
 
 
+def _bare(error: BaseException) -> BaseException:
+    """What the server said, where redis-py wrapped it into a failure to connect."""
+    wrapped = isinstance(error, exceptions.ConnectionError) and isinstance(error.__cause__, exceptions.RedisError)
+    return error.__cause__ or error if wrapped else error
+
+
 def code_of(error: BaseException) -> str:
     """The code in front of an error's text, as MISCONF; READONLY also where a script's error only quotes it."""
+    error = _bare(error)
     text = str(error)
     code: str = getattr(error, "status_code", None) or text.partition(" ")[0]
     return "READONLY" if code == "ERR" and "READONLY" in text else code
@@ -40,6 +47,7 @@ def unreached(error: BaseException) -> bool:
 
 def elsewhere(error: BaseException) -> bool:
     """Whether the primary may be at another place by now. One that loads, or that refuses us, is where it was."""
+    error = _bare(error)
     if code_of(error) in _ELSEWHERE:
         return True
     stays = (exceptions.BusyLoadingError, exceptions.AuthenticationError, exceptions.AuthorizationError)
@@ -55,6 +63,7 @@ def certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationErr
 
 def describe(error: BaseException) -> str:
     """What a Redis error says, bounded, without the addresses and commands redis-py puts into some of them."""
+    error = _bare(error)
     if words := _WORDS.get(code_of(error)):
         return words
     if (refused := certificate_error(error)) is not None:

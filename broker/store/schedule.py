@@ -12,6 +12,7 @@ from broker.errors import NotOurStore, StoreUnavailable
 from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
+from broker.store.commit_group import CommitGroup
 from broker.store.grants import EMPTIED
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ class Schedule:
         self._keys = keys
         self._grants = grants
         self._clock = clock
-        self._replicas = replicas
         self._hold_off_ms = hold_off_ms
+        self.store_id = ""
+        """Whose grants are claimed, once the store was identified: no others are."""
+        self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
 
     def _sets(self, provider: str, *states: State) -> list[str]:
@@ -95,7 +98,7 @@ class Schedule:
         args: list[Argument] = [n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms]
         try:
             status, now, wait_ms, *rows = await self._primary.run(
-                scripts.CLAIM, keys, [*args, "expired" if expired_only else ""]
+                scripts.CLAIM, keys, [*args, "expired" if expired_only else "", self.store_id]
             )
         except StoreUnavailable:
             # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
@@ -103,6 +106,11 @@ class Schedule:
             raise
         if status == b"foreign":
             raise NotOurStore(EMPTIED)
+        if status == b"blind":
+            raise StoreUnavailable(
+                "Redis hides which run of it answers, so a failover that lost writes could not be noticed: "
+                "let our user ask (ACL: +info); nothing is refreshed until then"
+            )
         self._clock.observe(now)
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced_until=int(rows[0]))
@@ -146,13 +154,16 @@ class Schedule:
         )
         return claim, readable
 
-    async def commit(self, commit: Commit, messages: Sequence[str]) -> tuple[Settled, bool]:
+    async def commit(
+        self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
+    ) -> tuple[Settled, bool]:
         """Write an answer down and publish it. Idempotent by attempt: an error means "repeat", never "not written".
 
-        Gives what the script said and whether the write is known to be on disk.
+        *sealed*: its fields, where `commit_fields` made them already. Gives what the script said and whether the write
+        is known to be on disk.
         """
         claim, grant_id = commit.claim, commit.claim.grant_id
-        fields = commit_fields(self._grants, commit)
+        fields = sealed or commit_fields(self._grants, commit)
         keys = [
             self._keys.grant(grant_id),
             *self._sets(claim.provider, "due", "leased", "parked"),
@@ -167,8 +178,7 @@ class Schedule:
             self._keys.channel(grant_id),
         ]
         args += [len(messages), *messages, *fields]
-        reply, durable = await self._primary.run_durably(scripts.COMMIT, keys, args, replicas=self._replicas)
-        return reply.decode(), durable
+        return await self._commits.add(keys, args)
 
     async def postpone(self, step: Postpone, message: str | None) -> Settled:
         """Put a grant back to due; tells the lane what that says of the provider."""

@@ -3,28 +3,33 @@
 --
 -- KEYS  1 due  2 leased  3 provider  4 meta  5 epoch  6 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
---       6 hold-off in ms  7 "expired" to leave alone what still has a living token
+--       6 hold-off in ms  7 "expired" to leave alone what still has a living token  8 id of the store we know, or ""
 -- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
--- fenced (the fourth item is when the fence opens).
+-- fenced (the fourth item is when the fence opens), blind (the server does not say which run of it this is).
 local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local hold_off, expired_only = tonumber(ARGV[6]), ARGV[7] == 'expired'
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('HEXISTS', meta, 'schema') == 0 then
+local store = redis.call('HGET', meta, 'store')
+if not store or ARGV[8] ~= '' and store ~= ARGV[8] then
   return {'foreign', now, 1000}
 end
 
 -- Another run of the server (restart, failover, restore) may have lost what it had acknowledged. Nobody claims
--- until every replica had the time to say again what it knows. A server that hides INFO cannot be fenced.
+-- until every replica had the time to say again what it knows. A server that hides its run cannot be fenced.
 local info = redis.pcall('INFO', 'server')
 local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
+if not run_id then
+  return {'blind', now, 1000}
+end
 local seen = redis.call('HMGET', epoch, 'run_id', 'open_at')
-if run_id and seen[1] ~= run_id then
-  seen[2] = seen[1] and now + hold_off or now
+if seen[1] ~= run_id then
+  local new = seen[1] == 'new' -- a store that has just begun; one without an epoch lost it
+  seen[2] = new and now or now + hold_off
   redis.call('HSET', epoch, 'run_id', run_id, 'open_at', seen[2])
-  if seen[1] then
+  if not new then
     return {'fenced', now, hold_off, seen[2]}
   end
 end

@@ -1,0 +1,170 @@
+"""Finding the one primary: as the URL names it, as the Sentinels say, or the Cluster's node that owns our slot.
+
+Everybody who may know is asked at once, each over a connection of its own that is closed again, and the most votes
+win: one Sentinel or node that was cut off from the others still names the primary of yesterday.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from redis import exceptions
+from redis.crc import key_slot
+
+from broker.errors import StoreUnavailable
+from broker.store.certificate import certificate_words
+from broker.store.connections import CALL_TIMEOUT, connection_options
+from broker.store.replies import describe
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from broker.redis_url import RedisPlace
+
+Address = tuple[str, int]
+SLOT = key_slot(b"{0}")
+"""The slot that every key of ours is in."""
+_LATECOMERS = 0.3
+"""Seconds that those who have not answered yet are waited for once somebody has."""
+_MOST_NODES = 12
+
+
+def elect(votes: Sequence[Address]) -> Address | None:
+    """The address with most votes, of equals the one named first."""
+    return Counter(votes).most_common(1)[0][0] if votes else None
+
+
+def sentinel_vote(reply: Any) -> Address | None:
+    """What a Sentinel's answer names; None when it knows no such service."""
+    return (reply[0].decode(), int(reply[1])) if isinstance(reply, list) and len(reply) > 1 else None
+
+
+def cluster_vote(reply: Any, asked: Address) -> Address | None:
+    """The owner of our slot by an answer to CLUSTER SLOTS; a node without a name is the one *asked*."""
+    for first, last, owner, *_ in reply:
+        if first <= SLOT <= last:
+            host = owner[0].decode() if owner[0] else asked[0]
+            return None if host == "?" else (host, int(owner[1]))
+    return None
+
+
+def cluster_nodes(reply: Any) -> list[Address]:
+    """All nodes that an answer to CLUSTER SLOTS names."""
+    return [(node[0].decode(), int(node[1])) for _, _, *nodes in reply for node in nodes if node[0] and node[0] != b"?"]
+
+
+def is_replica(info: bytes) -> bool:
+    """Whether INFO's replication section is a replica's."""
+    return b"role:slave" in info or b"role:replica" in info
+
+
+class Locator:
+    """Where the primary of a place is right now; names are resolved by whoever connects."""
+
+    def __init__(self, place: RedisPlace) -> None:
+        self.place = place
+        self._nodes: list[Address] = []
+
+    async def locate(self, tls: ssl.SSLContext | None) -> Address | None:
+        """Its address, None for the place's socket. Raises `StoreUnavailable` in words when nobody can say."""
+        match self.place.way:
+            case "socket":
+                return None
+            case "host":
+                return self.place.hosts[0]
+            case "sentinel":
+                return await self._of_sentinels(tls)
+            case "cluster":
+                return await self._of_cluster(tls)
+
+    async def given_up(self, address: Address | None, tls: ssl.SSLContext | None) -> bool:
+        """Whether more than half of the Sentinels name another primary by now; a few stray ones are not believed."""
+        votes, _ = await self._poll_sentinels(tls)
+        named = elect([vote for vote in votes if vote])
+        return named not in {None, address} and votes.count(named) > len(self.place.hosts) / 2
+
+    async def _poll_sentinels(self, tls: ssl.SSLContext | None) -> tuple[list[Address | None], str]:
+        ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.place.service)
+        return await self._poll(self.place.hosts, ask, tls, lambda reply, _: sentinel_vote(reply))
+
+    async def _of_sentinels(self, tls: ssl.SSLContext | None) -> Address:
+        votes, trouble = await self._poll_sentinels(tls)
+        if found := elect([vote for vote in votes if vote]):
+            return found
+        if votes:
+            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.place.service!r}: mend redis.url")
+        raise StoreUnavailable(f"Redis: no Sentinel answers: {trouble}")
+
+    async def _of_cluster(self, tls: ssl.SSLContext | None) -> Address:
+        asked = list(dict.fromkeys((*self.place.hosts, *self._nodes)))[:_MOST_NODES]
+
+        def vote(reply: Any, node: Address) -> Address | None:
+            self._nodes = cluster_nodes(reply) or self._nodes
+            return cluster_vote(reply, node)
+
+        votes, trouble = await self._poll(asked, ("CLUSTER", "SLOTS"), tls, vote)
+        if found := elect([vote for vote in votes if vote]):
+            return found
+        if votes:
+            raise StoreUnavailable("Redis: no node of the Cluster owns our slot")
+        raise StoreUnavailable(f"Redis: no node of the Cluster answers: {trouble}")
+
+    async def _poll(
+        self, asked: Sequence[Address], command: tuple[str, ...], tls: ssl.SSLContext | None,
+        read: Callable[[Any, Address], Address | None],
+    ) -> tuple[list[Address | None], str]:  # fmt: skip
+        """Ask all at once. Gives every vote, sooner when more than half agree, and what the last failure said."""
+        votes: list[Address | None] = []
+        trouble = "did not answer in time"
+        polled = {asyncio.create_task(self._ask(address, command, tls)): address for address in asked}
+        waiting = set(polled)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=_LATECOMERS if votes else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for task in done:
+                    try:
+                        votes.append(read(task.result(), polled[task]))
+                    except (exceptions.RedisError, OSError, TimeoutError) as error:
+                        words = await certificate_words(self.place, polled[task], error, announced=False)
+                        trouble = words or describe(error)
+                named = elect([vote for vote in votes if vote])
+                if named is not None and votes.count(named) > len(asked) / 2:
+                    break
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*polled, return_exceptions=True)
+        return votes, trouble
+
+    async def _ask(self, address: Address, command: tuple[str, ...], tls: ssl.SSLContext | None) -> Any:
+        """One question. A Sentinel that wants no password is asked without one."""
+        options = connection_options(self.place, address, tls)
+        if self.place.way == "sentinel":
+            options["db"] = 0
+        async with asyncio.timeout(2 * CALL_TIMEOUT):
+            try:
+                return await _once(options, command)
+            except exceptions.AuthenticationError:
+                if self.place.way != "sentinel":
+                    raise
+                return await _once({**options, "username": None, "password": None}, command)
+
+
+async def _once(options: dict[str, Any], command: tuple[str, ...]) -> Any:
+    options = dict(options)
+    connection = options.pop("connection_class")(**options)
+    try:
+        await connection.connect()
+        await connection.send_command(*command, check_health=False)
+        return await connection.read_response()
+    finally:
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            await connection.disconnect(nowait=True)

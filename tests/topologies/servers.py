@@ -1,0 +1,265 @@
+"""Real servers in the topologies that a primary is found in. Every process is ended by its pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from broker.store.embedded import find_server
+from broker.store.locate import SLOT
+from tests.conftest import free_port
+from tests.waiting import until
+
+SERVICE = "tokens"
+
+
+def client(port: int) -> Redis:
+    """A client of one server, that tries nothing twice."""
+    return Redis(port=port, socket_timeout=10, protocol=2, driver_info=None)
+
+
+@dataclass(slots=True)
+class Server:
+    """One process."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
+
+    def kill(self) -> None:
+        """End it at once, whatever it has not told anybody."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    async def ask(self, *command: Any) -> Any:
+        """One command, its reply."""
+        async with client(self.port) as redis:
+            return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def answers(self) -> bool:
+        """Whether it answers by now."""
+        assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            return bool(await self.ask("PING"))
+        return False
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Servers of one test, in a folder of their own."""
+
+    folder: Path
+    servers: list[Server] = field(default_factory=list)
+
+    def start(self, *options: str, port: int | None = None, binary: str | None = None) -> Server:
+        """Start a server on a port of this machine; `answers` says when it is there."""
+        port = port or free_port()
+        folder = self.folder / str(port)
+        folder.mkdir(exist_ok=True)
+        common = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log"))
+        process = subprocess.Popen([binary or find_server(), *common, *options], stdout=subprocess.DEVNULL)
+        self.servers.append(Server(process, port, folder))
+        return self.servers[-1]
+
+    def data(self, *options: str, **more: Any) -> Server:
+        """A server that keeps what it acknowledges."""
+        kept = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction")
+        return self.start(*kept, *options, **more)
+
+    async def replica_of(self, primary: Server, *options: str) -> Server:
+        """A server that replicates another, in step with it."""
+        replica = self.data("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0", *options)
+        await until(replica.answers, 15)
+        await in_step(replica)
+        return replica
+
+    def sentinel(self, primary: Server, quorum: int) -> Server:
+        """A Sentinel that watches *primary* and gives it up after half a second."""
+        port = free_port()
+        config = self.folder / f"sentinel-{port}.conf"
+        config.write_text(
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel failover-timeout {SERVICE} 3000\n"
+        )
+        folder = self.folder / str(port)
+        folder.mkdir()
+        process = subprocess.Popen(
+            [find_server(), str(config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", "--dir",
+             str(folder), "--logfile", str(folder / "log")],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.servers.append(Server(process, port, folder))
+        return self.servers[-1]
+
+    def end(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.kill()
+
+
+@contextlib.contextmanager
+def fleet() -> Iterator[Fleet]:
+    """No servers yet; those that were started are ended with the body."""
+    started = Fleet(Path(tempfile.mkdtemp(prefix="tb-fleet-")))
+    try:
+        yield started
+    finally:
+        started.end()
+        shutil.rmtree(started.folder)
+
+
+async def in_step(replica: Server) -> None:
+    """Wait until a replica has its primary's data and follows it."""
+
+    async def looked() -> bool:
+        async with client(replica.port) as redis:
+            return bool((await redis.info("replication")).get("master_link_status") == "up")
+
+    await until(looked, 15)
+
+
+async def cut_replication(primary: Server) -> None:
+    """From now on the replicas hear nothing of what *primary* acknowledges; everybody else still talks to it."""
+    await primary.ask("ACL", "SETUSER", "default", "-psync", "-sync")
+    await primary.ask("CLIENT", "KILL", "TYPE", "replica")
+
+    async def alone() -> bool:
+        async with client(primary.port) as redis:
+            return bool((await redis.info("replication"))["connected_slaves"] == 0)
+
+    await until(alone)
+
+
+@dataclass(slots=True)
+class Sentinels:
+    """A primary with one replica, and three Sentinels over them."""
+
+    fleet: Fleet
+    primary: Server
+    replica: Server
+    sentinels: list[Server]
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(s.address for s in self.sentinels)}/{SERVICE}"
+
+    async def named(self) -> int:
+        """The port that the first Sentinel names."""
+        return int((await self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE))[1])
+
+
+@contextlib.asynccontextmanager
+async def sentinels() -> AsyncIterator[Sentinels]:
+    """Started, and every Sentinel knows the replica and the others."""
+    with fleet() as started:
+        primary = started.data("--repl-diskless-sync-delay", "0")
+        await until(primary.answers, 15)
+        replica = await started.replica_of(primary)
+        over = [started.sentinel(primary, 2) for _ in range(3)]
+
+        async def knows(one: Server) -> bool:
+            if not await one.answers():
+                return False
+            flat = await one.ask("SENTINEL", "MASTER", SERVICE)
+            told = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            told = {_text(name): _text(value) for name, value in told.items()}
+            return (told["num-slaves"], told["num-other-sentinels"]) == ("1", "2")
+
+        for one in over:
+            await until(lambda: knows(one), 30, 0.1)  # noqa: B023 - awaited at once
+        yield Sentinels(started, primary, replica, over)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Three masters, and a replica of the one that owns our slot."""
+
+    fleet: Fleet
+    owner: Server
+    replica: Server
+    others: list[Server]
+
+    @property
+    def url(self) -> str:
+        """Of two nodes, neither of which owns our slot."""
+        return f"redis+cluster://{','.join(s.address for s in self.others)}"
+
+
+_CLUSTERED = (
+    "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0",
+    "--repl-diskless-sync-delay", "0", "--cluster-require-full-coverage", "no",
+)  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def cluster() -> AsyncIterator[Cluster]:
+    """Started, met, and in step."""
+    with fleet() as started:
+        buses = [free_port() for _ in range(4)]
+        nodes = [started.data(*_CLUSTERED, "--cluster-port", str(bus)) for bus in buses]
+        for node in nodes:
+            await until(node.answers, 15)
+        *masters, replica = nodes
+        third = 16384 // 3
+        ranges = [(0, third), (third + 1, 2 * third), (2 * third + 1, 16383)]
+        for master, (first, last) in zip(masters, ranges, strict=True):
+            await master.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for node in nodes[1:]:
+            await node.ask("CLUSTER", "MEET", "127.0.0.1", masters[0].port, buses[0])
+        owner = next(m for m, (first, last) in zip(masters, ranges, strict=True) if first <= SLOT <= last)
+        identity = _text(await owner.ask("CLUSTER", "MYID"))
+
+        async def acquainted(node: Server) -> bool:
+            told = _text(await node.ask("CLUSTER", "INFO"))
+            return "cluster_known_nodes:4" in told and "cluster_slots_assigned:16384" in told
+
+        for node in nodes:
+            await until(lambda: acquainted(node), 30, 0.1)  # noqa: B023 - awaited at once
+        await replica.ask("CLUSTER", "REPLICATE", identity)
+        await in_step(replica)
+
+        async def agreed(node: Server) -> bool:
+            slots = await node.ask("CLUSTER", "SLOTS")
+            told = _text(await node.ask("CLUSTER", "INFO"))
+            return "cluster_state:ok" in told and str(replica.port) in str(slots)
+
+        for node in nodes:
+            await until(lambda: agreed(node), 30, 0.1)  # noqa: B023 - awaited at once
+        yield Cluster(started, owner, replica, [m for m in masters if m is not owner])
+
+
+async def settled_in(port: int) -> None:
+    """Wait until the server on *port* is a primary."""
+
+    async def leads() -> bool:
+        with contextlib.suppress(exceptions.RedisError, OSError):
+            async with client(port) as redis:
+                return bool((await redis.info("replication"))["role"] == "master")
+        return False
+
+    await until(leads, 30, 0.1)
