@@ -68,6 +68,8 @@ class Grant:
     last_outcome: str | None
     last_detail: str | None
     last_at: int | None
+    unreadable: bool = False
+    """None of our keys opens its token."""
 
     @property
     def parked(self) -> bool:

@@ -22,6 +22,7 @@ from broker.api import Api, Callers, Health, applications
 from broker.api.listeners import listening
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
+from broker.finish import finishing
 from broker.heart import Heart
 from broker.metrics import Metrics
 from broker.providers import Endpoint, dies_at, open_http
@@ -33,7 +34,7 @@ from broker.refresh.logout import Logout
 from broker.refresh.refresher import Refresher
 from broker.refresh.replay import Replay
 from broker.refresh.scheduler import Lane, Scheduler
-from broker.refresh.settler import Settler
+from broker.refresh.settler import SETTLE_LIMIT, Settler
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
@@ -124,7 +125,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 _reload(reload, api)
 
         signals.listen(hear_hangup)
-        async with listening(settings.http, *applications(api)) as addresses:
+        async with (
+            finishing(timeout + SETTLE_LIMIT),
+            listening(settings.http, *applications(api)) as addresses,
+        ):
             log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return

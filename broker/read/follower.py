@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from broker.errors import StoreUnavailable
-from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -70,7 +70,7 @@ class Follower:
                 message = await subscription.hear()
                 if message is not None:
                     await self._heard(*message)
-                elif time.monotonic() > looked + _REVALIDATE:
+                if time.monotonic() > looked + _REVALIDATE:
                     looked = time.monotonic()
                     await self._revalidate()
 
@@ -103,16 +103,14 @@ class Follower:
         """Take over what the store holds for these grants now. Raises `StoreUnavailable`, also where it is not ours."""
         for start in range(0, len(grant_ids), _BATCH):
             batch = grant_ids[start : start + _BATCH]
-            try:
-                grants = await self._store.grants.get_many(batch)
-            except CannotOpen:
-                log.error("grant.unreadable", grant_ids=list(batch[:5]))
-                continue
+            grants = await self._store.grants.get_many(batch)
             if None in grants:
                 await self._store.confirm()  # an emptied store is no reason to forget
             for grant_id, grant in zip(batch, grants, strict=True):
-                if grant is None or (grant.token is None):
+                if grant is None or grant.token is None:
                     self._cache.evict(grant_id)
+                    if grant is not None and grant.unreadable:
+                        log.error("grant.unreadable", grant_id=grant_id)
                 elif not self._cache.put(grant.token):
                     log.debug("cache.newer", grant_id=grant_id)
                 self._cache.wake(grant_id)
@@ -121,7 +119,7 @@ class Follower:
         """Read again what should have been refreshed by now and of which nothing was heard."""
         now = self._store.clock()
         overdue = [t.grant_id for t in self._cache.tokens() if t.refresh_at + _OVERDUE_MS < now]
-        await self.reread(overdue[:_BATCH])
+        await self.reread(random.sample(overdue, min(len(overdue), _BATCH)))
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

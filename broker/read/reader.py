@@ -17,7 +17,6 @@ from broker.errors import (
     TryAgain,
     WaitBeforeRefresh,
 )
-from broker.secret import CannotOpen
 from broker.wire import usable_ms
 
 if TYPE_CHECKING:
@@ -172,16 +171,15 @@ class Reader:
 
     async def _load(self, grant_id: str) -> Grant:
         """The grant from the store; its token goes into the cache."""
-        try:
-            grant = await self._store.grants.get(grant_id)
-        except CannotOpen:
-            raise TryAgain(
-                "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
-            ) from None
+        grant = await self._store.grants.get(grant_id)
         if grant is None:
             await self._store.confirm()  # in another store's place a grant is not known to be gone
             self._cache.evict(grant_id)
             raise NoSuchGrant("no such grant")
+        if grant.unreadable:
+            raise TryAgain(
+                "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
+            )
         if grant.token is not None:
             self._cache.put(grant.token)
         return grant

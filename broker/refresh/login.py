@@ -198,6 +198,13 @@ class Login:
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
             raise AlreadyUsed(before or flow)
+        # A link may be opened often, but completes one login: whoever opened it too comes too late.
+        ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
+        if ticket is None:
+            raise LoginRefused("this login link is older than ten minutes: ask for a new one")
+        if ticket.status in {"working", "completed"}:
+            await self._record(state, flow, ticket.status, None)
+            raise AlreadyUsed(ticket)
         try:
             logged_in = await self._exchange(flow, query)
         except BrokerError as error:

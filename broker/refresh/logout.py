@@ -98,7 +98,7 @@ class Logout:
             return False, f"provider {grant.provider!r} is no longer in the settings: only our side was forgotten"
         held = await self._store.grants.refresh_token(grant.grant_id)
         if held is None:
-            return False, "the grant was gone already"
+            return False, "none of our sealing keys opens its refresh token: only our side was forgotten"
         living = grant.token is not None and grant.token.remaining_ms(self._store.clock()) > 0
         if self.needs_live_token(grant) and not living:
             return (

@@ -100,20 +100,23 @@ class Grants:
         if raw["provider"] is None:
             return None
         text = {name: value.decode() for name, value in raw.items() if value and name not in {"access_token", "extra"}}
-        token = None
+        token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
-            token = Token(
-                grant_id=grant_id,
-                provider=text["provider"],
-                generation=int(text["generation"]),
-                access_token=self.open(grant_id, "access_token", raw["access_token"]),
-                token_type=text.get("token_type", "Bearer"),
-                scope=text.get("scope"),
-                issued_at=int(text["issued_at"]),
-                expires_at=int(text["expires_at"]),
-                refresh_at=int(text["refresh_at"]),
-                extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
-            )
+            try:
+                token = Token(
+                    grant_id=grant_id,
+                    provider=text["provider"],
+                    generation=int(text["generation"]),
+                    access_token=self.open(grant_id, "access_token", raw["access_token"]),
+                    token_type=text.get("token_type", "Bearer"),
+                    scope=text.get("scope"),
+                    issued_at=int(text["issued_at"]),
+                    expires_at=int(text["expires_at"]),
+                    refresh_at=int(text["refresh_at"]),
+                    extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
+                )
+            except CannotOpen:  # one grant nobody can open must not hide the others
+                unreadable = True
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
@@ -127,14 +130,18 @@ class Grants:
             last_outcome=text.get("last_outcome"),
             last_detail=text.get("last_detail"),
             last_at=_maybe_int(text.get("last_at")),
+            unreadable=unreadable,
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
-        """Provider and refresh token of a grant, for a revocation; None where there is no such grant."""
+        """Provider and refresh token of a grant, for a revocation; None where there is none that opens."""
         provider, sealed = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "refresh_token")
         if provider is None or sealed is None:
             return None
-        return provider.decode(), self.open(grant_id, "refresh_token", sealed)
+        try:
+            return provider.decode(), self.open(grant_id, "refresh_token", sealed)
+        except CannotOpen:
+            return None
 
     async def state(self, grant: Grant) -> State:
         """In which of the three sets it is (due while it moves between them)."""

@@ -59,7 +59,8 @@ class Registry:
     ) -> Registered:
         """Take in a refresh token that somebody already holds: a new generation without a token, due at *due_at*."""
         for _ in range(_TRIES):
-            seen = await self.generation(grant_id)
+            held = await self._grants.get(grant_id)
+            seen = (held.provider, held.generation) if held else None
             generation = max(self._clock(), (seen[1] if seen else 0) + 1)
             fields: list[Argument] = ["generation", generation, "granted_at", self._clock()]
             if scope is not None:
@@ -67,6 +68,7 @@ class Registry:
             registered = await self._register(
                 grant_id, provider, generation, refresh_token, fields,
                 seen=seen, script=scripts.IMPORT, mode="import", due_at=due_at, message="",
+                keeps_token=held is not None and held.provider == provider and held.token is not None,
             )  # fmt: skip
             if registered is not None:
                 return registered
@@ -86,12 +88,13 @@ class Registry:
     async def _register(
         self, grant_id: str, provider: str, generation: int, refresh_token: Secret, fields: list[Argument],
         *, seen: tuple[str, int] | None, script: scripts.Script, mode: str, due_at: int, message: str,
+        keeps_token: bool = False,
     ) -> Registered | None:  # fmt: skip
         was_provider, was_generation = seen or ("", "")
         sets = self._sets(was_provider or provider)
         keys = [self._keys.grant(grant_id), self._keys.ids("due", provider), *sets, self._keys.held, self._keys.meta]
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = () if mode == "import" and was_provider == provider else (*TOKEN_FIELDS, "reauthorize_by")
+        drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
         args: list[Argument] = [
             grant_id, mode, was_provider, was_generation, due_at, refresh_token.fingerprint(),
             self._keys.channel(grant_id), message, " ".join(drop), provider,

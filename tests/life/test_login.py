@@ -256,3 +256,20 @@ async def test_public_listener_serves_browsers_alone(start_broker: StartBroker, 
             async with broker.session.get(public + path) as answer:
                 assert answer.status == wanted, path
     assert sandbox.rotating.token_requests == []
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_link_completes_one_login(broker: RunningBroker, sandbox: Sandbox, provider: str) -> None:
+    """Whoever opened the link too and comes back after it was completed is told so, and exchanges nothing."""
+    started = await start(broker, "g1", provider)
+    async with browser() as mine, browser() as other:
+        theirs = await walk_to_redirect(await opened(other, started["login_url"]), broker.settings.redirect_uri)
+        ours = await walk_to_redirect(await opened(mine, started["login_url"]), broker.settings.redirect_uri)
+        async with mine.get(ours) as answer:
+            assert answer.status == 200
+        before = await broker.token("g1")
+        async with other.get(theirs) as answer:
+            assert "already" in await answer.text()
+    assert await exchanges(sandbox, provider) == 1
+    assert (await broker.token("g1"))["generation"] == before["generation"]
+    await assert_sound(broker, sandbox, ("g1", provider))

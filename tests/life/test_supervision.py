@@ -16,8 +16,9 @@ from broker import logs
 from broker.cli.run import run_loop
 from broker.read import Follower
 from broker.refresh.scheduler import Lane
+from broker.sandbox import walk_to_redirect
 from broker.settings import Log
-from tests.steps import assert_sound, make_due
+from tests.steps import assert_sound, log_in, make_due
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -107,3 +108,33 @@ async def test_imported_grants_fall_due_over_a_window(start_broker: StartBroker,
         assert max(scores) - min(scores) > 2_400_000
         assert max(scores) <= (time.time() + 3600) * 1000
         broker.secrets.add("token-number-")
+
+
+@pytest.mark.parametrize("what", ["login", "logout"])
+async def test_a_stop_finishes_logins_and_logouts(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, what: str
+) -> None:
+    """A code exchange or a log out under way when the broker is told to stop is seen to its end."""
+    async with start_broker() as broker:
+        await log_in(broker, "g1", "acme")
+        _, started, _ = await broker.ask("POST", "/v1/grants/g2/login", json={"provider": "acme"})
+        redirected = await walk_to_redirect(started["authorization_url"], broker.settings.redirect_uri)
+        sandbox.rotating.options.latency = 2.5
+        if what == "login":
+            body = {"redirected_to": redirected, "state": started["state"]}
+            work = asyncio.create_task(broker.ask("POST", "/v1/grants/g2/login/complete", json=body))
+        else:
+            work = asyncio.create_task(broker.ask("DELETE", "/v1/grants/g1"))
+        await asyncio.sleep(0.4)
+        broker.signals.stopping.set()
+        await broker.task
+        await asyncio.wait({work})
+        assert work.exception() is not None, "the listener was closed meanwhile"
+    sandbox.rotating.options.latency = 0
+    async with start_broker() as again:
+        if what == "login":
+            await assert_sound(again, sandbox, ("g1", "acme"), ("g2", "acme"))
+        else:
+            assert (await again.ask("GET", "/v1/grants/g1"))[0] == 404
+            assert await redis.zscore("broker:{0}:leased:acme", "g1") is None
+            assert sandbox.rotating.families[0].refresh_token is None

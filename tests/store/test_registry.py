@@ -83,3 +83,14 @@ async def test_forgotten_is_remembered(store: Store) -> None:
     old = store.registry.forgot(store.store_id, "g1", claim.generation)
     assert await store.registry.restore(store.store_id, old) == "known"
     assert await store.registry.generation("g1") == ("p", again.generation)
+
+
+async def test_an_import_moves_to_the_provider_it_names(store: Store, redis: Redis) -> None:
+    """The same refresh token for another provider corrects a mistake; for the same provider it changes nothing."""
+    await imported(store, "g1", provider="wrong")
+    token = Secret("r-g1")
+    assert (await store.registry.import_("g1", "wrong", token, None, due_at=0)).status == "unchanged"
+    assert (await store.registry.import_("g1", "p", token, None, due_at=0)).status == "replaced"
+    assert await sets(redis, "g1") == ["due"]
+    assert await sets(redis, "g1", "wrong") == []
+    assert (await store.registry.import_("g2", "p", token, None, due_at=0)).status == "held"

@@ -17,7 +17,7 @@ if (held[1] or '') ~= provider or (held[2] or '') ~= generation then
   return {'moved', ''}
 end
 if mode == 'import' then
-  if held[3] == fingerprint then
+  if held[3] == fingerprint and held[1] == ARGV[10] then
     return {'unchanged', ''}
   end
   if redis.call('ZSCORE', was_leased, id) then

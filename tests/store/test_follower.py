@@ -1,0 +1,47 @@
+"""The follower on a real server: what it was not told it finds out."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from broker.heart import Heart
+from broker.metrics import Metrics
+from broker.read import Cache, Follower
+from tests.store.test_schedule import claimed, commit_of, imported, key, store
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.store import Store
+
+__all__ = ["key", "store"]
+
+
+async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: Redis) -> None:
+    """What should have been refreshed by now is looked up, however much is published about others."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    commit = commit_of(claim)
+    await store.schedule.commit(commit, [])
+    assert commit.token is not None
+    lost = commit.token.generation + 7
+    cache = Cache(10)
+    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker")
+    stopping = asyncio.Event()
+
+    async def talk() -> None:
+        while not stopping.is_set():
+            await redis.publish("broker:tokens:other", "{}")
+            await asyncio.sleep(0.1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stopping))
+        group.create_task(talk())
+        await until(lambda: follower.connected)
+        cache.put(replace(commit.token, refresh_at=1))
+        await redis.hincrby("broker:{0}:grant:g1", "generation", 7)  # committed, and the message was lost
+        await until(lambda: (held := cache.get("g1")) and held.generation == lost)
+        stopping.set()
