@@ -132,7 +132,8 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
-            await replay.everything()
+            if journal is not None:
+                await journal.adopt()  # the first claim has it replayed
             await follower.warm()
             health.started = True
             log.info("broker.started", store=store.store_id, providers=list(endpoints))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,6 +13,7 @@ import structlog
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token
 from broker.refresh import policy
+from broker.secret import Secret
 from broker.wire import token_message
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
     from broker.model import Answer
     from broker.providers import Dialect
-    from broker.refresh.journal import Journal
-    from broker.secret import Secret
+    from broker.refresh.journal import Entry, Journal
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -63,33 +63,39 @@ class Admission:
                 f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
                 code="no_refresh_token",
             )
+        token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
+        entry = await self._keep(token, refresh_token, dialect, followed=token.generation - 1)
         ends = time.monotonic() + _PATIENCE
         while True:
             try:
-                token = await self._register(grant_id, answer, answer.refresh_token, dialect)
+                seen = await self._store.registry.generation(grant_id)
+                if seen is not None and seen[1] >= token.generation:  # a clock behind the one before
+                    token = replace(token, generation=seen[1] + 1)
+                    entry = await self._keep(token, refresh_token, dialect, followed=seen[1])
+                if await self._register(token, refresh_token, dialect, seen):
+                    break
             except StoreUnavailable:
                 if time.monotonic() > ends:
                     raise
-            else:
-                self._wake(dialect.name)
-                if token is None:
-                    return LoggedIn(grant_id, dialect.name, dialect.scope, 0)
-                return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
             await asyncio.sleep(_PAUSE)
+        if entry is not None:
+            entry.settled = True
+        self._serve(token)
+        self._wake(dialect.name)
+        log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
+        return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
-    async def _register(self, grant_id: str, answer: Answer, refresh_token: Secret, dialect: Dialect) -> Token | None:
-        now, registry = self._store.clock(), self._store.registry
-        if answer.access_token is None:  # an answer we can refresh with, though not serve
-            await registry.import_(grant_id, dialect.name, refresh_token, dialect.scope, due_at=now)
-            return None
-        seen = await registry.generation(grant_id)
+    def _token(self, grant_id: str, answer: Answer, dialect: Dialect) -> Token:
+        """The token of an answer; one that cannot be served is one that has expired, to be refreshed at once."""
+        now = self._store.clock()
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
-        reauthorize_by = dialect.reauthorize_by(now, now)
-        token = Token(
+        if answer.access_token is None:
+            expires_at = refresh_at = now
+        return Token(
             grant_id=grant_id,
             provider=dialect.name,
-            generation=max(now, (seen[1] if seen else 0) + 1),
-            access_token=answer.access_token,
+            generation=now,
+            access_token=answer.access_token or Secret(""),
             token_type=answer.token_type,
             scope=answer.scope if answer.scope is not None else dialect.scope,
             issued_at=now,
@@ -97,25 +103,34 @@ class Admission:
             refresh_at=refresh_at,
             extra=answer.extra,
         )
-        entry = None
-        if self._journal is not None:
-            try:
-                record = registry.logged_in(
-                    self._store.store_id, token, refresh_token, reauthorize_by=reauthorize_by, seen=seen
-                )
-                entry = await self._journal.append(grant_id, record)
-            except OSError:
-                pass  # the journal has said so
-        dies = dialect.old_token == "dies"
-        told = token_message("reauthorized", self._store.store_id, token, now, dies=dies, notice=self._notice)
-        registered = await registry.log_in(token, refresh_token, reauthorize_by=reauthorize_by, seen=seen, message=told)
-        if registered is None:
-            raise StoreUnavailable("the grant keeps changing: log in again")
-        if entry is not None:
-            entry.settled = True
-        self._serve(token)
-        log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
-        return token
+
+    async def _keep(self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int) -> Entry | None:
+        """Put it on our own disk before Redis is asked anything."""
+        if self._journal is None:
+            return None
+        record = self._store.registry.logged_in(
+            self._store.store_id, token, refresh_token,
+            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at), followed=followed,
+        )  # fmt: skip
+        try:
+            return await self._journal.append(token.grant_id, record)
+        except OSError:
+            return None  # the journal has said so
+
+    async def _register(
+        self, token: Token, refresh_token: Secret, dialect: Dialect, seen: tuple[str, int] | None
+    ) -> bool:
+        """Whether the store took it; not when the grant changed since it was *seen*."""
+        store_id, now = self._store.store_id, self._store.clock()
+        served = bool(token.access_token)
+        told = token_message(
+            "reauthorized", store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice or not served
+        )
+        registered = await self._store.registry.log_in(
+            token, refresh_token, seen=seen, message=told,
+            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
+        )  # fmt: skip
+        return registered is not None
 
 
 def missing_scope(scope: str | None) -> str:

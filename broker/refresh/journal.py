@@ -23,7 +23,7 @@ from broker.errors import CorrectSettings
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from broker.secret import Sealer
@@ -71,61 +71,83 @@ class Journal:
         self._entries: dict[str, Entry] = {}
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._latest: dict[str, int] = {}
+        self._locks: list[int] = []
+        self._unsynced = False
         self._disk = asyncio.Lock()
         self.fault: str | None = None
         """What the last write failed with, until one succeeds."""
 
     @classmethod
     async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int]) -> Journal:
-        """Make this replica's file, and adopt what replicas that are gone left behind. Raises `CorrectSettings`."""
+        """Make this replica's file. Raises `CorrectSettings`."""
         journal = cls(directory, sealer, clock)
-        await journal._on_disk(journal._begin)
+        try:
+            await journal._on_disk(journal._begin)
+        except OSError as error:
+            raise CorrectSettings(
+                f"data_dir: the journal in {directory} cannot be written ({error.strerror}): make room or mend "
+                "its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
+            ) from None
         return journal
+
+    def _begin(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._rewrite()
 
     async def _on_disk(self, work: Callable[[], None]) -> None:
         """One thing at a time, in a thread: appends keep their order, and the loop never waits for a disk."""
         async with self._disk:
             await asyncio.to_thread(work)
 
-    def _begin(self) -> None:
+    async def adopt(self) -> None:
+        """Take over what replicas that are gone left behind. For when our keys are known to be the right ones.
+
+        A file with a line that none of them opens stays where it is, and is tried again at every start.
+        """
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            adopted = [
-                (path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0
-            ]
-            for path, lock in adopted:
-                for entry in self._read(path, lock):
-                    self._remember(entry)
-            self._rewrite()
-            for path, lock in adopted:
-                path.unlink()
-                os.close(lock)
+            await self._on_disk(self._adopt)
         except OSError as error:
-            raise CorrectSettings(
-                f"data_dir: the journal in {self._directory} cannot be written ({error.strerror}): make room or mend "
-                "its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
-            ) from None
+            self._failed(error, "adopt")
+
+    def _adopt(self) -> None:
+        adopted = [(path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0]
+        readable = []
+        for path, lock in adopted:
+            entries, whole = self._read(path)
+            for entry in entries:
+                known = self._entries.get(entry.key)
+                if known is None or known.at <= entry.at:
+                    self._remember(entry)
+            if whole:
+                readable.append(path)
+            else:
+                log.error("journal.unreadable", file=path.name, hint="sealed with a key that is not in the key file?")
+            self._locks.append(lock)
+        self._rewrite()
+        for path in readable:
+            path.unlink()
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
         if adopted:
             log.info("journal.adopted", files=len(adopted), entries=len(self._entries))
 
-    def _read(self, path: Path, descriptor: int) -> Iterable[Entry]:
-        """The entries of a file. A torn last line is what a crash leaves; any other line that does not open is told."""
-        lines = path.read_bytes().split(b"\n")
-        del descriptor  # the lock, held meanwhile
+    def _read(self, path: Path) -> tuple[list[Entry], bool]:
+        """The entries of a file, and whether it could be read whole. A torn last line is what a crash leaves."""
+        lines, entries, whole = path.read_bytes().split(b"\n"), [], True
         for number, line in enumerate(lines, 1):
             if not line:
                 continue
             try:
                 at, key, text = self._sealer.open(base64.b64decode(line), "journal").split(" ", 2)
-                yield Entry(key, int(at), text)
+                entries.append(Entry(key, int(at), text))
             except (CannotOpen, ValueError):
-                if number < len(lines):
-                    log.error("journal.unreadable", file=path.name, line=number)
+                whole = whole and number == len(lines)
+        return entries, whole
 
     def _remember(self, entry: Entry) -> None:
         known = self._entries.get(entry.key)
-        if known is not None and known.at > entry.at:
-            return
         if not entry.text:
             self._entries.pop(entry.key, None)
             return
@@ -142,7 +164,10 @@ class Journal:
 
         Raises `OSError` when the disk refuses; the entry is kept in memory all the same.
         """
-        entry = Entry(key, self._clock(), text)
+        # Later than what it takes the place of, whatever the clock says: whoever reads the file goes by that.
+        known = self._entries.get(key)
+        entry = Entry(key, max(self._clock(), self._latest.get(key, 0) + 1, known.at + 1 if known else 0), text)
+        self._latest[key] = entry.at
         self._remember(entry)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._line(entry), done))
@@ -168,8 +193,7 @@ class Journal:
             try:
                 await self._on_disk(lambda lines=lines: self._append(lines))  # type: ignore[misc]
             except OSError as error:
-                self.fault = error.strerror or "cannot be written"
-                log.error("journal.failed", error=self.fault, entries=len(batch))
+                self._failed(error, "append")
                 for _, done in batch:
                     if not done.done():
                         done.set_exception(OSError(error.errno, self.fault))
@@ -181,7 +205,13 @@ class Journal:
             if self._size > max(_COMPACT_BYTES, 4 * self._compacted):
                 await self.compact()
 
+    def _failed(self, error: OSError, what: str) -> None:
+        self.fault = error.strerror or "cannot be written"
+        log.error("journal.failed", error=self.fault, what=what)
+
     def _append(self, lines: bytes) -> None:
+        if self._unsynced:
+            self._sync_directory()
         written = 0
         try:
             while written < len(lines):
@@ -210,7 +240,7 @@ class Journal:
             await self._on_disk(self._rewrite)
         except OSError as error:
             self.fault = error.strerror or "cannot be written"
-            return False
+            return False  # it has been said already
         self.fault = None
         log.info("journal.recovered")
         return True
@@ -221,10 +251,11 @@ class Journal:
         for entry in self.entries():
             if entry.dispensable(now):
                 del self._entries[entry.key]
+        self._latest = {entry.key: entry.at for entry in self.entries()}
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
-            self.fault = error.strerror or "cannot be written"
+            self._failed(error, "compact")
 
     def _rewrite(self) -> None:
         lines = b"".join(self._line(entry) for entry in list(self._entries.values()))
@@ -241,11 +272,20 @@ class Journal:
             os.close(fresh)
             aside.unlink(missing_ok=True)
             raise
-        _sync_directory(self._directory)
         old, self._file = self._file, fresh
         self._size = self._compacted = len(lines)
         if old >= 0:
             os.close(old)
+        self._unsynced = True  # until then a crash may bring the old file's name back
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._unsynced = False
 
     async def close(self) -> None:
         """Finish what waits; the file stays for whoever starts next, without entries that are settled and old."""
@@ -271,11 +311,3 @@ def _lock(path: Path) -> int:
         pass
     os.close(descriptor)
     return -1
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -59,24 +59,26 @@ class Logout:
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
-        await self._forget(grant)
+        await self._forget(grant, detail)
         self._evict(grant_id)
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
 
-    async def _forget(self, grant: Grant) -> None:
-        """Forget it here, in our journal too: what the store may have lost must not come back from there."""
+    async def _forget(self, grant: Grant, detail: str) -> None:
+        """Forget what was revoked, and that alone; in our journal too, so that it does not come back from there."""
         store, grant_id = self._store, grant.grant_id
+        told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
+        forgotten = await store.registry.forget(grant_id, told, up_to=grant.generation)
+        if not forgotten and await store.registry.generation(grant_id) is not None:
+            raise ResolveConflict(
+                f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}"
+            )
         if self._journal is not None:
             try:
-                entry = await self._journal.append(
-                    grant_id, store.registry.forgot(store.store_id, grant_id, grant.generation)
-                )
-                entry.settled = True
+                record = store.registry.forgot(store.store_id, grant_id, grant.generation)
+                (await self._journal.append(grant_id, record)).settled = True
             except OSError:
                 pass  # the journal has said so
-        told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
-        await store.registry.forget(grant_id, told)
 
     async def _hold(self, grant_id: str) -> Grant:
         ends = time.monotonic() + self._request_timeout + 1

@@ -167,7 +167,7 @@ def _again(
     claim: Claim, outcome: str, code: str, detail: str, now: int, draw: float, *, not_before: int = 0
 ) -> Postpone:
     failures = claim.failures + 1
-    due_at = max(not_before, now + backoff(failures, claim.expires_at, now, draw))
+    due_at = now + backoff(failures, claim.expires_at, now, draw)  # not_before is the provider's: resume ends it
     return Postpone(
         claim, outcome, code, detail, due_at, failures,
         lane="ailing", not_before=not_before, failing=failures == FAILING_AFTER,

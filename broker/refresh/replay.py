@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
-    from broker.refresh.journal import Journal
+    from collections.abc import Callable
+
+    from broker.refresh.journal import Entry, Journal
     from broker.store import Store
 
 log = structlog.get_logger()
+_AT_ONCE = 32
 
 
 class Replay:
@@ -20,15 +24,14 @@ class Replay:
     def __init__(self, store: Store, journal: Journal | None) -> None:
         self._store = store
         self._journal = journal
-        self._done_for: int | None = None
         self._one_at_a_time = asyncio.Lock()
 
-    async def fence(self, fenced_until: int) -> None:
+    async def fence(self, fence: int, beat: Callable[[], None]) -> None:
         """Another run of the server: tell it everything, once for each fence. Raises `StoreUnavailable`."""
         async with self._one_at_a_time:
-            if self._done_for != fenced_until:
-                await self.everything()
-                self._done_for = fenced_until
+            if self._store.schedule.told_after != fence:
+                await self._tell(unsettled_only=False, beat=beat)
+                self._store.schedule.told_after = fence
 
     async def everything(self) -> None:
         """Tell the store all that is in the journal; it takes only what is newer. Raises `StoreUnavailable`."""
@@ -39,16 +42,19 @@ class Replay:
         async with self._one_at_a_time:
             await self._tell(unsettled_only=True)
 
-    async def _tell(self, *, unsettled_only: bool) -> None:
+    async def _tell(self, *, unsettled_only: bool, beat: Callable[[], None] = lambda: None) -> None:
         if self._journal is None:
             return
-        counts: dict[str, int] = {}
-        for entry in self._journal.entries():
-            if unsettled_only and entry.settled:
-                continue
-            said = await self._store.registry.restore(self._store.store_id, entry.text)
-            counts[said] = counts.get(said, 0) + 1
-            if said != "another store":
-                entry.settled = True
+        told = [entry for entry in self._journal.entries() if not (unsettled_only and entry.settled)]
+        counts: Counter[str] = Counter()
+        for start in range(0, len(told), _AT_ONCE):
+            counts.update(await asyncio.gather(*(self._restore(entry) for entry in told[start : start + _AT_ONCE])))
+            beat()
         if counts:
             log.info("journal.replayed", **{name.replace(" ", "_"): count for name, count in counts.items()})
+
+    async def _restore(self, entry: Entry) -> str:
+        said = await self._store.registry.restore(self._store.store_id, entry.text)
+        if said != "another store":
+            entry.settled = True
+        return said

@@ -114,8 +114,8 @@ class Lane:
 
     async def _attend(self, claimed: Claimed) -> None:
         """What a claim brought besides grants."""
-        if claimed.fenced_until is not None:
-            await self._replay.fence(claimed.fenced_until)
+        if claimed.fenced is not None:
+            await self._replay.fence(claimed.fenced, self._heart.beat)
         if self._store_lost:
             await (self._replay.everything() if self._not_ours else self._replay.unsettled())
             log.info("store.found", provider=self.provider)

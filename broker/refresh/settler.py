@@ -33,6 +33,10 @@ SETTLE_LIMIT = 10.0
 """Seconds for which a process that is being stopped goes on telling the store; the journal keeps the rest."""
 
 
+# known: what the store has came of this very answer.
+_AFTER_RESTORE: dict[str, Settled] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
+
+
 @dataclass(slots=True)
 class Kept:
     """An answer on its way into the store: its sealed fields, made once, and where it stands in the journal."""
@@ -120,7 +124,7 @@ class Settler:
         record = self._store.registry.committed(self._store.store_id, commit)
         restored = await self._store.registry.restore(self._store.store_id, record)
         log.warning("grant.restored", grant_id=commit.claim.grant_id, restored=restored)
-        return "gone" if restored == "forgotten" else "superseded" if restored == "known" else "committed"
+        return _AFTER_RESTORE.get(restored, "committed")
 
     def _messages(self, commit: Commit) -> list[str]:
         token = commit.token

@@ -6,11 +6,12 @@ The verbs that change them are in `schedule`.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import CorrectRequest, NotOurStore
-from broker.model import Grant, State, Token
+from broker.model import GRANT_ID, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _GRANT_FIELDS = (
     "granted_at", "reauthorize_by", "failures", "reason", "last_outcome", "last_detail", "last_at",
 )  # fmt: skip
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-
+_CURSOR = re.compile(
+    rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
+)
+FOREIGN_CURSOR = "cursor is not one of ours: take it from `next` of the page before"
 
 EMPTIED = "Redis answers but holds no token-broker data: it was emptied, or this is another server"
 """What is said where the schema key is missing."""
@@ -252,12 +256,10 @@ def _cursor(last: tuple[int, str, str] | None) -> str | None:
 def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
     if cursor is None:
         return 0, "-inf", ""
-    try:
-        index, score, member = cursor.split("~", 2)
-        float(score)
-        return int(index), score, member
-    except ValueError:
-        raise CorrectRequest("cursor is not one of ours: take it from `next` of the page before") from None
+    read = _CURSOR.fullmatch(cursor)
+    if read is None:
+        raise CorrectRequest(FOREIGN_CURSOR)
+    return int(read[1]), read[2], read[3]
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

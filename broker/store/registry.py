@@ -34,7 +34,7 @@ class Registered:
     holder: str | None = None
 
 
-Restored = Literal["restored", "known", "forgotten", "forgot", "another store"]
+Restored = Literal["restored", "known", "replaced", "forgotten", "forgot", "another store"]
 
 
 class Registry:
@@ -127,26 +127,25 @@ class Registry:
         *sealed*: its fields, where `commit_fields` made them already.
         """
         claim = commit.claim
-        fields: list[Argument] = ["granted_at", claim.granted_at, *(sealed or commit_fields(self._grants, commit))]
+        fields: list[Argument] = [*(sealed or commit_fields(self._grants, commit))]
         if commit.refresh_token is None:
             fields += self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
         generation = commit.token.generation if commit.token else claim.generation
         return _record(
-            store_id, claim.grant_id, claim.provider, claim.generation, generation,
+            store_id, claim.grant_id, claim.provider, claim.generation, generation, claim.granted_at,
             commit.answered_at, commit.refresh_at, claim.attempt, fields,
         )  # fmt: skip
 
     def logged_in(
-        self, store_id: str, token: Token, refresh_token: Secret,
-        *, reauthorize_by: int | None, seen: tuple[str, int] | None,
-    ) -> str:  # fmt: skip
-        """A record of what a login brought, likewise."""
+        self, store_id: str, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
+    ) -> str:
+        """A record of what a login brought, likewise; it follows whatever there is up to generation *followed*."""
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, reauthorize_by),
         ]
         return _record(
-            store_id, token.grant_id, token.provider, seen[1] if seen else 0, token.generation,
+            store_id, token.grant_id, token.provider, followed, token.generation, token.issued_at,
             token.issued_at, token.refresh_at, "login", fields,
         )  # fmt: skip
 
@@ -177,7 +176,7 @@ class Registry:
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
-                self._keys.channel(grant_id), changed, told["followed"],
+                self._keys.channel(grant_id), changed, told["followed"], told["granted_at"],
                 "provider", provider, "generation", generation, *fields,
             ]  # fmt: skip
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
@@ -194,11 +193,12 @@ def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> l
 
 
 def _record(
-    store_id: str, grant_id: str, provider: str, followed: int, generation: int,
+    store_id: str, grant_id: str, provider: str, followed: int, generation: int, granted_at: int,
     answered_at: int, refresh_at: int, attempt: str, fields: Sequence[Argument],
 ) -> str:  # fmt: skip
     cells = [{"b": base64.b64encode(cell).decode()} if isinstance(cell, bytes) else cell for cell in fields]
     return json.dumps({
         "store": store_id, "grant_id": grant_id, "provider": provider, "followed": followed, "generation": generation,
-        "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt, "fields": cells,
+        "granted_at": granted_at, "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt,
+        "fields": cells,
     })  # fmt: skip

@@ -32,6 +32,7 @@ SUSPENDED_PAUSE_MS = (5_000, 60_000)
 BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
 _REWIND_PAGE = 500
+_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class Claimed:
     wait_ms: int
     set_back: bool
     """The server's clock was set back: `rewind` is called for."""
-    fenced_until: int | None = None
-    """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms),
-    and everybody says again what it knows."""
+    fenced: int | None = None
+    """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms), and
+    whoever claims has said again what it knows (`told_after`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Schedule:
         self._hold_off_ms = hold_off_ms
         self.store_id = ""
         """Whose grants are claimed, once the store was identified: no others are."""
+        self.told_after = -1
+        """The fence after which this replica has told the store all it knows: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
 
@@ -98,7 +101,7 @@ class Schedule:
         args: list[Argument] = [n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms]
         try:
             status, now, wait_ms, *rows = await self._primary.run(
-                scripts.CLAIM, keys, [*args, "expired" if expired_only else "", self.store_id]
+                scripts.CLAIM, keys, [*args, "expired" if expired_only else "", self.store_id, self.told_after]
             )
         except StoreUnavailable:
             # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
@@ -113,7 +116,7 @@ class Schedule:
             )
         self._clock.observe(now)
         if status == b"fenced":
-            return Claimed([], [], int(wait_ms), set_back=False, fenced_until=int(rows[0]))
+            return Claimed([], [], int(wait_ms), set_back=False, fenced=int(rows[0]))
         claims: list[Claim] = []
         unreadable: list[Claim] = []
         for row in rows:
@@ -174,6 +177,7 @@ class Schedule:
             grant_id,
             claim.attempt,
             claim.generation,
+            claim.granted_at,
             commit.refresh_at,
             self._keys.channel(grant_id),
         ]
@@ -193,7 +197,7 @@ class Schedule:
         args: list[Argument] = [
             grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
             step.code, step.detail, 1 if suspended else HALF_CLOSE_AFTER, first, longest, random.random(),
-            self._keys.channel(grant_id), message or "",
+            self._keys.channel(grant_id), message or "", claim.generation, claim.claimed_at,
             "failures", step.failures, "last_outcome", step.outcome, "last_detail", _told(step.code, step.detail),
             "last_at", self._clock(),
         ]  # fmt: skip
@@ -222,9 +226,19 @@ class Schedule:
         return Expedited(status.decode(), int(number))
 
     async def retry(self, grant_id: str, provider: str) -> Literal["due", "leased", "gone"]:
-        """Take a grant up once more."""
-        keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
-        return (await self._primary.run(scripts.RETRY, keys, [grant_id])).decode()  # type: ignore[no-any-return]
+        """Take a grant up once more; *provider* is where it was seen last."""
+        return await self._named(scripts.RETRY, grant_id, provider)  # type: ignore[return-value]
+
+    async def _named(self, script: scripts.Script, grant_id: str, provider: str, *args: Argument) -> str:
+        """Run a script on one named grant, under whichever provider it is by now."""
+        for _ in range(_TRIES):
+            keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
+            reply: str = (await self._primary.run(script, keys, [grant_id, provider, *args])).decode()
+            if reply != "moved":
+                return reply
+            held = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
+            provider = held.decode() if held else provider
+        raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
     async def resume(self, provider: str) -> list[str]:
         """Take a provider up again; gives the grants its breaker had seen refused."""
@@ -232,9 +246,8 @@ class Schedule:
         return refused.decode().split()  # type: ignore[no-any-return]
 
     async def hold(self, grant_id: str, provider: str, lease_ms: int) -> Literal["held", "leased", "gone"]:
-        """Lease one named grant so that nobody refreshes it."""
-        keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
-        return (await self._primary.run(scripts.HOLD, keys, [grant_id, lease_ms])).decode()  # type: ignore[no-any-return]
+        """Lease one named grant so that nobody refreshes it; *provider* is where it was seen last."""
+        return await self._named(scripts.HOLD, grant_id, provider, lease_ms)  # type: ignore[return-value]
 
     async def rewind(self, provider: str, lease_ms: int) -> None:
         """After the server's clock was set back: bring what was issued or leased "in the future" back to now."""

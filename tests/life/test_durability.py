@@ -168,8 +168,8 @@ async def test_our_own_death_between_answer_and_commit(
         proxy.up = True
         sandbox.rotating.options.latency = 0
         async with broker_process(tmp_path / "one", proxy.url, providers, refresh=QUICK) as heir:
-            (replayed,) = [line for line in heir.log if line["event"] == "journal.replayed"]
-            assert replayed["restored"] == 1
+            replayed = await until(lambda: [line for line in heir.log if line["event"] == "journal.replayed"])
+            assert [line["restored"] for line in replayed] == [1]
             token = (await heir.get("/v1/grants/g1/token"))["access_token"]
             assert sandbox.rotating.is_live_access(token)
             await heir.ask("POST", "/v1/grants/g1/retry")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.secret import key_digest
-from tests.steps import assert_sound, log_in, make_due, next_generation
+from broker.cli.grants import formatted
+from broker.model import Token
+from broker.secret import Secret, key_digest
+from broker.wire import token_answer
+from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due, next_generation, subscribed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -165,6 +170,45 @@ async def test_old_token_dies_is_advertised(broker: RunningBroker, sandbox: Sand
     assert 0.91 * life < described["refresh_at"] - described["issued_at"] < 0.97 * life
     assert described["reauthorize_by"] - described["granted_at"] == 14 * 86400
     assert len(sandbox.v3.families) == 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_expires_at_is_the_end_of_expires_in(
+    broker: RunningBroker, sandbox: Sandbox, redis: Redis, provider: str
+) -> None:
+    """Libraries prefer expires_at: answer, message, and what a command makes of it say the same end."""
+    dies = provider == "een"
+    async with subscribed(redis, "g1") as heard:
+        await log_in(broker, "g1", provider)
+        first = await broker.token("g1")
+        await broker.ask("POST", "/v1/grants/g1/retry")
+        await until(lambda: len(heard) == 2)
+    second = await next_generation(broker, "g1", first["generation"])
+    described = await broker.get("/v1/grants/g1")
+    for told in (first, second, *heard):
+        assert abs(told["expires_at"] - time.time() - told["expires_in"]) < 3
+    assert second["expires_at"] == described["refresh_at" if dies else "expires_at"]
+    assert described["expires_at"] - described["issued_at"] == authority_of(sandbox, provider).options.access_lifetime
+    assert formatted(second, "env").endswith(f"_AT={second['expires_at']}")
+    expires = json.loads(formatted(second, "k8s"))["status"]["expirationTimestamp"]
+    assert datetime.fromisoformat(expires).timestamp() == second["expires_at"]
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "survives"])
+@pytest.mark.parametrize("now", [-60, 0, 1, 50, 89.999, 90, 95, 99.2, 100, 101, 1000])
+def test_expires_at_at_every_age(now: float, dies: bool) -> None:
+    """Whatever the token's age: never beyond its true end, and with expires_in the same moment."""
+    issued = 1_700_000_000_400
+    token = Token("g1", "p", 1, Secret("a"), "Bearer", None, issued, issued + 100_000, issued + 90_000)
+    at = issued + int(now * 1000)
+    told = token_answer(token, at, dies=dies)
+    assert told["expires_at"] <= token.expires_at // 1000
+    if 0 <= now < 100:
+        assert 0 <= told["expires_at"] - told["expires_in"] - at // 1000 <= 1
+    if dies and 0 <= now < 80:
+        assert told["expires_at"] == token.refresh_at // 1000
+    if not dies or now >= 100:
+        assert told["expires_at"] == token.expires_at // 1000
 
 
 async def test_rights_are_by_pattern(start_broker: StartBroker, sandbox: Sandbox) -> None:

@@ -36,6 +36,13 @@ def texts(journal: Journal) -> list[str]:
     return [entry.text for entry in journal.entries()]
 
 
+async def heir_of(directory: Path, sealer: Sealer, clock: Now) -> Journal:
+    """A replica that starts in the directory, with the right keys."""
+    journal = await Journal.open(directory, sealer, clock)
+    await journal.adopt()
+    return journal
+
+
 class Now:
     """A clock that is set by hand."""
 
@@ -54,7 +61,7 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
     (file,) = tmp_path.iterdir()
     assert b"refresh-token" not in file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600
-    heir = await Journal.open(tmp_path, sealer, Now())
+    heir = await heir_of(tmp_path, sealer, Now())
     assert texts(heir) == [f"refresh-token-{n}" for n in range(100)]
     assert len(list(tmp_path.iterdir())) == 1
     await heir.close()
@@ -64,13 +71,13 @@ async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -
     """Two replicas on one directory write two files, and neither adopts the other's."""
     one = await Journal.open(tmp_path, sealer, Now())
     await one.append("a", "mine")
-    two = await Journal.open(tmp_path, sealer, Now())
+    two = await heir_of(tmp_path, sealer, Now())
     assert texts(two) == []
     await two.append("b", "yours")
     assert len(list(tmp_path.iterdir())) == 2
     await one.close()
     await two.close()
-    heir = await Journal.open(tmp_path, sealer, Now())
+    heir = await heir_of(tmp_path, sealer, Now())
     assert sorted(texts(heir)) == ["mine", "yours"]
     await heir.close()
 
@@ -88,7 +95,7 @@ async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> N
         for left in tmp_path.iterdir():
             left.unlink()
         file.write_bytes(whole[:cut])
-        heir = await Journal.open(tmp_path, sealer, Now())
+        heir = await heir_of(tmp_path, sealer, Now())
         wanted = ["one", "two", "three"] if cut == len(whole) - 1 else ["one", "two"]
         assert texts(heir) == wanted
         await heir.close()
@@ -113,7 +120,7 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
     await journal.compact()
     assert texts(journal) == ["unheard"]
     await journal.close()
-    heir = await Journal.open(tmp_path, sealer, now)
+    heir = await heir_of(tmp_path, sealer, now)
     assert texts(heir) == ["unheard"]
     await heir.close()
 
@@ -139,7 +146,7 @@ async def test_a_full_disk_is_said_and_recovers(
     assert journal.fault is None
     await journal.append("3", "after")
     await journal.close()
-    heir = await Journal.open(tmp_path, sealer, Now())
+    heir = await heir_of(tmp_path, sealer, Now())
     assert texts(heir) == ["before", "lost on disk, kept in memory", "after"]
     await heir.close()
 
@@ -183,7 +190,7 @@ async def test_sigkill_loses_nothing_that_was_confirmed(tmp_path: Path, sealer: 
         writer.send_signal(signal.SIGKILL)
         rest = writer.communicate()[0].split()
         confirmed = int(rest[-1]) if rest and rest[-1].isdigit() else confirmed
-        heir = await Journal.open(directory, sealer, Now())
+        heir = await heir_of(directory, sealer, Now())
         assert texts(heir)[:confirmed] == [str(n) for n in range(confirmed)]
         await heir.close()
         for left in directory.iterdir():
@@ -215,6 +222,65 @@ async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, seale
         await journal.retract(await journal.append("g2", "refresh of a grant that is gone"))
     assert texts(journal) == ["login"]
     await journal.close()
-    heir = await Journal.open(tmp_path, sealer, now)
+    heir = await heir_of(tmp_path, sealer, now)
     assert texts(heir) == ["login"]
+    await heir.close()
+
+
+async def test_wrong_keys_destroy_nothing(tmp_path: Path, sealer: Sealer) -> None:
+    """A file that our keys do not open stays, and is read by whoever has the right ones."""
+    journal = await Journal.open(tmp_path, sealer, Now())
+    await journal.append("g1", "answer")
+    await journal.close()
+    for _ in range(2):
+        stranger = await heir_of(tmp_path, Sealer(parse_sealing_keys(new_sealing_key())), Now())
+        assert texts(stranger) == []
+        await stranger.close()
+    heir = await heir_of(tmp_path, sealer, Now())
+    assert texts(heir) == ["answer"]
+    await heir.close()
+
+
+async def test_the_later_word_counts_whatever_the_clock_says(tmp_path: Path, sealer: Sealer) -> None:
+    """With the clock set back between two entries of a grant, the one appended later is the one that is kept."""
+    now = Now()
+    journal = await Journal.open(tmp_path, sealer, now)
+    await journal.append("g1", "a day ahead")
+    now.ms -= 86_400_000
+    later = await journal.append("g1", "put back")
+    assert texts(journal) == ["put back"]
+    await journal.retract(later)
+    await journal.append("g2", "refused")
+    now.ms -= 1
+    await journal.retract(await journal.append("g2", "refused too"))
+    await journal.append("g1", "the last")
+    await journal.close()
+    heir = await heir_of(tmp_path, sealer, now)
+    assert sorted(texts(heir)) == ["refused", "the last"]
+    await heir.close()
+
+
+async def test_a_directory_that_does_not_sync_loses_nothing(
+    tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the directory cannot be synced after a rewrite, appends go on into the file that has the name."""
+    now = Now()
+    journal = await Journal.open(tmp_path, sealer, now)
+    entry = await journal.append("old", "old")
+    entry.settled = entry.durable = True
+    now.ms += KEEP_UNPROVED_MS + 1
+
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "_sync_directory", refuse)
+        await journal.compact()
+        assert journal.fault == "Too many open files"
+        with pytest.raises(OSError, match="Too many"):
+            await journal.append("g1", "not synced yet")
+    await journal.append("g2", "synced")
+    await journal.close()
+    heir = await heir_of(tmp_path, sealer, now)
+    assert sorted(texts(heir)) == ["not synced yet", "synced"]
     await heir.close()

@@ -56,7 +56,7 @@ async def test_a_record_undoes_no_login(store: Store) -> None:
     seen = await store.registry.generation("g1")
     await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
     late = store.registry.committed(store.store_id, commit_of(claim, generation=claim.generation + 99))
-    assert await store.registry.restore(store.store_id, late) == "known"
+    assert await store.registry.restore(store.store_id, late) == "replaced"
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
 
 

@@ -11,7 +11,7 @@ from broker.errors import CorrectSettings, NotOurStore, StoreUnavailable
 from broker.model import Claim, Commit, Park, Postpone, Token
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
-from broker.store import Store, open_store
+from broker.store import Claimed, Store, open_store
 from tests.steps import subscribed
 from tests.waiting import until
 
@@ -52,7 +52,16 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
 
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
     """What a claim brings."""
-    return (await store.schedule.claim(provider, n, LEASE)).claims
+    return (await brought_by(store, n, provider)).claims
+
+
+async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
+    """A claim of a replica that has told the store all it knows."""
+    brought = await store.schedule.claim(provider, n, LEASE)
+    if brought.fenced is not None:
+        store.schedule.told_after = brought.fenced
+        brought = await store.schedule.claim(provider, n, LEASE)
+    return brought
 
 
 def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
@@ -97,7 +106,7 @@ async def test_tokens_lie_sealed(store: Store, redis: Redis) -> None:
         assert secret not in stored
     await redis.hset("broker:{0}:grant:g2", "refresh_token", raw[b"refresh_token"])
     await redis.zadd("broker:{0}:due:p", {"g2": 1})
-    moved = await store.schedule.claim("p", 1, LEASE)
+    moved = await brought_by(store)
     assert moved.claims == []
     assert [c.grant_id for c in moved.unreadable] == ["g2"]
 
@@ -180,7 +189,7 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
     await store.schedule.postpone(
         Postpone(claim, "busy", "http_429", "", later, 1, lane="ailing", not_before=later), None
     )
-    waiting = await store.schedule.claim("p", 9, LEASE)
+    waiting = await brought_by(store, 9)
     assert waiting.claims == []
     assert 0 < waiting.wait_ms <= 400
     await asyncio.sleep(0.45)
@@ -198,7 +207,7 @@ async def test_failures_in_flight_together_count_once(store: Store, redis: Redis
         step = Postpone(claim, "busy", "http_503", "", store.clock() + 5, 1, lane="ailing")
         await store.schedule.postpone(step, None)
     assert await redis.hget("broker:{0}:provider:p", "ailing") == b"3"
-    assert 0 < (await store.schedule.claim("p", 30, LEASE)).wait_ms <= 1000
+    assert 0 < (await brought_by(store, 30)).wait_ms <= 1000
 
 
 async def test_expedite_respects_what_waits(store: Store) -> None:
@@ -312,3 +321,57 @@ async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key
         for call in (store.grants.get("g"), store.schedule.claim("p", 1, LEASE), store.flows.get("x")):
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(call, 3)
+
+
+async def test_a_replica_that_has_not_told_what_it_knows_claims_nothing(store: Store, redis: Redis) -> None:
+    """Whoever missed a fence is sent to replay first, however long it has been open."""
+    await imported(store, "g1")
+    first = await store.schedule.claim("p", 1, LEASE)
+    assert (first.claims, first.fenced is not None) == ([], True)
+    assert len(await claimed(store)) == 1
+    await redis.hset("broker:{0}:epoch", mapping={"run_id": "0000"})
+    fenced = await store.schedule.claim("p", 1, LEASE)
+    assert fenced.wait_ms > 0
+    await redis.hset("broker:{0}:epoch", "open_at", 5)  # the hold-off passed while it was cut off
+    missed = await store.schedule.claim("p", 1, LEASE)
+    assert (missed.claims, missed.fenced) == ([], 5)
+
+
+async def test_an_unknown_outcome_survives_a_store_that_went_back(store: Store, redis: Redis) -> None:
+    """That a token request had no answer is written down although the store no longer knows of the attempt."""
+    await imported(store, "g1")
+    (made,) = await claimed(store)
+    await redis.hdel("broker:{0}:grant:g1", "attempt", "attempt_at")
+    await redis.zrem("broker:{0}:leased:p", "g1")
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    later = store.clock() + 60_000
+    assert await store.schedule.postpone(Postpone(made, "busy", "x", "", later, 1), None) == "superseded"
+    step = Postpone(made, "unknown", "timeout", "", later, 1, unknown=True)
+    assert await store.schedule.postpone(step, None) == "postponed"
+    assert await claimed(store) == []
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    (again,) = await claimed(store)
+    assert again.unknown_at == made.claimed_at
+
+
+async def test_a_moved_grant_is_in_one_set(store: Store, redis: Redis) -> None:
+    """Hold and retry find a grant under the provider it has by now, not where it was seen last."""
+    await imported(store, "g1", "g2", provider="new")
+    assert await store.schedule.hold("g1", "old", LEASE) == "held"
+    assert await store.schedule.retry("g2", "old") == "due"
+    assert await sets(redis, "g1", "old") == await sets(redis, "g2", "old") == []
+    assert await sets(redis, "g1", "new") == ["leased"]
+    assert await sets(redis, "g2", "new") == ["due"]
+
+
+async def test_what_came_of_ours_is_not_taken_back(store: Store) -> None:
+    """A commit that finds its own descendant in the store hears already; after a login it hears superseded."""
+    await imported(store, "g1")
+    (first,) = await claimed(store)
+    await store.schedule.commit(commit_of(first), [])
+    await store.primary.call("ZADD", "broker:{0}:due:p", 1, "g1")
+    (second,) = await claimed(store)
+    await store.schedule.commit(commit_of(second, "a2", "r3"), [])
+    assert (await store.schedule.commit(commit_of(first), []))[0] == "already"
+    record = store.registry.committed(store.store_id, commit_of(first))
+    assert await store.registry.restore(store.store_id, record) == "known"

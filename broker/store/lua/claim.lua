@@ -4,8 +4,9 @@
 -- KEYS  1 due  2 leased  3 provider  4 meta  5 epoch  6 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
 --       6 hold-off in ms  7 "expired" to leave alone what still has a living token  8 id of the store we know, or ""
+--       9 the fence after which we have told the store all we know
 -- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
--- fenced (the fourth item is when the fence opens), blind (the server does not say which run of it this is).
+-- fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not say which run of it this is).
 local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local hold_off, expired_only = tonumber(ARGV[6]), ARGV[7] == 'expired'
@@ -37,6 +38,10 @@ end
 local closed_for = tonumber(seen[2] or 0) - now
 if closed_for > 0 and closed_for <= hold_off then
   return {'fenced', now, closed_for, tonumber(seen[2])}
+end
+-- Open, but this replica has not said yet what it knows: it was cut off meanwhile, or has just started.
+if tonumber(seen[2] or 0) ~= tonumber(ARGV[9]) then
+  return {'fenced', now, 0, tonumber(seen[2] or 0)}
 end
 
 -- Nobody claimed for long, or the clock leapt ahead: then a score does not tell whether a lease ended, and its

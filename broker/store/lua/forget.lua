@@ -18,10 +18,10 @@ end
 if held[2] then
   redis.call('HDEL', KEYS[5], held[2])
 end
--- Remembered for an hour, so that no journal brings it back.
+-- Remembered for a month, so that no journal brings it back.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 3600000)
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2592000000)
 redis.call('ZADD', KEYS[6], math.max(now, tonumber(held[3])), id)
 redis.call('DEL', grant)
 redis.call('ZREM', KEYS[2], id)

@@ -5,7 +5,7 @@
 -- ARGV  1 id  2 attempt  3 due at  4 "unknown" when the refresh token may have been redeemed
 --       5 what it says of the lane: "", ailing or suspended  6 not_before (0: none)  7 code  8 detail
 --       9 failures that half-close a lane  10 first pause in ms  11 longest pause in ms  12 jitter in [0, 1]
---       13 channel  14 message or ""  then fields and values
+--       13 channel  14 message or ""  15 generation claimed  16 claimed at  then fields and values
 -- Gives postponed, superseded or gone.
 local grant, due, leased, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, attempt, due_at, unknown, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -16,16 +16,21 @@ local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', '
 if not held[1] then
   return 'gone'
 end
+local attempt_at = tonumber(held[3] or ARGV[16])
 if held[2] ~= attempt then
-  return 'superseded'
+  -- A store that went back behind the claim has no attempt at all. That its outcome is unknown must not be lost.
+  local went_back = not held[2] and tonumber(held[1]) <= tonumber(ARGV[15])
+  if not (went_back and unknown == 'unknown') then
+    return 'superseded'
+  end
+  attempt_at = tonumber(ARGV[16])
 end
-local attempt_at = tonumber(held[3])
 
 if unknown == 'unknown' and not held[4] then
   redis.call('HSET', grant, 'unknown_at', attempt_at)
 end
 redis.call('HDEL', grant, 'attempt', 'attempt_at')
-redis.call('HSET', grant, unpack(ARGV, 15))
+redis.call('HSET', grant, unpack(ARGV, 17))
 redis.call('ZREM', leased, id)
 redis.call('ZADD', due, due_at, id)
 

@@ -3,33 +3,41 @@
 --
 -- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten  7 meta
 -- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
---       9 the generation it followed  then fields and values
--- Gives restored, known, forgotten, moved (read again) or foreign.
+--       9 the generation it followed  10 granted at  then fields and values
+-- Gives restored, known, replaced (by a login or an import), forgotten, moved (read again) or foreign.
 local grant, due, was_due, was_leased, was_parked, forgotten, meta = unpack(KEYS)
 local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 if redis.call('HEXISTS', meta, 'schema') == 0 then
   return 'foreign'
 end
-local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at')
+local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at')
 if (held[1] or '') ~= provider then
   return 'moved'
 end
 if held[1] then
   -- What the store has since the generation this one followed (a login, an import) is not for an older refresh to undo.
   local known = tonumber(held[2])
-  if known ~= generation and known > tonumber(ARGV[9]) then
+  if held[4] == ARGV[6] and known == generation then
     return 'known'
+  end
+  if known ~= generation and known > tonumber(ARGV[9]) then
+    return held[5] == ARGV[10] and 'known' or 'replaced'
   end
   if known == generation and tonumber(held[3] or 0) >= answered_at then
     return 'known'
   end
-elseif tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
-  return 'forgotten'
+else
+  -- Nothing is remembered as forgotten for longer than a month, so nothing older comes back.
+  local time = redis.call('TIME')
+  local oldest = time[1] * 1000 - 2592000000
+  if answered_at < oldest or tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
+    return 'forgotten'
+  end
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], unpack(ARGV, 10))
+redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], 'granted_at', ARGV[10], unpack(ARGV, 11))
 redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)

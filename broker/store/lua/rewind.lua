@@ -10,15 +10,21 @@ local due, leased, provider, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local offset, many, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local seen_at = tonumber(redis.call('HGET', provider, 'seen_at') or now)
 local ids = redis.call('ZRANGE', due, offset, offset + many - 1)
 for _, id in ipairs(ids) do
-  local grant = redis.call('HMGET', prefix .. id, 'issued_at', 'refresh_at', 'expires_at')
+  local grant = redis.call('HMGET', prefix .. id, 'issued_at', 'refresh_at', 'expires_at', 'failures')
   local issued_at = tonumber(grant[1] or 0)
+  if not grant[1] or tonumber(grant[4] or 0) > 0 then
+    -- It waits for its first token, or backs off: by what was left of that when the clock was last seen.
+    local score = tonumber(redis.call('ZSCORE', due, id))
+    redis.call('ZADD', due, math.min(score, now + math.max(0, score - seen_at)), id)
+  end
   if issued_at > now + 5000 then
     local back = issued_at - now
     redis.call('HSET', prefix .. id, 'issued_at', now, 'refresh_at', tonumber(grant[2]) - back,
       'expires_at', tonumber(grant[3]) - back)
-    redis.call('ZADD', due, tonumber(grant[2]) - back, id)
+    redis.call('ZADD', due, 'LT', math.max(now, tonumber(grant[2]) - back), id)
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '(' .. now + lease, '+inf')) do
