@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.sandbox import walk_login
+from broker.sandbox import walk_login, walk_to_redirect
 from broker.store import scripts
 from tests.cases.process import broker_process
 from tests.conftest import provider_settings
@@ -272,3 +273,64 @@ async def test_moves_while_a_refresh_is_in_flight(start_broker: StartBroker, san
         assert (status, told["revoked"]) == (200, True)
         assert sandbox.rotating.families[-1].refresh_token is None
         assert sandbox.rotating.reuse == 0
+
+
+async def test_a_login_survives_redis_going_away(
+    start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer
+) -> None:
+    """Redis goes away during a code exchange: what it brought is on our disk, and is stored when Redis is back."""
+    async with (
+        RedisProxy(own_redis.port) as proxy,
+        start_broker(refresh=QUICK, redis={"url": proxy.url}) as broker,
+    ):
+        _, started, _ = await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"})
+        redirected = await walk_to_redirect(started["authorization_url"], broker.settings.redirect_uri)
+        sandbox.rotating.options.latency = 0.5
+        body = {"redirected_to": redirected, "state": started["state"]}
+        login = asyncio.create_task(broker.ask("POST", "/v1/grants/g1/login/complete", json=body))
+        await until(lambda: sandbox.rotating.token_requests)
+        proxy.down()
+        await until(lambda: _journaled(broker))
+        proxy.up = True
+        assert (await login)[0] == 200
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def _journaled(broker: RunningBroker) -> bool:
+    detail = (await broker.get("/healthz"))["checks"]["journal"]["detail"]
+    return "1 answers not yet heard" in detail
+
+
+async def test_a_log_out_forgets_no_newer_login(start_broker: StartBroker, sandbox: Sandbox) -> None:
+    """A login that completes while a log out revokes the grant before it stands, and the log out says so."""
+    async with start_broker(refresh=QUICK) as broker:
+        await log_in(broker, "g1", "acme")
+        _, started, _ = await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"})
+        redirected = await walk_to_redirect(started["authorization_url"], broker.settings.redirect_uri)
+        sandbox.rotating.faults.order("hang", endpoint="revoke")
+        log_out = asyncio.create_task(broker.ask("DELETE", "/v1/grants/g1"))
+        await asyncio.sleep(0.2)
+        body = {"redirected_to": redirected, "state": started["state"]}
+        assert (await broker.ask("POST", "/v1/grants/g1/login/complete", json=body))[0] == 200
+        sandbox.rotating.faults.release()
+        status, told, _ = await log_out
+        assert (status, told["error"]) == (409, "conflict")
+        assert "that login stands" in told["error_description"]
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        assert (await state_of(broker, "g1"))["state"] == "due"
+
+
+async def test_a_retry_after_ends_with_the_providers_pause(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis
+) -> None:
+    """A wrong Retry-After of a day is undone for every grant by taking the provider up again."""
+    async with start_broker(refresh=QUICK) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        token = await broker.token("g1")
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+        sandbox.rotating.faults.order("status", status=429, headers={"Retry-After": "86400"})
+        await make_due(redis, "acme", "g1")
+        await until(lambda: broker.events("grant.postponed"))
+        assert (await broker.ask("POST", "/v1/providers/acme/retry"))[0] == 202
+        await next_generation(broker, "g1", token["generation"], 15)
+        await assert_sound(broker, sandbox, ("g1", "acme"))

@@ -68,7 +68,7 @@ async def test_reports_while_backing_off(broker: RunningBroker, sandbox: Sandbox
         status, body, headers = await report(broker, token["generation"])
         assert (status, body["error"]) == (503, "token_unavailable")
         assert "http_429" in body["error_description"]
-        assert 25 <= int(headers["Retry-After"]) <= 31
+        assert 1 <= int(headers["Retry-After"]) <= 2, "its own pause"
         assert time.monotonic() - asked < SOON
     assert (await broker.token("g1"))["generation"] == token["generation"], "whoever reads is served all the same"
     assert len(sandbox.rotating.token_requests) == requests
@@ -94,7 +94,7 @@ async def test_a_reported_token_is_not_a_living_one(
             status, body, _ = await report(broker, token["generation"])
             assert (status, body["error"]) == refused
             assert time.monotonic() - asked < (SOON if again else 3)
-        assert "token-broker " in body["error_description"]
+            assert "token-broker " in body["error_description"]
         assert len(sandbox.rotating.token_requests) == requests + 1
         assert (await broker.token("g1"))["generation"] == token["generation"], "who has not seen a 401 is served"
 
