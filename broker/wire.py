@@ -27,12 +27,16 @@ def usable_ms(token: Token, now: int, *, dies: bool) -> int:
 
 
 def token_answer(token: Token, now: int, *, dies: bool) -> dict[str, Any]:
-    """The members of a token answer, `expires_in` counted from *now* (epoch ms)."""
+    """The members of a token answer, `expires_in` counted from *now* (epoch ms).
+
+    `expires_at` is the same moment: libraries read it first.
+    """
+    usable = usable_ms(token, now, dies=dies)
     answer: dict[str, Any] = {
         "access_token": token.access_token.reveal(),
         "token_type": token.token_type,
-        "expires_in": max(0, usable_ms(token, now, dies=dies) // 1000),
-        "expires_at": token.expires_at // 1000,
+        "expires_in": max(0, usable // 1000),
+        "expires_at": (min(token.expires_at, now + usable) if dies else token.expires_at) // 1000,
         "grant_id": token.grant_id,
         "generation": token.generation,
         "provider": token.provider,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
+from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
 from broker.finish import finish
-from broker.secret import Secret
+from broker.secret import CannotOpen, Secret
+from broker.store.grants import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from broker.api.app import Api
     from broker.api.callers import Caller
     from broker.model import Grant, State
+    from broker.refresh.logout import LoggedOut
     from broker.store import ProviderState, Registered
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
@@ -51,9 +56,27 @@ async def list_grants(request: web.Request) -> web.Response:
         limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
     except ValueError:
         raise CorrectRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
-    page = await api.store.grants.page(providers, states, query.get("cursor"), limit)
-    rows = [described(grant, state) for state, grant in page.rows if caller.may("admin", grant.grant_id)]
-    return json_answer({"grants": rows, "next": page.next})
+    cursor = _opened(api, caller, query.get("cursor"))
+    page = await api.store.grants.page(providers, states, cursor, limit, lambda grant_id: caller.may("admin", grant_id))
+    rows = [described(grant, state) for state, grant in page.rows]
+    return json_answer({"grants": rows, "next": _sealed(api, caller, page.next)})
+
+
+def _sealed(api: Api, caller: Caller, cursor: str | None) -> str | None:
+    """A cursor as *caller* gets it: it names a grant, which may be one that the caller must not know of."""
+    if cursor is None:
+        return None
+    return base64.urlsafe_b64encode(api.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
+
+
+def _opened(api: Api, caller: Caller, sealed: str | None) -> str | None:
+    if sealed is None:
+        return None
+    try:
+        raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
+        return api.store.sealer.open(raw, "cursor", caller.name)
+    except (ValueError, CannotOpen):
+        raise CorrectRequest(FOREIGN_CURSOR) from None
 
 
 async def _all_providers(request: web.Request) -> list[str]:
@@ -102,6 +125,7 @@ async def put_grant(request: web.Request) -> web.Response:
     registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
     refuse_conflict(registered)
     api.wake(provider)
+    audit_import(caller, grant_id, registered)
     body = {"grant_id": grant_id, "provider": provider, "status": registered.status}
     return json_answer(body, status=201 if registered.status == "created" else 200)
 
@@ -126,6 +150,12 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
+    """Say who imported it; that nothing changed is nothing to say."""
+    if registered.status != "unchanged":
+        audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
 
 
 def refuse_conflict(registered: Registered) -> None:
@@ -153,10 +183,16 @@ async def delete_grant(request: web.Request) -> web.Response:
             raise
         except BrokerError:
             pass  # then the answer says that only our side was forgotten
-    logged_out = await finish(api.logout.log_out(grant_id))
+    logged_out = await finish(_log_out(api, caller, grant))
     return json_answer(
         {"grant_id": grant_id, "forgotten": True, "revoked": logged_out.revoked, "detail": logged_out.detail}
     )
+
+
+async def _log_out(api: Api, caller: Caller, grant: Grant) -> LoggedOut:
+    logged_out = await api.logout.log_out(grant.grant_id)
+    audit.acted(caller, "grant.deleted", grant.grant_id, generation=grant.generation)
+    return logged_out
 
 
 async def retry_grant(request: web.Request) -> web.Response:
@@ -168,6 +204,7 @@ async def retry_grant(request: web.Request) -> web.Response:
     if known is None or outcome == "gone":
         raise NoSuchGrant("no such grant")
     api.wake(known[0])
+    audit.acted(caller, "grant.retried", grant_id, generation=known[1])
     return json_answer({"grant_id": grant_id, "state": outcome}, status=202)
 
 
@@ -199,8 +236,19 @@ async def retry_provider(request: web.Request) -> web.Response:
     A grant that the provider declared dead stays parked, unless the breaker counted it: one by one is the way there.
     """
     admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
+    if not admin.administers_all:
+        raise AskForPermission(
+            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and a provider is taken up for all '
+            "of them: retry grant by grant"
+        )
     if name not in api.endpoints:
         raise CorrectRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
+    taken_up = await finish(_take_up(api, admin, name))
+    return json_answer({"provider": name, "grants_taken_up": taken_up}, status=202)
+
+
+async def _take_up(api: Api, admin: Caller, name: str) -> int:
+    """How many grants were taken up. To be finished: whom the breaker had seen refused is told only once."""
     schedule, taken_up = api.store.schedule, 0
     for grant_id in await schedule.resume(name):
         taken_up += await schedule.retry(grant_id, name) == "due"
@@ -208,10 +256,11 @@ async def retry_provider(request: web.Request) -> web.Response:
     while True:
         page = await api.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
         for _, grant in page.rows:
-            if grant.reason != "reauthorization_required" and admin.may("admin", grant.grant_id):
+            if grant.reason != "reauthorization_required":
                 taken_up += await schedule.retry(grant.grant_id, name) == "due"
         cursor = page.next
         if cursor is None:
             break
     api.wake(name)
-    return json_answer({"provider": name, "grants_taken_up": taken_up}, status=202)
+    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=taken_up)
+    return taken_up

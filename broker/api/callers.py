@@ -26,6 +26,8 @@ class Caller:
 
     name: str
     patterns: Mapping[Right, re.Pattern[str]]
+    administers_all: bool = False
+    """Whether one of its admin patterns is `*`: what is wider than any grant, such as a provider, is its to act on."""
 
     def may(self, right: Right, grant_id: str) -> bool:
         """Whether it has *right* on *grant_id*."""
@@ -76,7 +78,7 @@ class Callers:
                 continue
             if digest in found:
                 wrong.append(f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own")
-            found[digest] = Caller(name, rights)
+            found[digest] = Caller(name, rights, administers_all="*" in caller.admin)
         if wrong:
             raise CorrectSettings(*wrong)
         admin = data_dir / "admin.key"
@@ -86,7 +88,7 @@ class Callers:
             everything = _pattern(["*"])
             found.setdefault(
                 key_digest(_read_key("data_dir", admin)),
-                Caller("admin", {"read": everything, "refresh": everything, "admin": everything}),
+                Caller("admin", {"read": everything, "refresh": everything, "admin": everything}, administers_all=True),
             )
         return cls(found)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from broker.api.admin import admin_of, imported
+from broker.api.admin import admin_of, audit_import, imported
 from broker.api.app import API, BODY_LIMIT
 from broker.errors import BrokerError, CorrectRequest
 from broker.model import GRANT_ID
@@ -80,6 +80,7 @@ async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]
         )
         return told | {"status": "refused", "error": "conflict", "error_description": words}
     api.wake(provider)
+    audit_import(caller, grant_id, registered)
     return told | {"status": registered.status}
 
 

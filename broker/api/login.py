@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
 
+from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
 from broker.finish import finish
@@ -19,8 +20,9 @@ from broker.refresh.login import AlreadyUsed, first_of
 from broker.store.flows import LIFE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
+    from broker.api.callers import Caller
     from broker.refresh.admission import LoggedIn
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -91,6 +93,7 @@ async def start(request: web.Request) -> web.Response:
             f"provider must be one of those in the settings: {', '.join(api.endpoints) or 'there are none'}"
         )
     started = await api.login.start(grant_id, provider)
+    audit.acted(caller, "login.started", grant_id, provider=provider)
     return json_answer({
         "grant_id": grant_id,
         "login_url": f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
@@ -122,7 +125,14 @@ async def complete(request: web.Request) -> web.Response:
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
         raise CorrectRequest("redirected_to must be the URL the browser ended at")
-    return json_answer(_told(await finish(api.login.complete(grant_id, redirected_to, state))))
+    completed = _completed(caller, api.login.complete(grant_id, redirected_to, state))
+    return json_answer(_told(await finish(completed)))
+
+
+async def _completed(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
+    logged_in = await login
+    audit.acted(caller, "login.completed", logged_in.grant_id, provider=logged_in.provider)
+    return logged_in
 
 
 def _told(logged_in: LoggedIn) -> dict[str, object]:
@@ -171,7 +181,7 @@ async def callback(request: web.Request) -> web.Response:
     )
     try:
         query = first_of({name: request.query.getall(name) for name in request.query})
-        logged_in = await finish(request.app[API].login.callback(query, cookies))
+        logged_in = await finish(_completed(None, request.app[API].login.callback(query, cookies)))
     except AlreadyUsed as error:
         return _already(error)
     except BrokerError as error:

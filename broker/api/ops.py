@@ -43,7 +43,8 @@ class Health:
         self._journal = journal
         self._hearts = hearts
         self._providers = providers
-        self._cached = cached
+        self.cached = cached
+        """How many tokens are in memory."""
         self._since: dict[str, tuple[str, int]] = {}
         self.started = False
         self.stopping = False
@@ -126,7 +127,7 @@ class Health:
             }
         redis = await self.look() is not None
         # A server without our data may be another one altogether: whoever balances load should ask elsewhere.
-        good = redis or (self._cached() > 0 and not isinstance(self._trouble, NotOurStore))
+        good = redis or (self.cached() > 0 and not isinstance(self._trouble, NotOurStore))
         return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
 
 
@@ -162,6 +163,7 @@ async def metrics(request: web.Request) -> web.Response:
         for name, count in state.counts.items():
             api.metrics.grants.labels(state.name, name).set(count)
         api.metrics.provider_suspended.labels(state.name).set(1 if state.suspended else 0)
+    api.metrics.cached_tokens.set(api.health.cached())
     api.metrics.clock_offset.set(api.store.clock.wall_offset_ms / 1000)
     return web.Response(
         body=api.metrics.render(),

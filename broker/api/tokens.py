@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from broker.api import audit
 from broker.api.app import API, caller_of, error_answer, grant_id_of
 from broker.errors import CorrectRequest
 from broker.read.reader import DEFAULT_WAIT
@@ -42,6 +43,7 @@ async def get_token(request: web.Request) -> web.Response:
         if newer is None:
             return web.Response(status=304, headers=_headers(token, wait))
         token = newer
+    audit.token_read(caller, grant_id, token.generation)
     return render(request, token, wait)
 
 
@@ -57,8 +59,10 @@ async def refresh(request: web.Request) -> web.Response:
     match = _ETAG.match(condition)
     if match is None:
         raise CorrectRequest('If-Match must be one ETag of ours, such as "1764000000000"')
-    wait = preferred_wait(request)
-    token = await reader.refreshed(grant_id, int(match[1]), DEFAULT_WAIT * 2 if wait is None else wait)
+    wait, reported = preferred_wait(request), int(match[1])
+    audit.acted(caller, "refresh.reported", grant_id, generation=reported)
+    token = await reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
+    audit.token_read(caller, grant_id, token.generation)
     return render(request, token, wait)
 
 

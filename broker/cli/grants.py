@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _POLL = 0.5
+_LONGEST = 600.0
+"""Seconds that a login may take."""
 _IMPORT_HELP = 'NDJSON: {"grant_id", "provider", "refresh_token", "scope"?} a line.'
 _CHUNK = 64 * 1024
 _STDIN = 0
@@ -89,7 +92,9 @@ async def _pasted() -> str:
 async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dict[str, Any]:
     """Wait for the browser. The grant itself has the last word, should the login's own record be gone."""
     before = (await broker.ask("GET", _path(grant)))[1].get("granted_at")
-    while True:
+    left = started["expires_at"] - time.time()
+    ends = time.monotonic() + (left if 0 < left < _LONGEST else _LONGEST)  # our clock may be off
+    while time.monotonic() < ends:
         await asyncio.sleep(_POLL)
         try:
             status, told = await broker.ask("GET", _path(grant, f"/login/{started['ticket']}"))
@@ -97,16 +102,21 @@ async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dic
             continue  # the broker restarts: the login outlives it in Redis
         if status == 503:  # noqa: PLR2004
             continue
+        if status not in {200, 404}:
+            raise error_of(status, told)
         if status == 200 and told["status"] == "failed":  # noqa: PLR2004
             raise error_of(503 if told["error"] in {"temporarily_unavailable", "server_error"} else 400, told)
         if status == 404 or told.get("status") == "completed":  # noqa: PLR2004
-            described = await broker.get("GET", _path(grant))
-            if described.get("granted_at") == before and status == 404:  # noqa: PLR2004
-                raise errors.CorrectRequest("the login was not completed within ten minutes: start again")
+            found, described = await broker.ask("GET", _path(grant))
+            if status == 404 and (found == 404 or described.get("granted_at") == before):  # noqa: PLR2004
+                break
+            if found != 200:  # noqa: PLR2004
+                raise error_of(found, described)
             return {
                 "scope": described.get("scope"),
                 "expires_in": (described["expires_at"] or 0) - (described["issued_at"] or 0),
             }
+    raise errors.CorrectRequest("the login was not completed within ten minutes: start again")
 
 
 @app.command()

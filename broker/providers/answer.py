@@ -36,6 +36,9 @@ RESERVED = frozenset(
         "provider_scope",
         "event",
         "store",
+        "error",
+        "error_description",
+        "error_uri",
     }
 )
 """Members that are ours on the wire, or that leave the broker never: no foreign one of these names is passed on."""
@@ -50,6 +53,7 @@ _NESTED_CODES = ("code", "error", "type", "status")
 _USABLE = re.compile(r"[\x21-\x7e\xa1-\xff]+")
 """What may stand in `Authorization: Bearer …`: Latin-1 without blanks and control characters."""
 _TOKEN_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_NOT_IN_SCOPES = re.compile(r"[^ \x21\x23-\x5b\x5d-\x7e]")
 _MAX_WARNED = 8
 """Doubled members that are warned of."""
 _MIN_HIDDEN = 8
@@ -202,12 +206,12 @@ def _token_type(value: object, warnings: list[str]) -> str:
 
 
 def _scope(value: object) -> str | None:
-    """RFC 6749 §3.3: a text of blank-separated words, whatever the server made of it."""
+    """RFC 6749 §3.3: words of its characters with single blanks between, whatever the server made of it."""
     if isinstance(value, list):
         value = " ".join(item for item in value if isinstance(item, str))
     if not isinstance(value, str):
         return None
-    return members.strict_text(" ".join(value.split())) or None
+    return " ".join(_NOT_IN_SCOPES.sub("", " ".join(value.split())).split()) or None
 
 
 def _lifetime_ms(values: Mapping[str, object], server_now: int, warnings: list[str]) -> int | None:

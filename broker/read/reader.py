@@ -81,20 +81,32 @@ class Reader:
     async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
         """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
 
-        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age.
+        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age, `TryAgain` while the
+        grant backs off, `LogInAgain` when it turns out dead: the reported token is as good as none.
         """
+        held = self._cache.get(grant_id)
+        if held is not None and held.generation > generation and self.usable_ms(held) > 0:
+            self._metrics.token_requests.labels("cached").inc()
+            return held
         grant = await self._load(grant_id)
         expedited = await self._store.schedule.expedite(grant, interval_ms=self._min_interval_ms, generation=generation)
         if expedited.status == "fresh":
             self._metrics.token_requests.labels("too_fresh").inc()
-            seconds = -(-expedited.number // 1000)
             raise WaitBeforeRefresh(
                 "the token is fresh: the 401 is about something else (scope, host, the API's own rights)",
-                retry_after=seconds,
+                retry_after=_seconds(expedited.number),
             )
+        if expedited.status == "backing_off":
+            self._metrics.token_requests.labels("unavailable").inc()
+            raise TryAgain(
+                f"the last refresh brought nothing{_because(grant)}; the next try is planned",
+                retry_after=_seconds(expedited.number),
+            )
+        if expedited.status == "parked":
+            return await self._refuse(grant_id, 0, wait, refused=generation)
         self._wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: t.generation != generation and self.usable_ms(t) > 0, wait)
-        return token or await self._refuse(grant_id, 0, wait)
+        return token or await self._refuse(grant_id, 0, wait, refused=generation)
 
     async def _refreshed(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
         """No token, or too little life left: have one made."""
@@ -112,7 +124,14 @@ class Reader:
         living = grant.token is not None and self.usable_ms(grant.token) > 0
         interval = min(self._min_interval_ms, life // 10) if living else 0
         # Only the generation that was looked at: another may have come since, and is not to be refreshed again.
-        await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
+        expedited = await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
+        if expedited.status == "fresh" and grant.token is not None:
+            self._metrics.token_requests.labels("too_fresh").inc()
+            raise TryAgain(
+                f"the token was made a moment ago: it has {self.usable_ms(grant.token) // 1000} s of life, less than "
+                f"the min_ttl of {min_ttl_ms // 1000} s, and is there when you ask without min_ttl",
+                retry_after=_seconds(expedited.number),
+            )
         self._wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: self.usable_ms(t) > max(0, min_ttl_ms - 1), wait)
         if token is not None:
@@ -139,9 +158,11 @@ class Reader:
                 if grant.parked:
                     return grant.token if grant.token and good(grant.token) else None
 
-    async def _refuse(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
+    async def _refuse(self, grant_id: str, min_ttl_ms: int, wait: float, *, refused: int | None = None) -> Token:
+        """Say why there is no token. The generation *refused* is none to serve, however long its clock still runs."""
         grant = await self._load(grant_id)
-        living = self.usable_ms(grant.token) // 1000 if grant.token else 0
+        token = grant.token if grant.token and grant.token.generation != refused else None
+        living = self.usable_ms(token) // 1000 if token else 0
         if grant.reason == "reauthorization_required" and living <= 0:
             self._metrics.token_requests.labels("dead").inc()
             raise LogInAgain(
@@ -159,8 +180,7 @@ class Reader:
                 f"this grant is parked ({grant.reason}): an operator must look, then `token-broker retry {grant_id}`",
                 retry_after=60,
             )
-        why = f": {grant.last_detail}" if grant.failures and grant.last_detail else ""
-        raise TryAgain(f"no valid token yet, a refresh is under way{why}", retry_after=5)
+        raise TryAgain(f"no valid token yet, a refresh is under way{_because(grant)}", retry_after=5)
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
         most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
@@ -183,3 +203,12 @@ class Reader:
         if grant.token is not None:
             self._cache.put(grant.token)
         return grant
+
+
+def _seconds(ms: int) -> int:
+    """Whole seconds to wait, at least one."""
+    return max(1, -(-ms // 1000))
+
+
+def _because(grant: Grant) -> str:
+    return f": {grant.last_detail}" if grant.failures and grant.last_detail else ""

@@ -15,7 +15,7 @@ from broker.model import GRANT_ID, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from broker.store.primary import Argument, Primary
     from broker.store.scripts import Keys
@@ -29,6 +29,9 @@ _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _CURSOR = re.compile(
     rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
 )
+_BATCH = 100
+_MOST_PASSED = 2_000
+"""Ids that one page passes over, at most."""
 FOREIGN_CURSOR = "cursor is not one of ours: take it from `next` of the page before"
 
 EMPTIED = "Redis answers but holds no token-broker data: it was emptied, or this is another server"
@@ -156,25 +159,35 @@ class Grants:
         ])  # fmt: skip
         return "leased" if leased is not None else "parked" if parked is not None else "due"
 
-    async def page(self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int) -> Page:
+    async def page(
+        self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
+        permitted: Callable[[str], bool] = lambda _: True,
+    ) -> Page:  # fmt: skip
         """List grants, soonest first within a provider and state, from *cursor* (as a page before gave it).
 
-        The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all.
+        The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all. Of
+        very many ids that are not *permitted* one page passes over some, and may end short of *limit*.
         Raises `CorrectRequest` for a cursor that is not ours.
         """
         sets = [(p, s) for p in sorted(providers) for s in _STATES if s in states]
         index, score, member = _read_cursor(cursor)
         rows: list[tuple[State, str]] = []
         last: tuple[int, str, str] | None = None
-        while index < len(sets) and len(rows) <= limit:
+        batch, passed = max(limit + 1, _BATCH), 0
+        while index < len(sets):
             provider, state = sets[index]
-            found = await self._after(self._keys.ids(state, provider), score, member, limit + 1 - len(rows))
+            found = await self._after(self._keys.ids(state, provider), score, member, batch)
             for name, at in found:
-                if len(rows) == limit:
+                if len(rows) == limit or passed == _MOST_PASSED:
                     return Page(await self._described(rows), _cursor(last))
-                rows.append((state, name))
+                score, member = at, name
                 last = (index, at, name)
-            index, score, member = index + 1, "-inf", ""
+                if permitted(name):
+                    rows.append((state, name))
+                else:
+                    passed += 1
+            if len(found) < batch:
+                index, score, member = index + 1, "-inf", ""
         return Page(await self._described(rows), None)
 
     async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:

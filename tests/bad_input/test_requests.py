@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.secret import Sealer, parse_sealing_keys
 from tests.bad_input.conftest import READER, Refused
 from tests.conftest import RunningBroker
 
@@ -155,6 +158,24 @@ async def test_listing(broker: RunningBroker, refused: Refused) -> None:
     ):  # fmt: skip
         description, _ = await refused(400, "GET", f"/v1/grants?{query}")
         assert word in description, query
+    sealer = Sealer(parse_sealing_keys((broker.settings.sealing.keys_file or Path()).read_text()))
+    for cursor in (
+        "-1~0~good", "1.5~0~good", "0~nan~good", "0~inf~good", "0~1e999~good", "0~0x10~good", "0~1_0~good",
+        "0~0~", "0~0~a b", "0~0", "~~", "", "x", "\u0661~0~good", "9" * 99 + "~0~good",
+    ):  # fmt: skip
+        for raw in (
+            cursor.encode(),
+            b"0~0~good",
+            sealer.seal(cursor, "cursor", "admin"),
+            sealer.seal("0~0~good", "cursor", "else"),
+        ):
+            sealed = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+            description, _ = await refused(400, "GET", f"/v1/grants?cursor={sealed}")
+            assert "cursor" in description, cursor
+        description, _ = await refused(400, "GET", "/v1/grants", params={"cursor": cursor})
+        assert "cursor" in description, cursor
+    good = base64.urlsafe_b64encode(sealer.seal("0~0~good", "cursor", "admin")).decode()
+    assert (await broker.ask("GET", f"/v1/grants?cursor={good}"))[0] == 200
     for query in ("limit=0", "limit=-5", "limit=99999", "provider=nope", "unknown=1"):
         assert (await broker.ask("GET", f"/v1/grants?{query}"))[0] == 200, query
 

@@ -42,10 +42,12 @@ async def everything(redis: Redis) -> dict[Any, Any]:
 
 async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
     """The store is as it was, on another run of the server."""
-    await redis.flushall()
-    for key, dump in before.items():
-        await redis.restore(key, 0, dump)
-    await redis.hset("broker:{0}:epoch", "run_id", "0000")
+    async with redis.pipeline(transaction=True) as pipe:  # at once, as a failover is: brokers go on meanwhile
+        pipe.flushall()
+        for key, dump in before.items():
+            pipe.restore(key, 0, dump, replace=True)
+        pipe.hset("broker:{0}:epoch", "run_id", "0000")
+        await pipe.execute()
 
 
 async def test_a_store_that_went_back_is_told_again(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:

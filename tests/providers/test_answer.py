@@ -121,6 +121,35 @@ def test_t19_scope_is_a_text_or_absent(scope: object, expected: str | None) -> N
 
 
 @pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("a\tb\r\nc", "a b c"),
+        ("a  b \u00a0 c", "a b c"),
+        ('"a b"', "a b"),
+        ("a\\b", "ab"),
+        ("a\x00b\x7f \x1b c", "ab c"),
+        ("caf\u00e9 \u20ac x", "caf x"),
+        ("\ud800 x", "x"),
+        ('"', None),
+        (["a b", '"c"'], "a b c"),
+        ("!#$%&'()*+,-./:;<=>?@[]^_`{|}~", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~"),
+        ("https://api.test/auth/x.read openid", "https://api.test/auth/x.read openid"),
+    ],
+)
+def test_scope_keeps_what_may_stand_in_one(scope: object, expected: str | None) -> None:
+    """Only the characters of RFC 6749 §3.3 and single blanks: it is sent on, in headers and forms too."""
+    assert answered({**TOKENS, "scope": scope}).scope == expected
+
+
+def test_an_error_beside_tokens_is_not_passed_on() -> None:
+    """A caller that sees `error` in an answer takes it for one: the tokens count, the error is warned of alone."""
+    error = {"error": "odd", "error_description": "words", "error_uri": "https://as.test/e"}
+    read_as = answered({**TOKENS, **error, "x": {"error": "nested", "y": 1}})
+    assert read_as.extra == {"x": {"error": "nested", "y": 1}}
+    assert any("odd" in warning for warning in read_as.warnings)
+
+
+@pytest.mark.parametrize(
     "kind",
     ["text/html", "text/plain", "json", "application/json;charset=utf-8;", "application/vnd.x+json", ""],
 )

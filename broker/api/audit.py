@@ -1,0 +1,25 @@
+"""Who did what to which grant: one `access` event each, never with a token in it.
+
+Reads come by the thousands a second, so they are said at debug level; everything else at info.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from broker.api.callers import Caller
+
+log = structlog.get_logger()
+
+
+def token_read(caller: Caller, grant_id: str, generation: int) -> None:
+    """A token was handed out."""
+    log.debug("access", did="token.read", caller=caller.name, grant_id=grant_id, generation=generation)
+
+
+def acted(caller: Caller | None, did: str, grant_id: str | None = None, **more: Any) -> None:
+    """*caller* did something that changes a grant or a provider; None: a browser, by a login link."""
+    log.info("access", did=did, caller=caller.name if caller else None, grant_id=grant_id, **more)
