@@ -43,10 +43,10 @@ async def everything(redis: Redis) -> dict[Any, Any]:
 async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
     """The store is as it was, on another run of the server."""
     async with redis.pipeline(transaction=True) as pipe:  # at once, as a failover is: brokers go on meanwhile
-        pipe.flushall()
+        pipe.flushall()  # type: ignore[unused-awaitable]
         for key, dump in before.items():
-            pipe.restore(key, 0, dump, replace=True)
-        pipe.hset("broker:{0}:epoch", "run_id", "0000")
+            pipe.restore(key, 0, dump, replace=True)  # type: ignore[unused-awaitable]
+        pipe.hset("broker:{0}:epoch", "run_id", "0000")  # type: ignore[unused-awaitable]
         await pipe.execute()
 
 
