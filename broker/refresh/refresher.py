@@ -18,7 +18,7 @@ from broker.refresh import policy
 from broker.settings import LEASE_MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from broker.metrics import Metrics
     from broker.model import Claim, Outcome, Step, Token
@@ -59,8 +59,11 @@ class Refresher:
         self._metrics = metrics
         self._request_timeout = request_timeout
 
-    async def refresh(self, claim: Claim) -> Step | None:
-        """Make one token request for *claim*, settle what it came to and say so; None if it must not be asked yet."""
+    async def refresh(self, claim: Claim, answered: Callable[[], None]) -> Step | None:
+        """Make one token request for *claim*, settle what it came to and say so; None if it must not be asked yet.
+
+        *answered* is called as soon as an answer is here that only needs to be written down.
+        """
         endpoint = self._endpoints[claim.provider]
         now = self._store.clock()
         self._metrics.schedule_lag.labels(claim.provider).observe(max(0, claim.claimed_at - claim.due_at) / 1000)
@@ -69,7 +72,10 @@ class Refresher:
             return None
         outcome = await self._ask(claim, endpoint)
         step = policy.decide(claim, outcome, endpoint.dialect, self._store.clock(), random.random())
-        kept = await self._settler.keep(step) if isinstance(step, Commit) else None
+        kept = None
+        if isinstance(step, Commit):
+            answered()
+            kept = await self._settler.keep(step)
         if isinstance(step, Commit) and step.fresh and step.token is not None:
             self._memory.succeed(step.token, claim.generation)
         settled = await self._settler.settle(step, kept)

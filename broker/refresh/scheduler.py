@@ -55,7 +55,7 @@ class Lane:
         self._heart = heart
         self._width = Width(concurrency)
         self._lease_ms = lease_ms
-        self._in_flight: set[asyncio.Task[Step | None]] = set()
+        self._asking: set[str] = set()
         self._woken = asyncio.Event()
         self._store_lost = False
         self._not_ours = False
@@ -78,9 +78,9 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """One claim, and the pause until the next."""
         self._woken.clear()
-        if self._in_flight:
+        if self._asking:
             await asyncio.sleep(GATHER)
-        free = int(self._width) - len(self._in_flight)
+        free = int(self._width) - len(self._asking)
         pause = IDLE_PAUSE
         if free > 0:
             pause = await self._claim(free, refreshes)
@@ -97,9 +97,11 @@ class Lane:
             journaling = self._journal is None or await self._journal.probe()
             claimed = await self._schedule.claim(self.provider, free, self._lease_ms, expired_only=not journaling)
             for claim in claimed.claims:
-                task = refreshes.create_task(finish(self._refresher.refresh(claim)), name=f"refresh {claim.grant_id}")
-                self._in_flight.add(task)
-                task.add_done_callback(partial(self._landed, time.monotonic()))
+                self._asking.add(claim.attempt)
+                answered = partial(self._answered, claim.attempt)
+                work = finish(self._refresher.refresh(claim, answered))
+                task = refreshes.create_task(work, name=f"refresh {claim.grant_id}")
+                task.add_done_callback(partial(self._landed, claim.attempt, time.monotonic()))
             await self._attend(claimed)
         except StoreUnavailable as error:
             if not self._store_lost:
@@ -127,8 +129,13 @@ class Lane:
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
 
-    def _landed(self, began: float, task: asyncio.Task[Step | None]) -> None:
-        self._in_flight.discard(task)
+    def _answered(self, attempt: str) -> None:
+        """A token request was answered: its slot is free while the answer is written down."""
+        self._asking.discard(attempt)
+        self._woken.set()
+
+    def _landed(self, attempt: str, began: float, task: asyncio.Task[Step | None]) -> None:
+        self._asking.discard(attempt)
         step = None if task.cancelled() or task.exception() else task.result()
         if isinstance(step, Postpone) and step.lane == "ailing":
             self._width.failed(began, time.monotonic())
