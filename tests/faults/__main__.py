@@ -1,0 +1,100 @@
+"""The whole table by one command: `python -m tests.faults --seed 1 --duration 60 --grants 100`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import sys
+import traceback
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.run import Row, run
+from tests.faults.table import CALM, FAULTS, Fault
+from tests.faults.world import Plan
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="drives all that is random")
+    parser.add_argument("--duration", type=float, default=60, help="seconds of each fault")
+    parser.add_argument("--grants", type=int, default=100)
+    parser.add_argument("--life", type=float, default=10, help="seconds of an access token's life")
+    parser.add_argument("--replicas", type=int, default=1, help="at least so many brokers")
+    parser.add_argument("--patience", type=float, default=100, help="seconds after a fault until all must be fresh")
+    parser.add_argument("--journal", choices=["on", "off"], default="on")
+    parser.add_argument("--parallel", type=int, default=1, help="so many faults at a time")
+    parser.add_argument("--only", default="", help="faults whose name has this in it")
+    return parser.parse_args()
+
+
+def table_of(rows: list[Row]) -> Table:
+    """The rows as a person reads them."""
+    table = Table("fault", title="reuse and withheld must be 0; lost only what nobody could hear of")
+    for column in (
+        "replicas",
+        "alive",
+        "unheard",
+        "lost",
+        "reuse",
+        "reads",
+        "withheld",
+        "requests",
+        "without",
+        "fresh",
+    ):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for row in rows:
+        table.add_row(
+            row.fault.title, str(row.replicas), f"{row.alive}/{row.grants}", str(row.unheard), str(len(row.lost)),
+            str(row.reuse), str(row.reads), str(row.withheld), f"{row.rate:.1f}", f"{row.calm:.1f}",
+            "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s", "broken" if row.problems else "",
+        )  # fmt: skip
+    return table
+
+
+async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
+    plan = Plan(
+        seed=arguments.seed, duration=arguments.duration, grants=arguments.grants, life=arguments.life,
+        replicas=arguments.replicas, journal=arguments.journal == "on", patience=arguments.patience,
+    )  # fmt: skip
+    chosen = [fault for fault in FAULTS if arguments.only in fault.title]
+    turn = asyncio.Semaphore(arguments.parallel)
+    calm = (await run(CALM, plan)).rate
+
+    async def one(fault: Fault) -> Row:
+        async with turn:
+            try:
+                row = await run(fault, plan, calm)
+            except Exception:  # noqa: BLE001 - the others are still worth running
+                row = Row(fault, 0, plan.grants, problems=[traceback.format_exc()])
+            notes = ", ".join(f"{count} {what}" for what, count in row.notes.items())
+            console.print(
+                f"{fault.title}: {notes or 'done'}", *row.problems, sep="\n    ", highlight=False, markup=False
+            )
+            return row
+
+    return list(await asyncio.gather(*(one(fault) for fault in chosen)))
+
+
+def main() -> int:
+    """Run it; 1 where the invariant broke."""
+    arguments = _arguments()
+    console = Console(file=sys.stdout, width=max(150, Console().width))  # what brokers leave behind is not printed
+    with contextlib.redirect_stdout(io.StringIO()):
+        rows = asyncio.run(_all(arguments, console))
+    console.print(table_of(rows))
+    broken = [row for row in rows if row.problems]
+    console.print(
+        f"seed {arguments.seed}, {arguments.duration:g} s each, {arguments.grants} grants of {arguments.life:g} s, "
+        f"journal {arguments.journal}: {len(broken)} of {len(rows)} broken"
+    )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
