@@ -6,8 +6,11 @@ import argparse
 import asyncio
 import contextlib
 import io
+import signal
 import sys
 import traceback
+from collections.abc import Coroutine
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -78,7 +81,19 @@ async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
             )
             return row
 
-    return list(await asyncio.gather(*(one(fault) for fault in chosen)))
+    async with asyncio.TaskGroup() as group:  # which waits for all to clean up, even when it is cancelled
+        tasks = [group.create_task(one(fault)) for fault in chosen]
+    return [task.result() for task in tasks]
+
+
+async def _until_told(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
+    """Whoever ends this ends all that it started."""
+    task = asyncio.create_task(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> int:
@@ -86,7 +101,7 @@ def main() -> int:
     arguments = _arguments()
     console = Console(file=sys.stdout, width=max(150, Console().width))  # what brokers leave behind is not printed
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = asyncio.run(_all(arguments, console))
+        rows = asyncio.run(_until_told(_all(arguments, console)))
     console.print(table_of(rows))
     broken = [row for row in rows if row.problems]
     console.print(
