@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from tests.faults.reading import Callers, reading
@@ -134,6 +135,7 @@ def _judge(row: Row, here: World, callers: Callers, unheard: set[str]) -> None:
     excused = set() if row.fault.grace or not row.fault.loses else unheard
     if lost := [grant for grant in row.lost if grant not in excused]:
         row.problems.append(f"lost although their answers reached us: {', '.join(lost)}")
+        row.problems += [line for grant in lost[:2] for line in _story(here, grant)]
     grant_of = {family: grant for grant, family in here.family.items()}
     refused = {
         grant_of.get(record.family or "", "?")
@@ -169,3 +171,21 @@ def _redeemed_twice(here: World) -> list[str]:
         if record.processed and heard and record.error is None:
             answered.add(record.token)
     return sorted(twice)
+
+
+def _story(here: World, grant: str) -> list[str]:
+    """The last that the server and the replicas say of a grant, in order of time."""
+    told = []
+    for record in here.authority.token_requests:
+        if record.family == here.family[grant]:
+            what = f"asked with {(record.token or '')[:6]}: {record.status} {record.error or record.fault or ''}"
+            told.append((record.at, "server", what))
+    for replica in here.replicas:
+        for line in replica.log:
+            if line.get("grant_id") == grant:
+                at = datetime.fromisoformat(line["timestamp"]).timestamp()
+                names = ("event", "outcome", "code", "settled", "failures", "next_in", "generation", "error", "detail")
+                told.append(
+                    (at, replica.name, " ".join(str(line[name]) for name in names if line.get(name) is not None))
+                )
+    return [f"{grant} {at % 1000:7.3f} {who}: {what}" for at, who, what in sorted(told)[-14:]]
