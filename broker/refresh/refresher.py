@@ -85,8 +85,10 @@ class Refresher:
         return step
 
     async def _ask(self, claim: Claim, endpoint: Endpoint) -> Outcome:
-        timeout = min(self._request_timeout, claim.lease_ends - LEASE_MARGIN.total_seconds() - time.monotonic())
         started = time.monotonic()
+        # All or nothing: with less time than an answer may take, the token would be spent and its answer not heard.
+        fits = started + self._request_timeout <= claim.lease_ends - LEASE_MARGIN.total_seconds()
+        timeout = self._request_timeout if fits else 0
         outcome = await endpoint.refresh(claim.refresh_token, scope=claim.scope, timeout=timeout)
         self._metrics.refresh_duration.labels(claim.provider).observe(time.monotonic() - started)
         return outcome
