@@ -107,7 +107,8 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it.
 
-    *hold_off*: how long nobody claims after Redis turned out to be another run than before.
+    *hold_off*: longest from a token request to its commit. So long nobody claims after Redis turned out to be another
+    run than before, and so long is the second term of a lease that ended.
     """
     async with AsyncExitStack() as stack:
         url = redis.url
@@ -118,10 +119,11 @@ async def open_store(
         keys, clock = Keys(redis.namespace), Clock()
         grants = Grants(primary, keys, sealer)
         # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
-        hold_off = timedelta(0) if redis.url.startswith("embedded:") else hold_off
+        millisecond = timedelta(milliseconds=1)
         schedule = Schedule(
-            primary, keys, grants, clock, replicas=redis.replicas, hold_off_ms=hold_off // timedelta(milliseconds=1)
-        )
+            primary, keys, grants, clock, replicas=redis.replicas, second_term_ms=hold_off // millisecond,
+            hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off // millisecond,
+        )  # fmt: skip
         yield Store(
             primary,
             keys,

@@ -65,14 +65,19 @@ class Schedule:
     """Moves grants between due, leased and parked. Every method raises `StoreUnavailable` when Redis cannot say."""
 
     def __init__(
-        self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock, *, replicas: int, hold_off_ms: int
-    ) -> None:
-        """*hold_off_ms*: how long nobody claims after the server turned out to be another run than before."""
+        self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock, *, replicas: int, hold_off_ms: int,
+        second_term_ms: int,
+    ) -> None:  # fmt: skip
+        """*hold_off_ms*: how long nobody claims after the server turned out to be another run than before.
+
+        *second_term_ms*: how much longer a lease lasts once its end was seen: its holder may be about to commit.
+        """
         self._primary = primary
         self._keys = keys
         self._grants = grants
         self._clock = clock
         self._hold_off_ms = hold_off_ms
+        self._second_term_ms = second_term_ms
         self.store_id = ""
         """Whose grants are claimed, once the store was identified: no others are."""
         self.told_after = -1
@@ -98,11 +103,12 @@ class Schedule:
             self._keys.epoch,
             self._keys.grants,
         ]
-        args: list[Argument] = [n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms]
+        args: list[Argument] = [
+            n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms, "expired" if expired_only else "",
+            self.store_id, self.told_after, self._second_term_ms,
+        ]  # fmt: skip
         try:
-            status, now, wait_ms, *rows = await self._primary.run(
-                scripts.CLAIM, keys, [*args, "expired" if expired_only else "", self.store_id, self.told_after]
-            )
+            status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except StoreUnavailable:
             # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
             self._lost_claims.setdefault(provider, []).append(claim_id)

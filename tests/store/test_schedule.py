@@ -151,11 +151,15 @@ async def test_commit_of_another_generation_is_refused(store: Store, redis: Redi
     assert await sets(redis, "g2") == []
 
 
+ENDED = 1.5
+"""Score of a lease whose second term ended too."""
+
+
 async def test_a_stale_attempt_settles_nothing(store: Store, redis: Redis) -> None:
     """What a replica decided about an attempt that is no longer open is not written down."""
     await imported(store, "g1")
     (old,) = await claimed(store)
-    await redis.zadd("broker:{0}:leased:p", {"g1": 1})
+    await redis.zadd("broker:{0}:leased:p", {"g1": ENDED})
     (new,) = await claimed(store)
     assert new.attempt != old.attempt
     late = Postpone(old, "busy", "http_503", "", 9_999_999_999_999, 1, lane="ailing")
@@ -164,13 +168,26 @@ async def test_a_stale_attempt_settles_nothing(store: Store, redis: Redis) -> No
     assert await sets(redis, "g1") == ["leased"]
 
 
+async def test_an_ended_lease_has_a_second_term(store: Store, redis: Redis) -> None:
+    """A lease whose end passed unseen (a frozen server, a clock ahead) leaves its holder the time to commit, once."""
+    await imported(store, "g1", "g2")
+    one, _ = await claimed(store, 2)
+    await redis.zadd("broker:{0}:leased:p", {"g1": 1, "g2": 1})
+    assert await claimed(store, 2) == []
+    assert (await store.schedule.commit(commit_of(one), []))[0] == "committed"
+    left = (await redis.zscore("broker:{0}:leased:p", "g2") or 0) - store.clock()
+    assert 14_000 < left <= 15_001
+    await redis.zadd("broker:{0}:leased:p", {"g2": ENDED})
+    assert [claim.grant_id for claim in await claimed(store, 2)] == ["g2"]
+
+
 async def test_an_ended_lease_shows_its_open_attempt(store: Store, redis: Redis) -> None:
     """A replica that died left its attempt open: the next claim says since when, and keeps saying the first time."""
     await imported(store, "g1")
     (first,) = await claimed(store)
     again = first
     for _ in range(2):
-        await redis.zadd("broker:{0}:leased:p", {"g1": 1})
+        await redis.zadd("broker:{0}:leased:p", {"g1": ENDED})
         (again,) = await claimed(store)
         assert again.unknown_at is not None
         assert abs(again.unknown_at - first.claimed_at) < 1000

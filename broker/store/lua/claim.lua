@@ -4,12 +4,12 @@
 -- KEYS  1 due  2 leased  3 provider  4 meta  5 epoch  6 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
 --       6 hold-off in ms  7 "expired" to leave alone what still has a living token  8 id of the store we know, or ""
---       9 the fence after which we have told the store all we know
+--       9 the fence after which we have told the store all we know  10 second term of a lease in ms
 -- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
 -- fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not say which run of it this is).
 local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local hold_off, expired_only = tonumber(ARGV[6]), ARGV[7] == 'expired'
+local hold_off, expired_only, second_term = tonumber(ARGV[6]), ARGV[7] == 'expired', tonumber(ARGV[10])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -44,20 +44,21 @@ if tonumber(seen[2] or 0) ~= tonumber(ARGV[9]) then
   return {'fenced', now, 0, tonumber(seen[2] or 0)}
 end
 
--- Nobody claimed for long, or the clock leapt ahead: then a score does not tell whether a lease ended, and its
--- request may be under way. Each ends as if it began now.
 local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at')
 local status, seen_at = 'ok', tonumber(lane[4] or now)
-if now > seen_at + 30000 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', now + lease)) do
-    redis.call('ZADD', leased, now + lease, id)
-  end
-end
 
--- A lease that ended goes back to due. Its attempt stays open: whoever claims it next sees that.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0, 128)) do
-  redis.call('ZREM', leased, id)
-  redis.call('ZADD', due, now, id)
+-- A lease that ended is first given a second term, marked by its half millisecond: the server may have been frozen,
+-- cut off or moved ahead in time, and its holder may still be asking or about to commit what it was answered. One that
+-- ended again goes back to due. Its attempt stays open: whoever claims it next sees that.
+local ended = redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 128)
+for i = 1, #ended, 2 do
+  local id, at = ended[i], tonumber(ended[i + 1])
+  if at == math.floor(at) then
+    redis.call('ZADD', leased, now + second_term + 0.5, id)
+  else
+    redis.call('ZREM', leased, id)
+    redis.call('ZADD', due, now, id)
+  end
 end
 
 if now < seen_at - 5000 then
