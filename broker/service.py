@@ -1,7 +1,8 @@
 """The whole daemon, wired: read this first.
 
-Opens the store, the HTTP client and the listeners, then runs two loops beside them: the scheduler (the write path)
-and the follower (the read path's memory). A loop that ends unexpectedly ends the process.
+Opens the store, the HTTP client and the listeners, then runs three loops beside them: the scheduler (the write path),
+the follower (the read path's memory) and the tally (the providers' history). A loop that ends unexpectedly ends
+the process.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from broker.refresh.refresher import Refresher
 from broker.refresh.replay import Replay
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.refresh.settler import SETTLE_LIMIT, Settler
+from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
@@ -101,15 +103,17 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
         settler = Settler(store, journal, metrics, dies_at(dialects), notice=notice, stopping=stopping)
-        refresher = Refresher(store, endpoints, cache, settler, metrics, request_timeout=timeout)
-        replay = Replay(store, journal)
         hearts = [Heart(f"lane {name}") for name in endpoints]
+        pulse = Heart("history")
+        tally = Tally(store, pulse)
+        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
+        replay = Replay(store, journal)
         scheduler = Scheduler(
             Lane(name, store, refresher, replay, journal, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
             for name, heart in zip(endpoints, hearts, strict=True)
         )
-        hearts.append(Heart("follower"))
-        follower = Follower(store, cache, metrics, hearts[-1], namespace=settings.redis.namespace)
+        hearts += [Heart("follower"), pulse]
+        follower = Follower(store, cache, metrics, hearts[-2], namespace=settings.redis.namespace)
         reader = Reader(
             store, cache, dies_at(dialects), scheduler.wake, metrics,
             public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
@@ -137,7 +141,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             await follower.warm()
             health.started = True
             log.info("broker.started", store=store.store_id, providers=list(endpoints))
-            async with _running(scheduler, follower, stopping):
+            async with _running(scheduler, follower, tally, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
@@ -147,16 +151,20 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
 
 
 @asynccontextmanager
-async def _running(scheduler: Scheduler, follower: Follower, stopping: asyncio.Event) -> AsyncIterator[None]:
-    """Both loops, as long as the body lasts: the scheduler drains when *stopping*, the follower follows to the end."""
+async def _running(
+    scheduler: Scheduler, follower: Follower, tally: Tally, stopping: asyncio.Event
+) -> AsyncIterator[None]:
+    """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()
     async with asyncio.TaskGroup() as loops:
         loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
         loops.create_task(_supervised(follower.run, ending), name="follower")
+        loops.create_task(_supervised(tally.run, ending), name="history")
         try:
             yield
         finally:
             ending.set()
+    await tally.tell()  # what the scheduler finished last
 
 
 async def _supervised(run: Callable[[asyncio.Event], object], until: asyncio.Event) -> None:

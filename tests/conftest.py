@@ -304,7 +304,7 @@ async def _guard(broker: RunningBroker, sandbox: Sandbox) -> None:
 
 async def _guard_keys(redis: Redis) -> None:
     """Every key in Redis is of a kind we know; what may pile up expires."""
-    lasting = {"forgotten", "grant", "due", "leased", "parked", "provider", "meta", "held", "epoch"}
+    lasting = {"forgotten", "grant", "due", "leased", "parked", "provider", "meta", "held", "epoch", "history"}
     for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]
         assert kind in lasting or (kind == "flow" and await redis.ttl(raw) > 0), f"a key without a reason: {raw!r}"

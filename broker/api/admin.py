@@ -13,6 +13,8 @@ from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp import web
 
     from broker.api.app import Api
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from broker.model import Grant, State
     from broker.refresh.logout import LoggedOut
     from broker.store import ProviderState, Registered
+    from broker.store.history import Minute
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
@@ -209,14 +212,15 @@ async def retry_grant(request: web.Request) -> web.Response:
 
 
 async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: what is suspended, since when and why, and how many grants are in each state."""
+    """`GET /v1/providers`: what is suspended, since when and why, how many grants are in each state, the last hour."""
     admin_of(request)
-    api = request.app[API]
-    states = await api.store.grants.providers(await _all_providers(request))
-    return json_answer({"providers": [_provider(request, state) for state in states]})
+    api, names = request.app[API], await _all_providers(request)
+    states = await api.store.grants.providers(names)
+    history = await api.store.history.of(names, api.store.clock())
+    return json_answer({"providers": [_provider(request, state, history[state.name]) for state in states]})
 
 
-def _provider(request: web.Request, state: ProviderState) -> dict[str, Any]:
+def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> dict[str, Any]:
     endpoint = request.app[API].endpoints.get(state.name)
     return {
         "provider": state.name,
@@ -227,6 +231,7 @@ def _provider(request: web.Request, state: ProviderState) -> dict[str, Any]:
         "failures": state.ailing,
         "detail": state.detail,
         "grants": dict(state.counts),
+        "history": [{"at": m.at // 1000, "refreshed": m.refreshed, "failed": m.failed} for m in history],
     }
 
 

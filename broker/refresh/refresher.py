@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from broker.model import Claim, Outcome, Step, Token
     from broker.providers import Endpoint
     from broker.refresh.settler import Kept, Settler
+    from broker.refresh.tally import Tally
     from broker.store import Settled, Store
 
 log = structlog.get_logger()
@@ -49,6 +50,7 @@ class Refresher:
         memory: Memory,
         settler: Settler,
         metrics: Metrics,
+        tally: Tally,
         *,
         request_timeout: float,
     ) -> None:
@@ -57,6 +59,7 @@ class Refresher:
         self._memory = memory
         self._settler = settler
         self._metrics = metrics
+        self._tally = tally
         self._request_timeout = request_timeout
 
     async def refresh(self, claim: Claim, answered: Callable[[], None]) -> Step | None:
@@ -96,6 +99,7 @@ class Refresher:
     def _tell(self, step: Step, settled: Settled) -> None:
         claim = step.claim
         self._metrics.refreshes.labels(claim.provider, step.outcome).inc()
+        self._tally.count(claim.provider, step.outcome)
         line = log.bind(grant_id=claim.grant_id, provider=claim.provider, attempt=claim.attempt)
         match step:
             case Commit(token=token) if step.fresh and token is not None:

@@ -14,6 +14,7 @@ from broker.store.clock import Clock
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
 from broker.store.grants import EMPTIED, Grants
+from broker.store.history import History
 from broker.store.primary import Primary
 from broker.store.registry import Registry
 from broker.store.schedule import Schedule
@@ -39,6 +40,7 @@ class Store:
     schedule: Schedule
     registry: Registry
     flows: Flows
+    history: History
     clock: Clock
     sealer: Sealer
     store_id: str = ""
@@ -131,6 +133,7 @@ async def open_store(
             schedule,
             Registry(primary, keys, grants, clock),
             Flows(primary, keys, sealer),
+            History(primary, keys),
             clock,
             sealer,
         )

@@ -37,6 +37,7 @@ RESTORE = Script("restore")
 HOLD = Script("hold")
 FORGET = Script("forget")
 REWIND = Script("rewind")
+TALLY = Script("tally")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,10 @@ class Keys:
     def provider(self, name: str) -> str:
         """Hash: what is known of a provider's health."""
         return self._key("provider", name)
+
+    def history(self, name: str) -> str:
+        """Hash: what the token requests of a provider came to, two counters a minute, for an hour."""
+        return self._key("history", name)
 
     def flow(self, name: str) -> str:
         """A pending login; the only keys that expire."""

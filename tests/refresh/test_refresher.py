@@ -46,7 +46,8 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
         endpoint = Endpoint.of("acme", provider, http, clock=lambda: 1_800_000_000_000)
         await endpoint.resolved()
         nothing = cast("Any", None)
-        refresher = Refresher(nothing, {"acme": endpoint}, nothing, nothing, Metrics(), request_timeout=TIMEOUT)
+        asked = (nothing, {"acme": endpoint}, nothing, nothing, Metrics(), nothing)
+        refresher = Refresher(*asked, request_timeout=TIMEOUT)
         ends = time.monotonic() + LEASE_MARGIN.total_seconds() + left
         made = replace(claim(), provider="acme", refresh_token=Secret(token), lease_ends=ends)
         return await refresher._ask(made, endpoint)

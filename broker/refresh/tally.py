@@ -1,0 +1,61 @@
+"""Counting what token requests came to, in memory, and telling the store every few seconds: the providers' history."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from broker.errors import StoreUnavailable
+from broker.store.history import MINUTE_MS, MINUTES
+
+if TYPE_CHECKING:
+    from broker.heart import Heart
+    from broker.store import Store
+
+TELL_EVERY = 3.0
+"""Seconds: how far the history lags behind, and what a broker that is killed takes with it."""
+GOOD = frozenset({"refreshed", "unchanged"})
+"""Outcomes of a token request that did what it was for."""
+
+
+class Tally:
+    """The counts of this replica that the store has not heard yet."""
+
+    def __init__(self, store: Store, heart: Heart) -> None:
+        self._store = store
+        self._heart = heart
+        self._counts: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def count(self, provider: str, outcome: str) -> None:
+        """A token request of *provider* came to *outcome*."""
+        key, good = (provider, self._store.clock() // MINUTE_MS), outcome in GOOD
+        refreshed, failed = self._counts.get(key, (0, 0))
+        self._counts[key] = (refreshed + good, failed + (not good))
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Tell the store now and then, until told to end."""
+        while not until.is_set():
+            await self.step(until)
+
+    async def step(self, until: asyncio.Event) -> None:
+        """One pause, and what was counted meanwhile."""
+        try:
+            await asyncio.wait_for(until.wait(), TELL_EVERY)
+        except TimeoutError:
+            pass
+        await self.tell()
+        self._heart.beat()
+
+    async def tell(self) -> None:
+        """Tell the store; what it does not hear is told later, as long as it belongs to the last hour."""
+        told, self._counts = self._counts, {}
+        if not told:
+            return
+        try:
+            await self._store.history.add(self._store.store_id, told)
+        except StoreUnavailable:
+            oldest = self._store.clock() // MINUTE_MS - MINUTES
+            for key, (refreshed, failed) in told.items():
+                if key[1] > oldest:
+                    since = self._counts.get(key, (0, 0))
+                    self._counts[key] = (since[0] + refreshed, since[1] + failed)

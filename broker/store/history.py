@@ -1,0 +1,70 @@
+"""What the token requests of a provider came to, minute by minute, over all replicas.
+
+A hash for each provider with two counters for each minute of the last hour (some 2 KiB): replicas add to it what they
+counted in memory, so the write path pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.errors import NotOurStore
+from broker.store import scripts
+from broker.store.grants import EMPTIED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from broker.store.primary import Argument, Primary
+
+MINUTES = 60
+"""How far back it goes."""
+MINUTE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """One minute of a provider's history."""
+
+    at: int
+    """Its beginning, epoch ms."""
+    refreshed: int
+    failed: int
+
+
+class History:
+    """The providers' history. Every method raises `StoreUnavailable` when Redis cannot say."""
+
+    def __init__(self, primary: Primary, keys: scripts.Keys) -> None:
+        self._primary = primary
+        self._keys = keys
+
+    async def add(self, store_id: str, counts: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        """Add what this replica counted: refreshed and failed, by provider and minute (epoch ms // 60,000).
+
+        A reply that is lost leaves open whether it was added: repeating may count twice, which a history bears.
+        """
+        providers = sorted({provider for provider, _ in counts})
+        args: list[Argument] = [store_id]
+        for (provider, minute), (refreshed, failed) in counts.items():
+            args += [providers.index(provider) + 1, minute, refreshed, failed]
+        keys = [self._keys.meta, *(self._keys.history(provider) for provider in providers)]
+        if await self._primary.run(scripts.TALLY, keys, args) == b"foreign":
+            raise NotOurStore(EMPTIED)
+
+    async def of(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
+        """The last hour of each provider, oldest minute first, the one under way last; *now* is epoch ms."""
+        providers = list(providers)
+        replies = await self._primary.pipeline([("HGETALL", self._keys.history(name)) for name in providers])
+        return {name: hour(reply, now) for name, reply in zip(providers, replies, strict=True)}
+
+
+def hour(reply: Sequence[bytes], now: int) -> list[Minute]:
+    """The last hour out of a hash as Redis sends it: every minute, in order, those without a token request too."""
+    counters = {field: int(count) for field, count in zip(reply[::2], reply[1::2], strict=True)}
+    last = now // MINUTE_MS
+    return [
+        Minute(minute * MINUTE_MS, counters.get(b"%dr" % minute, 0), counters.get(b"%df" % minute, 0))
+        for minute in range(last - MINUTES + 1, last + 1)
+    ]

@@ -1,0 +1,86 @@
+"""The providers' history: counted in memory, added up over replicas in Redis, bounded to an hour."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from broker.heart import Heart
+from broker.refresh.tally import Tally
+from broker.store.history import MINUTE_MS, MINUTES
+from tests.steps import authority_of, make_due, next_generation
+from tests.store.test_schedule import key, store
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from broker.store import Store
+    from tests.conftest import StartBroker
+
+__all__ = ["key", "store"]
+
+
+async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) -> None:
+    """What several replicas told of one minute is added; a hash that has grown keeps nothing but the last hour."""
+    minute = store.clock() // MINUTE_MS
+    await store.history.add(store.store_id, {("p", minute): (2, 1), ("q", minute): (0, 4)})
+    await store.history.add(store.store_id, {("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
+    hours = await store.history.of(["p", "q", "never"], minute * MINUTE_MS)
+    assert [(m.at // MINUTE_MS - minute, m.refreshed, m.failed) for m in hours["p"][-2:]] == [(-1, 0, 1), (0, 5, 1)]
+    assert (hours["q"][-1].refreshed, hours["q"][-1].failed) == (0, 4)
+    assert {len(hour) for hour in hours.values()} == {MINUTES}
+    assert not any(m.refreshed or m.failed for m in hours["never"])
+    for ago in range(2, 300):
+        await store.history.add(store.store_id, {("p", minute - ago): (1, 1), ("p", minute + 10 * ago): (1, 0)})
+    assert await redis.hlen("broker:{0}:history:p") < 200
+    (hour,) = (await store.history.of(["p"], minute * MINUTE_MS)).values()
+    assert [m.refreshed for m in hour] == [1] * (MINUTES - 2) + [0, 5]
+
+
+async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> None:
+    """An emptied server gets no history, and what it would not hear is told once the data is back."""
+    tally = Tally(store, Heart("history"))
+    tally.count("p", "refreshed")
+    tally.count("p", "busy")
+    held = await redis.dump("broker:{0}:meta") or b""
+    await redis.flushall()
+    await tally.tell()
+    assert await redis.keys("*") == []
+    await redis.restore("broker:{0}:meta", 0, held)
+    tally.count("p", "unchanged")
+    await tally.tell()
+    await tally.tell()
+    ((*_, last),) = (await store.history.of(["p"], store.clock())).values()
+    assert (last.refreshed, last.failed) == (2, 1)
+
+
+async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """`GET /v1/providers` has sixty minutes of each provider; what other brokers did, and did last, is in it."""
+    async with start_broker() as here:
+        async with start_broker() as there:
+            await there.import_("g", "acme", authority_of(sandbox, "acme").issue().refresh_token or "")
+            generation = (await there.token("g"))["generation"]
+            await make_due(redis, "acme", "g")
+            await next_generation(there, "g", generation)
+        told = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
+        assert {len(history) for history in told.values()} == {60}
+        assert [later["at"] - at["at"] for at, later in zip(told["acme"], told["acme"][1:], strict=False)] == [60] * 59
+        assert sum(minute["refreshed"] for minute in told["acme"][-2:]) == 2
+        assert not any(minute["failed"] for history in told.values() for minute in history)
+
+
+async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
+    """A running tally tells what it counted without being stopped, and ends when it is told to."""
+    tally, ending = Tally(store, Heart("history")), asyncio.Event()
+    tally.count("p", "rejected")
+    running = asyncio.create_task(tally.run(ending))
+
+    async def heard() -> bool:
+        ((*_, before, last),) = (await store.history.of(["p"], store.clock())).values()
+        return before.failed + last.failed == 1
+
+    await until(heard, timeout=8)
+    ending.set()
+    await asyncio.wait_for(running, 2)
