@@ -218,6 +218,8 @@ class Postpone:
     not_before: int = 0
     failing: bool = False
     """Whether this failure is the one to tell subscribers about."""
+    asked: bool = True
+    """False: no token request was made, only the time of one was put off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,8 @@ class Park:
     reason: str
     detail: str
     event: Event
+    code: str = ""
+    """What the server called it, where that is not the reason."""
 
 
 Step = Commit | Postpone | Park

@@ -92,7 +92,7 @@ def hold_back(claim: Claim, dialect: Dialect, now: int) -> Postpone | None:
     at = replay_at(claim, claim.unknown_at, dialect, now)
     if at <= now:
         return None
-    return Postpone(claim, "unknown", "open_attempt", "", at, max(claim.failures, 1), unknown=True)
+    return Postpone(claim, "unknown", "open_attempt", "", at, max(claim.failures, 1), unknown=True, asked=False)
 
 
 def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: float) -> Step:
@@ -109,7 +109,8 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
         case Unknown(code, detail):
             return _unknown(claim, code, detail, dialect, now, draw)
         case Dead(code, detail):
-            return Park(claim, "dead", "reauthorization_required", _told(code, detail), "reauthorization_required")
+            reason = "reauthorization_required"
+            return Park(claim, "dead", reason, _told(code, detail), "reauthorization_required", code)
         case Registration(code, detail):
             return Postpone(claim, "registration", code, detail, now, claim.failures, lane="suspended")
         case Rejected(code, detail):

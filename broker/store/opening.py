@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import CorrectSettings, NotOurStore
 from broker.secret import CannotOpen, Sealer
+from broker.store.attempts import Attempts
 from broker.store.clock import Clock
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
@@ -41,6 +42,7 @@ class Store:
     registry: Registry
     flows: Flows
     history: History
+    attempts: Attempts
     clock: Clock
     sealer: Sealer
     store_id: str = ""
@@ -134,6 +136,7 @@ async def open_store(
             Registry(primary, keys, grants, clock),
             Flows(primary, keys, sealer),
             History(primary, keys),
+            Attempts(primary, keys, clock),
             clock,
             sealer,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker.errors import NotOurStore, StoreUnavailable
 from broker.store import scripts
+from broker.store.attempts import entry, replica_name
 from broker.store.grants import EMPTIED, TOKEN_FIELDS
 from broker.store.schedule import commit_fields
 from broker.wire import message as notice
@@ -177,6 +178,7 @@ class Registry:
             args: list[Argument] = [
                 grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
                 self._keys.channel(grant_id), changed, told["followed"], told["granted_at"],
+                entry(_came_of(told), told["answered_at"], told["refresh_at"], replica_name()),
                 "provider", provider, "generation", generation, *fields,
             ]  # fmt: skip
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
@@ -185,6 +187,12 @@ class Registry:
             if reply != "moved":
                 return reply  # type: ignore[no-any-return]
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
+
+
+def _came_of(told: dict[str, Any]) -> str:
+    """The outcome a record is about; a login is none of a token request."""
+    fields = told["fields"]
+    return str(dict(zip(fields[::2], fields[1::2], strict=True)).get("last_outcome", "logged_in"))
 
 
 def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> list[Argument]:

@@ -5,6 +5,7 @@
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
 --       6 hold-off in ms  7 "expired" to leave alone what still has a living token  8 id of the store we know, or ""
 --       9 the fence after which we have told the store all we know  10 second term of a lease in ms
+--       11 name of the replica that claims
 -- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
 -- fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not say which run of it this is).
 local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -94,15 +95,18 @@ end
 for i = 1, #ids, 2 do
   local id, key = ids[i], prefix .. ids[i]
   local grant = redis.call('HMGET', key, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
-    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at')
+    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by', 'tried')
   redis.call('ZREM', due, id)
   if grant[1] == name then
-    if grant[11] and not grant[10] then
-      grant[10] = grant[12]
-      redis.call('HSET', key, 'unknown_at', grant[10])
+    if grant[11] then
+      -- Nobody wrote down what came of the attempt before this one.
+      local tried = tonumber(grant[14] or 0)
+      grant[10] = grant[10] or grant[12]
+      redis.call('HSET', key, 'unknown_at', grant[10], 'tried', tried + 1, 'tried:' .. tried % 10,
+        table.concat({'open', 'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2
-    redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now)
+    redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now, 'attempt_by', ARGV[11])
     redis.call('ZADD', leased, now + lease, id)
     reply[#reply + 1] = {id, attempt, ids[i + 1], grant[2], grant[3], grant[4], grant[5], grant[6], grant[7],
       grant[8], grant[9], grant[10]}

@@ -3,13 +3,13 @@
 --
 -- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 forgotten
 -- ARGV  1 id  2 attempt  3 generation claimed  4 granted at, as claimed  5 refresh at  6 channel
---       7 count of messages, the messages, then fields and values
+--       7 what to remember of the attempt  8 count of messages, the messages, then fields and values
 -- Gives committed, already, superseded, gone, or lost (the store went back behind the claim: restore). Whoever
 -- hears superseded or gone revokes what it received.
 local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local id, attempt, claimed, refresh_at, channel, messages = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[7])
+local id, attempt, claimed, refresh_at, channel, messages = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[8])
 
-local held = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
+local held = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at', 'tried')
 if held[2] == attempt then
   return 'already'
 end
@@ -25,15 +25,17 @@ if held[1] ~= claimed then
   return held[3] == ARGV[4] and 'already' or 'superseded'
 end
 
-redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, unpack(ARGV, 8 + messages))
+local tried = tonumber(held[4] or 0)
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
+redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, 'tried', tried + 1,
+  'tried:' .. tried % 10, 'kept\t' .. ARGV[7], unpack(ARGV, 9 + messages))
 redis.call('ZREM', leased, id)
 redis.call('ZREM', parked, id)
 redis.call('ZADD', due, refresh_at, id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
 
 -- Last and protected: a publish that fails must not make a stored token look lost.
-for i = 8, 7 + messages do
+for i = 9, 8 + messages do
   redis.pcall('PUBLISH', channel, ARGV[i])
 end
 return 'committed'

@@ -4,13 +4,14 @@
 --
 -- KEYS  1 grant  2 due  3 leased  4 parked  5 provider
 -- ARGV  1 id  2 attempt  3 reason  4 detail  5 breaker (grants in a row; 0: no word of the provider)  6 first pause in ms
---       7 longest pause in ms  8 channel  9 message  then fields and values
+--       7 longest pause in ms  8 channel  9 message
+--       10 what to remember of the attempt  then fields and values
 -- Gives parked, suspended, superseded or gone.
 local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, attempt, reason, breaker = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local first, longest = tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at')
+local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'tried')
 if not held[1] then
   return 'gone'
 end
@@ -20,8 +21,13 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at')
-redis.call('HSET', grant, unpack(ARGV, 10))
+local tried = tonumber(held[4] or 0)
+local function remember(decided)
+  redis.call('HSET', grant, 'tried', tried + 1, 'tried:' .. tried % 10, decided .. '\t' .. ARGV[10])
+end
+
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at')
+redis.call('HSET', grant, unpack(ARGV, 11))
 redis.call('ZREM', leased, id)
 
 if breaker > 0 then
@@ -43,6 +49,7 @@ if breaker > 0 then
     redis.call('HSETNX', provider, 'suspended_at', now)
     -- Behind the others, so that the next probe tries another grant.
     redis.call('ZADD', due, now + longest, id)
+    remember('suspended')
     return 'suspended'
   end
 
@@ -54,6 +61,7 @@ if breaker > 0 then
   redis.call('HDEL', provider, 'not_before', 'ailing', 'ailing_at', 'probes', 'suspended', 'suspended_at', 'detail')
 end
 redis.call('HSET', grant, 'reason', reason)
+remember('parked')
 redis.call('ZADD', parked, now, id)
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 'parked'

@@ -5,14 +5,15 @@
 -- ARGV  1 id  2 attempt  3 due at  4 "unknown" when the refresh token may have been redeemed
 --       5 what it says of the lane: "", ailing or suspended  6 not_before (0: none)  7 code  8 detail
 --       9 failures that half-close a lane  10 first pause in ms  11 longest pause in ms  12 jitter in [0, 1]
---       13 channel  14 message or ""  15 generation claimed  16 claimed at  then fields and values
+--       13 channel  14 message or ""  15 generation claimed  16 claimed at
+--       17 what to remember of the attempt, or "" where nothing was tried  then fields and values
 -- Gives postponed, superseded or gone.
 local grant, due, leased, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, attempt, due_at, unknown, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local not_before, threshold = tonumber(ARGV[6]), tonumber(ARGV[9])
 local first, longest, jitter = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 
-local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at')
+local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at', 'tried')
 if not held[1] then
   return 'gone'
 end
@@ -29,8 +30,12 @@ end
 if unknown == 'unknown' and not held[4] then
   redis.call('HSET', grant, 'unknown_at', attempt_at)
 end
-redis.call('HDEL', grant, 'attempt', 'attempt_at')
-redis.call('HSET', grant, unpack(ARGV, 17))
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by')
+redis.call('HSET', grant, unpack(ARGV, 18))
+if ARGV[17] ~= '' then
+  local tried = tonumber(held[5] or 0)
+  redis.call('HSET', grant, 'tried', tried + 1, 'tried:' .. tried % 10, 'postponed\t' .. ARGV[17])
+end
 redis.call('ZREM', leased, id)
 redis.call('ZADD', due, due_at, id)
 

@@ -34,7 +34,7 @@ if mode == 'import' then
   redis.call('HSET', grant, 'imported', fingerprint)
 end
 
-redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures', 'committed',
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
   'answered_at', 'last_outcome', 'last_detail', 'last_at')
 for field in string.gmatch(ARGV[9], '%S+') do
   redis.call('HDEL', grant, field)

@@ -11,7 +11,7 @@ local released = 0
 for _, id in ipairs(redis.call('ZRANGE', leased, 0, -1)) do
   local attempt = redis.call('HGET', prefix .. id, 'attempt')
   if attempt and string.sub(attempt, 1, #claim_id) == claim_id then
-    redis.call('HDEL', prefix .. id, 'attempt', 'attempt_at')
+    redis.call('HDEL', prefix .. id, 'attempt', 'attempt_at', 'attempt_by')
     redis.call('ZREM', leased, id)
     redis.call('ZADD', due, now, id)
     released = released + 1

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten  7 meta
 -- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
---       9 the generation it followed  10 granted at  then fields and values
+--       9 the generation it followed  10 granted at  11 what to remember of the attempt  then fields and values
 -- Gives restored, known, replaced (by a login or an import), forgotten, moved (read again) or foreign.
 local grant, due, was_due, was_leased, was_parked, forgotten, meta = unpack(KEYS)
 local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -11,7 +11,7 @@ local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]
 if redis.call('HEXISTS', meta, 'schema') == 0 then
   return 'foreign'
 end
-local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at')
+local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at', 'tried')
 if (held[1] or '') ~= provider then
   return 'moved'
 end
@@ -36,8 +36,10 @@ else
   end
 end
 
-redis.call('HDEL', grant, 'attempt', 'attempt_at', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], 'granted_at', ARGV[10], unpack(ARGV, 11))
+local tried = tonumber(held[6] or 0)
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
+redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], 'granted_at', ARGV[10], 'tried', tried + 1,
+  'tried:' .. tried % 10, 'restored\t' .. ARGV[11], unpack(ARGV, 12))
 redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)

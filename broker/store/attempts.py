@@ -1,0 +1,145 @@
+"""The last attempts of a grant: when, by which replica, what they came to, and what was decided.
+
+Ten fields of the grant's own hash, used in turn, written by the command that settles the attempt anyway: no key of
+their own to declare, to forget or to leave behind, and nothing to upgrade, for a grant without them has no history
+yet. Measured against a list beside each grant, ten entries cost as much memory (some 600 bytes with the deployed
+redis.conf) and a commit less of the server's time (1.5 us more than without; a list 2 us).
+
+An entry is `decided outcome at next_in replica error error_description`, separated by tabs, times in seconds; it is
+bounded so that the hash keeps its compact encoding.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.model import Commit, Park, Postpone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.model import Grant, Step
+    from broker.store.clock import Clock
+    from broker.store.primary import Primary
+    from broker.store.scripts import Keys
+
+KEPT = 10
+"""Attempts remembered of each grant; the scripts count by it too."""
+_FIELDS = ("tried", *(f"tried:{slot}" for slot in range(KEPT)), "unknown_at", "attempt_at", "attempt_by")
+_LONGEST = 240
+"""Bytes of an entry: with `decided` in front it stays below the 256 of hash-max-listpack-value in redis.conf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One token request that is over, or of which nobody said how it ended."""
+
+    at: int
+    """When its grant was claimed for it (epoch ms, whole seconds)."""
+    replica: str
+    outcome: str
+    error: str
+    error_description: str
+    decided: str
+    """kept, postponed, parked, suspended, restored (out of a journal) or open (its lease ended without a word)."""
+    next_at: int | None
+    """When the next was planned to be (epoch ms, whole seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is remembered of a grant, and what that means for its next attempt. Times are epoch ms."""
+
+    attempts: list[Attempt]
+    """Oldest first."""
+    under_way: tuple[int, str] | None
+    """Since when, and by which replica, a token request is under way."""
+    unknown_at: int | None
+    """When a request went out, with the very refresh token held, whose answer nobody saw."""
+    next_at: int | None
+    """When it is due, or when its lease ends; None while it is parked."""
+    fenced_until: int | None
+    """Nobody claims anything until then: the store is another run than before."""
+    forgotten_at: int | None
+
+
+class Attempts:
+    """Reads them. Raises `StoreUnavailable` when Redis cannot answer."""
+
+    def __init__(self, primary: Primary, keys: Keys, clock: Clock) -> None:
+        self._primary = primary
+        self._keys = keys
+        self._clock = clock
+
+    async def of(self, grant_id: str, grant: Grant | None) -> Past:
+        """The past of a grant, or of an id that has none any more."""
+        keys, provider = self._keys, grant.provider if grant else ""
+        row, due, leased, open_at, forgotten = await self._primary.pipeline([
+            ("HMGET", keys.grant(grant_id), *_FIELDS),
+            ("ZSCORE", keys.ids("due", provider), grant_id),
+            ("ZSCORE", keys.ids("leased", provider), grant_id),
+            ("HGET", keys.epoch, "open_at"),
+            ("ZSCORE", keys.forgotten, grant_id),
+        ])  # fmt: skip
+        tried, *slots, unknown_at, attempt_at, attempt_by = row
+        score, fence = due or leased, int(float(open_at or 0))
+        return Past(
+            attempts=[read(slot) for slot in in_turn(slots, int(tried or 0)) if slot is not None],
+            under_way=(int(attempt_at), (attempt_by or b"").decode()) if leased and attempt_at else None,
+            unknown_at=int(unknown_at) if unknown_at else None,
+            next_at=int(float(score)) if score else None,
+            fenced_until=fence if fence > self._clock() else None,
+            forgotten_at=int(float(forgotten)) if forgotten and grant is None else None,
+        )
+
+
+def in_turn(slots: Sequence[bytes | None], tried: int) -> list[bytes | None]:
+    """The slots from the oldest to the newest, after *tried* entries in all."""
+    oldest = tried % len(slots)
+    return [*slots[oldest:], *slots[:oldest]]
+
+
+def read(slot: bytes) -> Attempt:
+    """An entry as a script wrote it."""
+    decided, outcome, at, next_in, replica, error, description = slot.decode("utf-8", "replace").split("\t", 6)
+    at_ms = int(float(at)) * 1000
+    next_at = at_ms + int(next_in) * 1000 if next_in else None
+    return Attempt(at_ms, replica, outcome, error, description, decided, next_at)
+
+
+def remembered(step: Step, replica: str) -> str:
+    """What is to be remembered of an attempt that came to *step*; the script puts what was decided in front."""
+    at = step.claim.claimed_at
+    match step:
+        case Commit():
+            return entry(step.outcome, at, step.refresh_at, replica, "", step.detail or "")
+        case Postpone():
+            return entry(step.outcome, at, step.due_at, replica, step.code, step.detail)
+        case Park():
+            detail = step.detail.removeprefix(step.code).removeprefix(": ") if step.code else step.detail
+            return entry(step.outcome, at, None, replica, step.code or step.reason, detail)
+
+
+def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str = "", description: str = "") -> str:
+    """An entry without what was decided; *at* and *next_at* are epoch ms."""
+    second = at // 1000
+    next_in = "" if next_at is None else max(0, next_at // 1000 - second)
+    head = f"{outcome}\t{second}\t{next_in}\t{replica}\t{_plain(error)}\t"
+    room = _LONGEST - len(head.encode())
+    shown = _plain(description).encode()
+    return head + (shown.decode() if len(shown) <= room else shown[: room - 3].decode("utf-8", "ignore") + "…")
+
+
+def _plain(text: str) -> str:
+    return text.replace("\t", " ").encode("utf-8", "replace").decode()
+
+
+@functools.cache
+def replica_name() -> str:
+    """How this broker is called where several are told apart: its host (a container's id, a pod's name) and process."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', socket.gethostname())[:48]}:{os.getpid()}"

@@ -1,0 +1,194 @@
+"""A grant's last attempts: written by the scripts that settle them, bounded, and gone with the grant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.model import Claim, Park, Postpone
+from broker.secret import Secret
+from broker.store.attempts import KEPT, Past, entry, read, remembered, replica_name
+from tests.store.test_schedule import claimed, commit_of, imported, key, store
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.store import Store
+
+__all__ = ["key", "store"]
+GRANT = "broker:{0}:grant:g1"
+
+
+async def past(store: Store, grant: str = "g1") -> Past:
+    """What is remembered."""
+    return await store.attempts.of(grant, await store.grants.get(grant))
+
+
+async def again(store: Store, redis: Redis, grant: str = "g1") -> Claim:
+    """The grant claimed, made due first where it waits."""
+    await redis.zadd("broker:{0}:due:p", {grant: 1}, xx=True)
+    (claim,) = await claimed(store)
+    return claim
+
+
+def postponed(claim: Claim, **changes: object) -> Postpone:
+    """A step that puts a grant off by a minute."""
+    step = Postpone(claim, "busy", "http_503", "come back later", claim.claimed_at + 60_000, 1)
+    return replace(step, **changes)  # type: ignore[arg-type]
+
+
+async def test_each_script_remembers_what_it_settled(store: Store, redis: Redis) -> None:
+    """Commit, postpone and park leave an entry each, oldest first, with what the server said and what was decided."""
+    await imported(store, "g1")
+    claim = await again(store, redis)
+    assert (await past(store)).under_way == (claim.claimed_at, replica_name())
+    await store.schedule.commit(commit_of(claim), [])
+    await store.schedule.commit(commit_of(claim), [])  # a commit that is repeated is one attempt
+    await store.schedule.postpone(postponed(await again(store, redis)), None)
+    dead = await again(store, redis)
+    detail = "invalid_grant: Token was revoked\tby its owner"
+    step = Park(dead, "dead", "reauthorization_required", detail, "reauthorization_required", "invalid_grant")
+    assert await store.schedule.park(step, "{}") == "parked"
+    told = await past(store)
+    assert [(a.outcome, a.error, a.error_description, a.decided) for a in told.attempts] == [
+        ("refreshed", "", "", "kept"),
+        ("busy", "http_503", "come back later", "postponed"),
+        ("dead", "invalid_grant", "Token was revoked by its owner", "parked"),
+    ]
+    kept, later, parked = told.attempts
+    assert {a.replica for a in told.attempts} == {replica_name()}
+    assert kept.at == claim.claimed_at // 1000 * 1000
+    assert kept.next_at == commit_of(claim).refresh_at // 1000 * 1000
+    assert later.next_at is not None
+    assert later.next_at - later.at == 60_000
+    assert parked.next_at is None
+    assert (told.under_way, told.next_at, told.unknown_at) == (None, None, None)
+
+
+async def test_only_the_last_ten_are_kept_in_order(store: Store, redis: Redis) -> None:
+    """However many attempts a grant had, the last ten are there, and its hash has no more fields than with ten."""
+    await imported(store, "g1")
+    fields = 0
+    for number in range(KEPT + 3):
+        await store.schedule.postpone(postponed(await again(store, redis), code=f"c{number}"), None)
+        if number == KEPT - 1:
+            fields = await redis.hlen(GRANT)
+    assert [a.error for a in (await past(store)).attempts] == [f"c{number}" for number in range(3, KEPT + 3)]
+    assert await redis.hlen(GRANT) == fields
+
+
+async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> None:
+    """A lease that ended leaves an attempt of unknown outcome, with its own time and replica; claimed twice, two."""
+    await imported(store, "g1")
+    first = second = await again(store, redis)
+    for _ in range(2):
+        await redis.zrem("broker:{0}:leased:p", "g1")
+        await redis.zadd("broker:{0}:due:p", {"g1": 1})
+        second = await again(store, redis)
+    told = await past(store)
+    assert [(a.outcome, a.error, a.decided, a.replica) for a in told.attempts] == [
+        ("unknown", "lease_ended", "open", replica_name())
+    ] * 2
+    assert told.unknown_at == first.claimed_at
+    assert told.under_way == (second.claimed_at, replica_name())
+    # The time of a replay is put off without a request: that is no attempt.
+    held_back = postponed(second, outcome="unknown", unknown=True, asked=False)
+    assert await store.schedule.postpone(held_back, None) == "postponed"
+    told = await past(store)
+    assert (len(told.attempts), told.next_at, told.unknown_at) == (2, held_back.due_at, first.claimed_at)
+
+
+async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> None:
+    """What the breaker decided is remembered as that: parked for three, suspended for the fourth."""
+    names = ["g1", "g2", "g3", "g4"]
+    await imported(store, *names)
+    for claim in sorted(await claimed(store, 4), key=lambda c: c.grant_id):
+        await store.schedule.park(Park(claim, "rejected", "invalid_scope", "no", "refresh_failing"), "{}")
+    decided = [(await past(store, name)).attempts[-1].decided for name in names]
+    assert decided == ["parked", "parked", "parked", "suspended"]
+
+
+async def test_a_restored_answer_is_remembered(store: Store, redis: Redis) -> None:
+    """What a store lost and a journal told it again is remembered once, as restored, beside what it still knew."""
+    await imported(store, "g1")
+    await store.schedule.postpone(postponed(await again(store, redis)), None)
+    claim = await again(store, redis)
+    record = store.registry.committed(store.store_id, commit_of(claim))
+    for expected in ("restored", "known"):
+        assert await store.registry.restore(store.store_id, record) == expected
+    assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [
+        ("busy", "postponed"), ("refreshed", "restored")
+    ]  # fmt: skip
+
+
+async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: Redis) -> None:
+    """They are the grant's: a login over it keeps them, forgetting it removes them and leaves when it was forgotten."""
+    await imported(store, "g1")
+    claim = await again(store, redis)
+    await store.schedule.park(Park(claim, "dead", "x", "", "refresh_failing"), "{}")
+    token = commit_of(claim).token
+    assert token is not None
+    seen = await store.registry.generation("g1")
+    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
+    assert [a.decided for a in (await past(store)).attempts] == ["parked"]
+    assert (await past(store)).forgotten_at is None
+    assert await store.registry.forget("g1", "{}")
+    told = await past(store)
+    assert told.attempts == []
+    assert told.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
+    assert (await past(store, "never")).forgotten_at is None
+
+
+async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> None:
+    """A grant of a version that remembered nothing has no past, a lease that its replica left open included."""
+    await imported(store, "g1")
+    await again(store, redis)
+    await redis.hdel(GRANT, "attempt_by")
+    assert (await past(store)).attempts == []
+    await redis.zrem("broker:{0}:leased:p", "g1")
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    await store.schedule.commit(commit_of(await again(store, redis)), [])
+    assert [(a.decided, a.replica) for a in (await past(store)).attempts] == [("open", ""), ("kept", replica_name())]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])
+def test_an_entry_is_bounded(letter: str) -> None:
+    """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""
+    slot = b"suspended\t" + entry("registration", 1, 10**12, "h" * 48 + ":123456", "e" * 64, letter * 300).encode()
+    assert len(slot) <= 256
+    attempt = read(slot)
+    assert (attempt.outcome, attempt.error, attempt.decided) == ("registration", "e" * 64, "suspended")
+    assert attempt.error_description.startswith(letter.replace("\t", " ").encode("utf-8", "replace").decode() * 20)
+
+
+async def test_the_fence_shows(store: Store, redis: Redis) -> None:
+    """While nobody may claim, because the server is another run, the past says until when."""
+    await imported(store, "g1")
+    assert (await past(store)).fenced_until is None
+    await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() + 9_000))
+    told = await past(store)
+    assert told.fenced_until is not None
+    assert 8_000 < told.fenced_until - store.clock() <= 9_000
+    await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() - 1))
+
+    async def open_again() -> bool:
+        return (await past(store)).fenced_until is None
+
+    await until(open_again)
+
+
+def test_what_is_remembered_of_a_refusal() -> None:
+    """A refusal whose reason is the server's own code keeps both; no code is repeated in front of its description."""
+    claim = Claim("g", "p", 1, "a", Secret("r"), None, None, None, None, 1, 0, None, 1, 5_000, 0.0)
+    slots = [
+        remembered(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
+        remembered(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
+    ]
+    read_back = [read(f"parked\t{slot}".encode()) for slot in slots]
+    assert [(a.error, a.error_description) for a in read_back] == [
+        ("invalid_scope", "not yours"),
+        ("invalid_grant", ""),
+    ]
