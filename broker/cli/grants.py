@@ -31,7 +31,8 @@ _CHUNK = 64 * 1024
 _STDIN = 0
 
 
-def _path(grant_id: str, rest: str = "") -> str:
+def grant_path(grant_id: str, rest: str = "") -> str:
+    """The path of a grant and what follows it; raises `CorrectRequest`."""
     if not GRANT_ID.fullmatch(grant_id):
         raise errors.CorrectRequest(
             f"{grant_id[:128]!r} is not a grant id: letters and digits, then also, '.', '_' or '-' (at most 128)"
@@ -54,7 +55,7 @@ async def _login(
     grant: str, provider: str, paste: bool, config: Path | None, url: str | None, key_file: Path | None
 ) -> None:
     async with broker_at(config, url, key_file) as broker:
-        started = await broker.get("POST", _path(grant, "/login"), json={"provider": provider})
+        started = await broker.get("POST", grant_path(grant, "/login"), json={"provider": provider})
         if paste:
             out.print(
                 "Open this in any browser, log in, and paste the URL it ends at (the page itself may fail to load):"
@@ -62,7 +63,7 @@ async def _login(
             typer.echo(started["authorization_url"])
             pasted = await _pasted()
             told = await broker.get(
-                "POST", _path(grant, "/login/complete"), json={"redirected_to": pasted, "state": started["state"]}
+                "POST", grant_path(grant, "/login/complete"), json={"redirected_to": pasted, "state": started["state"]}
             )
         else:
             out.print("Open this in the browser you log in with (it works for ten minutes):")
@@ -91,13 +92,13 @@ async def _pasted() -> str:
 
 async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dict[str, Any]:
     """Wait for the browser. The grant itself has the last word, should the login's own record be gone."""
-    before = (await broker.ask("GET", _path(grant)))[1].get("granted_at")
+    before = (await broker.ask("GET", grant_path(grant)))[1].get("granted_at")
     left = started["expires_at"] - time.time()
     ends = time.monotonic() + (left if 0 < left < _LONGEST else _LONGEST)  # our clock may be off
     while time.monotonic() < ends:
         await asyncio.sleep(_POLL)
         try:
-            status, told = await broker.ask("GET", _path(grant, f"/login/{started['ticket']}"))
+            status, told = await broker.ask("GET", grant_path(grant, f"/login/{started['ticket']}"))
         except errors.TryAgain:
             continue  # the broker restarts: the login outlives it in Redis
         if status == 503:  # noqa: PLR2004
@@ -107,7 +108,7 @@ async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dic
         if status == 200 and told["status"] == "failed":  # noqa: PLR2004
             raise error_of(503 if told["error"] in {"temporarily_unavailable", "server_error"} else 400, told)
         if status == 404 or told.get("status") == "completed":  # noqa: PLR2004
-            found, described = await broker.ask("GET", _path(grant))
+            found, described = await broker.ask("GET", grant_path(grant))
             if status == 404 and (found == 404 or described.get("granted_at") == before):  # noqa: PLR2004
                 break
             if found != 200:  # noqa: PLR2004
@@ -125,7 +126,7 @@ def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: Key
 
     async def work() -> None:
         async with broker_at(config, url, key_file) as broker:
-            told = await broker.get("DELETE", _path(grant))
+            told = await broker.get("DELETE", grant_path(grant))
         out.print(f"Grant {grant}: {told['detail']}.", markup=False)
 
     run(work())
@@ -156,7 +157,7 @@ def token(
 
     async def work() -> Any:
         async with broker_at(config, url, key_file) as broker:
-            return await broker.get("GET", _path(grant, f"/token?min_ttl={min_ttl}" if min_ttl else "/token"))
+            return await broker.get("GET", grant_path(grant, f"/token?min_ttl={min_ttl}" if min_ttl else "/token"))
 
     typer.echo(formatted(run(work()), form))
 
@@ -195,7 +196,7 @@ def retry(
     async def work() -> None:
         async with broker_at(config, url, key_file) as broker:
             if grant is not None:
-                told = await broker.get("POST", _path(grant, "/retry"))
+                told = await broker.get("POST", grant_path(grant, "/retry"))
                 words = (
                     "is being refreshed right now" if told["state"] == "leased" else "is due: one more request goes out"
                 )

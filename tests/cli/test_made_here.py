@@ -15,7 +15,7 @@ from tests.cli.conftest import COMMAND, Home, lines
 
 COMMANDS = [
     (), ("run",), ("health",), ("status",), ("login",), ("logout",), ("token",), ("retry",), ("import",), ("init",),
-    ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"),
+    ("demo",), ("explain",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"),
 ]  # fmt: skip
 
 

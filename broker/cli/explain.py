@@ -1,0 +1,77 @@
+"""`explain`: why a grant is as it is, what happens next and when, and what a person must do."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from broker.cli.broker_http import Broker, broker_at, error_of, run
+from broker.cli.explaining import Explained, decision, explain, meaning
+from broker.cli.grants import grant_path
+from broker.cli.main import app, out
+from broker.cli.options import Config, GrantId, Json, KeyFile, Url
+from broker.cli.times import clock
+
+
+@app.command("explain")
+def explain_grant(
+    grant: GrantId,
+    as_json: Json = False,
+    config: Config = None, url: Url = None, key_file: KeyFile = None,
+) -> None:  # fmt: skip
+    """Why a grant is as it is: last attempts, what happens next and when, what a person must do.
+
+    Exit 0: nothing to do; 1: something to mend; 75: no token now, heals by itself; 77: a person must log in.
+    """
+
+    async def look() -> tuple[Any, Any, Any]:
+        async with broker_at(config, url, key_file) as broker:
+            past = await _or_none(broker, grant_path(grant, "/attempts"))
+            described = await _or_none(broker, grant_path(grant))
+            providers = (await broker.get("GET", "/v1/providers"))["providers"]
+        name = (described or {}).get("provider")
+        return described, past, next((p for p in providers if p["provider"] == name), None)
+
+    described, past, provider = run(look())
+    now = time.time()
+    explained = explain(grant, described, past, provider, now)
+    if as_json:
+        attempts = [{**attempt, "meaning": meaning(attempt)} for attempt in (past or {}).get("attempts", [])]
+        typer.echo(json.dumps({"grant_id": grant, **asdict(explained), "attempts": attempts}))
+    else:
+        _show(explained, past, now)
+    if explained.exit_code:
+        raise typer.Exit(explained.exit_code)
+
+
+async def _or_none(broker: Broker, path: str) -> Any:
+    """What is there, or None where nothing is."""
+    status, body = await broker.ask("GET", path)
+    if status == 404:  # noqa: PLR2004
+        return None
+    if status != 200:  # noqa: PLR2004
+        raise error_of(status, body)
+    return body
+
+
+def _show(explained: Explained, past: Any, now: float) -> None:
+    out.print(explained.why, markup=False)
+    attempts = (past or {}).get("attempts", [])
+    if attempts:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for attempt in attempts:
+            by = f"by {attempt['replica']}" if attempt["replica"] else ""
+            told = f"{meaning(attempt)}: {decision(attempt, now)}"
+            table.add_row("", clock(attempt["at"], now), Text(told), Text(by, style="dim"))
+        out.print("Last token requests:")
+        out.print(table, soft_wrap=False)
+    out.print(f"Next: {explained.next}", markup=False)
+    out.print(f"For a person to do: {explained.person}.", markup=False)
+    if explained.command:
+        out.print(f"    {explained.command}", markup=False)
