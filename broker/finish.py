@@ -1,4 +1,4 @@
-"""Work that must run to its end once begun."""
+"""Work that must run to its end once begun, and work that is left as it is when it is time to stop."""
 
 from __future__ import annotations
 
@@ -39,3 +39,16 @@ async def finishing(limit: float) -> AsyncIterator[None]:
         mine = {task for task in _begun if task.get_loop() is asyncio.get_running_loop()}
         if mine:
             await asyncio.wait(mine, timeout=limit)
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*, but leave it as it is once *stopping* is set."""
+    working, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        working.cancel()
+        await asyncio.wait({working, stop})
+    if not working.cancelled():
+        working.result()

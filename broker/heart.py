@@ -15,13 +15,13 @@ class Heart:
         self._deadline = deadline
         self._last = time.monotonic()
 
-    def beat(self) -> None:
-        """I am alive."""
-        self._last = time.monotonic()
+    def beat(self, allow: float = 0.0) -> None:
+        """I am alive, and may be silent for *allow* seconds longer than usual."""
+        self._last = time.monotonic() + allow
 
     def silent_for(self) -> float:
         """Seconds since the last beat."""
-        return time.monotonic() - self._last
+        return max(0.0, time.monotonic() - self._last)
 
     @property
     def alive(self) -> bool:

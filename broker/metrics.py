@@ -28,6 +28,9 @@ class Metrics:
         self.token_requests = Counter(
             f"{_NAME}_token_requests", "Reads of a token by how they were answered.", ["outcome"], registry=r
         )
+        self.notices = Counter(
+            f"{_NAME}_notices", "Notices by way and whether the receiver took them.", ["way", "outcome"], registry=r
+        )
         self.grants = Gauge(f"{_NAME}_grants", "Grants by provider and state.", ["provider", "state"], registry=r)
         self.provider_suspended = Gauge(
             f"{_NAME}_provider_suspended", "1 while a provider is suspended.", ["provider"], registry=r

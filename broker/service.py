@@ -1,8 +1,8 @@
 """The whole daemon, wired: read this first.
 
-Opens the store, the HTTP client and the listeners, then runs three loops beside them: the scheduler (the write path),
-the follower (the read path's memory) and the tally (the providers' history). A loop that ends unexpectedly ends
-the process.
+Opens the store, the HTTP client and the listeners, then runs loops beside them: the scheduler (the write path), the
+follower (the read path's memory), the tally (the providers' history) and the desk (who tells people). A loop that ends
+unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from broker.errors import CorrectSettings, StoreUnavailable
 from broker.finish import finishing
 from broker.heart import Heart
 from broker.metrics import Metrics
-from broker.providers import Endpoint, dies_at, open_http
+from broker.notify import Limits, open_desk
+from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
 from broker.refresh.admission import Admission
 from broker.refresh.journal import Journal
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from broker.notify import Desk
     from broker.settings import Settings
     from broker.store import Store
 
@@ -95,6 +97,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         ) as store,
         open_http(timeout) as http,
         _journal(settings, sealer, store) as journal,
+        open_desk(settings.notify, store, _limits(settings), metrics) as desk,
     ):  # fmt: skip
         endpoints = {
             name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
@@ -112,8 +115,11 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             Lane(name, store, refresher, replay, journal, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
             for name, heart in zip(endpoints, hearts, strict=True)
         )
-        hearts += [Heart("follower"), pulse]
-        follower = Follower(store, cache, metrics, hearts[-2], namespace=settings.redis.namespace)
+        listening_heart = Heart("follower")
+        hearts += [listening_heart, pulse, *desk.hearts]
+        follower = Follower(
+            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=desk.hint
+        )
         reader = Reader(
             store, cache, dies_at(dialects), scheduler.wake, metrics,
             public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
@@ -122,7 +128,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         admission = Admission(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
-        api = Api(settings, store, reader, endpoints, login, logout, callers, health, metrics, scheduler.wake)
+        api = Api(settings, store, reader, endpoints, login, logout, callers, health, metrics, scheduler.wake, desk)
 
         def hear_hangup() -> None:
             if reload is not None:
@@ -141,7 +147,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             await follower.warm()
             health.started = True
             log.info("broker.started", store=store.store_id, providers=list(endpoints))
-            async with _running(scheduler, follower, tally, stopping):
+            async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
@@ -152,7 +158,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
 
 @asynccontextmanager
 async def _running(
-    scheduler: Scheduler, follower: Follower, tally: Tally, stopping: asyncio.Event
+    scheduler: Scheduler, follower: Follower, tally: Tally, desk: Desk, stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()
@@ -160,6 +166,7 @@ async def _running(
         loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
         loops.create_task(_supervised(follower.run, ending), name="follower")
         loops.create_task(_supervised(tally.run, ending), name="history")
+        loops.create_task(_supervised(desk.run, stopping), name="notices")
         try:
             yield
         finally:
@@ -230,6 +237,11 @@ def _reload(reload: Callable[[], Settings], api: Api) -> None:
         log.error("settings.not_reloaded", findings=error.findings)
     else:
         log.info("settings.reloaded", callers=list(settings.callers), level=settings.log.level)
+
+
+def _limits(settings: Settings) -> dict[str, Limits]:
+    dialects = [Dialect.of(name, provider) for name, provider in settings.providers.items()]
+    return {dialect.name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for dialect in dialects}
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.errors import CorrectSettings
+from broker.model import Tidings
 from broker.settings_environment import Environment
 from broker.settings_values import (
     LOOPBACK,
@@ -264,6 +265,37 @@ class PubSub(Section):
     publish: Literal["token", "notice"] = Field(default="token", description="notice: without the token inside")
 
 
+class Notify(Section):
+    """Whom we tell when a person must act."""
+
+    allow_http: bool = Field(default=False, description="webhook on plain http beyond loopback")
+    webhook: WebUrl | None = Field(default=None, description="POST each notice there")
+    secret_file: Path | None = Field(
+        default=None, description="file with the secret (whsec_…) that signs each POST, as in Standard Webhooks"
+    )
+    command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="program and arguments to run for each notice: JSON on its standard input"
+    )
+    events: list[Tidings] = Field(default=list(get_args(Tidings)), description="what to tell of")
+    timeout: Annotated[PositiveDuration, Field(le=timedelta(minutes=5))] = Field(
+        default=timedelta(seconds=10), description="one POST, or one run of the command"
+    )
+
+    @field_validator("webhook")
+    @classmethod
+    def _plain_on_loopback(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
+            raise ValueError("is plain http beyond loopback: use https, or say notify.allow_http = true")
+        return url
+
+    @field_validator("secret_file")
+    @classmethod
+    def _signs_something(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and info.data.get("webhook", "") is None:
+            raise ValueError("signs what goes to notify.webhook, and there is none: give that too, or drop this")
+        return file
+
+
 class Log(Section):
     """What is logged, to standard error."""
 
@@ -285,6 +317,7 @@ class Settings(Section, BaseSettings):
     refresh: Refresh = Refresh()
     cache: Cache = Cache()
     pubsub: PubSub = PubSub()
+    notify: Notify = Notify()
     log: Log = Log()
     providers: dict[Name, Provider] = {}
     callers: dict[Name, Caller] = {}

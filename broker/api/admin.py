@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from broker.api import audit
@@ -41,6 +42,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/grants/{id}/retry", retry_grant)
     router.add_get("/v1/providers", list_providers)
     router.add_post("/v1/providers/{name}/retry", retry_provider)
+    router.add_post("/v1/notify/test", test_notices)
 
 
 def admin_of(request: web.Request) -> Caller:
@@ -64,7 +66,7 @@ async def list_grants(request: web.Request) -> web.Response:
         raise CorrectRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
     cursor = _opened(api, caller, query.get("cursor"))
     page = await api.store.grants.page(providers, states, cursor, limit, lambda grant_id: caller.may("admin", grant_id))
-    rows = [described(grant, state) for state, grant in page.rows]
+    rows = [described(grant, state, soon=api.desk.ends_soon(grant)) for state, grant in page.rows]
     return json_answer({"grants": rows, "next": _sealed(api, caller, page.next)})
 
 
@@ -92,16 +94,17 @@ async def _all_providers(request: web.Request) -> list[str]:
 
 async def describe(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}`: everything but secrets."""
-    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
+    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
-    grant = await store.grants.get(grant_id)
+    grant = await api.store.grants.get(grant_id)
     if grant is None:
         raise NoSuchGrant("no such grant")
-    return json_answer(described(grant, await store.grants.state(grant)))
+    state = await api.store.grants.state(grant)
+    return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
 
 
-def described(grant: Grant, state: State) -> dict[str, Any]:
-    """A grant on the wire, secrets aside. Times are epoch seconds."""
+def described(grant: Grant, state: State, *, soon: bool) -> dict[str, Any]:
+    """A grant on the wire, secrets aside. Times are epoch seconds; *soon*: a person must log in again before long."""
     return {
         "grant_id": grant.grant_id,
         "provider": grant.provider,
@@ -113,6 +116,7 @@ def described(grant: Grant, state: State) -> dict[str, Any]:
         "refresh_at": grant.refresh_at // 1000,
         "granted_at": grant.granted_at // 1000,
         "reauthorize_by": grant.reauthorize_by // 1000 if grant.reauthorize_by else None,
+        "reauthorize_soon": soon,
         "scope": grant.token.scope if grant.token else None,
         "attempts": grant.failures,
         "unreadable": grant.unreadable,
@@ -322,3 +326,15 @@ async def _take_up(api: Api, admin: Caller, name: str) -> int:
     api.wake(name)
     audit.acted(admin, "provider.retried", provider=name, grants_taken_up=taken_up)
     return taken_up
+
+
+async def test_notices(request: web.Request) -> web.Response:
+    """`POST /v1/notify/test`: a test notice by every way of telling people, and what each receiver answered."""
+    admin, api = admin_of(request), request.app[API]
+    if not admin.administers_all:
+        raise AskForPermission(
+            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
+        )
+    ways = [asdict(tested) for tested in await finish(api.desk.test())]
+    audit.acted(admin, "notices.tested", told=[way["way"] for way in ways if way["told"]])
+    return json_answer({"ways": ways})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.api.callers import Caller, Callers
     from broker.api.ops import Health
     from broker.metrics import Metrics
+    from broker.notify import Desk
     from broker.providers import Endpoint
     from broker.read import Reader
     from broker.refresh.login import Login
@@ -59,6 +60,7 @@ class Api:
     health: Health
     metrics: Metrics
     wake: Callable[[str], None]
+    desk: Desk
 
 
 API = web.AppKey("api", Api)

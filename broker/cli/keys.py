@@ -124,6 +124,14 @@ url = "embedded:"                           # one in data_dir; or redis:// redis
 # [pubsub]
 # publish = "token"                         # or "notice": events without the token inside
 
+# [notify]                                  # tell a person: by webhook, by command, or both
+# webhook = "https://…"                     # each notice is POSTed there
+# secret_file = "webhook_secret"            # signs each POST: whsec_ and 32 random bytes in base64
+# command = []                              # such as ["/usr/local/bin/page-someone"]: JSON on its standard input
+# events = ["reauthorization_required", "reauthorize_soon", "refresh_failing", "provider_suspended", "recovered"]
+# timeout = "10s"                           # one POST, one run of the command
+# allow_http = false                        # webhook on plain http beyond loopback
+
 # [log]
 # level = "info"                            # debug, info, warning or error
 # format = "auto"                           # text on a terminal, else json

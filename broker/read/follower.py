@@ -9,14 +9,15 @@ import asyncio
 import json
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import StoreUnavailable
+from broker.finish import unless
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.heart import Heart
     from broker.metrics import Metrics
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 200
 _RECONNECT = 0.5
+_BAD_NEWS = (b'"refresh_failing"', b'"reauthorization_required"')
 _OVERDUE_MS = 3_000
 _REVALIDATE = 3.0
 """Seconds between two looks for what is overdue."""
@@ -34,13 +36,18 @@ _REVALIDATE = 3.0
 class Follower:
     """Follows the store for the grants in the cache."""
 
-    def __init__(self, store: Store, cache: Cache, metrics: Metrics, heart: Heart, *, namespace: str) -> None:
+    def __init__(
+        self, store: Store, cache: Cache, metrics: Metrics, heart: Heart,
+        *, namespace: str, ailing: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """*ailing* is told each grant of which something bad is heard."""
         self._store = store
         self._cache = cache
         self._metrics = metrics
         self._heart = heart
         self._pattern = f"{namespace}:tokens:*"
         self._prefix = len(self._pattern) - 1
+        self._ailing = ailing
         self.connected = False
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -48,7 +55,7 @@ class Follower:
         while not stopping.is_set():
             self._heart.beat()
             try:
-                await _unless(stopping, self.follow())
+                await unless(stopping, self.follow())
             except StoreUnavailable as error:
                 if self.connected:
                     log.warning("subscription.lost", error=str(error))
@@ -84,6 +91,8 @@ class Follower:
 
     async def _heard(self, channel: bytes, data: bytes) -> None:
         grant_id = channel[self._prefix :].decode("utf-8", "replace")
+        if any(event in data for event in _BAD_NEWS):
+            self._ailing(grant_id)
         if not self._cache.wanted(grant_id):
             return
         try:
@@ -120,16 +129,3 @@ class Follower:
         now = self._store.clock()
         overdue = [t.grant_id for t in self._cache.tokens() if t.refresh_at + _OVERDUE_MS < now]
         await self.reread(random.sample(overdue, min(len(overdue), _BATCH)))
-
-
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do *work*, but leave it as it is once *stopping* is set."""
-    working, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
-    try:
-        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()
-        working.cancel()
-        await asyncio.wait({working, stop})
-    if not working.cancelled():
-        working.result()

@@ -6,6 +6,7 @@ Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps an
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flow, Flows
 from broker.store.grants import Grants, Page, ProviderState
+from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.primary import Primary
 from broker.store.registry import Registered, Registry, Restored
@@ -17,6 +18,8 @@ __all__ = [
     "Flow",
     "Flows",
     "Grants",
+    "Leased",
+    "Notices",
     "Page",
     "Primary",
     "ProviderState",

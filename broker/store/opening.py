@@ -16,6 +16,7 @@ from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
 from broker.store.grants import EMPTIED, Grants
 from broker.store.history import History
+from broker.store.notices import Notices
 from broker.store.primary import Primary
 from broker.store.registry import Registry
 from broker.store.schedule import Schedule
@@ -43,6 +44,7 @@ class Store:
     flows: Flows
     history: History
     attempts: Attempts
+    notices: Notices
     clock: Clock
     sealer: Sealer
     store_id: str = ""
@@ -86,7 +88,7 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.store_id = self.schedule.store_id = store_id.decode()
+        self.store_id = self.schedule.store_id = self.notices.store_id = store_id.decode()
 
     async def confirm(self) -> None:
         """Make sure that this is still the store that was identified: what it lacks may else only be lost.
@@ -137,6 +139,7 @@ async def open_store(
             Flows(primary, keys, sealer),
             History(primary, keys),
             Attempts(primary, keys, clock),
+            Notices(primary, keys, clock),
             clock,
             sealer,
         )

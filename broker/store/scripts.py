@@ -38,6 +38,9 @@ HOLD = Script("hold")
 FORGET = Script("forget")
 REWIND = Script("rewind")
 TALLY = Script("tally")
+SUSPECT = Script("suspect")
+LOOK = Script("look")
+NOTE = Script("note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,14 @@ class Keys:
     def forgotten(self) -> str:
         """Sorted set of grant ids by when they were forgotten: what no journal may bring back."""
         return self._key("forgotten")
+
+    def subjects(self, way: str) -> str:
+        """Sorted set: what one way of telling people has to look at, by when."""
+        return self._key("subjects", way)
+
+    def told(self, way: str) -> str:
+        """Hash: of each of its subjects, what people were told that way."""
+        return self._key("told", way)
 
     def channel(self, grant_id: str) -> str:
         """Pub/sub channel of one grant."""

@@ -29,7 +29,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
     assert commit.token is not None
     lost = commit.token.generation + 7
     cache = Cache(10)
-    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker")
+    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker", ailing=lambda _: None)
     stopping = asyncio.Event()
 
     async def talk() -> None:

@@ -1,0 +1,98 @@
+"""Everything that tells, wired: a teller for each way that the settings name, and the sweep that brings them news."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from broker.heart import Heart
+from broker.notify.command import Command, runnable
+from broker.notify.notice import Notice
+from broker.notify.policy import Limits, Wrong, ending
+from broker.notify.subscribers import Subscribers
+from broker.notify.sweep import Sweep
+from broker.notify.teller import Teller
+from broker.notify.way import NotTold
+from broker.notify.webhook import Webhook, webhook_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from broker.metrics import Metrics
+    from broker.model import Grant
+    from broker.notify.way import Way
+    from broker.settings import Notify
+    from broker.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What came of a test notice by one way."""
+
+    way: str
+    told: bool
+    detail: str
+
+
+class Desk:
+    """All tellers. *people*: the ways by which people are told, as against subscribers."""
+
+    def __init__(
+        self, tellers: Sequence[Teller], sweep: Sweep, people: Sequence[Way], limits: Mapping[str, Limits],
+        clock: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._tellers = tellers
+        self._sweep = sweep
+        self._people = people
+        self._limits = limits
+        self._clock = clock
+        self.hint = sweep.hint
+        self.hearts = [sweep.heart, *(teller.heart for teller in tellers)]
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Tell until *stopping*."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._sweep.run(stopping), name=self._sweep.heart.name)
+            for teller in self._tellers:
+                loops.create_task(teller.run(stopping), name=teller.heart.name)
+
+    def ends_soon(self, grant: Grant) -> bool:
+        """Whether a person must log in again soon: what `reauthorize_soon` tells."""
+        limits = self._limits.get(grant.provider, Limits())
+        return isinstance(ending(grant, limits, self._clock()), Wrong)
+
+    async def test(self) -> list[Tested]:
+        """Send a test notice by every way that tells people, all at once."""
+        return list(await asyncio.gather(*(self._test(way) for way in self._people)))
+
+    async def _test(self, way: Way) -> Tested:
+        try:
+            words = await way.tell(Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock()))
+        except NotTold as error:
+            return Tested(way.name, told=False, detail=str(error))
+        return Tested(way.name, told=True, detail=words)
+
+
+@asynccontextmanager
+async def open_desk(
+    settings: Notify, store: Store, limits: Mapping[str, Limits], metrics: Metrics
+) -> AsyncIterator[Desk]:
+    """The ways that *settings* name, and subscribers. Raises `CorrectSettings` where one of them cannot work."""
+    timeout = settings.timeout.total_seconds()
+    people: list[Way] = []
+    async with aiohttp.ClientSession() as session:
+        if settings.webhook is not None:
+            secret = webhook_secret(settings.secret_file) if settings.secret_file else None
+            people.append(Webhook(session, settings.webhook, secret, store.clock, timeout))
+        if settings.command:
+            people.append(Command(runnable(settings.command), timeout))
+        tellers = [
+            Teller(way, store, limits, events, metrics, Heart(f"notices {way.name}"), timeout=timeout)
+            for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
+        ]
+        yield Desk(tellers, Sweep(store, limits, tellers, Heart("notices sweep")), people, limits, store.clock)

@@ -1,0 +1,155 @@
+"""What is told and when, as decisions: no clock, no store, no network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from broker.model import Grant, Tidings, Token
+from broker.notify.policy import Limits, Look, Told, Wrong, decide, ending, failed, grant_condition, sent
+from broker.secret import Secret
+
+DAY = 86_400_000
+NOW = 1_800_000_000_000
+ALL = get_args(Tidings)
+FAILING = Wrong(1, "refresh_failing", "busy")
+REJECTED = Wrong(2, "refresh_failing", "invalid_scope")
+DEAD = Wrong(3, "reauthorization_required", "reauthorization_required")
+
+
+def grant(**more: Any) -> Grant:
+    """A grant that was refreshed a minute ago, but for what is said."""
+    token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, NOW + 3_600_000, NOW + 1_800_000)
+    fields: dict[str, Any] = {
+        "grant_id": "g1", "provider": "acme", "generation": 1, "token": token, "granted_at": NOW - DAY,
+        "reauthorize_by": None, "refresh_at": NOW, "failures": 0, "reason": None, "last_outcome": "refreshed",
+        "last_detail": "", "last_at": NOW - 60_000,
+    }  # fmt: skip
+    return Grant(**fields | more)
+
+
+def told_of(condition: Wrong) -> Told:
+    """What is written down once that was told."""
+    told, _ = sent(condition, NOW - 1000)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("condition", "before", "event"),
+    [
+        (FAILING, Told(), "refresh_failing"), (REJECTED, Told(), "refresh_failing"),
+        (DEAD, Told(), "reauthorization_required"), (DEAD, told_of(FAILING), "reauthorization_required"),
+        (REJECTED, told_of(FAILING), "refresh_failing"), ("well", told_of(DEAD), "recovered"),
+        (FAILING, told_of(FAILING), None), (FAILING, told_of(DEAD), None), (DEAD, told_of(DEAD), None),
+        ("well", Told(), None), ("unsure", told_of(DEAD), None), ("gone", told_of(DEAD), None), ("unsure", Told(), None),
+    ],
+)  # fmt: skip
+def test_change_is_told_once(condition: Any, before: Told, event: str | None) -> None:
+    """Worse than what was told is told, and well again after it; never the same twice, never an easing."""
+    look = decide(condition, before, NOW, ALL)
+    assert look.tell == event
+    if event is None and before.level and condition != "gone":
+        assert look.told.level == before.level
+        assert look.look_at is not None
+    if condition == "gone":
+        assert look == Look(None, Told(), None)
+
+
+def test_unsent_news_that_healed_is_dropped() -> None:
+    """Bad news that could not be sent before the grant was well again is never sent, nor is its recovery."""
+    look = decide(DEAD, Told(), NOW, ALL)
+    waiting, _ = failed(replace(look.told, id="msg_1"), NOW, 0.5)
+    assert decide("well", waiting, NOW + 5, ALL) == Look(None, Told(), None)
+
+
+def test_repeats_under_one_id_until_the_news_is_another() -> None:
+    """A notice keeps id and time over its tries; what is worse by then is another notice."""
+    look = decide(FAILING, Told(), NOW, ALL)
+    told = replace(look.told, id="msg_1")
+    for tries in range(1, 30):
+        told, again = failed(told, NOW, 1.0)
+        assert (told.tries, told.id, told.since) == (tries, "msg_1", NOW)
+        assert 2_000 <= again - NOW <= 900_000
+        assert decide(FAILING, told, again, ALL).told == told
+    worse = decide(REJECTED, told, NOW + 9, ALL).told
+    assert (worse.id, worse.since, worse.tries) == ("", NOW + 9, 0)
+    assert Told.of(told.record()) == told
+    assert Told.of(Told().record()) == Told()
+
+
+def test_events_filter() -> None:
+    """What is not wanted is not told and not remembered as told; a recovery follows only what was told."""
+    assert decide(FAILING, Told(), NOW, ["recovered"]) == Look(None, Told(), None)
+    assert decide("well", told_of(DEAD), NOW, ["reauthorization_required"]) == Look(None, Told(), None)
+    kept = decide(DEAD, told_of(FAILING), NOW, ["refresh_failing", "recovered"])
+    assert (kept.tell, kept.told.level) == (None, 1)
+
+
+def test_recovery_that_must_settle() -> None:
+    """A provider must be well for a while: one taken up by hand that fails again is not told as recovered."""
+    told = told_of(Wrong(1, "provider_suspended", "invalid_client"))
+    look = decide("well", told, NOW, ALL, settle=10_000)
+    assert (look.tell, look.told.well_at) == (None, NOW)
+    again = decide(Wrong(1, "provider_suspended", "invalid_client"), look.told, NOW + 5_000, ALL, settle=10_000)
+    assert (again.tell, again.told.well_at, again.told.level) == (None, 0, 1)
+    assert decide("well", look.told, NOW + 9_999, ALL, settle=10_000).tell is None
+    assert decide("well", look.told, NOW + 10_000, ALL, settle=10_000).tell == "recovered"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({}, "well"), ({"failures": 2, "last_outcome": "busy"}, "unsure"), ({"token": None}, "unsure"),
+        ({"failures": 3, "last_outcome": "busy"}, 1), ({"reason": "invalid_scope"}, 2),
+        ({"reason": "reauthorization_required", "last_outcome": "dead"}, 3),
+        # taken up by hand: no reason, no failures, and no success yet
+        ({"last_outcome": "dead"}, "unsure"), ({"last_outcome": "unchanged"}, "well"),
+    ],
+)  # fmt: skip
+def test_condition_of_a_grant(state: dict[str, Any], expected: Any) -> None:
+    """Well is only what was refreshed; a retry alone heals nothing."""
+    condition = grant_condition(grant(**state), Told())
+    assert (condition.level if isinstance(condition, Wrong) else condition) == expected
+
+
+def test_login_heals_and_import_alone_does_not() -> None:
+    """After a login its token is newer than what was told; an import waits for its first refresh."""
+    fresh = grant(last_outcome=None, last_at=None)
+    assert grant_condition(fresh, Told(level=3, at=NOW - 120_000)) == "well"
+    assert grant_condition(fresh, Told(level=3, at=NOW - 30_000)) == "unsure"
+    assert grant_condition(None, Told(level=3)) == "gone"
+
+
+def test_provider_s_words_are_taken_apart() -> None:
+    """The reason the store gives a dead grant is not taken for the provider's error code."""
+    dead = grant_condition(
+        grant(reason="reauthorization_required", last_detail="reauthorization_required: invalid_grant: revoked"), Told()
+    )
+    assert isinstance(dead, Wrong)
+    assert dead.detail == "invalid_grant: revoked"
+
+
+@pytest.mark.parametrize(
+    ("granted", "by", "limits", "level"),
+    [
+        (-60, 30, Limits(90 * DAY), 0), (-77, 13, Limits(90 * DAY), 1), (-88, 2, Limits(90 * DAY), 2),
+        (-91, -1, Limits(90 * DAY), 2),
+        # an idle limit of two weeks is always less than two weeks away: only its last three days tell
+        (-30, 13.5, Limits(90 * DAY, 14 * DAY), 0), (-30, 2.5, Limits(90 * DAY, 14 * DAY), 2),
+        (-80, 10, Limits(90 * DAY, 14 * DAY), 1),
+        # a life shorter than the warning
+        (-0.1, 4.9, Limits(5 * DAY), 0), (-1, 6, Limits(7 * DAY), 0), (-5, 2, Limits(7 * DAY), 2),
+        # a provider that is no longer in the settings: by its own dates
+        (-40, 10, Limits(), 1), (-1, 2, Limits(), 0),
+    ],
+)  # fmt: skip
+def test_coming_end(granted: float, by: float, limits: Limits, level: int) -> None:
+    """Two weeks and three days before the end, where that is not half of the grant's life."""
+    condition = ending(
+        grant(granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY)), limits, NOW
+    )
+    assert (condition.level if isinstance(condition, Wrong) else 0) == level
+    dead = grant(reauthorize_by=NOW, reason="reauthorization_required")
+    assert ending(dead, limits, NOW) == ending(None, limits, NOW) == ending(grant(), limits, NOW) == "gone"
