@@ -183,7 +183,7 @@ async def test_listing(broker: RunningBroker, refused: Refused) -> None:
 async def test_keys(refused: Refused) -> None:
     """No key and an unknown one are 401 with the scheme to use, on every route that needs one."""
     for method, route in [*ID_ROUTES, ("GET", "/v1/grants"), ("GET", "/v1/providers"), ("POST", "/v1/import"),
-                          ("POST", "/v1/providers/acme/retry")]:  # fmt: skip
+                          ("POST", "/v1/providers/acme/retry"), ("POST", "/v1/notify/test")]:  # fmt: skip
         path = route.replace("{id}", "good")
         for headers in (
             {"X-Broker-Key": "unknown"}, {"X-Broker-Key": ""}, {"X-Broker-Key": "\u00e4\u20ac"},
@@ -217,6 +217,7 @@ async def test_rights(refused: Refused) -> None:
         ("GET", "/v1/providers"),
         ("POST", "/v1/import"),
         ("POST", "/v1/providers/acme/retry"),
+        ("POST", "/v1/notify/test"),
     ):
         description, _ = await refused(403, method, path, **reader)
         assert "admin" in description

@@ -15,7 +15,7 @@ from tests.cli.conftest import COMMAND, Home, lines
 
 COMMANDS = [
     (), ("run",), ("health",), ("status",), ("login",), ("logout",), ("token",), ("retry",), ("import",), ("init",),
-    ("demo",), ("explain",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"),
+    ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"), ("explain",), ("notify",), ("notify", "test"),
 ]  # fmt: skip
 
 

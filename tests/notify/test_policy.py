@@ -43,7 +43,8 @@ def told_of(condition: Wrong) -> Told:
         (DEAD, Told(), "reauthorization_required"), (DEAD, told_of(FAILING), "reauthorization_required"),
         (REJECTED, told_of(FAILING), "refresh_failing"), ("well", told_of(DEAD), "recovered"),
         (FAILING, told_of(FAILING), None), (FAILING, told_of(DEAD), None), (DEAD, told_of(DEAD), None),
-        ("well", Told(), None), ("unsure", told_of(DEAD), None), ("gone", told_of(DEAD), None), ("unsure", Told(), None),
+        ("well", Told(), None), ("unsure", told_of(DEAD), None), ("gone", told_of(DEAD), None),
+        ("unsure", Told(), None),
     ],
 )  # fmt: skip
 def test_change_is_told_once(condition: Any, before: Told, event: str | None) -> None:
@@ -147,9 +148,7 @@ def test_provider_s_words_are_taken_apart() -> None:
 )  # fmt: skip
 def test_coming_end(granted: float, by: float, limits: Limits, level: int) -> None:
     """Two weeks and three days before the end, where that is not half of the grant's life."""
-    condition = ending(
-        grant(granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY)), limits, NOW
-    )
+    condition = ending(grant(granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY)), limits, NOW)
     assert (condition.level if isinstance(condition, Wrong) else 0) == level
     dead = grant(reauthorize_by=NOW, reason="reauthorization_required")
     assert ending(dead, limits, NOW) == ending(None, limits, NOW) == ending(grant(), limits, NOW) == "gone"

@@ -94,6 +94,8 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     file = tmp_path / "broker.toml"
     file.write_text(text)
     settings, plain = load(file), Settings.model_validate({"redis": {"url": "embedded:"}})
+    opened = settings.notify.model_copy(update={"webhook": None, "secret_file": None})
+    assert opened == plain.notify
     assert settings.refresh.model_copy(update={"window": None}) == plain.refresh
     assert (settings.http, settings.cache, settings.pubsub, settings.log) == (
         plain.http, plain.cache, plain.pubsub, plain.log

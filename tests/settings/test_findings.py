@@ -37,6 +37,24 @@ CASES = {
         "broker.toml:3: redis.data_dir: no such key: data_dir belongs above the first [table]",
     ),
     "a section below a section": (REDIS + "log = 1\n", "broker.toml:3: redis.log: no such key: write [log]"),
+    "a webhook over plain http": (
+        REDIS + '[notify]\nwebhook = "http://hooks.test/x"\n',
+        "broker.toml:4: notify.webhook: is plain http beyond loopback: use https, or say notify.allow_http = true",
+    ),
+    "a secret that signs nothing": (
+        REDIS + '[notify]\nsecret_file = "s"\n',
+        (
+            "broker.toml:4: notify.secret_file: signs what goes to notify.webhook, and there is none: give that too, "
+            "or drop this"
+        ),
+    ),
+    "an event that is none": (
+        REDIS + '[notify]\nevents = ["refreshed"]\n',
+        (
+            "broker.toml:4: notify.events (item 1): must be 'reauthorization_required', 'reauthorize_soon', "
+            "'refresh_failing', 'provider_suspended' or 'recovered'"
+        ),
+    ),
     "no redis at all": (
         "",
         (
