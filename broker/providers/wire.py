@@ -1,8 +1,8 @@
 """One HTTP request, sent at most once, and what became of it.
 
 Owns the client session for authorization servers: connections, TLS, time limits, content codings, and above all the
-answer to "did anything reach the server?". Knows nothing of OAuth. Errors are told by code and status; no URL, header or
-body is ever part of them.
+answer to "did anything reach the server?". Knows nothing of OAuth. Errors are told by code and status; no URL, header
+or body is ever part of them.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
         "reauthorize_by": None, "failures": 0, "reason": None, "last_outcome": None, "last_detail": None,
         "last_at": None,
     } | changes  # fmt: skip
-    return described(Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields), state)
+    return described(Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields), state, soon=False)
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
