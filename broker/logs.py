@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from broker.settings import Log
 
+_level = "info"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def set_up(log: Log, stream: TextIO | None = None) -> None:
     """Send everything to *stream* (by default standard error), one event a line."""
+    global _level  # noqa: PLW0603 - as structlog's own configuration is
+    _level = log.level
     stream = stream or sys.stderr
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show it shows by its code
@@ -47,6 +50,11 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it repeats what it cannot parse, keys included
+
+
+def debugging() -> bool:
+    """Whether debug events are said: asked where even the saying of nothing would cost too much."""
+    return _level == "debug"
 
 
 def _without_empty(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import gc
 import re
 import signal
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker import logs
-from broker.api import Api, Callers, Health, applications
+from broker.api import Api, Bodies, Callers, Health, Hosts
 from broker.api.listeners import listening
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
@@ -128,7 +129,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         admission = Admission(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
-        api = Api(settings, store, reader, endpoints, login, logout, callers, health, metrics, scheduler.wake, desk)
+        api = Api(
+            settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http), Bodies(dies_at(dialects)),
+            health, metrics, scheduler.wake, desk,
+        )  # fmt: skip
 
         def hear_hangup() -> None:
             if reload is not None:
@@ -137,7 +141,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         signals.listen(hear_hangup)
         async with (
             finishing(timeout + SETTLE_LIMIT),
-            listening(settings.http, *applications(api)) as addresses,
+            listening(api) as addresses,
         ):
             log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
@@ -146,6 +150,8 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 await journal.adopt()  # the first claim has it replayed
             await follower.warm()
             health.started = True
+            gc.collect()
+            gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
             log.info("broker.started", store=store.store_id, providers=list(endpoints))
             async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()

@@ -61,6 +61,9 @@ class Http(Section):
     drain_delay: Duration = Field(
         default=timedelta(seconds=3), description="on SIGTERM, how long to keep serving after /readyz turned 503"
     )
+    reuse_port: bool = Field(
+        default=False, description="several brokers on one host share the port of http.listen (SO_REUSEPORT)"
+    )
     socket_mode: Annotated[str, matching("0?[0-7]{3}", 'must be three octal digits in quotes, such as "0660"')] = Field(
         default="0660", description="mode of a unix: socket"
     )

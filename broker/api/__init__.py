@@ -1,11 +1,14 @@
 """The faces of the broker over HTTP. The only importer of `aiohttp.web`.
 
 Each module owns one face: `tokens` what services read, `admin` what operators change, `login` what browsers see,
-`ops` what supervisors and Prometheus ask. `app` puts them together; `callers` knows who asks.
+`ops` what supervisors and Prometheus ask. `app` puts them together, `front` is the short way to what is asked
+all the time; `callers` knows who asks.
 """
 
-from broker.api.app import Api, applications
+from broker.api.app import Api
+from broker.api.bodies import Bodies
 from broker.api.callers import Callers
+from broker.api.hosts import Hosts
 from broker.api.ops import Health
 
-__all__ = ["Api", "Callers", "Health", "applications"]
+__all__ = ["Api", "Bodies", "Callers", "Health", "Hosts"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
@@ -17,7 +16,9 @@ from broker.refresh.login import LoginRefused
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from broker.api.bodies import Bodies
     from broker.api.callers import Caller, Callers
+    from broker.api.hosts import Hosts
     from broker.api.ops import Health
     from broker.metrics import Metrics
     from broker.notify import Desk
@@ -57,6 +58,8 @@ class Api:
     login: Login
     logout: Logout
     callers: Callers
+    hosts: Hosts
+    bodies: Bodies
     health: Health
     metrics: Metrics
     wake: Callable[[str], None]
@@ -69,6 +72,18 @@ API = web.AppKey("api", Api)
 def status_of(error: errors.BrokerError) -> int:
     """The status of an error, by its class or the nearest above it in the table."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def answer_to(error: errors.BrokerError) -> web.Response:
+    """An error of ours, by the table."""
+    return error_answer(status_of(error), error.code, str(error), error.retry_after)
+
+
+def misdirected() -> web.Response:
+    """What a request under a foreign name gets."""
+    return error_answer(
+        421, "invalid_request", "this Host is not served here: use the address in http.listen or public_url"
+    )
 
 
 def error_answer(status: int, code: str, description: str, retry_after: float | None = None) -> web.Response:
@@ -97,7 +112,7 @@ async def _answering_errors(
     try:
         return await handler(request)
     except errors.BrokerError as error:
-        return error_answer(status_of(error), error.code, str(error), error.retry_after)
+        return answer_to(error)
     except web.HTTPMethodNotAllowed as error:
         answer = error_answer(405, "method_not_allowed", f"allowed here: {', '.join(sorted(error.allowed_methods))}")
         answer.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
@@ -120,27 +135,18 @@ def _route(request: web.Request) -> str:
     return resource.canonical if resource else "?"
 
 
-def _checking_host(allowed: frozenset[str]) -> Any:
-    """Refuse a `Host` that is none of ours on loopback: a page in a browser must not reach us by a name of its own."""
+def _checking_host(hosts: Hosts) -> Any:
+    """Answer nothing under a name that is none of ours."""
 
     @web.middleware
     async def check(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        transport = request.transport
-        peer = transport.get_extra_info("sockname") if transport else None
-        loopback = isinstance(peer, tuple) and (peer[0].startswith("127.") or peer[0] == "::1")
-        if loopback and _host(request.host) not in allowed:
-            return error_answer(
-                421, "invalid_request", "this Host is not served here: use the address in http.listen or public_url"
-            )
+        if not hosts.serve(request):
+            return misdirected()
         return await handler(request)
 
     return check
-
-
-def _host(host: str) -> str:
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
 
 
 def grant_id_of(request: web.Request) -> str:
@@ -155,8 +161,7 @@ def grant_id_of(request: web.Request) -> str:
 
 def caller_of(request: web.Request) -> Caller:
     """Who asks; raises `PresentKey`."""
-    headers = request.headers
-    return request.app[API].callers.identify(headers.get("Authorization"), headers.get("X-Broker-Key"))
+    return request.app[API].callers.of(request.headers)
 
 
 async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
@@ -173,14 +178,9 @@ async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    http = api.settings.http
-    names = {"localhost", "127.0.0.1", "::1", urlsplit(http.public_url).hostname or ""}
-    names |= {_host(address) for address in (*http.listen, *http.public_listen)}
     from broker.api import admin, imports, login, ops, tokens
 
-    whole = web.Application(
-        middlewares=[_checking_host(frozenset(names)), _answering_errors], client_max_size=BODY_LIMIT
-    )
+    whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
     for face in (tokens, admin, imports, login, ops):
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from broker import logs
+
 if TYPE_CHECKING:
     from broker.api.callers import Caller
 
@@ -17,7 +19,8 @@ log = structlog.get_logger()
 
 def token_read(caller: Caller, grant_id: str, generation: int) -> None:
     """A token was handed out."""
-    log.debug("access", did="token.read", caller=caller.name, grant_id=grant_id, generation=generation)
+    if logs.debugging():
+        log.debug("access", did="token.read", caller=caller.name, grant_id=grant_id, generation=generation)
 
 
 def acted(caller: Caller | None, did: str, grant_id: str | None = None, **more: Any) -> None:

@@ -96,6 +96,10 @@ class Callers:
         """Take over another set of callers: what SIGHUP read."""
         self._by_digest = other._by_digest
 
+    def of(self, headers: Mapping[str, str]) -> Caller:
+        """The caller of a request with these *headers*. Raises `PresentKey`."""
+        return self.identify(headers.get("Authorization"), headers.get("X-Broker-Key"))
+
     def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
         """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
         key = broker_key

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from broker.api.app import applications
+from broker.api.front import Front
 from broker.errors import CorrectSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from broker.api.app import Api
     from broker.settings import Http
 
 KEEPALIVE = 75.0
@@ -23,33 +26,40 @@ _SHUTDOWN = 1.0
 
 
 @asynccontextmanager
-async def listening(http: Http, whole: web.Application, public: web.Application) -> AsyncIterator[list[str]]:
+async def listening(api: Api) -> AsyncIterator[list[str]]:
     """Listen on every address of the settings; gives them as bound. Raises `CorrectSettings` where one is taken."""
+    http = api.settings.http
+    whole, public = applications(api)
     async with AsyncExitStack() as stack:
-        bound = await _start(stack, whole, http.listen, "http.listen", http.socket_mode)
+        runner = await _served(stack, whole)
+        assert runner.server is not None  # noqa: S101 - it was set up
+        Front(api, runner.server)
+        bound = await _start(runner, http.listen, "http.listen", http)
         if http.public_listen:
-            bound += await _start(stack, public, http.public_listen, "http.public_listen", http.socket_mode)
+            bound += await _start(await _served(stack, public), http.public_listen, "http.public_listen", http)
         yield bound
 
 
-async def _start(
-    stack: AsyncExitStack, application: web.Application, addresses: Sequence[str], key: str, socket_mode: str
-) -> list[str]:
+async def _served(stack: AsyncExitStack, application: web.Application) -> web.AppRunner:
     # No access log: a callback's query carries a code.
     runner = web.AppRunner(
         application, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=_SHUTDOWN
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def _start(runner: web.AppRunner, addresses: Sequence[str], key: str, http: Http) -> list[str]:
     for address in addresses:
         try:
             if address.startswith("unix:"):
                 path = address.removeprefix("unix:")
                 await web.UnixSite(runner, path).start()
-                os.chmod(path, int(socket_mode, 8))  # noqa: PTH101 - a socket, no file
+                os.chmod(path, int(http.socket_mode, 8))  # noqa: PTH101 - a socket, no file
             else:
                 host, _, port = address.rpartition(":")
-                await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+                await web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=http.reuse_port or None).start()
         except (OSError, UnicodeError) as error:  # UnicodeError: no label of a host name is so long, or empty
             raise CorrectSettings(
                 f"{key}: cannot listen on {address} ({_why(error)}): free it or choose another address"

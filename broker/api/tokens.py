@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,12 @@ from aiohttp import web
 
 from broker.api import audit
 from broker.api.app import API, caller_of, error_answer, grant_id_of
+from broker.api.bodies import token_headers
 from broker.errors import CorrectRequest
 from broker.read.reader import DEFAULT_WAIT
-from broker.wire import token_answer
 
 if TYPE_CHECKING:
+    from broker.api.app import Api
     from broker.model import Token
 
 LONGEST_WAIT = 55.0
@@ -25,31 +25,38 @@ _ETAG = re.compile(r'^\s*(?:W/)?"([0-9]+)"\s*$')
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """The routes of this face."""
-    router.add_get("/v1/grants/{id}/token", get_token)
+    router.add_get("/v1/grants/{id}/token", _get_token)
     router.add_post("/v1/grants/{id}/refresh", refresh)
 
 
-async def get_token(request: web.Request) -> web.Response:
+async def _get_token(request: web.Request) -> web.Response:
+    return await get_token(request.app[API], request, grant_id_of(request), request.query.get("min_ttl"))
+
+
+async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.Response:
     """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
-    grant_id, caller, reader = grant_id_of(request), caller_of(request), request.app[API].reader
+    headers, reader = request.headers, api.reader
+    caller = api.callers.of(headers)
     caller.require("read", grant_id)
-    min_ttl_ms = _min_ttl_ms(request.query.get("min_ttl"))
+    min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
     wait = preferred_wait(request)
-    token = await reader.current(grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait)
-    if _matches(request.headers.get("If-None-Match"), token):
+    token = reader.at_hand(grant_id, min_ttl_ms) or await reader.current(
+        grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait
+    )
+    if _matches(headers.get("If-None-Match"), token):
         newer = await reader.newer(grant_id, token.generation, wait) if wait else None
         if newer is None:
             return web.Response(status=304, headers=_headers(token, wait))
         token = newer
     audit.token_read(caller, grant_id, token.generation)
-    return render(request, token, wait)
+    return render(api, request, token, wait)
 
 
 async def refresh(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`."""
-    grant_id, caller, reader = grant_id_of(request), caller_of(request), request.app[API].reader
+    api, grant_id, caller = request.app[API], grant_id_of(request), caller_of(request)
     caller.require("refresh", grant_id)
     condition = request.headers.get("If-Match")
     if condition is None:
@@ -61,27 +68,29 @@ async def refresh(request: web.Request) -> web.Response:
         raise CorrectRequest('If-Match must be one ETag of ours, such as "1764000000000"')
     wait, reported = preferred_wait(request), int(match[1])
     audit.acted(caller, "refresh.reported", grant_id, generation=reported)
-    token = await reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
+    token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
     audit.token_read(caller, grant_id, token.generation)
-    return render(request, token, wait)
+    return render(api, request, token, wait)
 
 
-def render(request: web.Request, token: Token, wait: float | None) -> web.Response:
+def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.Response:
     """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
     if prefers_text(request.headers.get("Accept")):
-        body, kind = token.access_token.reveal(), "text/plain"
-    else:
-        api = request.app[API]
-        body = json.dumps(token_answer(token, api.store.clock(), dies=api.reader.dies(token.provider)))
-        kind = "application/json"
-    return web.Response(body=body.encode(), content_type=kind, headers=_headers(token, wait))
+        text = token.access_token.reveal()
+        return web.Response(body=text.encode(), content_type="text/plain", headers=_headers(token, wait))
+    made = api.bodies.of(token, api.store.clock())
+    answer = web.Response(body=made.body, headers=made.headers)
+    if wait is not None:
+        answer.headers.update(_applied(wait))
+    return answer
 
 
 def _headers(token: Token, wait: float | None) -> dict[str, str]:
-    headers = {"Cache-Control": "no-store", "ETag": f'"{token.generation}"', "Vary": "Accept"}
-    if wait is not None:
-        headers["Preference-Applied"] = f"wait={wait:g}"
-    return headers
+    return {**token_headers(token), **_applied(wait)}
+
+
+def _applied(wait: float | None) -> dict[str, str]:
+    return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
 
 
 def _matches(condition: str | None, token: Token) -> bool:
@@ -91,9 +100,11 @@ def _matches(condition: str | None, token: Token) -> bool:
     return "*" in tags or f'"{token.generation}"' in tags
 
 
-def preferred_wait(request: web.Request) -> float | None:
+def preferred_wait(request: web.BaseRequest) -> float | None:
     """Seconds of `Prefer: wait` (RFC 7240 §4.3), at most `LONGEST_WAIT`; None when not or not sensibly given."""
-    match = _PREFER_WAIT.search(",".join(request.headers.getall("Prefer", ())))
+    if "Prefer" not in request.headers:
+        return None
+    match = _PREFER_WAIT.search(",".join(request.headers.getall("Prefer")))
     return min(float(match[1]), LONGEST_WAIT) if match else None
 
 

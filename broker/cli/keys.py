@@ -97,6 +97,7 @@ public_url = "http://127.0.0.1:8080"        # as a browser sees us: register pub
 # public_listen = []                        # further addresses for /login and /callback alone: the internet's side
 # allow_plain_http = false                  # needed to listen beyond loopback; put TLS in front
 # drain_delay = "3s"                        # on SIGTERM keep serving so long
+# reuse_port = false                        # several brokers on one host share a port
 # socket_mode = "0660"                      # of a unix: socket
 
 [redis]

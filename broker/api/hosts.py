@@ -1,0 +1,36 @@
+"""By which names we are asked: a page in a browser must not reach a loopback listener by a name of its own.
+
+That is DNS rebinding: a foreign name that resolves to 127.0.0.1. Where others can reach us anyway it is no guard.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from broker.settings import Http
+
+
+class Hosts:
+    """The hosts of `http.listen`, `public_listen` and `public_url`, and what loopback is called."""
+
+    def __init__(self, http: Http) -> None:
+        self._names = {"localhost", "127.0.0.1", "::1", urlsplit(http.public_url).hostname or ""}
+        self._names |= {_name(address) for address in (*http.listen, *http.public_listen)}
+
+    def serve(self, request: web.BaseRequest) -> bool:
+        """Whether a request with this `Host` is answered on the listener it came to."""
+        if _name(request.headers.get("Host", "")) in self._names:
+            return True
+        transport = request.transport
+        here = transport.get_extra_info("sockname") if transport else None
+        return not (isinstance(here, tuple) and (here[0].startswith("127.") or here[0] == "::1"))
+
+
+@lru_cache(64)
+def _name(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()

@@ -1,0 +1,108 @@
+"""How fast the current token is read, against a bare routed aiohttp handler with a body of the same size, in one run.
+
+    python -m tests.benchmarks.read_path [--rounds 5] [--seconds 2]
+
+Real processes: a token endpoint, a Redis, `token-broker run`, the bare handler, and a raw load of 64 connections.
+A B A B, medians; what is printed are ratios to the bare handler (1.0: as fast), and of p99 (1.0: as quick).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+
+from broker.store.embedded import find_server
+from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
+from tests.conftest import free_port
+
+CONNECTIONS = 64
+PYTHON = [sys.executable, "-m"]
+
+
+def request_for(path: str, *headers: str, method: str = "GET", body: str = "") -> bytes:
+    """A raw request as a kept client sends it."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*", "User-Agent: load", *headers, *length]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+def load(port: int, request: bytes, seconds: float, status: str = "200") -> tuple[float, float]:
+    """Requests per second and p99 (ms); every answer must have this status."""
+    command = [*PYTHON, "tests.benchmarks.load", str(port), str(CONNECTIONS), str(seconds)]
+    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
+    told = json.loads(done.stdout)
+    assert list(told["statuses"]) == [status], told["statuses"]
+    return told["rps"], told["p99"]
+
+
+def ways(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
+    """What is asked of the broker, and the status it answers with."""
+    mine, basic = f"Authorization: Bearer {key}", b64encode(f"admin:{key}".encode()).decode()
+    path, form = "/v1/grants/g0/token", "grant_type=client_credentials&scope=grant%3Ag0"
+    return {
+        "cached read": (request_for(path, mine), "200"),
+        "304": (request_for(path, mine, f"If-None-Match: {etag}"), "304"),
+        "min_ttl=60": (request_for(f"{path}?min_ttl=60", mine), "200"),
+        "/authorization": (request_for("/v1/grants/g0/authorization", mine), "200"),
+        "/oauth2/token": (
+            request_for(
+                "/oauth2/token", f"Authorization: Basic {basic}", "Content-Type: application/x-www-form-urlencoded",
+                method="POST", body=form,
+            ), "200",
+        ),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        ports = token_port, redis_port, port, bare_port = [free_port() for _ in range(4)]
+        server = [find_server(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "0"))
+        stack.enter_context(running(*server, **quiet))
+        for each in ports[:2]:
+            wait_for_port(each)
+        path = settings(folder, port, redis_port, token_port)
+        stack.enter_context(
+            running(*PYTHON, "broker", "run", "--config", str(path), env={**os.environ, "PYTHONPATH": "."})
+        )
+        wait_for_port(port)
+        key = (folder / "data" / "admin.key").read_text().strip()
+        import_grants(port, key, 1)
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/grants/g0/token", headers={"X-Broker-Key": key})
+        with urllib.request.urlopen(asked) as answer:
+            etag, size = answer.headers["ETag"], len(answer.read())
+        stack.enter_context(running(*PYTHON, "tests.benchmarks.bare_handler", str(bare_port), str(size)))
+        wait_for_port(bare_port)
+        bare = request_for("/v1/grants/g0/token", f"Authorization: Bearer {key}")
+        print(f"body of {size} bytes, {CONNECTIONS} connections, {given.rounds} rounds of {given.seconds:g} s")
+        for what, (request, status) in ways(key, etag).items():
+            if given.only not in what:
+                continue
+            pairs = [
+                (load(bare_port, bare, given.seconds), load(port, request, given.seconds, status))
+                for _ in range(given.rounds)
+            ]
+            rps = statistics.median(ours[0] / theirs[0] for theirs, ours in pairs)
+            p99 = statistics.median(ours[1] / theirs[1] for theirs, ours in pairs)
+            print(f"{what:15} {rps:5.2f}x requests/s   {p99:5.2f}x p99", flush=True)
+
+
+if __name__ == "__main__":
+    main()
