@@ -108,16 +108,27 @@ class Registry:
             raise NotOurStore(EMPTIED)
         return Registered(status.decode(), generation, detail.decode() or None)
 
-    async def forget(self, grant_id: str, message: str, *, up_to: int | None = None) -> bool:
-        """Remove a grant (unless it is newer than generation *up_to*); False when nothing was removed."""
+    async def forget(
+        self, grant_id: str, message: str, *, up_to: int | None = None, forgotten_at: int | None = None
+    ) -> bool:
+        """Remove a grant (unless it is newer than generation *up_to*); False when nothing was removed.
+
+        *forgotten_at* (epoch ms): it is said again, by a journal; whatever came since stays.
+        """
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             provider = raw.decode() if raw else ""
-            keys = [self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten]
+            keys = [
+                self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten,
+                self._keys.meta,
+            ]  # fmt: skip
             args: list[Argument] = [
-                grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to
+                grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to,
+                "" if forgotten_at is None else forgotten_at,
             ]  # fmt: skip
             reply = await self._primary.run(scripts.FORGET, keys, args)
+            if reply == b"foreign":
+                raise NotOurStore(EMPTIED)
             if reply != b"moved":
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
@@ -151,8 +162,10 @@ class Registry:
         )  # fmt: skip
 
     def forgot(self, store_id: str, grant_id: str, generation: int) -> str:
-        """A record of a grant that was forgotten at *generation*."""
-        return json.dumps({"store": store_id, "forget": grant_id, "generation": generation})
+        """A record of a grant that was forgotten just now, at *generation*."""
+        return json.dumps({
+            "store": store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()
+        })  # fmt: skip
 
     async def restore(self, store_id: str, record: str) -> Restored:
         """Tell the store what a record says; it takes only what is newer than what it knows."""
@@ -161,7 +174,9 @@ class Registry:
             return "another store"
         if "forget" in told:
             gone = notice("revoked", store_id, told["forget"], "", told["generation"])
-            return "forgot" if await self.forget(told["forget"], gone, up_to=told["generation"]) else "known"
+            at = told.get("forgotten_at", told["generation"])
+            forgot = await self.forget(told["forget"], gone, up_to=told["generation"], forgotten_at=at)
+            return "forgot" if forgot else "known"
         return await self._restore(store_id, told)
 
     async def _restore(self, store_id: str, told: dict[str, Any]) -> Restored:

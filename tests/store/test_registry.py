@@ -94,3 +94,34 @@ async def test_an_import_moves_to_the_provider_it_names(store: Store, redis: Red
     assert await sets(redis, "g1") == ["due"]
     assert await sets(redis, "g1", "wrong") == []
     assert (await store.registry.import_("g2", "p", token, None, due_at=0)).status == "held"
+
+
+async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis) -> None:
+    """A store that lost both a log out and the login after it gets both back, whichever journal speaks first."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    old = store.registry.committed(store.store_id, commit_of(claim))
+    forgot = store.registry.forgot(store.store_id, "g1", claim.generation)
+    token = commit_of(claim, "login", generation=store.clock() + 1).token
+    assert token is not None
+    login = store.registry.logged_in(
+        store.store_id, token, Secret("r-login"), reauthorize_by=None, followed=token.generation - 1
+    )
+    restore = store.registry.restore
+    assert [await restore(store.store_id, record) for record in (forgot, old, login)] == [
+        "forgot", "forgotten", "restored",
+    ]  # fmt: skip
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
+    assert await sets(redis, "g1") == ["due"]
+
+
+async def test_forgetting_again_what_the_store_never_had(store: Store, redis: Redis) -> None:
+    """A store that lost a grant's whole life, its end included, does not take the life alone from another journal."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    life = store.registry.committed(store.store_id, commit_of(claim))
+    end = store.registry.forgot(store.store_id, "g1", claim.generation + 1)
+    await redis.delete("broker:{0}:grant:g1", "broker:{0}:leased:p")
+    restore = store.registry.restore
+    assert [await restore(store.store_id, record) for record in (end, life)] == ["known", "forgotten"]
+    assert await sets(redis, "g1") == []
