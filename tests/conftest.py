@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,12 @@ class RedisServer:
         self.process.wait()
 
 
-def start_redis(directory: Path, port: int | None = None, *options: str) -> RedisServer:
-    """Start a server with AOF and wait until it answers."""
+def start_redis(directory: Path, port: int | None = None, *options: str, through: Sequence[str] = ()) -> RedisServer:
+    """Start a server with AOF, if wanted *through* another program, and wait until it answers."""
     port = port or free_port()
     server = os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()
     process = subprocess.Popen(
-        [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes",
+        [*through, server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes",
          "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction", *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

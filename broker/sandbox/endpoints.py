@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from broker.sandbox.mischief import perform
+from broker.sandbox.options import fingerprint
 from broker.sandbox.refusal import INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, Refused
 from broker.sandbox.wire import NO_STORE, authenticate, read_parameters, refusal, token_answer
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     Process = Callable[[web.Request], Awaitable[web.Response]]
     Extras = Callable[[TokenPair, Code | None], Mapping[str, Any]]
     """Makes a dialect's own members of a token answer; the code's terms are None at a refresh."""
+
+_STANDARD: Final = frozenset({
+    "grant_type", "refresh_token", "code", "redirect_uri", "code_verifier", "scope", "client_id", "client_secret",
+})  # fmt: skip
+"""What RFC 6749 and RFC 7636 send to a token endpoint."""
 
 
 def faulty(authority: Authority, endpoint: str, process: Process) -> Handler:
@@ -47,6 +53,7 @@ def token_endpoint(authority: Authority, extras: Extras | None = None) -> Handle
                 parameters = await read_parameters(request, authority)
                 presented = parameters.get("refresh_token") or parameters.get("code")
                 authority.note_presented(record, parameters.get("grant_type"), presented)
+                record.others = {name: value for name, value in parameters.items() if name not in _STANDARD}
 
         async def process() -> web.Response:
             await asyncio.sleep(authority.options.latency)
@@ -87,6 +94,7 @@ async def _redeem(
         record.error = refused.error
         return refusal(refused, authority)
     record.family = pair.family
+    record.issued = None if pair.refresh_token is None else fingerprint(pair.refresh_token)
     answer = token_answer(pair, authority, None if extras is None else extras(pair, terms))
     return web.json_response(answer, headers=NO_STORE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -87,7 +87,8 @@ class TokenRequest:
     """One request that reached a token endpoint, faults included.
 
     `at` is epoch seconds, `monotonic` the process's monotonic seconds. `token` is the fingerprint of the
-    refresh token or code presented. `processed` says whether tokens were looked at, whatever was answered;
+    refresh token or code presented, `issued` that of the refresh token that came of it; `others` are parameters
+    that no standard knows, as they were sent. `processed` says whether tokens were looked at, whatever was answered;
     `status` is the HTTP status sent, None while or if no complete answer went out.
     """
 
@@ -100,6 +101,8 @@ class TokenRequest:
     processed: bool = False
     status: int | None = None
     error: str | None = None
+    issued: str | None = None
+    others: dict[str, str] = field(default_factory=dict)
 
 
 def fingerprint(token: str) -> str:

@@ -142,7 +142,7 @@ async def stored_is_live(settings: Settings, *servers: Fas) -> bool:
 async def broker_process(
     folder: Path, redis_url: str, providers: Mapping[str, Mapping[str, Any]],
     *, env: Mapping[str, str] | None = None, through: Sequence[str] = (), refresh: Mapping[str, Any] | None = None,
-    namespace: str = "broker",
+    namespace: str = "broker", module: str = "broker",
 ) -> AsyncIterator[Process]:  # fmt: skip
     """Run a broker with these settings, this environment and, if wanted, *through* another program."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ async def broker_process(
         **{f"providers.{name}": provider for name, provider in providers.items()},
     }
     settings = write_settings(folder, tables, {"data_dir": str(folder / "data")})
-    command = [*through, sys.executable, "-m", "broker", "run", "--config", str(settings)]
+    command = [*through, sys.executable, "-m", module, "run", "--config", str(settings)]
     with (folder / "log").open("wb") as log:
         popen = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(env or {})})
     try:

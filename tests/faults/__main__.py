@@ -12,10 +12,12 @@ import traceback
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.run import Row, run
+from tests.faults.judging import Row
+from tests.faults.run import run
 from tests.faults.table import CALM, FAULTS, Fault
 from tests.faults.world import Plan
 
@@ -26,36 +28,40 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--duration", type=float, default=60, help="seconds of each fault")
     parser.add_argument("--grants", type=int, default=100)
     parser.add_argument("--life", type=float, default=10, help="seconds of an access token's life")
-    parser.add_argument("--replicas", type=int, default=1, help="at least so many brokers")
+    parser.add_argument("--replicas", type=int, default=4, help="at least so many brokers")
     parser.add_argument("--patience", type=float, default=100, help="seconds after a fault until all must be fresh")
     parser.add_argument("--journal", choices=["on", "off"], default="on")
+    parser.add_argument("--fence", choices=["on", "off"], default="on", help="off: no hold-off on another run of Redis")
     parser.add_argument("--parallel", type=int, default=1, help="so many faults at a time")
     parser.add_argument("--only", default="", help="faults whose name has this in it")
     return parser.parse_args()
 
 
+_COLUMNS = (
+    "replicas", "alive", "unheard", "lost", "named", "reuse", "reads", "refused", "expired", "blocked",
+    "asked", "a minute", "calm", "not to ask", "fresh",
+)  # fmt: skip
+_LEGEND = """\
+alive: stored refresh tokens that are the server's live ones. unheard: grants whose answer may never have reached us.
+refused, expired, blocked over 1 s: reads while a valid token existed. asked: token requests for each grant.
+not to ask: token requests inside a Retry-After (R), for parked grants (P), probes of a suspended provider (S)."""
+
+
 def table_of(rows: list[Row]) -> Table:
     """The rows as a person reads them."""
-    table = Table("fault", title="reuse and withheld must be 0; lost only what nobody could hear of")
-    for column in (
-        "replicas",
-        "alive",
-        "unheard",
-        "lost",
-        "reuse",
-        "reads",
-        "withheld",
-        "requests",
-        "without",
-        "fresh",
-    ):
+    table = Table("fault", title="reuse and reads withheld must be 0; lost only what nobody could hear of, and named")
+    for column in _COLUMNS:
         table.add_column(column, justify="right")
     table.add_column("")
     for row in rows:
+        kept = ((row.inside, "R"), (row.to_parked, "P"), (row.probes, "S"))
         table.add_row(
             row.fault.title, str(row.replicas), f"{row.alive}/{row.grants}", str(row.unheard), str(len(row.lost)),
-            str(row.reuse), str(row.reads), str(row.withheld), f"{row.rate:.1f}", f"{row.calm:.1f}",
-            "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s", "broken" if row.problems else "",
+            str(row.named), str(row.reuse), str(row.reads), str(row.withheld["refused"] + row.withheld["cut"]),
+            str(row.withheld["expired"]), str(row.withheld["blocked"]), f"{row.asked:.1f}", f"{row.rate:.1f}",
+            f"{row.calm:.1f}", " ".join(f"{number} {what}" for number, what in kept if number is not None),
+            "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s",
+            "skipped" if row.skipped else "broken" if row.problems else "",
         )  # fmt: skip
     return table
 
@@ -63,7 +69,8 @@ def table_of(rows: list[Row]) -> Table:
 async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
     plan = Plan(
         seed=arguments.seed, duration=arguments.duration, grants=arguments.grants, life=arguments.life,
-        replicas=arguments.replicas, journal=arguments.journal == "on", patience=arguments.patience,
+        replicas=arguments.replicas, journal=arguments.journal == "on", fence=arguments.fence == "on",
+        patience=arguments.patience,
     )  # fmt: skip
     chosen = [fault for fault in FAULTS if arguments.only in fault.title]
     turn = asyncio.Semaphore(arguments.parallel)
@@ -73,9 +80,11 @@ async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
         async with turn:
             try:
                 row = await run(fault, plan, calm)
+            except pytest.skip.Exception as skipped:
+                row = Row(fault, 0, plan.grants, skipped=str(skipped))
             except Exception:  # noqa: BLE001 - the others are still worth running
                 row = Row(fault, 0, plan.grants, problems=[traceback.format_exc()])
-            notes = ", ".join(f"{count} {what}" for what, count in row.notes.items())
+            notes = row.skipped or ", ".join(f"{count} {what}" for what, count in row.notes.items())
             console.print(
                 f"{fault.title}: {notes or 'done'}", *row.problems, sep="\n    ", highlight=False, markup=False
             )
@@ -99,14 +108,14 @@ async def _until_told(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
 def main() -> int:
     """Run it; 1 where the invariant broke."""
     arguments = _arguments()
-    console = Console(file=sys.stdout, width=max(150, Console().width))  # what brokers leave behind is not printed
+    console = Console(file=sys.stdout, width=max(190, Console().width))  # what brokers leave behind is not printed
     with contextlib.redirect_stdout(io.StringIO()):
         rows = asyncio.run(_until_told(_all(arguments, console)))
-    console.print(table_of(rows))
+    console.print(table_of(rows), _LEGEND, sep="\n", highlight=False)
     broken = [row for row in rows if row.problems]
     console.print(
         f"seed {arguments.seed}, {arguments.duration:g} s each, {arguments.grants} grants of {arguments.life:g} s, "
-        f"journal {arguments.journal}: {len(broken)} of {len(rows)} broken"
+        f"journal {arguments.journal}, fence {arguments.fence}: {len(broken)} of {len(rows)} broken"
     )
     return 1 if broken else 0
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.world import Replica, World
+from tests.faults.replica import Replica
+from tests.faults.world import World
 
 SLOW = 1.0
 """Seconds after which a read counts as blocked."""

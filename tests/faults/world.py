@@ -5,28 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import Any, Literal
 
 from broker import settings_source
 from broker.data_dir import sealing_keys
-from broker.sandbox import Authority, Sandbox, TokenRequest
+from broker.sandbox import Authority, Sandbox
 from broker.secret import Sealer
 from broker.store import open_store
-from tests.cases.process import Process, broker_process
-from tests.conftest import RedisServer, provider_settings, start_redis
+from tests.cases.clocks import WallClock
+from tests.conftest import provider_settings
+from tests.faults.disks import SmallDisk
+from tests.faults.replica import Replica
+from tests.faults.stores import FailingOver, StoreServer
 from tests.proxy import RedisProxy
+from tests.topologies import servers
 from tests.waiting import until
 
 PROVIDER = "acme"
@@ -34,11 +34,8 @@ GRACE = 30
 """Seconds for which a spent refresh token yields its successor again, where there is a grace."""
 LOSING = {"status_after", "reset", "hang", "truncate"}
 """Faults of the sandbox which, where the request was processed, lose its answer."""
-_PORT_TAKEN = "Address already in use"
 _SHARES = 5
 """In so many shares the grants are imported, each with a first token of another life."""
-_IN_FLIGHT = 0.3
-"""Seconds around a kill in which an answer may have been under way; the server's latency comes on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,131 +48,10 @@ class Plan:
     life: float = 5.0
     replicas: int = 1
     journal: bool = True
+    fence: bool = True
+    """Whether nobody claims for a while on another run of Redis."""
     patience: float = 40.0
     """Seconds after a fault in which every grant must be fresh, or known to be lost."""
-
-
-class Replica:
-    """One broker that may be killed and started again on its folder."""
-
-    def __init__(self, name: str, folder: Path, url: str, settings: Callable[[], dict[str, Any]]) -> None:
-        self.name = name
-        self.up = False
-        self.lives = 0
-        self.process: Process
-        self.session: aiohttp.ClientSession
-        self._past: list[dict[str, Any]] = []
-        self._folder = folder
-        self._url = url
-        self._settings = settings
-        self._stack = contextlib.AsyncExitStack()
-
-    @property
-    def url(self) -> str:
-        return self.process.url
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        """What it logged in all its lives."""
-        return self._past + (self.process.log if self.up else [])
-
-    async def start(self) -> None:
-        """Start it, on what its last life left behind; returns once it is ready."""
-        for left in (2, 1, 0):
-            try:
-                await self._begin()
-            except AssertionError:
-                # Its port was free when it was chosen, and another world's when it was wanted.
-                if left == 0 or _PORT_TAKEN not in (self._folder / "log").read_text():
-                    raise
-            else:
-                return
-
-    async def _begin(self) -> None:
-        broker = broker_process(self._folder, self._url, **self._settings())
-        self.process = await self._stack.enter_async_context(broker)
-        popen = self.process.popen
-        # Whoever answered on its port may have been another broker.
-        await until(
-            lambda: popen.poll() is not None or any(line["event"] == "broker.started" for line in self.process.log)
-        )
-        if popen.poll() is not None:
-            self.process.killed = True
-            await self._stack.aclose()
-            raise AssertionError((self._folder / "log").read_text()[-2000:])
-        self.session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        self.lives += 1
-        self.up = True
-
-    async def kill(self) -> None:
-        """SIGKILL."""
-        self.up = False
-        self.process.kill()
-        await self._bury()
-
-    async def terminate(self) -> None:
-        """SIGTERM, and it must end well, in its own time."""
-        self.up = False
-        self.process.killed = True  # nothing is left to be looked through
-        self.process.popen.terminate()
-        await until(lambda: self.process.popen.poll() is not None, 20)
-        assert self.process.popen.returncode == 0, f"replica {self.name} ended with {self.process.popen.returncode}"
-        await self._bury()
-
-    async def close(self, secrets: set[str]) -> None:
-        """End it at last; where it runs, no secret stands in its log."""
-        if self.up:
-            self.process.secrets |= secrets
-        self._past, self.up = self.log, False
-        await self._stack.aclose()
-
-    async def _bury(self) -> None:
-        self._past += self.process.log
-        await self._stack.aclose()
-
-
-class StoreServer:
-    """A real server on its own directory, that dies, freezes, and goes back in time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server: RedisServer
-        self._copy = folder.with_name("copy")
-
-    def begin(self) -> None:
-        self._folder.mkdir()
-        self._server = start_redis(self._folder)
-
-    @property
-    def port(self) -> int:
-        return self._server.port
-
-    def kill(self) -> None:
-        """SIGKILL; does no harm to one that is dead."""
-        self._server.stop()
-
-    def start(self) -> None:
-        """Start it again on its port and its data, if it does not run."""
-        if self._server.process.poll() is not None:
-            self._server = start_redis(self._folder, self._server.port)
-
-    def freeze(self) -> None:
-        os.kill(self._server.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self._server.process.pid, signal.SIGCONT)
-
-    def remember(self) -> None:
-        """Copy what it has on disk."""
-        shutil.rmtree(self._copy, ignore_errors=True)
-        shutil.copytree(self._folder, self._copy)
-
-    def go_back(self) -> None:
-        """It dies, and comes back as it was when it was copied: acknowledged writes are gone."""
-        self.kill()
-        shutil.rmtree(self._folder)
-        shutil.copytree(self._copy, self._folder)
-        self.start()
 
 
 @dataclass(slots=True)
@@ -186,19 +62,25 @@ class World:
     grace: bool
     rng: random.Random
     sandbox: Sandbox
-    store: StoreServer
+    store: StoreServer | FailingOver
     proxies: list[RedisProxy] = field(default_factory=list)
     replicas: list[Replica] = field(default_factory=list)
     family: dict[str, str] = field(default_factory=dict)
     """Grant to family."""
-    kills: list[float] = field(default_factory=list)
-    """When replicas were killed with requests in flight (monotonic)."""
+    revoked: dict[str, str] = field(default_factory=dict)
+    """Grant to the family that its user took back."""
     notes: dict[str, int] = field(default_factory=dict)
     """How often a fault struck, in its own words."""
 
     @property
     def authority(self) -> Authority:
         return self.sandbox.rotating
+
+    @property
+    def server(self) -> StoreServer:
+        """The store, where it is one server alone."""
+        assert isinstance(self.store, StoreServer)
+        return self.store
 
     @property
     def running(self) -> Replica:
@@ -208,24 +90,24 @@ class World:
     def note(self, what: str) -> None:
         self.notes[what] = self.notes.get(what, 0) + 1
 
-    def settings(self) -> dict[str, Any]:
-        """What a replica is told beyond the usual."""
+    def settings(self, name: str) -> dict[str, Any]:
+        """What a replica is told beyond the usual; in each token request it says who it is."""
         grace = {"reuse_grace": f"{GRACE}s" if self.grace else "0s"}
         return {
-            "providers": {PROVIDER: provider_settings(self.sandbox)[PROVIDER] | grace},
+            "providers": {
+                PROVIDER: provider_settings(self.sandbox)[PROVIDER] | grace,
+                f"{PROVIDER}.token_params": {"sender": name},
+            },
+            "module": "broker" if self.plan.fence else "tests.faults.unfenced",
             "refresh": {
                 "request_timeout": "1s", "lease": "8s", "min_interval": "1s", "import_spread": "0s",
                 "journal": self.plan.journal,
             },
         }  # fmt: skip
 
-    async def begin(self, folder: Path, replicas: int) -> None:
+    async def begin(self) -> None:
         """Start the replicas, import the grants, and wait until each has a token, all at different ages."""
         self.authority.options.reuse_grace = GRACE if self.grace else 0
-        for number in range(replicas):
-            name = f"r{number + 1}"
-            url = self.proxies[number].url if self.proxies else f"redis://127.0.0.1:{self.store.port}/0"
-            self.replicas.append(Replica(name, folder / name, url, self.settings))
         await self.replicas[0].start()  # makes the sealing key that all share
         await asyncio.gather(*(replica.start() for replica in self.replicas[1:]))
         names = [f"g{number:03}" for number in range(self.plan.grants)]
@@ -251,19 +133,42 @@ class World:
         assert [line["status"] for line in told] == ["created"] * len(names), told
         await until(lambda: len(self.authority.token_requests) >= asked + len(names), 15)
 
-    def answered_late(self, record: TokenRequest) -> bool:
-        """Whether a kill may have come between this request and its answer."""
-        margin = self.authority.options.latency + _IN_FLIGHT
-        return any(at - margin <= record.monotonic <= at + 0.1 for at in self.kills)
+    async def kill(self, replica: Replica) -> None:
+        """SIGKILL."""
+        records = self.authority.token_requests
+        await replica.kill(lambda: {number for number, record in enumerate(records) if record.status is None})
+
+    def never_heard(self) -> set[int]:
+        """Numbers of the requests that the server processed and whose answers may never have reached us.
+
+        Those that a fault lost; and of a replica that was killed, those whose answer is not in its journal. A later
+        answer of the same family to the same replica takes the place of an earlier one there.
+        """
+        deaths = {replica.name: replica.deaths for replica in self.replicas}
+        later: set[tuple[str, float, str]] = set()
+        lost = set()
+        records = list(self.authority.token_requests)
+        for number in range(len(records) - 1, -1, -1):
+            record = records[number]
+            if not record.processed or record.error is not None:
+                continue
+            sender = record.others.get("sender", "")
+            death = next((death for death in deaths.get(sender, []) if death.at >= record.monotonic), None)
+            if record.fault in LOSING:
+                lost.add(number)
+            elif death is not None:
+                key = (sender, death.at, record.family or "")
+                heard = number not in death.under_way if death.journaled is None else record.issued in death.journaled
+                if not heard and key not in later:
+                    lost.add(number)
+                later.add(key)
+        return lost
 
     @property
     def unheard(self) -> set[str]:
         """Grants whose token was spent by a request whose answer may never have reached us."""
-        families = {
-            record.family
-            for record in list(self.authority.token_requests)
-            if record.processed and (record.fault in LOSING or self.answered_late(record))
-        }
+        records = self.authority.token_requests
+        families = {records[number].family for number in self.never_heard()}
         return {grant for grant, family in self.family.items() if family in families}
 
     async def in_flight(self) -> None:
@@ -297,18 +202,48 @@ class World:
         return [line for replica in self.replicas for line in replica.log if line["event"] in events]
 
 
+@dataclass(frozen=True, slots=True)
+class Terrain:
+    """What a world is made of."""
+
+    name: str = ""
+    grace: bool = False
+    """Whether the server yields a spent token's successor again for a while, and the broker knows."""
+    replicas: int = 1
+    store: Literal["alone", "sentinels", "cluster"] = "alone"
+    store_options: tuple[str, ...] = ()
+    proxied: bool = False
+    """Each replica reaches the store through a proxy of its own."""
+    small: Literal["", "journals", "store"] = ""
+    """What lies on a small disk."""
+    clocked: bool = False
+    """The last replica goes by a clock of its own."""
+
+
+async def _store(terrain: Terrain, folder: Path, stack: contextlib.AsyncExitStack) -> StoreServer | FailingOver:
+    if terrain.store == "sentinels":
+        return FailingOver(await stack.enter_async_context(servers.sentinels()))
+    if terrain.store == "cluster":
+        return FailingOver(await stack.enter_async_context(servers.cluster()))
+    disk = None
+    if terrain.small == "store":
+        disk = SmallDisk(folder / "store", 16384)
+        stack.callback(disk.close)
+    store = StoreServer(folder / "store", disk=disk, options=terrain.store_options)
+    store.begin()
+    stack.callback(store.kill)
+    return store
+
+
 @contextlib.asynccontextmanager
-async def world(plan: Plan, name: str, *, grace: bool, replicas: int, proxied: bool) -> AsyncIterator[World]:
+async def world(plan: Plan, terrain: Terrain) -> AsyncIterator[World]:
     """All fresh at its begin; nothing is left behind at its end."""
     folder = Path(tempfile.mkdtemp(prefix="tb-faults-"))
-    store = StoreServer(folder / "store")
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(partial(shutil.rmtree, folder, ignore_errors=True))
         sandbox = await stack.enter_async_context(Sandbox(access_lifetime=plan.life))
-        store.begin()
-        stack.callback(store.kill)
-        proxies = [await stack.enter_async_context(RedisProxy(store.port)) for _ in range(replicas if proxied else 0)]
-        made = World(plan, grace, random.Random(f"{plan.seed} {name}"), sandbox, store, proxies)
+        store = await _store(terrain, folder, stack)
+        made = World(plan, terrain.grace, random.Random(f"{plan.seed} {terrain.name}"), sandbox, store)
 
         async def end() -> None:
             closing: list[Awaitable[None]] = [replica.close(sandbox.secrets()) for replica in made.replicas]
@@ -316,6 +251,17 @@ async def world(plan: Plan, name: str, *, grace: bool, replicas: int, proxied: b
             if failed:
                 raise failed[0]
 
+        for number in range(1, terrain.replicas + 1):
+            name, url, disk, clock = f"r{number}", store.url, None, None
+            if terrain.proxied:
+                made.proxies.append(await stack.enter_async_context(RedisProxy(made.server.port)))
+                url = made.proxies[-1].url
+            if terrain.small == "journals":
+                disk = SmallDisk(folder / name / "data" / "journal")
+                stack.callback(disk.close)
+            if terrain.clocked and number == terrain.replicas:
+                clock = WallClock(folder / "clock")
+            made.replicas.append(Replica(name, folder / name, url, made.settings(name), disk=disk, clock=clock))
         stack.push_async_callback(end)
-        await made.begin(folder, replicas)
+        await made.begin()
         yield made

@@ -36,6 +36,7 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
     folder: Path
+    options: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
@@ -78,7 +79,7 @@ class Fleet:
         folder.mkdir(exist_ok=True)
         common = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log"))
         process = subprocess.Popen([binary or find_server(), *common, *options], stdout=subprocess.DEVNULL)
-        self.servers.append(Server(process, port, folder))
+        self.servers.append(Server(process, port, folder, options))
         return self.servers[-1]
 
     def data(self, *options: str, **more: Any) -> Server:
