@@ -1,23 +1,97 @@
-"""What is counted. Names follow Prometheus: base units, timestamps rather than ages."""
+"""What is counted, and how it is shown. Names follow Prometheus: base units, timestamps rather than ages.
+
+What happens is counted as it happens; how things stand is asked anew for each scrape and kept nowhere, so that a
+grant, a provider or a Redis that is gone leaves no stale figure behind.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from broker import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
 _NAME = "token_broker"
+OUTCOMES = (
+    "refreshed", "unchanged", "unusable", "not_sent", "busy", "unknown", "dead", "registration", "rejected",
+)  # fmt: skip
+"""What a token request can come to."""
+READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
+"""How a read of a token can be answered: from memory; from memory although its refresh is overdue; after waiting; asked
+too soon after the last refresh; only a login helps; nothing valid right now; no right."""
+RISKS = ("journal_off", "journal_failing", "commit_unproved")
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second line for each counter that nobody asks for
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderFigures:
+    """How one provider stands; *error* while it is suspended."""
+
+    name: str
+    grants: Mapping[str, int]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFigures:
+    """One grant in epoch ms, as far as it is known."""
+
+    grant_id: str
+    expires_at: int | None
+    next_at: int | None
+    succeeded_at: int | None
+    reauthorize_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How things stand at one moment. *providers* is None when Redis did not say; then nothing is said of grants."""
+
+    providers: Sequence[ProviderFigures] | None
+    truncated: bool = False
+    journal_entries: int = 0
+    risks: frozenset[str] = frozenset()
+    subscribers: int = 0
+    cached_tokens: int = 0
+    clock_offset: float = 0.0
+
+
+@dataclass(slots=True)
 class Metrics:
-    """The process's metrics, in a registry of their own."""
+    """What this process counts, in a registry of its own. *providers* begin at zero, so that the first event shows."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    providers: Iterable[str] = ()
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    refreshes: Counter = field(init=False)
+    refresh_duration: Histogram = field(init=False)
+    schedule_lag: Histogram = field(init=False)
+    token_requests: Counter = field(init=False)
+    subscription_gaps: Counter = field(init=False)
+    notices: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
         r = self.registry
         self.refreshes = Counter(
             f"{_NAME}_refreshes", "Token requests by what they came to.", ["provider", "outcome"], registry=r
         )
+        for provider in self.providers:
+            for outcome in OUTCOMES:
+                self.refreshes.labels(provider, outcome)
         self.refresh_duration = Histogram(
             f"{_NAME}_refresh_duration_seconds", "Duration of token requests.", ["provider"], registry=r
         )
@@ -28,30 +102,95 @@ class Metrics:
         self.token_requests = Counter(
             f"{_NAME}_token_requests", "Reads of a token by how they were answered.", ["outcome"], registry=r
         )
-        self.notices = Counter(
-            f"{_NAME}_notices", "Notices by way and whether the receiver took them.", ["way", "outcome"], registry=r
-        )
-        self.grants = Gauge(f"{_NAME}_grants", "Grants by provider and state.", ["provider", "state"], registry=r)
-        self.provider_suspended = Gauge(
-            f"{_NAME}_provider_suspended", "1 while a provider is suspended.", ["provider"], registry=r
-        )
-        self.store_up = Gauge(f"{_NAME}_store_up", "1 when the last scrape reached Redis.", registry=r)
-        self.cached_tokens = Gauge(f"{_NAME}_cached_tokens", "Tokens in this replica's memory.", registry=r)
+        for outcome in READS:
+            self.token_requests.labels(outcome)
         self.subscription_gaps = Counter(
             f"{_NAME}_subscription_gaps", "Times the subscription was lost and everything read again.", registry=r
         )
-        self._durability = Gauge(
-            f"{_NAME}_durability_at_risk", "1 when the last commit could not be proved to be on disk.", registry=r
-        )
-        self.clock_offset = Gauge(
-            f"{_NAME}_clock_offset_seconds", "Local wall clock ahead of Redis's clock.", registry=r
+        self.notices = Counter(
+            f"{_NAME}_notices", "Notices by way and whether the receiver took them.", ["way", "outcome"], registry=r
         )
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
 
-    def durable(self, proved: bool) -> None:  # noqa: FBT001 - reads as a fact
-        """Whether the last commit is known to be on disk, here and on the replicas asked for."""
-        self._durability.set(0 if proved else 1)
+    def render(self, standing: Standing) -> bytes:
+        """The text exposition format: what was counted, and how things stand."""
+        return generate_latest(self.registry) + _text(lambda: _standing(standing))
 
-    def render(self) -> bytes:
-        """The text exposition format."""
-        return generate_latest(self.registry)
+
+def render_grants(grants: Sequence[GrantFigures]) -> bytes:
+    """Single grants in the text exposition format."""
+    return _text(lambda: _single(grants))
+
+
+def _text(families: Callable[[], Iterator[GaugeMetricFamily]]) -> bytes:
+    shown = CollectorRegistry()
+    shown.register(_Shown(families))
+    return generate_latest(shown)
+
+
+class _Shown(Collector):
+    """Families made for one scrape."""
+
+    def __init__(self, families: Callable[[], Iterator[GaugeMetricFamily]]) -> None:
+        self._families = families
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Nothing that a registry would have to guard against."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All of them."""
+        return self._families()
+
+
+def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
+    """Every family but the single grants'; those of providers only where Redis told of them."""
+    yield _gauge("store_up", "1 when this scrape reached Redis.", float(standing.providers is not None))
+    yield _gauge("journal_entries", "Answers in the journal that Redis has not confirmed.", standing.journal_entries)
+    yield _gauge("subscribers", "Callers that wait here for a token, or for news of one.", standing.subscribers)
+    yield _gauge("cached_tokens", "Tokens in this replica's memory.", standing.cached_tokens)
+    yield _gauge("clock_offset_seconds", "Local wall clock ahead of Redis's clock.", standing.clock_offset)
+    risks = _family("durability_at_risk", "1 when an answer could be lost, by why.", "reason")
+    for reason in RISKS:
+        risks.add_metric([reason], float(reason in standing.risks))
+    yield risks
+    if standing.providers is None:
+        return
+    counts = _family("grants", "Grants by provider and state.", "provider", "state")
+    suspended = _family("provider_suspended", "1 while a provider is suspended, and why.", "provider", "error")
+    for provider in standing.providers:
+        for state, count in provider.grants.items():
+            counts.add_metric([provider.name, state], count)
+        suspended.add_metric([provider.name, provider.error or ""], float(provider.error is not None))
+    yield counts
+    yield suspended
+    yield _gauge(
+        "grants_truncated", "1 when there are more grants than are shown one by one.", float(standing.truncated)
+    )
+
+
+def _single(grants: Sequence[GrantFigures]) -> Iterator[GaugeMetricFamily]:
+    """A family for each moment in a grant's life."""
+    for name, help_, attribute in _TIMESTAMPS:
+        family = _family(f"grant_{name}_timestamp_seconds", help_, "grant")
+        for grant in grants:
+            at = getattr(grant, attribute)
+            if at is not None:
+                family.add_metric([grant.grant_id], at / 1000)
+        yield family
+
+
+_TIMESTAMPS = (
+    ("access_token_expiry", "When the grant's access token ends.", "expires_at"),
+    ("next_refresh", "When the grant is due; absent while it is being refreshed or parked.", "next_at"),
+    ("last_success", "When the provider last gave the grant a token.", "succeeded_at"),
+    ("reauthorize_by", "When the provider ends the grant unless a person logs in again.", "reauthorize_by"),
+)
+
+
+def _family(name: str, help_: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{_NAME}_{name}", help_, labels=labels)
+
+
+def _gauge(name: str, help_: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{_NAME}_{name}", help_, value=value)

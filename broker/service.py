@@ -22,6 +22,7 @@ import structlog
 from broker import logs
 from broker.api import Api, Bodies, Callers, Health, Hosts
 from broker.api.listeners import listening
+from broker.api.scrape import Scrape
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
 from broker.finish import finishing
@@ -86,7 +87,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     prepare(settings.data_dir)
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
-    metrics = Metrics()
+    metrics = Metrics(settings.providers)
     timeout = refresh.request_timeout.total_seconds()
     lease_ms = int(refresh.lease.total_seconds() * 1000)
     notice = settings.pubsub.publish == "notice"
@@ -106,7 +107,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
-        settler = Settler(store, journal, metrics, dies_at(dialects), notice=notice, stopping=stopping)
+        settler = Settler(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heart(f"lane {name}") for name in endpoints]
         pulse = Heart("history")
         tally = Tally(store, pulse)
@@ -132,6 +133,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         api = Api(
             settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http), Bodies(dies_at(dialects)),
             health, metrics, scheduler.wake, desk,
+            Scrape(store, journal, cache, metrics, list(endpoints), max_grants=settings.metrics.max_grants),
         )  # fmt: skip
 
         def hear_hangup() -> None:

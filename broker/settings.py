@@ -299,6 +299,15 @@ class Notify(Section):
         return file
 
 
+class Metrics(Section):
+    """What /metrics shows."""
+
+    max_grants: int = Field(
+        default=1000, ge=0, le=100_000,
+        description="grants shown one by one, by id and without a key: the soonest due; counts are of all",
+    )  # fmt: skip
+
+
 class Log(Section):
     """What is logged, to standard error."""
 
@@ -321,6 +330,7 @@ class Settings(Section, BaseSettings):
     cache: Cache = Cache()
     pubsub: PubSub = PubSub()
     notify: Notify = Notify()
+    metrics: Metrics = Metrics()
     log: Log = Log()
     providers: dict[Name, Provider] = {}
     callers: dict[Name, Caller] = {}

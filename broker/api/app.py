@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.api.callers import Caller, Callers
     from broker.api.hosts import Hosts
     from broker.api.ops import Health
+    from broker.api.scrape import Scrape
     from broker.metrics import Metrics
     from broker.notify import Desk
     from broker.providers import Endpoint
@@ -64,6 +65,7 @@ class Api:
     metrics: Metrics
     wake: Callable[[str], None]
     desk: Desk
+    scrape: Scrape
 
 
 API = web.AppKey("api", Api)
@@ -178,10 +180,10 @@ async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import admin, imports, login, ops, tokens
+    from broker.api import admin, imports, login, ops, scrape, tokens
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    for face in (tokens, admin, imports, login, ops):
+    for face in (tokens, admin, imports, login, ops, scrape):
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)

@@ -1,4 +1,4 @@
-"""What supervisors and Prometheus ask.
+"""What supervisors ask.
 
 `/healthz` follows the loops alone; `/readyz` says whether a caller could be served.
 """
@@ -9,13 +9,13 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
 from broker.api.app import API, caller_of, grant_id_of, json_answer
 from broker.errors import BrokerError, NotOurStore, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from aiohttp import web
 
     from broker.heart import Heart
     from broker.refresh.journal import Journal
@@ -29,7 +29,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/healthz", healthz)
     router.add_get("/readyz", readyz)
     router.add_get("/readyz/{id}", readyz_grant)
-    router.add_get("/metrics", metrics)
 
 
 class Health:
@@ -152,20 +151,3 @@ async def readyz_grant(request: web.Request) -> web.Response:
     except BrokerError as error:
         return json_answer({"status": "failed", "error": error.code, "error_description": str(error)}, status=503)
     return json_answer({"status": "ok", "generation": token.generation, "expires_at": token.expires_at // 1000})
-
-
-async def metrics(request: web.Request) -> web.Response:
-    """`/metrics`: counts come from the sorted sets' sizes, so a scrape costs the same with any number of grants."""
-    api = request.app[API]
-    states = await api.health.look()
-    api.metrics.store_up.set(0 if states is None else 1)
-    for state in states or ():
-        for name, count in state.counts.items():
-            api.metrics.grants.labels(state.name, name).set(count)
-        api.metrics.provider_suspended.labels(state.name).set(1 if state.suspended else 0)
-    api.metrics.cached_tokens.set(api.health.cached())
-    api.metrics.clock_offset.set(api.store.clock.wall_offset_ms / 1000)
-    return web.Response(
-        body=api.metrics.render(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},
-    )

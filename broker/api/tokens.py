@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api import audit
-from broker.api.app import API, caller_of, error_answer, grant_id_of
+from broker.api.app import API, error_answer, grant_id_of
 from broker.api.bodies import token_headers
-from broker.errors import CorrectRequest
+from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.api.app import Api
+    from broker.api.callers import Caller, Right
     from broker.model import Token
 
 LONGEST_WAIT = 55.0
@@ -36,8 +39,7 @@ async def _get_token(request: web.Request) -> web.Response:
 async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.Response:
     """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, api.reader
-    caller = api.callers.of(headers)
-    caller.require("read", grant_id)
+    caller = admitted(api, headers, "read", grant_id)
     min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
@@ -56,8 +58,8 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
 
 async def refresh(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`."""
-    api, grant_id, caller = request.app[API], grant_id_of(request), caller_of(request)
-    caller.require("refresh", grant_id)
+    api, grant_id = request.app[API], grant_id_of(request)
+    caller = admitted(api, request.headers, "refresh", grant_id)
     condition = request.headers.get("If-Match")
     if condition is None:
         return error_answer(
@@ -71,6 +73,17 @@ async def refresh(request: web.Request) -> web.Response:
     token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
+
+
+def admitted(api: Api, headers: Mapping[str, str], right: Right, grant_id: str) -> Caller:
+    """Who asks, with *right* on the grant. Raises what refuses (`PresentKey`, `AskForPermission`), and counts it."""
+    try:
+        caller = api.callers.of(headers)
+        caller.require(right, grant_id)
+    except (AskForPermission, PresentKey):
+        api.metrics.token_requests.labels("denied").inc()
+        raise
+    return caller
 
 
 def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.Response:

@@ -133,6 +133,9 @@ url = "embedded:"                           # one in data_dir; or redis:// redis
 # timeout = "10s"                           # one POST, one run of the command
 # allow_http = false                        # webhook on plain http beyond loopback
 
+# [metrics]
+# max_grants = 1000                         # shown one by one, the soonest due; counts are of all
+
 # [log]
 # level = "info"                            # debug, info, warning or error
 # format = "auto"                           # text on a terminal, else json

@@ -25,6 +25,11 @@ class Cache:
     def __len__(self) -> int:
         return len(self._tokens)
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for something to change."""
+        return sum(map(len, self._waiting.values()))
+
     def __contains__(self, grant_id: str) -> bool:
         return grant_id in self._tokens
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_WAIT = 5.0
 """Seconds that a read without a valid token waits for one."""
 _SOON = 0.5
+_OVERDUE_MS = 30_000
+"""After its planned refresh a token is counted as stale: it lives, but its refresh is late."""
 
 
 class Reader:
@@ -49,6 +51,7 @@ class Reader:
         self._wake = wake
         self._metrics = metrics
         self._read_from_memory = metrics.token_requests.labels("cached").inc
+        self._read_stale = metrics.token_requests.labels("stale").inc
         self._public_url = public_url
         self._min_interval_ms = min_interval_ms
 
@@ -59,11 +62,11 @@ class Reader:
     def at_hand(self, grant_id: str, min_ttl_ms: int = 0) -> Token | None:
         """The token in memory, if it has at least *min_ttl_ms* of life: what nearly every read is answered with."""
         token = self._cache.get(grant_id)
-        if token is None or token.expires_at <= self._store.clock():
+        if token is None or token.expires_at <= (now := self._store.clock()):
             return None
         if min_ttl_ms and self.usable_ms(token) < min_ttl_ms:
             return None
-        self._read_from_memory()
+        (self._read_from_memory if now < token.refresh_at + _OVERDUE_MS else self._read_stale)()
         return token
 
     async def current(self, grant_id: str, *, min_ttl_ms: int = 0, wait: float = DEFAULT_WAIT) -> Token:

@@ -21,7 +21,6 @@ from broker.wire import message, token_message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.metrics import Metrics
     from broker.model import Event, Step
     from broker.refresh.journal import Entry, Journal
     from broker.store import Settled, Store
@@ -49,12 +48,11 @@ class Settler:
     """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, metrics: Metrics, dies: Callable[[str], bool],
+        self, store: Store, journal: Journal | None, dies: Callable[[str], bool],
         *, notice: bool, stopping: asyncio.Event,
     ) -> None:  # fmt: skip
         self._store = store
         self._journal = journal
-        self._metrics = metrics
         self._dies = dies
         self._notice = notice
         self._stopping = stopping
@@ -109,7 +107,6 @@ class Settler:
                 settled, durable = await schedule.commit(step, self._messages(step), kept.sealed)
                 if settled == "lost":
                     settled, durable = await self._restored(step), False
-                self._metrics.durable(durable)
                 if kept.entry is not None:
                     kept.entry.settled, kept.entry.durable = True, durable
                 return settled

@@ -21,6 +21,7 @@ from broker.store.primary import Primary
 from broker.store.registry import Registry
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
+from broker.store.soonest import Soonest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,6 +45,7 @@ class Store:
     flows: Flows
     history: History
     attempts: Attempts
+    soonest: Soonest
     notices: Notices
     clock: Clock
     sealer: Sealer
@@ -139,6 +141,7 @@ async def open_store(
             Flows(primary, keys, sealer),
             History(primary, keys),
             Attempts(primary, keys, clock),
+            Soonest(primary, keys),
             Notices(primary, keys, clock),
             clock,
             sealer,

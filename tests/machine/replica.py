@@ -169,7 +169,7 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Settler(store, self.journal, metrics, lambda _: False, notice=False, stopping=asyncio.Event())
+        settler = Settler(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
         tally = Tally(store, Heart("history"))
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
         replay = Replay(store, self.journal)
