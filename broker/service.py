@@ -244,7 +244,7 @@ def _reload(reload: Callable[[], Settings], api: Api) -> None:
     except CorrectSettings as error:
         log.error("settings.not_reloaded", findings=error.findings)
     else:
-        log.info("settings.reloaded", callers=list(settings.callers), level=settings.log.level)
+        log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
 
 
 def _limits(settings: Settings) -> dict[str, Limits]:

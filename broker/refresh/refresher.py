@@ -107,8 +107,11 @@ class Refresher:
                     "grant.refreshed", generation=token.generation, settled=settled,
                     expires_in=(token.expires_at - token.issued_at) // 1000, warning=step.detail,
                 )  # fmt: skip
-            case Commit():
-                line.warning(f"grant.{step.outcome}", generation=claim.generation, settled=settled, detail=step.detail)
+            case Commit(token=token):
+                line.warning(
+                    "grant.unusable" if token is None else "grant.unchanged", generation=claim.generation,
+                    settled=settled, detail=step.detail,
+                )  # fmt: skip
             case Postpone():
                 line.warning(
                     "grant.postponed", generation=claim.generation, outcome=step.outcome, code=step.code,

@@ -100,6 +100,30 @@ async def test_sighup(home: Home) -> None:
     assert await home.stop(process) == 0
 
 
+def _heard(home: Home, text: str) -> bool:
+    return text in home.log()
+
+
+async def test_sighup_changes_the_log_level(home: Home) -> None:
+    """SIGHUP takes over the log's level, down and up again, without a restart: a read is logged at debug alone."""
+    process = await home.run()
+    (home.directory / "one").write_text(line(home, "g"))
+    assert (await home("import", "one")).code == 0
+
+    async def logs_a_read() -> bool:
+        before = len(home.log())
+        assert (await home.get("/v1/grants/g/token"))[0] == 200
+        return '"did": "token.read"' in home.log()[before:]
+
+    assert not await logs_a_read()
+    for level, wanted in (("debug", True), ("info", False)):
+        home.write(f'[log]\nlevel = "{level}"')
+        process.send_signal(signal.SIGHUP)
+        await until(partial(_heard, home, f'"log_level": "{level}", "event": "settings.reloaded"'))
+        assert await logs_a_read() is wanted
+    assert await home.stop(process) == 0
+
+
 async def _refuses(home: Home, **options: str) -> str:
     done = await home("run", env=options)
     assert (done.code, done.out) == (78, ""), done
