@@ -15,10 +15,13 @@ from rich.text import Text
 from broker.cli.broker_http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
+from broker.cli.times import span
 from broker.errors import TryAgain
 
 _HEALTH_TIMEOUT = 4.0
 _ROWS = 50
+_FEWEST = 3
+"""Grants, and providers, that a small terminal shows too."""
 _WIDE = 200
 """Columns off a terminal, where nothing has to be folded."""
 _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
@@ -48,7 +51,7 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
 def _bad(report: dict[str, Any]) -> list[str]:
     """What is not as it should be, a line each."""
     return [
-        f"{name}: {check['detail']}" + (f" (for {_span(time.time() - check['since'])})" if "since" in check else "")
+        f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
         for name, check in report.get("checks", {}).items()
         if check["status"] != "ok"
     ]
@@ -66,8 +69,11 @@ def status(
         async with broker_at(config, url, key_file) as broker:
             _, report = await broker.ask("GET", "/healthz")
             providers = await broker.get("GET", "/v1/providers")
-            grants = await broker.get("GET", f"/v1/grants?limit={_ROWS}")
-            return {"health": report, **providers, **grants}
+            parked = await broker.get("GET", f"/v1/grants?state=parked&limit={_ROWS}")
+            others = await broker.get("GET", f"/v1/grants?state=leased&state=due&limit={_ROWS}")
+            grants = [*parked["grants"], *others["grants"]]
+            more = bool(parked["next"] or others["next"] or len(grants) > _ROWS)
+            return {"health": report, **providers, "grants": grants[:_ROWS], "more": more}
 
     if not out.is_terminal:
         out.width = _WIDE
@@ -83,39 +89,83 @@ def status(
             out.print(_seen(look))
             time.sleep(1)
     else:
-        out.print(screen(run(look())))
+        seen = run(look())
+        out.print(fitted(seen, out.height - 1) if out.is_terminal else screen(seen))
 
 
 def _seen(look: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> Table | Text:
     try:
-        return screen(run(look()))
+        seen = run(look())
+        return fitted(seen, out.height) if out.is_terminal else screen(seen)
     except TryAgain as error:  # a broker that restarts comes back
         return Text(str(error))
 
 
-def screen(seen: dict[str, Any]) -> Table:
-    """Everything on one screen, 80 columns wide if need be."""
+def fitted(seen: dict[str, Any], height: int) -> Table:
+    """The screen, with no more providers and grants than fit *height* lines, but some of each."""
+    most, providers = len(seen["grants"]), max(_FEWEST, height // 3)
+    while True:
+        made = screen(seen, most=most, providers=providers)
+        over = len(out.render_lines(made)) - height
+        if over <= 0 or (most <= _FEWEST and providers <= _FEWEST):
+            return made
+        if most > _FEWEST:
+            most = max(_FEWEST, most - over)
+        else:
+            providers = max(_FEWEST, providers - 1)
+
+
+def screen(seen: dict[str, Any], *, most: int = _ROWS, providers: int | None = None) -> Table:
+    """Everything on one screen, 80 columns wide if need be: at most so many grants (*most*) and *providers*."""
     grid = Table.grid(padding=(0, 0, 1, 0))
-    report = seen["health"]
-    state = Text.assemble("token-broker is ", (str(report.get("status")), "bold"))
-    grid.add_row(Text("\n  ").join([state, *map(Text, _bad(report))]))
-    providers = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
-    for provider in seen["providers"]:
+    bad = _bad(seen["health"])
+    if providers is not None and len(bad) > providers:
+        bad = [*bad[:providers], f"… and {len(bad) - providers} more: token-broker health"]
+    state = Text.assemble("token-broker is ", (str(seen["health"].get("status")), "bold"))
+    grid.add_row(Text("\n  ").join([state, *map(Text, bad)]))
+    if seen["providers"]:
+        grid.add_row(_providers(seen["providers"], providers))
+    else:
+        grid.add_row("no providers: add [providers.NAME] to the settings")
+    if not seen["grants"]:
+        grid.add_row("no grants yet: token-broker login GRANT --provider P")
+        return grid
+    shown = seen["grants"][:most]
+    grid.add_row(_grants(shown, time.time()))
+    total = sum(sum(provider["grants"].values()) for provider in seen["providers"])
+    if seen["more"] or len(shown) < len(seen["grants"]):
+        grid.add_row(f"{len(shown)} of {total} grants: parked ones first. GET /v1/grants lists them all.")
+    if any(grant["state"] == "parked" for grant in shown):
+        grid.add_row("token-broker explain GRANT says why, and what to do.")
+    return grid
+
+
+def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
+    """Providers as a table, those in trouble first; what does not fit is counted."""
+    table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
+    ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
+    for provider in ranked[:most]:
         failing = f"failing: {provider['failures']} in a row" if provider["failures"] else "ok"
-        providers.add_row(
+        table.add_row(
             Text(provider["provider"]), provider["kind"] or "not in the settings",
             *(str(provider["grants"][name]) for name in ("due", "leased", "parked")),
             Text(f"suspended: {provider['suspended']}" if provider["suspended"] else failing),
         )  # fmt: skip
-    grid.add_row(providers if seen["providers"] else "no providers: add [providers.NAME] to the settings")
-    grants = Table(
+    if rest := ranked[len(ranked[:most]) :]:
+        sums = [str(sum(provider["grants"][name] for provider in rest)) for name in ("due", "leased", "parked")]
+        troubled = sum(bool(provider["suspended"] or provider["failures"]) for provider in rest)
+        table.add_row(f"… {len(rest)} more", "", *sums, f"{troubled} in trouble" if troubled else "ok")
+    return table
+
+
+def _grants(grants: list[dict[str, Any]], now: float) -> Table:
+    table = Table(
         Column("grant", overflow="fold"), Column("provider", overflow="fold"),
         "state", "life", "refresh", "log in by", "last", **_PLAIN,
     )  # fmt: skip
-    now = time.time()
-    for grant in seen["grants"]:
+    for grant in grants:
         last = grant["last"] or {}
-        grants.add_row(
+        table.add_row(
             Text(grant["grant_id"]), Text(grant["provider"]),
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
             _until(grant["expires_at"], now),
@@ -123,18 +173,8 @@ def screen(seen: dict[str, Any]) -> Table:
             _until(grant["reauthorize_by"], now),
             Text(last.get("outcome", "-")),
         )  # fmt: skip
-    grid.add_row(grants if seen["grants"] else "no grants yet: token-broker login GRANT --provider P")
-    if seen["next"]:
-        grid.add_row(f"These are the first {_ROWS}: GET /v1/grants lists them all.")
-    return grid
+    return table
 
 
 def _until(at: int | None, now: float) -> str:
-    return "-" if at is None else _span(at - now) if at > now else "now"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
+    return "-" if at is None else span(at - now) if at > now else "now"

@@ -1,0 +1,182 @@
+"""What a thousand and a million grants cost: a scrape of /metrics, a claim, an idle broker, memory in Redis.
+
+    python -m tests.benchmarks.many_grants [--grants 1000 1000000]
+
+Real processes: a Redis with the deployed encoding and `token-broker run`. The grants are written past the broker, whole
+and sealed, due in the hours to come, so that nothing is refreshed meanwhile. A million takes some 2 GB and two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from broker.secret import Sealer, parse_sealing_keys
+from broker.settings import Redis as RedisSettings
+from broker.store import open_store
+from broker.store.attempts import KEPT, entry
+from broker.store.embedded import find_server
+from tests.benchmarks.write_path import running, settings, wait_for_port
+from tests.conftest import free_port
+
+BATCH = 2000
+HOUR = 3_600_000
+IDLE = 10.0
+
+
+def command(*words: str | bytes | int) -> bytes:
+    """A command as Redis reads it."""
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+def grants(many: int, sealer: Sealer, now: int) -> Iterator[bytes]:
+    """*many* grants of one provider, half an hour old, due within the next ten hours, each with all its attempts."""
+    tried = [part for slot in range(KEPT) for part in (
+        f"tried:{slot}", "kept\t" + entry("refreshed", now - slot * HOUR, now, "broker-7f9c4d:1"))]  # fmt: skip
+    for n in range(many):
+        name, due = f"g{n}", now + HOUR + (n * 7919) % (10 * HOUR)
+        yield command(
+            "HSET", f"broker:{{0}}:grant:{name}", "provider", "bench", "generation", now,
+            "access_token", sealer.seal("a" * 40, name, "access_token"), "token_type", "Bearer",
+            "issued_at", now - HOUR // 2, "expires_at", due + HOUR, "extra", sealer.seal("{}", name, "extra"),
+            "refresh_token", sealer.seal("r" * 40, name, "refresh_token"), "granted_at", now, "refresh_at", due,
+            "answered_at", now, "last_outcome", "refreshed", "last_detail", "", "last_at", now,
+            "committed", "0123456789abcdef01234567-1", "tried", KEPT, *tried,
+        ) + command("ZADD", "broker:{0}:due:bench", due, name)  # fmt: skip
+
+
+def fill(port: int, many: int, sealer: Sealer, now: int) -> float:
+    """Write them all; seconds that took."""
+    started = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        answered = threading.Thread(target=_drain, args=(connection, 2 * many))
+        answered.start()
+        batch: list[bytes] = []
+        for made in grants(many, sealer, now):
+            batch.append(made)
+            if len(batch) == BATCH:
+                connection.sendall(b"".join(batch))
+                batch.clear()
+        connection.sendall(b"".join(batch))
+        answered.join()
+    return time.perf_counter() - started
+
+
+def _drain(connection: socket.socket, replies: int) -> None:
+    while replies > 0:
+        received = connection.recv(1 << 20)
+        assert b"-" not in received, received[:200]
+        replies -= received.count(b"\n")
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def scrape(url: str) -> tuple[float, int]:
+    """Milliseconds of one scrape, and its bytes."""
+    started = time.perf_counter()
+    with urllib.request.urlopen(url + "/metrics") as answer:
+        size = len(answer.read())
+    return (time.perf_counter() - started) * 1000, size
+
+
+def scrapes(url: str) -> str:
+    """Scrapes that look at single grants anew, and scrapes right after."""
+    scrape(url)
+    anew, again, size = [], [], 0
+    for _ in range(5):
+        time.sleep(3.1)
+        took, size = scrape(url)
+        anew.append(took)
+        again += [scrape(url)[0] for _ in range(4)]
+    return f"{statistics.median(anew):.1f} ms looking anew, {statistics.median(again):.1f} ms right after, {size} bytes"
+
+
+async def claims(folder: Path, port: int, sealer: Sealer) -> str:
+    """A claim that finds nothing due, and one that leases 32, in us of the server's time and of ours."""
+    client = redis.Redis(port=port)
+    told = []
+    async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:
+        await store.identify()
+        store.schedule.told_after = int(client.hget("broker:{0}:epoch", "open_at") or 0)
+        for words, due, rounds in (("nothing due", 0, 300), ("32 due", 32, 30)):
+            client.config_resetstat()
+            spent = 0.0
+            for n in range(rounds):
+                names = {f"g{n * due + i}": 1 for i in range(due)}
+                if names:
+                    client.zadd("broker:{0}:due:bench", names, xx=True)
+                started = time.perf_counter()
+                claimed = await store.schedule.claim("bench", 32, 120_000)
+                spent += time.perf_counter() - started
+                assert len(claimed.claims) == due, claimed
+            stats: Any = client.info("commandstats")
+            told.append(f"{words} {stats['cmdstat_evalsha']['usec_per_call']:.0f} ({spent / rounds * 1e6:.0f})")
+    return ", ".join(told)
+
+
+def measure(many: int) -> None:
+    """Print the figures of *many* grants."""
+    folder = Path(tempfile.mkdtemp(prefix="tb-many-"))
+    port, redis_port = free_port(), free_port()
+    server = [
+        find_server(), "--port", str(redis_port), "--dir", str(folder), "--save", "", "--appendonly", "no",
+        "--hash-max-listpack-value", "256",
+    ]  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    try:
+        with running(*server, **quiet) as store:
+            wait_for_port(redis_port)
+            path = settings(folder, port, redis_port, free_port())
+            sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
+            client = redis.Redis(port=redis_port)
+            empty = client.info("memory")["used_memory"]
+            filled = fill(redis_port, many, sealer, int(time.time() * 1000))
+            each = (client.info("memory")["used_memory"] - empty) / many
+            encoding = client.object("encoding", "broker:{0}:grant:g0")
+            print(f"{many} grants: written in {filled:.0f} s, {each:.0f} bytes each in Redis ({encoding.decode()})")
+            broker = [sys.executable, "-m", "broker", "run", "--config", str(path)]
+            with running(*broker, **quiet, env={**os.environ, "PYTHONPATH": "."}) as process:
+                wait_for_port(port)
+                time.sleep(3)
+                before, at = (cpu(process.pid), cpu(store.pid)), time.monotonic()
+                time.sleep(IDLE)
+                spent = [100 * (cpu(p.pid) - b) / (time.monotonic() - at) for p, b in zip((process, store), before)]  # noqa: B905
+                print(f"  idle CPU of one core: broker {spent[0]:.1f} %, Redis {spent[1]:.1f} %")
+                print(f"  scrape: {scrapes(f'http://127.0.0.1:{port}')}")
+            print(
+                f"  claim, us of the server (and with the way there): {asyncio.run(claims(folder, redis_port, sealer))}"
+            )
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Print the figures of each size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grants", type=int, nargs="*", default=[1000, 1_000_000])
+    for many in parser.parse_args().grants:
+        measure(many)
+
+
+if __name__ == "__main__":
+    main()
