@@ -93,6 +93,19 @@ class Sealer:
         data = plain.encode("utf-8", "surrogatepass")
         return self._first + nonce + self._keys[self._first].encrypt(nonce, data, _associated(context))
 
+    @property
+    def first(self) -> bytes:
+        """Id of the key that seals: what its sealed values begin with."""
+        return self._first
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether *sealed* was sealed with the first key."""
+        return sealed[:_KEY_ID_BYTES] == self._first
+
+    def reseal(self, sealed: bytes, *context: str) -> bytes:
+        """The same sealed with the first key; raises `CannotOpen`."""
+        return sealed if self.is_current(sealed) else self.seal(self.open(sealed, *context), *context)
+
     def open(self, sealed: bytes, *context: str) -> str:
         """Open what `seal` made with the same *context*; raises `CannotOpen`."""
         key = self._keys.get(sealed[:_KEY_ID_BYTES])

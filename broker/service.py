@@ -149,7 +149,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
             if journal is not None:
-                await journal.adopt()  # the first claim has it replayed
+                await journal.adopt(store.registry.resealed)  # the first claim has it replayed
             await follower.warm()
             health.started = True
             gc.collect()

@@ -178,12 +178,17 @@ async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
     return body
 
 
+async def optional_json_body(request: web.Request, *members: str) -> dict[str, Any]:
+    """The same where the body may be left out."""
+    return await json_body(request, *members) if (await request.read()).strip() else {}
+
+
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import admin, imports, login, ops, scrape, tokens
+    from broker.api import admin, imports, login, ops, scrape, sealing, tokens
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    for face in (tokens, admin, imports, login, ops, scrape):
+    for face in (tokens, admin, imports, login, ops, scrape, sealing):
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)

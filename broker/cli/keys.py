@@ -1,14 +1,17 @@
-"""`keys new`, `caller new` and `init`: what needs neither settings nor a running broker."""
+"""`keys new`, `keys reseal`, `caller new` and `init`: keys, and the settings to begin with."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from broker.cli.main import app, err, out
+from broker.cli.broker_http import broker_at, run
+from broker.cli.main import EXIT_FAILURE, app, err, out
+from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import key_digest, new_caller_key, new_sealing_key
 from broker.settings import Caller
 from broker.settings_values import Name
@@ -24,6 +27,40 @@ def new_key() -> None:
     """Print a new sealing key, alone on the last line. It opens every stored token: keep it like one."""
     err.print("# a sealing key: put it into sealing.keys_file (mode 0600), first line seals, all lines open")
     typer.echo(new_sealing_key())
+
+
+@keys.command("reseal")
+def reseal(as_json: Json = False, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
+    """Have the running broker seal all that is stored with the first key, so that the others may go.
+
+    May be broken off and begun again at any time. Exit 1: the other keys are still needed, and why.
+    """
+
+    async def work() -> dict[str, Any]:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"))
+        told: dict[str, Any] = {"next": None}
+        grants = logins = seen = 0
+        quiet = as_json or not err.is_terminal
+        async with broker_at(config, url, key_file) as broker:
+            with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+                bar = progress.add_task("resealing", total=None)
+                while True:
+                    body = {"cursor": told["next"]} if told["next"] else {}
+                    told = await broker.get("POST", "/v1/sealing/reseal", json=body)
+                    grants, logins = grants + told["grants_resealed"], logins + told["logins_resealed"]
+                    seen += told["grants"]
+                    progress.update(bar, description=f"pass {told['pass']}: {seen} grants seen, {grants} resealed")
+                    if told["next"] is None:
+                        return {**told, "grants_resealed": grants, "logins_resealed": logins}
+
+    told = run(work())
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        out.print(f"{told['grants_resealed']} grants and {told['logins_resealed']} pending logins resealed.")
+        out.print(f"{told['detail'][:1].upper()}{told['detail'][1:]}.", markup=False)
+    if not told["old_keys_may_go"]:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 @callers.command("new")

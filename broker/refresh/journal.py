@@ -100,22 +100,24 @@ class Journal:
         async with self._disk:
             await asyncio.to_thread(work)
 
-    async def adopt(self) -> None:
+    async def adopt(self, resealed: Callable[[str], str] = str) -> None:
         """Take over what replicas that are gone left behind. For when our keys are known to be the right ones.
 
+        Lines are sealed anew with the first key, and so is what is sealed inside them: *resealed* gives such a text.
         A file with a line that none of them opens stays where it is, and is tried again at every start.
         """
         try:
-            await self._on_disk(self._adopt)
+            await self._on_disk(lambda: self._adopt(resealed))
         except OSError as error:
             self._failed(error, "adopt")
 
-    def _adopt(self) -> None:
+    def _adopt(self, resealed: Callable[[str], str]) -> None:
         adopted = [(path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0]
         readable = []
         for path, lock in adopted:
             entries, whole = self._read(path)
             for entry in entries:
+                entry.text = entry.text and resealed(entry.text)
                 known = self._entries.get(entry.key)
                 if known is None or known.at <= entry.at:
                     self._remember(entry)

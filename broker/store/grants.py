@@ -90,6 +90,10 @@ class Grants:
         """A sealed field of a grant; raises `CannotOpen`."""
         return Secret(self._sealer.open(sealed, grant_id, name))
 
+    def resealed(self, grant_id: str, name: str, sealed: bytes) -> bytes:
+        """A sealed field of a grant as the first key seals it; raises `CannotOpen`."""
+        return self._sealer.reseal(sealed, grant_id, name)
+
     async def get(self, grant_id: str) -> Grant | None:
         """One grant, or None where there is no such. Raises `NotOurStore` where nothing at all is ours."""
         grant = (await self.get_many([grant_id]))[0]

@@ -19,6 +19,7 @@ from broker.store.history import History
 from broker.store.notices import Notices
 from broker.store.primary import Primary
 from broker.store.registry import Registry
+from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
 from broker.store.soonest import Soonest
@@ -47,6 +48,7 @@ class Store:
     attempts: Attempts
     soonest: Soonest
     notices: Notices
+    resealing: Resealing
     clock: Clock
     sealer: Sealer
     store_id: str = ""
@@ -68,7 +70,7 @@ class Store:
                     f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
                     "begin anew, stop the broker and remove store.id from data_dir"
                 )
-        canary = self.sealer.seal(_CANARY, "meta", "canary")
+        canary = self.sealer.seal(_CANARY, *CANARY)
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
         # All three at once or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
@@ -84,7 +86,7 @@ class Store:
                 f"reads {SCHEMA}: run the version that wrote it, or choose another redis.namespace"
             )
         try:
-            self.sealer.open(sealed or b"", "meta", "canary")
+            self.sealer.open(sealed or b"", *CANARY)
         except CannotOpen:
             raise CorrectSettings(
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
@@ -143,6 +145,7 @@ async def open_store(
             Attempts(primary, keys, clock),
             Soonest(primary, keys),
             Notices(primary, keys, clock),
+            Resealing(primary, keys, sealer, replicas=redis.replicas),
             clock,
             sealer,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from broker.errors import NotOurStore, StoreUnavailable
+from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.grants import EMPTIED, TOKEN_FIELDS
@@ -166,6 +168,17 @@ class Registry:
         return json.dumps({
             "store": store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()
         })  # fmt: skip
+
+    def resealed(self, record: str) -> str:
+        """A record with what is sealed in it sealed with the first key; what no key of ours opens stays as it is."""
+        told: dict[str, Any] = json.loads(record)
+        names = told.get("fields", [])[::2]
+        for name, cell in zip(names, told.get("fields", [])[1::2], strict=True):
+            if isinstance(cell, dict):
+                with contextlib.suppress(CannotOpen):
+                    sealed = self._grants.resealed(told["grant_id"], name, base64.b64decode(cell["b"]))
+                    cell["b"] = base64.b64encode(sealed).decode()
+        return json.dumps(told)
 
     async def restore(self, store_id: str, record: str) -> Restored:
         """Tell the store what a record says; it takes only what is newer than what it knows."""

@@ -41,6 +41,7 @@ TALLY = Script("tally")
 SUSPECT = Script("suspect")
 LOOK = Script("look")
 NOTE = Script("note")
+RESEAL = Script("reseal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,19 @@ class Keys:
         return ":".join((self.namespace, "{0}", *parts))
 
     @property
+    def all(self) -> str:
+        """What every key begins with."""
+        return self._key("")
+
+    @property
     def grants(self) -> str:
         """What every grant's key begins with."""
         return self._key("grant", "")
+
+    @property
+    def flows(self) -> str:
+        """What the key of every pending login begins with."""
+        return self._key("flow", "")
 
     def grant(self, grant_id: str) -> str:
         """Hash: one field per fact of a grant."""

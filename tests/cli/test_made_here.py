@@ -15,8 +15,8 @@ from tests.cli.conftest import COMMAND, Home, lines
 
 COMMANDS = [
     (), ("run",), ("health",), ("status",), ("login",), ("logout",), ("token",), ("retry",), ("import",), ("init",),
-    ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"), ("explain",), ("notify",),
-    ("notify", "test"),
+    ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"), ("keys", "reseal"), ("explain",),
+    ("notify",), ("notify", "test"),
 ]  # fmt: skip
 
 

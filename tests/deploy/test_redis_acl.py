@@ -170,6 +170,8 @@ async def test_whole_grant_life_as_acl_user(deployed: Deployed, start_broker: St
         while listed["next"]:
             listed = await broker.get(f"/v1/grants?limit=2&cursor={listed['next']}")
         assert (await broker.get("/v1/providers"))["providers"]
+        status, resealed, _ = await broker.ask("POST", "/v1/sealing/reseal")
+        assert (status, resealed["old_keys_may_go"]) == (200, True)
         status, gone, _ = await broker.ask("DELETE", "/v1/grants/acme-acme")
         assert status == 200, gone
         assert "token_broker" in (await broker.get("/metrics"))["text"]
