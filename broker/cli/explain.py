@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.cli.broker_http import Broker, broker_at, error_of, run
 from broker.cli.explaining import Explained, decision, explain, meaning
 from broker.cli.grants import grant_path
-from broker.cli.main import app, out
+from broker.cli.main import WIDE, app, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
 
@@ -61,6 +61,8 @@ async def _or_none(broker: Broker, path: str) -> Any:
 
 
 def _show(explained: Explained, past: Any, now: float) -> None:
+    if not out.is_terminal:
+        out.width = WIDE
     out.print(explained.why, markup=False)
     attempts = (past or {}).get("attempts", [])
     if attempts:

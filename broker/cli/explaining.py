@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.times import moment, span
+from broker.cli.times import clock, moment, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,12 +80,16 @@ class _Seen:
         return f"token-broker retry {self.name}"
 
     @property
-    def last(self) -> str:
-        """What the last attempt that brought nothing was told."""
-        for attempt in reversed(self.past["attempts"]):
-            if attempt["decided"] not in {"kept", "restored"}:
-                return meaning(attempt)
-        return (self.grant["last"] or {}).get("detail") or "no detail"
+    def failure(self) -> Told | None:
+        """The last attempt that brought nothing."""
+        failed = (a for a in reversed(self.past["attempts"]) if a["decided"] not in {"kept", "restored"})
+        return next(failed, None)
+
+    @property
+    def said(self) -> str:
+        """What the server said when the last attempt brought nothing, in its own words."""
+        words = _said(self.failure) if self.failure else ""
+        return words or (self.grant["last"] or {}).get("detail") or "no detail"
 
     def at(self, at: float) -> str:
         return moment(at, self.now)
@@ -144,7 +148,8 @@ def _unreadable(seen: _Seen) -> Explained:
 def _dead(seen: _Seen) -> Explained:
     then = "Then callers get 409." if seen.living else "Callers get 409."
     return Explained(
-        f"The provider {seen.grant['provider']} no longer accepts the refresh token of grant {seen.name}: {seen.last}.",
+        f"The provider {seen.grant['provider']} no longer accepts the refresh token of grant {seen.name} "
+        f"({seen.said}).",
         f"Nothing: no broker asks for it any more. {seen.token} {then}",
         seen.grant["expires_at"] if seen.living else None,
         "log in again, under the same id; if the provider has taken back what it said (a disabled user), "
@@ -155,8 +160,8 @@ def _dead(seen: _Seen) -> Explained:
 
 def _rejected(seen: _Seen) -> Explained:
     return Explained(
-        f"The provider {seen.grant['provider']} rejected the refresh of grant {seen.name}, so it was parked: "
-        f"{seen.last}.",
+        f"The provider {seen.grant['provider']} rejected the refresh of grant {seen.name} ({seen.said}), so it was "
+        "parked.",
         f"Nothing: no broker asks for it until somebody takes it up. {seen.token}",
         seen.grant["expires_at"] if seen.living else None,
         "mend what the provider complains of (scope, settings of the provider), and take the grant up",
@@ -267,7 +272,8 @@ def _failing(seen: _Seen) -> Explained:
     at, failures = seen.past["next_at"], seen.grant["attempts"]
     times = "once" if failures == 1 else f"{failures} times in a row"
     return Explained(
-        f"The refresh of grant {seen.name} brought nothing {times}: {seen.last}.",
+        f"The refresh of grant {seen.name} brought nothing {times}: "
+        f"{meaning(seen.failure) if seen.failure else seen.said}.",
         f"{_tried(seen, at)} {seen.token}", at, exit_code=seen.heals,
     )  # fmt: skip
 
@@ -315,13 +321,18 @@ _DECIDED = {
 
 def meaning(attempt: Told) -> str:
     """What an attempt came to, with the provider's own words."""
-    told = ": ".join(text for text in (attempt["error"], attempt["error_description"]) if text)
-    words = _OUTCOMES.get(attempt["outcome"], attempt["outcome"])
+    told, words = _said(attempt), _OUTCOMES.get(attempt["outcome"], attempt["outcome"])
     return f"{words} ({told})" if told else str(words)
+
+
+def _said(attempt: Told) -> str:
+    return ": ".join(text for text in (attempt["error"], attempt["error_description"]) if text)
 
 
 def decision(attempt: Told, now: float) -> str:
     """What was decided after it."""
     decided = _DECIDED.get(attempt["decided"], attempt["decided"])
-    planned = attempt["next_at"] is not None and attempt["decided"] in {"kept", "postponed", "restored"}
-    return f"{decided}, next at {moment(attempt['next_at'], now)}" if planned else str(decided)
+    if attempt["next_at"] is None:
+        return str(decided)
+    link = " until" if attempt["decided"] == "postponed" else ", next at"
+    return f"{decided}{link} {clock(attempt['next_at'], now)}"

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
+WIDE = 200
+"""Columns of a table off a terminal, where nothing has to be folded."""
 
 
 def _version(asked: bool) -> None:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from broker.cli.broker_http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, app, out
+from broker.cli.main import EXIT_FAILURE, WIDE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span
 from broker.errors import TryAgain
@@ -22,8 +22,6 @@ _HEALTH_TIMEOUT = 4.0
 _ROWS = 50
 _FEWEST = 3
 """Grants, and providers, that a small terminal shows too."""
-_WIDE = 200
-"""Columns off a terminal, where nothing has to be folded."""
 _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
 _STATES = {"reauthorization_required": "log in again"}
 
@@ -76,7 +74,7 @@ def status(
             return {"health": report, **providers, "grants": grants[:_ROWS], "more": more}
 
     if not out.is_terminal:
-        out.width = _WIDE
+        out.width = WIDE
     if as_json:
         typer.echo(json.dumps(run(look())))
     elif watch and out.is_terminal:

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
+from broker.cli.explaining import explain
 from tests.cases import fas as fakes
 from tests.cases.conftest import Ground, MakeGround
 from tests.cases.fas import Fas
@@ -81,6 +83,9 @@ async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Fas, bundle
         assert "certificate" in told["last"]["detail"]
         health = await ground.broker.get("/healthz")
         assert "certificate" in health["checks"]["provider as"]["detail"]
+        past = await ground.broker.get("/v1/grants/g1/attempts")
+        (provider,) = (p for p in (await ground.broker.get("/v1/providers"))["providers"] if p["provider"] == "as")
+        assert "certificate" in explain("g1", told, past, provider, time.time()).why
         second.cert_pem.write_to_path(str(bundle))
         await recovered(ground, "g1")
         assert len(secure.of("g1")) == 2

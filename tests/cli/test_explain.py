@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from typing import Any
 
-from tests.cli.conftest import Home
+from tests.cli.conftest import COMMAND, Home
+from tests.cli.test_made_here import C_LOCALE
 from tests.conftest import RedisServer
 from tests.waiting import until
 
@@ -41,6 +44,12 @@ async def outcome_is(home: Home, grant: str, outcome: str) -> dict[str, Any]:
     return await explained(home, grant)
 
 
+async def _says(home: Home, grant: str, text: str) -> bool:
+    """Whether an attempt was told *text*."""
+    attempts = json.loads((await home.get(f"/v1/grants/{grant}/attempts"))[1])["attempts"]
+    return any(text in (attempt["error_description"] or "") for attempt in attempts)
+
+
 async def _held_back(home: Home) -> bool:
     """Whether the grant was claimed, and put off until its replay is due."""
     last = json.loads((await home.get("/v1/grants/door"))[1])["last"]
@@ -73,6 +82,18 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     said = await outcome_is(home, "door", "busy")
     assert "tea\\x07break" in said["attempts"][-1]["error_description"]
     assert said["exit_code"] == 0
+
+    acme.faults.order("status", status=503, body={"error": "slow_down", "error_description": "混雑 später"})
+    await home("retry", "door")
+    await until(lambda: _says(home, "door", "später"))
+    bare = {"PATH": os.environ["PATH"], **C_LOCALE}
+    process = subprocess.Popen(
+        [COMMAND, "explain", "door"], cwd=home.directory, env=bare, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    home.started.append(process)
+    done = await home.ended(process)
+    assert (done.code, done.err) == (0, "")
+    assert "\\u6df7\\u96d1 sp\\xe4ter" in done.out
 
     acme.faults.order("reset", after_rotation=True)
     await home("retry", "door")

@@ -289,7 +289,7 @@ def test_every_outcome_and_decision_has_words() -> None:
     assert outcomes == set(explaining._OUTCOMES)
     [said] = past(attempt("not_sent", "postponed", "connect", next_at=MS + MINUTE))["attempts"]
     assert meaning(said) == "nothing was sent (connect)"
-    assert decision(said, NOW) == "put off, next at 13:01:00 (in 60 s)"
+    assert decision(said, NOW) == "put off until 13:01:00"
     [said] = past(attempt("dead", "parked", "invalid_grant", "gone"))["attempts"]
     assert (meaning(said), decision(said, NOW)) == (
         "the provider no longer accepts the refresh token (invalid_grant: gone)", "parked",
