@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.judging import Row
+from tests.faults.neighbours import GRANTS, neighbours
 from tests.faults.run import run
 from tests.faults.table import CALM, FAULTS, Fault
 from tests.faults.world import Plan
@@ -111,6 +112,13 @@ def main() -> int:
     console = Console(file=sys.stdout, width=max(190, Console().width))  # what brokers leave behind is not printed
     with contextlib.redirect_stdout(io.StringIO()):
         rows = asyncio.run(_until_told(_all(arguments, console)))
+    if not arguments.only:
+        with contextlib.redirect_stdout(io.StringIO()):
+            late = asyncio.run(neighbours())
+        console.print(
+            f"{GRANTS} grants of a provider that hangs and {GRANTS} of one that does not, due together: the latter "
+            f"refreshed {late.median:.2f} s after their time (median), {late.most:.2f} s at most"
+        )
     console.print(table_of(rows), _LEGEND, sep="\n", highlight=False)
     broken = [row for row in rows if row.problems]
     console.print(

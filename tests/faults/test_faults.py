@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.faults.neighbours import neighbours
 from tests.faults.run import run
 from tests.faults.table import FAULTS, Fault
 from tests.faults.world import Plan
@@ -16,3 +17,11 @@ async def test_fault(fault: Fault) -> None:
     row = await run(fault, Plan())
     print(row)
     assert not row.problems, "\n".join(row.problems)
+
+
+async def test_a_neighbour_that_hangs() -> None:
+    """64 grants of a provider that hangs delay none of the 64 of another that fall due with them."""
+    late = await neighbours()
+    print(late)
+    assert late.hung > 0
+    assert late.most < 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -37,7 +38,8 @@ _FATES = [
     {"when": "before", "fate": "lost"}, {"when": "after", "fate": "lost"},
     {"when": "before", "fate": "dies"}, {"when": "after", "fate": "dies"},
 ]  # fmt: skip
-kinds = st.sampled_from((*KINDS, *["refreshed"] * 8, *["silent after"] * 3))
+_KINDS = (*KINDS, *["refreshed"] * 8, *["silent after"] * 3)
+_BETWEEN = ["", "", "", "", "import", "log in", "copied", "goes back"]
 grants, providers, names = st.sampled_from(GRANTS), st.sampled_from(PROVIDERS), st.sampled_from(NAMES)
 fates = st.sampled_from(_FATES)
 
@@ -45,9 +47,10 @@ fates = st.sampled_from(_FATES)
 class Machine(World, RuleBasedStateMachine):
     """The rules: what people, replicas, servers, time and the store do."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed: int) -> None:
         """All is well."""
+        self.dice = random.Random(seed)
         self.begin_world()
 
     # What people do -------------------------------------------------------------------------------------
@@ -78,6 +81,7 @@ class Machine(World, RuleBasedStateMachine):
         match what:
             case "retry":
                 self.run(schedule.retry(grant, held.provider))
+                self.retried.add(grant)
             case "expedite":
                 self.run(schedule.expedite(held, interval_ms=0, generation=held.generation))
             case _:
@@ -94,11 +98,13 @@ class Machine(World, RuleBasedStateMachine):
             self.run(self.falls_due(grant, held.provider))
             if replica.connected:
                 self.doom(replica, "claim", fate)
+            before = self.requests
             self.run(replica.claim(held.provider, n))
             self.bury()
+            assert not (rash := self.run(self.rash(before))), rash
 
     @precondition(lambda self: self.requests)
-    @rule(pick=st.integers(0, 5), kind=kinds, fate=fates)
+    @rule(pick=st.integers(0, 5), kind=st.sampled_from(_KINDS), fate=fates)
     def respond(self, pick: int, kind: str, fate: dict[str, str]) -> None:
         """A server answers a request, in one way or another, and its sender tells the store, or dies of it."""
         request = self.requests[pick % len(self.requests)]
@@ -110,13 +116,23 @@ class Machine(World, RuleBasedStateMachine):
         self.bury()
 
     @precondition(lambda self: not set(self.flying) & set(self.requests))
-    @rule(several=st.lists(st.tuples(grants, names, kinds, fates), min_size=1, max_size=4))
-    def refresh(self, several: list[tuple[str, str, str, dict[str, str]]]) -> None:
-        """Both at once, a few times, or few examples would get far."""
-        for grant, name, kind, fate in several:
+    @rule(many=st.integers(1, 4))
+    def refresh(self, many: int) -> None:
+        """Both, with something between them or not, a few times, as the dice of this example fall.
+
+        What Hypothesis draws is mostly the simplest, and few examples would get far.
+        """
+        for _ in range(many):
+            if set(self.flying) & set(self.requests):
+                return
+            grant, name, between = self.dice.choice(GRANTS), self.dice.choice(NAMES), self.dice.choice(_BETWEEN)
             self.ask(grant, name, 1, {})
+            if between in {"import", "log in"}:
+                self.come_and_go(between, grant, "strict", self.dice.choice(NAMES), {})
+            elif between:
+                self.store(between, self.dice.choice(NAMES))
             if self.requests:
-                self.respond(-1, kind, fate)
+                self.respond(-1, self.dice.choice(_KINDS), self.dice.choice(_FATES))
 
     @rule(name=names, how=st.sampled_from(["dies", "dies, its requests are processed", "is cut off", "is well again"]))
     def harm(self, name: str, how: str) -> None:
@@ -226,6 +242,7 @@ def test_machine(ground: None) -> None:
         Machine,
         settings=settings(
             max_examples=_EXAMPLES or 40, stateful_step_count=40, deadline=None, derandomize=not _EXAMPLES,
-            suppress_health_check=list(HealthCheck), print_blob=True, report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck), print_blob=True,
+            phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False,
         ),
     )  # fmt: skip

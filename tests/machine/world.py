@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from hypothesis import event
 
+from broker.refresh.policy import REPLAY_MARGIN
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis
 from broker.store import Store, open_store
@@ -46,6 +47,7 @@ class World:
         """Grant to the replica whose journal has its family; None where only the store has it."""
         self.snapshot: tuple[dict[str, Any], dict[str, str | None]] | None = None
         self.went_back = False
+        self.retried: set[str] = set()
         self.flying: list[Request] = []
         """Requests that were under way when the store became another run of it."""
         self.generations: dict[tuple[str, int], str] = {}
@@ -162,8 +164,8 @@ class World:
                 named = await self.truth.primary.call(
                     "HMGET", self.truth.keys.grant(grant), "unknown_at", "attempt", "reason"
                 )
-                # A store that went back forgot that too; the log has it.
-                assert any(named) or self.went_back, f"{grant} is lost, and nothing says so"
+                # A store that went back forgot that, and whoever retried had read it; the log has it.
+                assert any(named) or self.went_back or grant in self.retried, f"{grant} is lost, and nothing says so"
 
     async def end_all(self) -> None:
         for replica in self.replicas.values():
@@ -228,6 +230,23 @@ class World:
                     key = self.truth.keys.ids(state, provider)  # type: ignore[arg-type]
                     if await self.truth.primary.call("ZSCORE", key, grant) is not None:
                         found[grant].append(state)
+        return found
+
+    async def rash(self, before: list[Request]) -> list[str]:
+        """Grants that are asked for again, since *before*, although nobody knows what came of the last time.
+
+        A strict server would end them, and their tokens with them; those that still live are to be served first.
+        """
+        found = []
+        for grant in GRANTS:
+            held = await self.truth.grants.refresh_token(grant)
+            for request in set(self.requests) - set(before):
+                if held is None or request.token != held[1].reveal() or request.server.grace:
+                    continue
+                key = self.truth.keys.grant(grant)
+                unknown_at, expires_at = await self.truth.primary.call("HMGET", key, "unknown_at", "expires_at")
+                if unknown_at is not None and int(expires_at or 0) > await self.now() + REPLAY_MARGIN:
+                    found.append(f"{grant} is asked for again, its last outcome unknown")
         return found
 
     async def wrong(self) -> list[str]:
