@@ -64,6 +64,7 @@ class Grant:
     granted_at: int
     reauthorize_by: int | None
     refresh_at: int
+    """As planned when its token came; a listing has the time that it is due by now."""
     failures: int
     """Token requests in a row that brought nothing."""
     reason: str | None

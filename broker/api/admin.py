@@ -99,7 +99,7 @@ async def describe(request: web.Request) -> web.Response:
     grant = await api.store.grants.get(grant_id)
     if grant is None:
         raise NoSuchGrant("no such grant")
-    state = await api.store.grants.state(grant)
+    state, grant = await api.store.grants.placed(grant)
     return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import CorrectRequest, NotOurStore
@@ -154,14 +154,15 @@ class Grants:
         except CannotOpen:
             return None
 
-    async def state(self, grant: Grant) -> State:
-        """In which of the three sets it is (due while it moves between them)."""
+    async def placed(self, grant: Grant) -> tuple[State, Grant]:
+        """In which of the three sets it is (due while it moves between them), and it as the schedule has it."""
         keys = self._keys
-        leased, parked = await self._primary.pipeline([
-            ("ZSCORE", keys.ids("leased", grant.provider), grant.grant_id),
-            ("ZSCORE", keys.ids("parked", grant.provider), grant.grant_id),
+        sets: tuple[State, ...] = ("leased", "parked", "due")
+        scores = await self._primary.pipeline([
+            ("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets
         ])  # fmt: skip
-        return "leased" if leased is not None else "parked" if parked is not None else "due"
+        found = next((row for row in zip(sets, scores, strict=True) if row[1] is not None), None)
+        return ("due", grant) if found is None else (found[0], _due(grant, *found))
 
     async def page(
         self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
@@ -175,7 +176,7 @@ class Grants:
         """
         sets = [(p, s) for p in sorted(providers) for s in _STATES if s in states]
         index, score, member = _read_cursor(cursor)
-        rows: list[tuple[State, str]] = []
+        rows: list[tuple[State, str, str]] = []
         last: tuple[int, str, str] | None = None
         batch, passed = max(limit + 1, _BATCH), 0
         while index < len(sets):
@@ -187,7 +188,7 @@ class Grants:
                 score, member = at, name
                 last = (index, at, name)
                 if permitted(name):
-                    rows.append((state, name))
+                    rows.append((state, name, at))
                 else:
                     passed += 1
             if len(found) < batch:
@@ -209,9 +210,13 @@ class Grants:
             offset += len(pairs)
         return found[:limit]
 
-    async def _described(self, rows: Sequence[tuple[State, str]]) -> list[tuple[State, Grant]]:
-        grants = await self.get_many([name for _, name in rows])
-        return [(state, grant) for (state, _), grant in zip(rows, grants, strict=True) if grant is not None]
+    async def _described(self, rows: Sequence[tuple[State, str, str]]) -> list[tuple[State, Grant]]:
+        grants = await self.get_many([name for _, name, _ in rows])
+        return [
+            (state, _due(grant, state, at))
+            for (state, _, at), grant in zip(rows, grants, strict=True)
+            if grant is not None
+        ]
 
     async def providers(self, names: Iterable[str]) -> list[ProviderState]:
         """Health and counts of providers, in one trip: counts are the sets' sizes."""
@@ -252,6 +257,11 @@ class Grants:
         """Ids of all grants of a provider: for loading what is warm at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
         return [name.decode() for reply in replies for name in reply]
+
+
+def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
+    """A grant that is due, with the time that it is due by now: one that failed is put off."""
+    return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
 
 
 def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:

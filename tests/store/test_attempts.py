@@ -192,3 +192,31 @@ def test_what_is_remembered_of_a_refusal() -> None:
         ("invalid_scope", "not yours"),
         ("invalid_grant", ""),
     ]
+
+
+async def test_what_is_put_off_is_shown_as_due_then(store: Store, redis: Redis) -> None:
+    """A grant that failed is described and listed with the time of its next try, not with that of its old plan."""
+    await imported(store, "g1")
+    step = postponed(await again(store, redis))
+    await imported(store, "g2")
+    await claimed(store)
+    await store.schedule.postpone(step, None)
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    state, placed = await store.grants.placed(grant)
+    assert (state, placed.refresh_at) == ("due", step.due_at)
+    page = await store.grants.page(["p"], ["due", "leased"], None, 10)
+    assert [(s, g.grant_id, g.refresh_at == step.due_at) for s, g in page.rows] == [
+        ("leased", "g2", False), ("due", "g1", True)
+    ]  # fmt: skip
+
+
+async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> None:
+    """A login that a store lost, and is told again, is remembered as a login."""
+    await imported(store, "g1")
+    token = commit_of(await again(store, redis), "login").token
+    assert token is not None
+    record = store.registry.logged_in(store.store_id, token, Secret("r"), reauthorize_by=None, followed=0)
+    await redis.delete(GRANT)
+    assert await store.registry.restore(store.store_id, record) == "restored"
+    assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]
