@@ -54,7 +54,10 @@ def admin_of(request: web.Request) -> Caller:
 
 
 async def list_grants(request: web.Request) -> web.Response:
-    """`GET /v1/grants?state=&provider=&limit=&cursor=`: soonest first within provider and state."""
+    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: parked ones first; soonest first within a state.
+
+    *search* is a part of the id, in any case of its letters.
+    """
     caller, api, query = admin_of(request), request.app[API], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
@@ -65,7 +68,10 @@ async def list_grants(request: web.Request) -> web.Response:
     except ValueError:
         raise CorrectRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
     cursor = _opened(api, caller, query.get("cursor"))
-    page = await api.store.grants.page(providers, states, cursor, limit, lambda grant_id: caller.may("admin", grant_id))
+    part = query.get("search", "").lower()
+    page = await api.store.grants.page(
+        providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
+    )
     rows = [described(grant, state, soon=api.desk.ends_soon(grant)) for state, grant in page.rows]
     return json_answer({"grants": rows, "next": _sealed(api, caller, page.next)})
 

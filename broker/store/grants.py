@@ -168,13 +168,13 @@ class Grants:
         self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
         permitted: Callable[[str], bool] = lambda _: True,
     ) -> Page:  # fmt: skip
-        """List grants, soonest first within a provider and state, from *cursor* (as a page before gave it).
+        """List grants, parked ones first, soonest first within a state and provider, from *cursor* (of a page before).
 
         The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all. Of
         very many ids that are not *permitted* one page passes over some, and may end short of *limit*.
         Raises `CorrectRequest` for a cursor that is not ours.
         """
-        sets = [(p, s) for p in sorted(providers) for s in _STATES if s in states]
+        sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
         index, score, member = _read_cursor(cursor)
         rows: list[tuple[State, str, str]] = []
         last: tuple[int, str, str] | None = None
