@@ -154,7 +154,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             health.started = True
             gc.collect()
             gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
-            log.info("broker.started", store=store.store_id, providers=list(endpoints))
+            log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
             async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()
                 health.stopping = True

@@ -79,7 +79,8 @@ class Schedule:
         self._clock = clock
         self._hold_off_ms = hold_off_ms
         self._second_term_ms = second_term_ms
-        self._replica = replica_name()
+        self.replica = replica_name()
+        """How we are called in what is remembered of an attempt."""
         self.store_id = ""
         """Whose grants are claimed, once the store was identified: no others are."""
         self.told_after = -1
@@ -107,7 +108,7 @@ class Schedule:
         ]
         args: list[Argument] = [
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms, "expired" if expired_only else "",
-            self.store_id, self.told_after, self._second_term_ms, self._replica,
+            self.store_id, self.told_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
         try:
             status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
@@ -188,7 +189,7 @@ class Schedule:
             claim.granted_at,
             commit.refresh_at,
             self._keys.channel(grant_id),
-            remembered(commit, self._replica),
+            remembered(commit, self.replica),
         ]
         args += [len(messages), *messages, *fields]
         return await self._commits.add(keys, args)
@@ -207,7 +208,7 @@ class Schedule:
             grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
             step.code, step.detail, 1 if suspended else HALF_CLOSE_AFTER, first, longest, random.random(),
             self._keys.channel(grant_id), message or "", claim.generation, claim.claimed_at,
-            remembered(step, self._replica) if step.asked else "",
+            remembered(step, self.replica) if step.asked else "",
             "failures", step.failures, "last_outcome", step.outcome, "last_detail", _told(step.code, step.detail),
             "last_at", self._clock(),
         ]  # fmt: skip
@@ -223,7 +224,7 @@ class Schedule:
         ]
         args: list[Argument] = [
             grant_id, claim.attempt, step.reason, step.detail, BREAKER if counts else 0, *SUSPENDED_PAUSE_MS,
-            self._keys.channel(grant_id), message, remembered(step, self._replica),
+            self._keys.channel(grant_id), message, remembered(step, self.replica),
             "last_outcome", step.outcome, "last_detail", _told(step.reason, step.detail), "last_at", self._clock(),
         ]  # fmt: skip
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]

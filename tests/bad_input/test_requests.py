@@ -17,7 +17,7 @@ ID_ROUTES = [
     ("GET", "/v1/grants/{id}"), ("PUT", "/v1/grants/{id}"), ("DELETE", "/v1/grants/{id}"),
     ("GET", "/v1/grants/{id}/token"), ("POST", "/v1/grants/{id}/refresh"), ("POST", "/v1/grants/{id}/retry"),
     ("POST", "/v1/grants/{id}/login"), ("POST", "/v1/grants/{id}/login/complete"), ("GET", "/v1/grants/{id}/login/x"),
-    ("GET", "/readyz/{id}"),
+    ("GET", "/readyz/{id}"), ("GET", "/v1/grants/{id}/attempts"),
 ]  # fmt: skip
 BAD_IDS = [
     "-a",

@@ -216,3 +216,22 @@ async def test_without_redis_nothing_is_guessed(
         assert not [key for key in seen if key[0] in {"grants", "provider_suspended"} or key[0].startswith("grant_")]
         assert value(seen, "refreshes_total", provider="acme", outcome="refreshed") == 1
         assert value(seen, "cached_tokens") == 1
+
+
+async def test_many_scrapes_cost_little(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route needs no key: scrapes that come together share one answer, and single grants are not read for each."""
+    monkeypatch.setattr("broker.api.scrape._SINGLE_GRANTS", 60.0)
+    async with start_broker() as broker:
+        await imported(broker, sandbox, *(f"g{n}" for n in range(20)))
+        await scraped(broker)
+        await redis.config_resetstat()
+        texts = [(await broker.get("/metrics"))["text"] for _ in range(5)]
+        await redis.client_pause(600)  # so that they come together
+        texts += [told["text"] for told in await asyncio.gather(*(broker.get("/metrics") for _ in range(50)))]
+        assert all("grant_last_success_timestamp_seconds{" in text for text in texts)
+        stats = await redis.info("commandstats")
+        looks, singles = stats["cmdstat_hkeys"]["calls"], stats.get("cmdstat_hmget", {"calls": 0})["calls"]
+        assert 6 <= looks < 20
+        assert singles <= 3 * looks + 10, "one a provider, and none a grant"

@@ -66,6 +66,22 @@ async def listed(broker: RunningBroker, limit: int, headers: dict[str, str]) -> 
         cursor = f"&cursor={page['next']}"
 
 
+async def test_the_past_of_a_grant_is_its_admins(broker: RunningBroker) -> None:
+    """Attempts, and that a grant was forgotten, are told to whoever administers the id; a reader learns neither."""
+    await imported(broker, "mine-1", "other-1")
+    past = await broker.get("/v1/grants/mine-1/attempts", headers=FEW)
+    assert (past["attempts"], past["under_way"], past["forgotten_at"]) == ([], None, None)
+    assert past["next_at"] > 0
+    await broker.ask("DELETE", "/v1/grants/other-1")
+    await broker.ask("DELETE", "/v1/grants/mine-1")
+    for grant in ("other-1", "other-2"):
+        assert (await broker.ask("GET", f"/v1/grants/{grant}/attempts", headers=FEW))[0] == 403
+    assert (await broker.get("/v1/grants/mine-1/attempts", headers=FEW))["forgotten_at"] > 0
+    assert (await broker.get("/v1/grants/other-1/attempts", headers=ALL))["forgotten_at"] > 0
+    status, body, _ = await broker.ask("GET", "/v1/grants/other-2/attempts", headers=ALL)
+    assert (status, body["error"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])
 async def test_a_limited_admin_lists_its_own(broker: RunningBroker, limit: int) -> None:
     """Every grant of its patterns once, in full pages, and never an id of another, not even in the cursor."""
