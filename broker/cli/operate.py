@@ -67,11 +67,8 @@ def status(
         async with broker_at(config, url, key_file) as broker:
             _, report = await broker.ask("GET", "/healthz")
             providers = await broker.get("GET", "/v1/providers")
-            parked = await broker.get("GET", f"/v1/grants?state=parked&limit={_ROWS}")
-            others = await broker.get("GET", f"/v1/grants?state=leased&state=due&limit={_ROWS}")
-            grants = [*parked["grants"], *others["grants"]]
-            more = bool(parked["next"] or others["next"] or len(grants) > _ROWS)
-            return {"health": report, **providers, "grants": grants[:_ROWS], "more": more}
+            grants = await broker.get("GET", f"/v1/grants?limit={_ROWS}")
+            return {"health": report, **providers, **grants}
 
     if not out.is_terminal:
         out.width = WIDE
@@ -131,7 +128,7 @@ def screen(seen: dict[str, Any], *, most: int = _ROWS, providers: int | None = N
     shown = seen["grants"][:most]
     grid.add_row(_grants(shown, time.time()))
     total = sum(sum(provider["grants"].values()) for provider in seen["providers"])
-    if seen["more"] or len(shown) < len(seen["grants"]):
+    if seen["next"] or len(shown) < len(seen["grants"]):
         grid.add_row(f"{len(shown)} of {total} grants: parked ones first. GET /v1/grants lists them all.")
     if any(grant["state"] == "parked" for grant in shown):
         grid.add_row("token-broker explain GRANT says why, and what to do.")

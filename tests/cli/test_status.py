@@ -36,7 +36,7 @@ def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: 
     """What the broker told: at most fifty grants of it."""
     bad = {f"provider {n}": {"status": "degraded", "detail": "failing", "since": 0} for n in range(checks)}
     report = {"status": "degraded" if bad else "ok", "checks": bad}
-    return {"health": report, "providers": providers, "grants": grants[:50], "more": len(grants) > 50}
+    return {"health": report, "providers": providers, "grants": grants[:50], "next": "x" if len(grants) > 50 else None}
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], width: int, height: int) -> list[str]:
