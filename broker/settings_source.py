@@ -25,7 +25,7 @@ _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
 _PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 
-_WORDS = {
+WORDS = {
     "string_type": "must be text in quotes",
     "path_type": "must be a path in quotes",
     "literal_error": "must be {expected}",
@@ -162,7 +162,7 @@ def _words(found: Any, location: Sequence[int | str]) -> str:
         )  # fmt: skip
     if found["type"] == "missing":
         return f"is missing: add it below [{'.'.join(map(str, location[:-1]))}]"
-    words = _WORDS.get(found["type"], "is not allowed here").format_map(found.get("ctx", {}))
+    words = WORDS.get(found["type"], "is not allowed here").format_map(found.get("ctx", {}))
     table = len(location) == 2 and location[0] in {"providers", "callers"} and "table" in words  # noqa: PLR2004
     return f"{words}, such as [{location[0]}.NAME]" if table else words
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from broker import errors
 from broker.cli.broker_http import Broker, broker_at, error_of, read_from, run
+from broker.cli.formats import Form, formatted
 from broker.cli.main import EXIT_FAILURE, app, err, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.model import GRANT_ID
@@ -136,7 +136,7 @@ def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: Key
 def token(
     grant: GrantId,
     form: Annotated[
-        Literal["text", "json", "header", "env", "k8s"],
+        Form,
         typer.Option(
             "--format",
             "-f",
@@ -160,27 +160,6 @@ def token(
             return await broker.get("GET", grant_path(grant, f"/token?min_ttl={min_ttl}" if min_ttl else "/token"))
 
     typer.echo(formatted(run(work()), form))
-
-
-def formatted(answer: dict[str, Any], form: str) -> str:
-    """A token answer as a script wants it."""
-    match form:
-        case "json":
-            return json.dumps(answer)
-        case "header":
-            return f"Authorization: Bearer {answer['access_token']}"
-        case "env":
-            return f"ACCESS_TOKEN={shlex.quote(answer['access_token'])}\nACCESS_TOKEN_EXPIRES_AT={answer['expires_at']}"
-        case "k8s":
-            from datetime import UTC, datetime
-
-            expires = datetime.fromtimestamp(answer["expires_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            status = {"token": answer["access_token"], "expirationTimestamp": expires}
-            return json.dumps(
-                {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
-            )
-        case _:
-            return str(answer["access_token"])
 
 
 @app.command()

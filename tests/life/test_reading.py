@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.cli.grants import formatted
+from broker.cli.formats import formatted
 from broker.model import Token
 from broker.secret import Secret, key_digest
 from broker.wire import token_answer

@@ -1,0 +1,109 @@
+"""What a sink is told: by options for one file, by a TOML file for many."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+
+from broker.cli.formats import FileForm
+from broker.errors import CorrectSettings
+from broker.settings import Section
+from broker.settings_source import WORDS
+from broker.settings_values import Name, matching
+
+
+def _signal(value: str) -> str:
+    name = value.upper().removeprefix("SIG")
+    if f"SIG{name}" not in signals.Signals.__members__:
+        raise ValueError("must be the name of a signal, such as HUP or USR1")
+    return f"SIG{name}"
+
+
+class Sink(Section):
+    """One file, and the grant whose token it holds."""
+
+    grant: Name
+    file: Annotated[Path, AfterValidator(Path.absolute)]
+    format: FileForm = "text"
+    owner: str | None = None
+    group: str | None = None
+    mode: Annotated[str, matching("0?[0-7]{3}", 'must be three octal digits in quotes, such as "0640"')] = "0600"
+    in_place: bool = False
+    exec: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    signal: Annotated[str, AfterValidator(_signal)] | None = None
+    pid_file: Path | None = None
+    on_expiry: Literal["keep", "remove"] = "keep"
+    machine: Annotated[str, matching(r"\S+", "must be a host's name")] | None = None
+    login: Annotated[str, matching(r"\S+", "must be one word")] = "oauth2"
+
+    @field_validator("pid_file")
+    @classmethod
+    def _beside_a_signal(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        signal = info.data.get("signal", "")
+        if path is None and signal:
+            raise ValueError(f"is missing: it says to whom {signal} goes")
+        if path is not None and signal is None:
+            raise ValueError("stands without a signal to send: give signal too")
+        return path
+
+    @field_validator("machine")
+    @classmethod
+    def _of_netrc(cls, machine: str | None, info: ValidationInfo) -> str | None:
+        if machine is None and info.data.get("format") == "netrc":
+            raise ValueError("is missing: netrc names the host that the token is for")
+        return machine
+
+
+def from_file(path: Path) -> list[Sink]:
+    """The sinks of a TOML file: `[[sink]]` tables. Raises `CorrectSettings` with all that is wrong."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise CorrectSettings(f"{path}: cannot be read by uid {os.getuid()} ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text"
+        raise CorrectSettings(f"{path}: is not TOML: {what}") from None
+    rows = table.get("sink")
+    if not isinstance(rows, list) or not rows or set(table) != {"sink"}:
+        raise CorrectSettings(f'{path}: write a [[sink]] table for each file, with grant = "…" and file = "…" in it')
+    sinks, findings = list[Sink](), list[str]()
+    for number, row in enumerate(rows, 1):
+        try:
+            sinks.append(_KIND.validate_python(row))
+        except ValidationError as error:
+            findings += [f"{path}: sink {number}: {words}" for words in found(error)]
+    for file in {sink.file for sink in sinks}:
+        if sum(sink.file == file for sink in sinks) > 1:
+            findings.append(f"{path}: {file} stands in two sinks: give each its own file")
+    if findings:
+        raise CorrectSettings(*findings)
+    return sinks
+
+
+def from_options(**given: Any) -> Sink:
+    """The sink that options describe, each by its name. Raises `CorrectSettings`."""
+    try:
+        return _KIND.validate_python({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise CorrectSettings(*(f"--{words.replace('_', '-', 1)}" for words in found(error))) from None
+
+
+_KIND = TypeAdapter(Sink)
+
+
+def found(error: ValidationError) -> list[str]:
+    """What is wrong, a line each: `KEY: what is allowed`."""
+    lines = []
+    for each in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in each["loc"] if isinstance(part, str)) or "it"
+        if each["type"] == "extra_forbidden":
+            words = f"no such key; allowed: {', '.join(Sink.model_fields)}"
+        else:
+            words = WORDS.get(each["type"], "is not allowed here").format_map(each.get("ctx", {}))
+        lines.append(f"{key}: {words}")
+    return lines
