@@ -80,6 +80,13 @@ EVENTS: dict[str, Event] = {
         "the journal cannot be written; only grants without a valid token are refreshed",
         "make room in `data_dir`",
     ),
+    "hook.failed": Event(
+        _ERROR,
+        "`sink`: what is to be done after a change failed (`error`); the file is good",
+        "mend the command or pid file",
+    ),
+    "hook.run": Event(_INFO, "`sink`: the command after a change ended well"),
+    "hook.signalled": Event(_INFO, "`sink`: the signal after a change was sent"),
     "journal.off": Event(_WARNING, "`refresh.journal` is false: what Redis loses is lost", "switch it on"),
     "journal.recovered": Event(_INFO, "the journal can be written again"),
     "journal.replayed": Event(_INFO, "Redis was told what it may have lost; by what it did with each"),
@@ -102,6 +109,18 @@ EVENTS: dict[str, Event] = {
         _ERROR, "SIGHUP found wrong settings; the old ones hold", "mend `findings`, SIGHUP again"
     ),
     "settings.reloaded": Event(_INFO, "callers and log level were taken over"),
+    "sink.expired": Event(
+        _WARNING, "`sink`: the token in a file is dead and there is no other; `kept` or removed", "see the broker"
+    ),
+    "sink.not_written": Event(_ERROR, "`sink`: a file cannot be written (`error`)", "what it says"),
+    "sink.reauthorization_required": Event(
+        _ERROR, "`sink`: a grant is dead and nothing valid is left", "`token-broker login GRANT --provider P`"
+    ),
+    "sink.recovered": Event(_INFO, "`sink`: a file is followed again"),
+    "sink.waiting": Event(
+        _ERROR, "`sink`: no broker, or no token, for now (`error`); the file stays", "what it says; it goes on trying"
+    ),
+    "sink.written": Event(_INFO, "`sink`: a file has a new token"),
     "store.found": Event(_INFO, "Redis answers again"),
     "store.located": Event(_INFO, "the primary was found, or found elsewhere, by Sentinel or Cluster"),
     "store.lost": Event(

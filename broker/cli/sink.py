@@ -147,14 +147,17 @@ class Feed:
                     began = time.monotonic()
                     await self._poll(broker, self._wait())
                     self._recovered()
-                    self._expire()
                     await asyncio.sleep(max(0.0, _LEAST_PAUSE - (time.monotonic() - began)))
         except errors.LogInAgain as error:
-            self._say("sink.reauthorization_required", str(error))
+            if self._is_news(error):
+                log.error("sink.reauthorization_required", **self._about(error))
             if not self._dead and self._expires is None:
                 self._expires = time.monotonic()  # whatever a run before us has left there, it is dead
         except errors.BrokerError as error:
-            self._say("sink.not_written" if isinstance(error, CannotWrite) else "sink.waiting", str(error))
+            if self._is_news(error):
+                log.error(
+                    "sink.not_written" if isinstance(error, CannotWrite) else "sink.waiting", **self._about(error)
+                )
         self._expire()
         pause = min(_LONGEST_PAUSE, 2**self._failures) * (0.5 + random.random() / 2)
         self._failures = min(self._failures + 1, 16)
@@ -194,7 +197,7 @@ class Feed:
         wanted = self._wanted
         text = formatted(kept, wanted.format, machine=wanted.machine or "", login=wanted.login)
         if self.file.write(text.encode() + (b"" if wanted.format == "text" else b"\n")):
-            log.info("sink.written", file=str(wanted.file), grant_id=wanted.grant, generation=answer["generation"])
+            log.info("sink.written", generation=answer["generation"], **self._about())
             self._hook.ask()
         self._generation, self._dead = answer["generation"], False
         self._expires = time.monotonic() + answer["expires_in"]
@@ -213,21 +216,23 @@ class Feed:
         self._expires, self._generation, self._dead = None, None, True
         if not os.path.lexists(self._wanted.file):
             return
-        log.warning("sink.expired", file=str(self._wanted.file), grant_id=self._wanted.grant,
-                    kept=self._wanted.on_expiry == "keep")  # fmt: skip
+        log.warning("sink.expired", kept=self._wanted.on_expiry == "keep", **self._about())
         if self._wanted.on_expiry == "remove":
             try:
                 self.file.remove()
             except CannotWrite as error:
-                self._say("sink.not_written", str(error))
+                log.error("sink.not_written", **self._about(error))
 
-    def _say(self, event: str, words: str) -> None:
-        """One event for as long as the same goes wrong."""
-        if words != self._said:
-            log.error(event, file=str(self._wanted.file), grant_id=self._wanted.grant, error=words)
-        self._said = words
+    def _is_news(self, error: errors.BrokerError) -> bool:
+        """Whether it is something else that goes wrong now: one event for as long as the same does."""
+        said, self._said = self._said, str(error)
+        return said != self._said
+
+    def _about(self, error: errors.BrokerError | None = None) -> dict[str, Any]:
+        about = {"file": str(self._wanted.file), "grant_id": self._wanted.grant}
+        return about if error is None else about | {"error": str(error)}
 
     def _recovered(self) -> None:
         if self._said:
-            log.info("sink.recovered", file=str(self._wanted.file), grant_id=self._wanted.grant)
+            log.info("sink.recovered", **self._about())
         self._said, self._failures = "", 0
