@@ -1,10 +1,11 @@
 """The faces of the broker over HTTP. The only importer of `aiohttp.web`.
 
 Each module owns one face: `tokens` what services read, `admin` what operators change, `login` what browsers see,
-`ops` what supervisors and Prometheus ask. `app` puts them together, `front` is the short way to what is asked
-all the time; `callers` knows who asks.
+`ops` what supervisors and Prometheus ask, `status_page` what a person looks at. `app` puts them together, `front` is
+the short way to what is asked all the time; `callers` and `session` know who asks.
 """
 
+from broker.api import status_page  # noqa: F401 - reads the page's files: before the loop runs
 from broker.api.app import Api
 from broker.api.bodies import Bodies
 from broker.api.callers import Callers

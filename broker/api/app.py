@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from broker import errors
+from broker.api import session
 from broker.model import GRANT_ID
 from broker.refresh.login import LoginRefused
 
@@ -161,9 +162,34 @@ def grant_id_of(request: web.Request) -> str:
     return grant_id
 
 
+def session_of(request: web.Request) -> session.Session | None:
+    """Who is signed in at the status page, whatever the route."""
+    api = request.app[API]
+    value = request.cookies.get(session.cookie_name(api.settings.http.public_url))
+    return session.open_(api.store.sealer, api.callers, value, api.store.clock()) if value else None
+
+
+def by_session(request: web.Request) -> bool:
+    """Whether the status page asks: with its cookie, on its routes, and with no key, which would decide alone."""
+    resource = request.match_info.route.resource
+    return (
+        not session.has_key(request.headers)
+        and resource is not None
+        and (request.method, resource.canonical) in session.ROUTES
+        and session.cookie_name(request.app[API].settings.http.public_url) in request.cookies
+    )
+
+
 def caller_of(request: web.Request) -> Caller:
-    """Who asks; raises `PresentKey`."""
-    return request.app[API].callers.of(request.headers)
+    """Who asks, by key or by the status page's cookie; raises `PresentKey`, `AskForPermission`."""
+    api, headers = request.app[API], request.headers
+    if by_session(request):
+        session.require_page(request.method, headers, api.settings.http.public_url)
+        signed_in = session_of(request)
+        if signed_in is None:
+            raise session.over()
+        return signed_in.caller
+    return api.callers.of(headers)
 
 
 async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
@@ -185,10 +211,10 @@ async def optional_json_body(request: web.Request, *members: str) -> dict[str, A
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import admin, imports, login, ops, scrape, sealing, tokens
+    from broker.api import admin, imports, login, ops, scrape, sealing, status_page, tokens
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    for face in (tokens, admin, imports, login, ops, scrape, sealing):
+    for face in (tokens, admin, imports, login, ops, scrape, sealing, status_page):
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)

@@ -100,6 +100,10 @@ class Callers:
         """The caller of a request with these *headers*. Raises `PresentKey`."""
         return self.identify(headers.get("Authorization"), headers.get("X-Broker-Key"))
 
+    def of_digest(self, digest: str) -> Caller | None:
+        """The caller whose key has this digest, if there is still one."""
+        return self._by_digest.get(digest)
+
     def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
         """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
         key = broker_key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api import audit
-from broker.api.app import API, error_answer, grant_id_of
+from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
 from broker.api.bodies import token_headers
 from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT = 55.0
 """Seconds: below the 60 s after which common proxies give up."""
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})(?![0-9.])\"?", re.IGNORECASE)
+_PREFER_MINIMAL = re.compile(r"(?:^|[,;\s])return\s*=\s*\"?minimal\"?(?![a-z])", re.IGNORECASE)
 _ETAG = re.compile(r'^\s*(?:W/)?"([0-9]+)"\s*$')
 
 
@@ -57,9 +58,13 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
 
 
 async def refresh(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`."""
-    api, grant_id = request.app[API], grant_id_of(request)
-    caller = admitted(api, request.headers, "refresh", grant_id)
+    """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`.
+
+    With `Prefer: return=minimal` (RFC 7240 §4.2), and to the status page always, the answer is 204: no token goes out.
+    """
+    api, grant_id, paged = request.app[API], grant_id_of(request), by_session(request)
+    caller = caller_of(request) if paged else admitted(api, request.headers, "refresh", grant_id)
+    caller.require("refresh", grant_id)
     condition = request.headers.get("If-Match")
     if condition is None:
         return error_answer(
@@ -71,6 +76,8 @@ async def refresh(request: web.Request) -> web.Response:
     wait, reported = preferred_wait(request), int(match[1])
     audit.acted(caller, "refresh.reported", grant_id, generation=reported)
     token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
+    if paged or _PREFER_MINIMAL.search(",".join(request.headers.getall("Prefer", ()))):
+        return web.Response(status=204, headers={**token_headers(token), "Preference-Applied": "return=minimal"})
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
 

@@ -1,0 +1,49 @@
+// Building and changing elements. Text is only ever set as text: nothing here parses HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with properties (`class`, `dataset`, listeners by `onclick`, …) and children; strings become text. */
+export function el(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "class") node.className = value;
+    else if (name === "dataset") Object.assign(node.dataset, value);
+    else if (name.startsWith("aria-") || name === "role") node.setAttribute(name, value);
+    else node[name] = value;
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+/** Set text only where it differs, so that a screen reader is not told the same again. */
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** Make the children of *parent* these nodes in this order; nodes that stand right are not touched and keep the focus. */
+export function arrange(parent, nodes) {
+  const wanted = new Set(nodes);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let at = parent.firstElementChild;
+  for (const node of nodes) {
+    if (node === at) at = at.nextElementSibling;
+    else parent.insertBefore(node, at);
+  }
+}
+
+let saying;
+/** Say what came of an action, for a while. */
+export function say(text, bad = false) {
+  const said = $("said");
+  said.textContent = text;
+  said.dataset.bad = bad ? "yes" : "no";
+  clearTimeout(saying);
+  saying = setTimeout(() => { said.textContent = ""; }, bad ? 15000 : 6000);
+}

@@ -1,0 +1,158 @@
+// One grant in the list: a line that is changed in place, and details on demand.
+
+import { acting, logIn, logOut, refreshNow, tryAgain } from "./actions.js";
+import { ask, grantPath, now, Refused } from "./api.js";
+import { el, setText } from "./dom.js";
+import { moment, since, span, until } from "./time.js";
+
+const SOON = 7 * 86400, VERY_SOON = 3 * 86400;
+const REASONS = { reauthorization_required: "log in again" };
+const cell = (name, label, ...children) => el("span", { class: `cell ${name}` }, el("span", { class: "label" }, label), ...children);
+
+export class GrantLine {
+  constructor(grant, changed) {
+    this.changed = changed;
+    this.fill = el("i", { class: "fill" });
+    this.tick = el("i", { class: "tick" });
+    this.left = el("span", { class: "left" });
+    this.next = el("span");
+    this.last = el("span", { class: "outcome" });
+    this.by = el("span");
+    this.provider = el("span");
+    this.state = el("span", { class: "state" });
+    this.act = el("button", { class: "act", onclick: () => this.doNext() });
+    this.details = el("div", { class: "details", hidden: true, id: `details-${grant.grant_id}` });
+    this.name = el("button", {
+      class: "id", "aria-expanded": "false", "aria-controls": this.details.id, onclick: () => this.toggle(),
+    }, grant.grant_id);
+    this.node = el("li", { class: "grant" },
+      el("div", { class: "line" },
+        el("span", { class: "cell who" }, this.name, this.state),
+        cell("at", "provider", this.provider),
+        cell("life", "life left", el("span", { class: "track", "aria-hidden": "true" }, this.fill, this.tick), this.left),
+        cell("next", "next refresh", this.next),
+        cell("last", "last outcome", this.last),
+        cell("by", "log in by", this.by),
+        el("span", { class: "cell do" }, this.act)),
+      this.details);
+    this.show(grant);
+  }
+
+  show(grant) {
+    const before = this.grant;
+    this.grant = grant;
+    setText(this.provider, grant.provider);
+    const failing = grant.state === "due" && grant.attempts > 0;
+    const said = grant.unreadable ? "sealed with a key that is gone"
+      : grant.state === "parked" ? REASONS[grant.reason] ?? grant.reason ?? "parked"
+      : grant.state === "leased" ? "refreshing"
+      : failing ? `failing, ${grant.attempts} in a row` : "";
+    setText(this.state, said);
+    this.node.dataset.state = grant.state;
+    this.node.dataset.level = grant.state === "parked" || grant.unreadable ? "bad" : failing ? "warn" : "good";
+    this.last.title = grant.last?.detail ?? "";
+    const act = grant.reason === "reauthorization_required" ? "Log in" : grant.state === "parked" || failing ? "Try again" : "";
+    setText(this.act, act);
+    this.act.hidden = !act;
+    this.act.setAttribute("aria-label", `${act} ${grant.grant_id}`);
+    this.pass();
+    if (!this.details.hidden && (before?.last?.at !== grant.last?.at || before?.state !== grant.state)) this.fillDetails();
+  }
+
+  /** A second went by. */
+  pass() {
+    const { grant } = this, at = now();
+    const life = grant.expires_at ? Math.max(1, grant.expires_at - grant.issued_at) : 0;
+    const left = grant.expires_at ? Math.max(0, grant.expires_at - at) : 0;
+    const part = life ? Math.min(1, left / life) : 0;
+    this.fill.style.width = `${(part * 100).toFixed(1)}%`;
+    this.fill.dataset.level = left === 0 ? "bad" : part < 0.12 ? "warn" : "good";
+    const planned = life ? (grant.expires_at - grant.refresh_at) / life : 0;
+    this.tick.hidden = grant.state === "parked" || planned <= 0 || planned >= 1;
+    this.tick.style.left = `${(planned * 100).toFixed(1)}%`;
+    setText(this.left, grant.expires_at ? (left > 0 ? span(left) : `expired ${since(grant.expires_at)}`) : "no token yet");
+    setText(this.next, grant.state === "parked" ? "waits" : grant.state === "leased" ? "right now" : until(grant.refresh_at));
+    setText(this.last, grant.last ? `${grant.last.outcome.replaceAll("_", " ")} ${since(grant.last.at)}`
+      : grant.expires_at ? `logged in ${since(grant.granted_at)}` : "none yet");
+    const by = grant.reauthorize_by;
+    setText(this.by, by ? (by > at ? `in ${span(by - at)}` : "over") : "no limit");
+    this.by.dataset.level = by && by - at < SOON ? (by - at < VERY_SOON ? "bad" : "warn") : "none";
+  }
+
+  doNext() {
+    if (this.grant.reason === "reauthorization_required") this.logIn(this.act);
+    else acting(this.act, this.changed, () => tryAgain(this.grant));
+  }
+
+  logIn(button) {
+    acting(button, () => {}, async () => {
+      await logIn(this.grant.grant_id, this.grant.provider, this.changed);
+      return "";
+    });
+  }
+
+  toggle() {
+    this.details.hidden = !this.details.hidden;
+    this.name.setAttribute("aria-expanded", String(!this.details.hidden));
+    if (!this.details.hidden) this.fillDetails();
+  }
+
+  buttons() {
+    const { grant } = this;
+    const button = (words, work, kind = "") => el("button", {
+      class: kind, "aria-label": `${words} ${grant.grant_id}`,
+      onclick: (event) => acting(event.currentTarget, this.changed, () => work(this.grant)),
+    }, words);
+    const parked = grant.state === "parked";
+    return el("p", { class: "buttons" },
+      parked ? button("Try again", tryAgain) : button("Refresh now", refreshNow),
+      el("button", { "aria-label": `Log in ${grant.grant_id}`, onclick: (event) => this.logIn(event.currentTarget) }, "Log in"),
+      button("Log out", async (held) => (await logOut(held)) ?? "", "danger"));
+  }
+
+  async fillDetails() {
+    const { grant } = this;
+    const facts = [
+      ["state", grant.reason ? `${grant.state}: ${grant.reason}` : grant.state],
+      ["generation", String(grant.generation)],
+      ["granted", moment(grant.granted_at)],
+      ["token since", grant.issued_at ? moment(grant.issued_at) : "none"],
+      ["expires", grant.expires_at ? moment(grant.expires_at) : "–"],
+      ["next refresh", grant.state === "parked" ? "none: parked" : moment(grant.refresh_at)],
+      ["log in by", grant.reauthorize_by ? moment(grant.reauthorize_by) : "no limit known"],
+      ["scope", grant.scope ?? "–"],
+    ];
+    if (grant.last?.detail) facts.push(["last words", grant.last.detail]);
+    const table = el("dl", {}, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+    // What is being pressed must not be taken away under the finger: buttons stay while they mean the same.
+    const kind = grant.state === "parked" ? "parked" : "alive";
+    if (this.kind !== kind) this.held = this.buttons();
+    this.kind = kind;
+    if (this.details.firstElementChild === this.held) {
+      while (this.held.nextSibling) this.held.nextSibling.remove();
+      this.details.append(table);
+    } else this.details.replaceChildren(this.held, table);
+    const past = await attempts(grant.grant_id);
+    if (past && table.isConnected) table.after(past);
+  }
+}
+
+async function attempts(grantId) {
+  let told;
+  try {
+    told = await ask("GET", grantPath(grantId, "/attempts"));
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return null;
+  }
+  if (!told.attempts?.length) return el("p", { class: "hint" }, "No token request yet.");
+  const rows = told.attempts.toReversed().map((attempt) => el("tr", {},
+    el("td", {}, moment(attempt.at)),
+    el("td", {}, attempt.outcome.replaceAll("_", " ")),
+    el("td", {}, [attempt.error, attempt.error_description].filter(Boolean).join(": ") || "–"),
+    el("td", {}, attempt.decided || "–"),
+    el("td", { class: "mono" }, attempt.replica)));
+  const head = ["when", "outcome", "what the provider said", "then", "by"].map((name) => el("th", { scope: "col" }, name));
+  return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `Token requests of ${grantId}` },
+    el("table", {}, el("caption", {}, "Last token requests"), el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+}

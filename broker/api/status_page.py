@@ -1,0 +1,130 @@
+"""The status page at `/`, its files, and the routes that sign a person in and out.
+
+The page is static; everything it shows it asks of the API, as whoever signed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from broker.api import audit, session
+from broker.api.app import API, json_answer, json_body, session_of
+from broker.errors import AskForPermission, CorrectRequest
+from broker.secret import key_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    kind: str
+    etag: str
+
+
+def _read() -> dict[str, _File]:
+    files = {}
+    for path in resources.files("broker.api").joinpath("page").iterdir():
+        kind = _KINDS.get(path.name.rpartition(".")[2])
+        if kind is not None:
+            body = path.read_bytes()
+            files[path.name] = _File(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    return files
+
+
+_FILES = _read()  # at import: never while the loop runs
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_get("/", _serving("index.html"))
+    for name in _FILES:
+        if name != "index.html":
+            router.add_get(f"/page/{name}", _serving(name))
+    router.add_get("/session", look)
+    router.add_post("/session", sign_in)
+    router.add_post("/session/end", sign_out)
+
+
+def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    file = _FILES[name]
+
+    async def serve(request: web.Request) -> web.Response:
+        headers = {**HEADERS, "ETag": file.etag}
+        if request.headers.get("If-None-Match") == file.etag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=file.body, content_type=file.kind, charset="utf-8", headers=headers)
+
+    return serve
+
+
+def _told(signed_in: session.Session | None) -> dict[str, Any]:
+    if signed_in is None:
+        return {"caller": None}
+    caller = signed_in.caller
+    return {"caller": caller.name, "admin_of_all": caller.administers_all, "ends_at": signed_in.ends_at // 1000}
+
+
+async def look(request: web.Request) -> web.Response:
+    """`GET /session`: who is signed in; `{"caller": null}` for nobody."""
+    return json_answer(_told(session_of(request)))
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """`POST /session` `{"key"}`: a cookie for whoever has the key of an admin.
+
+    A wrong key costs one look-up by its digest, the same for every key, and locks nobody out.
+    """
+    api = request.app[API]
+    public_url = api.settings.http.public_url
+    session.require_page(request.method, request.headers, public_url)
+    key = (await json_body(request, "key")).get("key")
+    if not isinstance(key, str) or not key.strip():
+        raise CorrectRequest("key must be the key of a caller with the admin right")
+    caller = api.callers.identify(None, key)
+    if not caller.administers:
+        raise AskForPermission(
+            f"caller {caller.name!r} has no admin right, and this page is for admins: see callers in the settings"
+        )
+    signed_in = session.Session(caller, api.store.clock() + session.LIFE_S * 1000)
+    answer = json_answer(_told(signed_in))
+    answer.set_cookie(
+        session.cookie_name(public_url),
+        session.seal(api.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
+        max_age=session.LIFE_S, path="/", httponly=True, samesite="Strict", secure=public_url.startswith("https://"),
+    )  # fmt: skip
+    audit.acted(caller, "session.begun")
+    return answer
+
+
+async def sign_out(request: web.Request) -> web.Response:
+    """`POST /session/end`: this browser forgets the cookie."""
+    public_url = request.app[API].settings.http.public_url
+    session.require_page(request.method, request.headers, public_url)
+    signed_in = session_of(request)
+    if signed_in is not None:
+        audit.acted(signed_in.caller, "session.ended")
+    answer = json_answer(_told(None))
+    answer.del_cookie(
+        session.cookie_name(public_url),
+        path="/", httponly=True, samesite="Strict", secure=public_url.startswith("https://"),
+    )  # fmt: skip
+    return answer

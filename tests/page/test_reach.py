@@ -1,0 +1,169 @@
+"""The status page for everybody: with ten thousand grants, on a narrow screen, in the dark, by keyboard alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from broker.model import Token
+from broker.sandbox import Sandbox
+from broker.secret import Sealer, Secret, parse_sealing_keys
+from broker.store import open_store
+from tests.conftest import RunningBroker, StartBroker
+from tests.page.steps import changed, counts, kill
+from tests.steps import PROVIDERS, log_in
+from tests.waiting import until
+
+Screens = Callable[..., Any]
+
+
+async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
+    """Put *number* grants with tokens into the store, of every kind that a fleet has, and an hour of history."""
+    settings = broker.settings
+    assert settings.sealing.keys_file
+    sealer = Sealer(parse_sealing_keys(settings.sealing.keys_file.read_text()))
+    moment = int(time.time() * 1000)
+    async with open_store(settings.redis, sealer, data_dir=settings.data_dir) as store:
+
+        async def put(index: int) -> None:
+            life = 3_600_000
+            issued = moment - index * 250 % (life // 2)
+            token = Token(
+                f"site-{index:05}", PROVIDERS[index % 3], moment + index, Secret("t"), "bearer", "vms.all", issued,
+                issued + life, issued + life * 3 // 4,
+            )  # fmt: skip
+            limit = moment + (90 * 86_400_000) if index % 3 else None
+            await store.registry.log_in(token, Secret(f"r{index}"), reauthorize_by=limit, seen=None, message="{}")
+
+        for start in range(0, number, 500):
+            await asyncio.gather(*(put(index) for index in range(start, start + 500)))
+    for provider in PROVIDERS:
+        minutes = {
+            f"{moment // 60_000 - back}{kind}": (back * 7919 % 40 + 12 if kind == "r" else 6)
+            for back in range(60) for kind in "rf" if kind == "r" or back in {11, 12, 13}
+        }  # fmt: skip
+        await redis.hset(f"broker:{{0}}:history:{provider}", mapping=minutes)  # type: ignore[arg-type]
+
+
+@pytest.mark.timeout(120)
+async def test_ten_thousand_grants(start_broker: StartBroker, screens: Screens, redis: Redis, screenshot: Any) -> None:
+    """The first rows, a filter and a search over all of them come soon, and the page holds a hundred at a time."""
+    async with start_broker() as broker:
+        await seeded(broker, redis, 10_000)
+        screen = await screens(broker)
+        page = screen.page
+        await screen.sign_in()
+        began = time.monotonic()
+        await page.locator("li.grant").nth(99).wait_for()
+        first = time.monotonic() - began
+        assert await page.locator("#aside").inner_text() == "10,000 grants are kept alive at 3 providers."
+        assert await page.locator("li.grant").count() == 100
+        assert await page.evaluate("document.querySelectorAll('*').length") < 4_000
+        await screenshot(page, "ten-thousand")
+        began = time.monotonic()
+        await page.locator("#provider").select_option("een")
+        await page.get_by_text("due 3,333").wait_for()
+        filtered = time.monotonic() - began
+        began = time.monotonic()
+        await page.get_by_label("Id", exact=True).fill("E-0999")
+        await until(lambda: counts(page, 3))
+        searched = time.monotonic() - began
+        print(f"first rows {first:.2f} s, filter {filtered:.2f} s, search {searched:.2f} s")
+        assert max(first, filtered, searched) < 5
+        await page.get_by_label("Id", exact=True).fill("")
+        await until(lambda: counts(page, 100))
+        before = await page.locator("li.grant .id").all_inner_texts()
+        await page.get_by_role("button", name="Next").click()
+        await page.get_by_text("page 2").wait_for()
+        await until(lambda: changed(page.locator("li.grant .id").first, before[0]))
+        after = await page.locator("li.grant .id").all_inner_texts()
+        assert len(after) == 100
+        assert not set(before) & set(after)
+        await page.get_by_role("button", name="Previous").click()
+        await until(lambda: page.get_by_text(before[0], exact=True).count())
+        screen.sound()
+
+
+async def test_narrow_dark_and_light(
+    broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis, screenshot: Any
+) -> None:
+    """At 400 pixels nothing has to be scrolled sideways, in the dark too, whatever the length of an id."""
+    long = "x" * 60 + "-" + "W" * 60
+    await log_in(broker, long, "acme")
+    await kill(broker, sandbox, redis, long)
+    for scheme in ("light", "dark"):
+        screen = await screens(broker, viewport={"width": 400, "height": 800}, color_scheme=scheme)
+        await screen.sign_in()
+        page = screen.page
+        await screen.line("een-1").wait_for()
+        details = await screen.open_details(long)
+        await details.get_by_text("Last token requests").wait_for()
+        assert await page.evaluate("document.documentElement.scrollWidth") == 400
+        await screenshot(page, f"narrow-{scheme}")
+        await screenshot(page, f"narrow-{scheme}-whole", full=True)
+        await details.get_by_role("button", name="Log out").click()
+        await screenshot(page, f"narrow-{scheme}-dialog")
+        box = await page.locator("dialog[open]").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+        ground = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert (sum(int(part) for part in ground[4:-1].split(",")) < 200) == (scheme == "dark")
+        screen.sound()
+        await page.set_viewport_size({"width": 1280, "height": 800})
+        await page.keyboard.press("Escape")
+        await screenshot(page, f"wide-{scheme}")
+
+
+async def test_keyboard_alone(broker: RunningBroker, screens: Screens) -> None:
+    """From the sign-in to a logged-out grant without a mouse, with the focus seen at every step."""
+    screen = await screens(broker)
+    page, press = screen.page, screen.page.keyboard.press
+    await page.goto(broker.url)
+    await page.get_by_label("Admin key").wait_for()
+    await until(lambda: page.evaluate("document.activeElement.id === 'key'"))
+    await page.keyboard.type(broker.admin_key)
+    await press("Enter")
+    await screen.line("acme-1").wait_for()
+    await page.reload()
+    await screen.line("acme-1").wait_for()
+    await press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Skip to the grants"
+    await press("Enter")
+    seen: list[str] = []
+
+    async def tab_to(name: str) -> None:
+        for _ in range(60):
+            await press("Tab")
+            told = await page.evaluate(
+                """() => { const node = document.activeElement;
+                const mark = node.matches('.states input') ? node.nextElementSibling : node;
+                const style = getComputedStyle(mark);
+                const name = node.getAttribute('aria-label') || node.textContent || node.id;
+                return [name, style.outlineStyle, style.outlineWidth]; }"""
+            )
+            seen.append(told[0])
+            assert told[1] != "none", f"no focus to be seen on {told}"
+            assert told[2] != "0px", told
+            if told[0] == name:
+                return
+        raise AssertionError(f"{name} is not reached by Tab: {seen}")
+
+    await tab_to("acme-1")
+    await press("Enter")
+    assert await page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    await screen.line("acme-1").get_by_text("No token request yet.").wait_for()
+    await tab_to("Log out acme-1")
+    await press("Enter")
+    assert await page.evaluate("document.activeElement.textContent") == "Keep it"
+    await press("Tab")
+    assert await page.evaluate("document.activeElement.textContent") == "Log out"
+    await press("Enter")
+    await page.get_by_text("acme-1: revoked").wait_for()
+    assert (await broker.ask("GET", "/v1/grants/acme-1"))[0] == 404
+    screen.sound()
