@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.metrics import OUTCOMES, READS
+from tests.cases.process import missing
 from tests.steps import make_due, next_generation, state_of
 from tests.waiting import until
 
@@ -235,3 +238,18 @@ async def test_many_scrapes_cost_little(
         looks, singles = stats["cmdstat_hkeys"]["calls"], stats.get("cmdstat_hmget", {"calls": 0})["calls"]
         assert 6 <= looks < 20
         assert singles <= 3 * looks + 10, "one a provider, and none a grant"
+
+
+async def test_prometheus_finds_nothing_to_mend(broker: RunningBroker, sandbox: Sandbox) -> None:
+    """Prometheus's own linter reads a whole scrape and has no complaint: names, units, help, types."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing("promtool")
+        return
+    await imported(broker, sandbox, "g")
+    text = (await broker.get("/metrics"))["text"]
+    check = await asyncio.create_subprocess_exec(
+        promtool, "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    told, _ = await check.communicate(text.encode())
+    assert (check.returncode, told) == (0, b"")
