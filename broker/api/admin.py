@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from broker.providers import Endpoint
     from broker.refresh.logout import LoggedOut
     from broker.store import ProviderState, Registered
-    from broker.store.attempts import Past
     from broker.store.history import Minute
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
@@ -36,7 +35,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     """The routes of this face."""
     router.add_get("/v1/grants", list_grants)
     router.add_get("/v1/grants/{id}", describe)
-    router.add_get("/v1/grants/{id}/attempts", attempts)
     router.add_put("/v1/grants/{id}", put_grant)
     router.add_delete("/v1/grants/{id}", delete_grant)
     router.add_post("/v1/grants/{id}/retry", retry_grant)
@@ -130,48 +128,6 @@ def described(grant: Grant, state: State, *, soon: bool) -> dict[str, Any]:
         if grant.last_at and grant.last_outcome
         else None,
     }
-
-
-async def attempts(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/attempts`: the last token requests, what they came to, and what is planned.
-
-    A grant that was forgotten within the last month has no attempts but `forgotten_at`.
-    """
-    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
-    caller.require("admin", grant_id)
-    grant = await store.grants.get(grant_id)
-    past = await store.attempts.of(grant_id, grant)
-    if grant is None and past.forgotten_at is None:
-        raise NoSuchGrant("no such grant")
-    return json_answer(past_of(grant_id, past))
-
-
-def past_of(grant_id: str, past: Past) -> dict[str, Any]:
-    """A grant's past on the wire. Times are epoch seconds."""
-    return {
-        "grant_id": grant_id,
-        "attempts": [
-            {
-                "at": attempt.at // 1000,
-                "replica": attempt.replica,
-                "outcome": attempt.outcome,
-                "error": attempt.error or None,
-                "error_description": attempt.error_description or None,
-                "decided": attempt.decided,
-                "next_at": _seconds(attempt.next_at),
-            }
-            for attempt in past.attempts
-        ],
-        "under_way": {"at": past.under_way[0] // 1000, "replica": past.under_way[1]} if past.under_way else None,
-        "unknown_at": _seconds(past.unknown_at),
-        "next_at": _seconds(past.next_at),
-        "fenced_until": _seconds(past.fenced_until),
-        "forgotten_at": _seconds(past.forgotten_at),
-    }
-
-
-def _seconds(at: int | None) -> int | None:
-    return None if at is None else at // 1000
 
 
 async def put_grant(request: web.Request) -> web.Response:

@@ -211,10 +211,10 @@ async def optional_json_body(request: web.Request, *members: str) -> dict[str, A
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import admin, imports, login, ops, scrape, sealing, status_page, tokens
+    from broker.api import admin, attempts, imports, login, ops, scrape, sealing, status_page, tokens
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    for face in (tokens, admin, imports, login, ops, scrape, sealing, status_page):
+    for face in (tokens, admin, attempts, imports, login, ops, scrape, sealing, status_page):
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)

@@ -39,7 +39,7 @@ def explain_grant(
         return described, past, next((p for p in providers if p["provider"] == name), None)
 
     described, past, provider = run(look())
-    now = time.time()
+    now = past["now"] if past else time.time()
     explained = explain(grant, described, past, provider, now)
     if as_json:
         attempts = [{**attempt, "meaning": meaning(attempt)} for attempt in (past or {}).get("attempts", [])]

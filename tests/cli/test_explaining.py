@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.api.admin import described, past_of
+from broker.api.admin import described
+from broker.api.attempts import past_of
 from broker.cli import explaining
 from broker.cli.explaining import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
 from broker.cli.times import clock, moment, span
@@ -53,7 +54,7 @@ def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "under_way": None, "unknown_at": None, "next_at": MS + 3 * MINUTE, "fenced_until": None, "forgotten_at": None,
     } | changes  # fmt: skip
-    return past_of("door", Past(list(attempts), **fields))
+    return past_of("door", Past(list(attempts), **fields), MS)
 
 
 def attempt(outcome: str, decided: str, error: str = "", description: str = "", **changes: Any) -> Attempt:

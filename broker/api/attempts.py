@@ -1,0 +1,61 @@
+"""What was tried for a grant, what came of it, and what is planned: what `explain` is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.errors import NoSuchGrant
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from broker.store.attempts import Past
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_get("/v1/grants/{id}/attempts", attempts)
+
+
+async def attempts(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}/attempts`: the last token requests, what they came to, and what is planned.
+
+    A grant that was forgotten within the last month has no attempts but `forgotten_at`.
+    """
+    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
+    caller.require("admin", grant_id)
+    grant = await store.grants.get(grant_id)
+    past = await store.attempts.of(grant_id, grant)
+    if grant is None and past.forgotten_at is None:
+        raise NoSuchGrant("no such grant")
+    return json_answer(past_of(grant_id, past, store.clock()))
+
+
+def past_of(grant_id: str, past: Past, now: int) -> dict[str, Any]:
+    """A grant's past on the wire. Times are epoch seconds; `now` is Redis's, by which all of them were written."""
+    return {
+        "grant_id": grant_id,
+        "now": now // 1000,
+        "attempts": [
+            {
+                "at": attempt.at // 1000,
+                "replica": attempt.replica,
+                "outcome": attempt.outcome,
+                "error": attempt.error or None,
+                "error_description": attempt.error_description or None,
+                "decided": attempt.decided,
+                "next_at": _seconds(attempt.next_at),
+            }
+            for attempt in past.attempts
+        ],
+        "under_way": {"at": past.under_way[0] // 1000, "replica": past.under_way[1]} if past.under_way else None,
+        "unknown_at": _seconds(past.unknown_at),
+        "next_at": _seconds(past.next_at),
+        "fenced_until": _seconds(past.fenced_until),
+        "forgotten_at": _seconds(past.forgotten_at),
+    }
+
+
+def _seconds(at: int | None) -> int | None:
+    return None if at is None else at // 1000
