@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from broker.errors import CorrectSettings
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 _STORE = "store.id"
 
 
-def prepare(data_dir: Path) -> None:
-    """Make *data_dir* (0700) or check that we can write in it. Raises `CorrectSettings` with the way out."""
+def prepare(data_dir: Path, *, locking: bool = True) -> None:
+    """Make *data_dir* (0700), or make sure that we can work in it. Raises `CorrectSettings` with the way out.
+
+    *locking*: whether what we keep there must be locked against other brokers.
+    """
     uid = os.getuid()
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -27,13 +32,65 @@ def prepare(data_dir: Path) -> None:
         raise CorrectSettings(
             f"data_dir: {data_dir} cannot be made ({error.strerror}): make it and give it to uid {uid}, or name another"
         ) from None
-    if not os.access(data_dir, os.W_OK | os.X_OK):
+    examine(data_dir)
+    if locking:
+        lock(data_dir)
+
+
+def examine(data_dir: Path) -> None:
+    """Make sure that we can write in *data_dir*, and read all journals there. Raises `CorrectSettings`."""
+    uid = os.getuid()
+    if not data_dir.is_dir():
+        raise CorrectSettings(f"data_dir: {data_dir} is no directory: name another")
+    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         owner = data_dir.stat().st_uid
-        way_out = f"chmod u+wx {data_dir}" if owner == uid else f"chown {uid} {data_dir}"
+        way_out = f"chmod u+rwx {data_dir}" if owner == uid else f"chown {uid} {data_dir}"
         raise CorrectSettings(
             f"data_dir: {data_dir} belongs to uid {owner} and cannot be written by us (uid {uid}): {way_out}, "
             "or name another"
         )
+    journal = data_dir / "journal"
+    for path in [journal, *journal.glob("*.journal")] if journal.is_dir() else []:
+        wanted = os.R_OK | os.W_OK | os.X_OK if path is journal else os.R_OK
+        if not os.access(path, wanted) and path.exists():
+            raise CorrectSettings(f"data_dir: {path} cannot be used by us: {_whose(path)}, which may hold answers")
+
+
+def lock(data_dir: Path) -> None:
+    """Make sure that a lock on a file in *data_dir* keeps others out. Raises `CorrectSettings` where it does not."""
+    probe = data_dir / f"lock.{secrets.token_hex(8)}.tmp"
+    try:
+        descriptors = [os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2)]
+    except OSError:
+        return  # whoever writes there next says what is wrong
+    try:
+        fcntl.flock(descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptors[1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        why = "a second lock on a locked file succeeds"
+    except OSError as error:
+        why = error.strerror or "flock fails"
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        probe.unlink(missing_ok=True)
+    raise CorrectSettings(
+        f"data_dir: the file system of {data_dir} does not lock files ({why}), so two brokers could write one file: "
+        "use a local disk, or a network file system with locks, one data_dir for each broker"
+    )
+
+
+def _whose(path: Path) -> str:
+    """Whose *path* is, and the command that makes it ours."""
+    try:
+        state = path.stat()
+    except OSError:
+        return f"chown it to uid {os.getuid()}"
+    uid = os.getuid()
+    way_out = f"chmod u+r {path}" if state.st_uid == uid else f"chown {uid} {path}"
+    return f"it belongs to uid {state.st_uid}, mode {state.st_mode & 0o7777:04o}, and we are uid {uid}: {way_out}"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -57,6 +114,11 @@ def secret_file(key: str, path: Path, way_out: str) -> str:
     """What the file that the settings' *key* names holds. Raises `CorrectSettings`, never with anything it holds."""
     try:
         text = path.read_text("utf-8-sig")
+    except PermissionError as error:
+        whose = _whose(path)
+        raise CorrectSettings(
+            f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {whose}"
+        ) from None
     except OSError as error:
         raise CorrectSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror})") from None
     except UnicodeDecodeError:

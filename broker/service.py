@@ -84,7 +84,7 @@ class Signals:
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run a broker until *signals* say stop. Raises `CorrectSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
-    prepare(settings.data_dir)
+    prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics(settings.providers)

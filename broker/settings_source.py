@@ -15,7 +15,7 @@ from broker.settings import Settings
 from broker.settings_environment import Environment, model_of, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from broker.settings_environment import Keys
@@ -69,6 +69,13 @@ def load(path: Path | None) -> Settings:
     if findings:
         raise CorrectSettings(*findings)
     return settings
+
+
+def origins(path: Path | None) -> Callable[..., str]:
+    """Says of a key, given as its parts, where it was set: `FILE:LINE`, or its variable. Raises `CorrectSettings`."""
+    text, table = _read(path)
+    lines, variables = _lines(text), Environment(Settings, table).variables
+    return lambda *keys: _where(str(path or "settings"), lines, variables, keys)[1]
 
 
 def _read(path: Path | None) -> tuple[str, dict[str, Any]]:

@@ -58,7 +58,17 @@ def exit_code(error: BrokerError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A user's mistake is one line on standard error, never a traceback."""
-    from broker.cli import demo, explain, grants, keys, notify, operate, run, sink  # noqa: F401 - they register themselves
+    from broker.cli import (  # noqa: F401 - they register themselves
+        check,
+        demo,
+        explain,
+        grants,
+        keys,
+        notify,
+        operate,
+        run,
+        sink,
+    )
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -44,6 +44,17 @@ def find_server() -> str:
     )
 
 
+async def running_server(data_dir: Path) -> str | None:
+    """The URL of the server on *data_dir* where one runs already; starts none."""
+    socket = data_dir.absolute() / "store" / "redis.sock"  # noqa: ASYNC240 - asks no disk
+    try:
+        _, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return None
+    writer.close()
+    return f"unix://{quote(os.fsencode(socket))}"
+
+
 @asynccontextmanager
 async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
     """The URL of the server on *data_dir*, started or joined. Who started it stops it, and waits for its last write."""

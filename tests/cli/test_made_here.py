@@ -16,7 +16,7 @@ from tests.cli.conftest import COMMAND, Home, lines
 COMMANDS = [
     (), ("run",), ("health",), ("status",), ("login",), ("logout",), ("token",), ("retry",), ("import",), ("init",),
     ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"), ("keys", "reseal"), ("explain",),
-    ("notify",), ("notify", "test"), ("sink",),
+    ("notify",), ("notify", "test"), ("sink",), ("check",),
 ]  # fmt: skip
 
 

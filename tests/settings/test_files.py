@@ -114,7 +114,8 @@ def test_files_of_somebody_else(tmp_path: Path) -> None:
     assert f"cannot be written by us (uid {uid}): ch" in lines[1]
     assert f"cannot be made (Permission denied): make it and give it to uid {uid}" in lines[2]
     for line, key in zip(lines[3:], ("sealing.keys_file", "redis.password_file", "callers.wall.key_file"), strict=True):
-        assert line == f"{key}: {closed} cannot be read by uid {uid} (Permission denied)"
+        whose = f"it belongs to uid {os.getuid()}, mode 0000, and we are uid {uid}: ch"
+        assert line.startswith(f"{key}: {closed} cannot be read by uid {uid} (Permission denied): {whose}")
 
 
 def test_line_of_every_spelling(wrong: Wrong) -> None:

@@ -1,0 +1,122 @@
+"""What the files and directories that settings name are like. Writes nothing but a probe, which it takes away again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from broker import data_dir as private
+from broker.api import Callers
+from broker.errors import CorrectSettings
+from broker.notify.command import runnable
+from broker.notify.webhook import webhook_secret
+from broker.store.embedded import find_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from broker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file or directory that is there, and whose."""
+
+    key: str
+    """The setting that names it."""
+    path: Path
+    owner: int
+    mode: int
+    us: int
+    """Our own uid."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """What writing in a directory is like."""
+
+    path: Path
+    free: int
+    """Bytes that we may still write."""
+    sync_ms: float
+    """How long one write took to be on the disk."""
+
+
+def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Key and path of every file that holds a secret, whether it is there or not."""
+    if settings.redis.password_file is not None:
+        yield "redis.password_file", settings.redis.password_file
+    yield "sealing.keys_file", settings.sealing.keys_file or settings.data_dir / "sealing.keys"
+    for name, provider in settings.providers.items():
+        if provider.client_secret_file is not None:
+            yield f"providers.{name}.client_secret_file", provider.client_secret_file
+    for name, caller in settings.callers.items():
+        if caller.key_file is not None:
+            yield f"callers.{name}.key_file", caller.key_file
+    if settings.notify.secret_file is not None:
+        yield "notify.secret_file", settings.notify.secret_file
+    yield "data_dir", settings.data_dir / "admin.key"
+
+
+def look_at(key: str, path: Path) -> FileFacts | None:
+    """What *path* is like; None where it is not there, or cannot be looked at."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return FileFacts(key, path, state.st_uid, state.st_mode & 0o7777, os.getuid())
+
+
+def write_probe(directory: Path) -> DiskFacts:
+    """Write and sync a byte in *directory*, and take it away again. Raises `OSError`."""
+    probe = directory / f"check.{secrets.token_hex(8)}.tmp"
+    began = time.monotonic()
+    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, b"x")
+        os.fdatasync(descriptor)
+        took = time.monotonic() - began
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+    space = os.statvfs(directory)
+    return DiskFacts(directory, space.f_bavail * space.f_frsize, took * 1000)
+
+
+def refused(settings: Settings) -> list[str]:
+    """What `run` would refuse of files and programs, in its own words; all of it, not only the first."""
+    found: list[str] = []
+
+    def attempt(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except CorrectSettings as error:
+            found.extend(error.findings)
+
+    keys_file = settings.sealing.keys_file
+    if keys_file is not None or (settings.data_dir / "sealing.keys").exists():
+        attempt(lambda: private.sealing_keys(settings))
+    attempt(lambda: private.redis_password(settings))
+    if settings.callers:
+        attempt(lambda: Callers.load(settings.callers, settings.data_dir))
+    for name, provider in settings.providers.items():
+        if (path := provider.client_secret_file) is not None:
+            key = f"providers.{name}.client_secret_file"
+            attempt(partial(private.secret_file, key, path, "write the client secret into it"))
+    if settings.notify.secret_file is not None:
+        attempt(partial(webhook_secret, settings.notify.secret_file))
+    if settings.notify.command:
+        attempt(lambda: runnable(settings.notify.command))
+    if settings.redis.url.startswith("embedded:"):
+        attempt(find_server)
+    return found
+
+
+def nearest(directory: Path) -> Path:
+    """*directory*, or the nearest one above it that is there."""
+    return next(path for path in (directory, *directory.parents) if path.exists())

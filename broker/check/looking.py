@@ -1,0 +1,99 @@
+"""The two ways of looking: at settings and files, and at connections. Facts are gathered here, and handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from broker import data_dir as private
+from broker.check import disk
+from broker.check.files import of_data_dir, of_disk, of_secret
+from broker.check.finding import Finding, wrong
+from broker.check.providers import of_provider
+from broker.check.settings import of_settings
+from broker.check.store import of_store
+from broker.errors import CorrectSettings
+from broker.providers import Endpoint, open_http
+from broker.providers.facts import look as look_at_provider
+from broker.secret import Sealer
+from broker.store.facts import look as look_at_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.check.settings import Where
+    from broker.settings import Settings
+
+_AT_ONCE = 16
+
+
+def offline(settings: Settings, where: Where) -> Iterator[Finding]:
+    """Findings of *settings* and of the files that they name; *where* says where a key was set."""
+    yield from of_settings(settings, where)
+    yield from map(wrong, disk.refused(settings))
+    for key, path in disk.secret_files(settings):
+        if (file := disk.look_at(key, path)) is not None:
+            yield from of_secret(file)
+    yield from _of_data_dir(settings)
+
+
+def _of_data_dir(settings: Settings) -> Iterator[Finding]:
+    directory = settings.data_dir
+    try:
+        if directory.exists():
+            private.examine(directory)
+            if settings.refresh.journal or settings.redis.url == "embedded:":
+                private.lock(directory)
+        else:
+            private.examine(disk.nearest(directory))
+    except CorrectSettings as error:
+        yield from map(wrong, error.findings)
+        return
+    if (facts := disk.look_at("data_dir", directory)) is None:
+        yield Finding("ok", "data_dir", f"{directory} is not there yet: `token-broker run` makes it")
+        return
+    yield from of_data_dir(facts)
+    journal = directory / "journal"
+    place = journal if journal.is_dir() else directory
+    try:
+        yield from of_disk(disk.write_probe(place))
+    except OSError as error:
+        yield Finding(
+            "error", "data_dir", f"{place} cannot be written ({error.strerror})",
+            "where an answer cannot be written down, refreshing pauses", "make room, or mend its owner",
+        )  # fmt: skip
+
+
+async def online(settings: Settings) -> list[Finding]:
+    """Findings of Redis and of every provider, all asked at once."""
+    store, *providers = await asyncio.gather(
+        _of_redis(settings), *(_of_provider(settings, name) for name in settings.providers)
+    )
+    return [*store, *(finding for found in providers for finding in found)]
+
+
+async def _of_redis(settings: Settings) -> list[Finding]:
+    try:
+        password = await asyncio.to_thread(private.redis_password, settings)
+        known = await asyncio.to_thread(private.known_store, settings.data_dir)
+    except (CorrectSettings, OSError):
+        return []  # said already
+    sealer = await asyncio.to_thread(_sealer, settings)
+    facts = await look_at_store(settings.redis, sealer, data_dir=settings.data_dir, password=password)
+    return list(of_store(facts, settings.redis, known))
+
+
+def _sealer(settings: Settings) -> Sealer | None:
+    path = settings.sealing.keys_file or settings.data_dir / "sealing.keys"
+    try:
+        return Sealer(private.sealing_keys(settings)) if path.exists() else None
+    except (CorrectSettings, OSError):
+        return None  # said already
+
+
+async def _of_provider(settings: Settings, name: str) -> list[Finding]:
+    timeout = settings.refresh.request_timeout.total_seconds()
+    async with open_http(timeout) as http:
+        endpoint = Endpoint.of(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
+        return list(of_provider(await look_at_provider(endpoint, timeout), time.time()))

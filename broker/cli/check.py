@@ -1,0 +1,49 @@
+"""`check`: what is wrong, before it matters."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from broker import settings_source
+from broker.cli.broker_http import run
+from broker.cli.main import app, out
+from broker.cli.options import Config, Json, config_path, load
+from broker.errors import CorrectSettings
+
+
+@app.command()
+def check(
+    online: Annotated[bool, typer.Option("--online", help="Try every connection: Redis, each provider.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for warnings too.")] = False,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
+    """Look at settings, files and, with --online, connections: what is wrong, why it matters, and what mends it.
+
+    Changes nothing. Exit 78: settings or files are wrong; 1: a connection failed, or --strict and a warning.
+    """
+    from broker import check as checking
+    from broker.check.finding import wrong
+
+    try:
+        settings = load(config)
+    except CorrectSettings as error:
+        findings = [wrong(sentence) for sentence in error.findings]
+    else:
+        findings = list(checking.offline(settings, settings_source.origins(config_path(config))))
+        if online:
+            findings += run(checking.online(settings))
+    code = checking.exit_code(findings, strict=strict)
+    if as_json:
+        typer.echo(json.dumps({"exit": code, "findings": [finding.told() for finding in findings]}))
+    else:
+        for finding in findings:
+            out.print(str(finding), markup=False)
+        out.print(
+            f"{checking.summary(findings)}.{'' if online else ' Connections are tried by --online.'}", markup=False
+        )
+    if code:
+        raise typer.Exit(code)

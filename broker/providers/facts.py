@@ -1,0 +1,130 @@
+"""What a provider's servers are like: asked for `check`. Sends no token, no secret and no client id.
+
+Each server is asked once, by a GET of the endpoint, as the daemon would ask: same trust, same addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from broker.errors import BrokerError, CorrectSettings
+from broker.providers.wire import Reply, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from broker.providers.dialects import Dialect
+    from broker.providers.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What was learned of one endpoint's server."""
+
+    what: str
+    """Which endpoint."""
+    url: str
+    status: int | None = None
+    failure: str | None = None
+    """In words, why it did not answer."""
+    sent: bool = False
+    """It failed after the request had gone out."""
+    tls: str | None = None
+    expires_at: float | None = None
+    """When its certificate ends (epoch seconds)."""
+    offset: float | None = None
+    """Seconds that our clock is ahead of its Date header."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFacts:
+    """What was learned of one provider."""
+
+    name: str
+    servers: tuple[ServerFacts, ...] = ()
+    wrong: str | None = None
+    """What discovery found wrong with the settings."""
+    undiscovered: str | None = None
+    """Why discovery brought nothing."""
+
+
+async def look(endpoint: Endpoint, timeout: float) -> ProviderFacts:
+    """Ask the servers of one provider, within *timeout* seconds each. Never raises for them."""
+    dialect, wrong, undiscovered = endpoint.dialect, None, None
+    try:
+        dialect = await endpoint.resolved(timeout)
+    except CorrectSettings as error:
+        wrong = str(error)
+    except BrokerError as error:
+        undiscovered = str(error)
+    servers = await asyncio.gather(*(_look_at(endpoint, what, url, timeout) for what, url in _of_each_server(dialect)))
+    return ProviderFacts(dialect.name, tuple(servers), wrong, undiscovered)
+
+
+def _of_each_server(dialect: Dialect) -> Iterable[tuple[str, str]]:
+    """The endpoints that we ask ourselves, but one of each server."""
+    seen: set[tuple[str, str]] = set()
+    for what in ("token_endpoint", "revocation_endpoint", "logout_endpoint"):
+        url = getattr(dialect, what)
+        if url is None:
+            continue
+        parts = urlsplit(url)
+        if (parts.scheme, parts.netloc) not in seen:
+            seen.add((parts.scheme, parts.netloc))
+            yield what, url
+
+
+async def _look_at(endpoint: Endpoint, what: str, url: str, timeout: float) -> ServerFacts:
+    began = time.time()
+    reply = await endpoint.http.send(Request(method="GET", url=url, headers={}), timeout=timeout)
+    if not isinstance(reply, Reply):
+        words = f"{reply.detail or reply.code}"
+        return ServerFacts(what, url, failure=words, sent=reply.code not in _NOT_SENT)
+    tls, expires_at = await _certificate(url, timeout)
+    return ServerFacts(
+        what, url, status=reply.status, tls=tls, expires_at=expires_at,
+        offset=_offset(reply.headers.get("date"), (began + time.time()) / 2),
+    )  # fmt: skip
+
+
+_NOT_SENT = frozenset({
+    "tls", "dns", "invalid_url", "connection_refused", "connection_reset", "unreachable", "connect_timeout",
+    "connection_failed", "too_late",
+})  # fmt: skip
+
+
+def _offset(date: str | None, now: float) -> float | None:
+    """Seconds that *now* is ahead of a Date header (RFC 9110 §6.6.1), which tells whole ones."""
+    if date is None:
+        return None
+    try:
+        return now - parsedate_to_datetime(date).timestamp() - 0.5
+    except ValueError:
+        return None
+
+
+async def _certificate(url: str, timeout: float) -> tuple[str | None, float | None]:
+    """TLS version and end of the certificate at *url*; None where it is plain http."""
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return None, None
+    context = await asyncio.to_thread(ssl.create_default_context)
+    with contextlib.suppress(OSError, TimeoutError, ValueError):
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(
+                parts.hostname, parts.port or 443, ssl=context, happy_eyeballs_delay=0.25
+            )
+            try:
+                connection: ssl.SSLObject = writer.get_extra_info("ssl_object")
+                ends = (connection.getpeercert() or {}).get("notAfter")
+                return connection.version(), ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
+            finally:
+                writer.close()
+    return None, None

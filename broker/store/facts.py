@@ -1,0 +1,200 @@
+"""What the server behind `redis.url` is like: asked for `check`. Changes nothing there.
+
+Nothing asked here is needed to run: a server or an ACL that refuses a question leaves its answer open (None).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from broker.errors import StoreUnavailable
+from broker.secret import CannotOpen, Sealer
+from broker.store.embedded import running_server
+from broker.store.primary import Primary
+from broker.store.resealing import CANARY
+from broker.store.scripts import Keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Literal
+
+    from broker.settings import Redis
+    from broker.store.primary import Argument
+
+_KEY, _CHANNEL, _CHANNELS = "{key}", "{channel}", "{channels}"
+NEEDED: Sequence[tuple[str, ...]] = (
+    ("PING",), ("TIME",), ("INFO", "server"), ("CLIENT", "SETNAME", "x"), ("WAITAOF", "0", "0", "1"),
+    ("EVAL", "return 1", "0"), ("EVALSHA", "0" * 40, "0"),
+    ("GET", _KEY), ("SET", _KEY, "x"), ("DEL", _KEY), ("EXISTS", _KEY), ("SCAN", "0"),
+    ("HGET", _KEY, "x"), ("HMGET", _KEY, "x"), ("HGETALL", _KEY), ("HSET", _KEY, "x", "x"), ("HSETNX", _KEY, "x", "x"),
+    ("HINCRBY", _KEY, "x", "1"), ("HDEL", _KEY, "x"), ("HEXISTS", _KEY, "x"), ("HKEYS", _KEY), ("HLEN", _KEY),
+    ("ZADD", _KEY, "1", "x"), ("ZREM", _KEY, "x"), ("ZREMRANGEBYSCORE", _KEY, "0", "0"), ("ZSCORE", _KEY, "x"),
+    ("ZCARD", _KEY), ("ZRANGE", _KEY, "0", "0"), ("ZRANGEBYSCORE", _KEY, "0", "0"),
+    ("PUBLISH", _CHANNEL, "x"), ("PSUBSCRIBE", _CHANNELS),
+)  # fmt: skip
+"""Every command that a broker sends, as our user must be allowed to: what deploy/redis/users.acl grants."""
+OF_CLUSTER = ("CLUSTER", "SLOTS")
+
+_MAY = """
+local denied = {}
+for _, line in ipairs(cjson.decode(ARGV[1])) do
+  local known, may = pcall(redis.acl_check_cmd, unpack(line))
+  if known and not may then denied[#denied + 1] = line[1] end
+end
+return denied
+"""
+"""Whether we may send each command, without sending any (Redis 7.0)."""
+
+
+@dataclass(slots=True)
+class StoreFacts:
+    """What was learned. None: the server does not say, or not to us."""
+
+    unreachable: str | None = None
+    """In words, why nothing was learned."""
+    server: str = ""
+    """`valkey 9.1.2`."""
+    version: tuple[int, ...] | None = None
+    """Of Redis, with which Valkey says it is compatible."""
+    valkey: bool = False
+    aof: bool | None = None
+    appendfsync: str | None = None
+    policy: str | None = None
+    """What it evicts when its memory is full."""
+    replicas: int | None = None
+    """Connected ones."""
+    min_replicas: bool | None = None
+    """Whether it refuses writes without enough of them."""
+    waitaof: str | None = None
+    """What a WAITAOF came to: empty where it works."""
+    denied: tuple[str, ...] | None = None
+    """Commands that our user may not send."""
+    store: str | None = None
+    """Id of the store there; None where there is none yet."""
+    canary: Literal["first", "other", "none opens"] | None = None
+    """Which of our keys opens what is stored."""
+    foreign: tuple[str, ...] = ()
+    """Ids of other stores that were heard on our channels."""
+    offset: float | None = None
+    """Seconds that our clock is ahead of the server's."""
+    asked: dict[str, str] = field(default_factory=dict)
+    """What it would not say, and what it said instead."""
+
+
+async def look(
+    redis: Redis, sealer: Sealer | None, *, data_dir: Path, password: str | None, listen: float = 1.0
+) -> StoreFacts:
+    """Ask the server that *redis* names; *listen* (seconds) is for messages of other stores. Never raises for it."""
+    facts, url = StoreFacts(), redis.url
+    if url.startswith("embedded:"):
+        running = await running_server(data_dir)
+        if running is None:
+            facts.unreachable = ""
+            return facts
+        url = running
+    primary = Primary(url, password=password)
+    try:
+        await _ask(primary, facts, Keys(redis.namespace), sealer, cluster="cluster" in redis.url.partition(":")[0])
+        facts.foreign = await _overheard(primary, redis.namespace, facts.store, listen)
+    except StoreUnavailable as error:
+        facts.unreachable = str(error).removeprefix("Redis: ")
+    finally:
+        await primary.close()
+    return facts
+
+
+async def _ask(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer | None, *, cluster: bool) -> None:
+    began = time.time()
+    seconds, micros = await primary.call("TIME")
+    facts.offset = (began + time.time()) / 2 - (int(seconds) + int(micros) / 1_000_000)
+    facts.denied = await _denied(primary, keys, cluster=cluster)
+    info = _parsed(await _maybe(primary, facts, "INFO", "INFO") or b"")
+    if "redis_version" in info:
+        _of_info(facts, info)
+    for name in ("appendfsync", "maxmemory-policy"):
+        pair = await _maybe(primary, facts, f"CONFIG GET {name}", "CONFIG", "GET", name)
+        if isinstance(pair, list) and len(pair) == 2:  # noqa: PLR2004 - name and value
+            value = pair[1].decode()
+            if name == "appendfsync":
+                facts.appendfsync = value
+            else:
+                facts.policy = value
+    try:
+        await primary.call("WAITAOF", 1, 0, 100)
+        facts.waitaof = ""
+    except StoreUnavailable as error:
+        facts.waitaof = str(error).removeprefix("Redis: ")
+    held, sealed = await primary.call("HMGET", keys.meta, "store", "canary")
+    facts.store = held.decode() if held else None
+    if sealer is not None and sealed:
+        try:
+            sealer.open(sealed, *CANARY)
+            facts.canary = "first" if sealer.is_current(sealed) else "other"
+        except CannotOpen:
+            facts.canary = "none opens"
+
+
+async def _maybe(primary: Primary, facts: StoreFacts, what: str, *command: Argument) -> Any:
+    """The reply to a question that may be refused; None then, and why is written down."""
+    try:
+        return await primary.call(*command)
+    except StoreUnavailable as error:
+        facts.asked[what] = str(error)
+        return None
+
+
+async def _denied(primary: Primary, keys: Keys, *, cluster: bool) -> tuple[str, ...] | None:
+    names = {_KEY: keys.grant("check"), _CHANNEL: keys.channel("check"), _CHANNELS: keys.channel("*")}
+    needed = (*NEEDED, OF_CLUSTER) if cluster else NEEDED
+    lines = [[names.get(word, word) for word in line] for line in needed]
+    try:
+        denied = await primary.call("EVAL", _MAY, 0, json.dumps(lines))
+    except StoreUnavailable:
+        return None
+    return tuple(name.decode() for name in denied)
+
+
+def _parsed(info: bytes) -> Mapping[str, str]:
+    pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines() if ":" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def _of_info(facts: StoreFacts, info: Mapping[str, str]) -> None:
+    valkey = info.get("valkey_version")
+    facts.valkey = valkey is not None
+    facts.server = f"valkey {valkey}" if valkey else f"redis {info['redis_version']}"
+    with contextlib.suppress(ValueError):
+        facts.version = tuple(int(part) for part in info["redis_version"].split("."))
+    if "aof_enabled" in info:
+        facts.aof = info["aof_enabled"] == "1"
+    facts.policy = info.get("maxmemory_policy")
+    if "connected_slaves" in info:
+        facts.replicas = int(info["connected_slaves"])
+        facts.min_replicas = "min_slaves_good_slaves" in info
+
+
+async def _overheard(primary: Primary, namespace: str, ours: str | None, seconds: float) -> tuple[str, ...]:
+    """Ids of other stores on our channels, as far as *seconds* let hear."""
+    heard: set[str] = set()
+    with contextlib.suppress(TimeoutError, StoreUnavailable):
+        async with asyncio.timeout(seconds), primary.subscription(f"{namespace}:tokens:*") as subscription:
+            while True:
+                message = await subscription.hear()
+                store = _store_of(message[1]) if message else None
+                if store is not None and store != ours:
+                    heard.add(store)
+    return tuple(sorted(heard))
+
+
+def _store_of(message: bytes) -> str | None:
+    try:
+        store = json.loads(message)["store"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None  # noqa: PLR2004

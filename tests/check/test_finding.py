@@ -1,0 +1,58 @@
+"""Findings as data: one line each, and what a script is told by the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from broker.check.clocks import of_clock
+from broker.check.disk import DiskFacts
+from broker.check.files import of_disk
+from broker.check.finding import Finding, Level, exit_code, summary, wrong
+
+
+@pytest.mark.parametrize(
+    ("levels", "code", "strict"),
+    [
+        ("", 0, 0), ("ok", 0, 0), ("ok unknown", 0, 0), ("ok warning", 0, 1), ("failed warning", 1, 1),
+        ("failed", 1, 1), ("error", 78, 78), ("warning error failed", 78, 78),
+    ],
+)  # fmt: skip
+def test_exit_code(levels: str, code: int, strict: int) -> None:
+    """Wrong settings before failed connections before warnings, which count where strict; what cannot be told never."""
+    findings = [Finding(cast("Level", level), "x", "y") for level in levels.split()]
+    assert (exit_code(findings, strict=False), exit_code(findings, strict=True)) == (code, strict)
+
+
+def test_line() -> None:
+    """What, why and how to mend it, in one line; what is empty leaves no trace."""
+    assert str(Finding("warning", "a:1", "b", "c", "d")) == "warning: a:1: b (c): d"
+    assert str(Finding("unknown", "a", "b")) == "cannot tell: a: b"
+    assert str(wrong("broker.toml:3: log.level: must be 'debug'")) == "error: broker.toml:3: log.level: must be 'debug'"
+    assert summary([]) == "0 error"
+    assert summary([Finding("ok", "", ""), Finding("warning", "", "")]) == "0 error, 1 warning, 1 ok"
+
+
+@pytest.mark.parametrize(
+    ("disk", "words"),
+    [
+        (DiskFacts(Path("/d"), 2**40, 0.2), []),
+        (DiskFacts(Path("/d"), 20_480, 0.2), ["20 KiB are free"]),
+        (DiskFacts(Path("/d"), 2**40, 250.0), ["one write takes 250 ms to be on disk"]),
+    ],
+)
+def test_disk(disk: DiskFacts, words: list[str]) -> None:
+    """A disk that is nearly full, and one that is slow."""
+    assert [finding.what for finding in of_disk(disk) if finding.level == "warning"] == words
+
+
+@pytest.mark.parametrize(
+    ("offset", "level"), [(None, "unknown"), (0.2, "ok"), (-4.9, "ok"), (8.0, "warning"), (-28800.0, "warning")]
+)
+def test_clock(offset: float | None, level: str) -> None:
+    """A clock that is off by more than what a Date header can tell is warned of, in seconds."""
+    (finding,) = of_clock("redis", offset)
+    assert finding.level == level
+    assert offset is None or abs(offset) < 5 or f"{abs(offset):.0f} s" in finding.what
