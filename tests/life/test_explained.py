@@ -1,0 +1,130 @@
+"""What a running broker tells of grants that wait for something, as `explain` reads it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from broker.cli.explaining import FAILED, FINE, TRY_AGAIN, Explained, explain
+from tests.conftest import start_redis
+from tests.steps import make_due
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from tests.conftest import RedisServer, RunningBroker, StartBroker
+
+
+async def explained(broker: RunningBroker, grant: str) -> Explained:
+    """What `explain` says of a grant right now."""
+    past = await broker.get(f"/v1/grants/{grant}/attempts")
+    described = await broker.get(f"/v1/grants/{grant}")
+    providers = (await broker.get("/v1/providers"))["providers"]
+    provider = next((p for p in providers if p["provider"] == described["provider"]), None)
+    return explain(grant, described, past, provider, past["now"])
+
+
+async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bool], timeout: float = 10) -> Explained:
+    """The first explanation that is as wanted."""
+
+    async def look() -> Explained | None:
+        told = await explained(broker, grant)
+        return told if true(told) else None
+
+    found: Explained = await until(look, timeout, every=0.1)
+    return found
+
+
+async def imported(broker: RunningBroker, sandbox: Sandbox, *names: str) -> None:
+    """Grants with a first token."""
+    for name in names:
+        await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")
+
+
+async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer) -> None:
+    """After a restart of Redis every grant waits for the fence: that is the reason, and when it opens is named."""
+    async with start_broker(redis={"url": own_redis.url}, refresh={"request_timeout": "1s"}) as broker:
+        await imported(broker, sandbox, "g")
+        own_redis.stop()
+        again = start_redis(own_redis.directory, own_redis.port)
+        try:
+            await until(lambda: _answers(broker))
+            told = await said(broker, "g", lambda e: "another run of the server" in e.why)
+            assert told.exit_code == FINE
+            assert told.next_at is not None
+            assert 0 < told.next_at - time.time() <= 7
+        finally:
+            await broker.stop()
+            again.stop()
+
+
+async def _answers(broker: RunningBroker) -> bool:
+    return (await broker.ask("GET", "/v1/providers"))[0] == 200
+
+
+async def test_a_half_closed_lane_and_a_pause(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Three failures across grants close the lane for all, one that did not fail included; a Retry-After is a pause."""
+    names = ["g1", "g2", "g3", "quiet"]
+    await imported(broker, sandbox, *names)
+    sandbox.rotating.faults.order("status", status=429, headers={"Retry-After": "3600"})
+    await make_due(redis, "acme", "g1")
+    told = await said(broker, "g1", lambda e: "Retry-After" in e.why)
+    assert told.next_at is not None
+    assert 3500 < told.next_at - time.time() < 3700
+    await broker.ask("POST", "/v1/providers/acme/retry")
+    sandbox.rotating.faults.order("status", None, status=503)
+    for name in names[:3]:
+        await make_due(redis, "acme", name)
+    told = await said(broker, "quiet", lambda e: "is ailing" in e.why)
+    assert "token requests in a row brought nothing" in told.why
+    assert told.exit_code == FINE
+    sandbox.rotating.faults.clear()
+    await said(broker, "quiet", lambda e: e.why.startswith("Grant quiet is alive."), timeout=20)
+
+
+async def test_a_breaker(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Three rejected grants are each a matter of their own, the fourth is the provider's, and is not given up."""
+    names = ["g1", "g2", "g3", "g4"]
+    await imported(broker, sandbox, *names)
+    refusal = {"error": "invalid_scope", "error_description": "not this one"}
+    sandbox.rotating.faults.order("status", 4, status=400, body=refusal)
+    for name in names[:3]:
+        await make_due(redis, "acme", name)
+    for name in names[:3]:
+        told = await said(broker, name, lambda e: "so it was parked" in e.why)
+        assert "invalid_scope: not this one" in told.why
+        assert told.exit_code == FAILED
+    await make_due(redis, "acme", "g4")
+    told = await said(broker, "g4", lambda e: "is suspended" in e.why)
+    assert "grant after grant" in told.why
+    assert "invalid_scope" in told.why
+    assert told.command == "token-broker retry --provider acme"
+    history = (await broker.get("/v1/grants/g4/attempts"))["attempts"]
+    assert history[-1]["decided"] == "suspended"
+
+
+async def test_a_missing_key(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """A grant that no sealing key opens is said to be that, before and after a broker has parked it for it."""
+    await imported(broker, sandbox, "g")
+    await redis.hset("broker:{0}:grant:g", "access_token", "sealed with a key of another store")
+    assert "sealing.keys_file" in (await explained(broker, "g")).why
+    await make_due(redis, "acme", "g")
+    await until(lambda: bool(broker.events("grant.parked")))
+    told = await explained(broker, "g")
+    assert (told.exit_code, told.command) == (FAILED, "token-broker retry g")
+    assert (await broker.get("/v1/grants/g/attempts"))["attempts"][-1]["outcome"] == "unreadable"
+
+
+async def test_nothing_valid_yet(start_broker: StartBroker, sandbox: Sandbox) -> None:
+    """A grant that was imported and whose provider cannot be reached: try again, and why."""
+    dead = {"kind": "oauth2", "client_id": "c", "client_secret": "s" * 20, "token_endpoint": "http://127.0.0.1:1/token"}
+    async with start_broker(providers={"gone": dead}) as broker:
+        body = {"provider": "gone", "refresh_token": "a-refresh-token"}
+        assert (await broker.ask("PUT", "/v1/grants/g", json=body))[0] == 201
+        told = await said(broker, "g", lambda e: "nothing was sent" in e.why or "is ailing" in e.why)
+        assert told.exit_code == TRY_AGAIN
+        assert "no access token yet" in told.next
