@@ -9,7 +9,8 @@ from broker.api import status_page  # noqa: F401 - reads the page's files: befor
 from broker.api.app import Api
 from broker.api.bodies import Bodies
 from broker.api.callers import Callers
+from broker.api.client_credentials import standard_answer
 from broker.api.hosts import Hosts
 from broker.api.ops import Health
 
-__all__ = ["Api", "Bodies", "Callers", "Health", "Hosts"]
+__all__ = ["Api", "Bodies", "Callers", "Health", "Hosts", "standard_answer"]

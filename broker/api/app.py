@@ -62,6 +62,7 @@ class Api:
     callers: Callers
     hosts: Hosts
     bodies: Bodies
+    standard_bodies: Bodies
     health: Health
     metrics: Metrics
     wake: Callable[[str], None]
@@ -75,11 +76,6 @@ API = web.AppKey("api", Api)
 def status_of(error: errors.BrokerError) -> int:
     """The status of an error, by its class or the nearest above it in the table."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-
-
-def answer_to(error: errors.BrokerError) -> web.Response:
-    """An error of ours, by the table."""
-    return error_answer(status_of(error), error.code, str(error), error.retry_after)
 
 
 def misdirected() -> web.Response:
@@ -111,26 +107,33 @@ def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | No
 async def _answering_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Every error as JSON: ours by the table, the router's own in the same form, a bug without a traceback."""
     try:
         return await handler(request)
-    except errors.BrokerError as error:
-        return answer_to(error)
-    except web.HTTPMethodNotAllowed as error:
-        answer = error_answer(405, "method_not_allowed", f"allowed here: {', '.join(sorted(error.allowed_methods))}")
-        answer.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return answer
-    except web.HTTPNotFound:
-        return error_answer(404, "not_found", "no such route")
-    except web.HTTPRequestEntityTooLarge:
-        return error_answer(413, "invalid_request", f"the body is over {BODY_LIMIT // 1024} KiB")
-    except web.HTTPException as error:
-        if error.status < 400:  # noqa: PLR2004 - a redirect is an answer
-            raise
-        return error_answer(error.status, "invalid_request", error.reason)
-    except Exception:
-        log.exception("request.failed", method=request.method, route=_route(request))
-        return error_answer(500, "server_error", "a fault in token-broker: its log says more")
+    except Exception as error:  # noqa: BLE001 - every error has an answer
+        return answer_to(error, request.method, _route(request))
+
+
+def answer_to(error: Exception, method: str, route: str) -> web.Response:
+    """Every error as JSON: ours by the table, the router's own in the same form, a bug without a traceback."""
+    match error:
+        case errors.BrokerError():
+            return error_answer(status_of(error), error.code, str(error), error.retry_after)
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            answer = error_answer(405, "method_not_allowed", f"allowed here: {allowed}")
+            answer.headers["Allow"] = allowed
+            return answer
+        case web.HTTPNotFound():
+            return error_answer(404, "not_found", "no such route")
+        case web.HTTPRequestEntityTooLarge():
+            return error_answer(413, "invalid_request", f"the body is over {BODY_LIMIT // 1024} KiB")
+        case web.HTTPException():
+            if error.status < 400:  # noqa: PLR2004 - a redirect is an answer
+                raise error
+            return error_answer(error.status, "invalid_request", error.reason)
+        case _:
+            log.error("request.failed", method=method, route=route, exc_info=error)
+            return error_answer(500, "server_error", "a fault in token-broker: its log says more")
 
 
 def _route(request: web.Request) -> str:
@@ -211,10 +214,23 @@ async def optional_json_body(request: web.Request, *members: str) -> dict[str, A
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import admin, attempts, imports, login, ops, scrape, sealing, status_page, tokens
+    from broker.api import (
+        admin,
+        attempts,
+        authorization,
+        client_credentials,
+        imports,
+        login,
+        ops,
+        scrape,
+        sealing,
+        status_page,
+        tokens,
+    )
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    for face in (tokens, admin, attempts, imports, login, ops, scrape, sealing, status_page):
+    faces = (tokens, authorization, client_credentials, admin, attempts, imports, login, ops, scrape, sealing, status_page)
+    for face in faces:
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from multidict import CIMultiDict
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from broker.model import Token
 
 _MOST = 1024
+
+
+class Answer(Protocol):
+    """The members of an answer for *token* at *now* (epoch ms)."""
+
+    def __call__(self, token: Token, now: int, *, dies: bool) -> dict[str, Any]:
+        """As `broker.wire.token_answer`."""
 
 
 class Made(NamedTuple):
@@ -30,9 +37,10 @@ class Made(NamedTuple):
 class Bodies:
     """The last answer of each token that is asked for all the time, at most `_MOST` of them."""
 
-    def __init__(self, dies: Callable[[str], bool]) -> None:
-        """*dies* says of a provider whether its refresh kills the old token."""
+    def __init__(self, dies: Callable[[str], bool], answer: Answer = token_answer) -> None:
+        """*dies* says of a provider whether its refresh kills the old token; *answer* gives the members."""
         self._dies = dies
+        self._answer = answer
         self._made: dict[str, Made] = {}
 
     def of(self, token: Token, now: int) -> Made:
@@ -41,7 +49,7 @@ class Bodies:
         if made is not None and made.token is token and made.made_at <= now < made.good_until:
             return made
         dies = self._dies(token.provider)
-        body = json.dumps(token_answer(token, now, dies=dies)).encode()
+        body = json.dumps(self._answer(token, now, dies=dies)).encode()
         # `expires_in` counts down next when what is left of its second has gone by.
         good_until = now + usable_ms(token, now, dies=dies) % 1000 + 1
         headers = CIMultiDict({"Content-Type": "application/json", **token_headers(token)})

@@ -104,6 +104,11 @@ class Callers:
         """The caller whose key has this digest, if there is still one."""
         return self._by_digest.get(digest)
 
+    def named(self, name: str, key: str) -> Caller | None:
+        """The caller of this *name*, if that is its *key*."""
+        caller = self._by_digest.get(key_digest(key))
+        return caller if caller is not None and caller.name == name else None
+
     def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
         """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
         key = broker_key

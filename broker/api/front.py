@@ -8,26 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from broker.api.app import answer_to, misdirected
+from broker.api import client_credentials
+from broker.api.app import BODY_LIMIT, answer_to, misdirected
+from broker.api.authorization import authorize
 from broker.api.tokens import get_token
-from broker.errors import BrokerError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from broker.api.app import Api
 
-_READ = re.compile(r"/v1/grants/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/token(?:\?min_ttl=([0-9]{1,9}(?:\.[0-9]{1,3})?))?")
+    Read = Callable[[Api, web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_READ = re.compile(
+    r"/v1/grants/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/"
+    r"(?:(token)(?:\?min_ttl=([0-9]{1,9}(?:\.[0-9]{1,3})?))?|authorization(?:[/?].*)?)"
+)
 
 
 @lru_cache(4096)
-def _read_of(path: str) -> tuple[str, str | None] | None:
-    """Grant id and min_ttl of a read, as it stands in the request line; None for all that is spelled otherwise."""
+def _read_of(method: str, path: str) -> Read | None:
+    """How to answer a read, as it stands in the request line; None for all that is spelled otherwise."""
+    if method == "POST" and path == client_credentials.PATH:
+        return client_credentials.grant_token
     match = _READ.fullmatch(path)
-    return (match[1], match[2]) if match else None
+    if match is None or (match[2] and method != "GET"):
+        return None
+    if match[2]:
+        return partial(get_token, grant_id=match[1], min_ttl=match[3])
+    return partial(authorize, grant_id=match[1])
 
 
 class Front:
@@ -42,17 +56,17 @@ class Front:
 
     def _make(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         """A request as the server read it: without what only the application needs, where it will not see it."""
-        if message.method == "GET" and _read_of(message.path):
-            return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        if _read_of(message.method, message.path):
+            return web.BaseRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)
         return self._make_other(message, payload, protocol, writer, task)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        read = _read_of(request.raw_path) if type(request) is web.BaseRequest else None
+        read = _read_of(request.method, request.raw_path) if type(request) is web.BaseRequest else None
         if read is None:
             return await self._answer_other(request)
         if not self._api.hosts.serve(request):
             return misdirected()
         try:
-            return await get_token(self._api, request, *read)
-        except BrokerError as error:
-            return answer_to(error)
+            return await read(self._api, request)
+        except Exception as error:  # noqa: BLE001 - every error has an answer
+            return answer_to(error, request.method, "read")

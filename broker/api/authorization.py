@@ -1,0 +1,47 @@
+"""For proxies: the current token as an `Authorization` header, so that the services behind never see how.
+
+nginx's `auth_request` asks with GET and takes any 2xx, Envoy with the client's own method and takes only 200, Traefik
+and Caddy forward all the client's headers, its `Authorization` among them: that is why `X-Broker-Key` wins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from broker.api import audit
+from broker.api.app import API, grant_id_of
+from broker.api.tokens import preferred_wait
+from broker.read.reader import DEFAULT_WAIT
+
+if TYPE_CHECKING:
+    from broker.api.app import Api
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    for path in ("/v1/grants/{id}/authorization", "/v1/grants/{id}/authorization/{suffix:.*}"):
+        router.add_route("*", path, _authorize)
+
+
+async def _authorize(request: web.Request) -> web.Response:
+    return await authorize(request.app[API], request, grant_id_of(request))
+
+
+async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.Response:
+    """Any method on `/v1/grants/{id}/authorization`: 200 with an empty body; what was sent in a body is not read."""
+    caller = api.callers.of(request.headers)
+    caller.require("read", grant_id)
+    token = api.reader.at_hand(grant_id)
+    if token is None:
+        wait = preferred_wait(request)
+        token = await api.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
+    audit.token_read(caller, grant_id, token.generation)
+    return web.Response(
+        headers={
+            "Authorization": f"Bearer {token.access_token.reveal()}",
+            "Cache-Control": "no-store",
+            "ETag": f'"{token.generation}"',
+        }
+    )

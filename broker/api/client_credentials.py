@@ -1,0 +1,157 @@
+"""The standard face: RFC 6749 §4.4 at `POST /oauth2/token`, so that unchanged OAuth clients get their token here.
+
+A caller's name is its client id, its key the client secret; `scope=grant:ID` names the grant. Nothing here asks the
+provider: what is there is answered, however often a client asks inside its own margin.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from aiohttp import web
+
+from broker import errors
+from broker.api import audit
+from broker.api.app import API, json_answer, status_of
+from broker.model import GRANT_ID
+from broker.read.reader import DEFAULT_WAIT
+from broker.wire import token_answer
+
+if TYPE_CHECKING:
+    from broker.api.app import Api
+    from broker.api.callers import Caller, Callers
+    from broker.model import Token
+
+PATH = "/oauth2/token"
+_FORM = "application/x-www-form-urlencoded"
+_SKEW = 10
+"""Seconds by which a token is said to end earlier: some clients use one to its last second, by their own clock."""
+_SCOPE = "grant:"
+
+
+class Refused(Exception):
+    """An error of RFC 6749 §5.2: its code and, in words, what to do."""
+
+    def __init__(self, code: str, description: str, status: int = 400) -> None:
+        super().__init__(description)
+        self.code = code
+        self.status = status
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face."""
+    router.add_post(PATH, _grant_token)
+
+
+async def _grant_token(request: web.Request) -> web.Response:
+    return await grant_token(request.app[API], request)
+
+
+async def grant_token(api: Api, request: web.BaseRequest) -> web.Response:
+    """`POST /oauth2/token`: the current token of the grant in `scope`."""
+    try:
+        form = read_form(request.content_type, await request.read())
+        caller = client_of(api.callers, request, form)
+        grant_id = grant_of(form, caller)
+        token = api.reader.at_hand(grant_id) or await api.reader.current(grant_id, wait=DEFAULT_WAIT)
+    except Refused as error:
+        return refusal(error.status, error.code, str(error))
+    except errors.NoSuchGrant:
+        return refusal(400, "invalid_scope", "no such grant")
+    except errors.BrokerError as error:
+        return refusal(status_of(error), error.code, str(error), error.retry_after)
+    audit.token_read(caller, grant_id, token.generation)
+    made = api.standard_bodies.of(token, api.store.clock())
+    return web.Response(body=made.body, headers=made.headers)
+
+
+def standard_answer(token: Token, now: int, *, dies: bool) -> dict[str, Any]:
+    """The token answer of RFC 6749 §5.1: `scope` as it was asked for, the provider's beside it."""
+    answer = token_answer(token, now, dies=dies)
+    if (scope := answer.pop("scope", None)) is not None:
+        answer["provider_scope"] = scope
+    lead = min(_SKEW, max(0, answer["expires_in"] - 1))
+    return {
+        **answer,
+        "scope": _SCOPE + token.grant_id,
+        "token_type": "Bearer",
+        "expires_in": answer["expires_in"] - lead,
+        "expires_at": answer["expires_at"] - lead,
+    }
+
+
+def read_form(content_type: str, body: bytes) -> dict[str, str]:
+    """The parameters of a form body; raises `Refused` for another body, and for a parameter that is given twice."""
+    if content_type != _FORM:
+        raise Refused("invalid_request", f"send the parameters as {_FORM}")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict")
+    except ValueError:  # UnicodeDecodeError is one
+        raise Refused("invalid_request", f"the body is no {_FORM} of a few parameters in UTF-8") from None
+    form = dict(pairs)
+    if len(form) < len(pairs):
+        raise Refused("invalid_request", "a parameter is given twice: RFC 6749 §3.2 allows each once")
+    return form
+
+
+def client_of(callers: Callers, request: web.BaseRequest, form: dict[str, str]) -> Caller:
+    """Who asks, by HTTP Basic, by client_id and client_secret in the body, or by its key as everywhere else."""
+    authorization, broker_key = request.headers.get("Authorization"), request.headers.get("X-Broker-Key")
+    scheme, _, value = (authorization or "").strip().partition(" ")
+    if broker_key is None and scheme.lower() == "basic":
+        if "client_secret" in form:
+            raise Refused("invalid_request", "the client is told in the header and in the body: choose one")
+        pairs = basic_pairs(value.strip())
+    elif broker_key is None and "client_secret" in form:
+        pairs = [(form.get("client_id", ""), form["client_secret"])]
+    else:
+        try:
+            return callers.of(request.headers)
+        except errors.PresentKey as error:
+            raise Refused("invalid_client", str(error), 401) from None
+    for name, key in pairs:
+        caller = callers.named(name, key)
+        if caller is not None:
+            return caller
+    raise Refused(
+        "invalid_client",
+        "unknown client: client_id is the caller's name in the settings, client_secret its key "
+        "(`token-broker caller new NAME`)",
+        401,
+    )
+
+
+def basic_pairs(value: str) -> list[tuple[str, str]]:
+    """Id and secret of HTTP Basic, both ways clients write them: as they are, and form-encoded (RFC 6749 §2.3.1)."""
+    try:
+        text = base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return []
+    name, colon, key = text.partition(":")
+    return [(name, key), (unquote_plus(name), unquote_plus(key))] if colon else []
+
+
+def grant_of(form: dict[str, str], caller: Caller) -> str:
+    """The grant that `scope` names, if *caller* may read it."""
+    if form.get("grant_type") != "client_credentials":
+        raise Refused("unsupported_grant_type", "only grant_type=client_credentials is served here")
+    scope = form.get("scope")
+    grant_id = (scope or "").strip().removeprefix(_SCOPE)
+    if not scope or not scope.strip().startswith(_SCOPE) or not GRANT_ID.fullmatch(grant_id):
+        raise Refused("invalid_scope", "name one grant: scope=grant:ID")
+    if not caller.may("read", grant_id):
+        raise Refused("invalid_scope", f"caller {caller.name!r} has no read right on this grant id")
+    return grant_id
+
+
+def refusal(status: int, code: str, description: str, retry_after: float | None = None) -> web.Response:
+    """An error of RFC 6749 §5.2."""
+    headers = {"Pragma": "no-cache"}
+    if status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = 'Basic realm="token-broker", charset="UTF-8"'
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(retry_after)))
+    return json_answer({"error": code, "error_description": description}, status=status, headers=headers)
