@@ -229,7 +229,19 @@ def applications(api: Api) -> tuple[web.Application, web.Application]:
     )
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    faces = (tokens, authorization, client_credentials, admin, attempts, imports, login, ops, scrape, sealing, status_page)
+    faces = (
+        tokens,
+        authorization,
+        client_credentials,
+        admin,
+        attempts,
+        imports,
+        login,
+        ops,
+        scrape,
+        sealing,
+        status_page,
+    )
     for face in faces:
         face.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)

@@ -1,0 +1,1 @@
+"""Services that take their token in their own way."""
