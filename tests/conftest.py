@@ -259,7 +259,7 @@ async def start_broker(
         task = asyncio.create_task(serve(settings, signals))
         admin = settings.data_dir / "admin.key"
         async with aiohttp.ClientSession() as session:
-            running = RunningBroker(settings, signals, log, session, "", task, f"http://127.0.0.1:{port}")
+            running = RunningBroker(settings, signals, log, session, "", task, f"http://{wanted['http']['listen'][0]}")
 
             async def ready() -> bool:
                 if task.done():
