@@ -123,6 +123,9 @@ class Refresh(Section):
         default=timedelta(seconds=10), description="one token request, connect included"
     )
     min_interval: Duration = Field(default=timedelta(seconds=60), description="between two forced refreshes of a grant")
+    report_budget: int = Field(
+        default=12, ge=1, description="forced refreshes of a grant within an hour, after reports of a 401"
+    )
     lease: Duration = Field(
         default=timedelta(minutes=2), description="how long a replica may hold a grant for one request"
     )

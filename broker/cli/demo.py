@@ -40,6 +40,7 @@ drain_delay = "0s"
 url = "embedded:"
 [refresh]
 min_interval = "2s"
+report_budget = 1800
 [log]
 level = "warning"
 [providers.cameramanager]

@@ -150,6 +150,7 @@ url = "embedded:"                           # one in data_dir; or redis:// redis
 # window = [0.70, 0.85]                     # part of a token's life after which it is refreshed
 # request_timeout = "10s"
 # min_interval = "60s"                      # between two forced refreshes of a grant
+# report_budget = 12                        # forced refreshes of a grant within an hour, after reports of a 401
 # lease = "2m"                              # more than request_timeout + 5s
 # concurrency = 32                          # token requests in flight per provider
 # journal = true                            # each answer to data_dir before Redis; false: Redis alone may lose a grant

@@ -43,7 +43,7 @@ class Reader:
 
     def __init__(
         self, store: Store, cache: Cache, dies: Callable[[str], bool], wake: Callable[[str], None],
-        metrics: Metrics, *, public_url: str, min_interval_ms: int,
+        metrics: Metrics, *, public_url: str, min_interval_ms: int, report_budget: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._cache = cache
@@ -54,6 +54,7 @@ class Reader:
         self._read_stale = metrics.token_requests.labels("stale").inc
         self._public_url = public_url
         self._min_interval_ms = min_interval_ms
+        self._report_budget = report_budget
 
     def usable_ms(self, token: Token) -> int:
         """How long a caller may count on *token* (ms)."""
@@ -95,7 +96,8 @@ class Reader:
     async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
         """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
 
-        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age, `TryAgain` while the
+        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
+        reports is spent, `TryAgain` while the
         grant backs off, `LogInAgain` when it turns out dead: the reported token is as good as none.
         """
         held = self._cache.get(grant_id)
@@ -103,11 +105,22 @@ class Reader:
             self._read_from_memory()
             return held
         grant = await self._load(grant_id)
-        expedited = await self._store.schedule.expedite(grant, interval_ms=self._min_interval_ms, generation=generation)
+        expedited = await self._store.schedule.expedite(
+            grant, interval_ms=self._min_interval_ms, generation=generation, budget=self._report_budget
+        )
         if expedited.status == "fresh":
             self._metrics.token_requests.labels("too_fresh").inc()
             raise WaitBeforeRefresh(
                 "the token is fresh: the 401 is about something else (scope, host, the API's own rights)",
+                retry_after=_seconds(expedited.number),
+            )
+        if expedited.status == "spent":
+            self._metrics.token_requests.labels("too_fresh").inc()
+            raise WaitBeforeRefresh(
+                f"{self._report_budget} tokens of this grant were reported within an hour: so many 401s mean that the "
+                "API refuses for another reason (scope, account, permission), which no new token mends; where it is "
+                "the token after all, refresh.report_budget allows more",
+                code="too_many_reports",
                 retry_after=_seconds(expedited.number),
             )
         if expedited.status == "backing_off":

@@ -32,6 +32,8 @@ SUSPENDED_PAUSE_MS = (5_000, 60_000)
 """First and longest pause between the probes of a suspended provider."""
 BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
+REPORT_WINDOW_MS = 3_600_000
+"""The time in which a budget of reports may be used up."""
 _REWIND_PAGE = 500
 _TRIES = 8
 
@@ -53,9 +55,12 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Expedited:
-    """What came of an expedite. `number` is the current generation (changed), or ms to wait (fresh, backing_off)."""
+    """What came of an expedite.
 
-    status: Literal["expedited", "leased", "changed", "fresh", "backing_off", "parked", "gone"]
+    `number` is the current generation (changed), or how many ms to wait (fresh, spent, backing_off).
+    """
+
+    status: Literal["expedited", "leased", "changed", "fresh", "spent", "backing_off", "parked", "gone"]
     number: int
 
 
@@ -229,10 +234,19 @@ class Schedule:
         ]  # fmt: skip
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]
 
-    async def expedite(self, grant: Grant, *, interval_ms: int, generation: int | None = None) -> Expedited:
-        """Make a grant due now, if it waits, is not backing off, and its last answer is *interval_ms* old."""
+    async def expedite(
+        self, grant: Grant, *, interval_ms: int, generation: int | None = None, budget: int | None = None
+    ) -> Expedited:
+        """Make a grant due now, if it waits, is not backing off, and its last answer is *interval_ms* old.
+
+        *budget*: how often that may be done in `REPORT_WINDOW_MS`, counting what was done with a budget only. Whoever
+        finds the grant due already is not counted.
+        """
         keys = [self._keys.grant(grant.grant_id), *self._sets(grant.provider, "due", "leased")]
-        args = [grant.grant_id, "" if generation is None else generation, interval_ms]
+        args: list[Argument] = [
+            grant.grant_id, "" if generation is None else generation, interval_ms, "" if budget is None else budget,
+            REPORT_WINDOW_MS,
+        ]  # fmt: skip
         status, number = await self._primary.run(scripts.EXPEDITE, keys, args)
         return Expedited(status.decode(), int(number))
 

@@ -101,7 +101,7 @@ class World:
             "module": "broker" if self.plan.fence else "tests.faults.unfenced",
             "refresh": {
                 "request_timeout": "1s", "lease": "8s", "min_interval": "1s", "import_spread": "0s",
-                "journal": self.plan.journal,
+                "report_budget": 3600, "journal": self.plan.journal,
             },
         }  # fmt: skip
 

@@ -117,3 +117,42 @@ async def test_min_ttl_of_a_fresh_token(broker: RunningBroker, sandbox: Sandbox)
     longer = await broker.get("/v1/grants/g1/token?min_ttl=39")
     assert longer["generation"] > token["generation"]
     await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def test_reports_have_a_budget(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """A hundred reports of one token count once; a spent budget asks the provider nothing, and says what may be."""
+    hour = 3600
+    async with start_broker(refresh={"min_interval": "0s", "report_budget": 2}) as broker:
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        token = await broker.token("g1")
+        for _ in range(2):
+            answers = await asyncio.gather(*(report(broker, token["generation"]) for _ in range(100)))
+            assert {status for status, _, _ in answers} == {200}
+            token = await broker.token("g1")
+            assert {body["generation"] for _, body, _ in answers} == {token["generation"]}
+        requests = len(sandbox.rotating.token_requests)
+        asked = time.monotonic()
+        answers = await asyncio.gather(*(report(broker, token["generation"]) for _ in range(10)))
+        assert time.monotonic() - asked < SOON
+        for status, body, headers in answers:
+            assert (status, body["error"]) == (429, "too_many_reports")
+            assert "scope, account, permission" in body["error_description"]
+            assert "refresh.report_budget" in body["error_description"]
+            assert hour - 30 < int(headers["Retry-After"]) <= hour
+        assert (await report(broker, 1))[0] == 200, "whoever has an older token gets the current one"
+        assert len(sandbox.rotating.token_requests) == requests
+
+        key = "broker:{0}:grant:g1"
+        now = int(time.time() * 1000)
+        await redis.hset(key, "reports_since", now + 1800 * 1000)  # the clock went back by half an hour
+        _, _, headers = await report(broker, token["generation"])
+        assert hour - 30 < int(headers["Retry-After"]) <= hour
+        await redis.hset(key, "reports_since", now - hour * 1000)
+        status, body, _ = await report(broker, token["generation"])
+        assert status == 200, "the hour is over"
+        assert body["generation"] > token["generation"]
+        assert await redis.hget(key, "reports") == b"1"
+        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+        token = await next_generation(broker, "g1", body["generation"])
+        assert await redis.hget(key, "reports") is None, "what is taken in anew has a budget of its own"
+        await assert_sound(broker, sandbox, ("g1", "acme"))

@@ -227,30 +227,6 @@ async def test_failures_in_flight_together_count_once(store: Store, redis: Redis
     assert 0 < (await brought_by(store, 30)).wait_ms <= 1000
 
 
-async def test_expedite_respects_what_waits(store: Store) -> None:
-    """Expedite moves only what waits in due, is not backing off, and was not just refreshed."""
-    await imported(store, "g1")
-    (claim,) = await claimed(store)
-    grant = await store.grants.get("g1")
-    assert grant is not None
-    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "leased"
-    await store.schedule.commit(commit_of(claim), [])
-    fresh = await store.schedule.expedite(grant, interval_ms=60_000)
-    assert (fresh.status, 0 < fresh.number <= 60_000) == ("fresh", True)
-    changed = await store.schedule.expedite(grant, interval_ms=0, generation=grant.generation)
-    assert (changed.status, changed.number) == ("changed", grant.generation + 1)
-    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "expedited"
-    (claim,) = await claimed(store)
-    await store.schedule.postpone(Postpone(claim, "busy", "x", "", store.clock() + 5000, 1), None)
-    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "backing_off"
-    assert await store.schedule.retry("g1", "p") == "due"
-    (claim,) = await claimed(store)
-    await store.schedule.park(Park(claim, "dead", "gone", "", "refresh_failing"), "{}")
-    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "parked"
-    await store.registry.forget("g1", "{}")
-    assert (await store.schedule.expedite(grant, interval_ms=0)).status == "gone"
-
-
 async def test_one_refresh_token_has_one_grant(store: Store) -> None:
     """The same refresh token under another id is refused, under its own id changes nothing, is free once forgotten."""
     await imported(store, "g1")

@@ -15,7 +15,7 @@ from tests.steps import assert_sound, make_due, next_generation
 from tests.topologies.servers import Cluster, Sentinels, Server, client, cut_replication, settled_in
 from tests.waiting import until
 
-REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s", "import_spread": "0s"}
+REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s", "report_budget": 3600, "import_spread": "0s"}
 GRANTS = [f"g{number}" for number in range(12)]
 
 

@@ -14,7 +14,7 @@ from tests.topologies.servers import Cluster, Fleet, Sentinels, client
 from tests.topologies.tls import certified, ending_tls
 from tests.waiting import until
 
-REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s"}
+REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s", "report_budget": 3600}
 
 
 async def taken_up(broker: RunningBroker) -> None:

@@ -35,7 +35,7 @@ if mode == 'import' then
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
-  'answered_at', 'last_outcome', 'last_detail', 'last_at')
+  'answered_at', 'last_outcome', 'last_detail', 'last_at', 'reports', 'reports_since')
 for field in string.gmatch(ARGV[9], '%S+') do
   redis.call('HDEL', grant, field)
 end
