@@ -49,13 +49,25 @@ class ProviderFigures:
 
 @dataclass(frozen=True, slots=True)
 class GrantFigures:
-    """One grant in epoch ms, as far as it is known."""
+    """One grant in epoch ms, as far as it is known. *nearness* of its end: 0, 1 or 2."""
 
     grant_id: str
+    provider: str
     expires_at: int | None
     next_at: int | None
     succeeded_at: int | None
     reauthorize_by: int | None
+    nearness: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedFigures:
+    """A grant that waits for a person: since when (epoch ms), and why."""
+
+    grant_id: str
+    provider: str
+    since: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +129,9 @@ class Metrics:
         return generate_latest(self.registry) + _text(lambda: _standing(standing))
 
 
-def render_grants(grants: Sequence[GrantFigures]) -> bytes:
+def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> bytes:
     """Single grants in the text exposition format."""
-    return _text(lambda: _single(grants))
+    return _text(lambda: _single(grants, parked))
 
 
 def _text(families: Callable[[], Iterator[GaugeMetricFamily]]) -> bytes:
@@ -169,15 +181,24 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     )
 
 
-def _single(grants: Sequence[GrantFigures]) -> Iterator[GaugeMetricFamily]:
+def _single(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> Iterator[GaugeMetricFamily]:
     """A family for each moment in a grant's life."""
     for name, help_, attribute in _TIMESTAMPS:
-        family = _family(f"grant_{name}_timestamp_seconds", help_, "grant")
+        family = _family(f"grant_{name}_timestamp_seconds", help_, "grant", "provider")
         for grant in grants:
             at = getattr(grant, attribute)
             if at is not None:
-                family.add_metric([grant.grant_id], at / 1000)
+                family.add_metric([grant.grant_id, grant.provider], at / 1000)
         yield family
+    soon = _family("grant_reauthorize_soon", _SOON, "grant", "provider")
+    for grant in grants:
+        if grant.nearness is not None:
+            soon.add_metric([grant.grant_id, grant.provider], grant.nearness)
+    yield soon
+    waiting = _family("grant_parked_timestamp_seconds", _PARKED, "grant", "provider", "reason")
+    for it in parked:
+        waiting.add_metric([it.grant_id, it.provider, it.reason], it.since / 1000)
+    yield waiting
 
 
 _TIMESTAMPS = (
@@ -186,6 +207,9 @@ _TIMESTAMPS = (
     ("last_success", "When the provider last gave the grant a token.", "succeeded_at"),
     ("reauthorize_by", "When the provider ends the grant unless a person logs in again.", "reauthorize_by"),
 )
+
+_SOON = "2 when a person must log in within three days, 1 within two weeks, else 0; as notices tell it."
+_PARKED = "Since when a grant is refreshed no more until a person acts, and why; of those parked last."
 
 
 def _family(name: str, help_: str, *labels: str) -> GaugeMetricFamily:

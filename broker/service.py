@@ -135,7 +135,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http),
             Bodies(dies_at(dialects)), Bodies(dies_at(dialects), standard_answer),
             health, metrics, scheduler.wake, desk,
-            Scrape(store, journal, cache, metrics, list(endpoints), max_grants=settings.metrics.max_grants),
+            Scrape(
+                store, journal, cache, metrics, list(endpoints), desk.nearness, max_grants=settings.metrics.max_grants
+            ),
         )  # fmt: skip
 
         def hear_hangup() -> None:

@@ -15,14 +15,15 @@ from aiohttp import web
 
 from broker.api.app import API
 from broker.errors import StoreUnavailable
-from broker.metrics import GrantFigures, Metrics, ProviderFigures, Standing, render_grants
+from broker.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.read import Cache
     from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
+    from broker.store.soonest import Soon
 
 _LOOK_TIMEOUT = 3.0
 _SINGLE_GRANTS = 3.0
@@ -39,14 +40,18 @@ class Scrape:
 
     def __init__(
         self, store: Store, journal: Journal | None, cache: Cache, metrics: Metrics, providers: Sequence[str],
-        *, max_grants: int,
+        nearness: Callable[[str, int, int], int], *, max_grants: int,
     ) -> None:  # fmt: skip
-        """*providers* are those of the settings; *max_grants* is how many grants are shown one by one."""
+        """*providers* are those of the settings; *max_grants* is how many grants are shown one by one.
+
+        *nearness*: how near the end of a grant is, by provider, `granted_at` and `reauthorize_by`.
+        """
         self._store = store
         self._journal = journal
         self._cache = cache
         self._metrics = metrics
         self._providers = providers
+        self._nearness = nearness
         self._max_grants = max_grants
         self._scraping: asyncio.Task[bytes] | None = None
         self._grants = b""
@@ -72,14 +77,29 @@ class Scrape:
 
     async def _single_grants(self, providers: Sequence[str]) -> bytes:
         if time.monotonic() > self._grants_until:
-            figures = [
-                GrantFigures(s.grant_id, s.expires_at, s.next_at, s.succeeded_at, s.reauthorize_by)
-                for s in await self._store.soonest.of(providers, self._max_grants)
+            figures = [self._figures(soon) for soon in await self._store.soonest.of(providers, self._max_grants)]
+            parked = [
+                ParkedFigures(p.grant_id, p.provider, p.since, p.reason)
+                for p in await self._store.soonest.parked(providers, self._max_grants)
             ]
             # In a thread: thousands of lines take some 15 ms, for which no caller should wait.
-            self._grants = await asyncio.to_thread(render_grants, figures)
+            self._grants = await asyncio.to_thread(render_grants, figures, parked)
             self._grants_until = time.monotonic() + _SINGLE_GRANTS
         return self._grants
+
+    def _figures(self, soon: Soon) -> GrantFigures:
+        nearness = None  # a dead grant has come to its end
+        if not soon.dead and soon.reauthorize_by is not None and soon.granted_at is not None:
+            nearness = self._nearness(soon.provider, soon.granted_at, soon.reauthorize_by)
+        return GrantFigures(
+            soon.grant_id,
+            soon.provider,
+            soon.expires_at,
+            soon.next_at,
+            soon.succeeded_at,
+            soon.reauthorize_by,
+            nearness,
+        )
 
     def _standing(self, states: Sequence[ProviderState] | None) -> Standing:
         there = sum(sum(state.counts.values()) for state in states or ())

@@ -13,7 +13,7 @@ import aiohttp
 from broker.heart import Heart
 from broker.notify.command import Command, runnable
 from broker.notify.notice import Notice
-from broker.notify.policy import Limits, Wrong, ending
+from broker.notify.policy import Limits, Wrong, ending, nearness
 from broker.notify.subscribers import Subscribers
 from broker.notify.sweep import Sweep
 from broker.notify.teller import Teller
@@ -66,6 +66,10 @@ class Desk:
         limits = self._limits.get(grant.provider, Limits())
         return isinstance(ending(grant, limits, self._clock()), Wrong)
 
+    def nearness(self, provider: str, granted_at: int, by: int) -> int:
+        """How near the end *by* (epoch ms) is, by the same rule: 0, 1 within two weeks, 2 within three days."""
+        return nearness(granted_at, by, self._limits.get(provider, Limits()), self._clock())
+
     async def test(self) -> list[Tested]:
         """Send a test notice by every way that tells people, all at once."""
         return list(await asyncio.gather(*(self._test(way) for way in self._people)))
@@ -95,4 +99,7 @@ async def open_desk(
             Teller(way, store, limits, events, metrics, Heart(f"notices {way.name}"), timeout=timeout)
             for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
         ]
+        for way in people:
+            for outcome in ("sent", "failed"):
+                metrics.notices.labels(way.name, outcome)  # at zero, so that the first event shows
         yield Desk(tellers, Sweep(store, limits, tellers, Heart("notices sweep")), people, limits, store.clock)

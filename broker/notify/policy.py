@@ -169,12 +169,16 @@ def ending(grant: Grant | None, limits: Limits, now: int) -> Condition:
     """
     if grant is None or grant.reason == "reauthorization_required" or grant.reauthorize_by is None:
         return "gone"
-    by = grant.reauthorize_by
-    span = by - grant.granted_at
-    if limits.absolute is not None and by >= grant.granted_at + limits.absolute:
+    level = nearness(grant.granted_at, grant.reauthorize_by, limits, now)
+    return Wrong(level, "reauthorize_soon", "reauthorize_by", ends_at=grant.reauthorize_by) if level else "gone"
+
+
+def nearness(granted_at: int, by: int, limits: Limits, now: int) -> int:
+    """How near the end *by* of a grant is: 0, 1 within two weeks, 2 within three days; see `ending`."""
+    span = by - granted_at
+    if limits.absolute is not None and by >= granted_at + limits.absolute:
         span = limits.absolute
     elif limits.idle is not None:
         span = limits.idle
     level = sum(now >= by - before for before in THRESHOLDS if before <= span / 2)
-    level = level and level + sum(before > span / 2 for before in THRESHOLDS)
-    return Wrong(level, "reauthorize_soon", "reauthorize_by", ends_at=by) if level else "gone"
+    return level and level + sum(before > span / 2 for before in THRESHOLDS)

@@ -1,4 +1,4 @@
-"""The grants whose turn comes soonest, over all providers: what `/metrics` shows one by one.
+"""The grants whose turn comes soonest, and those that wait for a person: what `/metrics` shows one by one.
 
 Reads the sorted sets from their beginnings and no further than needed, so it costs the same with a thousand grants as
 with a million.
@@ -7,11 +7,12 @@ with a million.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from broker.model import State
     from broker.store.primary import Argument, Primary
     from broker.store.scripts import Keys
 
@@ -19,6 +20,7 @@ _LEAST = 16
 """Ids read from one set at a time, at least."""
 _AT_ONCE = 250
 """Grants read in one trip: some ms of the server's time."""
+_DEAD = b"reauthorization_required"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,31 @@ class Soon:
     """One grant in figures. Times are epoch ms."""
 
     grant_id: str
+    provider: str
     next_at: int | None
     """When its next token request is due; None while one is under way, and while it is parked."""
     expires_at: int | None
     succeeded_at: int | None
+    granted_at: int | None
     reauthorize_by: int | None
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A grant that waits for a person, since when (epoch ms), and why."""
+
+    grant_id: str
+    provider: str
+    since: int
+    reason: str
+
+
+class _Place(NamedTuple):
+    """Where a grant stands: its score, and in whose set."""
+
+    at: float
+    provider: str
 
 
 class Soonest:
@@ -42,52 +64,69 @@ class Soonest:
 
     async def of(self, providers: Sequence[str], n: int) -> list[Soon]:
         """The *n* grants that are due, or being refreshed, soonest; what is left of *n* goes to the latest parked."""
-        due = await self._first([self._keys.ids("due", p) for p in providers], n)
-        leased = await self._first([self._keys.ids("leased", p) for p in providers], n)
+        due = await self._first("due", providers, n)
+        leased = await self._first("leased", providers, n)
         chosen = dict(sorted({**due, **leased}.items(), key=lambda item: item[1])[:n])
-        parked: dict[str, float] = {}
         if len(chosen) < n:
-            keys = [self._keys.ids("parked", p) for p in providers]
-            parked = await self._first(keys, n - len(chosen), latest=True)
-        names = [*chosen, *(name for name in parked if name not in chosen)]
-        found: list[Soon] = []
-        for start in range(0, len(names), _AT_ONCE):
-            found += await self._read(names[start : start + _AT_ONCE], due, leased)
+            parked = await self._first("parked", providers, n - len(chosen), latest=True)
+            chosen |= {name: place for name, place in parked.items() if name not in chosen}
+        rows = await self._read(chosen, "expires_at", "answered_at", "granted_at", "reauthorize_by", "reason")
+        found = []
+        for (name, place), (*times, reason) in rows:
+            expires_at, succeeded_at, granted_at, by = (None if raw is None else int(raw) for raw in times)
+            next_at = int(place.at) if name in due and name not in leased else None
+            dead = reason == _DEAD
+            found.append(Soon(name, place.provider, next_at, expires_at, succeeded_at, granted_at, by, dead))
         return found
 
-    async def _first(self, keys: Sequence[str], n: int, *, latest: bool = False) -> dict[str, float]:
-        """The *n* members with the lowest scores of several sorted sets, or the highest: read in ever longer pieces."""
-        best: list[tuple[float, str]] = []
-        unread = dict.fromkeys(keys, 0) if n > 0 else {}
-        size = max(_LEAST, 2 * n // max(1, len(keys)))
+    async def parked(self, providers: Sequence[str], n: int) -> list[Parked]:
+        """The *n* grants that were parked last, latest first."""
+        rows = await self._read(await self._first("parked", providers, n, latest=True), "reason")
+        return [
+            Parked(name, place.provider, int(place.at), (reason or b"").decode()) for (name, place), (reason,) in rows
+        ]
+
+    async def _first(
+        self, state: State, providers: Sequence[str], n: int, *, latest: bool = False
+    ) -> dict[str, _Place]:
+        """The *n* members with the lowest scores of the providers' sets, or the highest: read in ever longer pieces."""
+        best: list[tuple[float, str, str]] = []
+        unread = dict.fromkeys(providers, 0) if n > 0 else {}
+        size = max(_LEAST, 2 * n // max(1, len(providers)))
         while unread:
             commands: list[tuple[Argument, ...]] = [
-                ("ZRANGE", key, begin, begin + size - 1, *(("REV",) if latest else ()), "WITHSCORES")
-                for key, begin in unread.items()
+                (
+                    "ZRANGE",
+                    self._keys.ids(state, p),
+                    begin,
+                    begin + size - 1,
+                    *(("REV",) if latest else ()),
+                    "WITHSCORES",
+                )
+                for p, begin in unread.items()
             ]
             last: dict[str, float] = {}
-            for key, flat in zip(list(unread), await self._primary.pipeline(commands), strict=True):
+            for provider, flat in zip(list(unread), await self._primary.pipeline(commands), strict=True):
                 rows = [
-                    (-float(at) if latest else float(at), name.decode())
+                    (-float(at) if latest else float(at), name.decode(), provider)
                     for name, at in zip(flat[::2], flat[1::2], strict=True)
                 ]
                 best += rows
                 if len(rows) == size:
-                    last[key] = rows[-1][0]
+                    last[provider] = rows[-1][0]
             best = sorted(best)[:n]
             # A set that was read to below the n-th best has nothing more to give.
-            unread = {key: unread[key] + size for key, at in last.items() if len(best) < n or at < best[-1][0]}
+            unread = {p: unread[p] + size for p, at in last.items() if len(best) < n or at < best[-1][0]}
             size *= 2
-        return {name: at for at, name in best}
+        return {name: _Place(abs(at), provider) for at, name, provider in best}
 
-    async def _read(self, names: Sequence[str], due: dict[str, float], leased: Iterable[str]) -> list[Soon]:
-        fields = ("expires_at", "answered_at", "reauthorize_by")
-        rows = await self._primary.pipeline([("HMGET", self._keys.grant(name), *fields) for name in names])
-        return [
-            Soon(name, int(due[name]) if name in due and name not in leased else None, *map(_maybe, row))
-            for name, row in zip(names, rows, strict=True)
-        ]
-
-
-def _maybe(raw: bytes | None) -> int | None:
-    return None if raw is None else int(raw)
+    async def _read(
+        self, places: Mapping[str, _Place], *fields: str
+    ) -> list[tuple[tuple[str, _Place], Sequence[bytes | None]]]:
+        """*fields* of each grant."""
+        rows: list[Sequence[bytes | None]] = []
+        names = list(places)
+        for start in range(0, len(names), _AT_ONCE):
+            batch = names[start : start + _AT_ONCE]
+            rows += await self._primary.pipeline([("HMGET", self._keys.grant(name), *fields) for name in batch])
+        return list(zip(places.items(), rows, strict=True))

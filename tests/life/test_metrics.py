@@ -6,14 +6,14 @@ import asyncio
 import shutil
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.metrics import OUTCOMES, READS
 from tests.cases.process import missing
-from tests.steps import make_due, next_generation, state_of
+from tests.steps import log_in, make_due, next_generation, state_of
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -79,17 +79,24 @@ async def test_a_grant_in_figures(broker: RunningBroker, sandbox: Sandbox, redis
     """A grant's moments in epoch seconds, as it is described; gone with it, as is what counts it."""
     await imported(broker, sandbox, "g", "h")
     described, seen = await state_of(broker, "g"), await scraped(broker)
-    expiry = value(seen, "grant_access_token_expiry_timestamp_seconds", grant="g") or 0
+    expiry = value(seen, "grant_access_token_expiry_timestamp_seconds", grant="g", provider="acme") or 0
     assert int(expiry) == described["expires_at"]
-    assert int(value(seen, "grant_next_refresh_timestamp_seconds", grant="g") or 0) == described["refresh_at"]
-    assert abs((value(seen, "grant_last_success_timestamp_seconds", grant="g") or 0) - time.time()) < 20
-    assert value(seen, "grant_reauthorize_by_timestamp_seconds", grant="g") is None
+    assert (
+        int(value(seen, "grant_next_refresh_timestamp_seconds", grant="g", provider="acme") or 0)
+        == described["refresh_at"]
+    )
+    assert (
+        abs((value(seen, "grant_last_success_timestamp_seconds", grant="g", provider="acme") or 0) - time.time()) < 20
+    )
+    assert value(seen, "grant_reauthorize_by_timestamp_seconds", grant="g", provider="acme") is None
     assert value(seen, "grants", provider="acme", state="due") == 2
     assert value(seen, "refreshes_total", provider="acme", outcome="refreshed") == 2
     assert value(seen, "refresh_duration_seconds_count", provider="acme") == 2
     assert value(seen, "schedule_lag_seconds_count", provider="acme") == 2
+    assert value(seen, "grant_reauthorize_soon", grant="g", provider="acme") is None
     await redis.hset("broker:{0}:grant:g", "reauthorize_by", "1800000000000")
-    assert value(await scraped(broker), "grant_reauthorize_by_timestamp_seconds", grant="g") == 1_800_000_000
+    seen = await scraped(broker)
+    assert value(seen, "grant_reauthorize_by_timestamp_seconds", grant="g", provider="acme") == 1_800_000_000
     await broker.ask("DELETE", "/v1/grants/g")
     seen = await scraped(broker)
     assert not [key for key in seen if ("grant", "g") in key[1]]
@@ -104,8 +111,10 @@ async def test_parked_and_suspended(broker: RunningBroker, sandbox: Sandbox, red
     await until(lambda: _counted(broker, "dead"))
     seen = await scraped(broker)
     assert value(seen, "grants", provider="acme", state="parked") == 1
-    assert value(seen, "grant_next_refresh_timestamp_seconds", grant="dead") is None
-    assert value(seen, "grant_access_token_expiry_timestamp_seconds", grant="dead") is not None
+    assert value(seen, "grant_next_refresh_timestamp_seconds", grant="dead", provider="acme") is None
+    assert value(seen, "grant_access_token_expiry_timestamp_seconds", grant="dead", provider="acme") is not None
+    why = {"grant": "dead", "provider": "acme", "reason": "reauthorization_required"}
+    assert abs((value(seen, "grant_parked_timestamp_seconds", **why) or 0) - time.time()) < 20
     sandbox.rotating.faults.order("invalid_client")
     generation = (await broker.token("well"))["generation"]
     await make_due(redis, "acme", "well")
@@ -116,6 +125,21 @@ async def test_parked_and_suspended(broker: RunningBroker, sandbox: Sandbox, red
     await broker.ask("POST", "/v1/providers/acme/retry")
     await next_generation(broker, "well", generation)
     assert value(await scraped(broker), "provider_suspended", provider="acme", error="invalid_client") is None
+
+
+async def test_a_coming_end_by_the_rule_of_notices(broker: RunningBroker, redis: Redis) -> None:
+    """1 within two weeks of a grant's end, 2 within three days, unless that is always so near; nothing once dead."""
+    await log_in(broker, "g", "een")  # whose grants live 90 days, and 14 days unused
+    now, day = int(time.time() * 1000), 86_400_000
+    for age, left, wanted in ((76.2, 13.9, 1), (76.2, 14.1, 0), (88, 2, 2), (20, 13.5, 0), (20, 3.1, 0), (20, 2.9, 2)):
+        ends: dict[Any, Any] = {"granted_at": str(now - int(age * day)), "reauthorize_by": str(now + int(left * day))}
+        await redis.hset("broker:{0}:grant:g", mapping=ends)
+        soon = value(await scraped(broker), "grant_reauthorize_soon", grant="g", provider="een")
+        assert soon == wanted, (age, left)
+    await redis.hset("broker:{0}:grant:g", "reason", "reauthorization_required")
+    seen = await scraped(broker)
+    assert value(seen, "grant_reauthorize_soon", grant="g", provider="een") is None
+    assert value(seen, "grant_reauthorize_by_timestamp_seconds", grant="g", provider="een") is not None
 
 
 async def _counted(broker: RunningBroker, outcome: str) -> bool:
@@ -137,6 +161,8 @@ async def test_only_the_soonest_are_shown(start_broker: StartBroker, redis: Redi
         seen = await scraped(broker)
         shown = [dict(k[1])["grant"] for k in seen if k[0] == "grant_next_refresh_timestamp_seconds"]
         assert shown == [f"g{n:04}" for n in range(40)]
+        named = [dict(k[1])["grant"] for k in seen if k[0] == "grant_parked_timestamp_seconds"]
+        assert named == [f"p{n}" for n in range(19, -1, -1)], "who waits for a person is named all the same"
         assert value(seen, "grants_truncated") == 1
         assert sum(at for (name, _), at in seen.items() if name == "grants") == 3020
         for provider in ("acme", "een", "cameramanager"):
