@@ -21,7 +21,7 @@ import structlog
 
 from broker import logs
 from broker.api import Api, Bodies, Callers, Health, Hosts, standard_answer
-from broker.api.listeners import listening
+from broker.api.listeners import SHUTDOWN, listening
 from broker.api.scrape import Scrape
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
@@ -43,6 +43,7 @@ from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
+from broker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _IDENTIFY_PAUSE = 0.5
+_CLOSING = 15.0
+"""Seconds a stop may take on top: calls to Redis that time out, and an embedded store's last write."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class Signals:
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run a broker until *signals* say stop. Raises `CorrectSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
+    supervisor = Supervisor.of_process() if signals.of_process else Supervisor()
     prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
@@ -140,14 +144,11 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             ),
         )  # fmt: skip
 
-        def hear_hangup() -> None:
-            if reload is not None:
-                _reload(reload, api)
-
-        signals.listen(hear_hangup)
+        signals.listen(lambda: _reload(reload, api, supervisor))
         async with (
             finishing(timeout + SETTLE_LIMIT),
             listening(api) as addresses,
+            supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
         ):
             log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
@@ -159,10 +160,12 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             gc.collect()
             gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
+            supervisor.ready(health.in_a_line())
             async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
+                supervisor.stopping(health.in_a_line(), stop_limit(settings) + _CLOSING)
                 if not signals.hurried:
                     await asyncio.sleep(settings.http.drain_delay.total_seconds())
     log.info("broker.stopped")
@@ -239,8 +242,13 @@ async def _identified(
     return False
 
 
-def _reload(reload: Callable[[], Settings], api: Api) -> None:
+def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Supervisor) -> None:
     """Take over callers and log level from the settings as they are now; everything else needs a restart."""
+    if reload is None:
+        return
+    running = api.health.started and not api.health.stopping
+    if running:
+        supervisor.reloading()
     try:
         settings = reload()
         api.callers.replace(Callers.load(settings.callers, settings.data_dir))
@@ -249,6 +257,13 @@ def _reload(reload: Callable[[], Settings], api: Api) -> None:
         log.error("settings.not_reloaded", findings=error.findings)
     else:
         log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
+    if running:
+        supervisor.ready(api.health.in_a_line())
+
+
+def stop_limit(settings: Settings) -> float:
+    """Seconds from SIGTERM until the last answer is written down and the listeners are closed, at most."""
+    return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + SETTLE_LIMIT + SHUTDOWN
 
 
 def _limits(settings: Settings) -> dict[str, Limits]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KEEPALIVE = 75.0
 """Seconds an idle connection is kept: longer than the 60 s of common balancers, so that they close first."""
-_SHUTDOWN = 1.0
+SHUTDOWN = 1.0
 """Seconds that requests still under way get when the listeners close; long polls are cut then."""
 
 
@@ -43,7 +43,7 @@ async def listening(api: Api) -> AsyncIterator[list[str]]:
 async def _served(stack: AsyncExitStack, application: web.Application) -> web.AppRunner:
     # No access log: a callback's query carries a code.
     runner = web.AppRunner(
-        application, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=_SHUTDOWN
+        application, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=SHUTDOWN
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

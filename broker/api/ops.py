@@ -64,19 +64,33 @@ class Health:
             return states
         return None
 
+    @property
+    def alive(self) -> bool:
+        """Whether every loop beats within its deadline: what `/healthz` answers by, and a watchdog is fed by."""
+        return all(heart.alive for heart in self._hearts)
+
+    def in_a_line(self) -> str:
+        """How things stand, without asking Redis: for whoever supervises the process."""
+        if self.stopping:
+            return "stopping: reads are served, refreshes under way are finished"
+        if not self.started:
+            return f"waiting for Redis: {self.waiting}" if self.waiting else "starting"
+        troubles = [f"{heart.name}: {_pulse(heart)}" for heart in self._hearts if not heart.alive or heart.trouble]
+        if self._journal is not None and self._journal.fault:
+            troubles.append(f"journal: {self._journal.fault}")
+        good = f"refreshing at {len(self._providers)} providers, {self.cached()} tokens in memory"
+        return "; ".join(troubles) or good
+
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""
         states = await self.look()
         checks = {"redis": self._redis(states is not None)}
         checks["journal"] = self._journaling()
         for heart in self._hearts:
-            words = heart.trouble or "beats"
-            if not heart.alive:
-                words = f"silent for {heart.silent_for():.0f} s: restart the broker"
-            checks[heart.name] = self._check(heart.name, heart.alive and not heart.trouble, words)
+            checks[heart.name] = self._check(heart.name, heart.alive and not heart.trouble, _pulse(heart))
         for state in states or ():
             checks[f"provider {state.name}"] = self._provider(state)
-        alive = all(heart.alive for heart in self._hearts)
+        alive = self.alive
         worst = "failed" if not alive else "degraded" if any(c["status"] != "ok" for c in checks.values()) else "ok"
         return alive, {"status": worst, "checks": checks}
 
@@ -128,6 +142,10 @@ class Health:
         # A server without our data may be another one altogether: whoever balances load should ask elsewhere.
         good = redis or (self.cached() > 0 and not isinstance(self._trouble, NotOurStore))
         return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
+
+
+def _pulse(heart: Heart) -> str:
+    return heart.trouble or "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
 
 
 async def healthz(request: web.Request) -> web.Response:

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from broker.api.listeners import _SHUTDOWN
-from broker.refresh.settler import SETTLE_LIMIT
 from broker.secret import new_sealing_key
+from broker.service import stop_limit
 from broker.store.embedded import find_server
 from tests.deploy.deployment import DEPLOY, ROOT, compose, deployed_settings, instructions, seconds, skip_or_fail
 
@@ -82,12 +81,7 @@ def test_mounted_files_are_there_and_read_only() -> None:
 def test_there_is_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopping broker is not killed before it wrote down the last answer."""
     settings = deployed_settings(monkeypatch)
-    needed = (
-        settings.http.drain_delay.total_seconds()
-        + settings.refresh.request_timeout.total_seconds()
-        + SETTLE_LIMIT
-        + _SHUTDOWN
-    )
+    needed = stop_limit(settings)
     text = (ROOT / "docker-compose.yml").read_text()
     assert f"= {needed:.0f} s" in text, "the comment beside stop_grace_period computes another sum"
     assert seconds(SERVICES["broker"]["stop_grace_period"]) > needed + 10
