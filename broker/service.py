@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker import logs
-from broker.api import Api, Bodies, Callers, Health, Hosts, standard_answer
+from broker.api import Answers, Api, Callers, Health, Hosts
 from broker.api.listeners import SHUTDOWN, listening
 from broker.api.scrape import Scrape
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
@@ -137,8 +137,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
         api = Api(
             settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http),
-            Bodies(dies_at(dialects)), Bodies(dies_at(dialects), standard_answer),
-            health, metrics, scheduler.wake, desk,
+            Answers(store.clock, dies_at(dialects)), health, metrics, scheduler.wake, desk,
             Scrape(
                 store, journal, cache, metrics, list(endpoints), desk.nearness, max_grants=settings.metrics.max_grants
             ),

@@ -6,11 +6,10 @@ the short way to what is asked all the time; `callers` and `session` know who as
 """
 
 from broker.api import status_page  # noqa: F401 - reads the page's files: before the loop runs
+from broker.api.answers import Answers
 from broker.api.app import Api
-from broker.api.bodies import Bodies
 from broker.api.callers import Callers
-from broker.api.client_credentials import standard_answer
 from broker.api.hosts import Hosts
 from broker.api.ops import Health
 
-__all__ = ["Api", "Bodies", "Callers", "Health", "Hosts", "standard_answer"]
+__all__ = ["Answers", "Api", "Callers", "Health", "Hosts"]

@@ -17,7 +17,7 @@ from broker.refresh.login import LoginRefused
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from broker.api.bodies import Bodies
+    from broker.api.answers import Answers
     from broker.api.callers import Caller, Callers
     from broker.api.hosts import Hosts
     from broker.api.ops import Health
@@ -61,8 +61,7 @@ class Api:
     logout: Logout
     callers: Callers
     hosts: Hosts
-    bodies: Bodies
-    standard_bodies: Bodies
+    answers: Answers
     health: Health
     metrics: Metrics
     wake: Callable[[str], None]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from broker.api import audit
 from broker.api.app import API, grant_id_of
 from broker.api.tokens import preferred_wait
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from broker.api.app import Api
 
 
@@ -25,11 +25,11 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_route("*", path, _authorize)
 
 
-async def _authorize(request: web.Request) -> web.Response:
+async def _authorize(request: web.Request) -> web.StreamResponse:
     return await authorize(request.app[API], request, grant_id_of(request))
 
 
-async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.Response:
+async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
     """Any method on `/v1/grants/{id}/authorization`: 200 with an empty body; what was sent in a body is not read."""
     caller = api.callers.of(request.headers)
     caller.require("read", grant_id)
@@ -38,10 +38,4 @@ async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.Re
         wait = preferred_wait(request)
         token = await api.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
     audit.token_read(caller, grant_id, token.generation)
-    return web.Response(
-        headers={
-            "Authorization": f"Bearer {token.access_token.reveal()}",
-            "Cache-Control": "no-store",
-            "ETag": f'"{token.generation}"',
-        }
-    )
+    return api.answers.authorization.to(request, token)

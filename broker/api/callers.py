@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from aiohttp import hdrs
+from multidict import istr
+
 from broker.data_dir import secret_file, write_private
 from broker.errors import AskForPermission, CorrectSettings, PresentKey
 from broker.secret import key_digest, new_caller_key
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from broker.settings import Caller as CallerSettings
 
+BROKER_KEY = istr("X-Broker-Key")
 Right = Literal["read", "refresh", "admin"]
 
 
@@ -58,6 +62,8 @@ class Callers:
 
     def __init__(self, callers: Mapping[str, Caller]) -> None:
         self._by_digest = callers
+        self.understood: dict[bytes, tuple[Caller, str]] = {}
+        """Caller and grant of requests that were understood before, by what they said: gone with the callers."""
 
     @classmethod
     def load(cls, settings: Mapping[str, CallerSettings], data_dir: Path) -> Callers:
@@ -94,11 +100,11 @@ class Callers:
 
     def replace(self, other: Callers) -> None:
         """Take over another set of callers: what SIGHUP read."""
-        self._by_digest = other._by_digest
+        self._by_digest, self.understood = other._by_digest, other.understood
 
     def of(self, headers: Mapping[str, str]) -> Caller:
         """The caller of a request with these *headers*. Raises `PresentKey`."""
-        return self.identify(headers.get("Authorization"), headers.get("X-Broker-Key"))
+        return self.identify(headers.get(hdrs.AUTHORIZATION), headers.get(BROKER_KEY))
 
     def of_digest(self, digest: str) -> Caller | None:
         """The caller whose key has this digest, if there is still one."""

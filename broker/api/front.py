@@ -44,6 +44,12 @@ def _read_of(method: str, path: str) -> Read | None:
     return partial(authorize, grant_id=match[1])
 
 
+class ReadRequest(web.BaseRequest):
+    """A read as the server took it in: without what only the application needs."""
+
+    how: Read
+
+
 class Front:
     """In front of an application's own handler, for aiohttp's low-level server."""
 
@@ -55,18 +61,19 @@ class Front:
         server.request_factory, server.request_handler = self._make, self._answer
 
     def _make(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        """A request as the server read it: without what only the application needs, where it will not see it."""
-        if _read_of(message.method, message.path):
-            return web.BaseRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)
-        return self._make_other(message, payload, protocol, writer, task)
+        read = _read_of(message.method, message.path)
+        if read is None:
+            return self._make_other(message, payload, protocol, writer, task)
+        request = ReadRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)
+        request.how = read
+        return request
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        read = _read_of(request.method, request.raw_path) if type(request) is web.BaseRequest else None
-        if read is None:
+        if not isinstance(request, ReadRequest):
             return await self._answer_other(request)
         if not self._api.hosts.serve(request):
             return misdirected()
         try:
-            return await read(self._api, request)
+            return await request.how(self._api, request)
         except Exception as error:  # noqa: BLE001 - every error has an answer
             return answer_to(error, request.method, "read")

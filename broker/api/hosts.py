@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aiohttp import hdrs
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -24,7 +26,7 @@ class Hosts:
 
     def serve(self, request: web.BaseRequest) -> bool:
         """Whether a request with this `Host` is answered on the listener it came to."""
-        if _name(request.headers.get("Host", "")) in self._names:
+        if _name(request.headers.get(hdrs.HOST, "")) in self._names:
             return True
         transport = request.transport
         here = transport.get_extra_info("sockname") if transport else None

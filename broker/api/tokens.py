@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from broker.api import audit
+from broker.api.answers import token_headers
 from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
-from broker.api.bodies import token_headers
 from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 55.0
 """Seconds: below the 60 s after which common proxies give up."""
+_PREFER = istr("Prefer")
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})(?![0-9.])\"?", re.IGNORECASE)
 _PREFER_MINIMAL = re.compile(r"(?:^|[,;\s])return\s*=\s*\"?minimal\"?(?![a-z])", re.IGNORECASE)
 _ETAG = re.compile(r'^\s*(?:W/)?"([0-9]+)"\s*$')
@@ -33,11 +35,11 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/grants/{id}/refresh", refresh)
 
 
-async def _get_token(request: web.Request) -> web.Response:
+async def _get_token(request: web.Request) -> web.StreamResponse:
     return await get_token(request.app[API], request, grant_id_of(request), request.query.get("min_ttl"))
 
 
-async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.Response:
+async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.StreamResponse:
     """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, api.reader
     caller = admitted(api, headers, "read", grant_id)
@@ -48,16 +50,16 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
     token = reader.at_hand(grant_id, min_ttl_ms) or await reader.current(
         grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait
     )
-    if _matches(headers.get("If-None-Match"), token):
+    if _matches(headers.get(hdrs.IF_NONE_MATCH), token):
         newer = await reader.newer(grant_id, token.generation, wait) if wait else None
         if newer is None:
-            return web.Response(status=304, headers=_headers(token, wait))
+            return api.answers.unchanged.to(request, token, _applied(wait))
         token = newer
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
 
 
-async def refresh(request: web.Request) -> web.Response:
+async def refresh(request: web.Request) -> web.StreamResponse:
     """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`.
 
     With `Prefer: return=minimal` (RFC 7240 §4.2), and to the status page always, the answer is 204: no token goes out.
@@ -76,7 +78,7 @@ async def refresh(request: web.Request) -> web.Response:
     wait, reported = preferred_wait(request), int(match[1])
     audit.acted(caller, "refresh.reported", grant_id, generation=reported)
     token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
-    if paged or _PREFER_MINIMAL.search(",".join(request.headers.getall("Prefer", ()))):
+    if paged or _PREFER_MINIMAL.search(",".join(request.headers.getall(_PREFER, ()))):
         return web.Response(status=204, headers={**token_headers(token), "Preference-Applied": "return=minimal"})
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
@@ -93,20 +95,13 @@ def admitted(api: Api, headers: Mapping[str, str], right: Right, grant_id: str) 
     return caller
 
 
-def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.Response:
+def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.StreamResponse:
     """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
-    if prefers_text(request.headers.get("Accept")):
+    if prefers_text(request.headers.get(hdrs.ACCEPT)):
         text = token.access_token.reveal()
-        return web.Response(body=text.encode(), content_type="text/plain", headers=_headers(token, wait))
-    made = api.bodies.of(token, api.store.clock())
-    answer = web.Response(body=made.body, headers=made.headers)
-    if wait is not None:
-        answer.headers.update(_applied(wait))
-    return answer
-
-
-def _headers(token: Token, wait: float | None) -> dict[str, str]:
-    return {**token_headers(token), **_applied(wait)}
+        headers = {**token_headers(token), **_applied(wait)}
+        return web.Response(body=text.encode(), content_type="text/plain", headers=headers)
+    return api.answers.token.to(request, token, _applied(wait))
 
 
 def _applied(wait: float | None) -> dict[str, str]:
@@ -122,9 +117,9 @@ def _matches(condition: str | None, token: Token) -> bool:
 
 def preferred_wait(request: web.BaseRequest) -> float | None:
     """Seconds of `Prefer: wait` (RFC 7240 §4.3), at most `LONGEST_WAIT`; None when not or not sensibly given."""
-    if "Prefer" not in request.headers:
+    if _PREFER not in request.headers:
         return None
-    match = _PREFER_WAIT.search(",".join(request.headers.getall("Prefer")))
+    match = _PREFER_WAIT.search(",".join(request.headers.getall(_PREFER)))
     return min(float(match[1]), LONGEST_WAIT) if match else None
 
 

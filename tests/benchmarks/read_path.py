@@ -3,7 +3,8 @@
     python -m tests.benchmarks.read_path [--rounds 5] [--seconds 2]
 
 Real processes: a token endpoint, a Redis, `token-broker run`, the bare handler, and a raw load of 64 connections.
-A B A B, medians; what is printed are ratios to the bare handler (1.0: as fast), and of p99 (1.0: as quick).
+A B A B, medians; what is printed are ratios to the bare handler: requests per second (1.0: as fast), p99 (1.0: as
+quick), and the process's own CPU time per request (1.0: as much), which says the most where the machine is not quiet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.store.embedded import find_server
 from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
@@ -35,13 +37,28 @@ def request_for(path: str, *headers: str, method: str = "GET", body: str = "") -
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def load(port: int, request: bytes, seconds: float, status: str = "200") -> tuple[float, float]:
-    """Requests per second and p99 (ms); every answer must have this status."""
+class Run(NamedTuple):
+    """Requests per second, p99 (ms), and CPU seconds of the server per request."""
+
+    rps: float
+    p99: float
+    cpu: float
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(server: int, port: int, request: bytes, seconds: float, status: str = "200") -> Run:
+    """What the process *server* did under load; every answer must have this status."""
+    before = cpu_seconds(server)
     command = [*PYTHON, "tests.benchmarks.load", str(port), str(CONNECTIONS), str(seconds)]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
     told = json.loads(done.stdout)
     assert list(told["statuses"]) == [status], told["statuses"]
-    return told["rps"], told["p99"]
+    return Run(told["rps"], told["p99"], (cpu_seconds(server) - before) / told["answers"])
 
 
 def ways(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
@@ -79,7 +96,7 @@ def main() -> None:
         for each in ports[:2]:
             wait_for_port(each)
         path = settings(folder, port, redis_port, token_port)
-        stack.enter_context(
+        broker = stack.enter_context(
             running(*PYTHON, "broker", "run", "--config", str(path), env={**os.environ, "PYTHONPATH": "."})
         )
         wait_for_port(port)
@@ -88,7 +105,7 @@ def main() -> None:
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/grants/g0/token", headers={"X-Broker-Key": key})
         with urllib.request.urlopen(asked) as answer:
             etag, size = answer.headers["ETag"], len(answer.read())
-        stack.enter_context(running(*PYTHON, "tests.benchmarks.bare_handler", str(bare_port), str(size)))
+        handler = stack.enter_context(running(*PYTHON, "tests.benchmarks.bare_handler", str(bare_port), str(size)))
         wait_for_port(bare_port)
         bare = request_for("/v1/grants/g0/token", f"Authorization: Bearer {key}")
         print(f"body of {size} bytes, {CONNECTIONS} connections, {given.rounds} rounds of {given.seconds:g} s")
@@ -96,12 +113,14 @@ def main() -> None:
             if given.only not in what:
                 continue
             pairs = [
-                (load(bare_port, bare, given.seconds), load(port, request, given.seconds, status))
+                (
+                    load(handler.pid, bare_port, bare, given.seconds),
+                    load(broker.pid, port, request, given.seconds, status),
+                )
                 for _ in range(given.rounds)
             ]
-            rps = statistics.median(ours[0] / theirs[0] for theirs, ours in pairs)
-            p99 = statistics.median(ours[1] / theirs[1] for theirs, ours in pairs)
-            print(f"{what:15} {rps:5.2f}x requests/s   {p99:5.2f}x p99", flush=True)
+            rps, p99, cpu = (statistics.median(ours[n] / theirs[n] for theirs, ours in pairs) for n in range(3))
+            print(f"{what:15} {rps:5.2f}x requests/s   {p99:5.2f}x p99   {cpu:5.2f}x CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from oauthlib.oauth2 import BackendApplicationClient
 from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
-from broker.api.client_credentials import basic_pairs, standard_answer
+from broker.api.answers import standard_answer
+from broker.api.client_credentials import basic_pairs
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret
+from broker.wire import token_answer
 from tests.callers.conftest import KEY
 from tests.conftest import RunningBroker
 
@@ -59,7 +61,7 @@ def test_expires_in_is_never_more_than_life(left: int, dies: bool) -> None:
     """However little is left, what is said is at least a second and, from two seconds on, less than the life left."""
     now = 1_764_000_000_000
     token = Token("g1", "p", 1, Secret("a"), "bearer", None, now - 10_000, now + left, now + left // 2)
-    said = standard_answer(token, now, dies=dies)
+    said = standard_answer(token_answer(token, now, dies=dies))
     assert 0 <= said["expires_in"] <= left // 1000
     assert left < 2000 or said["expires_in"] >= 1
     assert said["expires_at"] <= token.expires_at // 1000
