@@ -113,8 +113,6 @@ class Follower:
         for start in range(0, len(grant_ids), _BATCH):
             batch = grant_ids[start : start + _BATCH]
             grants = await self._store.grants.get_many(batch)
-            if None in grants:
-                await self._store.confirm()  # an emptied store is no reason to forget
             for grant_id, grant in zip(batch, grants, strict=True):
                 if grant is None or grant.token is None:
                     self._cache.evict(grant_id)

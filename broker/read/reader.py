@@ -220,7 +220,6 @@ class Reader:
         """The grant from the store; its token goes into the cache."""
         grant = await self._store.grants.get(grant_id)
         if grant is None:
-            await self._store.confirm()  # in another store's place a grant is not known to be gone
             self._cache.evict(grant_id)
             raise NoSuchGrant("no such grant")
         if grant.unreadable:

@@ -52,7 +52,7 @@ class Tally:
         if not told:
             return
         try:
-            await self._store.history.add(self._store.store_id, told)
+            await self._store.history.add(told)
         except StoreUnavailable:
             oldest = self._store.clock() // MINUTE_MS - MINUTES
             for key, (refreshed, failed) in told.items():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from broker.secret import CannotOpen, Sealer
+from broker.store import scripts
 
 if TYPE_CHECKING:
     from broker.store.primary import Primary
@@ -58,7 +59,7 @@ class Flows:
 
     async def put(self, name: str, flow: Flow) -> None:
         """Keep *flow* under *name* for ten minutes from now."""
-        await self._primary.call("SET", self._keys.flow(name), self._sealed(name, flow), "EX", LIFE_S)
+        await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), LIFE_S])
 
     async def get(self, name: str) -> Flow | None:
         """The flow of that name, if it has not expired."""
@@ -66,7 +67,5 @@ class Flows:
 
     async def update(self, name: str, flow: Flow) -> Flow | None:
         """Replace a flow that is still there, keeping its life; gives the one before, so that one caller sees it."""
-        before = await self._primary.call(
-            "SET", self._keys.flow(name), self._sealed(name, flow), "XX", "KEEPTTL", "GET"
-        )
+        before = await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), ""])
         return self._opened(name, before)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import CorrectRequest, NotOurStore
+from broker.errors import CorrectRequest
 from broker.model import GRANT_ID, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 
@@ -33,9 +33,6 @@ _BATCH = 100
 _MOST_PASSED = 2_000
 """Ids that one page passes over, at most."""
 FOREIGN_CURSOR = "cursor is not one of ours: take it from `next` of the page before"
-
-EMPTIED = "Redis answers but holds no token-broker data: it was emptied, or this is another server"
-"""What is said where the schema key is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +92,14 @@ class Grants:
         return self._sealer.reseal(sealed, grant_id, name)
 
     async def get(self, grant_id: str) -> Grant | None:
-        """One grant, or None where there is no such. Raises `NotOurStore` where nothing at all is ours."""
-        grant = (await self.get_many([grant_id]))[0]
-        if grant is None and not await self._primary.call("HEXISTS", self._keys.meta, "schema"):
-            raise NotOurStore(EMPTIED)
-        return grant
+        """One grant, or None where there is no such. Raises `NotOurStore` where another store answers."""
+        return (await self.get_many([grant_id]))[0]
 
     async def get_many(self, grant_ids: Sequence[str]) -> list[Grant | None]:
-        """Grants by id, in the order asked for, in one trip."""
-        rows = await self._primary.pipeline([("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids])
+        """Grants by id, in the order asked for, in one trip; likewise."""
+        of_grants = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
+        store, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), *of_grants])
+        self._primary.recognise(store)
         return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
 
     def _grant(self, grant_id: str, row: Sequence[bytes | None]) -> Grant | None:
@@ -227,11 +223,10 @@ class Grants:
                 ("HMGET", keys.provider(name), "suspended", "suspended_at", "not_before", "ailing", "detail")
             )
             commands += [("ZCARD", keys.ids(state, name)) for state in _STATES]
-        commands.append(("HGET", keys.meta, "schema"))
+        commands.append(("HGET", keys.meta, "store"))
         replies = await self._primary.pipeline(commands)
         width = 1 + len(_STATES)
-        if replies[-1] is None:
-            raise NotOurStore(EMPTIED)
+        self._primary.recognise(replies[-1])
         states = []
         for i, name in enumerate(names):
             health, *sizes = replies[i * width : (i + 1) * width]

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.errors import NotOurStore
 from broker.store import scripts
-from broker.store.grants import EMPTIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,18 +38,16 @@ class History:
         self._primary = primary
         self._keys = keys
 
-    async def add(self, store_id: str, counts: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+    async def add(self, counts: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         """Add what this replica counted: refreshed and failed, by provider and minute (epoch ms // 60,000).
 
         A reply that is lost leaves open whether it was added: repeating may count twice, which a history bears.
         """
         providers = sorted({provider for provider, _ in counts})
-        args: list[Argument] = [store_id]
+        args: list[Argument] = []
         for (provider, minute), (refreshed, failed) in counts.items():
             args += [providers.index(provider) + 1, minute, refreshed, failed]
-        keys = [self._keys.meta, *(self._keys.history(provider) for provider in providers)]
-        if await self._primary.run(scripts.TALLY, keys, args) == b"foreign":
-            raise NotOurStore(EMPTIED)
+        await self._primary.run(scripts.TALLY, [self._keys.history(provider) for provider in providers], args)
 
     async def of(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """The last hour of each provider, oldest minute first, the one under way last; *now* is epoch ms."""

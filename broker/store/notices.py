@@ -7,14 +7,12 @@ long as something is wrong with it, or as long as people were told that somethin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from broker.errors import NotOurStore
 from broker.store import scripts
-from broker.store.grants import EMPTIED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from broker.store.clock import Clock
     from broker.store.primary import Argument, Primary
@@ -37,27 +35,19 @@ class Notices:
         self._primary = primary
         self._keys = keys
         self._clock = clock
-        self.store_id = ""
-        """Whose subjects are looked at, once the store was identified: no others are."""
 
     async def add(self, way: str, subjects: Iterable[str]) -> None:
         """Have *subjects* looked at, before all others; those that stand in the schedule already stay as they are."""
         names = list(subjects)
         if names:
-            await self._run(scripts.SUSPECT, [self._keys.subjects(way), self._keys.meta], [self.store_id, *names])
+            await self._primary.run(scripts.SUSPECT, [self._keys.subjects(way)], names)
 
     async def look(self, way: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""
-        keys = [self._keys.subjects(way), self._keys.told(way), self._keys.meta]
-        _, now, *rows = await self._run(scripts.LOOK, keys, [self.store_id, n, lease_ms])
+        keys = [self._keys.subjects(way), self._keys.told(way)]
+        now, *rows = await self._primary.run(scripts.LOOK, keys, [n, lease_ms])
         self._clock.observe(now)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
-
-    async def _run(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        reply = await self._primary.run(script, keys, args)
-        if reply[0] == b"foreign":
-            raise NotOurStore(EMPTIED)
-        return reply
 
     async def note(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
         """Write down what came of a look, and when (epoch ms) to look again; None: never.

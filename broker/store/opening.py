@@ -14,7 +14,7 @@ from broker.store.attempts import Attempts
 from broker.store.clock import Clock
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
-from broker.store.grants import EMPTIED, Grants
+from broker.store.grants import Grants
 from broker.store.history import History
 from broker.store.notices import Notices
 from broker.store.primary import Primary
@@ -62,24 +62,15 @@ class Store:
         """
         seconds, micros = await self.primary.call("TIME")
         self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
-        if known is not None:
-            held = await self.primary.call("HGET", self.keys.meta, "store")
-            if held is None or held.decode() != known:
-                what = "is empty" if held is None else f"holds another store ({held.decode()})"
-                raise NotOurStore(
-                    f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
-                    "begin anew, stop the broker and remove store.id from data_dir"
-                )
-        canary = self.sealer.seal(_CANARY, *CANARY)
-        new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
-        # All three at once or none: two brokers that start on an empty server agree on one identity.
-        await self.primary.call(
-            "EVAL",
-            "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
-            "redis.call('HSET', KEYS[2], 'run_id', 'new') end return 1",
-            2, self.keys.meta, self.keys.epoch, *(part for pair in new.items() for part in pair),
-        )  # fmt: skip
+        if known is None:
+            await self._begin()
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
+        if known is not None and (store_id or b"").decode() != known:
+            what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
+            raise NotOurStore(
+                f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
+                "begin anew, stop the broker and remove store.id from data_dir"
+            )
         if int(schema or 0) != SCHEMA:
             raise CorrectSettings(
                 f"redis: the data under namespace {self.keys.namespace!r} has schema {int(schema or 0)}, this version "
@@ -92,18 +83,20 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.store_id = self.schedule.store_id = self.notices.store_id = store_id.decode()
+        self.store_id = store_id.decode()
+        self.primary.ours = (self.keys.meta, self.store_id)
 
-    async def confirm(self) -> None:
-        """Make sure that this is still the store that was identified: what it lacks may else only be lost.
-
-        Raises `NotOurStore`, or `StoreUnavailable` while Redis cannot say.
-        """
-        held = await self.primary.call("HGET", self.keys.meta, "store")
-        if held is None:
-            raise NotOurStore(EMPTIED)
-        if held.decode() != self.store_id:
-            raise NotOurStore(f"Redis holds another store ({held.decode()}) than the one we began with: mend redis.url")
+    async def _begin(self) -> None:
+        """Mark an empty Redis as a new store; one that is marked stays what it is."""
+        canary = self.sealer.seal(_CANARY, *CANARY)
+        new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
+        # All three at once or none: two brokers that start on an empty server agree on one identity.
+        await self.primary.call(
+            "EVAL",
+            "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
+            "redis.call('HSET', KEYS[2], 'run_id', 'new') end return 1",
+            2, self.keys.meta, self.keys.epoch, *(part for pair in new.items() for part in pair),
+        )  # fmt: skip
 
 
 @asynccontextmanager
@@ -127,6 +120,7 @@ async def open_store(
         primary = Primary(url, password=password)
         stack.push_async_callback(primary.close)
         keys, clock = Keys(redis.namespace), Clock()
+        primary.ours = (keys.meta, "")  # until `identify`
         grants = Grants(primary, keys, sealer)
         # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
         millisecond = timedelta(milliseconds=1)

@@ -21,7 +21,7 @@ from broker.redis_url import parse_redis_url
 from broker.store.certificate import certificate_words
 from broker.store.connections import CALL_TIMEOUT, PAUSE, Gate, Pool, connection_options, tls_context
 from broker.store.locate import Locator, is_replica
-from broker.store.replies import describe, elsewhere, unreached
+from broker.store.replies import describe, elsewhere, foreign, not_ours, unreached
 
 if TYPE_CHECKING:
     import ssl
@@ -74,6 +74,8 @@ class Primary:
         self._background: set[asyncio.Task[None]] = set()
         self._last_address: Address | None = None
         self._warned: set[str] = set()
+        self.ours = ("", "")
+        """The key of the store's mark and the id of ours: every script is told them last, and runs nowhere else."""
         self.unproved = ""
         """Why the last durable run could not be proved to be on disk."""
         self.replicas = 0
@@ -111,13 +113,17 @@ class Primary:
         return replies
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """Run a script by its hash; sends its text only to a server that does not know it yet."""
+        """Run a script by its hash; sends its text only to a server that does not know it yet.
+
+        Raises `NotOurStore` where another store answers.
+        """
+        told = self._told(keys, args)
 
         async def send(redis: Any) -> Any:
             try:
-                return await redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                return await redis.execute_command("EVALSHA", script.sha, *told)
             except exceptions.NoScriptError:
-                return await redis.execute_command("EVAL", script.text, len(keys), *keys, *args)
+                return await redis.execute_command("EVAL", script.text, *told)
 
         return await self._use(send)
 
@@ -131,8 +137,9 @@ class Primary:
         WAITAOF gives False, and is told of once.
         """
         wait = ("WAITAOF", 1, replicas, _PROOF_MS)
-        by_hash = [("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in calls]
-        by_text = [("EVAL", script.text, len(keys), *keys, *args) for keys, args in calls]
+        told = [self._told(keys, args) for keys, args in calls]
+        by_hash = [("EVALSHA", script.sha, *each) for each in told]
+        by_text = [("EVAL", script.text, *each) for each in told]
 
         async def send(redis: Any) -> tuple[list[Any], Any]:
             *replies, synced = await _in_one_trip(redis, [*by_hash, wait])
@@ -144,6 +151,21 @@ class Primary:
 
         replies, synced = await self._use(send)
         return replies, self._proved(synced, replicas)
+
+    def recognise(self, store: bytes | None) -> None:
+        """Raises `NotOurStore` unless *store*, as the server's mark says it, is ours."""
+        held = (store or b"").decode("ascii", "replace")
+        if held != self._mark()[1]:
+            raise not_ours(held)
+
+    def _mark(self) -> tuple[str, str]:
+        if not self.ours[1]:
+            raise StoreUnavailable("Redis: which store it holds is not known yet")
+        return self.ours
+
+    def _told(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
+        meta, store_id = self._mark()
+        return (len(keys) + 1, *keys, meta, *args, store_id)
 
     def _proved(self, synced: Any, replicas: int) -> bool:
         self.replicas, self.unproved = replicas, ""
@@ -192,7 +214,7 @@ class Primary:
                 self._gate.failed(error)
             if elsewhere(error):
                 self._leave(located)
-            raise StoreUnavailable(f"Redis: {describe(error)}") from None
+            raise (foreign(error) or StoreUnavailable(f"Redis: {describe(error)}")) from None
         self._gate.well()
         return reply
 

@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from broker.errors import NotOurStore, StoreUnavailable
+from broker.errors import StoreUnavailable
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
-from broker.store.grants import EMPTIED, TOKEN_FIELDS
+from broker.store.grants import TOKEN_FIELDS
 from broker.store.schedule import commit_fields
 from broker.wire import message as notice
 
@@ -106,8 +106,6 @@ class Registry:
         status, detail = await self._primary.run(script, keys, args)
         if status == b"moved":
             return None
-        if status == b"foreign":
-            raise NotOurStore(EMPTIED)
         return Registered(status.decode(), generation, detail.decode() or None)
 
     async def forget(
@@ -122,15 +120,12 @@ class Registry:
             provider = raw.decode() if raw else ""
             keys = [
                 self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten,
-                self._keys.meta,
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to,
                 "" if forgotten_at is None else forgotten_at,
             ]  # fmt: skip
             reply = await self._primary.run(scripts.FORGET, keys, args)
-            if reply == b"foreign":
-                raise NotOurStore(EMPTIED)
             if reply != b"moved":
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
@@ -201,7 +196,7 @@ class Registry:
             was_provider = raw.decode() if raw else ""
             keys = [
                 self._keys.grant(grant_id), self._keys.ids("due", provider), *self._sets(was_provider or provider),
-                self._keys.forgotten, self._keys.meta,
+                self._keys.forgotten,
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
@@ -210,8 +205,6 @@ class Registry:
                 "provider", provider, "generation", generation, *fields,
             ]  # fmt: skip
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
-            if reply == "foreign":
-                raise NotOurStore(EMPTIED)
             if reply != "moved":
                 return reply  # type: ignore[no-any-return]
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")

@@ -7,6 +7,8 @@ import ssl
 
 from redis import exceptions
 
+from broker.errors import NotOurStore
+
 _WORDS = {
     "MISCONF": "refuses writes: it cannot save to its disk (MISCONF): make room there, or mend its permissions",
     "OOM": "refuses writes: its memory is full (OOM): raise maxmemory",
@@ -20,6 +22,8 @@ _WORDS = {
     "ASK": "is giving our slot to another node",
     "TRYAGAIN": "is giving our slot to another node",
 }
+_FOREIGN = "FOREIGN"
+"""What `lua/ours.lua` says where another store answers."""
 _NO_MORE_CLIENTS = "max number of clients"
 _POOL_EMPTY = "No connection available"
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED"})
@@ -38,6 +42,18 @@ def code_of(error: BaseException) -> str:
     text = str(error)
     code: str = getattr(error, "status_code", None) or text.partition(" ")[0]
     return "READONLY" if code == "ERR" and "READONLY" in text else code
+
+
+def foreign(error: BaseException) -> NotOurStore | None:
+    """The error to raise where a script found itself in another store than ours."""
+    return not_ours(str(error).partition(" ")[2]) if code_of(error) == _FOREIGN else None
+
+
+def not_ours(store: str) -> NotOurStore:
+    """The error to raise where *store* is the id of the store that answers, or empty where there is none."""
+    if not store:
+        return NotOurStore("Redis answers but holds no token-broker data: it was emptied, or this is another server")
+    return NotOurStore(f"Redis holds another store ({store[:64]}) than the one we began with: mend redis.url")
 
 
 def unreached(error: BaseException) -> bool:

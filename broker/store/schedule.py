@@ -14,7 +14,6 @@ from broker.secret import CannotOpen, Secret
 from broker.store import scripts
 from broker.store.attempts import remembered, replica_name
 from broker.store.commit_group import CommitGroup
-from broker.store.grants import EMPTIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +85,6 @@ class Schedule:
         self._second_term_ms = second_term_ms
         self.replica = replica_name()
         """How we are called in what is remembered of an attempt."""
-        self.store_id = ""
-        """Whose grants are claimed, once the store was identified: no others are."""
         self.told_after = -1
         """The fence after which this replica has told the store all it knows: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
@@ -107,22 +104,21 @@ class Schedule:
         keys = [
             *self._sets(provider, "due", "leased"),
             self._keys.provider(provider),
-            self._keys.meta,
             self._keys.epoch,
             self._keys.grants,
         ]
         args: list[Argument] = [
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms, "expired" if expired_only else "",
-            self.store_id, self.told_after, self._second_term_ms, self.replica,
+            self.told_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
         try:
             status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
+        except NotOurStore:
+            raise
         except StoreUnavailable:
             # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
             self._lost_claims.setdefault(provider, []).append(claim_id)
             raise
-        if status == b"foreign":
-            raise NotOurStore(EMPTIED)
         if status == b"blind":
             raise StoreUnavailable(
                 "Redis hides which run of it answers, so a failover that lost writes could not be noticed: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.cases.fas import Fas
 from tests.cases.redis_servers import (
     ground_on,
     healthy,
+    in_flight,
     not_ready_because,
     ready,
     refused_import,
@@ -150,6 +152,62 @@ async def test_primary_that_comes_back_empty(
             await pipe.execute()
         await healthy(ground.broker)
         await until(lambda: _generation(ground, "g1", token["generation"]), 20)
+
+
+async def test_another_store_in_its_place(make_ground: MakeGround, fleet: Fleet, fas: Fas) -> None:
+    """A store with grants of the same names is not ours: what arrives is not written there, nor revoked; it waits."""
+    server = fleet.data()
+    await until(server.answers, 15)
+    endpoints = {"revocation_endpoint": f"{fas.url}/token", "authorization_endpoint": f"{fas.url}/authorize"}
+    async with ground_on(make_ground, server, "g1", "g2", provider=endpoints) as ground:
+        await _make_another(server)
+        answer = await in_flight(ground)
+        token = await ground.broker.token("g2")
+        await server.ask("SWAPDB", 0, 1)
+        held = await _all_of(ground)
+        answer.set()
+        await says(ground.broker, "lane as", "holds another store (another)")
+        await until(lambda: ground.broker.events("commit.delayed"))
+        assert (await ground.broker.token("g1"))["access_token"] == fas.access["g1"]
+        assert (await ground.broker.token("g2"))["generation"] == token["generation"]
+        asked = len(fas.requests)
+        refresh_token = "rt-that-is-never-stored-0123"
+        for method, path, body in (
+            ("PUT", "/v1/grants/g9", {"provider": "as", "refresh_token": refresh_token}),
+            ("POST", "/v1/grants/g9/login", {"provider": "as"}),
+            ("POST", "/v1/grants/g2/retry", None),
+            ("POST", "/v1/providers/as/retry", None),
+            ("DELETE", "/v1/grants/g2", None),
+        ):
+            status, told, _ = await ground.ask(method, path, json=body)
+            assert (status, told["error"]) == (503, "not_our_store"), path
+        assert await _all_of(ground) == held, "something was written into another store"
+        assert len(fas.requests) == asked, "something was asked or revoked"
+        await server.ask("SWAPDB", 0, 1)
+        await healthy(ground.broker)
+        await until(lambda: ground.has_token("g1"))
+
+
+async def _make_another(server: Server) -> None:
+    """Another store in database 1, with grants of the same names that are newer and due."""
+    await server.ask(
+        "EVAL",
+        """
+        for _, key in ipairs(redis.call('KEYS', '*')) do
+          redis.call('COPY', key, key, 'DB', 1)
+        end
+        redis.call('SELECT', 1)
+        redis.call('HSET', 'broker:{0}:meta', 'store', 'another')
+        for _, key in ipairs(redis.call('KEYS', 'broker:{0}:grant:*')) do
+          redis.call('HINCRBY', key, 'generation', 1000000)
+          redis.call('HINCRBY', key, 'granted_at', 1)
+        end
+        """, 0,
+    )  # fmt: skip
+
+
+async def _all_of(ground: Ground) -> dict[Any, Any]:
+    return {key: await ground.redis.dump(key) for key in await ground.redis.keys("*")}
 
 
 def _copied(ground: Ground) -> object:

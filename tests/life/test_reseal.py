@@ -183,6 +183,7 @@ async def test_what_changed_meanwhile_stays(start_broker: StartBroker, keys: Key
         await redis.set("broker:{0}:flow:x", "newer", ex=600)
         settings = broker.settings
         async with open_store(settings.redis, keys.sealer(0), data_dir=settings.data_dir) as store:
+            await store.identify()
             run = store.primary.run
             changes = ["refresh_token", "older", "resealed", "extra", "as it was", "resealed", "gone", "x", "y"]
             assert await run(scripts.RESEAL, ["broker:{0}:grant:x"], changes) == 1

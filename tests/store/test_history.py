@@ -25,15 +25,15 @@ __all__ = ["key", "store"]
 async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) -> None:
     """What several replicas told of one minute is added; a hash that has grown keeps nothing but the last hour."""
     minute = store.clock() // MINUTE_MS
-    await store.history.add(store.store_id, {("p", minute): (2, 1), ("q", minute): (0, 4)})
-    await store.history.add(store.store_id, {("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
+    await store.history.add({("p", minute): (2, 1), ("q", minute): (0, 4)})
+    await store.history.add({("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
     hours = await store.history.of(["p", "q", "never"], minute * MINUTE_MS)
     assert [(m.at // MINUTE_MS - minute, m.refreshed, m.failed) for m in hours["p"][-2:]] == [(-1, 0, 1), (0, 5, 1)]
     assert (hours["q"][-1].refreshed, hours["q"][-1].failed) == (0, 4)
     assert {len(hour) for hour in hours.values()} == {MINUTES}
     assert not any(m.refreshed or m.failed for m in hours["never"])
     for ago in range(2, 300):
-        await store.history.add(store.store_id, {("p", minute - ago): (1, 1), ("p", minute + 10 * ago): (1, 0)})
+        await store.history.add({("p", minute - ago): (1, 1), ("p", minute + 10 * ago): (1, 0)})
     assert await redis.hlen("broker:{0}:history:p") < 200
     (hour,) = (await store.history.of(["p"], minute * MINUTE_MS)).values()
     assert [m.refreshed for m in hour] == [1] * (MINUTES - 2) + [0, 5]

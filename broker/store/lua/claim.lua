@@ -1,23 +1,19 @@
 #!lua
 -- claim: lease up to n due grants of one provider, each for one token request.
 --
--- KEYS  1 due  2 leased  3 provider  4 meta  5 epoch  6 prefix of the grants' keys (all in one slot)
+-- KEYS  1 due  2 leased  3 provider  4 epoch  5 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
---       6 hold-off in ms  7 "expired" to leave alone what still has a living token  8 id of the store we know, or ""
---       9 the fence after which we have told the store all we know  10 second term of a lease in ms
---       11 name of the replica that claims
--- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back), foreign,
+--       6 hold-off in ms  7 "expired" to leave alone what still has a living token
+--       8 the fence after which we have told the store all we know  9 second term of a lease in ms
+--       10 name of the replica that claims
+-- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back),
 -- fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not say which run of it this is).
-local due, leased, provider, meta, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local due, leased, provider, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local hold_off, expired_only, second_term = tonumber(ARGV[6]), ARGV[7] == 'expired', tonumber(ARGV[10])
+local hold_off, expired_only, second_term = tonumber(ARGV[6]), ARGV[7] == 'expired', tonumber(ARGV[9])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local store = redis.call('HGET', meta, 'store')
-if not store or ARGV[8] ~= '' and store ~= ARGV[8] then
-  return {'foreign', now, 1000}
-end
 
 -- Another run of the server (restart, failover, restore) may have lost what it had acknowledged. Nobody claims
 -- until every replica had the time to say again what it knows. A server that hides its run cannot be fenced.
@@ -41,7 +37,7 @@ if closed_for > 0 and closed_for <= hold_off then
   return {'fenced', now, closed_for, tonumber(seen[2])}
 end
 -- Open, but this replica has not said yet what it knows: it was cut off meanwhile, or has just started.
-if tonumber(seen[2] or 0) ~= tonumber(ARGV[9]) then
+if tonumber(seen[2] or 0) ~= tonumber(ARGV[8]) then
   return {'fenced', now, 0, tonumber(seen[2] or 0)}
 end
 
@@ -106,7 +102,7 @@ for i = 1, #ids, 2 do
         table.concat({'open', 'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2
-    redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now, 'attempt_by', ARGV[11])
+    redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now, 'attempt_by', ARGV[10])
     redis.call('ZADD', leased, now + lease, id)
     reply[#reply + 1] = {id, attempt, ids[i + 1], grant[2], grant[3], grant[4], grant[5], grant[6], grant[7],
       grant[8], grant[9], grant[10]}

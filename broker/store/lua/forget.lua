@@ -1,14 +1,11 @@
 #!lua flags=allow-oom
 -- forget: remove a grant and every trace of it.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 held  6 forgotten  7 meta
+-- KEYS  1 grant  2 due  3 leased  4 parked  5 held  6 forgotten
 -- ARGV  1 id  2 provider its keys were named by  3 channel  4 message  5 the newest generation to forget, or ""
 --       6 when it was forgotten, where a journal says so again, or ""
--- Gives forgotten, moved (read again), newer, gone or foreign.
+-- Gives forgotten, moved (read again), newer or gone.
 local grant, id = KEYS[1], ARGV[1]
-if redis.call('HEXISTS', KEYS[7], 'schema') == 0 then
-  return 'foreign'
-end
 local held = redis.call('HMGET', grant, 'provider', 'imported', 'generation')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

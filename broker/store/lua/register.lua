@@ -1,17 +1,14 @@
 #!lua
 -- register: take in a grant, new or over another of its id, by login or import.
 --
--- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 held  7 meta
+-- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 held  7 meta (for the provider's name)
 -- ARGV  1 id  2 login or import  3 provider until now, or ""  4 generation until now, or ""  5 due at
 --       6 fingerprint of an imported refresh token  7 channel  8 message or ""  9 token fields to drop, blank-separated
 --       10 provider from now on  then fields and values
--- Gives {status, detail}: created, replaced, unchanged, leased, held (by whom), moved (read again), foreign.
+-- Gives {status, detail}: created, replaced, unchanged, leased, held (by whom), moved (read again).
 local grant, due, was_due, was_leased, was_parked, held_by, meta = unpack(KEYS)
 local id, mode, provider, generation, due_at, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-if redis.call('HEXISTS', meta, 'schema') == 0 then
-  return {'foreign', ''}
-end
 local held = redis.call('HMGET', grant, 'provider', 'generation', 'imported')
 if (held[1] or '') ~= provider or (held[2] or '') ~= generation then
   return {'moved', ''}

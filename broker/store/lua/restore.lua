@@ -1,16 +1,13 @@
 #!lua flags=allow-oom
 -- restore: tell a store that may have lost it what an answer brought. Writes only what is newer.
 --
--- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten  7 meta
+-- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten
 -- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
 --       9 the generation it followed  10 granted at  11 what to remember of the attempt  then fields and values
--- Gives restored, known, replaced (by a login or an import), forgotten, moved (read again) or foreign.
-local grant, due, was_due, was_leased, was_parked, forgotten, meta = unpack(KEYS)
+-- Gives restored, known, replaced (by a login or an import), forgotten or moved (read again).
+local grant, due, was_due, was_leased, was_parked, forgotten = unpack(KEYS)
 local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
-if redis.call('HEXISTS', meta, 'schema') == 0 then
-  return 'foreign'
-end
 local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at', 'tried')
 if (held[1] or '') ~= provider then
   return 'moved'
