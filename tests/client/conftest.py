@@ -1,0 +1,111 @@
+"""A fake broker, a real one, and an API that takes tokens: what the client stands between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+
+from broker.client import Broker
+from broker.testing import FakeBroker
+from broker.testing.fixtures import fake_broker
+from tests.conftest import free_port
+
+__all__ = ["fake_broker"]
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    """No task outlives a test, and nothing is only collected that should have been closed."""
+    before = asyncio.all_tasks()
+    yield
+    gc.collect()
+    left = {task.get_name() for task in asyncio.all_tasks() - before if not task.done()}
+    assert not {name for name in left if name.startswith("token-broker")}, left
+
+
+@dataclass(slots=True)
+class Came:
+    """A request that reached an API."""
+
+    method: str
+    path: str
+    authorization: str | None
+    body: bytes
+
+
+@dataclass(slots=True)
+class Api:
+    """An API on a port of its own: it takes the tokens in `good`, and answers 401 to every other."""
+
+    url: str
+    good: Callable[[], set[str]]
+    came: list[Came] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Where a path leads with 307."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        authorization = request.headers.get("Authorization")
+        self.came.append(Came(request.method, request.path, authorization, await request.read()))
+        if request.path in self.redirects:
+            return web.Response(status=307, headers={"Location": self.redirects[request.path]})
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme != "Bearer" or token not in self.good():
+            return web.json_response({"error": "invalid_token"}, status=401)
+        return web.json_response({"length": len(self.came[-1].body)})
+
+    @property
+    def tokens(self) -> list[str]:
+        """The tokens that came, in order."""
+        return [(each.authorization or "").removeprefix("Bearer ") for each in self.came]
+
+
+StartApi = Callable[[Callable[[], set[str]]], contextlib.AbstractAsyncContextManager[Api]]
+
+
+@contextlib.asynccontextmanager
+async def start_api(good: Callable[[], set[str]]) -> AsyncIterator[Api]:
+    """An API that takes the tokens that *good* gives."""
+    port = free_port()
+    api = Api(f"http://127.0.0.1:{port}", good)
+    server = web.Server(api.answer)  # type: ignore[arg-type]
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield api
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def fake(fake_broker: FakeBroker) -> FakeBroker:
+    """A fake broker with one grant, g1."""
+    fake_broker.add("g1", httpsBaseUrl={"hostname": "api.example.com"})
+    return fake_broker
+
+
+@pytest.fixture
+async def client(fake: FakeBroker) -> AsyncIterator[Broker]:
+    """A client of the fake broker."""
+    async with Broker.from_env() as broker:
+        yield broker
+
+
+@pytest.fixture
+async def api(fake: FakeBroker) -> AsyncIterator[Api]:
+    """An API that takes the fake's current token alone."""
+    async with start_api(lambda: {fake.grants["g1"].token}) as api:
+        yield api
+
+
+@pytest.fixture
+async def elsewhere() -> AsyncIterator[Api]:
+    """Another API, which takes any token it gets hold of."""
+    async with start_api(set) as api:
+        yield api

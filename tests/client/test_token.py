@@ -1,0 +1,214 @@
+"""From a grant's name to a token, and what happens to it while the broker comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from broker.client import (
+    Broker,
+    BrokerUnreachable,
+    CorrectConfiguration,
+    NotAllowed,
+    ReauthorizationRequired,
+    RefusedRequest,
+    TokenUnavailable,
+    UnknownGrant,
+    WrongKey,
+)
+from broker.testing import FakeBroker
+from tests.waiting import until
+
+
+async def test_the_first_token(client: Broker, fake: FakeBroker) -> None:
+    """Asked once, with everything the provider sent; from then on out of memory."""
+    grant = client.grant("g1")
+    await grant.ready(timeout=5)
+    token = await grant.token()
+    assert token.value == fake.grants["g1"].token
+    assert token.extra == {"httpsBaseUrl": {"hostname": "api.example.com"}}
+    assert abs(token.expires_at - time.time() - 3600) < 3
+    assert token.generation == fake.grants["g1"].generation
+    assert client.grant("g1") is grant
+    for _ in range(100):
+        assert await grant.token() is token
+    await asyncio.sleep(0.1)
+    assert fake.reads("g1") == 2, "one read and one long poll"
+
+
+async def test_a_hundred_callers_share_one_request(client: Broker, fake: FakeBroker) -> None:
+    """Whoever asks while somebody asks waits for the same answer."""
+    grant = client.grant("g1")
+    tokens = await asyncio.gather(*(grant.token() for _ in range(100)))
+    assert {token.value for token in tokens} == {fake.grants["g1"].token}
+    plain = [asked for asked in fake.asked if "If-None-Match" not in asked.headers]
+    assert len(plain) == 1
+
+
+async def test_the_next_token_comes_by_itself(client: Broker, fake: FakeBroker) -> None:
+    """A rotation reaches who holds the old token without being asked for."""
+    grant = client.grant("g1")
+    await grant.token()
+    await asyncio.sleep(0.05)
+    rotated = fake.grants["g1"].rotate()
+
+    async def there() -> bool:
+        return (await grant.token()).value == rotated
+
+    await until(there, 2)
+    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+
+
+async def test_a_brokers_restart_is_invisible(client: Broker, fake: FakeBroker) -> None:
+    """While the token lives nobody sees that there is no broker, and the next one comes when there is one again."""
+    grant = client.grant("g1")
+    token = await grant.token()
+    fake.down()
+    for _ in range(50):
+        began = time.monotonic()
+        assert await grant.token() is token
+        assert time.monotonic() - began < 0.2
+        await asyncio.sleep(0.01)
+    rotated = fake.grants["g1"].rotate()
+    fake.up()
+
+    async def there() -> bool:
+        return (await grant.token()).value == rotated
+
+    await until(there, 5)
+
+
+@pytest.mark.parametrize("how", ["down", "hanging"])
+async def test_the_last_seconds_without_a_broker(client: Broker, fake: FakeBroker, how: str) -> None:
+    """In its last seconds the broker is asked; where none answers, the token is handed out as long as it lives."""
+    fake.grants["g1"].rotate(lifetime=2)
+    grant = client.grant("g1")
+    token = await grant.token()
+    if how == "down":
+        fake.down()
+    else:
+        fake.hanging = True
+    while token.remaining() > 0.1:
+        assert await grant.token() is token
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    with pytest.raises(TokenUnavailable):
+        await grant.token(timeout=0.3)
+    fake.hanging = False
+    fake.up()
+    assert (await grant.token()).value == fake.grants["g1"].token
+
+
+async def test_a_start_before_the_broker(client: Broker, fake: FakeBroker) -> None:
+    """`ready` waits for a broker that is still starting, and says so when its time is up."""
+    fake.down()
+    grant = client.grant("g1")
+    with pytest.raises(BrokerUnreachable, match=f"no broker answers at {fake.url}"):
+        await grant.ready(timeout=0.3)
+    waiting = asyncio.create_task(grant.ready(timeout=10))
+    await asyncio.sleep(0.3)
+    fake.up()
+    await waiting
+
+
+async def test_min_ttl(client: Broker, fake: FakeBroker) -> None:
+    """More life than the token in hand has is asked for; no more than there can be."""
+    fake.grants["g1"].rotate(lifetime=100)
+    grant = client.grant("g1")
+    token = await grant.token(min_ttl=50)
+    assert await grant.token(min_ttl=50) is token
+    fake.grants["g1"].lifetime = 200
+    longer = await grant.token(min_ttl=150)
+    assert longer.remaining() > 150
+    with pytest.raises(RefusedRequest, match="ask for less"):
+        await grant.token(min_ttl=1000)
+    fake.grants["g1"].refreshable = False
+    with pytest.raises(NotAllowed):
+        await grant.token(min_ttl=199.9)
+    assert (await grant.token()).value == longer.value
+
+
+async def test_errors_say_what_to_do(fake: FakeBroker) -> None:
+    """Each refusal is an error of its own, raised at once."""
+    async with Broker(fake.url, "other-key") as stranger:
+        with pytest.raises(WrongKey, match="caller new"):
+            await stranger.grant("g1").token()
+    async with Broker(fake.url, fake.key) as client:
+        with pytest.raises(UnknownGrant, match="g2: no such grant"):
+            await client.grant("g2").token()
+        fake.grants["g1"].readable = False
+        with pytest.raises(NotAllowed):
+            await client.grant("g1").token()
+        fake.grants["g1"].readable = True
+        fake.grants["g1"].kill()
+        with pytest.raises(ReauthorizationRequired) as dead:
+            await client.grant("g1").ready()
+        assert dead.value.login_url == f"{fake.url}/#search=g1"
+        assert dead.value.grant_id == "g1"
+        fake.grants["g1"].log_in()
+        await client.grant("g1").ready()
+
+
+async def test_nothing_to_be_had(client: Broker, fake: FakeBroker) -> None:
+    """While the provider is down and nothing lives, the broker waits with us, and the error says when to ask again."""
+    grant = fake.grants["g1"]
+    grant.provider_up = False
+    grant.expire()
+    began = time.monotonic()
+    with pytest.raises(TokenUnavailable) as refused:
+        await client.grant("g1").token(timeout=2)
+    assert 0.9 < time.monotonic() - began < 2
+    assert refused.value.retry_after == 5
+    waiting = asyncio.create_task(client.grant("g1").token(timeout=10))
+    await asyncio.sleep(0.2)
+    grant.provider_up = True
+    assert (await waiting).value == grant.token
+
+
+async def test_a_forgotten_grant(client: Broker, fake: FakeBroker) -> None:
+    """Once the broker has logged a grant out, its token is handed out no more."""
+    grant = client.grant("g1")
+    await grant.token()
+    await asyncio.sleep(0.05)
+    fake.forget("g1")
+
+    async def gone() -> bool:
+        try:
+            await grant.token()
+        except UnknownGrant:
+            return True
+        return False
+
+    await until(gone, 3)
+
+
+async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker) -> None:
+    """A cancelled caller leaves the request to those who wait for it too."""
+    fake.hanging = True
+    grant = client.grant("g1")
+    first, second = asyncio.create_task(grant.token()), asyncio.create_task(grant.token())
+    await asyncio.sleep(0.1)
+    first.cancel()
+    await asyncio.sleep(0)
+    fake.hanging = False
+    assert (await second).value == fake.grants["g1"].token
+    assert first.cancelled()
+    assert fake.reads("g1") <= 2
+
+
+async def test_closing_ends_everything(fake: FakeBroker) -> None:
+    """After `close` no task and no connection is left, whatever was being waited for."""
+    before = asyncio.all_tasks()
+    client = Broker.from_env()
+    await client.grant("g1").token()
+    fake.hanging = True
+    waiting = asyncio.create_task(client.grant("g1").token(min_ttl=3599.99))
+    await asyncio.sleep(0.1)
+    await client.close()
+    with pytest.raises(CorrectConfiguration, match="closed"):
+        await waiting
+    assert asyncio.all_tasks() - before - {waiting} == set()
+    with pytest.raises(CorrectConfiguration, match="closed"):
+        await client.grant("g1").token(min_ttl=3599.99)
