@@ -46,6 +46,11 @@ EVENTS: dict[str, Event] = {
     "commit.unproved": Event(
         _WARNING, "Redis cannot prove that commits are on its disk (`why`)", "appendonly yes, Redis 7.2 or newer"
     ),
+    "connections.full": Event(
+        _WARNING,
+        "callers have as many connections (`open`) as they may (`limit`): the longest idle are closed for new ones",
+        "see who opens so many, or raise `http.max_connections` and the limit of open files",
+    ),
     "grant.given_back": Event(
         _WARNING, "a grant was replaced or forgotten while its answer was under way; what came was revoked"
     ),

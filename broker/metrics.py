@@ -33,6 +33,9 @@ OUTCOMES = (
 READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
 """How a read of a token can be answered: from memory; from memory although its refresh is overdue; after waiting; asked
 too soon after the last refresh; only a login helps; nothing valid right now; no right."""
+CLOSED = ("room", "silent", "stalled", "refused")
+"""Why we close a caller's connection: an idle one for a new one; no request came; a request or the taking of its answer
+stood still; it was one too many while all were busy."""
 RISKS = ("journal_off", "journal_failing", "commit_unproved")
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second line for each counter that nobody asks for
@@ -80,6 +83,7 @@ class Standing:
     risks: frozenset[str] = frozenset()
     subscribers: int = 0
     cached_tokens: int = 0
+    connections: int = 0
     clock_offset: float = 0.0
 
 
@@ -95,6 +99,7 @@ class Metrics:
     token_requests: Counter = field(init=False)
     subscription_gaps: Counter = field(init=False)
     notices: Counter = field(init=False)
+    connections_closed: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         r = self.registry
@@ -122,6 +127,11 @@ class Metrics:
         self.notices = Counter(
             f"{_NAME}_notices", "Notices by way and whether the receiver took them.", ["way", "outcome"], registry=r
         )
+        self.connections_closed = Counter(
+            f"{_NAME}_connections_closed", "Connections of callers that we closed, by why.", ["reason"], registry=r
+        )
+        for reason in CLOSED:
+            self.connections_closed.labels(reason)
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
 
     def render(self, standing: Standing) -> bytes:
@@ -161,6 +171,7 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     yield _gauge("journal_entries", "Answers in the journal that Redis has not confirmed.", standing.journal_entries)
     yield _gauge("subscribers", "Callers that wait here for a token, or for news of one.", standing.subscribers)
     yield _gauge("cached_tokens", "Tokens in this replica's memory.", standing.cached_tokens)
+    yield _gauge("connections", "Connections of callers that are open.", standing.connections)
     yield _gauge("clock_offset_seconds", "Local wall clock ahead of Redis's clock.", standing.clock_offset)
     risks = _family("durability_at_risk", "1 when an answer could be lost, by why.", "reason")
     for reason in RISKS:

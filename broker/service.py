@@ -21,6 +21,7 @@ import structlog
 
 from broker import logs
 from broker.api import Answers, Api, Callers, Health, Hosts
+from broker.api.connections import Connections
 from broker.api.listeners import SHUTDOWN, listening
 from broker.api.scrape import Scrape
 from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
@@ -110,10 +111,13 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
-        cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm))
+        connections = Connections.of(settings.http, metrics)
+        cache = Cache(
+            settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait
+        )  # fmt: skip
         settler = Settler(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heart(f"lane {name}") for name in endpoints]
-        pulse = Heart("history")
+        listening_heart, pulse = Heart("follower"), Heart("history")
         tally = Tally(store, pulse)
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
         replay = Replay(store, journal)
@@ -121,7 +125,6 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             Lane(name, store, refresher, replay, journal, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
             for name, heart in zip(endpoints, hearts, strict=True)
         )
-        listening_heart = Heart("follower")
         hearts += [listening_heart, pulse, *desk.hearts]
         follower = Follower(
             store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=desk.hint
@@ -131,7 +134,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
         )  # fmt: skip
-        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache))
+        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
         admission = Admission(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
@@ -139,8 +142,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http),
             Answers(store.clock, dies_at(dialects)), health, metrics, scheduler.wake, desk,
             Scrape(
-                store, journal, cache, metrics, list(endpoints), desk.nearness, max_grants=settings.metrics.max_grants
+                store, journal, cache, metrics, connections, list(endpoints), desk.nearness,
+                max_grants=settings.metrics.max_grants,
             ),
+            connections,
         )  # fmt: skip
 
         signals.listen(lambda: _reload(reload, api, supervisor))

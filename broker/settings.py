@@ -61,6 +61,18 @@ class Http(Section):
     drain_delay: Duration = Field(
         default=timedelta(seconds=3), description="on SIGTERM, how long to keep serving after /readyz turned 503"
     )
+    max_connections: int = Field(
+        default=0, ge=0, le=1_000_000,
+        description="callers' connections at once; 0: as many as the limit of open files leaves (three quarters)",
+    )  # fmt: skip
+    keepalive_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=75),
+        description="how long an idle connection is kept: longer than balancers keep theirs, so that they close first",
+    )
+    read_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=30),
+        description="how long a client may keep silent before its first request, within one, or in taking an answer",
+    )
     reuse_port: bool = Field(
         default=False, description="several brokers on one host share the port of http.listen (SO_REUSEPORT)"
     )

@@ -35,6 +35,10 @@ class Content(NamedTuple):
     headers: Mapping[str, str]
     body: bytes | None
 
+    def once(self, more: Mapping[str, str] | None = None) -> web.Response:
+        """An answer to one request, with *more* headers."""
+        return web.Response(status=self.status, headers={**self.headers, **(more or {})}, body=self.body)
+
 
 class Made(NamedTuple):
     """An answer, what it was made of, and how long it is true (epoch ms)."""
@@ -76,8 +80,7 @@ class Kind:
         if made is None or made.token is not token or not made.made_at <= now < made.good_until:
             made = self._make(token, now)
         if more or request.version != HttpVersion11 or not request.keep_alive or request.method == "HEAD":
-            status, headers, body = made.content
-            return web.Response(status=status, headers={**headers, **(more or {})}, body=body)
+            return made.content.once(more)
         return made.ready
 
     def _make(self, token: Token, now: int) -> Made:
@@ -99,6 +102,7 @@ class Ready(web.StreamResponse):
 
     def __init__(self, content: Content) -> None:
         super().__init__(status=content.status, headers=content.headers)
+        self.content = content
         if content.body is not None:
             self.headers["Content-Length"] = str(len(content.body))
         self.headers["Date"] = formatdate(usegmt=True)

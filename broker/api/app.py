@@ -11,6 +11,7 @@ from aiohttp import web
 
 from broker import errors
 from broker.api import session
+from broker.api.answers import Ready
 from broker.model import GRANT_ID
 from broker.refresh.login import LoginRefused
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from broker.api.answers import Answers
     from broker.api.callers import Caller, Callers
+    from broker.api.connections import Connections
     from broker.api.hosts import Hosts
     from broker.api.ops import Health
     from broker.api.scrape import Scrape
@@ -67,6 +69,7 @@ class Api:
     wake: Callable[[str], None]
     desk: Desk
     scrape: Scrape
+    connections: Connections
 
 
 API = web.AppKey("api", Api)
@@ -107,9 +110,18 @@ async def _answering_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
-        return await handler(request)
+        answer = await handler(request)
     except Exception as error:  # noqa: BLE001 - every error has an answer
-        return answer_to(error, request.method, _route(request))
+        answer = answer_to(error, request.method, _route(request))
+    return ending(request.app[API], answer)
+
+
+def ending(api: Api, answer: web.StreamResponse) -> web.StreamResponse:
+    """The answer; while the broker stops it is the last of its connection (`Connection: close`), and says so."""
+    if api.health.stopping:
+        answer = answer.content.once() if isinstance(answer, Ready) else answer
+        answer.force_close()
+    return answer
 
 
 def answer_to(error: Exception, method: str, route: str) -> web.Response:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from broker.api import client_credentials
-from broker.api.app import BODY_LIMIT, answer_to, misdirected
+from broker.api.app import BODY_LIMIT, answer_to, ending, misdirected
 from broker.api.authorization import authorize
 from broker.api.tokens import get_token
 
@@ -74,6 +74,7 @@ class Front:
         if not self._api.hosts.serve(request):
             return misdirected()
         try:
-            return await request.how(self._api, request)
+            answer = await request.how(self._api, request)
         except Exception as error:  # noqa: BLE001 - every error has an answer
-            return answer_to(error, request.method, "read")
+            answer = answer_to(error, request.method, "read")
+        return ending(self._api, answer)

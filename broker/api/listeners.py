@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from broker.api.app import Api
     from broker.settings import Http
 
-KEEPALIVE = 75.0
-"""Seconds an idle connection is kept: longer than the 60 s of common balancers, so that they close first."""
 SHUTDOWN = 1.0
-"""Seconds that requests still under way get when the listeners close; long polls are cut then."""
+"""Seconds that requests still under way get when the listeners close; long polls are let go first."""
 
 
 @asynccontextmanager
@@ -31,21 +29,28 @@ async def listening(api: Api) -> AsyncIterator[list[str]]:
     http = api.settings.http
     whole, public = applications(api)
     async with AsyncExitStack() as stack:
-        runner = await _served(stack, whole)
+        # Listeners close first, then whoever waits is told that there is no news, then what is left is closed.
+        whole.on_shutdown.append(api.reader.let_go)
+        runner = await _served(stack, whole, api)
         assert runner.server is not None  # noqa: S101 - it was set up
         Front(api, runner.server)
         bound = await _start(runner, http.listen, "http.listen", http)
         if http.public_listen:
-            bound += await _start(await _served(stack, public), http.public_listen, "http.public_listen", http)
+            bound += await _start(await _served(stack, public, api), http.public_listen, "http.public_listen", http)
+        api.connections.start()
+        stack.callback(api.connections.stop)
         yield bound
 
 
-async def _served(stack: AsyncExitStack, application: web.Application) -> web.AppRunner:
+async def _served(stack: AsyncExitStack, application: web.Application, api: Api) -> web.AppRunner:
+    keepalive = api.settings.http.keepalive_timeout.total_seconds()
     # No access log: a callback's query carries a code.
     runner = web.AppRunner(
-        application, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=SHUTDOWN
+        application, access_log=None, handler_cancellation=True, keepalive_timeout=keepalive, shutdown_timeout=SHUTDOWN
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - it was set up
+    api.connections.watch(runner.server)
     stack.push_async_callback(runner.cleanup)
     return runner
 

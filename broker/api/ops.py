@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from broker.api.connections import Connections
     from broker.heart import Heart
     from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
@@ -36,12 +37,13 @@ class Health:
 
     def __init__(
         self, store: Store, journal: Journal | None, hearts: Sequence[Heart], providers: Sequence[str],
-        cached: Callable[[], int],
+        cached: Callable[[], int], connections: Connections,
     ) -> None:  # fmt: skip
         self._store = store
         self._journal = journal
         self._hearts = hearts
         self._providers = providers
+        self._connections = connections
         self.cached = cached
         """How many tokens are in memory."""
         self._since: dict[str, tuple[str, int]] = {}
@@ -86,6 +88,8 @@ class Health:
         states = await self.look()
         checks = {"redis": self._redis(states is not None)}
         checks["journal"] = self._journaling()
+        full = self._connections.trouble
+        checks["connections"] = self._check("connections", not full, full or f"{len(self._connections)} open")
         for heart in self._hearts:
             checks[heart.name] = self._check(heart.name, heart.alive and not heart.trouble, _pulse(heart))
         for state in states or ():

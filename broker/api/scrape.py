@@ -20,6 +20,7 @@ from broker.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from broker.api.connections import Connections
     from broker.read import Cache
     from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
@@ -39,8 +40,8 @@ class Scrape:
     """Answers scrapes."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, cache: Cache, metrics: Metrics, providers: Sequence[str],
-        nearness: Callable[[str, int, int], int], *, max_grants: int,
+        self, store: Store, journal: Journal | None, cache: Cache, metrics: Metrics, connections: Connections,
+        providers: Sequence[str], nearness: Callable[[str, int, int], int], *, max_grants: int,
     ) -> None:  # fmt: skip
         """*providers* are those of the settings; *max_grants* is how many grants are shown one by one.
 
@@ -50,6 +51,7 @@ class Scrape:
         self._journal = journal
         self._cache = cache
         self._metrics = metrics
+        self._connections = connections
         self._providers = providers
         self._nearness = nearness
         self._max_grants = max_grants
@@ -115,6 +117,7 @@ class Scrape:
             risks=frozenset(self._risks()),
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),
+            connections=len(self._connections),
             clock_offset=self._store.clock.wall_offset_ms / 1000,
         )
 

@@ -134,6 +134,9 @@ public_url = "http://127.0.0.1:8080"        # as a browser sees us: register pub
 # public_listen = []                        # further addresses for /login and /callback alone: the internet's side
 # allow_plain_http = false                  # needed to listen beyond loopback; put TLS in front
 # drain_delay = "3s"                        # on SIGTERM keep serving so long
+# max_connections = 0                       # callers' connections at once; 0: what the limit of open files leaves
+# keepalive_timeout = "75s"                 # more than your balancer's idle timeout
+# read_timeout = "30s"                      # a client may keep silent so long within a request
 # reuse_port = false                        # several brokers on one host share a port
 # socket_mode = "0660"                      # of a unix: socket
 

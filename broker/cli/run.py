@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,19 @@ def run_broker(config: Config = None) -> None:
     settings = load(config)
     logs.set_up(settings.log)
     path = config_path(config)
+    _raise_file_limit()
     run_loop(service.serve(settings, service.Signals(), reload=lambda: load(path)))
+
+
+_FILES = 65_536
+
+
+def _raise_file_limit() -> None:
+    """Open as many files as we are allowed to, not as a shell's default of old says: each caller's link is one."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
+    if files != resource.RLIM_INFINITY and files < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def run_loop(work: Coroutine[object, object, None]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from broker.errors import TryAgain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,20 +17,21 @@ if TYPE_CHECKING:
 class Cache:
     """The last token of each grant that was ever read here, at most *max_entries*, least recently read out first."""
 
-    def __init__(self, max_entries: int, warm: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, max_entries: int, warm: Callable[[str], bool] = lambda _: False, *, max_waiting: int = 100_000
+    ) -> None:
         """*warm* says of a grant id whether it is kept although nobody has read it yet."""
         self._max_entries = max_entries
+        self._max_waiting = max_waiting
         self._warm = warm
         self._tokens: OrderedDict[str, Token] = OrderedDict()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self.waiting = 0
+        """How many callers wait for something to change."""
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._tokens)
-
-    @property
-    def waiting(self) -> int:
-        """How many callers wait for something to change."""
-        return sum(map(len, self._waiting.values()))
 
     def __contains__(self, grant_id: str) -> bool:
         return grant_id in self._tokens
@@ -87,16 +90,32 @@ class Cache:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        self.closed = True
+        for grant_id in list(self._waiting):
+            self.wake(grant_id)
+
     async def changed(self, grant_id: str, timeout: float) -> bool:
-        """Wait until something about this grant changes here; False after *timeout* seconds."""
+        """Wait until something about this grant changes here; False after *timeout* seconds, or where it is closed.
+
+        Raises `TryAgain` where as many wait as may.
+        """
+        if self.closed:
+            return False
+        if self.waiting >= self._max_waiting:
+            words = f"{self.waiting} callers wait here, as many as may: ask again, or ask another broker"
+            raise TryAgain(words, retry_after=5)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(grant_id, set()).add(waiter)
+        self.waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await waiter
         except TimeoutError:
             return False
         finally:
+            self.waiting -= 1
             waiters = self._waiting.get(grant_id)
             if waiters is not None:
                 waiters.discard(waiter)

@@ -56,6 +56,10 @@ class Reader:
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
 
+    async def let_go(self, *_: object) -> None:
+        """Nobody waits here any longer: the broker ends."""
+        self._cache.close()
+
     def usable_ms(self, token: Token) -> int:
         """How long a caller may count on *token* (ms)."""
         return usable_ms(token, self._store.clock(), dies=self.dies(token.provider))
@@ -177,6 +181,8 @@ class Reader:
             if left <= 0:
                 return None
             if not await self._cache.changed(grant_id, min(left, _SOON)):
+                if self._cache.closed:
+                    return None
                 # Nothing was heard: the message may be late, or lost. Look.
                 try:
                     grant = await self._load(grant_id)

@@ -85,6 +85,10 @@ class Process:
             for sample in family.samples
         }
 
+    def rss(self) -> int:
+        """Bytes of memory it holds."""
+        return int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def cpu_seconds(self) -> float:
         """CPU time used so far."""
         fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
@@ -142,7 +146,7 @@ async def stored_is_live(settings: Settings, *servers: Fas) -> bool:
 async def broker_process(
     folder: Path, redis_url: str, providers: Mapping[str, Mapping[str, Any]],
     *, env: Mapping[str, str] | None = None, through: Sequence[str] = (), refresh: Mapping[str, Any] | None = None,
-    namespace: str = "broker", module: str = "broker",
+    http: Mapping[str, Any] | None = None, namespace: str = "broker", module: str = "broker",
 ) -> AsyncIterator[Process]:  # fmt: skip
     """Run a broker with these settings, this environment and, if wanted, *through* another program."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,12 @@ async def broker_process(
         keys.write_text(new_sealing_key() + "\n")
     port = free_port()
     tables: dict[str, Mapping[str, Any]] = {
-        "http": {"listen": [f"127.0.0.1:{port}"], "public_url": f"http://127.0.0.1:{port}", "drain_delay": "0s"},
+        "http": {
+            "listen": [f"127.0.0.1:{port}"],
+            "public_url": f"http://127.0.0.1:{port}",
+            "drain_delay": "0s",
+            **(http or {}),
+        },
         "redis": {"url": redis_url, "namespace": namespace},
         "sealing": {"keys_file": str(keys)},
         "refresh": {"request_timeout": "5s", "lease": "11s", **(refresh or {})},
