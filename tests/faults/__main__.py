@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--grants", type=int, default=100)
     parser.add_argument("--life", type=float, default=10, help="seconds of an access token's life")
     parser.add_argument("--replicas", type=int, default=4, help="at least so many brokers")
+    parser.add_argument("--request-timeout", type=float, default=3, help="seconds for one token request")
     parser.add_argument("--patience", type=float, default=100, help="seconds after a fault until all must be fresh")
     parser.add_argument("--journal", choices=["on", "off"], default="on")
     parser.add_argument("--fence", choices=["on", "off"], default="on", help="off: no hold-off on another run of Redis")
@@ -39,13 +40,28 @@ def _arguments() -> argparse.Namespace:
 
 
 _COLUMNS = (
-    "replicas", "alive", "unheard", "lost", "named", "reuse", "reads", "refused", "expired", "blocked",
+    "store", "brokers", "alive", "unheard", "lost", "named", "reuse", "reads", "refused", "expired", "blocked",
     "asked", "a minute", "calm", "not to ask", "fresh",
 )  # fmt: skip
 _LEGEND = """\
 alive: stored refresh tokens that are the server's live ones. unheard: grants whose answer may never have reached us.
 refused, expired, blocked over 1 s: reads while a valid token existed. asked: token requests for each grant.
 not to ask: token requests inside a Retry-After (R), for parked grants (P), probes of a suspended provider (S)."""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    kept = ((row.inside, "R"), (row.to_parked, "P"), (row.probes, "S"))
+    return (
+        row.fault.terrain.store, str(row.replicas), f"{row.alive}/{row.grants}", str(row.unheard), str(len(row.lost)),
+        str(row.named), str(row.reuse), str(row.reads), str(row.withheld["refused"] + row.withheld["cut"]),
+        str(row.withheld["expired"]), str(row.withheld["blocked"]), f"{row.asked:.1f}", f"{row.rate:.1f}",
+        f"{row.calm:.1f}", " ".join(f"{number} {what}" for number, what in kept if number is not None),
+        "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s",
+    )  # fmt: skip
+
+
+def _mark(row: Row) -> str:
+    return "skipped" if row.skipped else "broken" if row.problems else "holds"
 
 
 def table_of(rows: list[Row]) -> Table:
@@ -55,23 +71,22 @@ def table_of(rows: list[Row]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("")
     for row in rows:
-        kept = ((row.inside, "R"), (row.to_parked, "P"), (row.probes, "S"))
-        table.add_row(
-            row.fault.title, str(row.replicas), f"{row.alive}/{row.grants}", str(row.unheard), str(len(row.lost)),
-            str(row.named), str(row.reuse), str(row.reads), str(row.withheld["refused"] + row.withheld["cut"]),
-            str(row.withheld["expired"]), str(row.withheld["blocked"]), f"{row.asked:.1f}", f"{row.rate:.1f}",
-            f"{row.calm:.1f}", " ".join(f"{number} {what}" for number, what in kept if number is not None),
-            "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s",
-            "skipped" if row.skipped else "broken" if row.problems else "",
-        )  # fmt: skip
+        table.add_row(row.fault.title, *_cells(row), _mark(row))
     return table
+
+
+def line_of(row: Row) -> str:
+    """One row as it is said when it is done, whatever becomes of the others; what broke it in lines of its own."""
+    figures = ", ".join(f"{name} {cell}" for name, cell in zip(_COLUMNS, _cells(row), strict=True) if cell)
+    notes = row.skipped or ", ".join(f"{count} {what}" for what, count in row.notes.items())
+    return "\n    ".join([f"{row.fault.title} | {_mark(row)} | {figures} | {notes}", *row.problems])
 
 
 async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
     plan = Plan(
         seed=arguments.seed, duration=arguments.duration, grants=arguments.grants, life=arguments.life,
         replicas=arguments.replicas, journal=arguments.journal == "on", fence=arguments.fence == "on",
-        patience=arguments.patience,
+        request_timeout=arguments.request_timeout, patience=arguments.patience,
     )  # fmt: skip
     chosen = [fault for fault in FAULTS if arguments.only in fault.title]
     turn = asyncio.Semaphore(arguments.parallel)
@@ -85,10 +100,7 @@ async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
                 row = Row(fault, 0, plan.grants, skipped=str(skipped))
             except Exception:  # noqa: BLE001 - the others are still worth running
                 row = Row(fault, 0, plan.grants, problems=[traceback.format_exc()])
-            notes = row.skipped or ", ".join(f"{count} {what}" for what, count in row.notes.items())
-            console.print(
-                f"{fault.title}: {notes or 'done'}", *row.problems, sep="\n    ", highlight=False, markup=False
-            )
+            console.print(line_of(row), highlight=False, markup=False, soft_wrap=True)
             return row
 
     async with asyncio.TaskGroup() as group:  # which waits for all to clean up, even when it is cancelled

@@ -50,6 +50,8 @@ class Plan:
     journal: bool = True
     fence: bool = True
     """Whether nobody claims for a while on another run of Redis."""
+    request_timeout: float = 1.0
+    """Seconds for one token request; fewer than a busy machine may need would make it a fault of its own."""
     patience: float = 40.0
     """Seconds after a fault in which every grant must be fresh, or known to be lost."""
 
@@ -100,7 +102,8 @@ class World:
             },
             "module": "broker" if self.plan.fence else "tests.faults.unfenced",
             "refresh": {
-                "request_timeout": "1s", "lease": "8s", "min_interval": "1s", "import_spread": "0s",
+                "request_timeout": f"{self.plan.request_timeout:g}s", "lease": f"{self.plan.request_timeout + 7:g}s",
+                "min_interval": "1s", "import_spread": "0s",
                 "report_budget": 3600, "journal": self.plan.journal,
             },
         }  # fmt: skip
