@@ -80,8 +80,7 @@ class Health:
         troubles = [f"{heart.name}: {_pulse(heart)}" for heart in self._hearts if not heart.alive or heart.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
-        good = f"refreshing at {len(self._providers)} providers, {self.cached()} tokens in memory"
-        return "; ".join(troubles) or good
+        return "; ".join(troubles) or f"refreshing; {self.cached()} tokens in memory"
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""

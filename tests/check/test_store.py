@@ -22,7 +22,7 @@ from broker.store import open_store
 from broker.store.facts import look
 from tests.cases.process import missing
 from tests.conftest import RedisServer, free_port, start_redis
-from tests.deploy.test_redis_acl import USERS
+from tests.deploy.deployment import USERS
 from tests.waiting import until
 
 OLD, NEW = b"o" * 32, b"n" * 32

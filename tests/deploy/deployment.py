@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import site
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from broker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+USERS = DEPLOY / "redis" / "users.acl"
 _UNITS = {"s": 1, "m": 60}
 
 
@@ -49,6 +52,25 @@ def deployed_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in [name for name in os.environ if name.startswith("TOKEN_BROKER_")]:
         monkeypatch.delenv(name)
     return settings_source.load(DEPLOY / "broker.toml")
+
+
+def image(folder: Path) -> dict[str, Path]:
+    """What the image, or a venv at /opt/token-broker, holds: targets below /opt, and what is to be bound there.
+
+    Our own Python and packages with the checkout's broker: what test_image builds, without building it.
+    """
+    command = folder / "token-broker"
+    python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    command.write_text(
+        "#!/bin/sh\nexport PYTHONHOME=/opt/python PYTHONPATH=/opt/source:/opt/packages PYTHONDONTWRITEBYTECODE=1\n"
+        "export LD_LIBRARY_PATH=/opt/python/lib\n"
+        f'exec /opt/python/bin/{python} -P -m broker "$@"\n'
+    )
+    command.chmod(0o755)
+    return {
+        "/opt/python": Path(sys.base_prefix), "/opt/packages": Path(site.getsitepackages()[0]),
+        "/opt/source/broker": ROOT / "broker", "/opt/token-broker/bin/token-broker": command,
+    }  # fmt: skip
 
 
 def skip_or_fail(reason: str) -> None:
