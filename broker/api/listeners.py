@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from broker.api.app import Api
     from broker.settings import Http
 
+_BACKLOG = 1024
+"""Connections that may wait to be accepted: beyond them the kernel has a client ask again a second later."""
 SHUTDOWN = 1.0
 """Seconds that requests still under way get when the listeners close; long polls are let go first."""
 
@@ -60,11 +62,13 @@ async def _start(runner: web.AppRunner, addresses: Sequence[str], key: str, http
         try:
             if address.startswith("unix:"):
                 path = address.removeprefix("unix:")
-                await web.UnixSite(runner, path).start()
+                await web.UnixSite(runner, path, backlog=_BACKLOG).start()
                 os.chmod(path, int(http.socket_mode, 8))  # noqa: PTH101 - a socket, no file
             else:
                 host, _, port = address.rpartition(":")
-                await web.TCPSite(runner, host.strip("[]"), int(port), reuse_port=http.reuse_port or None).start()
+                await web.TCPSite(
+                    runner, host.strip("[]"), int(port), reuse_port=http.reuse_port or None, backlog=_BACKLOG
+                ).start()
         except (OSError, UnicodeError) as error:  # UnicodeError: no label of a host name is so long, or empty
             raise CorrectSettings(
                 f"{key}: cannot listen on {address} ({_why(error)}): free it or choose another address"
