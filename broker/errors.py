@@ -64,6 +64,8 @@ class LogInAgain(BrokerError):
     """The grant is dead and nothing valid is left: a person must log in (409)."""
 
     code = "reauthorization_required"
+    login_url: str | None = None
+    """The status page at this grant, where a browser can open it."""
 
 
 class WaitBeforeRefresh(BrokerError):

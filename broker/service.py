@@ -131,7 +131,8 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         )
         reader = Reader(
             store, cache, dies_at(dialects), scheduler.wake, metrics,
-            public_url=settings.http.public_url, min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
+            public_url=settings.http.public_url, page_url=settings.status_page_url,
+            min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
         )  # fmt: skip
         health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)

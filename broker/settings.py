@@ -379,3 +379,8 @@ class Settings(Section, BaseSettings):
     def redirect_uri(self) -> str:
         """Where providers send the browser back (RFC 6749 §3.1.2)."""
         return self.http.public_url.rstrip("/") + "/callback"
+
+    @property
+    def status_page_url(self) -> str | None:
+        """Where a browser finds the status page; None where `public_url` serves logins alone."""
+        return None if self.http.public_listen else self.http.public_url.rstrip("/")

@@ -87,14 +87,16 @@ def misdirected() -> web.Response:
     )
 
 
-def error_answer(status: int, code: str, description: str, retry_after: float | None = None) -> web.Response:
-    """An error as every face says it: `{"error", "error_description"}`."""
+def error_answer(
+    status: int, code: str, description: str, retry_after: float | None = None, **more: str
+) -> web.Response:
+    """An error as every face says it: `{"error", "error_description"}`, and where it helps *more*."""
     headers = {"Cache-Control": "no-store"}
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
     if status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
-    return json_answer({"error": code, "error_description": description}, status=status, headers=headers)
+    return json_answer({"error": code, "error_description": description, **more}, status=status, headers=headers)
 
 
 def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -127,6 +129,8 @@ def ending(api: Api, answer: web.StreamResponse) -> web.StreamResponse:
 def answer_to(error: Exception, method: str, route: str) -> web.Response:
     """Every error as JSON: ours by the table, the router's own in the same form, a bug without a traceback."""
     match error:
+        case errors.LogInAgain(login_url=str(url)):
+            return error_answer(409, error.code, str(error), login_url=url)
         case errors.BrokerError():
             return error_answer(status_of(error), error.code, str(error), error.retry_after)
         case web.HTTPMethodNotAllowed():

@@ -43,7 +43,7 @@ class Reader:
 
     def __init__(
         self, store: Store, cache: Cache, dies: Callable[[str], bool], wake: Callable[[str], None],
-        metrics: Metrics, *, public_url: str, min_interval_ms: int, report_budget: int,
+        metrics: Metrics, *, public_url: str, page_url: str | None, min_interval_ms: int, report_budget: int,
     ) -> None:  # fmt: skip
         self._store = store
         self._cache = cache
@@ -53,6 +53,7 @@ class Reader:
         self._read_from_memory = metrics.token_requests.labels("cached").inc
         self._read_stale = metrics.token_requests.labels("stale").inc
         self._public_url = public_url
+        self._page_url = page_url
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
 
@@ -198,10 +199,12 @@ class Reader:
         living = self.usable_ms(token) // 1000 if token else 0
         if grant.reason == "reauthorization_required" and living <= 0:
             self._metrics.token_requests.labels("dead").inc()
-            raise LogInAgain(
+            error = LogInAgain(
                 f"the provider no longer accepts this grant: log in again with `token-broker login {grant_id} "
                 f"--provider {grant.provider}` (broker at {self._public_url})"
             )
+            error.login_url = self._page_url and f"{self._page_url}/#search={grant_id}"
+            raise error
         self._metrics.token_requests.labels("unavailable").inc()
         if min_ttl_ms and living > 0:
             raise TryAgain(

@@ -184,6 +184,19 @@ async def test_a_forgotten_grant(client: Broker, fake: FakeBroker) -> None:
     await until(gone, 3)
 
 
+async def test_a_401_with_a_newer_token_in_hand(client: Broker, fake: FakeBroker) -> None:
+    """The token was rotated while a request was under way: nobody is told, and the newer one is there."""
+    grant = client.grant("g1")
+    old = await grant.token()
+    await asyncio.sleep(0.05)
+    rotated = fake.grants["g1"].rotate()
+    await until(lambda: (held := grant.at_hand()) and held.value == rotated, 2)
+    newer = await grant.report(old)
+    assert newer is not None
+    assert newer.value == rotated
+    assert {asked.method for asked in fake.asked} == {"GET"}
+
+
 async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker) -> None:
     """A cancelled caller leaves the request to those who wait for it too."""
     fake.hanging = True
