@@ -35,9 +35,9 @@ class Content(NamedTuple):
     headers: Mapping[str, str]
     body: bytes | None
 
-    def once(self, more: Mapping[str, str] | None = None) -> web.Response:
-        """An answer to one request, with *more* headers."""
-        return web.Response(status=self.status, headers={**self.headers, **(more or {})}, body=self.body)
+    def once(self) -> web.Response:
+        """An answer to one request."""
+        return web.Response(status=self.status, headers=self.headers, body=self.body)
 
 
 class Made(NamedTuple):
@@ -71,27 +71,31 @@ class Kind:
         self._clock = clock
         self._dies = dies
         self._content = content
-        self._made: dict[str, Made] = {}
+        self._made: dict[str | tuple[str, float], Made] = {}
 
-    def to(self, request: web.BaseRequest, token: Token, more: Mapping[str, str] | None = None) -> web.StreamResponse:
-        """The answer to *request*, with *more* headers. Raises ValueError where a header would carry control codes."""
+    def to(self, request: web.BaseRequest, token: Token, wait: float | None = None) -> web.StreamResponse:
+        """The answer to *request*, which may have asked for a *wait* (seconds): long polls that end together share one.
+
+        Raises ValueError where a header would carry control codes.
+        """
         now = self._clock()
-        made = self._made.get(token.grant_id)
+        key = token.grant_id if wait is None else (token.grant_id, wait)
+        made = self._made.get(key)
         if made is None or made.token is not token or not made.made_at <= now < made.good_until:
-            made = self._make(token, now)
-        if more or request.version != HttpVersion11 or not request.keep_alive or request.method == "HEAD":
-            return made.content.once(more)
+            made = self._made[key] = self._make(token, now, wait)
+        if request.version != HttpVersion11 or not request.keep_alive or request.method == "HEAD":
+            return made.content.once()
         return made.ready
 
-    def _make(self, token: Token, now: int) -> Made:
+    def _make(self, token: Token, now: int, wait: float | None) -> Made:
         dies = self._dies(token.provider)
-        content = self._content(token, token_answer(token, now, dies=dies))
+        status, headers, body = self._content(token, token_answer(token, now, dies=dies))
+        content = Content(status, {**headers, **applied(wait)}, body)
         # `expires_in` counts down next when what is left of its second has gone by.
         good_until = now + usable_ms(token, now, dies=dies) % 1000 + 1
         if len(self._made) >= _MOST:
             self._made.clear()
-        made = self._made[token.grant_id] = Made(token, now, good_until, content, Ready(content))
-        return made
+        return Made(token, now, good_until, content, Ready(content))
 
 
 class Ready(web.StreamResponse):
@@ -169,3 +173,8 @@ def standard_answer(answer: dict[str, Any]) -> dict[str, Any]:
 def token_headers(token: Token) -> dict[str, str]:
     """What every answer with or about *token* says of itself."""
     return {"Cache-Control": "no-store", "ETag": f'"{token.generation}"', "Vary": "Accept"}
+
+
+def applied(wait: float | None) -> dict[str, str]:
+    """What an answer says of the wait that was asked for (RFC 7240 §3)."""
+    return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}

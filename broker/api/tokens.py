@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from broker.api import audit
-from broker.api.answers import token_headers
+from broker.api.answers import applied, token_headers
 from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
 from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
@@ -53,7 +53,7 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
     if _matches(headers.get(hdrs.IF_NONE_MATCH), token):
         newer = await reader.newer(grant_id, token.generation, wait) if wait else None
         if newer is None:
-            return api.answers.unchanged.to(request, token, _applied(wait))
+            return api.answers.unchanged.to(request, token, wait)
         token = newer
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
@@ -99,13 +99,9 @@ def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None)
     """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
     if prefers_text(request.headers.get(hdrs.ACCEPT)):
         text = token.access_token.reveal()
-        headers = {**token_headers(token), **_applied(wait)}
+        headers = {**token_headers(token), **applied(wait)}
         return web.Response(body=text.encode(), content_type="text/plain", headers=headers)
-    return api.answers.token.to(request, token, _applied(wait))
-
-
-def _applied(wait: float | None) -> dict[str, str]:
-    return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
+    return api.answers.token.to(request, token, wait)
 
 
 def _matches(condition: str | None, token: Token) -> bool:
