@@ -1,0 +1,26 @@
+"""The sandbox on a host of a test's network: `python provider.py ADDRESS`. Only the tests' own network reaches it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from broker.sandbox import Sandbox, server
+
+
+async def serve(address: str) -> None:
+    """Say how to reach the authority `cameramanager` and one refresh token of it, then serve until killed."""
+    server._is_loopback = lambda _: True  # type: ignore[assignment]
+    async with Sandbox(host=address, port=9000, access_lifetime=3600) as sandbox:
+        authority = sandbox.cameramanager
+        told = {
+            "client_id": authority.client_id, "client_secret": authority.client_secret,
+            "refresh_token": authority.issue().refresh_token,
+        }  # fmt: skip
+        print(json.dumps(told), flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))
