@@ -114,7 +114,8 @@ def _replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
     if facts.replicas and not facts.min_replicas:
         yield Finding(
             "warning", _WHERE, f"{facts.replicas} replicas, but min-replicas-to-write is 0",
-            "a primary that was cut off goes on taking commits that a failover then loses; only the journal has them",
+            "a primary that was cut off goes on taking claims and commits: a broker that was cut off with it redeems "
+            "refresh tokens that the others redeem too, and only its journal has what it got",
             "CONFIG SET min-replicas-to-write 1",
         )  # fmt: skip
 

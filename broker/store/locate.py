@@ -31,6 +31,8 @@ SLOT = key_slot(b"{0}")
 _LATECOMERS = 0.3
 """Seconds that those who have not answered yet are waited for once somebody has."""
 _MOST_NODES = 12
+_USUAL_LAG_MS = 10_000
+"""What `min-replicas-max-lag` is where nobody changed it."""
 
 
 def elect(votes: Sequence[Address]) -> Address | None:
@@ -60,6 +62,22 @@ def cluster_nodes(reply: Any) -> list[Address]:
 def is_replica(info: bytes) -> bool:
     """Whether INFO's replication section is a replica's."""
     return b"role:slave" in info or b"role:replica" in info
+
+
+async def lag_ms(connection: Any, info: bytes) -> int:
+    """How long (ms) a primary of this kind goes on taking writes after it lost its replicas.
+
+    A broker that was cut off together with it goes on claiming there for so long. 0 where nothing bounds that
+    (`min-replicas-to-write` is 0): no hold-off would be long enough. Redis's default where CONFIG is refused.
+    """
+    if b"min_slaves_good_slaves" not in info:  # as INFO's replication section says where there is such a bound
+        return 0
+    await connection.send_command("CONFIG", "GET", "min-replicas-max-lag", check_health=False)
+    try:
+        pair = await connection.read_response()
+        return int(pair[1]) * 1000
+    except (exceptions.ResponseError, IndexError, ValueError):
+        return _USUAL_LAG_MS
 
 
 class Locator:

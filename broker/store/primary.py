@@ -20,7 +20,7 @@ from broker.errors import StoreUnavailable
 from broker.redis_url import parse_redis_url
 from broker.store.certificate import certificate_words
 from broker.store.connections import CALL_TIMEOUT, PAUSE, Gate, Pool, connection_options, tls_context
-from broker.store.locate import Locator, is_replica
+from broker.store.locate import Locator, is_replica, lag_ms
 from broker.store.replies import describe, elsewhere, foreign, not_ours, unreached
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Primary:
         self._warned: set[str] = set()
         self.ours = ("", "")
         """The key of the store's mark and the id of ours: every script is told them last, and runs nowhere else."""
+        self.lag_ms = 0
+        """How long (ms) a primary that lost its replicas goes on taking writes, as far as that is bounded."""
         self.unproved = ""
         """Why the last durable run could not be proved to be on disk."""
         self.replicas = 0
@@ -261,7 +263,7 @@ class Primary:
         address = await self._locator.locate(tls)
         pool = Pool(self._gate, **connection_options(self._place, address, tls))
         try:
-            peer = await self._verified(pool)
+            peer, self.lag_ms = await self._verified(pool)
         except BaseException as error:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await pool.disconnect()
@@ -282,20 +284,24 @@ class Primary:
         except (OSError, ValueError) as error:  # ssl.SSLError is one
             raise StoreUnavailable(f"Redis: the files of its ssl_ options cannot be used: {error}") from None
 
-    async def _verified(self, pool: Pool) -> str | None:
-        """Make sure that a primary answers, and give its IP address. Raises `StoreUnavailable` where a replica does."""
+    async def _verified(self, pool: Pool) -> tuple[str | None, int]:
+        """Make sure that a primary answers: gives its IP address, and for how long it writes without replicas (ms).
+
+        Raises `StoreUnavailable` where a replica answers.
+        """
         connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.send_command("INFO", "replication", check_health=False)
             info = await connection.read_response()
+            lag = await lag_ms(connection, info)
             peer: str | None = connection.getpeername()
         except exceptions.NoPermissionError:
-            return None  # it does not let us ask; a replica will refuse the first claim
+            return None, 0  # it does not let us ask; a replica will refuse the first claim
         finally:
             await pool.release(connection)
         if is_replica(info):
             raise StoreUnavailable(f"Redis: {_WHOSE.get(self._place.way, '')}is a read-only replica")
-        return peer
+        return peer, lag
 
     async def _confirm(self, located: _Located) -> None:
         """Leave a primary that the Sentinels have given up."""

@@ -75,6 +75,8 @@ class Schedule:
     ) -> None:  # fmt: skip
         """*hold_off_ms*: how long nobody claims after the server turned out to be another run than before.
 
+        It is longer by the time for which a primary may go on taking claims of those who were cut off with it.
+
         *second_term_ms*: how much longer a lease lasts once its end was seen: its holder may be about to commit.
         """
         self._primary = primary
@@ -108,8 +110,8 @@ class Schedule:
             self._keys.grants,
         ]
         args: list[Argument] = [
-            n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms, "expired" if expired_only else "",
-            self.told_after, self._second_term_ms, self.replica,
+            n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
+            "expired" if expired_only else "", self.told_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
         try:
             status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)

@@ -22,18 +22,18 @@ local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
 if not run_id then
   return {'blind', now, 1000}
 end
-local seen = redis.call('HMGET', epoch, 'run_id', 'open_at')
+local seen = redis.call('HMGET', epoch, 'run_id', 'open_at', 'hold_off')
 if seen[1] ~= run_id then
   local new = seen[1] == 'new' -- a store that has just begun; one without an epoch lost it
   seen[2] = new and now or now + hold_off
-  redis.call('HSET', epoch, 'run_id', run_id, 'open_at', seen[2])
+  redis.call('HSET', epoch, 'run_id', run_id, 'open_at', seen[2], 'hold_off', hold_off)
   if not new then
     return {'fenced', now, hold_off, seen[2]}
   end
 end
--- One that opens later than that is of a clock that was set back since.
+-- One that opens later than whoever closed it held off is of a clock that was set back since.
 local closed_for = tonumber(seen[2] or 0) - now
-if closed_for > 0 and closed_for <= hold_off then
+if closed_for > 0 and closed_for <= math.max(hold_off, tonumber(seen[3] or 0)) then
   return {'fenced', now, closed_for, tonumber(seen[2])}
 end
 -- Open, but this replica has not said yet what it knows: it was cut off meanwhile, or has just started.
