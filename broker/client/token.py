@@ -6,7 +6,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from broker.client.errors import TokenUnavailable
+from broker.client.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Token:
     )  # fmt: skip
 
     def __init__(self, answer: Mapping[str, Any], *, answered_at: float) -> None:
-        """Of a token *answer*; its `expires_in` counts from *answered_at* (`clock()`). Raises `TokenUnavailable`."""
+        """Of a token *answer*; its `expires_in` counts from *answered_at* (`clock()`). Raises `BrokerUnreachable`."""
         try:
             self._value = str(answer["access_token"])
             life = float(answer["expires_in"])
@@ -55,7 +55,7 @@ class Token:
             """The grant's version: a newer token has a greater one."""
             self.grant_id = str(answer["grant_id"])
         except (KeyError, TypeError, ValueError):
-            raise TokenUnavailable("what answers is no token-broker: its answer lacks a token's members") from None
+            raise BrokerUnreachable("what answers is no token-broker: its answer lacks a token's members") from None
         self._ends = answered_at + life
         self._margin = min(_MARGIN, life / 10)
         self.provider = str(answer.get("provider", ""))

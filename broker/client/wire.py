@@ -142,5 +142,7 @@ def _object(raw: bytes) -> dict[str, Any] | None:
 
 
 def _why(error: aiohttp.ClientError | OSError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate: {getattr(error.certificate_error, 'verify_message', 'not trusted')}"
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number and number > 0 else type(error).__name__

@@ -37,11 +37,18 @@ class Asked(NamedTuple):
 class _Refused(Exception):
     """An error answer: its code, and what to do."""
 
-    def __init__(self, code: str, description: str, retry_after: float | None = None, **members: str) -> None:
+    def __init__(
+        self, code: str, description: str, retry_after: float | None = None,
+        *, headers: Mapping[str, str] | None = None, **members: str,
+    ) -> None:  # fmt: skip
         super().__init__(description)
         self.code = code
-        self.retry_after = retry_after
+        self.headers = dict(headers or {})
         self.members = members
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, round(retry_after)))
+        if code == "invalid_token":
+            self.headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a read."""
         self._answer()
 
-    do_POST = do_GET  # noqa: N815 - the library's name
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - the library's names
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
@@ -75,12 +82,8 @@ class Handler(BaseHTTPRequestHandler):
             body = grant.answer() if status == 200 else None  # noqa: PLR2004
             headers = {"ETag": f'"{grant.generation}"', "Vary": "Accept", **self._applied()}
         except _Refused as error:
-            status, headers = _STATUS[error.code], {}
+            status, headers = _STATUS[error.code], error.headers
             body = {"error": error.code, "error_description": str(error), **error.members}
-            if error.retry_after is not None:
-                headers["Retry-After"] = str(max(1, round(error.retry_after)))
-            if status == 401:  # noqa: PLR2004
-                headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
         if not fake.is_up(self.server):
             self.close_connection = True
             return
@@ -106,7 +109,8 @@ class Handler(BaseHTTPRequestHandler):
             raise _Refused("not_found", "no such route")
         grant_id, what = match.groups()
         if self.command != ("GET" if what == "token" else "POST"):
-            raise _Refused("method_not_allowed", "allowed here: " + ("GET, HEAD" if what == "token" else "POST"))
+            allowed = "GET, HEAD" if what == "token" else "POST"
+            raise _Refused("method_not_allowed", f"allowed here: {allowed}", headers={"Allow": allowed})
         grant = fake.grants.get(grant_id)
         if grant is not None and not (grant.readable and (what == "token" or grant.refreshable)):
             raise _Refused("access_denied", "caller 'fake' has no right on this grant id: see callers in the settings")
@@ -175,14 +179,18 @@ class Handler(BaseHTTPRequestHandler):
                     raise _Refused("too_fresh", "the token is fresh: the 401 is about something else", seconds)
                 if not grant.refresh():
                     raise _Refused("token_unavailable", "the last refresh brought nothing; the next try is planned", 5)
-        minimal = "return=minimal" in (self.headers.get("Prefer") or "")
-        return grant, 204 if minimal else 200
+        return grant, 204 if self._minimal() else 200
+
+    def _minimal(self) -> bool:
+        return self.command == "POST" and "return=minimal" in (self.headers.get("Prefer") or "")
 
     def _wait(self) -> float | None:
         match = re.search(r"wait\s*=\s*([0-9]{1,6})", self.headers.get("Prefer") or "")
         return min(float(match[1]), _LONGEST_WAIT) if match else None
 
     def _applied(self) -> dict[str, str]:
+        if self._minimal():
+            return {"Preference-Applied": "return=minimal"}
         wait = self._wait()
         return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
 

@@ -1,0 +1,155 @@
+"""The synchronous twin: from threads, across a fork, and to its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from broker.client import (
+    BrokerUnreachable,
+    CorrectConfiguration,
+    ReauthorizationRequired,
+    SyncBroker,
+    TokenUnavailable,
+)
+from broker.testing import FakeBroker
+
+
+@pytest.fixture
+def client(fake: FakeBroker) -> Iterator[SyncBroker]:
+    """A synchronous client of the fake broker."""
+    with SyncBroker.from_env() as broker:
+        yield broker
+
+
+def ours() -> list[str]:
+    """The threads that clients have started."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "token-broker"]
+
+
+def test_nothing_runs_before_it_is_used(fake: FakeBroker) -> None:
+    """Made at import time, as such things are, it starts no thread; closed, it leaves none."""
+    broker = SyncBroker(fake.url, fake.key)
+    grant = broker.grant("g1")
+    assert ours() == []
+    assert grant.token().value == fake.grants["g1"].token
+    assert ours() == ["token-broker"]
+    broker.close()
+    broker.close()
+    assert ours() == []
+    with pytest.raises(CorrectConfiguration, match="closed"):
+        grant.token()
+
+
+def test_many_threads_share_one_request(client: SyncBroker, fake: FakeBroker) -> None:
+    """From fifty threads at once: one read, and afterwards none."""
+    grant = client.grant("g1")
+    with ThreadPoolExecutor(50) as threads:
+        tokens = list(threads.map(lambda _: grant.token().value, range(200)))
+    assert set(tokens) == {fake.grants["g1"].token}
+    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+
+
+def test_memory_needs_no_other_thread(client: SyncBroker, fake: FakeBroker) -> None:
+    """What is in memory is handed out where it is asked for: ten thousand times within a second or two."""
+    grant = client.grant("g1")
+    grant.ready()
+    began = time.process_time()
+    for _ in range(10_000):
+        grant.token()
+    assert time.process_time() - began < 2
+
+
+def test_the_next_token_comes_by_itself(client: SyncBroker, fake: FakeBroker) -> None:
+    """The thread behind follows the grant."""
+    grant = client.grant("g1")
+    grant.token()
+    time.sleep(0.05)
+    rotated = fake.grants["g1"].rotate()
+    ends = time.monotonic() + 3
+    while grant.token().value != rotated:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_a_restart_is_invisible(client: SyncBroker, fake: FakeBroker) -> None:
+    """As with `Broker`."""
+    grant = client.grant("g1")
+    token = grant.token()
+    fake.down()
+    assert grant.token() is token
+    with pytest.raises(BrokerUnreachable):
+        client.grant("g2").token(timeout=0.2)
+    fake.up()
+
+
+def test_errors_come_as_they_are(client: SyncBroker, fake: FakeBroker) -> None:
+    """From the thread behind to the one that asks."""
+    fake.grants["g1"].kill()
+    with pytest.raises(ReauthorizationRequired) as dead:
+        client.grant("g1").ready()
+    assert dead.value.login_url == f"{fake.url}/#search=g1"
+    fake.grants["g1"].log_in()
+    fake.grants["g1"].provider_up = False
+    fake.grants["g1"].expire()
+    with pytest.raises(TokenUnavailable):
+        client.grant("g1").token(timeout=0.2)
+    with pytest.raises(CorrectConfiguration, match="grant id"):
+        client.grant("../g1")
+
+
+def test_a_report(client: SyncBroker, fake: FakeBroker) -> None:
+    """As `Grant.report`, for whoever sends requests by something else."""
+    grant = client.grant("g1")
+    token = grant.token()
+    newer = grant.report(token)
+    assert newer is not None
+    assert newer.value == fake.grants["g1"].token != token.value
+    assert grant.token().value == newer.value
+
+
+FORK = """
+import os, sys, time
+from broker.client import SyncBroker
+broker = SyncBroker.from_env()
+grant = broker.grant("g1")
+first = grant.token().value
+child = os.fork()
+if not child:
+    assert grant.token().value == first
+    broker.close()
+    os._exit(7)
+assert os.waitpid(child, 0)[1] >> 8 == 7
+assert grant.token().value == first
+print("both", flush=True)
+sys.stdin.readline()
+ends = time.monotonic() + 5
+while grant.token().value == first:
+    assert time.monotonic() < ends, "the parent follows no longer"
+    time.sleep(0.01)
+broker.close()
+print("followed")
+"""
+
+
+def test_both_sides_of_a_fork(fake: FakeBroker) -> None:
+    """As a preforking server does it: made and used in the parent, used in the child, and the parent goes on."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", FORK], env={**os.environ, **fake.env}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "both\n", process.communicate(timeout=10)[1]
+        fake.grants["g1"].rotate()
+        out, err = process.communicate("\n", timeout=20)
+    finally:
+        process.kill()
+    assert (out, process.returncode) == ("followed\n", 0), err
