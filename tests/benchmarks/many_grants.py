@@ -31,7 +31,7 @@ from broker.settings import Redis as RedisSettings
 from broker.store import open_store
 from broker.store.attempts import KEPT, entry
 from broker.store.embedded import find_server
-from tests.benchmarks.write_path import running, settings, wait_for_port
+from tests.benchmarks.write_path import cpu, running, settings, wait_for_port
 from tests.conftest import free_port
 
 BATCH = 2000
@@ -83,12 +83,6 @@ def _drain(connection: socket.socket, replies: int) -> None:
         received = connection.recv(1 << 20)
         assert b"-" not in received, received[:200]
         replies -= received.count(b"\n")
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def scrape(url: str) -> tuple[float, int]:

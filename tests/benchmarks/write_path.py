@@ -3,7 +3,8 @@
     python -m tests.benchmarks.write_path [--grants 2000] [--rounds 5]
 
 Real processes: a token endpoint that costs next to nothing, a Redis with appendfsync always, and `token-broker run`
-with journal and WAITAOF on. A B A B, medians; what is printed are ratios (1.0: as fast as the bare loop).
+with journal and WAITAOF on. A B A B, medians; what is printed are ratios (1.0: as fast as the bare loop) and, since a machine is seldom quiet, CPU
+time for each grant: of the loop, of the broker and of Redis.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -54,6 +56,12 @@ def wait_for_port(port: int) -> None:
             return
         time.sleep(0.01)
     raise TimeoutError
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def settings(folder: Path, port: int, redis_port: int, token_port: int) -> Path:
@@ -112,22 +120,32 @@ def refresh_all(client: redis.Redis, many: int, port: int, key: str) -> float:
     return time.perf_counter() - started
 
 
-def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[float, float]:
-    """Medians of seconds: the bare loop, and the broker."""
+@dataclass(frozen=True)
+class Run:
+    """One time through all the grants: seconds, and CPU seconds of whoever asked, and of Redis."""
+
+    took: float
+    cpu: float
+    store_cpu: float = 0.0
+
+
+def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[list[Run], list[Run]]:
+    """The bare loop, and the broker, in turn."""
     token_port, redis_port, port = free_port(), free_port(), free_port()
     server = [find_server(), "--port", str(redis_port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     python = [sys.executable, "-m"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with (
         running(*python, "tests.benchmarks.token_server", str(token_port), str(latency_ms)),
-        running(*server, "--appendfsync", "always", **quiet),
+        running(*server, "--appendfsync", "always", **quiet) as store,
     ):
         wait_for_port(token_port)
         wait_for_port(redis_port)
         path = settings(folder, port, redis_port, token_port)
         client = redis.Redis(port=redis_port)
         bare, ours = [], []
-        with running(*python, "broker", "run", "--config", str(path), env={**os.environ, "PYTHONPATH": "."}):
+        env = {**os.environ, "PYTHONPATH": "."}
+        with running(*python, "broker", "run", "--config", str(path), env=env) as broker:
             wait_for_port(port)
             key = (folder / "data" / "admin.key").read_text().strip()
             import_grants(port, key, many)
@@ -139,9 +157,16 @@ def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[fl
                     [*python, "tests.benchmarks.bare_client", url, str(many), str(IN_FLIGHT)],
                     capture_output=True, text=True, check=True,
                 )  # fmt: skip
-                bare.append(float(done.stdout))
-                ours.append(refresh_all(client, many, port, key))
-        return statistics.median(bare), statistics.median(ours)
+                bare.append(Run(*map(float, done.stdout.split())))
+                before = cpu(broker.pid), cpu(store.pid)
+                took = refresh_all(client, many, port, key)
+                ours.append(Run(took, cpu(broker.pid) - before[0], cpu(store.pid) - before[1]))
+        return bare, ours
+
+
+def median(runs: list[Run], figure: str) -> float:
+    """Of one figure."""
+    return statistics.median(getattr(run, figure) for run in runs)
 
 
 def main() -> None:
@@ -159,8 +184,12 @@ def main() -> None:
             shutil.rmtree(folder)
         print(
             f"write path, {latency:g} ms server latency, {IN_FLIGHT} in flight, {asked.grants} grants: "
-            f"{bare / ours:.2f}x of a bare client loop ({bare:.2f} s against {ours:.2f} s)"
+            f"{median(bare, 'took') / median(ours, 'took'):.2f}x of a bare client loop "
+            f"({median(bare, 'took'):.2f} s against {median(ours, 'took'):.2f} s)"
         )
+        each = [1e6 * spent / asked.grants for spent in (
+            median(bare, "cpu"), median(ours, "cpu"), median(ours, "store_cpu"))]  # fmt: skip
+        print("  CPU for each grant: bare loop {:.0f} us, broker {:.0f} us, Redis {:.0f} us".format(*each))
 
 
 if __name__ == "__main__":
