@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker.model import Event, Step
     from broker.refresh.journal import Entry, Journal
     from broker.store import Settled, Store
-    from broker.store.primary import Argument
+    from broker.store.connections import Argument
 
 log = structlog.get_logger()
 _PAUSES = (0.1, 0.3, 1.0, 2.0)

@@ -11,7 +11,8 @@ from broker.store import scripts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.store.primary import Argument, Primary
+    from broker.store.connections import Argument
+    from broker.store.primary import Primary
 
 _MOST = 256
 """Commits in one trip: some 500 KiB, and a few ms of the server's time."""

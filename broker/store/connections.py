@@ -11,20 +11,24 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Connection, UnixDomainSocketConnection
+from redis.asyncio import Connection, UnixDomainSocketConnection
 from redis.asyncio.connection import RedisSSLContext
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from broker.errors import StoreUnavailable
-from broker.store.replies import describe
+from broker.store.replies import POOL_EMPTY, describe
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from broker.redis_url import RedisPlace
+
+Argument = str | bytes | int | float
+"""What a command is made of."""
 
 CALL_TIMEOUT = 2.0
 """Seconds for one connect or one command."""
@@ -96,28 +100,93 @@ class Tls(Connection):
         return {"host": self.host, "port": self.port, "ssl": self._context, **named}
 
 
-class Pool(BlockingConnectionPool):
-    """A bounded pool whose new connections go through the gate."""
+class Pool:
+    """Connections to one server, at most `POOL_SIZE`, made through the gate; whoever finds none free waits for one."""
 
-    def __init__(self, gate: Gate, **options: Any) -> None:
+    def __init__(self, gate: Gate, *, connection_class: Callable[..., Any], **options: Any) -> None:
         self._gate = gate
-        super().__init__(max_connections=POOL_SIZE, timeout=CALL_TIMEOUT, **options)
+        self._connection_class = connection_class
+        self._options = options
+        self._free = asyncio.Semaphore(POOL_SIZE)
+        self._idle: list[Any] = []
+        self._retired = False
+        self.peer: str | None = None
+        """The IP address that was connected to last."""
 
-    async def ensure_connection(self, connection: Any) -> None:
-        """Give out a connection that is ready: one that the server closed meanwhile is made anew."""
+    def make_connection(self) -> Any:
+        """One more, not connected yet, outside the pool."""
+        return self._connection_class(**self._options)
+
+    async def trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send *commands* together on one connection, within `CALL_TIMEOUT`; its errors stand among the replies.
+
+        Raises what went wrong with the connection, which is then closed: a reply may be on its way still.
+        """
+        packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
+        connection = await self._taken()
+        whole = False
         try:
-            if connection.is_connected and not await connection.can_read():
-                return
-        except (exceptions.RedisError, OSError):
-            pass
-        await connection.disconnect(nowait=True)
-        async with self._gate.passing():
-            await connection.connect()
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await connection.send_packed_command(packed, check_health=False)
+                replies = [await _reply(connection) for _ in commands]
+            whole = True
+        finally:
+            self._free.release()
+            if whole and not self._retired:
+                self._idle.append(connection)
+            else:
+                await connection.disconnect(nowait=True)
+        return replies
+
+    async def _taken(self) -> Any:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT if self._free.locked() else None):
+                await self._free.acquire()
+        except TimeoutError:
+            raise exceptions.ConnectionError(POOL_EMPTY) from None
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if await _sound(connection):
+                    return connection
+                await connection.disconnect(nowait=True)
+            return await self._connected()
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def _connected(self) -> Any:
+        connection = self.make_connection()
+        try:
+            async with self._gate.passing():
+                await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        connection.socket_timeout = None  # from here on a trip is bounded as a whole, not each read of it
+        self.peer = connection.getpeername()
+        return connection
 
     async def retire(self) -> None:
-        """Close what is idle; what is in use ends its command first, and is closed then."""
-        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-        await self.disconnect(inuse_connections=False)
+        """Close what is idle; what is in use ends its trip first, and is closed then."""
+        self._retired = True
+        while self._idle:
+            await self._idle.pop().disconnect()
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except exceptions.ResponseError as error:
+        return error
+
+
+async def _sound(connection: Any) -> bool:
+    """Whether it can be used: the server may have closed it meanwhile."""
+    try:
+        return not await connection.can_read()
+    except (exceptions.RedisError, OSError):
+        return False
 
 
 def tls_context(place: RedisPlace) -> ssl.SSLContext | None:

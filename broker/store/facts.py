@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from broker.settings import Redis
-    from broker.store.primary import Argument
+    from broker.store.connections import Argument
 
 _KEY, _CHANNEL, _CHANNELS = "{key}", "{channel}", "{channels}"
 NEEDED: Sequence[tuple[str, ...]] = (

@@ -17,7 +17,8 @@ from broker.secret import CannotOpen, Sealer, Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from broker.store.primary import Argument, Primary
+    from broker.store.connections import Argument
+    from broker.store.primary import Primary
     from broker.store.scripts import Keys
 
 TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")

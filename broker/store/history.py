@@ -14,7 +14,8 @@ from broker.store import scripts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from broker.store.primary import Argument, Primary
+    from broker.store.connections import Argument
+    from broker.store.primary import Primary
 
 MINUTES = 60
 """How far back it goes."""

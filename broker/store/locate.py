@@ -64,19 +64,22 @@ def is_replica(info: bytes) -> bool:
     return b"role:slave" in info or b"role:replica" in info
 
 
-async def lag_ms(connection: Any, info: bytes) -> int:
-    """How long (ms) a primary of this kind goes on taking writes after it lost its replicas.
+def bounds_lag(info: bytes) -> bool:
+    """Whether a primary, by INFO's replication section, takes no writes once it lost its replicas.
 
-    A broker that was cut off together with it goes on claiming there for so long. 0 where nothing bounds that
-    (`min-replicas-to-write` is 0): no hold-off would be long enough. Redis's default where CONFIG is refused.
+    Where it does not (`min-replicas-to-write` is 0) no hold-off would be long enough.
     """
-    if b"min_slaves_good_slaves" not in info:  # as INFO's replication section says where there is such a bound
-        return 0
-    await connection.send_command("CONFIG", "GET", "min-replicas-max-lag", check_health=False)
+    return b"min_slaves_good_slaves" in info
+
+
+def lag_ms(told: Any) -> int:
+    """How long (ms) such a primary goes on taking writes: a broker that was cut off with it claims there for so long.
+
+    *told* is the reply to CONFIG GET min-replicas-max-lag; Redis's default where it is an error.
+    """
     try:
-        pair = await connection.read_response()
-        return int(pair[1]) * 1000
-    except (exceptions.ResponseError, IndexError, ValueError):
+        return int(told[1]) * 1000
+    except (TypeError, IndexError, ValueError):
         return _USUAL_LAG_MS
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.clock import Clock
-    from broker.store.primary import Argument, Primary
+    from broker.store.connections import Argument
+    from broker.store.primary import Primary
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from redis import exceptions
-from redis.asyncio import Redis
 
 from broker.errors import StoreUnavailable
 from broker.redis_url import parse_redis_url
 from broker.store.certificate import certificate_words
-from broker.store.connections import CALL_TIMEOUT, PAUSE, Gate, Pool, connection_options, tls_context
-from broker.store.locate import Locator, is_replica, lag_ms
+from broker.store.connections import CALL_TIMEOUT, PAUSE, Argument, Gate, Pool, connection_options, tls_context
+from broker.store.locate import Locator, bounds_lag, is_replica, lag_ms
 from broker.store.replies import describe, elsewhere, foreign, not_ours, unreached
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from broker.store.scripts import Script
 
 log = structlog.get_logger()
-Argument = str | bytes | int | float
-
 _WHOSE = {"sentinel": "what the Sentinels name ", "cluster": "what the Cluster names "}
 _LOCATE_LIMIT = 6.0
 """Seconds for finding the primary, connecting and verifying it."""
@@ -54,7 +51,6 @@ class _Located:
     peer: str | None
     """The IP address that was connected to: a name may mean another one later."""
     pool: Pool
-    redis: Any
 
 
 class Primary:
@@ -90,29 +86,16 @@ class Primary:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._located is not None:
-            await self._located.redis.aclose()
-            with contextlib.suppress(exceptions.RedisError, OSError):
-                await self._located.pool.disconnect()
+            await _retired(self._located)
             self._located = None
 
     async def call(self, *command: Argument) -> Any:
         """Send one command; its reply as Redis sent it (bytes)."""
-        return await self._use(lambda redis: redis.execute_command(*command))
+        return (await self._trip([command]))[0]
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one trip on one connection, without a transaction."""
-        if not commands:
-            return []
-
-        async def send(redis: Any) -> list[Any]:
-            replies = await _in_one_trip(redis, commands)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-            return replies
-
-        replies: list[Any] = await self._use(send)
-        return replies
+        return await self._trip(commands) if commands else []
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script by its hash; sends its text only to a server that does not know it yet.
@@ -121,13 +104,20 @@ class Primary:
         """
         told = self._told(keys, args)
 
-        async def send(redis: Any) -> Any:
-            try:
-                return await redis.execute_command("EVALSHA", script.sha, *told)
-            except exceptions.NoScriptError:
-                return await redis.execute_command("EVAL", script.text, *told)
+        async def send(pool: Pool) -> Any:
+            reply = (await pool.trip([("EVALSHA", script.sha, *told)]))[0]
+            if isinstance(reply, exceptions.NoScriptError):
+                reply = (await pool.trip([("EVAL", script.text, *told)]))[0]
+            return _unless_error(reply)
 
         return await self._use(send)
+
+    async def _trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        async def send(pool: Pool) -> list[Any]:
+            return [_unless_error(reply) for reply in await pool.trip(commands)]
+
+        replies: list[Any] = await self._use(send)
+        return replies
 
     async def run_durably(
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, replicas: int
@@ -140,13 +130,11 @@ class Primary:
         """
         wait = ("WAITAOF", 1, replicas, _PROOF_MS)
         told = [self._told(keys, args) for keys, args in calls]
-        by_hash = [("EVALSHA", script.sha, *each) for each in told]
-        by_text = [("EVAL", script.text, *each) for each in told]
 
-        async def send(redis: Any) -> tuple[list[Any], Any]:
-            *replies, synced = await _in_one_trip(redis, [*by_hash, wait])
+        async def send(pool: Pool) -> tuple[list[Any], Any]:
+            *replies, synced = await pool.trip([*(("EVALSHA", script.sha, *each) for each in told), wait])
             if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                *replies, synced = await _in_one_trip(redis, [*by_text, wait])
+                *replies, synced = await pool.trip([*(("EVAL", script.text, *each) for each in told), wait])
             if all(isinstance(reply, Exception) for reply in replies):
                 raise replies[0]  # it is the server, not the call
             return replies, synced
@@ -189,7 +177,7 @@ class Primary:
     async def subscription(self, pattern: str) -> AsyncIterator[Subscription]:
         """A subscription to all channels that match *pattern*, on a connection of its own, confirmed."""
         located = await self._here()
-        connection: Any = located.pool.make_connection()  # type: ignore[no-untyped-call]
+        connection: Any = located.pool.make_connection()
         try:
             try:
                 async with self._gate.passing():
@@ -207,10 +195,10 @@ class Primary:
         now = self._located
         return now is not None and (now.address, now.peer) != (located.address, located.peer)
 
-    async def _use(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _use(self, work: Callable[[Pool], Awaitable[Any]]) -> Any:
         located = await self._here()
         try:
-            reply = await work(located.redis)
+            reply = await work(located.pool)
         except (exceptions.RedisError, OSError, TimeoutError) as error:
             if unreached(error):
                 self._gate.failed(error)
@@ -266,14 +254,11 @@ class Primary:
             peer, self.lag_ms = await self._verified(pool)
         except BaseException as error:
             with contextlib.suppress(exceptions.RedisError, OSError):
-                await pool.disconnect()
+                await pool.retire()
             if words := await certificate_words(self._place, address, error, announced=True):
                 raise StoreUnavailable(f"Redis: {words}") from None
             raise
-        redis: Any = Redis(connection_pool=pool)
-        # Replies as Redis sent them: the client would read SET … GET as a bool, for one.
-        redis.response_callbacks.clear()
-        return _Located(address, peer, pool, redis)
+        return _Located(address, peer, pool)
 
     async def _tls(self) -> ssl.SSLContext | None:
         """Read anew each time, so that a renewed bundle counts from the next connection on."""
@@ -289,19 +274,14 @@ class Primary:
 
         Raises `StoreUnavailable` where a replica answers.
         """
-        connection: Any = await pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_command("INFO", "replication", check_health=False)
-            info = await connection.read_response()
-            lag = await lag_ms(connection, info)
-            peer: str | None = connection.getpeername()
-        except exceptions.NoPermissionError:
+        info = (await pool.trip([("INFO", "replication")]))[0]
+        if isinstance(info, exceptions.NoPermissionError):
             return None, 0  # it does not let us ask; a replica will refuse the first claim
-        finally:
-            await pool.release(connection)
-        if is_replica(info):
+        if is_replica(_unless_error(info)):
             raise StoreUnavailable(f"Redis: {_WHOSE.get(self._place.way, '')}is a read-only replica")
-        return peer, lag
+        if not bounds_lag(info):
+            return pool.peer, 0
+        return pool.peer, lag_ms((await pool.trip([("CONFIG", "GET", "min-replicas-max-lag")]))[0])
 
     async def _confirm(self, located: _Located) -> None:
         """Leave a primary that the Sentinels have given up."""
@@ -345,13 +325,10 @@ class Subscription:
             self._pinged = True
 
 
-async def _in_one_trip(redis: Any, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-    """Send commands on one connection; errors stand among the replies."""
-    async with redis.pipeline(transaction=False) as pipe:
-        for command in commands:
-            pipe.execute_command(*command)
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        return replies
+def _unless_error(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 async def _retired(located: _Located) -> None:

@@ -25,7 +25,7 @@ _WORDS = {
 _FOREIGN = "FOREIGN"
 """What `lua/ours.lua` says where another store answers."""
 _NO_MORE_CLIENTS = "max number of clients"
-_POOL_EMPTY = "No connection available"
+POOL_EMPTY = "No connection available"
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED"})
 _UNREACHED = (exceptions.ConnectionError, exceptions.TimeoutError, OSError, asyncio.TimeoutError)
 
@@ -58,7 +58,7 @@ def not_ours(store: str) -> NotOurStore:
 
 def unreached(error: BaseException) -> bool:
     """Whether a connection failed, or could not be had, so that the next is not to be tried at once."""
-    return isinstance(error, _UNREACHED) and _POOL_EMPTY not in str(error)
+    return isinstance(error, _UNREACHED) and POOL_EMPTY not in str(error)
 
 
 def elsewhere(error: BaseException) -> bool:
@@ -86,7 +86,7 @@ def describe(error: BaseException) -> str:
         return f"shows a certificate that is not accepted: {refused.verify_message[:120]}"
     if _NO_MORE_CLIENTS in str(error):
         return "takes no more clients (see its maxclients)"
-    if _POOL_EMPTY in str(error):
+    if POOL_EMPTY in str(error):
         return "is slower than we ask: all our connections are in use"
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
         return f"refused us: {str(error)[:120]}"

@@ -19,7 +19,8 @@ from broker.store.grants import FOREIGN_CURSOR
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.store.primary import Argument, Primary
+    from broker.store.connections import Argument
+    from broker.store.primary import Primary
 
 SEALED_FIELDS = ("refresh_token", "access_token", "extra")
 """Of a grant's hash."""

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.write_path [--grants 2000] [--rounds 5]
 
 Real processes: a token endpoint that costs next to nothing, a Redis with appendfsync always, and `token-broker run`
-with journal and WAITAOF on. A B A B, medians; what is printed are ratios (1.0: as fast as the bare loop) and, since a machine is seldom quiet, CPU
-time for each grant: of the loop, of the broker and of Redis.
+with journal and WAITAOF on. A B A B, medians; what is printed are ratios (1.0: as fast as the bare loop)
+and, since a machine is seldom quiet, CPU time for each grant: of the loop, of the broker and of Redis.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import redis
 
@@ -164,9 +165,10 @@ def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[li
         return bare, ours
 
 
-def median(runs: list[Run], figure: str) -> float:
+def median(runs: list[Run], figure: Literal["took", "cpu", "store_cpu"]) -> float:
     """Of one figure."""
-    return statistics.median(getattr(run, figure) for run in runs)
+    values: list[float] = [getattr(run, figure) for run in runs]
+    return statistics.median(values)
 
 
 def main() -> None:
