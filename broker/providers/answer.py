@@ -7,7 +7,7 @@ whether it came whole, and keeps no secret that was sent in what it says.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
@@ -104,14 +104,14 @@ def read(
     *body* None: there was one that cannot be read, *fault* says why (default `oversized`). A *body* with a *fault*
     was cut off: if its JSON is whole all the same it counts, else nobody knows what it would have said.
     """
-    fields = {name.lower(): value for name, value in headers.items()}
-    reply = _Reply(status, fields, None, dialect, now, tuple(sent))
-    flaw = fault or "oversized"
+    found, flaw = None, fault or "oversized"
     if body is not None:
         try:
-            reply = replace(reply, found=members.parse(body, whole=fault is None))
+            found = members.parse(body, whole=fault is None)
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
+    fields = {name.lower(): value for name, value in headers.items()}
+    reply = _Reply(status, fields, found, dialect, now, tuple(sent))
     if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 §15.3
         return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None
@@ -167,7 +167,7 @@ def _success(reply: _Reply) -> Outcome:
         access_token=access,
         refresh_token=refresh,
         token_type=_token_type(values.get("token_type"), warnings),
-        lifetime_ms=_lifetime_ms(values, reply.server_now, warnings),
+        lifetime_ms=_lifetime_ms(reply, warnings),
         refresh_in_ms=_refresh_in_ms(values.get("refresh_in"), warnings),
         scope=_scope(values.get("scope")),
         extra=members.extra_members(values, RESERVED, _repeats(secrets if refresh is None else (*secrets, refresh))),
@@ -214,9 +214,9 @@ def _scope(value: object) -> str | None:
     return " ".join(_NOT_IN_SCOPES.sub("", " ".join(value.split())).split()) or None
 
 
-def _lifetime_ms(values: Mapping[str, object], server_now: int, warnings: list[str]) -> int | None:
+def _lifetime_ms(reply: _Reply, warnings: list[str]) -> int | None:
     for name in _LIFETIME_MEMBERS:
-        value = values.get(name)
+        value = reply.values.get(name)
         if value is None:
             continue
         seconds = members.number(value)
@@ -226,7 +226,7 @@ def _lifetime_ms(values: Mapping[str, object], server_now: int, warnings: list[s
         if name != "expires_in":
             warnings.append(f"expires_in is missing: the life is read from {name}")
         if seconds * 1_000 > TEN_YEARS_MS:
-            life = members.epoch_to_ms_from(seconds, server_now)
+            life = members.epoch_to_ms_from(seconds, reply.server_now)
             how = "absurd, passed over" if life is None else "read as a point in time"
             warnings.append(f"{name} is more than ten years: {how}")
             return life

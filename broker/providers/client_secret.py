@@ -28,15 +28,19 @@ class ClientSecret:
         self._file = file
         self._read_before: tuple[tuple[int, int, int], Secret] | None = None
 
-    async def current(self) -> Secret | None:
-        """The secret, read anew if its file changed; None for a public client (RFC 6749 §2.1).
+    async def current(self, timeout: float) -> Secret | None:
+        """The secret, read anew if its file changed, within *timeout* seconds; None for a public client.
 
         Raises `CorrectSettings` with path and reason when the file cannot be read.
         """
         if self._file is None:
             return self._secret
-        # A file system may hang, and another provider must not wait for it.
-        return await asyncio.to_thread(self._read, self._file)
+        try:
+            async with asyncio.timeout(timeout):
+                # A file system may hang, and another provider must not wait for it.
+                return await asyncio.to_thread(self._read, self._file)
+        except TimeoutError:
+            raise CorrectSettings("client_secret_file: its file system does not answer") from None
 
     def _read(self, file: Path) -> Secret:
         try:

@@ -6,25 +6,25 @@ the business of `refresh`. Knows nothing of grants, of the store or of callers.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 from broker.errors import BrokerError, CorrectSettings
 from broker.model import NotSent, Outcome, Unknown
 from broker.providers import answer
 from broker.providers.client_secret import ClientSecret
-from broker.providers.dialects import Dialect, Parameters
+from broker.providers.credentials import Credentials, credentials, encoded
+from broker.providers.dialects import Dialect
 from broker.providers.discovery import Discovery
 from broker.providers.wire import TOO_LATE, Reply, Request
-from broker.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from broker.providers.dialects import Metadata, Parameters
     from broker.providers.wire import Http
+    from broker.secret import Secret
     from broker.settings import Provider
 
 FORM = "application/x-www-form-urlencoded"
@@ -42,6 +42,8 @@ class Endpoint:
         self._client_secret = client_secret
         self._clock = clock
         self._discovery = Discovery(dialect, http) if dialect.discovery else None
+        self._discovered: tuple[Metadata, Dialect] | None = None
+        self._ours: tuple[Dialect, Secret | None, Credentials] | None = None
 
     @classmethod
     def of(
@@ -65,7 +67,9 @@ class Endpoint:
         if self._discovery is None:
             return self.dialect
         metadata = await self._discovery.metadata(self.http.request_timeout if timeout is None else timeout)
-        return self.dialect.discovered(metadata)
+        if self._discovered is None or self._discovered[0] is not metadata:
+            self._discovered = (metadata, self.dialect.discovered(metadata))
+        return self._discovered[1]
 
     async def refresh(
         self,
@@ -147,60 +151,32 @@ class Endpoint:
         if url is None:
             return NO_ENDPOINT, secrets
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                client_secret = await self._client_secret.current()
+            client_secret = await self._client_secret.current(deadline - time.monotonic())
         except CorrectSettings as error:
             return NotSent("client_secret_unreadable", str(error)), secrets
-        except TimeoutError:
-            return NotSent("client_secret_unreadable", "client_secret_file: its file system does not answer"), secrets
-        parameters: Parameters = "body" if revocation else dialect.parameters
-        request = authenticated(url, form, dialect, client_secret, parameters)
-        if client_secret is not None:
-            pair = ":".join(_pair(dialect, client_secret))
-            secrets = (*secrets, client_secret, Secret(pair))
-        return await self.http.send(request, timeout=deadline - time.monotonic()), secrets
+        ours = self._shown(dialect, client_secret)
+        request = authenticated(url, form, ours, "body" if revocation else dialect.parameters)
+        reply = await self.http.send(request, timeout=deadline - time.monotonic())
+        return reply, (*secrets, *ours.secrets)
+
+    def _shown(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:
+        """Our credentials, made once for as long as neither changes."""
+        if self._ours is None or self._ours[0] is not dialect or self._ours[1] is not client_secret:
+            self._ours = (dialect, client_secret, credentials(dialect, client_secret))
+        return self._ours[2]
 
 
-def authenticated(
-    url: str, form: Mapping[str, str], dialect: Dialect, client_secret: Secret | None, parameters: Parameters
-) -> Request:
+def authenticated(url: str, form: Mapping[str, str], ours: Credentials, parameters: Parameters) -> Request:
     """A POST of *form* to *url* with the client's credentials (RFC 6749 §2.3.1). Pure.
 
     *parameters* "query" puts *form* into the URL; credentials never go there.
     """
-    headers = {"Content-Type": FORM}
-    credentials: dict[str, str] = {}
-    match dialect.token_endpoint_auth_method:
-        case "client_secret_basic":
-            pair = ":".join(_pair(dialect, client_secret or Secret("")))
-            headers["Authorization"] = "Basic " + base64.b64encode(_bytes(pair)).decode("ascii")
-        case "client_secret_post":
-            credentials = {"client_id": dialect.client_id}
-            if client_secret is not None:
-                credentials["client_secret"] = client_secret.reveal()
-        case "none":
-            credentials = {"client_id": dialect.client_id}
+    headers = {"Content-Type": FORM, **ours.headers}
     if parameters == "query":
-        url += ("&" if "?" in url else "?") + _encoded(form)
-        return Request(method="POST", url=url, headers=headers, body=_encoded(credentials).encode("ascii"))
-    return Request(method="POST", url=url, headers=headers, body=_encoded({**form, **credentials}).encode("ascii"))
+        url += ("&" if "?" in url else "?") + _form_encoded(form)
+        return Request(method="POST", url=url, headers=headers, body=_form_encoded(ours.form).encode("ascii"))
+    return Request(method="POST", url=url, headers=headers, body=_form_encoded({**form, **ours.form}).encode("ascii"))
 
 
-def _pair(dialect: Dialect, client_secret: Secret) -> tuple[str, str]:
-    """User and password of Basic: form-encoded as RFC 6749 §2.3.1 says, or as they are, as one server wants."""
-    if dialect.basic_encoding == "plain":
-        return dialect.client_id, client_secret.reveal()
-    return quote_plus(_bytes(dialect.client_id)), quote_plus(_bytes(client_secret.reveal()))
-
-
-def _encoded(form: Mapping[str, str]) -> str:
-    return urlencode({name: _bytes(value) for name, value in form.items()})
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        # A byte that was no UTF-8 when the token came goes back as that byte.
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        # Half a surrogate pair, which JSON can carry, must not keep a token from being sent.
-        return text.encode("utf-8", "surrogatepass")
+def _form_encoded(form: Mapping[str, str]) -> str:
+    return urlencode({name: encoded(value) for name, value in form.items()})

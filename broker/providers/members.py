@@ -68,31 +68,36 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
         text, odd_bytes = body.decode("utf-8-sig", "surrogateescape"), True
     if not text.strip():
         raise Unreadable("empty")
-    doubled: list[str] = []
-
-    def object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        members = dict(pairs)
-        # Called from the inside out, so the last call is the outermost object.
-        doubled[:] = _twice(pairs) if len(members) < len(pairs) else ()
-        return members
-
     try:
-        value = json.loads(text, strict=False, object_pairs_hook=object_of, parse_int=_int)
+        value = _JSON.decode(text)
     except (ValueError, RecursionError):
         value = _form(text) if whole else None
         if value is None:
             raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):
         raise Unreadable("not_an_object")
-    return Members(value, tuple(doubled), odd_bytes)
+    return Members(value, value.names if isinstance(value, _Doubled) else (), odd_bytes)
 
 
-def _twice(pairs: list[tuple[str, object]]) -> list[str]:
-    return [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+class _Doubled(dict[str, object]):
+    """A JSON object in which *names* stood twice; the last of each counts."""
+
+    names: tuple[str, ...] = ()
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        members = _Doubled(members)
+        members.names = tuple(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+    return members
 
 
 def _int(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_JSON = json.JSONDecoder(strict=False, object_pairs_hook=_object, parse_int=_int)
 
 
 def _form(text: str) -> dict[str, object] | None:

@@ -58,8 +58,8 @@ class Keys:
 
     namespace: str
 
-    def _key(self, *parts: str) -> str:
-        return ":".join((self.namespace, "{0}", *parts))
+    def _key(self, name: str) -> str:
+        return f"{self.namespace}:{{0}}:{name}"
 
     @property
     def all(self) -> str:
@@ -69,32 +69,32 @@ class Keys:
     @property
     def grants(self) -> str:
         """What every grant's key begins with."""
-        return self._key("grant", "")
+        return self._key("grant:")
 
     @property
     def flows(self) -> str:
         """What the key of every pending login begins with."""
-        return self._key("flow", "")
+        return self._key("flow:")
 
     def grant(self, grant_id: str) -> str:
         """Hash: one field per fact of a grant."""
-        return self._key("grant", grant_id)
+        return self._key(f"grant:{grant_id}")
 
     def ids(self, state: State, provider: str) -> str:
         """Sorted set of grant ids: due by due time, leased by end of lease, parked by since when."""
-        return self._key(state, provider)
+        return self._key(f"{state}:{provider}")
 
     def provider(self, name: str) -> str:
         """Hash: what is known of a provider's health."""
-        return self._key("provider", name)
+        return self._key(f"provider:{name}")
 
     def history(self, name: str) -> str:
         """Hash: what the token requests of a provider came to, two counters a minute, for an hour."""
-        return self._key("history", name)
+        return self._key(f"history:{name}")
 
     def flow(self, name: str) -> str:
         """A pending login; the only keys that expire."""
-        return self._key("flow", name)
+        return self._key(f"flow:{name}")
 
     @property
     def meta(self) -> str:
@@ -118,11 +118,11 @@ class Keys:
 
     def subjects(self, way: str) -> str:
         """Sorted set: what one way of telling people has to look at, by when."""
-        return self._key("subjects", way)
+        return self._key(f"subjects:{way}")
 
     def told(self, way: str) -> str:
         """Hash: of each of its subjects, what people were told that way."""
-        return self._key("told", way)
+        return self._key(f"told:{way}")
 
     def channel(self, grant_id: str) -> str:
         """Pub/sub channel of one grant."""
