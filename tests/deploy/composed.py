@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml  # type: ignore[import-untyped]
 
-from tests.deploy.containers import Container
+from tests.deploy.containers import Container, Network, Node, network
 from tests.deploy.deployment import DEPLOY, ROOT, instructions, skip_or_fail
+from tests.waiting import until
+
+PROVIDER = Path(__file__).with_name("provider.py")
 
 _SHIM = """#!/bin/sh
 # What `docker compose` does here: no engine, so `build` is done, and `run … broker ARGUMENTS` runs token-broker itself.
@@ -64,16 +74,18 @@ def head(path: Path) -> list[str]:
     return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
 
 
-def follow(project: Path, commands: list[str]) -> None:
-    """Run commands of a head in *project*."""
-    programs = project.parent / "programs"
+def follow(place: Path, commands: list[str], pasted: Mapping[str, str] | None = None) -> None:
+    """Run commands of a head in *place*; what a person would paste into a file is *pasted*, by the file's name."""
+    programs = place.parent / "programs"
     programs.mkdir(exist_ok=True)
     (programs / "docker").write_text(_SHIM)
     (programs / "docker").chmod(0o755)
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in commands:
+        wanted = re.search(r"cat > (?:\S*/)?(\w+)\)", command)
+        given = (pasted or {})[wanted[1]] + "\n" if wanted else ""
         done = subprocess.run(
-            ["sh", "-euc", command], cwd=project, env={"PATH": path, "HOME": "/nonexistent"}, text=True,
+            ["sh", "-euc", command], cwd=place, input=given, env={"PATH": path, "HOME": "/nonexistent"}, text=True,
             capture_output=True, check=False, timeout=30,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -104,6 +116,99 @@ def container(composed: dict[str, Any], name: str, volumes: Path, **environment:
         [*entrypoint, *command], (uid, gid), given | environment, tuple(mounts),
         tuple(entry.partition(":")[0] for entry in service["tmpfs"]),
     )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Stack:
+    """A project whose services run, each on a host of its own name."""
+
+    project: Path
+    composed: dict[str, Any]
+    network: Network
+    provider: dict[str, str]
+
+    def up(self, *names: str) -> None:
+        """Start services, as Compose does."""
+        for name in names:
+            node = self.network.nodes.get(name) or self.network.node(name)
+            more = self.broker if name == "broker" else {}
+            self.network.start(node, container(self.composed, name, self.project / "volumes", **more))
+
+    @property
+    def broker(self) -> dict[str, str]:
+        """What a test says to a broker besides: where its provider is, and that nobody waits for a drain."""
+        table = "TOKEN_BROKER_PROVIDERS__CAMERAMANAGER__"
+        return {
+            f"{table}CLIENT_ID": self.provider["client_id"],
+            f"{table}TOKEN_ENDPOINT": "http://provider:9000/oauth/token", f"{table}ALLOW_HTTP": "true",
+            "TOKEN_BROKER_HTTP__DRAIN_DELAY": "0s",
+        }  # fmt: skip
+
+    def __getitem__(self, name: str) -> Node:
+        return self.network.nodes[name]
+
+    async def healthy(self, name: str) -> None:
+        """Wait until a service's own health check passes."""
+        kind, *command = self.composed["services"][name]["healthcheck"]["test"]
+        assert kind == "CMD"
+
+        async def passes() -> bool:
+            said = await self[name].exec("sh", "-c", '"$@" && echo PASSED || true', "sh", *command)
+            return said.endswith("PASSED\n")
+
+        await until(passes, 20, 0.2)
+
+    async def token(self, grant: str = "acme", at: str = "broker") -> str:
+        """Import a grant, by the command in the container, and read its token there."""
+        line = json.dumps(
+            {"grant_id": grant, "provider": "cameramanager", "refresh_token": self.provider["refresh_token"]}
+        )
+        assert "1 created" in await self[at].exec("token-broker", "import", "-", stdin=line)
+        return await self[at].exec("token-broker", "token", grant)
+
+    async def status(self, url: str) -> int:
+        """What a GET from another host comes to, 0 where nobody answers."""
+        script = (
+            "import sys, urllib.request as u, urllib.error as e\n"
+            "try: print(u.urlopen(sys.argv[1], timeout=5).status)\n"
+            "except e.HTTPError as error: print(error.code)\n"
+            "except OSError: print(0)"
+        )
+        from_outside = ["nsenter", "-t", str(self["provider"].anchor.pid), "-n"]
+        address = self[urlsplit(url).hostname or ""].address
+        process = await asyncio.create_subprocess_exec(
+            *from_outside, sys.executable, "-c", script, url.replace(urlsplit(url).hostname or "", address),
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        return int(said)
+
+
+@contextlib.asynccontextmanager
+async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
+    """The project with these overrides, its secrets made as the heads say, a provider beside it, nothing up yet."""
+    project = checkout(folder / "project")
+    for name in ("docker-compose.yml", *overrides):
+        follow(project, [line for line in head(project / name) if " up " not in line and " exec " not in line])
+    composed = config(project, *overrides)
+    async with network(folder / "network") as net:
+        node = net.node("provider")
+        inside = ["nsenter", "-t", str(node.anchor.pid), "-n"]
+        command = [*inside, sys.executable, str(PROVIDER), node.address]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+        assert process.stdout is not None
+        try:
+            provider = json.loads(process.stdout.readline())
+            (project / "secrets" / "cameramanager_client_secret").write_text(provider["client_secret"])
+            yield Stack(project, composed, net, provider)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        secrets = {path.read_text().strip() for path in (project / "secrets").iterdir()} | {provider["refresh_token"]}
+        said = "".join(each.output for each in net.nodes.values() if each.process is not None)
+        assert "Traceback" not in said
+        assert [secret[:6] for secret in secrets if secret in said] == []
 
 
 def _mount(entry: Any) -> tuple[str, str, bool]:

@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 
 from broker.store.embedded import find_server
 from tests.conftest import free_port
+from tests.deploy.composed import Stack, stack_of
 from tests.deploy.deployment import DEPLOY, USERS
 
 START = DEPLOY / "redis" / "start.sh"
@@ -99,3 +100,10 @@ def deployed() -> Iterator[Deployed]:
     assert process.returncode == 0
     assert password not in output
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def stack(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
+    """docker-compose.yml, with the overrides that the test is parametrised with, ready to be brought up."""
+    async with stack_of(tmp_path, *getattr(request, "param", ())) as made:
+        yield made
