@@ -13,11 +13,17 @@ T = TypeVar("T")
 _begun: set[asyncio.Future[Any]] = set()
 
 
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await *work* to its end even if cancelled meanwhile; then let the cancellation through."""
-    task = asyncio.ensure_future(work)
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begin *work* that nobody is to cancel: `finishing` waits for it where nobody else does any more."""
+    task = asyncio.create_task(work)
     _begun.add(task)
     task.add_done_callback(_begun.discard)
+    return task
+
+
+async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
+    """Await *work* to its end even if cancelled meanwhile; then let the cancellation through."""
+    task: asyncio.Future[T] = work if isinstance(work, asyncio.Future) else begin(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

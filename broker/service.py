@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _IDENTIFY_PAUSE = 0.5
+GC_AFTER = 10_000
+"""Objects that are made and not yet gone before cycles are looked for: a burst of refreshes makes few, and by the
+default of 700 every seventh refresh would pay for a look."""
 _CLOSING = 15.0
 """Seconds a stop may take on top: calls to Redis that time out, and an embedded store's last write."""
 
@@ -162,8 +165,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 await journal.adopt(store.registry.resealed)  # the first claim has it replayed
             await follower.warm()
             health.started = True
-            gc.collect()
-            gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
+            _collect_less()
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
             supervisor.ready(health.in_a_line())
             async with _running(scheduler, follower, tally, desk, stopping):
@@ -174,6 +176,12 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 if not signals.hurried:
                     await asyncio.sleep(settings.http.drain_delay.total_seconds())
     log.info("broker.stopped")
+
+
+def _collect_less() -> None:
+    gc.collect()
+    gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
+    gc.set_threshold(GC_AFTER)
 
 
 @asynccontextmanager

@@ -58,7 +58,9 @@ class Refresher:
         self._endpoints = endpoints
         self._memory = memory
         self._settler = settler
-        self._metrics = metrics
+        self._lag = {name: metrics.schedule_lag.labels(name) for name in endpoints}
+        self._duration = {name: metrics.refresh_duration.labels(name) for name in endpoints}
+        self._refreshes = metrics.refreshes
         self._tally = tally
         self._request_timeout = request_timeout
 
@@ -69,7 +71,7 @@ class Refresher:
         """
         endpoint = self._endpoints[claim.provider]
         now = self._store.clock()
-        self._metrics.schedule_lag.labels(claim.provider).observe(max(0, claim.claimed_at - claim.due_at) / 1000)
+        self._lag[claim.provider].observe(max(0, claim.claimed_at - claim.due_at) / 1000)
         if held_back := policy.hold_back(claim, endpoint.dialect, now):
             await self._settler.settle(held_back)
             return None
@@ -93,35 +95,36 @@ class Refresher:
         fits = started + self._request_timeout <= claim.lease_ends - LEASE_MARGIN.total_seconds()
         timeout = self._request_timeout if fits else 0
         outcome = await endpoint.refresh(claim.refresh_token, scope=claim.scope, timeout=timeout)
-        self._metrics.refresh_duration.labels(claim.provider).observe(time.monotonic() - started)
+        self._duration[claim.provider].observe(time.monotonic() - started)
         return outcome
 
     def _tell(self, step: Step, settled: Settled) -> None:
         claim = step.claim
-        self._metrics.refreshes.labels(claim.provider, step.outcome).inc()
+        self._refreshes.labels(claim.provider, step.outcome).inc()
         self._tally.count(claim.provider, step.outcome)
-        line = log.bind(grant_id=claim.grant_id, provider=claim.provider, attempt=claim.attempt)
+        whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
-                line.info(
-                    "grant.refreshed", generation=token.generation, settled=settled,
+                log.info(
+                    "grant.refreshed", **whose, generation=token.generation, settled=settled,
                     expires_in=(token.expires_at - token.issued_at) // 1000, warning=step.detail,
                 )  # fmt: skip
             case Commit(token=token):
-                line.warning(
-                    "grant.unusable" if token is None else "grant.unchanged", generation=claim.generation,
+                log.warning(
+                    "grant.unusable" if token is None else "grant.unchanged", **whose, generation=claim.generation,
                     settled=settled, detail=step.detail,
                 )  # fmt: skip
             case Postpone():
-                line.warning(
-                    "grant.postponed", generation=claim.generation, outcome=step.outcome, code=step.code,
+                log.warning(
+                    "grant.postponed", **whose, generation=claim.generation, outcome=step.outcome, code=step.code,
                     detail=step.detail, failures=step.failures, settled=settled,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
                 )  # fmt: skip
             case Park():
-                line.error(
-                    "provider.suspended" if settled == "suspended" else "grant.parked", generation=claim.generation,
-                    outcome=step.outcome, reason=step.reason, detail=step.detail, settled=settled,
+                log.error(
+                    "provider.suspended" if settled == "suspended" else "grant.parked", **whose,
+                    generation=claim.generation, outcome=step.outcome, reason=step.reason, detail=step.detail,
+                    settled=settled,
                 )  # fmt: skip
 
     async def _take_back(self, claim: Claim, step: Commit, kept: Kept, endpoint: Endpoint) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import NotOurStore, StoreUnavailable
-from broker.finish import finish
+from broker.finish import begin, finish
 from broker.model import Commit, Park, Postpone
 from broker.refresh.width import Width
 from broker.wire import message
@@ -87,7 +87,8 @@ class Lane:
         self._heart.beat()
         if pause > 0:
             try:
-                await asyncio.wait_for(self._woken.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
             except TimeoutError:
                 pass
 
@@ -96,12 +97,9 @@ class Lane:
             # Without a disk for the answer we do not ask, but for grants that have nothing valid left.
             journaling = self._journal is None or await self._journal.probe()
             claimed = await self._schedule.claim(self.provider, free, self._lease_ms, expired_only=not journaling)
-            for claim in claimed.claims:
-                self._asking.add(claim.attempt)
-                answered = partial(self._answered, claim.attempt)
-                work = finish(self._refresher.refresh(claim, answered))
-                task = refreshes.create_task(work, name=f"refresh {claim.grant_id}")
-                task.add_done_callback(partial(self._landed, claim.attempt, time.monotonic()))
+            if claimed.claims:
+                begun = [self._begin(claim) for claim in claimed.claims]
+                refreshes.create_task(finish(asyncio.gather(*begun)), name=f"refreshes of {self.provider}")
             await self._attend(claimed)
         except StoreUnavailable as error:
             if not self._store_lost:
@@ -113,6 +111,12 @@ class Lane:
         self._heart.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE
         return min(pause, claimed.wait_ms / 1000) if journaling or claimed.claims else pause
+
+    def _begin(self, claim: Claim) -> asyncio.Task[Step | None]:
+        self._asking.add(claim.attempt)
+        task = begin(self._refresher.refresh(claim, partial(self._answered, claim.attempt)))
+        task.add_done_callback(partial(self._landed, claim.attempt, time.monotonic()))
+        return task
 
     async def _attend(self, claimed: Claimed) -> None:
         """What a claim brought besides grants."""
