@@ -96,6 +96,9 @@ EVENTS: dict[str, Event] = {
     "journal.recovered": Event(_INFO, "the journal can be written again"),
     "journal.replayed": Event(_INFO, "Redis was told what it may have lost; by what it did with each"),
     "journal.unreadable": Event(_ERROR, "a journal is sealed with a key that is missing", "put the old key back"),
+    "leases.abandoned": Event(
+        _WARNING, "a broker that was killed had requests under way (`count`); their outcomes are unknown"
+    ),
     "login.failed": Event(_WARNING, "a login did not come to its end (`error`)", "log in again"),
     "login.unrecorded": Event(
         _WARNING, "a login succeeded, but how it ended could not be written down; the command may say otherwise"

@@ -218,7 +218,7 @@ async def _journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIte
         )
         yield None
         return
-    journal = await Journal.open(settings.data_dir / "journal", sealer, store.clock)
+    journal = await Journal.open(settings.data_dir / "journal", sealer, store.clock, store.schedule.life)
     try:
         yield journal
     finally:

@@ -60,11 +60,11 @@ class Entry:
 class Journal:
     """This replica's file. Open it with `Journal.open`; append, settle and read it, and close it."""
 
-    def __init__(self, directory: Path, sealer: Sealer, clock: Callable[[], int]) -> None:
+    def __init__(self, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str) -> None:
         self._directory = directory
         self._sealer = sealer
         self._clock = clock
-        self._path = directory / f"{secrets.token_hex(8)}{_SUFFIX}"
+        self._path = directory / f"{life}{_SUFFIX}"
         self._file = -1
         self._size = 0
         self._compacted = 0
@@ -77,11 +77,13 @@ class Journal:
         self._disk = asyncio.Lock()
         self.fault: str | None = None
         """What the last write failed with, until one succeeds."""
+        self.ended: list[str] = []
+        """Lives of the replicas whose files were adopted: they are over, and all that they had heard is known here."""
 
     @classmethod
-    async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int]) -> Journal:
-        """Make this replica's file. Raises `CorrectSettings`."""
-        journal = cls(directory, sealer, clock)
+    async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str | None = None) -> Journal:
+        """Make this replica's file, named after its *life*. Raises `CorrectSettings`."""
+        journal = cls(directory, sealer, clock, life or secrets.token_hex(8))
         try:
             await journal._on_disk(journal._begin)
         except OSError as error:
@@ -129,6 +131,7 @@ class Journal:
         self._rewrite()
         for path in readable:
             path.unlink()
+            self.ended.append(path.stem)
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()

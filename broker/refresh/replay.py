@@ -31,7 +31,16 @@ class Replay:
         async with self._one_at_a_time:
             if self._store.schedule.told_after != fence:
                 await self._tell(unsettled_only=False, beat=beat)
+                await self._abandon()
                 self._store.schedule.told_after = fence
+
+    async def _abandon(self) -> None:
+        """What replicas had under way whose journals we adopted, and is in none: a grace for it runs out already."""
+        while self._journal is not None and self._journal.ended:
+            providers = await self._store.grants.known_providers()
+            if held := await self._store.schedule.abandon(self._journal.ended[-1], sorted(providers)):
+                log.warning("leases.abandoned", count=held)
+            self._journal.ended.pop()
 
     async def everything(self) -> None:
         """Tell the store all that is in the journal; it takes only what is newer. Raises `StoreUnavailable`."""

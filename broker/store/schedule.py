@@ -16,7 +16,7 @@ from broker.store.attempts import remembered, replica_name
 from broker.store.commit_group import CommitGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from broker.model import State
     from broker.store.clock import Clock
@@ -88,6 +88,8 @@ class Schedule:
         self._second_term_ms = second_term_ms
         self.replica = replica_name()
         """How we are called in what is remembered of an attempt."""
+        self.life = secrets.token_hex(8)
+        """This process, told apart from every other for good: the id of each of its attempts begins with it."""
         self.told_after = -1
         """The fence after which this replica has told the store all it knows: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
@@ -103,7 +105,7 @@ class Schedule:
         """
         before = time.monotonic()
         await self._release_lost(provider)
-        claim_id = secrets.token_hex(12)
+        claim_id = f"{self.life}.{secrets.token_hex(6)}"
         keys = [
             *self._sets(provider, "due", "leased"),
             self._keys.provider(provider),
@@ -272,6 +274,15 @@ class Schedule:
     async def hold(self, grant_id: str, provider: str, lease_ms: int) -> Literal["held", "leased", "gone"]:
         """Lease one named grant so that nobody refreshes it; *provider* is where it was seen last."""
         return await self._named(scripts.HOLD, grant_id, provider, lease_ms)  # type: ignore[return-value]
+
+    async def abandon(self, life: str, providers: Iterable[str]) -> int:
+        """Let the leases of a process that is known to be dead last no longer than its requests may.
+
+        Gives how many there were; their outcomes are unknown.
+        """
+        keys = [[self._keys.ids("leased", provider), self._keys.grants] for provider in providers]
+        args: list[Argument] = [life, self._second_term_ms]
+        return sum([await self._primary.run(scripts.ABANDON, each, args) for each in keys])
 
     async def rewind(self, provider: str, lease_ms: int) -> None:
         """After the server's clock was set back: bring what was issued or leased "in the future" back to now."""

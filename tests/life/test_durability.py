@@ -10,7 +10,7 @@ import pytest
 
 from broker.sandbox import walk_login, walk_to_redirect
 from broker.store import scripts
-from tests.cases.process import broker_process
+from tests.cases.process import Process, broker_process
 from tests.conftest import provider_settings
 from tests.proxy import RedisProxy
 from tests.steps import (
@@ -179,6 +179,44 @@ async def test_our_own_death_between_answer_and_commit(
             await until(lambda: heir.has_token("g1"))
         assert sandbox.rotating.reuse == 0
         assert sandbox.rotating.families[0].generation >= 3
+
+
+@pytest.mark.parametrize("grace", [15, 0])
+async def test_our_own_death_with_requests_in_flight(
+    sandbox: Sandbox, redis: Redis, shared_redis: RedisServer, tmp_path: Path, grace: int
+) -> None:
+    """A restart knows at once what its last life left open, however long the leases: a grace is used before it ends."""
+    sandbox.rotating.options.reuse_grace = grace
+    providers = {"acme": provider_settings(sandbox)["acme"] | {"reuse_grace": f"{grace}s"}}
+    settings = (tmp_path / "one", shared_redis.url, providers)
+    refresh = {"request_timeout": "1s", "lease": "10m", "import_spread": "0s"}
+    grants = [f"g{number}" for number in range(4)]
+    async with broker_process(*settings, refresh=refresh) as broker:
+        for grant in grants:
+            await broker.put(grant, sandbox.rotating.issue().refresh_token or "", "acme")
+        for grant in grants:
+            await until(lambda: broker.has_token(grant))  # noqa: B023 - awaited at once
+        sandbox.rotating.faults.order("hang", 4, after_rotation=True)
+        asked = len(sandbox.rotating.token_requests)
+        await redis.zadd("broker:{0}:due:acme", dict.fromkeys(grants, 0.0), xx=True)
+        await until(lambda: len(sandbox.rotating.token_requests) == asked + 4)
+        await asyncio.sleep(0.2)
+        broker.kill()
+    async with broker_process(*settings, refresh=refresh) as heir:
+        for grant in grants:
+            await until(lambda: _taken_up(heir, grant), 12)  # noqa: B023 - awaited at once
+            token = (await heir.get(f"/v1/grants/{grant}/token"))["access_token"]
+            assert sandbox.rotating.is_live_access(token) or not grace
+        assert [line["count"] for line in heir.log if line["event"] == "leases.abandoned"] == [4]
+    # A strict server is not asked again while a token lives.
+    assert len(sandbox.rotating.token_requests) == asked + (8 if grace else 4)
+    assert sandbox.rotating.reuse == 0
+
+
+async def _taken_up(broker: Process, grant: str) -> bool:
+    """Whether the attempt that nobody closed was seen, and what follows from that was done."""
+    attempts = (await broker.get(f"/v1/grants/{grant}/attempts"))["attempts"]
+    return "open" in [attempt["decided"] for attempt in attempts] and await broker.has_token(grant)
 
 
 async def test_an_emptied_store_is_not_a_new_beginning(

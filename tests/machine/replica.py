@@ -155,7 +155,9 @@ class Replica:
                 self.store = await self._stack.enter_async_context(opened)
             self.line = cast("Line", self.store.primary)
             await self.store.identify()
-            self.journal = await Journal.open(self._folder / "journal", self._sealer, self.store.clock)
+            self.journal = await Journal.open(
+                self._folder / "journal", self._sealer, self.store.clock, self.store.schedule.life
+            )
             await self.journal.adopt()
             self._wire()
         finally:
