@@ -1,7 +1,8 @@
 """Load with as little of its own as possible: one raw request, repeated on kept connections.
 
-`python -m tests.benchmarks.load PORT CONNECTIONS SECONDS < REQUEST` prints one JSON line: requests per second, p50 and
-p99 in milliseconds, answers by status, and all answers with those before the measuring began.
+`python -m tests.benchmarks.load PORT CONNECTIONS SECONDS [PAUSE] < REQUEST` prints one JSON line: requests per second,
+p50 and p99 in milliseconds, answers by status, and all answers with those before the measuring began. With a pause
+(seconds) each connection rests about so long between two requests.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import random
 import re
 import sys
 import time
@@ -22,8 +24,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)", re.IGNORECASE)
 class Connection(asyncio.Protocol):
     """Sends the request, reads the whole answer, and again."""
 
-    def __init__(self, request: bytes, took: list[float], statuses: collections.Counter[str]) -> None:
-        self._request, self._took, self._statuses = request, took, statuses
+    def __init__(self, request: bytes, took: list[float], statuses: collections.Counter[str], pause: float) -> None:
+        self._request, self._took, self._statuses, self._pause = request, took, statuses, pause
         self._heard = b""
         self._sent_at = 0.0
         self.going = True
@@ -34,6 +36,8 @@ class Connection(asyncio.Protocol):
         self._send()
 
     def _send(self) -> None:
+        if not self.going:
+            return
         self._sent_at = time.perf_counter()
         self._transport.write(self._request)
 
@@ -48,17 +52,19 @@ class Connection(asyncio.Protocol):
         self._took.append(time.perf_counter() - self._sent_at)
         self._statuses[self._heard[9:12].decode()] += 1
         self._heard = b""
-        if self.going:
+        if self._pause:
+            asyncio.get_running_loop().call_later(self._pause * random.uniform(0.5, 1.5), self._send)
+        else:
             self._send()
 
 
-async def load(port: int, connections: int, seconds: float, request: bytes) -> dict[str, object]:
+async def load(port: int, connections: int, seconds: float, pause: float, request: bytes) -> dict[str, object]:
     """What *connections* at a time came to in *seconds*."""
     loop = asyncio.get_running_loop()
     took: list[float] = []
     statuses: collections.Counter[str] = collections.Counter()
     all_of_them = [
-        await loop.create_connection(lambda: Connection(request, took, statuses), "127.0.0.1", port)
+        await loop.create_connection(lambda: Connection(request, took, statuses, pause), "127.0.0.1", port)
         for _ in range(connections)
     ]
     await asyncio.sleep(seconds / 4)
@@ -81,6 +87,6 @@ async def load(port: int, connections: int, seconds: float, request: bytes) -> d
 
 
 if __name__ == "__main__":
-    arguments = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    arguments = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float((*sys.argv, "0")[4])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(json.dumps(runner.run(load(*arguments, sys.stdin.buffer.read()))))

@@ -92,9 +92,12 @@ token_endpoint = "http://127.0.0.1:{token_port}/token"
     return path
 
 
-def import_grants(port: int, key: str, many: int) -> None:
+def import_grants(port: int, key: str, many: int, *, provider: str = "bench", prefix: str = "g") -> None:
     """Import, and wait for the first tokens."""
-    lines = [json.dumps({"grant_id": f"g{n}", "provider": "bench", "refresh_token": f"first-{n}"}) for n in range(many)]
+    lines = [
+        json.dumps({"grant_id": f"{prefix}{n}", "provider": provider, "refresh_token": f"first-{prefix}{n}"})
+        for n in range(many)
+    ]
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/import", "\n".join(lines).encode(), {"X-Broker-Key": key}, method="POST"
     )
