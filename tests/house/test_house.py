@@ -21,8 +21,8 @@ TOP_LEVEL = {
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "broker", "tests"],
-        ["ruff", "format", "--check", "broker", "tests"],
+        ["ruff", "check", "broker", "tests", "deploy"],
+        ["ruff", "format", "--check", "broker", "tests", "deploy"],
         ["mypy"],
         ["lint-imports"],
     ],
