@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis as Client
 
-from broker.check.finding import Finding
+from broker.check.finding import Finding, exit_code
 from broker.check.store import of_store
 from broker.secret import Sealer
 from broker.settings import Redis
@@ -129,6 +129,15 @@ async def test_replicas(server: StartRedis, tmp_path: Path) -> None:
         ]  # fmt: skip
         await asked.config_set("min-replicas-to-write", 1)
     assert only(await found(redis.url, tmp_path, replicas=1)) == []
+
+
+async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None:
+    """R04: a URL that names a replica fails, in the words that a broker there would wait with."""
+    redis = server()
+    replica = server("--replicaof", f"127.0.0.1 {redis.port}")
+    (finding,) = await found(replica.url, tmp_path)
+    assert (finding.level, finding.what) == ("failed", "it is a read-only replica")
+    assert exit_code([finding], strict=False) == 1
 
 
 def acl(*, without: str = "", more: str = "") -> str:
