@@ -98,7 +98,7 @@ def container(composed: dict[str, Any], name: str, volumes: Path, **environment:
     uid, gid = (int(part) for part in service["user"].split(":"))
     mounts = []
     for entry in service.get("volumes", ()):
-        source, target, writable = _mount(entry)
+        source, target, writable = mount(entry)
         path = Path(source)
         if not path.is_absolute():
             path = volumes / source
@@ -125,7 +125,7 @@ class Stack:
     project: Path
     composed: dict[str, Any]
     network: Network
-    provider: dict[str, str]
+    provider: dict[str, Any]
 
     def up(self, *names: str) -> None:
         """Start services, as Compose does."""
@@ -136,12 +136,13 @@ class Stack:
 
     @property
     def broker(self) -> dict[str, str]:
-        """What a test says to a broker besides: where its provider is, and that nobody waits for a drain."""
+        """What a test says to a broker besides: where its provider is, and not to wait long."""
         table = "TOKEN_BROKER_PROVIDERS__CAMERAMANAGER__"
         return {
             f"{table}CLIENT_ID": self.provider["client_id"],
             f"{table}TOKEN_ENDPOINT": "http://provider:9000/oauth/token", f"{table}ALLOW_HTTP": "true",
-            "TOKEN_BROKER_HTTP__DRAIN_DELAY": "0s",
+            f"{table}LOGOUT_ENDPOINT": "http://provider:9000/rest/v2.0/users/self/tokens/current",
+            "TOKEN_BROKER_HTTP__DRAIN_DELAY": "0s", "TOKEN_BROKER_REFRESH__REQUEST_TIMEOUT": "2s",
         }  # fmt: skip
 
     def __getitem__(self, name: str) -> Node:
@@ -160,9 +161,8 @@ class Stack:
 
     async def token(self, grant: str = "acme", at: str = "broker") -> str:
         """Import a grant, by the command in the container, and read its token there."""
-        line = json.dumps(
-            {"grant_id": grant, "provider": "cameramanager", "refresh_token": self.provider["refresh_token"]}
-        )
+        refresh_token = self.provider["refresh_tokens"].pop()
+        line = json.dumps({"grant_id": grant, "provider": "cameramanager", "refresh_token": refresh_token})
         assert "1 created" in await self[at].exec("token-broker", "import", "-", stdin=line)
         return await self[at].exec("token-broker", "token", grant)
 
@@ -200,18 +200,20 @@ async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
         try:
             provider = json.loads(process.stdout.readline())
             (project / "secrets" / "cameramanager_client_secret").write_text(provider["client_secret"])
+            issued = set(provider["refresh_tokens"])
             yield Stack(project, composed, net, provider)
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
-        secrets = {path.read_text().strip() for path in (project / "secrets").iterdir()} | {provider["refresh_token"]}
+        secrets = {path.read_text().strip() for path in (project / "secrets").iterdir()} | issued
         said = "".join(each.output for each in net.nodes.values() if each.process is not None)
         assert "Traceback" not in said
         assert [secret[:6] for secret in secrets if secret in said] == []
 
 
-def _mount(entry: Any) -> tuple[str, str, bool]:
+def mount(entry: Any) -> tuple[str, str, bool]:
+    """Source, target, and whether it may be written."""
     if isinstance(entry, dict):  # Compose 2
         return entry["source"], entry["target"], not entry.get("read_only", False)
     source, target, *mode = entry.split(":")

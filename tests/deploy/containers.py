@@ -112,6 +112,8 @@ class Network:
     folder: Path
     hub: subprocess.Popen[bytes]
     nodes: dict[str, Node] = field(default_factory=dict)
+    server: Path = field(default_factory=lambda: Path(os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()))
+    """What is behind the name valkey-server."""
 
     def node(self, name: str) -> Node:
         """Add a host."""
@@ -162,7 +164,7 @@ class Network:
         """What the images hold, and the network's names."""
         files = image(self.folder) | {"/etc/hosts": self.folder / "hosts"}
         for program in ("valkey-server", "valkey-sentinel"):
-            files[f"/usr/local/bin/{program}"] = Path(os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server())
+            files[f"/usr/local/bin/{program}"] = self.server
         if cli := shutil.which("valkey-cli") or shutil.which("redis-cli"):
             files["/usr/local/bin/valkey-cli"] = Path(cli).resolve()
         return files

@@ -15,7 +15,7 @@ import pytest
 from broker.secret import new_sealing_key
 from broker.service import stop_limit
 from broker.store.embedded import find_server
-from tests.deploy.composed import config
+from tests.deploy.composed import config, mount
 from tests.deploy.deployment import DEPLOY, ROOT, compose, deployed_settings, instructions, seconds
 
 SERVICES = compose()["services"]
@@ -201,3 +201,27 @@ def test_compose_accepts_the_file() -> None:
     config(ROOT)
     with_demo = config(ROOT, arguments=("--profile", "demo"))
     assert with_demo["services"]["demo"]["network_mode"] == "none"
+
+
+@pytest.mark.parametrize("override", ["compose.tls.yml", "compose.sentinel.yml"])
+def test_overrides_keep_to_the_rules(override: str) -> None:
+    """With an override every service is as hardened as before, and only more files, secrets and hosts are named."""
+    merged = config(ROOT, f"deploy/{override}")
+    services = merged["services"]
+    assert services.keys() > {"broker", "redis"} or override == "compose.tls.yml"
+    for name, service in services.items():
+        assert service["user"] == ("10001:10001" if name in {"broker", "demo"} else "999:999")
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["restart"] == SERVICES.get(name, SERVICES["redis"])["restart"]
+        assert "ports" not in service or name == "broker"
+        assert name in {"broker", "demo"} or list(service["networks"]) == ["store"]
+        for entry in service.get("volumes", ()):
+            source, target, writable = mount(entry)
+            assert Path(source).is_file() is not writable, f"{source} on {target}"
+            assert writable == (target in {"/data", "/var/lib/token-broker"})
+            assert not writable or source in merged["volumes"]
+        for variable in service.get("environment") or {}:
+            assert variable in {"TOKEN_BROKER_REDIS__URL", "TOKEN_BROKER_REDIS__REPLICAS"}
+    files = {secret["file"] for secret in merged["secrets"].values()}
+    assert files == {str(ROOT / "secrets" / name) for name in merged["secrets"]}

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
 from tests.deploy.composed import Stack
+from tests.deploy.deployment import skip_or_fail
+from tests.waiting import until
 
 
 async def test_default(stack: Stack) -> None:
@@ -22,3 +30,65 @@ async def test_default(stack: Stack) -> None:
     assert await broker.exec("token-broker", "token", "acme") == token
     assert await broker.end() == 0
     assert await stack["redis"].end() == 0
+
+
+@pytest.mark.parametrize("stack", [("deploy/compose.tls.yml",)], indirect=True)
+async def test_tls(stack: Stack) -> None:
+    """Every connection to Redis is TLS, its certificate verified; a token is kept and read over it."""
+    candidates = [stack.network.server, *map(Path, filter(None, [shutil.which("redis-server")]))]
+    able = [server for server in candidates if b"SSL_CTX_new" in server.read_bytes()]
+    if not able:
+        skip_or_fail("no server with TLS here: apt-get install redis-server")
+    stack.network.server = able[0]
+    if (
+        b"waitaof" not in able[0].read_bytes().lower()
+    ):  # Debian's 7.0 refuses an ACL with a command that it does not know
+        users = stack.project / "deploy" / "redis" / "users.acl"
+        users.write_text(users.read_text().replace(" +waitaof", ""))
+    stack.up("redis")
+    await stack.healthy("redis")
+    stack.up("broker")
+    await stack.healthy("broker")
+    token = await stack.token()
+    assert await stack["broker"].exec("token-broker", "token", "acme") == token
+    assert "ok: redis: our user may send" in await stack["broker"].exec("token-broker", "check", "--online")
+    for url in (
+        "redis://broker@redis:6379/0",
+        "rediss://broker@redis:6379/0",
+    ):  # in plain, or trusting the system alone
+        said = await stack["broker"].exec(
+            "env", f"TOKEN_BROKER_REDIS__URL={url}", "token-broker", "check", "--online", code=1
+        )
+        assert "failed: redis" in said
+    assert await stack["broker"].end() == 0
+    assert await stack["redis"].end() == 0
+
+
+@pytest.mark.parametrize("stack", [("deploy/compose.sentinel.yml",)], indirect=True)
+async def test_sentinel(stack: Stack) -> None:
+    """The primary ends: the Sentinels make the other one primary, refreshing goes on, and it comes back as replica."""
+    for names in (["redis"], ["redis-replica"], ["sentinel-1", "sentinel-2", "sentinel-3"], ["broker"]):
+        stack.up(*names)
+        for name in names:
+            await stack.healthy(name)
+    token = await stack.token()
+    await stack["redis"].end(signal.SIGKILL)
+    assert await stack["broker"].exec("token-broker", "token", "acme") == token
+    assert await until(lambda: _role(stack, "redis-replica", "master"), 30, 0.5)
+    stack.up("redis")
+    assert await until(lambda: _role(stack, "redis", "slave"), 30, 0.5)
+    assert await until(lambda: _another(stack), 30, 0.5)
+    for name in ("broker", "sentinel-1", "sentinel-2", "sentinel-3", "redis", "redis-replica"):
+        assert await stack[name].end() == 0
+
+
+async def _role(stack: Stack, name: str, wanted: str) -> bool:
+    password = (stack.project / "secrets" / "redis_password").read_text().strip()
+    said = await stack[name].exec(
+        "valkey-cli", "--no-auth-warning", "--user", "sentinel", "--pass", password, "role", code=None
+    )
+    return said.splitlines()[:1] == [wanted]
+
+
+async def _another(stack: Stack) -> bool:
+    return bool(await stack.token("other"))
