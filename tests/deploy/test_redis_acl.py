@@ -116,7 +116,7 @@ def used_by_the_broker() -> set[str]:
         text = path.read_text()
         found |= set(re.findall(r"redis\.p?call\('([A-Z]+)'", text))
         found |= set(re.findall(r"(?:\.call|execute_command|append|run)\(\s*\(?\s*\"([A-Z]+)\"", text))
-        found |= set(re.findall(r"[\[(]\s*\(?\"([A-Z]{3,})\",\s*(?:self\._keys|keys|1|\"LOAD\")", text))
+        found |= set(re.findall(r"[\[(]\s*\(?\"([A-Z]{3,})\",\s*(?:self\._keys|keys|script\.sha|1|\"LOAD\")", text))
     if '("CLUSTER", "SLOTS")' in (store / "locate.py").read_text():
         found.add("CLUSTER|SLOTS")
     return found
