@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from broker.api import audit
+from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
 from broker.finish import finish
@@ -34,7 +33,7 @@ _PAGE_MAX = 1000
 def add_routes(router: web.UrlDispatcher) -> None:
     """The routes of this face."""
     router.add_get("/v1/grants", list_grants)
-    router.add_get("/v1/grants/{id}", describe)
+    router.add_get("/v1/grants/{id}", describe_grant)
     router.add_put("/v1/grants/{id}", put_grant)
     router.add_delete("/v1/grants/{id}", delete_grant)
     router.add_post("/v1/grants/{id}/retry", retry_grant)
@@ -71,7 +70,7 @@ async def list_grants(request: web.Request) -> web.Response:
         providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
     )
     rows = [described(grant, state, soon=api.desk.ends_soon(grant)) for state, grant in page.rows]
-    return json_answer({"grants": rows, "next": _sealed(api, caller, page.next)})
+    return json_answer(shapes.Grants(grants=rows, next=_sealed(api, caller, page.next)))
 
 
 def _sealed(api: Api, caller: Caller, cursor: str | None) -> str | None:
@@ -96,8 +95,8 @@ async def _all_providers(request: web.Request) -> list[str]:
     return sorted(set(api.endpoints) | await api.store.grants.known_providers())
 
 
-async def describe(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}`: everything but secrets."""
+async def describe_grant(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}`: a grant, everything but secrets."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     grant = await api.store.grants.get(grant_id)
@@ -107,7 +106,7 @@ async def describe(request: web.Request) -> web.Response:
     return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
 
 
-def described(grant: Grant, state: State, *, soon: bool) -> dict[str, Any]:
+def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
     """A grant on the wire, secrets aside. Times are epoch seconds; *soon*: a person must log in again before long."""
     return {
         "grant_id": grant.grant_id,
@@ -131,18 +130,18 @@ def described(grant: Grant, state: State, *, soon: bool) -> dict[str, Any]:
 
 
 async def put_grant(request: web.Request) -> web.Response:
-    """`PUT /v1/grants/{id}`: import a refresh token; due at once, without waiting for the provider."""
+    """`PUT /v1/grants/{id}`: import a refresh token, due at once, without waiting for the provider."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     provider, refresh_token, scope = imported(
         await json_body(request, "provider", "refresh_token", "scope?"), api.endpoints
     )
     registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
-    refuse_conflict(registered)
+    status = refuse_conflict(registered)
     api.wake(provider)
     audit_import(caller, grant_id, registered)
-    body = {"grant_id": grant_id, "provider": provider, "status": registered.status}
-    return json_answer(body, status=201 if registered.status == "created" else 200)
+    answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status)
+    return json_answer(answer, status=201 if status == "created" else 200)
 
 
 def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
@@ -173,8 +172,8 @@ def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
         audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
 
 
-def refuse_conflict(registered: Registered) -> None:
-    """Raise `ResolveConflict` where an import met a refresh in flight or another holder of the same token."""
+def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
+    """What an import did. Raises `ResolveConflict` where it met a refresh in flight or another holder of the token."""
     if registered.status == "leased":
         raise ResolveConflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
@@ -182,6 +181,7 @@ def refuse_conflict(registered: Registered) -> None:
             f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
             "redeem it twice; use that grant, or delete it first"
         )
+    return registered.status
 
 
 async def delete_grant(request: web.Request) -> web.Response:
@@ -199,9 +199,8 @@ async def delete_grant(request: web.Request) -> web.Response:
         except BrokerError:
             pass  # then the answer says that only our side was forgotten
     logged_out = await finish(_log_out(api, caller, grant))
-    return json_answer(
-        {"grant_id": grant_id, "forgotten": True, "revoked": logged_out.revoked, "detail": logged_out.detail}
-    )
+    answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
+    return json_answer(answer)
 
 
 async def _log_out(api: Api, caller: Caller, grant: Grant) -> LoggedOut:
@@ -220,19 +219,20 @@ async def retry_grant(request: web.Request) -> web.Response:
         raise NoSuchGrant("no such grant")
     api.wake(known[0])
     audit.acted(caller, "grant.retried", grant_id, generation=known[1])
-    return json_answer({"grant_id": grant_id, "state": outcome}, status=202)
+    return json_answer(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
 
 
 async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: what is suspended, since when and why, how many grants are in each state, the last hour."""
+    """`GET /v1/providers`: each with its last hour, grants by state, and why it is suspended."""
     admin_of(request)
     api, names = request.app[API], await _all_providers(request)
     states = await api.store.grants.providers(names)
     history = await api.store.history.of(names, api.store.clock())
-    return json_answer({"providers": [_provider(request, state, history[state.name]) for state in states]})
+    answer = shapes.Providers(providers=[_provider(request, state, history[state.name]) for state in states])
+    return json_answer(answer)
 
 
-def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> dict[str, Any]:
+def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
     endpoint = request.app[API].endpoints.get(state.name)
     return {
         "provider": state.name,
@@ -248,7 +248,7 @@ def _provider(request: web.Request, state: ProviderState, history: Iterable[Minu
     }
 
 
-def _grace(endpoint: Endpoint) -> float | str:
+def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
     """For how long a spent refresh token may be presented again: seconds, or "forever"."""
     grace = endpoint.dialect.reuse_grace_ms
     return "forever" if grace is None else grace / 1000
@@ -268,7 +268,7 @@ async def retry_provider(request: web.Request) -> web.Response:
     if name not in api.endpoints:
         raise CorrectRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
     taken_up = await finish(_take_up(api, admin, name))
-    return json_answer({"provider": name, "grants_taken_up": taken_up}, status=202)
+    return json_answer(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
 
 
 async def _take_up(api: Api, admin: Caller, name: str) -> int:
@@ -297,6 +297,7 @@ async def test_notices(request: web.Request) -> web.Response:
         raise AskForPermission(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
         )
-    ways = [asdict(tested) for tested in await finish(api.desk.test())]
-    audit.acted(admin, "notices.tested", told=[way["way"] for way in ways if way["told"]])
-    return json_answer({"ways": ways})
+    tested = await finish(api.desk.test())
+    audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
+    ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
+    return json_answer(shapes.NoticesTested(ways=ways))

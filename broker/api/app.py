@@ -236,6 +236,7 @@ def applications(api: Api) -> tuple[web.Application, web.Application]:
         client_credentials,
         imports,
         login,
+        openapi,
         ops,
         scrape,
         sealing,
@@ -256,6 +257,7 @@ def applications(api: Api) -> tuple[web.Application, web.Application]:
         scrape,
         sealing,
         status_page,
+        openapi,
     )
     for face in faces:
         face.add_routes(whole.router)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.api.app import API, caller_of, grant_id_of, json_answer
 from broker.errors import NoSuchGrant
@@ -10,15 +10,16 @@ from broker.errors import NoSuchGrant
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from broker.api import shapes
     from broker.store.attempts import Past
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """The routes of this face."""
-    router.add_get("/v1/grants/{id}/attempts", attempts)
+    router.add_get("/v1/grants/{id}/attempts", list_attempts)
 
 
-async def attempts(request: web.Request) -> web.Response:
+async def list_attempts(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}/attempts`: the last token requests, what they came to, and what is planned.
 
     A grant that was forgotten within the last month has no attempts but `forgotten_at`.
@@ -32,7 +33,7 @@ async def attempts(request: web.Request) -> web.Response:
     return json_answer(past_of(grant_id, past, store.clock()))
 
 
-def past_of(grant_id: str, past: Past, now: int) -> dict[str, Any]:
+def past_of(grant_id: str, past: Past, now: int) -> shapes.Attempts:
     """A grant's past on the wire. Times are epoch seconds; `now` is Redis's, by which all of them were written."""
     return {
         "grant_id": grant_id,

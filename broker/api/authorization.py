@@ -6,6 +6,7 @@ and Caddy forward all the client's headers, its `Authorization` among them: that
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from broker.api import audit
@@ -25,12 +26,11 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_route("*", path, _authorize)
 
 
-async def _authorize(request: web.Request) -> web.StreamResponse:
-    return await authorize(request.app[API], request, grant_id_of(request))
-
-
 async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
-    """Any method on `/v1/grants/{id}/authorization`: 200 with an empty body; what was sent in a body is not read."""
+    """`* /v1/grants/{id}/authorization`: the token as a header, with 200 and an empty body, whatever the method.
+
+    What was sent in a body is not read.
+    """
     caller = api.callers.of(request.headers)
     caller.require("read", grant_id)
     token = api.reader.at_hand(grant_id)
@@ -39,3 +39,8 @@ async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.St
         token = await api.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
     audit.token_read(caller, grant_id, token.generation)
     return api.answers.authorization.to(request, token)
+
+
+@functools.wraps(authorize)
+async def _authorize(request: web.Request) -> web.StreamResponse:
+    return await authorize(request.app[API], request, grant_id_of(request))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote_plus
@@ -47,10 +48,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post(PATH, _grant_token)
 
 
-async def _grant_token(request: web.Request) -> web.StreamResponse:
-    return await grant_token(request.app[API], request)
-
-
 async def grant_token(api: Api, request: web.BaseRequest) -> web.StreamResponse:
     """`POST /oauth2/token`: the current token of the grant in `scope`."""
     try:
@@ -64,6 +61,11 @@ async def grant_token(api: Api, request: web.BaseRequest) -> web.StreamResponse:
         return refusal(status_of(error), error.code, str(error), error.retry_after)
     audit.token_read(caller, grant_id, token.generation)
     return api.answers.standard.to(request, token)
+
+
+@functools.wraps(grant_token)
+async def _grant_token(request: web.Request) -> web.StreamResponse:
+    return await grant_token(request.app[API], request)
 
 
 def understand(callers: Callers, request: web.BaseRequest, body: bytes) -> tuple[Caller, str]:

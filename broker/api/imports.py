@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from broker.api.admin import admin_of, audit_import, imported
 from broker.api.app import API, BODY_LIMIT
-from broker.errors import BrokerError, CorrectRequest
+from broker.errors import BrokerError, CorrectRequest, ResolveConflict
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from broker.api import shapes
     from broker.api.app import Api
     from broker.api.callers import Caller
 
@@ -26,7 +27,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def import_grants(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/import`: one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
+    """`POST /v1/import`: import many, one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
 
     Each line is answered by one: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
     A line that stands already changes nothing, so the same file may be sent again.
@@ -39,17 +40,16 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
         number += 1
         if raw is not None and not raw.strip():
             continue
-        told: dict[str, Any] = {"line": number}
         try:
-            told |= await _import(api, caller, raw)
+            told = await _import(api, caller, number, raw)
         except BrokerError as error:
-            told |= {"status": "refused", "error": error.code, "error_description": str(error)}
+            told = _refused({"line": number, "status": "refused"}, error)
         await answer.write(json.dumps(told).encode() + b"\n")
     await answer.write_eof()
     return answer
 
 
-async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]:
+async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     if raw is None:
         raise CorrectRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
     try:
@@ -61,7 +61,7 @@ async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]
         raise CorrectRequest(
             "grant_id must be a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
         )
-    told = {"grant_id": grant_id}
+    told: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}
     try:
         caller.require("admin", grant_id)
         provider, refresh_token, scope = imported(line, api.endpoints)
@@ -69,19 +69,19 @@ async def _import(api: Api, caller: Caller, raw: bytes | None) -> dict[str, Any]
         due_at = api.store.clock() + int(spread)
         registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
     except BrokerError as error:
-        return told | {"status": "refused", "error": error.code, "error_description": str(error)}
+        return _refused(told, error)
+    if registered.status == "leased":
+        return _refused(told, ResolveConflict("a refresh is in flight: send the line again"))
     if registered.status == "held":
         told["holder"] = registered.holder or ""
-    if registered.status in {"leased", "held"}:
-        words = (
-            "a refresh is in flight: send the line again"
-            if registered.status == "leased"
-            else "another grant holds this refresh token"
-        )
-        return told | {"status": "refused", "error": "conflict", "error_description": words}
+        return _refused(told, ResolveConflict("another grant holds this refresh token"))
     api.wake(provider)
     audit_import(caller, grant_id, registered)
-    return told | {"status": registered.status}
+    return {**told, "status": registered.status}
+
+
+def _refused(told: shapes.ImportOutcome, error: BrokerError) -> shapes.ImportOutcome:
+    return {**told, "error": error.code, "error_description": str(error)}
 
 
 async def _lines(request: web.Request) -> AsyncIterator[bytes | None]:

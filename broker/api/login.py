@@ -5,6 +5,7 @@ Owns cookies and HTML; what a login is, `refresh.login` knows.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from broker.api import audit
+from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
 from broker.finish import finish
@@ -49,9 +50,9 @@ _HEADERS = {
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """The routes of this face."""
-    router.add_post("/v1/grants/{id}/login", start)
-    router.add_get("/v1/grants/{id}/login/{ticket}", status)
-    router.add_post("/v1/grants/{id}/login/complete", complete)
+    router.add_post("/v1/grants/{id}/login", start_login)
+    router.add_get("/v1/grants/{id}/login/{ticket:(?!complete$)[^/]+}", login_status)
+    router.add_post("/v1/grants/{id}/login/complete", complete_login)
     add_browser_routes(router)
 
 
@@ -66,6 +67,7 @@ def add_browser_routes(router: web.UrlDispatcher) -> None:
 def _with_page(handler: Handler) -> Handler:
     """A bug is a page too where a person looks."""
 
+    @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
@@ -83,7 +85,7 @@ async def _nothing(_request: web.Request) -> web.Response:
     return web.Response(headers=_HEADERS)
 
 
-async def start(request: web.Request) -> web.Response:
+async def start_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login`: begin a login; nothing of the grant changes until it is completed."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
@@ -94,31 +96,32 @@ async def start(request: web.Request) -> web.Response:
         )
     started = await api.login.start(grant_id, provider)
     audit.acted(caller, "login.started", grant_id, provider=provider)
-    return json_answer({
-        "grant_id": grant_id,
-        "login_url": f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
-        "authorization_url": started.authorization_url,
-        "state": started.state,
-        "ticket": started.ticket,
-        "expires_at": api.store.clock() // 1000 + LIFE_S,
-    })  # fmt: skip
+    answer = shapes.LoginStarted(
+        grant_id=grant_id,
+        login_url=f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
+        authorization_url=started.authorization_url,
+        state=started.state,
+        ticket=started.ticket,
+        expires_at=api.store.clock() // 1000 + LIFE_S,
+    )
+    return json_answer(answer)
 
 
-async def status(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/login/{ticket}`: pending, working, completed, or failed and why."""
+async def login_status(request: web.Request) -> web.Response:
+    """`GET /v1/grants/{id}/login/{ticket}`: how far a login is: pending, working, completed, or failed and why."""
     grant_id, caller = grant_id_of(request), caller_of(request)
     caller.require("admin", grant_id)
     flow = await request.app[API].login.status(request.match_info["ticket"])
     if flow is None or flow.grant_id != grant_id:
         raise NoSuchGrant("this login is unknown or older than ten minutes")
-    body = {"grant_id": grant_id, "provider": flow.provider, "status": flow.status}
+    body = shapes.LoginStatus(grant_id=grant_id, provider=flow.provider, status=flow.status)
     if flow.error:
         body |= {"error": flow.error, "error_description": flow.error_description}
     return json_answer(body)
 
 
-async def complete(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/login/complete`: the pasted redirect of a login without a browser here."""
+async def complete_login(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/login/complete`: end a login without a browser here, by the redirect that is pasted."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     body = await json_body(request, "redirected_to")
@@ -135,7 +138,7 @@ async def _completed(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]
     return logged_in
 
 
-def _told(logged_in: LoggedIn) -> dict[str, object]:
+def _told(logged_in: LoggedIn) -> shapes.LoggedIn:
     return {
         "grant_id": logged_in.grant_id,
         "provider": logged_in.provider,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from broker.api import shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer
-from broker.errors import BrokerError, NotOurStore, StoreUnavailable
+from broker.errors import BrokerError, NoSuchGrant, NotOurStore, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ class Health:
         self._connections = connections
         self.cached = cached
         """How many tokens are in memory."""
-        self._since: dict[str, tuple[str, int]] = {}
+        self._since: dict[str, tuple[bool, int]] = {}
         self.started = False
         self.stopping = False
         self.waiting = ""
@@ -82,7 +83,7 @@ class Health:
             troubles.append(f"journal: {self._journal.fault}")
         return "; ".join(troubles) or f"refreshing; {self.cached()} tokens in memory"
 
-    async def report(self) -> tuple[bool, dict[str, Any]]:
+    async def report(self) -> tuple[bool, shapes.Health]:
         """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""
         states = await self.look()
         checks = {"redis": self._redis(states is not None)}
@@ -93,18 +94,17 @@ class Health:
             checks[heart.name] = self._check(heart.name, heart.alive and not heart.trouble, _pulse(heart))
         for state in states or ():
             checks[f"provider {state.name}"] = self._provider(state)
-        alive = self.alive
-        worst = "failed" if not alive else "degraded" if any(c["status"] != "ok" for c in checks.values()) else "ok"
-        return alive, {"status": worst, "checks": checks}
+        alive, good = self.alive, all(check["status"] == "ok" for check in checks.values())
+        return alive, {"status": "failed" if not alive else "ok" if good else "degraded", "checks": checks}
 
-    def _redis(self, good: bool) -> dict[str, Any]:  # noqa: FBT001
+    def _redis(self, good: bool) -> shapes.Check:  # noqa: FBT001
         lost = f"{self._trouble}: valid tokens are served from memory, nothing is refreshed; start it or mend redis.url"
         if good and (why := self._store.primary.unproved):
             words = f"answers, but cannot prove that the last commit is on disk: {why}"
             return self._check("redis", not self._store.primary.replicas, words)
         return self._check("redis", good, "answers" if good else lost)
 
-    def _journaling(self) -> dict[str, Any]:
+    def _journaling(self) -> shapes.Check:
         if self._journal is None:
             return self._check("journal", False, "switched off (refresh.journal): what Redis loses is lost")
         if self._journal.fault:
@@ -112,7 +112,7 @@ class Health:
             return self._check("journal", False, words)
         return self._check("journal", True, f"writes; {self._journal.unsettled} answers not yet heard by Redis")
 
-    def _provider(self, state: ProviderState) -> dict[str, Any]:
+    def _provider(self, state: ProviderState) -> shapes.Check:
         if state.suspended:
             words = (
                 f"suspended ({state.suspended} {state.detail or ''}): check client id and secret; probes go on, "
@@ -125,14 +125,13 @@ class Health:
             words = "answers"
         return self._check(f"provider {state.name}", not state.suspended and not state.ailing, words)
 
-    def _check(self, name: str, good: bool, words: str) -> dict[str, Any]:  # noqa: FBT001
-        status = "ok" if good else "degraded"
+    def _check(self, name: str, good: bool, words: str) -> shapes.Check:  # noqa: FBT001
         before = self._since.get(name)
-        if before is None or before[0] != status:
-            before = self._since[name] = (status, int(time.time()))
-        return {"status": status, "since": before[1], "detail": words}
+        if before is None or before[0] != good:
+            before = self._since[name] = (good, int(time.time()))
+        return {"status": "ok" if good else "degraded", "since": before[1], "detail": words}
 
-    async def ready(self) -> tuple[bool, dict[str, Any]]:
+    async def ready(self) -> tuple[bool, shapes.Health]:
         """Whether a caller could be served at all."""
         if self.stopping:
             return False, {"status": "stopping", "checks": {}}
@@ -169,6 +168,10 @@ async def readyz_grant(request: web.Request) -> web.Response:
     caller.require("read", grant_id)
     try:
         token = await request.app[API].reader.current(grant_id, wait=0)
+    except NoSuchGrant:
+        raise
     except BrokerError as error:
-        return json_answer({"status": "failed", "error": error.code, "error_description": str(error)}, status=503)
-    return json_answer({"status": "ok", "generation": token.generation, "expires_at": token.expires_at // 1000})
+        unready = shapes.GrantNotReady(status="failed", error=error.code, error_description=str(error))
+        return json_answer(unready, status=503)
+    ready = shapes.GrantReady(status="ok", generation=token.generation, expires_at=token.expires_at // 1000)
+    return json_answer(ready)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api import audit, session
+from broker.api import audit, session, shapes
 from broker.api.app import API, json_answer, json_body, session_of
 from broker.errors import AskForPermission, CorrectRequest
 from broker.secret import key_digest
@@ -59,7 +59,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     for name in _FILES:
         if name != "index.html":
             router.add_get(f"/page/{name}", _serving(name))
-    router.add_get("/session", look)
+    router.add_get("/session", get_session)
     router.add_post("/session", sign_in)
     router.add_post("/session/end", sign_out)
 
@@ -73,17 +73,18 @@ def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=file.body, content_type=file.kind, charset="utf-8", headers=headers)
 
+    serve.__doc__ = f"`GET /page/{name}`: a file of the status page."
     return serve
 
 
-def _told(signed_in: session.Session | None) -> dict[str, Any]:
+def _told(signed_in: session.Session | None) -> shapes.Session:
     if signed_in is None:
         return {"caller": None}
     caller = signed_in.caller
     return {"caller": caller.name, "admin_of_all": caller.administers_all, "ends_at": signed_in.ends_at // 1000}
 
 
-async def look(request: web.Request) -> web.Response:
+async def get_session(request: web.Request) -> web.Response:
     """`GET /session`: who is signed in; `{"caller": null}` for nobody."""
     return json_answer(_told(session_of(request)))
 

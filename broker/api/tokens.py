@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/grants/{id}/refresh", refresh)
 
 
-async def _get_token(request: web.Request) -> web.StreamResponse:
-    return await get_token(request.app[API], request, grant_id_of(request), request.query.get("min_ttl"))
-
-
 async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.StreamResponse:
     """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, api.reader
@@ -57,6 +54,11 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
         token = newer
     audit.token_read(caller, grant_id, token.generation)
     return render(api, request, token, wait)
+
+
+@functools.wraps(get_token)
+async def _get_token(request: web.Request) -> web.StreamResponse:
+    return await get_token(request.app[API], request, grant_id_of(request), request.query.get("min_ttl"))
 
 
 async def refresh(request: web.Request) -> web.StreamResponse:

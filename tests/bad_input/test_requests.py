@@ -227,8 +227,10 @@ async def test_unknown_grants(refused: Refused) -> None:
     """That a grant does not exist is said to whoever may ask for it, on every route."""
     reader = {"headers": {"X-Broker-Key": READER}}
     await refused(404, "GET", "/v1/grants/good-but-gone/token", **reader)
+    await refused(404, "GET", "/readyz/gone")
     for method, path, options in (
-        ("GET", "", {}), ("DELETE", "", {}), ("GET", "/token", {}), ("POST", "/retry", {}), ("GET", "/login/x", {}),
+        ("GET", "", {}), ("DELETE", "", {}), ("GET", "/attempts", {}), ("GET", "/authorization", {}),
+        ("GET", "/token", {}), ("POST", "/retry", {}), ("GET", "/login/x", {}),
         ("POST", "/refresh", {"headers": {"If-Match": '"1"'}}),
     ):  # fmt: skip
         await refused(404, method, f"/v1/grants/gone{path}", **options)
@@ -241,10 +243,11 @@ async def test_methods_and_routes(refused: Refused) -> None:
         "/v1/grants/good", "PUT"),
         ("DELETE", "/v1/grants", "GET"), ("GET", "/v1/import", "POST"), ("POST", "/healthz", "GET"), ("POST",
         "/callback", "GET"),
-        ("PROPFIND", "/v1/grants", "GET"),
+        ("PROPFIND", "/v1/grants", "GET"), ("GET", "/v1/grants/good/login/complete", "POST"),
     ):  # fmt: skip
         _, headers = await refused(405, method, path)
         assert allowed in headers["Allow"].split(", ")
+        assert method not in headers["Allow"].split(", ")
     for path in (
         "/v2",
         "/v1",

@@ -46,7 +46,8 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
         "reauthorize_by": None, "failures": 0, "reason": None, "last_outcome": None, "last_detail": None,
         "last_at": None,
     } | changes  # fmt: skip
-    return described(Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields), state, soon=False)
+    made = Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields)
+    return {**described(made, state, soon=False)}
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "under_way": None, "unknown_at": None, "next_at": MS + 3 * MINUTE, "fenced_until": None, "forgotten_at": None,
     } | changes  # fmt: skip
-    return past_of("door", Past(list(attempts), **fields), MS)
+    return {**past_of("door", Past(list(attempts), **fields), MS)}
 
 
 def attempt(outcome: str, decided: str, error: str = "", description: str = "", **changes: Any) -> Attempt:

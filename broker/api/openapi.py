@@ -1,0 +1,203 @@
+"""`/openapi.json`: what this broker answers, told in OpenAPI 3.1.
+
+Made of what answers: the router's routes, their handlers' docstrings, the shapes that handlers answer with, and, for
+what stands in none of them, `operations`. Nothing in it is secret, so it needs no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from broker import __version__
+from broker.api import shapes
+from broker.api.operations import (
+    ANY,
+    ERRORS,
+    ERRORS_HEADER,
+    HEADERS,
+    NEEDED,
+    OPERATIONS,
+    PARAMETERS,
+    TEXT_SCHEMA,
+    Answer,
+    Operation,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from aiohttp.typedefs import Handler
+
+PATH = "/openapi.json"
+_REF = "#/components/schemas/{model}"
+_ABOUT = """Hands out the live access token of each grant.
+
+The key of a caller goes into `Authorization: Bearer KEY` or `X-Broker-Key: KEY`; the latter wins. Every answer that is
+no success has the body `{"error", "error_description"}`, and the description says what to do. Whoever may not know of
+a grant hears 403 whether there is one or not. HEAD answers as GET does, without the body."""
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """The routes of this face: the last, since it tells of those that were there before it, and of itself."""
+    told: list[tuple[bytes, str]] = []
+    lock = asyncio.Lock()
+
+    async def openapi(request: web.Request) -> web.Response:
+        """`GET /openapi.json`: this document."""
+        async with lock:
+            if not told:  # in a thread: it takes as long as some hundred reads of a token
+                told.append(await asyncio.to_thread(_made, router))
+        body, etag = told[0]
+        headers = {"Cache-Control": "no-cache", "ETag": etag}
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    router.add_get(PATH, openapi)
+
+
+def _made(router: web.UrlDispatcher) -> tuple[bytes, str]:
+    body = json.dumps(document(routes(router)), ensure_ascii=False).encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def routes(router: web.UrlDispatcher) -> Iterator[tuple[str, str, Handler]]:
+    """Method (lower case, or `*`), path and handler of each route; HEAD, which goes with GET, is left out."""
+    for route in router.routes():
+        if route.resource is not None and route.method != "HEAD":
+            yield route.method.lower(), route.resource.canonical, route.handler
+
+
+def document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
+    """The document of what is *served*. Raises `KeyError` for a route that `operations` does not tell of."""
+    told = {route: (tag, operation) for tag, group in OPERATIONS.items() for route, operation in group.items()}
+    served = list(served)
+    names = Counter(handler.__name__ for _, _, handler in served)
+    paths: dict[str, dict[str, Any]] = {}
+    for method, spelled, handler in served:
+        path = re.sub("^/page/.+", "/page/{file}", spelled)
+        tag, operation = told[method, path]
+        # For generated clients; what several routes share has none.
+        named = {"operationId": handler.__name__} if method != "*" and names[handler.__name__] == 1 else {}
+        for one in ANY if method == "*" else (method,):
+            paths.setdefault(path, {})[one] = {"tags": [tag], **named, **_operation(path, handler, operation)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "token-broker", "version": __version__, "license": {"name": "Apache-2.0"},
+                 "description": _ABOUT},
+        "tags": [{"name": tag} for tag in OPERATIONS],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "responses": {name: _error(status, words) for status, (name, words) in ERRORS.items()},
+            "parameters": {key: _parameter(key) for key in PARAMETERS},
+            "headers": {name: {"description": words, "schema": schema} for name, (words, schema) in HEADERS.items()},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "the key of a caller"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-Broker-Key", "description": "the same; it wins"},
+                "client": {"type": "http", "scheme": "basic", "description": "the caller's name and its key"},
+            },
+        },
+    }  # fmt: skip
+
+
+def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, Any]:
+    summary, more = said(handler)
+    statuses = {*operation.errors, 421}
+    if operation.right is not None:
+        more = "\n\n".join(filter(None, (more, f"Needs a key with the right `{operation.right}`.")))
+        statuses |= {401, 403}
+    if operation.client:  # RFC 6749 §5.2 calls it invalid_scope
+        statuses.discard(403)
+    answers = {status: _answer(answer) for status, answer in operation.answers.items()}
+    answers |= {status: {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in statuses}
+    made: dict[str, Any] = {
+        "summary": summary,
+        "responses": {str(status): answers[status] for status in sorted(answers)},
+        "security": _security(operation),
+    }
+    if more:
+        made["description"] = more
+    parameters = [*re.findall(r"{(\w+)}", path), *operation.query, *operation.headers]
+    if parameters:
+        made["parameters"] = [{"$ref": f"#/components/parameters/{key}"} for key in parameters]
+    if operation.takes is not None:
+        lines = operation.media.endswith("ndjson")
+        schema = {"type": "string", "description": "an `ImportLine` a line"} if lines else _ref(operation.takes)
+        made["requestBody"] = {"required": not operation.optional, "content": {operation.media: {"schema": schema}}}
+    return made
+
+
+def said(handler: Handler) -> tuple[str, str]:
+    """Summary and description out of a handler's docstring, without the route in front."""
+    text = re.sub(r"^`[^`]+`(?: `[^`]+`)?: ", "", inspect.getdoc(handler) or "")
+    summary, _, more = text.partition("\n\n")
+    summary = " ".join(summary.split()).removesuffix(".")
+    return summary[:1].upper() + summary[1:], more
+
+
+def _security(operation: Operation) -> list[dict[str, list[str]]]:
+    schemes = (["client"] if operation.client else []) + (["bearer", "key"] if operation.right else [])
+    return [{scheme: []} for scheme in schemes]
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": answer.what}
+    content: dict[str, Any] = {kind: {"schema": TEXT_SCHEMA} for kind in answer.others}
+    if answer.shape is not None:
+        content = {"application/json": {"schema": _ref(answer.shape)}, **content}
+    if content:
+        made["content"] = content
+    if answer.headers:
+        made["headers"] = _headers(*answer.headers)
+    return made
+
+
+def _error(status: int, words: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": words, "content": {"application/json": {"schema": _ref(shapes.Error)}}}
+    if status in ERRORS_HEADER:
+        made["headers"] = _headers(ERRORS_HEADER[status])
+    return made
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _parameter(key: str) -> dict[str, Any]:
+    place, words, schema = PARAMETERS[key]
+    name = key.removeprefix("callback_")
+    made: dict[str, Any] = {"name": name, "in": place, "description": words, "schema": schema}
+    return made | {"required": True} if place == "path" or key in NEEDED else made
+
+
+def _ref(shape: type) -> dict[str, Any]:
+    return {"type": "object"} if shape is dict else {"$ref": _REF.format(model=shape.__name__)}
+
+
+def _schemas() -> dict[str, Any]:
+    """Every shape, and what they are made of."""
+    here = [shape for shape in vars(shapes).values() if getattr(shape, "__module__", "") == shapes.__name__]
+    named = [shape for shape in here if not shape.__name__.startswith("_")]
+    _, made = TypeAdapter.json_schemas(
+        [(shape.__name__, "serialization", TypeAdapter(shape)) for shape in named],
+        ref_template=_REF, schema_generator=_Untitled,
+    )  # fmt: skip
+    return dict(sorted(made["$defs"].items()))
+
+
+class _Untitled(GenerateJsonSchema):
+    """Members are called by their names alone."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False

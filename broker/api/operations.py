@@ -1,0 +1,231 @@
+"""What each route takes and answers, where its path and its handler's docstring do not say it: data for `openapi`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter
+
+from broker.api import shapes
+from broker.api.client_credentials import PATH as OAUTH2_TOKEN
+from broker.model import GRANT_ID, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NDJSON, HTML, TEXT = "application/x-ndjson", "text/html", "text/plain"
+ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
+"""The methods of a route that takes any."""
+
+ERRORS = {
+    400: ("BadRequest", "the request is wrong and will be again"),
+    401: ("Unauthorized", "no key, or one nobody knows"),
+    403: ("Forbidden", "a known caller without the right, on a grant that may or may not exist"),
+    404: ("NotFound", "no such thing, said to who may know"),
+    409: ("Conflict", "`reauthorization_required`: a person must log in; `conflict`: something else holds it"),
+    413: ("TooLarge", "the body is too large"),
+    421: ("Misdirected", "this Host is not served here"),
+    428: ("PreconditionRequired", "a header that says of which token this is meant is missing"),
+    429: ("TooManyRequests", "the token is too fresh, or was reported too often, for a 401 to be about its age"),
+    502: ("BadGateway", "the provider did not answer, or refused"),
+    503: ("Unavailable", "no token can be had right now, or Redis cannot be asked"),
+}
+ERRORS_HEADER = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After", 409: "Retry-After"}
+HEADERS = {
+    "Authorization": ("`Bearer` and the token", {"type": "string"}),
+    "ETag": ("the generation, or the file's version, in quotes", {"type": "string", "pattern": '^".+"$'}),
+    "Location": ("where to go on", {"type": "string"}),
+    "Preference-Applied": ("what was taken of `Prefer`", {"type": "string"}),
+    "Retry-After": ("seconds after which asking again helps", {"type": "integer", "minimum": 1}),
+    "Set-Cookie": ("what binds the browser", {"type": "string"}),
+    "Vary": ("the header that decides between the answer's kinds", {"type": "string"}),
+    "WWW-Authenticate": ("the scheme to use", {"type": "string"}),
+}
+
+TEXT_SCHEMA = {"type": "string"}
+_STATE = {"type": "array", "items": TypeAdapter(State).json_schema()}
+PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "id": ("path", "the grant", {"type": "string", "pattern": f"^{GRANT_ID.pattern}$", "examples": ["acme-cameras"]}),
+    "name": ("path", "the provider", {"type": "string", "examples": ["cameramanager"]}),
+    "ticket": ("path", "of the login", TEXT_SCHEMA),
+    "file": ("path", "of the page", TEXT_SCHEMA),
+    "suffix": ("path", "whatever a proxy adds; may hold slashes", TEXT_SCHEMA),
+    "min_ttl": ("query", "seconds of life it must have; needs the right `refresh`", {"type": "number", "minimum": 0}),
+    "state": ("query", "only grants in these states", _STATE),
+    "provider": ("query", "only grants of these providers", {"type": "array", "items": TEXT_SCHEMA}),
+    "search": ("query", "a part of the id, in any case of its letters", TEXT_SCHEMA),
+    "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    "cursor": ("query", "`next` of the page before", TEXT_SCHEMA),
+    "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
+    "callback_state": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
+    "iss": ("query", "RFC 9207 §2", TEXT_SCHEMA),
+    "error": ("query", "RFC 6749 §4.1.2.1", TEXT_SCHEMA),
+    "If-None-Match": ("header", "answer with 304 while the token or file is still this one", TEXT_SCHEMA),
+    "If-Match": ("header", "the ETag of the token that got the 401", {"type": "string", "pattern": '^"[0-9]+"$'}),
+    "Prefer": ("header", "RFC 7240: `wait=SECONDS`, 55 at most; for a refresh also `return=minimal`", TEXT_SCHEMA),
+    "X-Broker-Page": ("header", "what only our own page can send", TEXT_SCHEMA),
+    "Origin": ("header", "of our own page", TEXT_SCHEMA),
+}
+NEEDED = {"If-Match", "X-Broker-Page"}
+"""Parameters that must be there, beside those of the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a status comes with: a JSON shape, or a body of other kinds, and headers beside `Cache-Control`."""
+
+    what: str
+    shape: type | None = None
+    others: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route and method."""
+
+    answers: Mapping[int, Answer]
+    errors: tuple[int, ...] = ()
+    """Statuses that come with `Error`, beside those that any route may answer (401 and 403 where it takes a key)."""
+    right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
+    """What the caller's key must allow; None: no key is asked for."""
+    takes: type | None = None
+    media: str = "application/json"
+    optional: bool = False
+    """Whether the body may be left out."""
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    client: bool = False
+    """Whether a client may say who it is by HTTP Basic."""
+
+
+_TOKEN = ("ETag", "Vary", "Preference-Applied")
+_PAGE = Answer("a page", others=(HTML,))
+_FILE = {200: Answer("the file", others=("*/*",), headers=("ETag",)), 304: Answer("unchanged", headers=("ETag",))}
+_AUTHORIZATION = Operation(
+    {200: Answer("the token, in the header; no body", headers=("Authorization", "ETag"))},
+    (400, 404, 409, 503), "read", headers=("Prefer",),
+)  # fmt: skip
+
+OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
+    "tokens": {
+        ("get", "/v1/grants/{id}/token"): Operation(
+            {
+                200: Answer("the token", shapes.TokenAnswer, (TEXT,), _TOKEN),
+                304: Answer("the token that is named is still current", headers=_TOKEN),
+            },
+            (400, 404, 409, 503), "read", query=("min_ttl",), headers=("If-None-Match", "Prefer"),
+        ),
+        ("post", "/v1/grants/{id}/refresh"): Operation(
+            {
+                200: Answer("the token after it", shapes.TokenAnswer, (TEXT,), _TOKEN),
+                204: Answer("there is one; it was not asked for", headers=_TOKEN),
+            },
+            (400, 404, 409, 428, 429, 503), "refresh", headers=("If-Match", "Prefer"),
+        ),
+        ("*", "/v1/grants/{id}/authorization"): _AUTHORIZATION,
+        ("*", "/v1/grants/{id}/authorization/{suffix}"): _AUTHORIZATION,
+        ("post", OAUTH2_TOKEN): Operation(
+            {200: Answer("the token", shapes.StandardTokenAnswer, headers=("ETag", "Vary"))},
+            (400, 409, 413, 503), "read", shapes.ClientCredentials, "application/x-www-form-urlencoded", client=True,
+        ),
+    },
+    "grants": {
+        ("get", "/v1/grants"): Operation(
+            {200: Answer("a page of the list", shapes.Grants)}, (400, 503), "admin",
+            query=("state", "provider", "search", "limit", "cursor"),
+        ),
+        ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
+        ("put", "/v1/grants/{id}"): Operation(
+            {
+                200: Answer("replaced, or unchanged where it held the same", shapes.Imported),
+                201: Answer("created", shapes.Imported),
+            },
+            (400, 409, 413, 503), "admin", shapes.NewGrant,
+        ),
+        ("delete", "/v1/grants/{id}"): Operation(
+            {200: Answer("forgotten here", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
+        ),
+        ("get", "/v1/grants/{id}/attempts"): Operation(
+            {200: Answer("its past, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
+        ),
+        ("post", "/v1/grants/{id}/retry"): Operation(
+            {202: Answer("it is asked for", shapes.Retried)}, (400, 404, 503), "admin"
+        ),
+        ("post", "/v1/import"): Operation(
+            {200: Answer("an `ImportOutcome` for each line, as they are done", others=(NDJSON,))}, (), "admin",
+            shapes.ImportLine, NDJSON, optional=True,
+        ),
+    },
+    "logins": {
+        ("post", "/v1/grants/{id}/login"): Operation(
+            {200: Answer("the login, open for ten minutes", shapes.LoginStarted)}, (400, 413, 502, 503), "admin",
+            shapes.NewLogin,
+        ),
+        ("get", "/v1/grants/{id}/login/{ticket}"): Operation(
+            {200: Answer("how far it is", shapes.LoginStatus)}, (400, 404, 503), "admin"
+        ),
+        ("post", "/v1/grants/{id}/login/complete"): Operation(
+            {200: Answer("logged in", shapes.LoggedIn)}, (400, 413, 502, 503), "admin", shapes.Redirected
+        ),
+        ("get", "/login/{ticket}"): Operation({
+            200: Answer("logged in already", others=(HTML,)),
+            302: Answer("off to the provider", headers=("Location", "Set-Cookie")),
+            400: _PAGE, 502: _PAGE, 503: _PAGE,
+        }),
+        ("get", "/callback"): Operation(
+            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 502: _PAGE, 503: _PAGE},
+            query=("code", "callback_state", "iss", "error"),
+        ),
+    },
+    "providers": {
+        ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
+        ("post", "/v1/providers/{name}/retry"): Operation(
+            {202: Answer("they are asked for", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
+        ),
+    },
+    "operation": {
+        ("get", "/healthz"): Operation({
+            200: Answer("every loop beats", shapes.Health),
+            503: Answer("one does not", shapes.Health),
+        }),
+        ("get", "/readyz"): Operation({
+            200: Answer("a caller could be served", shapes.Health),
+            503: Answer("none could", shapes.Health),
+        }),
+        ("get", "/readyz/{id}"): Operation(
+            {
+                200: Answer("a live token can be read", shapes.GrantReady),
+                503: Answer("none can", shapes.GrantNotReady),
+            },
+            (400, 404), "read",
+        ),
+        ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
+        ("get", "/openapi.json"): Operation({
+            200: Answer("this document", dict, headers=("ETag",)),
+            304: Answer("unchanged", headers=("ETag",)),
+        }, headers=("If-None-Match",)),
+        ("post", "/v1/notify/test"): Operation(
+            {200: Answer("what each receiver answered", shapes.NoticesTested)}, (503,), "admin of every grant"
+        ),
+        ("post", "/v1/sealing/reseal"): Operation(
+            {200: Answer("how far it is", shapes.Resealed)}, (400, 409, 413, 503), "admin of every grant",
+            shapes.Resume, optional=True,
+        ),
+    },
+    "status page": {
+        ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
+        ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
+        ("get", "/session"): Operation({200: Answer("who is signed in", shapes.Session)}),
+        ("post", "/session"): Operation(
+            {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))}, (400, 401, 403, 413),
+            takes=shapes.Key, headers=("X-Broker-Page", "Origin"),
+        ),
+        ("post", "/session/end"): Operation(
+            {200: Answer("signed out", shapes.Session, headers=("Set-Cookie",))}, (403,),
+            headers=("X-Broker-Page", "Origin"),
+        ),
+    },
+}  # fmt: skip
+"""By tag, then by method and path; `*` is any method."""
