@@ -33,7 +33,7 @@ NEEDED: Sequence[tuple[str, ...]] = (
     ("EVAL", "return 1", "0"), ("EVALSHA", "0" * 40, "0"),
     ("GET", _KEY), ("SET", _KEY, "x"), ("DEL", _KEY), ("EXISTS", _KEY), ("SCAN", "0"),
     ("HGET", _KEY, "x"), ("HMGET", _KEY, "x"), ("HGETALL", _KEY), ("HSET", _KEY, "x", "x"), ("HSETNX", _KEY, "x", "x"),
-    ("HINCRBY", _KEY, "x", "1"), ("HDEL", _KEY, "x"), ("HEXISTS", _KEY, "x"), ("HKEYS", _KEY), ("HLEN", _KEY),
+    ("HINCRBY", _KEY, "x", "1"), ("HDEL", _KEY, "x"), ("HKEYS", _KEY), ("HLEN", _KEY),
     ("ZADD", _KEY, "1", "x"), ("ZREM", _KEY, "x"), ("ZREMRANGEBYSCORE", _KEY, "0", "0"), ("ZSCORE", _KEY, "x"),
     ("ZCARD", _KEY), ("ZRANGE", _KEY, "0", "0"), ("ZRANGEBYSCORE", _KEY, "0", "0"),
     ("PUBLISH", _CHANNEL, "x"), ("PSUBSCRIBE", _CHANNELS),
