@@ -119,8 +119,8 @@ class Callers:
         """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
         key = broker_key
         if key is None and authorization is not None:
-            scheme, _, value = authorization.strip().partition(" ")
-            key = value.strip() if scheme.lower() == "bearer" else None
+            scheme, value = scheme_of(authorization)
+            key = value if scheme == "bearer" else None
         if not key:
             raise PresentKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
         caller = self._by_digest.get(key_digest(key.strip()))
@@ -129,6 +129,12 @@ class Callers:
                 "unknown key: make one with `token-broker caller new NAME`; behind a proxy send it as X-Broker-Key"
             )
         return caller
+
+
+def scheme_of(authorization: str) -> tuple[str, str]:
+    """Scheme, in lower case, and credentials of an `Authorization`, whatever blanks are between (RFC 9110 §11.4)."""
+    scheme, *value = authorization.split(None, 1) or [""]
+    return scheme.lower(), value[0].rstrip() if value else ""
 
 
 def _read_key(where: str, path: Path | None) -> str:

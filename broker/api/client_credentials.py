@@ -19,7 +19,7 @@ from broker import errors
 from broker.api import audit
 from broker.api.answers import SCOPE
 from broker.api.app import API, json_answer, status_of
-from broker.api.callers import BROKER_KEY
+from broker.api.callers import BROKER_KEY, scheme_of
 from broker.model import GRANT_ID
 from broker.read.reader import DEFAULT_WAIT
 
@@ -104,11 +104,11 @@ def read_form(content_type: str, body: bytes) -> dict[str, str]:
 def client_of(callers: Callers, request: web.BaseRequest, form: dict[str, str]) -> Caller:
     """Who asks, by HTTP Basic, by client_id and client_secret in the body, or by its key as everywhere else."""
     authorization, broker_key = request.headers.get("Authorization"), request.headers.get("X-Broker-Key")
-    scheme, _, value = (authorization or "").strip().partition(" ")
-    if broker_key is None and scheme.lower() == "basic":
+    scheme, value = scheme_of(authorization or "")
+    if broker_key is None and scheme == "basic":
         if "client_secret" in form:
             raise Refused("invalid_request", "the client is told in the header and in the body: choose one")
-        pairs = basic_pairs(value.strip())
+        pairs = basic_pairs(value)
     elif broker_key is None and "client_secret" in form:
         pairs = [(form.get("client_id", ""), form["client_secret"])]
     else:

@@ -16,7 +16,7 @@ from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from broker.api.app import Api
     from broker.api.callers import Caller, Right
@@ -99,7 +99,7 @@ def admitted(api: Api, headers: Mapping[str, str], right: Right, grant_id: str) 
 
 def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.StreamResponse:
     """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
-    if prefers_text(request.headers.get(hdrs.ACCEPT)):
+    if prefers_text(request.headers.getall(hdrs.ACCEPT, ())):
         text = token.access_token.reveal()
         headers = {**token_headers(token), **applied(wait)}
         return web.Response(body=text.encode(), content_type="text/plain", headers=headers)
@@ -129,9 +129,10 @@ def _min_ttl_ms(raw: str | None) -> int:
     return int(float(raw) * 1000)
 
 
-def prefers_text(accept: str | None) -> bool:
-    """Whether `Accept` (RFC 9110 §12.5.1) ranks text/plain above JSON; JSON wins a tie."""
-    if not accept or "text/" not in accept.lower():
+def prefers_text(lines: Sequence[str]) -> bool:
+    """Whether `Accept`, in one line or several (RFC 9110 §12.5.1), ranks text/plain above JSON; JSON wins a tie."""
+    accept = lines[0] if len(lines) == 1 else ",".join(lines)
+    if "text/" not in accept.lower():
         return False
     quality = {"text/plain": -1.0, "application/json": -1.0}
     specific = {"text/plain": -1, "application/json": -1}
