@@ -7,6 +7,7 @@ grant, a provider or a Redis that is gone leaves no stale figure behind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -140,8 +141,31 @@ class Metrics:
 
 
 def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> bytes:
-    """Single grants in the text exposition format."""
-    return _text(lambda: _single(grants, parked))
+    """Single grants in the text exposition format.
+
+    They are thousands of lines, so they are written here: the library's way takes ten times as long.
+    """
+    labels = [_labels(grant=grant.grant_id, provider=grant.provider) for grant in grants]
+    lines: list[str] = []
+    for name, help_, attribute in _TIMESTAMPS:
+        moments = zip(labels, map(attrgetter(attribute), grants), strict=True)
+        lines += _lines(
+            f"grant_{name}_timestamp_seconds", help_, [(of, at / 1000) for of, at in moments if at is not None]
+        )
+    near = [(of, grant.nearness) for of, grant in zip(labels, grants, strict=True) if grant.nearness is not None]
+    lines += _lines("grant_reauthorize_soon", _SOON, near)
+    since = [(_labels(grant=p.grant_id, provider=p.provider, reason=p.reason), p.since / 1000) for p in parked]
+    lines += _lines("grant_parked_timestamp_seconds", _PARKED, since)
+    return "".join(lines).encode()
+
+
+def _labels(**labels: str) -> str:
+    return "{" + ",".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in labels.items()) + "}"
+
+
+def _lines(name: str, help_: str, values: Iterable[tuple[str, float]]) -> list[str]:
+    full = f"{_NAME}_{name}"
+    return [f"# HELP {full} {help_}\n# TYPE {full} gauge\n", *(f"{full}{labels} {value}\n" for labels, value in values)]
 
 
 def _text(families: Callable[[], Iterator[GaugeMetricFamily]]) -> bytes:
@@ -192,26 +216,6 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     )
 
 
-def _single(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> Iterator[GaugeMetricFamily]:
-    """A family for each moment in a grant's life."""
-    for name, help_, attribute in _TIMESTAMPS:
-        family = _family(f"grant_{name}_timestamp_seconds", help_, "grant", "provider")
-        for grant in grants:
-            at = getattr(grant, attribute)
-            if at is not None:
-                family.add_metric([grant.grant_id, grant.provider], at / 1000)
-        yield family
-    soon = _family("grant_reauthorize_soon", _SOON, "grant", "provider")
-    for grant in grants:
-        if grant.nearness is not None:
-            soon.add_metric([grant.grant_id, grant.provider], grant.nearness)
-    yield soon
-    waiting = _family("grant_parked_timestamp_seconds", _PARKED, "grant", "provider", "reason")
-    for it in parked:
-        waiting.add_metric([it.grant_id, it.provider, it.reason], it.since / 1000)
-    yield waiting
-
-
 _TIMESTAMPS = (
     ("access_token_expiry", "When the grant's access token ends.", "expires_at"),
     ("next_refresh", "When the grant is due; absent while it is being refreshed or parked.", "next_at"),
@@ -219,6 +223,7 @@ _TIMESTAMPS = (
     ("reauthorize_by", "When the provider ends the grant unless a person logs in again.", "reauthorize_by"),
 )
 
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _SOON = "2 when a person must log in within three days, 1 within two weeks, else 0; as notices tell it."
 _PARKED = "Since when a grant is refreshed no more until a person acts, and why; of those parked last."
 

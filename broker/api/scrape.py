@@ -84,7 +84,7 @@ class Scrape:
                 ParkedFigures(p.grant_id, p.provider, p.since, p.reason)
                 for p in await self._store.soonest.parked(providers, self._max_grants)
             ]
-            # In a thread: thousands of lines take some 15 ms, for which no caller should wait.
+            # In a thread: thousands of lines take some ms, for which no caller should wait.
             self._grants = await asyncio.to_thread(render_grants, figures, parked)
             self._grants_until = time.monotonic() + _SINGLE_GRANTS
         return self._grants

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,17 @@ def grants(many: int, sealer: Sealer, now: int) -> Iterator[bytes]:
 
 def fill(port: int, many: int, sealer: Sealer, now: int) -> float:
     """Write them all; seconds that took."""
+    return send(port, grants(many, sealer, now), 2 * many)
+
+
+def send(port: int, commands: Iterable[bytes], replies: int) -> float:
+    """Send *commands* and take as many *replies*; seconds that took."""
     started = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        answered = threading.Thread(target=_drain, args=(connection, 2 * many))
+        answered = threading.Thread(target=_drain, args=(connection, replies))
         answered.start()
         batch: list[bytes] = []
-        for made in grants(many, sealer, now):
+        for made in commands:
             batch.append(made)
             if len(batch) == BATCH:
                 connection.sendall(b"".join(batch))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.metrics import OUTCOMES, READS
+from broker.metrics import OUTCOMES, READS, ParkedFigures, render_grants
 from tests.cases.process import missing
 from tests.steps import log_in, make_due, next_generation, state_of
 from tests.waiting import until
@@ -279,3 +279,10 @@ async def test_prometheus_finds_nothing_to_mend(broker: RunningBroker, sandbox: 
     )
     told, _ = await check.communicate(text.encode())
     assert (check.returncode, told) == (0, b"")
+
+
+def test_words_of_others_are_escaped() -> None:
+    """What a provider calls an error cannot break a line or a label: it is read back as it was."""
+    odd = [ParkedFigures("g", "acme", 1_500, word) for word in ('a"b', "a\\b\\", "a\nb", 'é {x="y"} 1', "")]
+    (family,) = [f for f in text_string_to_metric_families(render_grants([], odd).decode()) if f.samples]
+    assert [(s.labels["reason"], s.value) for s in family.samples] == [(grant.reason, 1.5) for grant in odd]
