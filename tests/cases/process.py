@@ -183,7 +183,7 @@ async def broker_process(
                 except aiohttp.ClientError:
                     return False
 
-            await until(ready, 20, 0.05)
+            await until(ready, 60, 0.05)
             process.admin_key = (folder / "data" / "admin.key").read_text().strip()
             yield process
             if not process.killed:
@@ -192,7 +192,7 @@ async def broker_process(
         print((folder / "log").read_text()[-6000:])  # pytest shows it where a test failed
         popen.terminate()
         try:
-            await until(lambda: popen.poll() is not None)
+            await until(lambda: popen.poll() is not None, 30)
         finally:
             popen.kill()
             popen.wait()

@@ -107,7 +107,7 @@ def lose_reply(script: scripts.Script) -> Act:
         dropped = {proxy: proxy.dropped for proxy in world.proxies}
         for proxy in world.proxies:
             proxy.drop_reply(script)
-        await until(lambda: any(proxy.dropped > dropped[proxy] for proxy in world.proxies), 30)
+        await until(lambda: any(proxy.dropped > dropped[proxy] for proxy in world.proxies), 60)
         for proxy in world.proxies:
             proxy.drop_reply(script, 0)
         world.note(f"reply of {script.verb} dropped")
@@ -123,7 +123,7 @@ async def take_up(world: World) -> None:
     async def parked() -> list[str]:
         return [grant for grant, row in (await world.described()).items() if row["state"] == "parked"]
 
-    for grant in await until(parked, 10):
+    for grant in await until(parked, 30):
         await world.running.process.ask("POST", f"/v1/grants/{grant}/retry")
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import aiohttp
 
+from tests.faults.machine import waited
 from tests.faults.replica import Replica
+from tests.faults.stores import StoreServer
 from tests.faults.world import World
 
 SLOW = 1.0
@@ -45,6 +47,7 @@ class Read:
     grant: str
     status: int
     took: float
+    """Seconds, but for those in which the machine did not let its broker or the store run."""
     existed: bool
     verdict: str
     """served, legitimate (nothing valid was there to be served), or what was wrong: refused, expired, blocked, cut."""
@@ -91,6 +94,7 @@ class Callers:
     async def read(self, replica: Replica, grant: str, wait: int | None, query: str = "") -> None:
         """Read once and judge."""
         began, asked, lives = time.time(), time.monotonic(), replica.lives
+        waited = self._waited(replica)
         owed = self._owed(replica, lives, grant)
         alive = self._lives(owed, began)
         headers = {"X-Broker-Key": replica.process.admin_key} | ({} if wait is None else {"Prefer": f"wait={wait}"})
@@ -101,7 +105,7 @@ class Callers:
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError):
             if not replica.up or replica.lives != lives:
                 return  # it was ended meanwhile; a caller asks another one
-        took = time.monotonic() - asked
+        took = time.monotonic() - asked - max(0, self._waited(replica) - waited)
         verdict = self._verdict(status, body, took, owed if alive else None, began)
         if verdict == "legitimate" and status == 200:
             pass
@@ -132,6 +136,11 @@ class Callers:
         newest = self._newest.get(body["grant_id"])
         if newest is None or newest.generation < served.generation:
             self._newest[body["grant_id"]] = served
+
+    def _waited(self, replica: Replica) -> float:
+        """Seconds for which those who answer were kept from running by others on this machine."""
+        store = self.world.store
+        return waited(replica.process.popen.pid) + (waited(store.pid) if isinstance(store, StoreServer) else 0)
 
     def _late(self, since: float) -> float:
         return sum(late for at, late in self._lags if at >= since)

@@ -85,7 +85,7 @@ class Replica:
         popen = self.process.popen
         # Whoever answered on its port may have been another broker.
         await until(
-            lambda: popen.poll() is not None or any(line["event"] == "broker.started" for line in self.process.log)
+            lambda: popen.poll() is not None or any(line["event"] == "broker.started" for line in self.process.log), 60
         )
         if popen.poll() is not None:
             self.process.killed = True
@@ -124,8 +124,10 @@ class Replica:
         self.up = False
         self.process.killed = True  # nothing is left to be looked through
         self.process.popen.terminate()
-        await until(lambda: self.process.popen.poll() is not None, 20)
-        assert self.process.popen.returncode == 0, f"replica {self.name} ended with {self.process.popen.returncode}"
+        with contextlib.suppress(AssertionError):
+            await until(lambda: self.process.popen.poll() is not None, 60)
+        last = (self._folder / "log").read_text()[-2000:]
+        assert self.process.popen.poll() == 0, f"{self.name} ended with {self.process.popen.poll()} (None: not), {last}"
         await self._bury()
 
     async def close(self, secrets: set[str]) -> None:

@@ -50,6 +50,10 @@ class StoreServer:
         return self._server.url
 
     @property
+    def pid(self) -> int:
+        return self._server.process.pid
+
+    @property
     def ended(self) -> bool:
         return self._server.process.poll() is not None
 
@@ -105,11 +109,11 @@ class FailingOver:
             self._replica = self._topology.fleet.data(*follows, port=old.port)
         else:
             self._replica = self._topology.fleet.start(*old.options, port=old.port)
-        await until(self._replica.answers, 15)
+        await until(self._replica.answers, 60)
         await in_step(self._replica)
         if isinstance(self._topology, Sentinels):
             for sentinel in self._topology.sentinels:
-                await until(lambda: self._sees_both(sentinel), 30, 0.1)  # noqa: B023 - awaited at once
+                await until(lambda: self._sees_both(sentinel), 60, 0.1)  # noqa: B023 - awaited at once
 
     async def _sees_both(self, sentinel: Server) -> bool:
         told = await sentinel.ask("SENTINEL", "REPLICAS", SERVICE)

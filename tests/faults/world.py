@@ -134,7 +134,7 @@ class World:
         ) as answer:
             told = [json.loads(line) for line in (await answer.text()).splitlines()]
         assert [line["status"] for line in told] == ["created"] * len(names), told
-        await until(lambda: len(self.authority.token_requests) >= asked + len(names), 15)
+        await until(lambda: len(self.authority.token_requests) >= asked + len(names), 60)
 
     async def kill(self, replica: Replica) -> None:
         """SIGKILL."""

@@ -90,7 +90,7 @@ class Fleet:
     async def replica_of(self, primary: Server, *options: str) -> Server:
         """A server that replicates another, in step with it."""
         replica = self.data("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0", *options)
-        await until(replica.answers, 15)
+        await until(replica.answers, 60)
         await in_step(replica)
         return replica
 
@@ -137,7 +137,7 @@ async def in_step(replica: Server) -> None:
         async with client(replica.port) as redis:
             return bool((await redis.info("replication")).get("master_link_status") == "up")
 
-    await until(looked, 15)
+    await until(looked, 60)
 
 
 async def cut_replication(primary: Server) -> None:
@@ -149,7 +149,7 @@ async def cut_replication(primary: Server) -> None:
         async with client(primary.port) as redis:
             return bool((await redis.info("replication"))["connected_slaves"] == 0)
 
-    await until(alone)
+    await until(alone, 60)
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ async def sentinels() -> AsyncIterator[Sentinels]:
     """Started, and every Sentinel knows the replica and the others."""
     with fleet() as started:
         primary = started.data("--repl-diskless-sync-delay", "0")
-        await until(primary.answers, 15)
+        await until(primary.answers, 60)
         replica = await started.replica_of(primary)
         over = [started.sentinel(primary, 2) for _ in range(3)]
 
@@ -188,7 +188,7 @@ async def sentinels() -> AsyncIterator[Sentinels]:
             return (told["num-slaves"], told["num-other-sentinels"]) == ("1", "2")
 
         for one in over:
-            await until(lambda: knows(one), 30, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: knows(one), 60, 0.1)  # noqa: B023 - awaited at once
         yield Sentinels(started, primary, replica, over)
 
 
@@ -224,7 +224,7 @@ async def cluster() -> AsyncIterator[Cluster]:
         buses = [free_port() for _ in range(4)]
         nodes = [started.data(*_CLUSTERED, "--cluster-port", str(bus)) for bus in buses]
         for node in nodes:
-            await until(node.answers, 15)
+            await until(node.answers, 60)
         *masters, replica = nodes
         third = 16384 // 3
         ranges = [(0, third), (third + 1, 2 * third), (2 * third + 1, 16383)]
@@ -240,7 +240,7 @@ async def cluster() -> AsyncIterator[Cluster]:
             return "cluster_known_nodes:4" in told and "cluster_slots_assigned:16384" in told
 
         for node in nodes:
-            await until(lambda: acquainted(node), 30, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: acquainted(node), 60, 0.1)  # noqa: B023 - awaited at once
         await replica.ask("CLUSTER", "REPLICATE", identity)
         await in_step(replica)
 
@@ -250,7 +250,7 @@ async def cluster() -> AsyncIterator[Cluster]:
             return "cluster_state:ok" in told and str(replica.port) in str(slots)
 
         for node in nodes:
-            await until(lambda: agreed(node), 30, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: agreed(node), 60, 0.1)  # noqa: B023 - awaited at once
         yield Cluster(started, owner, replica, [m for m in masters if m is not owner])
 
 
@@ -263,4 +263,4 @@ async def settled_in(port: int) -> None:
                 return bool((await redis.info("replication"))["role"] == "master")
         return False
 
-    await until(leads, 30, 0.1)
+    await until(leads, 60, 0.1)
