@@ -17,7 +17,7 @@ from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
 from broker.finish import finish
-from broker.refresh.login import AlreadyUsed, first_of
+from broker.refresh.login import AlreadyUsed, read_query
 from broker.store.flows import LIFE_S
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ async def callback(request: web.Request) -> web.Response:
         value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
     )
     try:
-        query = first_of({name: request.query.getall(name) for name in request.query})
+        query = read_query(request.rel_url.raw_query_string)
         logged_in = await finish(_completed(None, request.app[API].login.callback(query, cookies)))
     except AlreadyUsed as error:
         return _already(error)

@@ -127,7 +127,7 @@ class Login:
         )  # fmt: skip
         pending = replace(
             flow, kind="state", code_verifier=verifier.reveal() if verifier else "",
-            cookie_digest=_digest(cookie) if cookie else "",
+            cookie_digest=_digest(cookie) if cookie else "", status="pending", error="", error_description="",
         )  # fmt: skip
         await self._store.flows.put(state, pending)
         return url, state
@@ -233,7 +233,10 @@ class Login:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
             words = "was not allowed" if code == "access_denied" else "did not succeed at the provider"
-            raise kind(f"the login {words} ({code!a}): nothing was changed", code=code if code.isascii() else "no_code")
+            raise kind(
+                f"the login {words} ({code!a}): nothing was changed; to try again, open the login link again",
+                code=code if code.isascii() else "no_code",
+            )
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
             Secret(query["code"]),
@@ -268,7 +271,17 @@ def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
         raise CorrectRequest("redirected_to is longer than 16 KiB: paste the URL alone")
     if _place(url) != _place(redirect_uri):
         raise CorrectRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
-    return first_of(parse_qs(urlsplit(url).query, keep_blank_values=True))
+    return read_query(urlsplit(url).query)
+
+
+def read_query(query: str) -> dict[str, str]:
+    """The parameters of a redirect, each once. Raises `CorrectRequest`.
+
+    A plus in a code is a plus: no server issues codes with blanks, but some leave their base64 as it is.
+    """
+    parameters = parse_qs(query, keep_blank_values=True)
+    parameters |= {"code": code} if (code := parse_qs(query.replace("+", "%2B")).get("code")) else {}
+    return first_of(parameters)
 
 
 def _place(url: str) -> tuple[str | None, int | None, str] | None:
