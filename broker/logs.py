@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,6 +27,7 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
     global _level  # noqa: PLW0603 - as structlog's own configuration is
     _level = log.level
     stream = stream or sys.stderr
+    _append(stream)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show it shows by its code
     readable = log.format == "text" or (log.format == "auto" and stream.isatty())
@@ -50,6 +54,19 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it repeats what it cannot parse, keys included
+
+
+def _append(stream: TextIO) -> None:
+    """Write at the end of a file, wherever that is by then: one that is cut short while we write gets no hole.
+
+    As with `>>`. There is no setting for a log file and so none to open anew: logrotate's `copytruncate` is for us.
+    """
+    try:
+        descriptor = stream.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
+    except OSError:  # it is no file at all: a test's
+        pass
 
 
 def debugging() -> bool:
