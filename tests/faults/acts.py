@@ -160,6 +160,17 @@ async def fail_over(world: World, _callers: Callers) -> None:
     world.note("failover")
 
 
+async def demand_through_failover(world: World, callers: Callers) -> None:
+    """The same, while callers go on reporting 401s and wanting more life, at one replica or at several at once."""
+    over = asyncio.create_task(fail_over(world, callers))
+    try:
+        while not over.done():
+            await demand(world, callers)
+            await asyncio.sleep(0.1)
+    finally:
+        await over
+
+
 async def fill_journals(world: World, _callers: Callers) -> None:
     """No replica has room for its journal, for a while."""
     disks = [replica.disk for replica in world.replicas if replica.disk is not None]

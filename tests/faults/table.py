@@ -91,6 +91,8 @@ _OF_THE_STORE = [
     Fault("store, then replica SIGKILL", step=acts.kill_both, period=15, terrain=_TWO, apart=True),
     Fault("failover under Sentinel", step=acts.fail_over, period=15, whole=3, apart=True,
           terrain=Terrain(replicas=2, store="sentinels")),
+    Fault("failover under Sentinel, forced refreshes", step=acts.demand_through_failover, period=15, whole=3,
+          apart=True, bounded=False, at_most=6, terrain=Terrain(replicas=2, store="sentinels")),
     Fault("failover in a Cluster", step=acts.fail_over, period=15, whole=3, apart=True, bounded=False,
           terrain=Terrain(replicas=2, store="cluster")),
 ]  # fmt: skip
