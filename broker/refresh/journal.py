@@ -1,9 +1,9 @@
 """The journal: what an answer brought is on this replica's own disk before anybody relies on Redis.
 
 One append-only file per replica, each line sealed, each append followed by fdatasync; under load one write and one
-sync serve all that wait. Of each grant the last entry
-stays until its commit is durable and `KEEP_MS` old, so that a Redis which loses
-acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis: entries are texts to it.
+sync serve all that wait. Of each grant the last entry stays until its commit is durable and `KEEP_MS` old, so that a
+Redis which loses acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis: entries are texts
+to it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ KEEP_UNPROVED_MS = 7_200_000
 """How long one is kept that the store heard but cannot prove to have on disk: longer than snapshots are apart."""
 _COMPACT_BYTES = 256 * 1024
 _SUFFIX = ".journal"
+_GATHER = 0.002
+"""Seconds that a busy journal waits for more to write: one sync, and one trip to Redis after it, serve all of it."""
 
 
 @dataclass(slots=True)
@@ -191,7 +193,7 @@ class Journal:
             again.settled, again.durable, again.before = before.settled, before.durable, None
 
     async def _write(self) -> None:
-        """Write and sync all that waits, together, until nothing does."""
+        """Write and sync all that waits, together, until nothing does. The first is not kept waiting for others."""
         while self._waiting:
             batch, self._waiting = self._waiting, []
             lines = b"".join(line for line, _ in batch)
@@ -209,6 +211,8 @@ class Journal:
                         done.set_result(None)
             if self._size > max(_COMPACT_BYTES, 4 * self._compacted):
                 await self.compact()
+            if self._waiting:
+                await asyncio.sleep(_GATHER)
 
     def _failed(self, error: OSError, what: str) -> None:
         self.fault = error.strerror or "cannot be written"

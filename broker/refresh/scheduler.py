@@ -34,7 +34,10 @@ log = structlog.get_logger()
 IDLE_PAUSE = 2.0
 """Seconds between two claims when nothing is known to fall due: bounds how late another replica's loss is seen."""
 GATHER = 0.002
-"""Seconds that a busy lane waits before it claims: slots that come free together are filled by one claim."""
+"""Seconds that a busy lane waits for more of its slots to come free: one claim fills them together."""
+PORTIONS = 4
+"""A claim fills at most this part of a lane. What is sent together is answered together, and then all slots would be
+empty while it is dealt with; in portions, one is dealt with while the others are under way."""
 STORE_PAUSE = 1.0
 """Seconds between two claims while Redis does not answer."""
 
@@ -78,12 +81,12 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """One claim, and the pause until the next."""
         self._woken.clear()
-        if self._asking:
+        portion = max(1, int(self._width) // PORTIONS)
+        if self._asking and self._free < portion:
             await asyncio.sleep(GATHER)
-        free = int(self._width) - len(self._asking)
         pause = IDLE_PAUSE
-        if free > 0:
-            pause = await self._claim(free, refreshes)
+        if self._free > 0:
+            pause = await self._claim(min(self._free, portion), refreshes)
         self._heart.beat()
         if pause > 0:
             try:
@@ -92,11 +95,15 @@ class Lane:
             except TimeoutError:
                 pass
 
-    async def _claim(self, free: int, refreshes: asyncio.TaskGroup) -> float:
+    @property
+    def _free(self) -> int:
+        return int(self._width) - len(self._asking)
+
+    async def _claim(self, n: int, refreshes: asyncio.TaskGroup) -> float:
         try:
             # Without a disk for the answer we do not ask, but for grants that have nothing valid left.
             journaling = self._journal is None or await self._journal.probe()
-            claimed = await self._schedule.claim(self.provider, free, self._lease_ms, expired_only=not journaling)
+            claimed = await self._schedule.claim(self.provider, n, self._lease_ms, expired_only=not journaling)
             if claimed.claims:
                 begun = [self._begin(claim) for claim in claimed.claims]
                 refreshes.create_task(finish(asyncio.gather(*begun)), name=f"refreshes of {self.provider}")
