@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
 from broker.finish import unless
-from broker.notify.policy import Limits, Told, Wrong, ending, grant_condition
+from broker.notify.policy import FAILING_AFTER, THRESHOLDS, Limits, Told, Wrong, ending, grant_condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.heart import Heart
-    from broker.model import State
     from broker.notify.teller import Teller
     from broker.store import Store
 
 _SWEEP = "sweep"
-_STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 200
 _PAUSE = 1.0
 """Seconds between two steps."""
@@ -79,15 +77,17 @@ class Sweep:
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
             names = sorted(set(self._limits) | await grants.known_providers())
-            page = await grants.page(names, _STATES, leased.record or None, _PAGE)
-            for _, grant in page.rows:
+            doubtful, following = await grants.doubtful(
+                names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)
+            )
+            for grant in doubtful:
                 if isinstance(grant_condition(grant, Told()), Wrong):
                     found.add(f"grant/{grant.grant_id}")
                 if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Wrong):
                     found.add(f"ending/{grant.grant_id}")
             await self._bring(found)
-            look_at = now + int(_PAUSE * 1000) if page.next else now + _ROUND_MS
-            await notices.note(_SWEEP, leased, page.next or "", look_at)
+            look_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS
+            await notices.note(_SWEEP, leased, following or "", look_at)
 
     async def _bring(self, subjects: set[str]) -> None:
         for teller in self._tellers:

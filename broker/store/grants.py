@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from broker.errors import CorrectRequest
 from broker.model import GRANT_ID, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
+from broker.store import scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,6 +172,27 @@ class Grants:
         very many ids that are not *permitted* one page passes over some, and may end short of *limit*.
         Raises `CorrectRequest` for a cursor that is not ours.
         """
+        rows, following = await self._rows(providers, states, cursor, limit, permitted)
+        return Page(await self._described(rows), following)
+
+    async def doubtful(
+        self, providers: Sequence[str], cursor: str | None, limit: int, *, failures: int, ends_by: int
+    ) -> tuple[list[Grant], str | None]:
+        """Of a page of *limit* grants those that are parked, failed so often in a row, or end by then (epoch ms).
+
+        And the cursor to the next page. The others are not even read: one that goes through a million would be busy.
+        """
+        rows, following = await self._rows(providers, _STATES, cursor, limit, lambda _: True)
+        args: list[Argument] = [failures, ends_by, *(name for _, name, _ in rows)]
+        names = await self._primary.run(scripts.DOUBTFUL, [self._keys.grants], args) if rows else []
+        grants = await self.get_many([name.decode() for name in names])
+        return [grant for grant in grants if grant is not None], following
+
+    async def _rows(
+        self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
+        permitted: Callable[[str], bool],
+    ) -> tuple[list[tuple[State, str, str]], str | None]:  # fmt: skip
+        """State, id and score of the next *limit* grants, and the cursor to what follows them."""
         sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
         index, score, member = _read_cursor(cursor)
         rows: list[tuple[State, str, str]] = []
@@ -181,7 +203,7 @@ class Grants:
             found = await self._after(self._keys.ids(state, provider), score, member, batch)
             for name, at in found:
                 if len(rows) == limit or passed == _MOST_PASSED:
-                    return Page(await self._described(rows), _cursor(last))
+                    return rows, _cursor(last)
                 score, member = at, name
                 last = (index, at, name)
                 if permitted(name):
@@ -190,7 +212,7 @@ class Grants:
                     passed += 1
             if len(found) < batch:
                 index, score, member = index + 1, "-inf", ""
-        return Page(await self._described(rows), None)
+        return rows, None
 
     async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
         """Members of a sorted set behind (score, member), at most *limit*, with their scores as text."""

@@ -51,6 +51,7 @@ LOOK = Script("look")
 NOTE = Script("note")
 RESEAL = Script("reseal")
 REMEMBER = Script("remember")
+DOUBTFUL = Script("doubtful")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""What a thousand and a million grants cost: a scrape of /metrics, a claim, an idle broker, memory in Redis.
+"""What no grant, a thousand and a million cost: starting, an idle broker and its memory, a scrape of /metrics, a claim.
 
-    python -m tests.benchmarks.many_grants [--grants 1000 1000000]
+    python -m tests.benchmarks.many_grants [--grants 0 1000 1000000]
 
 Real processes: a Redis with the deployed encoding and `token-broker run`. The grants are written past the broker, whole
 and sealed, due in the hours to come, so that nothing is refreshed meanwhile. A million takes some 2 GB and two minutes.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -36,7 +37,7 @@ from tests.conftest import free_port
 
 BATCH = 2000
 HOUR = 3_600_000
-IDLE = 10.0
+IDLE = 20.0
 
 
 def command(*words: str | bytes | int) -> bytes:
@@ -88,6 +89,20 @@ def _drain(connection: socket.socket, replies: int) -> None:
         received = connection.recv(1 << 20)
         assert b"-" not in received, received[:200]
         replies -= received.count(b"\n")
+
+
+def resident(pid: int) -> float:
+    """Memory of a process in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def ready(url: str) -> None:
+    """Wait until callers would be served."""
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url + "/readyz"):
+            return
+        time.sleep(0.005)
 
 
 def scrape(url: str) -> tuple[float, int]:
@@ -150,21 +165,26 @@ def measure(many: int) -> None:
             client = redis.Redis(port=redis_port)
             empty = client.info("memory")["used_memory"]
             filled = fill(redis_port, many, sealer, int(time.time() * 1000))
-            each = (client.info("memory")["used_memory"] - empty) / many
-            encoding = client.object("encoding", "broker:{0}:grant:g0")
-            print(f"{many} grants: written in {filled:.0f} s, {each:.0f} bytes each in Redis ({encoding.decode()})")
+            each = (client.info("memory")["used_memory"] - empty) / max(many, 1)
+            encoding = (client.object("encoding", "broker:{0}:grant:g0") or b"").decode()
+            print(f"{many} grants: written in {filled:.0f} s, {each:.0f} bytes each in Redis ({encoding})")
             broker = [sys.executable, "-m", "broker", "run", "--config", str(path)]
+            began, url = time.perf_counter(), f"http://127.0.0.1:{port}"
             with running(*broker, **quiet, env={**os.environ, "PYTHONPATH": "."}) as process:
-                wait_for_port(port)
+                ready(url)
+                took, spent_on_it = time.perf_counter() - began, cpu(process.pid)
+                print(f"  start: {took:.2f} s until ready, {spent_on_it:.2f} s of CPU")
                 time.sleep(3)
                 before, at = (cpu(process.pid), cpu(store.pid)), time.monotonic()
                 time.sleep(IDLE)
-                spent = [100 * (cpu(p.pid) - b) / (time.monotonic() - at) for p, b in zip((process, store), before)]  # noqa: B905
-                print(f"  idle CPU of one core: broker {spent[0]:.1f} %, Redis {spent[1]:.1f} %")
-                print(f"  scrape: {scrapes(f'http://127.0.0.1:{port}')}")
-            print(
-                f"  claim, us of the server (and with the way there): {asyncio.run(claims(folder, redis_port, sealer))}"
-            )
+                lasted = time.monotonic() - at
+                busy = [100 * (cpu(p.pid) - b) / lasted for p, b in zip((process, store), before, strict=True)]
+                print(f"  idle CPU of one core: broker {busy[0]:.2f} %, Redis {busy[1]:.2f} %")
+                print(f"  memory of the broker: {resident(process.pid):.0f} MiB")
+                print(f"  scrape: {scrapes(url)}")
+            if many:
+                spent = asyncio.run(claims(folder, redis_port, sealer))
+                print(f"  claim, us of the server (and with the way there): {spent}")
     finally:
         shutil.rmtree(folder)
 
@@ -172,7 +192,7 @@ def measure(many: int) -> None:
 def main() -> None:
     """Print the figures of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grants", type=int, nargs="*", default=[1000, 1_000_000])
+    parser.add_argument("--grants", type=int, nargs="*", default=[0, 1000, 1_000_000])
     for many in parser.parse_args().grants:
         measure(many)
 
