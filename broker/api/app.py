@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 BODY_LIMIT = 64 * 1024
+UNREADABLE = "the body cannot be read: it is not encoded as Content-Encoding or Transfer-Encoding say; send it plain"
 
 STATUS: dict[type[errors.BrokerError], int] = {
     errors.CorrectRequest: 400,
@@ -115,6 +116,8 @@ async def _answering_errors(
         answer = await handler(request)
     except Exception as error:  # noqa: BLE001 - every error has an answer
         answer = answer_to(error, request.method, _route(request))
+        if request.writer.output_size > 0 and request.transport is not None:
+            request.transport.abort()  # in the middle of a streamed answer no other one can begin
     return ending(request.app[API], answer)
 
 
@@ -142,6 +145,10 @@ def answer_to(error: Exception, method: str, route: str) -> web.Response:
             return error_answer(404, "not_found", "no such route")
         case web.HTTPRequestEntityTooLarge():
             return error_answer(413, "invalid_request", f"the body is over {BODY_LIMIT // 1024} KiB")
+        case web.RequestPayloadError():
+            answer = error_answer(400, "invalid_request", UNREADABLE)
+            answer.force_close()  # where the next request would begin nobody knows
+            return answer
         case web.HTTPException():
             if error.status < 400:  # noqa: PLR2004 - a redirect is an answer
                 raise error

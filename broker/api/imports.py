@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api.admin import admin_of, audit_import, imported
-from broker.api.app import API, BODY_LIMIT
+from broker.api.app import API, BODY_LIMIT, UNREADABLE
 from broker.errors import BrokerError, CorrectRequest, ResolveConflict
 from broker.model import GRANT_ID
 
@@ -36,17 +36,26 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await answer.prepare(request)
     number = 0
-    async for raw in _lines(request):
-        number += 1
-        if raw is not None and not raw.strip():
-            continue
-        try:
-            told = await _import(api, caller, number, raw)
-        except BrokerError as error:
-            told = _refused({"line": number, "status": "refused"}, error)
-        await answer.write(json.dumps(told).encode() + b"\n")
+    try:
+        async for raw in _lines(request):
+            number += 1
+            if raw is None or raw.strip():
+                await _tell(answer, await _outcome(api, caller, number, raw))
+    except web.RequestPayloadError:
+        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, CorrectRequest(UNREADABLE)))
     await answer.write_eof()
     return answer
+
+
+async def _tell(answer: web.StreamResponse, outcome: shapes.ImportOutcome) -> None:
+    await answer.write(json.dumps(outcome).encode() + b"\n")
+
+
+async def _outcome(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+    try:
+        return await _import(api, caller, number, raw)
+    except BrokerError as error:
+        return _refused({"line": number, "status": "refused"}, error)
 
 
 async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
