@@ -56,7 +56,11 @@ class _Answered:
             return response
         self._done = True
         again = request.body is None or isinstance(request.body, str | bytes) or self._start is not None
-        newer = self._grant.report(self._token) if again else self._grant.report(self._token, timeout=0)
+        try:
+            newer = self._grant.report(self._token) if again else self._grant.report(self._token, timeout=0)
+        except BaseException:
+            response.close()
+            raise
         if newer is None or not again:
             return response
         if self._start is not None:
