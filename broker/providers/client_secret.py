@@ -27,6 +27,7 @@ class ClientSecret:
         self._secret = None if secret is None else Secret(secret.get_secret_value())
         self._file = file
         self._read_before: tuple[tuple[int, int, int], Secret] | None = None
+        self._reading: asyncio.Task[Secret] | None = None
 
     async def current(self, timeout: float) -> Secret | None:
         """The secret, read anew if its file changed, within *timeout* seconds; None for a public client.
@@ -35,10 +36,13 @@ class ClientSecret:
         """
         if self._file is None:
             return self._secret
+        if self._reading is None or self._reading.done():
+            # A file system may hang, and another provider must not wait for it. Whoever asks meanwhile waits with us.
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self._file))
+            self._reading.add_done_callback(_heard)
         try:
             async with asyncio.timeout(timeout):
-                # A file system may hang, and another provider must not wait for it.
-                return await asyncio.to_thread(self._read, self._file)
+                return await asyncio.shield(self._reading)
         except TimeoutError:
             raise CorrectSettings("client_secret_file: its file system does not answer") from None
 
@@ -59,6 +63,12 @@ class ClientSecret:
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret
+
+
+def _heard(reading: asyncio.Task[Secret]) -> None:
+    """Nobody may be left to hear that it failed."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 def _state(descriptor: int) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -210,6 +211,22 @@ class TestClientSecretFile:
         await refresh(endpoint)
         sent = [base64.b64decode(got.headers["authorization"].split()[1]).decode() for got in server.requests]
         assert sent == ["an+id:one", "an+id:two", "an+id:two"]
+
+    async def test_many_at_once_read_it_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Refreshes that begin together share one read in one thread; the next one reads anew."""
+        (tmp_path / "secret").write_text("one\n")
+        secret, reads, read = ClientSecret(file=tmp_path / "secret"), 0, ClientSecret._read
+
+        def counted(self: ClientSecret, file: Path) -> Secret:
+            nonlocal reads
+            reads += 1
+            return read(self, file)
+
+        monkeypatch.setattr(ClientSecret, "_read", counted)
+        assert await asyncio.gather(*(secret.current(1) for _ in range(8))) == [Secret("one")] * 8
+        assert reads == 1
+        (tmp_path / "secret").write_text("another\n")
+        assert await secret.current(1) == Secret("another")
 
     @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
     async def test_unreadable_file(
