@@ -93,7 +93,7 @@ class Soonest:
         """The *n* members with the lowest scores of the providers' sets, or the highest: read in ever longer pieces."""
         best: list[tuple[float, str, str]] = []
         unread = dict.fromkeys(providers, 0) if n > 0 else {}
-        size = max(_LEAST, 2 * n // max(1, len(providers)))
+        size = max(_LEAST, min(n, 2 * n // max(1, len(providers))))
         while unread:
             commands: list[tuple[Argument, ...]] = [
                 (
