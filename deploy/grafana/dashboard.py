@@ -43,7 +43,7 @@ def stat(title: str, says: str, expr: str, *steps: tuple[float | None, str], uni
 
 def table(title: str, says: str, expr: str, value: str, unit: str) -> dict[str, Any]:
     """A row for each series, with its labels; *value* heads the column of values."""
-    organize = {"excludeByName": {"Time": True, "job": False}, "renameByName": {"Value": value}}
+    organize = {"excludeByName": {"Time": True}, "renameByName": {"Value": value}}
     unit_of_value = {"matcher": {"id": "byName", "options": value}, "properties": [{"id": "unit", "value": unit}]}
     return {
         "type": "table", "title": title, "description": says,

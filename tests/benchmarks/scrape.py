@@ -1,6 +1,6 @@
 """What a scrape of /metrics costs with a thousand grants and with a million, side by side in one run.
 
-    python -m tests.benchmarks.scrape [--grants 1000 1000000] [--rounds 8]
+    python -m tests.benchmarks.scrape [--grants 1000 1000000] [--rounds 15]
 
 For each size a Redis and a `token-broker run` of its own, asked in turn: A B A B. A scrape looks at single grants anew
 every three seconds at most, so both kinds are told; and since a machine is seldom quiet, beside each median the least,
@@ -23,13 +23,13 @@ from pathlib import Path
 
 from broker.store.embedded import find_server
 from tests.benchmarks.many_grants import HOUR, command, scrape, send
-from tests.benchmarks.write_path import cpu, running, settings, wait_for_port
+from tests.benchmarks.write_path import running, settings, wait_for_port
 from tests.conftest import free_port
 
 AGAIN = 20
 """Scrapes right after one that looked anew."""
 PARKED = 100
-"""Grants that wait for a person, of any number."""
+"""Grants that wait for a person beside them."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,8 @@ class Side:
 
     def spent(self) -> float:
         """CPU milliseconds of broker and Redis so far."""
-        return 1000 * (cpu(self.broker) + cpu(self.store))
+        threads = [thread for pid in (self.broker, self.store) for thread in Path(f"/proc/{pid}/task").iterdir()]
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e6
 
     def round(self) -> None:
         """One scrape that looks anew, and some right after."""
@@ -61,18 +62,18 @@ class Side:
         self.cpu_again.append((self.spent() - between) / AGAIN)
 
     def figures(self) -> tuple[float, ...]:
-        """All in ms, as they are headed; CPU times are means, since the kernel counts them in hundredths."""
+        """All in ms, as they are headed."""
         return (
-            statistics.median(self.anew), min(self.anew), statistics.mean(self.cpu_anew),
-            statistics.median(self.again), min(self.again), statistics.mean(self.cpu_again),
+            statistics.median(self.anew), min(self.anew), statistics.median(self.cpu_anew),
+            statistics.median(self.again), min(self.again), statistics.median(self.cpu_again),
         )  # fmt: skip
 
 
 def grants(many: int, now: int) -> Iterator[bytes]:
-    """*many* grants of one provider, as far as a scrape looks: due within the next ten hours, or parked."""
-    for n in range(many):
+    """*many* grants of one provider, as far as a scrape looks, due within the next ten hours; and the parked ones."""
+    for n in range(many + PARKED):
         name, due = f"g{n}", now + HOUR + (n * 7919) % (10 * HOUR)
-        state, score = ("parked", now) if n < PARKED else ("due", due)
+        state, score = ("due", due) if n < many else ("parked", now)
         yield command(
             "HSET", f"broker:{{0}}:grant:{name}", "provider", "bench", "generation", now, "issued_at", now,
             "expires_at", due + HOUR, "answered_at", now, "granted_at", now, "reauthorize_by", now + 90 * 24 * HOUR,
@@ -88,7 +89,7 @@ def side(folder: Path, many: int) -> Iterator[Side]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with running(*server, **quiet) as store:
         wait_for_port(redis_port)
-        took = send(redis_port, grants(many, int(time.time() * 1000)), 2 * many)
+        took = send(redis_port, grants(many, int(time.time() * 1000)), 2 * (many + PARKED))
         path = settings(folder, port, redis_port, free_port())
         with running(
             sys.executable, "-m", "broker", "run", "--config", str(path), **quiet, env={**os.environ}
@@ -102,7 +103,7 @@ def main() -> None:
     """Print the figures of each size, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grants", type=int, nargs=2, default=[1000, 1_000_000])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     with contextlib.ExitStack() as stack:
         sides = []
