@@ -62,7 +62,7 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "iss": ("query", "RFC 9207 §2", TEXT_SCHEMA),
     "error": ("query", "RFC 6749 §4.1.2.1", TEXT_SCHEMA),
     "If-None-Match": ("header", "answer with 304 while the token or file is still this one", TEXT_SCHEMA),
-    "If-Match": ("header", "the ETag of the token that got the 401", {"type": "string", "pattern": '^"[0-9]+"$'}),
+    "If-Match": ("header", "the ETag of the token that got the 401", {"type": "string", "pattern": '^"[0-9]{1,64}"$'}),
     "Prefer": ("header", "RFC 7240: `wait=SECONDS`, 55 at most; for a refresh also `return=minimal`", TEXT_SCHEMA),
     "X-Broker-Page": ("header", "what only our own page can send", TEXT_SCHEMA),
     "Origin": ("header", "of our own page", TEXT_SCHEMA),

@@ -27,7 +27,7 @@ LONGEST_WAIT = 55.0
 _PREFER = istr("Prefer")
 _PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})(?![0-9.])\"?", re.IGNORECASE)
 _PREFER_MINIMAL = re.compile(r"(?:^|[,;\s])return\s*=\s*\"?minimal\"?(?![a-z])", re.IGNORECASE)
-_ETAG = re.compile(r'^\s*(?:W/)?"([0-9]+)"\s*$')
+_ETAG = re.compile(r'^\s*(?:W/)?"([0-9]{1,64})"\s*$')
 
 
 def add_routes(router: web.UrlDispatcher) -> None:

@@ -136,6 +136,17 @@ async def test_if_match(broker: RunningBroker, refused: Refused) -> None:
     assert body["generation"] == (await broker.token("good"))["generation"]
 
 
+async def test_numbers_without_end(broker: RunningBroker, refused: Refused) -> None:
+    """A number of thousands of digits, which Python refuses to read, is refused wherever a number is taken."""
+    digits = "9" * 5000
+    await refused(400, "POST", "/v1/grants/good/refresh", headers={"If-Match": f'"{digits}"'})
+    await refused(400, "GET", f"/v1/grants/good/token?min_ttl={digits}")
+    await refused(400, "GET", f"/v1/grants?limit={digits}")
+    await refused(400, "PUT", "/v1/grants/new", data=f'{{"provider": {digits}}}')
+    for headers in ({"If-None-Match": f'"{digits}"'}, {"Prefer": f"wait={digits}"}):
+        assert (await broker.ask("GET", "/v1/grants/good/token", headers=headers))[0] == 200
+
+
 async def test_conditions_and_preferences(broker: RunningBroker) -> None:
     """Garbage in optional headers is passed over, as RFC 9110 and 7240 want, and is never a long wait."""
     for headers in (
