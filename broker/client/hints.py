@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("broker.client")
 _LOOK = 0.5
 """Seconds between two looks at which grants are in use."""
-_OPTIONS: dict[str, Any] = {"socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10}
+_OPTIONS: dict[str, Any] = {
+    "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10, "protocol": 2,
+    "client_name": "token-broker-client",
+    "driver_info": None,  # it would read package metadata from disk, once a connection
+}  # fmt: skip
 
 
 class RedisHints:
@@ -46,7 +50,7 @@ class RedisHints:
 
     def has(self, grant: Grant) -> bool:
         """Whether news of *grant* would be heard."""
-        return grant.id in self._heard
+        return grant.id in self._heard and self._task is not None and not self._task.done()
 
     async def close(self) -> None:
         """Listen no more."""
