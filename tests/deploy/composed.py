@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -125,7 +126,18 @@ class Stack:
     project: Path
     composed: dict[str, Any]
     network: Network
-    provider: dict[str, Any]
+    authorities: dict[str, dict[str, Any]]
+    authority: str = "cameramanager"
+
+    def use(self, authority: str) -> None:
+        """Let the provider `cameramanager` be this authority of the sandbox."""
+        self.authority = authority
+        (self.project / "secrets" / "cameramanager_client_secret").write_text(self.provider["client_secret"])
+
+    @property
+    def provider(self) -> dict[str, Any]:
+        """How the authority in use knows us."""
+        return self.authorities[self.authority]
 
     def up(self, *names: str) -> None:
         """Start services, as Compose does."""
@@ -138,15 +150,55 @@ class Stack:
     def broker(self) -> dict[str, str]:
         """What a test says to a broker besides: where its provider is, and not to wait long."""
         table = "TOKEN_BROKER_PROVIDERS__CAMERAMANAGER__"
-        return {
-            f"{table}CLIENT_ID": self.provider["client_id"],
-            f"{table}TOKEN_ENDPOINT": "http://provider:9000/oauth/token", f"{table}ALLOW_HTTP": "true",
-            f"{table}LOGOUT_ENDPOINT": "http://provider:9000/rest/v2.0/users/self/tokens/current",
-            "TOKEN_BROKER_HTTP__DRAIN_DELAY": "0s", "TOKEN_BROKER_REFRESH__REQUEST_TIMEOUT": "2s",
-        }  # fmt: skip
+        at = "http://provider:9000"
+        if self.authority == "cameramanager":
+            here = {
+                "LOGOUT_ENDPOINT": f"{at}/rest/v2.0/users/self/tokens/current",
+                "TOKEN_ENDPOINT": f"{at}/oauth/token",
+            }
+        else:
+            here = {"KIND": "oauth2", "TOKEN_ENDPOINT": f"{at}/{self.authority}/token"}
+        here |= {"CLIENT_ID": self.provider["client_id"], "ALLOW_HTTP": "true"}
+        times = {"HTTP__DRAIN_DELAY": "0s", "REFRESH__REQUEST_TIMEOUT": "2s", "REFRESH__MIN_INTERVAL": "0s"}
+        return {f"{table}{key}": value for key, value in here.items()} | {
+            f"TOKEN_BROKER_{key}": value for key, value in times.items()
+        }
 
     def __getitem__(self, name: str) -> Node:
         return self.network.nodes[name]
+
+    async def docker(self, line: str) -> None:
+        """Do what one line of a runbook has `docker compose` do, with its redirection."""
+        words = shlex.split(line, comments=True)
+        assert words[:2] == ["docker", "compose"], line
+        verb, *rest = words[2:]
+        into = from_ = None
+        if ">" in rest or "<" in rest:
+            *rest, sign, name = rest
+            into, from_ = (self.project / name, None) if sign == ">" else (None, self.project / name)
+        stdin = from_.read_bytes() if from_ else b""
+        services = [name for name in self.composed["services"] if name in self.network.nodes]
+        if verb in {"stop", "start", "up"}:
+            names = [word for word in rest if not word.startswith("-")] or services
+            for name in names if verb != "stop" else reversed(names):
+                running = self[name].running
+                if verb == "stop" and running:
+                    assert await self[name].end() == 0
+                elif verb != "stop" and not running:
+                    self.up(name)
+                    await self.healthy(name)
+            return
+        if verb == "exec":
+            assert rest.pop(0) == "-T"
+            said, code = await self[rest[0]].raw_exec(rest[1:], stdin, subprocess.DEVNULL)
+            assert code == 0, line
+        else:
+            assert (verb, *rest[:4]) == ("run", "--rm", "-T", "--no-deps", "--entrypoint"), line
+            entrypoint, name, *arguments = rest[4:]
+            service = container(self.composed, name, self.project / "volumes")
+            said = await self.network.run(self[name], replace(service, command=[entrypoint, *arguments]), stdin)
+        if into is not None:
+            into.write_bytes(said)
 
     async def healthy(self, name: str) -> None:
         """Wait until a service's own health check passes."""
@@ -198,10 +250,10 @@ async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None
         try:
-            provider = json.loads(process.stdout.readline())
-            (project / "secrets" / "cameramanager_client_secret").write_text(provider["client_secret"])
-            issued = set(provider["refresh_tokens"])
-            yield Stack(project, composed, net, provider)
+            stack = Stack(project, composed, net, json.loads(process.stdout.readline()))
+            stack.use("cameramanager")
+            issued = {token for told in stack.authorities.values() for token in told["refresh_tokens"]}
+            yield stack
         finally:
             process.kill()
             process.wait()

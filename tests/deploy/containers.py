@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,11 @@ class Node:
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def running(self) -> bool:
+        """Whether its container runs."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def output(self) -> str:
         """What its container said so far."""
         return self.log.read_text("utf-8", "replace")
@@ -74,15 +79,20 @@ class Node:
 
         *code*: what it must exit with.
         """
+        said, ended = await self.raw_exec(command, stdin.encode(), subprocess.STDOUT)
+        assert code is None or ended == code, f"{command}: {ended}: {said.decode()}"
+        return said.decode()
+
+    async def raw_exec(self, command: Sequence[str], stdin: bytes, stderr: int) -> tuple[bytes, int | None]:
+        """The same in bytes: what it printed, and its exit code."""
         assert self.container is not None
         pid = str(await self.pid())
         process = await asyncio.create_subprocess_exec(
             "nsenter", "-t", pid, "-m", "-n", *_as_user(self.container), *command, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={"PATH": PATH, **self.container.environment},
+            stdout=subprocess.PIPE, stderr=stderr, env={"PATH": PATH, **self.container.environment},
         )  # fmt: skip
-        said, _ = await asyncio.wait_for(process.communicate(stdin.encode()), 40)
-        assert code is None or process.returncode == code, f"{command}: {process.returncode}: {said.decode()}"
-        return said.decode()
+        said, _ = await asyncio.wait_for(process.communicate(stdin), 40)
+        return said, process.returncode
 
     async def end(self, number: int = signal.SIGTERM) -> int:
         """End its container by a signal; its exit code."""
@@ -133,6 +143,24 @@ class Network:
 
     def start(self, node: Node, container: Container) -> None:
         """Run *container* on *node*: the root is read-only, and writable is what the deployment names."""
+        node.container = container
+        with node.log.open("ab") as log:
+            node.process = subprocess.Popen(
+                self._command(node, container), env={"PATH": PATH, **container.environment},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    async def run(self, node: Node, container: Container, stdin: bytes = b"") -> bytes:
+        """As `docker compose run`: a container beside the one of *node*, to its end; its standard output."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command(node, container), env={"PATH": PATH, **container.environment}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(stdin), 40)
+        assert process.returncode == 0, err.decode()
+        return out
+
+    def _command(self, node: Node, container: Container) -> list[str]:
         command = ["nsenter", "-t", str(node.anchor.pid), "-n", "bwrap", "--die-with-parent", "--unshare-ipc"]
         for capability in _CAPABILITIES:
             command += ["--cap-add", capability]
@@ -153,12 +181,7 @@ class Network:
         for source, target, writable in container.mounts:
             command += ["--bind" if writable else "--ro-bind", str(source), target]
         command += ["--remount-ro", "/usr/local/bin", "--remount-ro", "/", "--"]
-        node.container = container
-        with node.log.open("ab") as log:
-            node.process = subprocess.Popen(
-                [*command, *_as_user(container), *container.command], env={"PATH": PATH, **container.environment},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        return [*command, *_as_user(container), *container.command]
 
     def _files(self) -> dict[str, Path]:
         """What the images hold, and the network's names."""

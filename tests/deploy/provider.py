@@ -10,13 +10,15 @@ from broker.sandbox import Sandbox, server
 
 
 async def serve(address: str) -> None:
-    """Say how to reach the authority `cameramanager` and refresh tokens of it, then serve until killed."""
+    """Say how two authorities know us, and refresh tokens of each; then serve until killed."""
     server._is_loopback = lambda _: True  # type: ignore[assignment]
     async with Sandbox(host=address, port=9000, access_lifetime=3600) as sandbox:
-        authority = sandbox.cameramanager
         told = {
-            "client_id": authority.client_id, "client_secret": authority.client_secret,
-            "refresh_tokens": [authority.issue().refresh_token for _ in range(3)],
+            authority.dialect.name: {
+                "client_id": authority.client_id, "client_secret": authority.client_secret,
+                "refresh_tokens": [authority.issue().refresh_token for _ in range(3)],
+            }
+            for authority in (sandbox.cameramanager, sandbox.rotating)
         }  # fmt: skip
         print(json.dumps(told), flush=True)
         await asyncio.Event().wait()

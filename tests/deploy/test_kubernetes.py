@@ -214,6 +214,7 @@ def _files(folder: Path, data: dict[str, str], mode: int, group: int) -> Path:
     return folder
 
 
+@pytest.mark.timeout(150)
 async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
     """Both, beside the Redis of docker-compose.yml: probed as written, one grant, an end in order, a restart."""
     password = (stack.project / "secrets" / "redis_password").read_text().strip()

@@ -167,6 +167,7 @@ async def installed(tmp_path: Path, sandbox: Sandbox, deployed: Deployed) -> Asy
         assert [s[:6] for s in secrets if len(s) > 5 and s in log] == []
 
 
+@pytest.mark.timeout(150)
 async def test_under_systemd(installed: Installed, deployed: Deployed, sandbox: Sandbox) -> None:
     """Started, confined, reloaded, hung, misled by its settings and stopped: as the unit says, by systemd itself."""
     manager = installed.manager
