@@ -70,6 +70,7 @@ async def test_sentinel(stack: Stack) -> None:
         for name in names:
             await stack.healthy(name)
     token = await stack.token()
+    assert "error: " not in await stack["broker"].exec("token-broker", "check", "--online")
     await stack["redis"].end(signal.SIGKILL)
     assert await stack["broker"].exec("token-broker", "token", "acme") == token
     assert await until(lambda: _role(stack, "redis-replica", "master"), 30, 0.5)
