@@ -103,6 +103,26 @@ async def promtool_test(directory: Path, tests: list[dict[str, Any]], groups: li
     return await promtool("test", "rules", "units.yml", cwd=directory)
 
 
+def fed(scraped: list[Sample], minutes: int) -> list[dict[str, str]]:
+    """A scrape as promtool's input, as if it stayed like that for *minutes*."""
+    target = {"job": "token-broker", "instance": "broker:8080"}
+    found = [Sample("up", {}, 1.0), *scraped]
+    return [
+        {"series": Sample(s.name, {**s.labels, **target}, s.value).series, "values": f"{s.value!r}x{minutes}"}
+        for s in found
+    ]
+
+
+async def fires(directory: Path, scraped: list[Sample], *names: str, minutes: int = 30) -> None:
+    """Have promtool judge a scrape by the deployed rules: these alerts fire if it stays like that, and no others."""
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(names)]
+    firing = 'group by (alertname) (ALERTS{alertstate="firing"})'
+    exactly = {"expr": firing, "eval_time": f"{minutes}m", "exp_samples": expected}
+    case = {"interval": "1m", "input_series": fed(scraped, minutes), "promql_expr_test": [exactly]}
+    code, words = await promtool_test(directory, [case], rules())
+    assert code == 0, words
+
+
 class Prometheus:
     """A real one that scrapes a broker as deploy/prometheus says, but each second, and with the rules there."""
 

@@ -20,13 +20,10 @@ from broker.sandbox import walk_login
 from tests.cli.conftest import Done, Home, read_until
 from tests.notify.conftest import Receiver
 from tests.waiting import until
-from tests.watch.queries import Sample, promtool_test, rules, samples
+from tests.watch.queries import Sample, fed, fires, promtool_test, rules, samples
 
 GRANT = "acme-cameras"
-DEAD = {
-    "alertname": "TokenBrokerReauthorizationRequired", "grant": GRANT, "job": "token-broker", "provider": "acme",
-    "severity": "critical",
-}  # fmt: skip
+DEAD = "TokenBrokerReauthorizationRequired"
 
 
 @dataclass(slots=True)
@@ -59,24 +56,16 @@ class Watched:
 
     async def firing(self, heading: str, *names: str) -> None:
         """Have promtool judge the samples of a scrape by the deployed rules: these alerts fire, and no others."""
-        target = {"job": "token-broker", "instance": "broker:8080"}
-        scraped = [Sample("up", {}, 1.0), *await self.scrape()]
-        series = [
-            {"series": Sample(s.name, {**s.labels, **target}, s.value).series, "values": f"{s.value!r}x5"}
-            for s in scraped
-        ]
-        expected = [{"labels": Sample("ALERTS", {**DEAD, "alertstate": "firing"}, 1).series, "value": 1}] * len(names)
-        exactly = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "2m", "exp_samples": expected}
-        case = {"interval": "1m", "input_series": series}
-        code, words = await promtool_test(self.directory, [{**case, "promql_expr_test": [exactly]}], rules())
-        assert code == 0, words
-        asked = [{"eval_time": "2m", "alertname": DEAD["alertname"], "exp_alerts": []}]
+        scraped = await self.scrape()
+        await fires(self.directory, scraped, *names, minutes=2)
+        case = {"interval": "1m", "input_series": fed(scraped, 2)}
+        asked = [{"eval_time": "2m", "alertname": DEAD, "exp_alerts": []}]
         code, words = await promtool_test(self.directory, [{**case, "alert_rule_test": asked}], rules())
         got = re.search(
             r'got:\[.*?Labels:(\{.*?\}).*?description="(.*?)", runbook.*?summary="(.*?)"\}', words, re.DOTALL
         )
         assert (code == 1, got is not None) == (bool(names), bool(names)), words
-        self.tell(f"promtool, {len(series)} series {heading}", *(got.groups() if got else ["no alert fires"]))
+        self.tell(f"promtool, {len(scraped)} series {heading}", *(got.groups() if got else ["no alert fires"]))
 
 
 @pytest.mark.timeout(150)  # a dozen programs, one after the other
@@ -101,7 +90,7 @@ async def test_a_grant_dies_and_is_healed(home: Home, receiver: Receiver, tmp_pa
     (parked,) = await until(watched.parked, timeout=20, every=0.2)
     assert (parked.labels["grant"], parked.labels["reason"]) == (GRANT, "reauthorization_required")
     watched.tell("GET /metrics", f"{parked.series} {parked.value}")
-    await watched.firing("after it died", "TokenBrokerReauthorizationRequired")
+    await watched.firing("after it died", DEAD)
 
     await until(lambda: receiver.told, timeout=20)
     _notice(watched, receiver, "reauthorization_required")
