@@ -66,6 +66,12 @@ class Reply:
     """Beside a body: why it may not be whole."""
 
 
+FROZEN = 0.05
+"""Seconds by which the end of a request's time is noticed late where this process was frozen, or starved of CPU."""
+READ_ON = 0.25
+"""Seconds for which an answer is read on then: it may have been here all the while, its tokens nowhere else."""
+
+
 class _TooLateToSend(Exception):
     """The deadline passed between the connecting and the sending."""
 
@@ -123,12 +129,15 @@ class Http:
         flight = _Flight(deadline=time.monotonic() + timeout)
         fault: NotSent | Unknown | None = None
         token = _under_way.set(flight)
+        limit = asyncio.timeout(None)
+        watch = asyncio.get_running_loop().call_later(timeout, _time_is_up, limit, flight)
         try:
-            async with asyncio.timeout(timeout):
+            async with limit:
                 await self._exchange(request, flight)
         except Exception as error:  # noqa: BLE001 - whatever it is, all that counts is whether the request was sent
             fault = _after_sending(error) if flight.sent else self._unconnected(error)
         finally:
+            watch.cancel()
             _under_way.reset(token)
         if flight.status is None:
             return fault or Unknown("no_answer")
@@ -172,6 +181,12 @@ class Http:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             self._tls_doubted = True
         return _not_sent(error)
+
+
+def _time_is_up(limit: asyncio.Timeout, flight: _Flight) -> None:
+    """End a request; but what came while this process could not run is read before it is given up for lost."""
+    frozen = time.monotonic() - flight.deadline > FROZEN
+    limit.reschedule(asyncio.get_running_loop().time() + (READ_ON if frozen else 0))
 
 
 @asynccontextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +212,32 @@ async def test_our_own_death_with_requests_in_flight(
         assert [line["count"] for line in heir.log if line["event"] == "leases.abandoned"] == [4]
     # A strict server is not asked again while a token lives.
     assert len(sandbox.rotating.token_requests) == asked + (8 if grace else 4)
+    assert sandbox.rotating.reuse == 0
+
+
+async def test_an_answer_that_came_while_we_were_frozen(
+    sandbox: Sandbox, redis: Redis, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    """A broker that could not run while its time for a request passed reads what has arrived before it gives up."""
+    providers = {"acme": provider_settings(sandbox)["acme"]}
+    refresh = {"request_timeout": "1s", "lease": "1m", "import_spread": "0s"}
+    async with broker_process(tmp_path / "one", shared_redis.url, providers, refresh=refresh) as broker:
+        await broker.put("g1", sandbox.rotating.issue().refresh_token or "", "acme")
+        await until(lambda: broker.has_token("g1"))
+        before = await broker.get("/v1/grants/g1/token")
+        sandbox.rotating.options.latency = 0.3
+        for _ in range(3):  # which callback comes first at the thaw is the loop's affair
+            asked = len(sandbox.rotating.token_requests)
+            await make_due(redis, "acme", "g1")
+            await until(lambda: len(sandbox.rotating.token_requests) > asked, 10, 0.005)  # noqa: B023 - awaited at once
+            os.kill(broker.popen.pid, signal.SIGSTOP)
+            await asyncio.sleep(1.5)
+            os.kill(broker.popen.pid, signal.SIGCONT)
+            await until(lambda: broker.has_token("g1"))
+            token = await broker.get("/v1/grants/g1/token")
+            assert token["generation"] > before["generation"]
+            assert sandbox.rotating.is_live_access(token["access_token"])
+            before = token
     assert sandbox.rotating.reuse == 0
 
 
