@@ -68,10 +68,12 @@ async def measure(row: Row, here: World, callers: Callers) -> None:
         alive |= await here.alive()
     unheard, described = here.unheard, await here.described()
     row.alive, row.lost, row.unheard = len(alive), sorted(here.family.keys() - alive), len(unheard)
-    row.reuse, row.notes, row.lag = here.authority.reuse, here.notes, callers.lag
+    row.reuse, row.notes, row.lag = here.authority.reuse, here.notes, here.lags.longest
     row.reads, row.withheld = len(callers.reads), Counter(read.verdict for read in callers.withheld)
-    if callers.lag > 0.5:
-        row.notes["ms late itself"] = round(callers.lag * 1000)
+    if here.lags.longest > 0.5:
+        row.notes["ms late itself"] = round(here.lags.longest * 1000)
+    if late := here.too_late():
+        row.notes["answers that may have been too late by that"] = len(late)
     row.notes |= {f"reads {verdict}": count for verdict, count in callers.counts().items() if verdict != "served"}
     told = here.logged("grant.parked", "grant.postponed", "provider.suspended")
     _judge(row, here, callers, unheard)
@@ -115,7 +117,7 @@ def count(row: Row, here: World, began: float, ended: float) -> None:
 
 def _judge(row: Row, here: World, callers: Callers, unheard: set[str]) -> None:
     """The central invariant, and the promises to callers and to the provider."""
-    excused = set() if row.fault.terrain.grace or not row.fault.loses else unheard
+    excused = set() if row.fault.terrain.grace else unheard if row.fault.loses else here.grants_of(here.too_late())
     if lost := [grant for grant in row.lost if grant not in excused]:
         row.problems.append(f"lost although their answers reached us: {', '.join(lost)}")
         row.problems += [line for grant in lost[:2] for line in _story(here, grant)]

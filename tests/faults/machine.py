@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -11,3 +12,20 @@ def waited(pid: int) -> float:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     return 0.0
+
+
+@dataclass(slots=True)
+class Lags:
+    """When this very process was late, and by how much. Times are monotonic seconds."""
+
+    longest: float = 0.0
+    _seen: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, at: float, late: float) -> None:
+        """It was *late* until *at*."""
+        self._seen.append((at, late))
+        self.longest = max(self.longest, late)
+
+    def between(self, first: float, last: float) -> float:
+        """For how long in all, of those that ended between these times."""
+        return sum(late for at, late in self._seen if first <= at <= last)

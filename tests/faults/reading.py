@@ -47,7 +47,7 @@ class Read:
     grant: str
     status: int
     took: float
-    """Seconds, but for those in which the machine did not let its broker or the store run."""
+    """Seconds, but for those in which the machine did not let its broker, the store or this very process run."""
     existed: bool
     verdict: str
     """served, legitimate (nothing valid was there to be served), or what was wrong: refused, expired, blocked, cut."""
@@ -64,11 +64,8 @@ class Callers:
     world: World
     apart: bool
     reads: list[Read] = field(default_factory=list)
-    lag: float = 0.0
-    """The longest time for which this process itself was late; it is no replica's fault."""
     _newest: dict[str, Served] = field(default_factory=dict)
     _own: dict[tuple[str, int, str], Served] = field(default_factory=dict)
-    _lags: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def withheld(self) -> list[Read]:
@@ -106,6 +103,7 @@ class Callers:
             if not replica.up or replica.lives != lives:
                 return  # it was ended meanwhile; a caller asks another one
         took = time.monotonic() - asked - max(0, self._waited(replica) - waited)
+        took -= self.world.lags.between(asked, time.monotonic())
         verdict = self._verdict(status, body, took, owed if alive else None, began)
         if verdict == "legitimate" and status == 200:
             pass
@@ -115,7 +113,7 @@ class Callers:
 
     def _verdict(self, status: int, body: dict[str, Any], took: float, owed: Served | None, began: float) -> str:
         now = time.time()
-        if owed is not None and took - self._late(began) > SLOW and owed.expires_at > began + SLOW:
+        if owed is not None and took > SLOW and owed.expires_at > began + SLOW:
             return "blocked"
         if status == 200:
             served = body["access_token"]
@@ -142,9 +140,6 @@ class Callers:
         store = self.world.store
         return waited(replica.process.popen.pid) + (waited(store.pid) if isinstance(store, StoreServer) else 0)
 
-    def _late(self, since: float) -> float:
-        return sum(late for at, late in self._lags if at >= since)
-
     async def watch(self) -> None:
         """Notice when this very process is late."""
         while True:
@@ -152,8 +147,7 @@ class Callers:
             await asyncio.sleep(0.05)
             late = time.monotonic() - before - 0.05
             if late > 0.05:
-                self._lags.append((time.time(), late))
-                self.lag = max(self.lag, late)
+                self.world.lags.add(time.monotonic(), late)
 
     async def keep_reading(self, replica: Replica, grant: str, rng: random.Random) -> None:
         """One caller of one grant at one replica."""

@@ -23,6 +23,7 @@ from broker.store import open_store
 from tests.cases.clocks import WallClock
 from tests.conftest import provider_settings
 from tests.faults.disks import SmallDisk
+from tests.faults.machine import Lags
 from tests.faults.replica import Replica
 from tests.faults.stores import FailingOver, StoreServer
 from tests.proxy import RedisProxy
@@ -73,6 +74,8 @@ class World:
     """Grant to the family that its user took back."""
     notes: dict[str, int] = field(default_factory=dict)
     """How often a fault struck, in its own words."""
+    lags: Lags = field(default_factory=Lags)
+    """When this process, and so the authorization server in it, was late."""
 
     @property
     def authority(self) -> Authority:
@@ -149,7 +152,7 @@ class World:
         """
         deaths = {replica.name: replica.deaths for replica in self.replicas}
         later: set[tuple[str, float, str]] = set()
-        lost = set()
+        lost = self.too_late()
         records = list(self.authority.token_requests)
         for number in range(len(records) - 1, -1, -1):
             record = records[number]
@@ -167,12 +170,25 @@ class World:
                 later.add(key)
         return lost
 
+    def too_late(self) -> set[int]:
+        """Numbers of the requests whose answers may have come too late, since this very process was late itself."""
+        allowed = self.plan.request_timeout
+        return {
+            number
+            for number, record in enumerate(list(self.authority.token_requests))
+            if self.lags.between(record.monotonic - allowed, record.monotonic + allowed) > allowed / 2
+        }
+
+    def grants_of(self, numbers: set[int]) -> set[str]:
+        """Whose requests these are."""
+        records = self.authority.token_requests
+        families = {records[number].family for number in numbers}
+        return {grant for grant, family in self.family.items() if family in families}
+
     @property
     def unheard(self) -> set[str]:
         """Grants whose token was spent by a request whose answer may never have reached us."""
-        records = self.authority.token_requests
-        families = {records[number].family for number in self.never_heard()}
-        return {grant for grant, family in self.family.items() if family in families}
+        return self.grants_of(self.never_heard())
 
     async def in_flight(self) -> None:
         """Wait until a request is under way."""
