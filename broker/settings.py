@@ -49,7 +49,11 @@ class Http(Section):
     allow_plain_http: bool = Field(
         default=False, description="listen beyond loopback without TLS in front: the word that says you know"
     )
-    listen: list[Listen] = Field(default=["127.0.0.1:8080"], min_length=1, description="addresses to listen on")
+    listen: list[Listen] = Field(
+        default=["127.0.0.1:8080"],
+        min_length=1,
+        description="addresses to listen on; [::] is IPv6 alone, for both say 0.0.0.0 too",
+    )
     public_listen: list[Listen] = Field(
         default=[],
         description="further addresses that serve /login and /callback only: the side that faces the internet",

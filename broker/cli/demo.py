@@ -21,7 +21,7 @@ from rich.table import Table
 from broker.cli.broker_http import Broker, broker_at
 from broker.cli.main import app, out
 from broker.cli.run import run_loop
-from broker.errors import BrokerError
+from broker.errors import BrokerError, CorrectSettings
 
 if TYPE_CHECKING:
     from broker.sandbox import Authority, Sandbox
@@ -76,7 +76,13 @@ def demo(
     for name in list(os.environ):
         if name.startswith("TOKEN_BROKER_"):
             del os.environ[name]  # the demo is the same everywhere
-    with tempfile.TemporaryDirectory(prefix="token-broker-") as directory:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="token-broker-")
+    except OSError as error:
+        raise CorrectSettings(
+            f"the demo needs a directory of its own for a while ({error.strerror or error}): name one with TMPDIR"
+        ) from None
+    with made as directory:
         run_loop(_demo(Path(directory), lifetime, seconds))
     out.print("Everything is stopped and removed.")
 
