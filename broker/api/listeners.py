@@ -11,6 +11,7 @@ from aiohttp import web
 
 from broker.api.app import applications
 from broker.api.front import Front
+from broker.api.unreadable import answer_unreadable
 from broker.errors import CorrectSettings
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ async def _served(stack: AsyncExitStack, application: web.Application, api: Api)
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - it was set up
     api.connections.watch(runner.server)
+    answer_unreadable(runner.server)
     stack.push_async_callback(runner.cleanup)
     return runner
 

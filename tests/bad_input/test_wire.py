@@ -63,6 +63,25 @@ async def test_garbage(broker: RunningBroker, kind: str) -> None:
     answer = await raw(broker, GARBAGE[kind])
     assert not answer or answer.split()[1][:1] == b"4", answer[:200]
     assert b"Traceback" not in answer
+    if answer:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"application/json" in head
+        assert set(json.loads(body)) == {"error", "error_description"}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["X-Broker-Key: KEY\0", "X-Broker-Key: KEY\x7f", "X-Broker-Key KEY", "X Y: KEY", " KEY", "X-Broker-Key: KEY\n KEY",
+     "X-Broker-Key: KEY" + "a" * 9000, "Host: KEY\r\nHost: KEY"],
+)  # fmt: skip
+async def test_garbage_is_not_repeated(broker: RunningBroker, sent: str) -> None:
+    """A key in a header that cannot be read does not come back in the error: whoever sent it would log it."""
+    for start in ("GET /v1/grants/good/token HTTP/1.1\r\nHost: localhost\r\n", "GET /callback?code=KEY x HTTP/1.1\r\n"):
+        answer = await raw(broker, f"{start}{sent.replace('KEY', broker.admin_key)}\r\n\r\n".encode())
+        assert answer.split()[1] == b"400"
+        assert broker.admin_key.encode() not in answer
+        assert b"KEY" not in answer
+        assert b"Connection: close" in answer or answer.startswith(b"HTTP/1.0")
 
 
 async def test_garbage_is_not_logged(broker: RunningBroker) -> None:
