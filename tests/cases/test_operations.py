@@ -239,6 +239,7 @@ async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) ->
         f'data_dir = "{tmp_path}/data"\n[http]\nlisten = ["{listen}"]\npublic_url = "http://{listen}"\n'
         '[redis]\nurl = "embedded:"\n'
     )
+    (tmp_path / "data").mkdir(mode=0o700)
 
     async def traced(asked: str) -> tuple[int | None, str]:
         process = await asyncio.create_subprocess_exec(
