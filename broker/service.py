@@ -158,7 +158,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             listening(api) as addresses,
             supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
         ):
-            log.info("broker.listening", addresses=addresses, data_dir=str(settings.data_dir))
+            log.info(
+                "broker.listening", addresses=addresses, data_dir=str(settings.data_dir),
+                max_connections=connections.limit,
+            )  # fmt: skip
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
             if journal is not None:

@@ -67,7 +67,7 @@ class Http(Section):
     )
     max_connections: int = Field(
         default=0, ge=0, le=1_000_000,
-        description="callers' connections at once; 0: as many as the limit of open files leaves (three quarters)",
+        description="callers' connections at once, as far as three quarters of the open files allowed; 0: all of those",
     )  # fmt: skip
     keepalive_timeout: PositiveDuration = Field(
         default=timedelta(seconds=75),

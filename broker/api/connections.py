@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _WAITING_PART = 0.9
+_MOST = 60_000
+"""Where files have no limit."""
 _FULL_FOR = 60.0
 """Seconds within which being full is logged once."""
 _FULL_BODY = json.dumps(
@@ -40,12 +42,13 @@ _FULL = (
 )
 
 
-def room_for_callers(wanted: int) -> int:
-    """How many connections callers may have: *wanted* (0: no wish), but no more than the limit of open files leaves.
+def room_for_callers(wanted: int, files: int) -> int:
+    """How many connections callers may have: *wanted* (0: no wish), but no more than the limit of open *files* leaves.
 
     A quarter of the files is kept for journal, store and providers; of few files half, and never more than 4096.
     """
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted or _MOST
     left = files - min(max(files // 4, min(files // 2, 256)), 4096)
     return min(wanted, left) if wanted else left
 
@@ -118,7 +121,8 @@ class Connections:
     @classmethod
     def of(cls, http: Http, metrics: Metrics) -> Connections:
         """Those that the settings and the limit of open files allow."""
-        return cls(room_for_callers(http.max_connections), http.read_timeout.total_seconds(), metrics)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return cls(room_for_callers(http.max_connections, files), http.read_timeout.total_seconds(), metrics)
 
     @property
     def may_wait(self) -> int:

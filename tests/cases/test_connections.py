@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from broker.api.connections import room_for_callers
 from tests.cases.conftest import MakeGround, provider_at
 from tests.cases.fas import Fas
 from tests.cases.process import Process, broker_process, missing
@@ -134,6 +135,16 @@ async def test_more_connections_than_files(
         assert counted["token_broker_connections_closed_total", "room"] > 0
         assert counted["token_broker_connections_closed_total", "silent"] > 0
         assert not counted["token_broker_connections_closed_total", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "callers"),
+    [(0, 256, 128), (0, 1024, 768), (0, 20_000, 15_904), (0, 65_536, 61_440), (100, 1024, 100), (5000, 1024, 768),
+     (0, resource.RLIM_INFINITY, 60_000), (7, resource.RLIM_INFINITY, 7), (0, 2**20, 2**20 - 4096)],
+)  # fmt: skip
+def test_room_for_callers(wanted: int, files: int, callers: int) -> None:
+    """Whatever is wanted, a good part of the files stays with journal, store and providers."""
+    assert room_for_callers(wanted, files) == callers
 
 
 async def test_busy_connections_are_not_closed_for_new_ones(start: Start) -> None:
