@@ -148,7 +148,7 @@ class Grant:
         """It lives, but may not be the newest: ask, and if nothing comes at once, go on with it."""
         self._glance_after = clock() + _GLANCE
         self._broker.following.want(self)
-        answer = await self._share(0, partial(self._ask, 0, 0), min(_GLANCE, held.remaining()))
+        answer = await self._share(0, partial(self._ask, 0, 0), min(_GLANCE, held.remaining() / 2))
         if isinstance(answer, errors.UnknownGrant):
             raise _refusal(answer, self.id, _GLANCE)
         return self._held if self._held is not None and self._held.remaining() > 0 else held

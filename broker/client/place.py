@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from broker.client.errors import CorrectConfiguration
+from broker.client.token import HeaderValue
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +31,7 @@ class Key:
 
     def reveal(self) -> str:
         """The key itself: only for the broker."""
-        return self._text
+        return HeaderValue(self._text)
 
     def reread(self) -> bool:
         """Read the file again: whether it holds another key now. Raises `CorrectConfiguration`. Blocks."""

@@ -41,7 +41,6 @@ class SyncBroker:
         self._broker = self._make()
         self._lock = threading.Lock()
         self._side: _Side | None = None
-        self._left_behind: list[object] = []
         self._closed = False
 
     @classmethod
@@ -79,8 +78,8 @@ class SyncBroker:
             if self._closed:
                 raise CorrectConfiguration("this SyncBroker is closed: make another one")
             if self._side is not None and self._side.pid != os.getpid():
-                # The parent's: its sockets are shared, so it is left as it is, and not even collected.
-                self._left_behind += [self._side, self._broker]
+                # The parent's: its sockets are shared, so it is left as it is. The frames of a thread that is not on
+                # this side are never freed, so nothing of it is collected and closed either.
                 self._broker, self._side = self._make(), None
             if self._side is None:
                 self._side = _Side()

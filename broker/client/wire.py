@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 
 from broker.client import errors
-from broker.client.token import HeaderValue, Token, clock
+from broker.client.token import Token, clock
 
 if TYPE_CHECKING:
     import ssl
@@ -92,7 +92,7 @@ class Wire:
         timeout = aiohttp.ClientTimeout(total=wait + _PATIENCE, sock_connect=_CONNECT)
         try:
             async with self._session.request(
-                method, url, headers={**headers, "X-Broker-Key": HeaderValue(key)}, timeout=timeout,
+                method, url, headers={**headers, "X-Broker-Key": key}, timeout=timeout,
                 allow_redirects=False,
             ) as answer:  # fmt: skip
                 status, told = answer.status, answer.headers

@@ -11,6 +11,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -193,6 +194,16 @@ async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
         await runner.cleanup()
 
 
+def _locals(error: BaseException | None) -> list[str]:
+    """What a tool shows that collects the variables of every frame of an error, and of what led to it."""
+    shown: list[str] = []
+    while error is not None:
+        frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+        shown += [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
+        error = error.__context__
+    return shown
+
+
 async def test_nothing_shows_a_secret(fake: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     """Neither the key nor a token in any text of ours; JSON, pickle and copies are refused."""
     caplog.set_level("DEBUG")
@@ -225,7 +236,7 @@ async def test_nothing_shows_a_secret(fake: FakeBroker, caplog: pytest.LogCaptur
         for error in (gone.value, wrong.value):
             assert error.__cause__ is None
             assert error.__context__ is None or error.__suppress_context__
-            shown += [str(error), repr(error), repr(vars(error))]
+            shown += [str(error), repr(error), repr(vars(error)), *_locals(error)]
     shown += [record.getMessage() for record in caplog.records]
     everything = "\n".join(shown)
     assert fake.grants["g1"].token not in everything

@@ -116,14 +116,18 @@ def test_a_report(client: SyncBroker, fake: FakeBroker) -> None:
 
 
 FORK = """
-import os, sys, time
+import gc, os, signal, sys, time
 from broker.client import SyncBroker
+signal.alarm(30)
 broker = SyncBroker.from_env()
 grant = broker.grant("g1")
 first = grant.token().value
 child = os.fork()
 if not child:
+    signal.alarm(20)
     assert grant.token().value == first
+    gc.collect()  # what was the parent's is not closed from here
+    time.sleep(0.2)
     broker.close()
     os._exit(7)
 assert os.waitpid(child, 0)[1] >> 8 == 7
