@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml  # type: ignore[import-untyped]
 
@@ -177,7 +175,10 @@ class Stack:
             *rest, sign, name = rest
             into, from_ = (self.project / name, None) if sign == ">" else (None, self.project / name)
         stdin = from_.read_bytes() if from_ else b""
-        services = [name for name in self.composed["services"] if name in self.network.nodes]
+        defined = self.composed["services"]  # what others depend on comes first
+        services = sorted(
+            set(defined) & set(self.network.nodes), key=lambda name: len(defined[name].get("depends_on", ()))
+        )
         if verb in {"stop", "start", "up"}:
             names = [word for word in rest if not word.startswith("-")] or services
             for name in names if verb != "stop" else reversed(names):
@@ -206,34 +207,25 @@ class Stack:
         assert kind == "CMD"
 
         async def passes() -> bool:
+            if name == "broker" and (await self[name].get("/readyz"))[0] != 200:
+                return False  # the command would say so too, after half a second of a core
             said = await self[name].exec("sh", "-c", '"$@" && echo PASSED || true', "sh", *command)
             return said.endswith("PASSED\n")
 
-        await until(passes, 20, 0.2)
+        await until(passes, 40, 0.2)
 
     async def token(self, grant: str = "acme", at: str = "broker") -> str:
         """Import a grant, by the command in the container, and read its token there."""
         refresh_token = self.provider["refresh_tokens"].pop()
         line = json.dumps({"grant_id": grant, "provider": "cameramanager", "refresh_token": refresh_token})
         assert "1 created" in await self[at].exec("token-broker", "import", "-", stdin=line)
-        return await self[at].exec("token-broker", "token", grant)
+        return (await self[at].exec("token-broker", "token", grant)).strip()
 
-    async def status(self, url: str) -> int:
-        """What a GET from another host comes to, 0 where nobody answers."""
-        script = (
-            "import sys, urllib.request as u, urllib.error as e\n"
-            "try: print(u.urlopen(sys.argv[1], timeout=5).status)\n"
-            "except e.HTTPError as error: print(error.code)\n"
-            "except OSError: print(0)"
-        )
-        from_outside = ["nsenter", "-t", str(self["provider"].anchor.pid), "-n"]
-        address = self[urlsplit(url).hostname or ""].address
-        process = await asyncio.create_subprocess_exec(
-            *from_outside, sys.executable, "-c", script, url.replace(urlsplit(url).hostname or "", address),
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
-        said, _ = await process.communicate()
-        return int(said)
+    async def served(self, grant: str, at: str = "broker") -> str:
+        """The grant's token as a caller is served it, "" for none."""
+        key = (self.project / "volumes" / f"{at}-data" / "admin.key").read_text().strip()
+        status, body = await self[at].get(f"/v1/grants/{grant}/token", key)
+        return body if status == 200 else ""
 
 
 @contextlib.asynccontextmanager

@@ -214,7 +214,7 @@ def _files(folder: Path, data: dict[str, str], mode: int, group: int) -> Path:
     return folder
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
     """Both, beside the Redis of docker-compose.yml: probed as written, one grant, an end in order, a restart."""
     password = (stack.project / "secrets" / "redis_password").read_text().strip()
@@ -232,7 +232,8 @@ async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
     async def probed(name: str, kind: str) -> bool:
         assert stack[name].process is not None
         asked = container[kind]["httpGet"]
-        return await stack.status(f"http://{name}:{container['ports'][0]['containerPort']}{asked['path']}") == 200
+        status, _ = await stack[name].get(asked["path"], port=container["ports"][0]["containerPort"])
+        return status == 200
 
     for name in pods:
         begin(name)
@@ -240,7 +241,7 @@ async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
             await until(lambda: probed(name, kind), 30, 0.2)  # noqa: B023 - awaited at once
     token = await stack.token(at=pods[0])
-    assert await stack[pods[1]].exec("token-broker", "token", "acme") == token
+    assert (await stack[pods[1]].exec("token-broker", "token", "acme")).strip() == token
     for path in ("/x", "/etc/token-broker/x", "/run/secrets/token-broker/x", "/opt/x"):
         await stack[pods[0]].exec("touch", path, code=1)
     assert (tmp_path / f"data-{pods[0]}" / "data").stat().st_mode & 0o777 == 0o700
@@ -248,4 +249,4 @@ async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
     assert await probed(pods[1], "readinessProbe")
     begin(pods[0])
     await until(lambda: probed(pods[0], "readinessProbe"), 30, 0.2)
-    assert await stack[pods[0]].exec("token-broker", "token", "acme") == token
+    assert (await stack[pods[0]].exec("token-broker", "token", "acme")).strip() == token

@@ -116,7 +116,7 @@ class Installed:
             good = (shown["ActiveState"], shown["SubState"]) == ("active", "running")
             return shown["MainPID"] if good and shown["MainPID"] != other_than else None
 
-        return str(await until(active, 20, 0.1))
+        return str(await until(active, 30, 0.2))
 
     async def log(self) -> str:
         """What the service said."""
@@ -167,7 +167,7 @@ async def installed(tmp_path: Path, sandbox: Sandbox, deployed: Deployed) -> Asy
         assert [s[:6] for s in secrets if len(s) > 5 and s in log] == []
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_under_systemd(installed: Installed, deployed: Deployed, sandbox: Sandbox) -> None:
     """Started, confined, reloaded, hung, misled by its settings and stopped: as the unit says, by systemd itself."""
     manager = installed.manager
@@ -202,7 +202,7 @@ async def test_under_systemd(installed: Installed, deployed: Deployed, sandbox: 
 
     # Reloaded: the same process, ready again.
     await manager.inside("systemctl reload token-broker")
-    await until(lambda: installed.said("settings.reloaded"))
+    await until(lambda: installed.said("settings.reloaded"), 10, 0.2)
     assert await installed.running() == pid
 
     # Hung: the watchdog ends it, and another takes over.
