@@ -234,7 +234,7 @@ async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
     project = checkout(folder / "project")
     for name in ("docker-compose.yml", *overrides):
         follow(project, [line for line in head(project / name) if " up " not in line and " exec " not in line])
-    composed = config(project, *overrides)
+    composed = config(project, *overrides, arguments=("--profile", "demo"))
     async with network(folder / "network") as net:
         node = net.node("provider")
         inside = ["nsenter", "-t", str(node.anchor.pid), "-n"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -26,6 +27,19 @@ async def test_default(stack: Stack) -> None:
         await broker.exec("touch", path, code=1)
     assert await broker.end() == 0
     assert await stack["redis"].end() == 0
+
+
+async def test_demo(stack: Stack) -> None:
+    """The demo as written: without a secret or a name for its user, on a read-only root, it gives a token."""
+    stack.up("demo")
+    demo = stack["demo"]
+    await until(lambda: "curl " in demo.output, 40, 0.2)
+    comment = (stack.project / "docker-compose.yml").read_text().partition("# A demo that needs")[2]
+    command = shlex.split(next(line for line in comment.splitlines() if " exec demo " in line))
+    assert len((await demo.exec(*command[command.index("demo", command.index("exec")) + 1 :])).strip()) > 20
+    for path in ("/x", "/var/lib/x", "/opt/x"):
+        await demo.exec("touch", path, code=1)
+    assert await demo.end() == 0
 
 
 @pytest.mark.timeout(240)
