@@ -72,9 +72,11 @@ async def _follow(grant: Grant) -> None:
                 return
             failures = 0
         except BrokerError as error:
+            passing = isinstance(error, TokenUnavailable)  # a restart of the broker, as a rule
             if not failures:
-                log.warning("token-broker: %s is not followed: %s", grant.id, error)
-            failures = failures + 1 if isinstance(error, TokenUnavailable) else 16
+                level = logging.INFO if passing else logging.WARNING
+                log.log(level, "token-broker: no news of %s: %s", grant.id, error)
+            failures = failures + 1 if passing else 16
         await asyncio.sleep(pause(failures) if failures else max(0.0, _LEAST_PAUSE - (clock() - began)))
 
 
