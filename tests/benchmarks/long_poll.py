@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -191,7 +192,7 @@ def main() -> None:
                 theirs, theirs_each = runner.run(bare(bare_port, handlers.pid, many, given.rounds))
                 ours, each = runner.run(brokers(port, other, pids[0], redis_port, many, given.rounds))
             ratios = "  ".join(
-                f"{what} {mine:.1f} ({mine / bare_:.2f}x)"
+                f"{what} {mine:.1f} ({mine / (bare_ or math.nan):.2f}x)"
                 for what, mine, bare_ in zip(("p50 ms", "p99 ms", "last ms", "CPU µs"), ours, theirs, strict=True)
             )
             print(f"{many:6} waiters: {ratios}   {each / 1024:.1f} KiB each ({each / theirs_each:.2f}x)", flush=True)
