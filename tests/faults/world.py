@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -171,12 +172,31 @@ class World:
         return lost
 
     def too_late(self) -> set[int]:
-        """Numbers of the requests whose answers may have come too late, since this very process was late itself."""
+        """Numbers of the requests whose answers came too late, since this very process was late itself.
+
+        Nobody knows but who waited: the broker says that it gave up, and then our lateness must be reason enough.
+        """
         allowed = self.plan.request_timeout
+        records = list(self.authority.token_requests)
+        late = {
+            number
+            for number, record in enumerate(records)
+            if self.lags.between(record.monotonic - allowed, record.monotonic + allowed) > allowed / 2
+        }
+        if not late:
+            return late
+        gave_up = {
+            (self.family[line["grant_id"]], datetime.fromisoformat(line["timestamp"]).timestamp())
+            for line in self.logged("grant.postponed")
+            if line["code"] == "timeout"
+        }
         return {
             number
-            for number, record in enumerate(list(self.authority.token_requests))
-            if self.lags.between(record.monotonic - allowed, record.monotonic + allowed) > allowed / 2
+            for number in late
+            if any(
+                family == records[number].family and abs(at - records[number].at) < 2 * allowed
+                for family, at in gave_up
+            )
         }
 
     def grants_of(self, numbers: set[int]) -> set[str]:
