@@ -232,11 +232,10 @@ class Login:
         if "code" not in query:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
-            words = "was not allowed" if code == "access_denied" else "did not succeed at the provider"
-            raise kind(
-                f"the login {words} ({code!a}): nothing was changed; to try again, open the login link again",
-                code=code if code.isascii() else "no_code",
-            )
+            words = f"the login did not succeed at the provider ({code!a}): nothing was changed; open its link again"
+            if code == "access_denied":
+                words = f"the login was not allowed ({code!a}): nothing was changed"
+            raise kind(words, code=code if code.isascii() else "no_code")
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
             Secret(query["code"]),

@@ -90,7 +90,7 @@ async def test_the_provider_fails_for_a_moment(broker: RunningBroker, sandbox: S
         query = f"error={error}&state={state}&iss={quote(sandbox.rotating.issuer, safe='')}"
         async with mine.get(f"{broker.url}/callback?{query}", allow_redirects=False) as answer:
             assert answer.status == 502
-            assert "open the login link again" in await answer.text()
+            assert "open its link again" in await answer.text()
     told = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
     assert (told["status"], told["error"]) == ("failed", error)
     assert await exchanges(sandbox, "acme") == 0

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +102,20 @@ async def test_denied(home: Home) -> None:
     done = await home.ended(waiting, redirect.encode())
     assert done.code == 1
     assert "was not allowed" in done.err
+
+
+async def test_login_outlives_a_restart(home: Home) -> None:
+    """A broker that is started anew while somebody logs in: the link still works, and the command hears at once."""
+    broker = await home.run()
+    waiting = home.start("login", "g", "-p", "acme")
+    url = await _printed_url(waiting)
+    await home.stop(broker)
+    await home.run()
+    assert "Logged in" in await walk_login(url)
+    began = time.monotonic()
+    done = await home.ended(waiting)
+    assert done.code == 0, done
+    assert time.monotonic() - began < 4  # two seconds, on a machine with nothing else to do
 
 
 async def test_dead_grant(home: Home) -> None:
