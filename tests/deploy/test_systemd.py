@@ -34,7 +34,8 @@ cat > /etc/systemd/system/token-broker.service.d/test.conf <<'END'
 [Service]
 RestartSec=100ms
 WatchdogSec=1500ms
-Environment=TOKEN_BROKER_HTTP__DRAIN_DELAY=0s
+TimeoutStopSec=1s
+Environment=TOKEN_BROKER_HTTP__DRAIN_DELAY=2s
 StandardOutput=append:/run/token-broker.log
 StandardError=append:/run/token-broker.log
 END
@@ -211,7 +212,7 @@ async def test_under_systemd(installed: Installed, deployed: Deployed, sandbox: 
     assert (await manager.shows("NRestarts"))["NRestarts"] == "1"
     assert await until(lambda: installed.token("acme")) == token
 
-    # Killed: likewise. Stopped: in order, and not again.
+    # Killed: likewise. Stopped: in order, in the time that it asks for beyond TimeoutStopSec, and not again.
     await manager.inside(f"kill -KILL {other}")
     await installed.running(other_than=other)
     await manager.inside("systemctl stop token-broker")
