@@ -100,6 +100,34 @@ async def test_a_hint_while_the_broker_is_away(fake: FakeBroker, listener: tuple
         await until(lambda: (held := grant.at_hand()) and held.value == rotated, 10)
 
 
+async def test_nobody_listens_for_what_is_not_used(
+    fake: FakeBroker, listener: tuple[RedisServer, Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel of a grant that is used no longer is left, and taken up again when it is used again."""
+    monkeypatch.setattr("broker.client.hints.IDLE", 0.2)
+    server, redis = listener
+
+    async def listeners() -> int:
+        counted: list[int] = await redis.execute_command("PUBSUB", "NUMSUB", "broker:tokens:g1")  # type: ignore[no-untyped-call]
+        return counted[1]
+
+    async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
+        grant = client.grant("g1")
+        await grant.token()
+
+        async def left() -> bool:
+            return await listeners() == 0
+
+        await until(lambda: client.following.has(grant))
+        await until(left)
+        assert not client.following.has(grant)
+        rotated = fake.grants["g1"].rotate()
+        assert (await grant.token()).value == rotated
+        monkeypatch.setattr("broker.client.hints.IDLE", 600)
+        await grant.token()
+        await until(lambda: client.following.has(grant))
+
+
 async def test_with_a_real_broker(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, shared_redis: RedisServer
 ) -> None:

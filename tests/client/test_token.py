@@ -219,6 +219,24 @@ async def test_who_was_idle_looks_first(client: Broker, fake: FakeBroker) -> Non
         await grant.token()
 
 
+async def test_nobody_follows_what_is_not_used(
+    client: Broker, fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grant that is used no longer costs the broker no connection, until it is used again."""
+    monkeypatch.setattr("broker.client.follow.IDLE", 0.1)
+    grant = client.grant("g1")
+    await grant.token()
+    await asyncio.sleep(0.2)
+    assert client.following.has(grant)
+    fake.grants["g1"].rotate()
+    await until(lambda: not client.following.has(grant), 3)
+    reads = fake.reads("g1")
+    await asyncio.sleep(1.2)
+    assert fake.reads("g1") == reads
+    await grant.token()
+    assert client.following.has(grant)
+
+
 async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker) -> None:
     """A cancelled caller leaves the request to those who wait for it too."""
     fake.hanging = True
