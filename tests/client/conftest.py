@@ -46,6 +46,8 @@ class Api:
     came: list[Came] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
     """Where a path leads with 307."""
+    hesitation: float = 0
+    """Seconds before a 401."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("Authorization")
@@ -54,6 +56,7 @@ class Api:
             return web.Response(status=307, headers={"Location": self.redirects[request.path]})
         scheme, _, token = (authorization or "").partition(" ")
         if scheme != "Bearer" or not self.takes(token):
+            await asyncio.sleep(self.hesitation)
             return web.json_response({"error": "invalid_token"}, status=401)
         return web.json_response({"length": len(self.came[-1].body)})
 

@@ -141,6 +141,29 @@ async def test_what_has_gone_by_is_not_sent_again(name: str, sender: Sender, fak
     assert reports(fake) == 1
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["bytes", "stream"])
+async def test_a_rotation_while_a_request_is_under_way(
+    name: str, sender: Sender, fake: FakeBroker, api: Api, streamed: bool
+) -> None:
+    """The newer token is in hand when the 401 comes: the request is sent again, if it can be, and nobody is told."""
+    grant = fake.grants["g1"]
+    old, api.hesitation = grant.token, 0.3
+
+    def takes(token: str) -> bool:
+        if token == grant.token == old:
+            grant.rotate()
+        return token == grant.token
+
+    async with sender() as send:
+        await send("GET", api.url + "/warm")
+        await asyncio.sleep(0.05)
+        api.takes = takes
+        status, _ = await send("POST", api.url + "/a", stream_for(name, 100) if streamed else b"x" * 100)
+    assert status == (401 if streamed else 200)
+    assert len(api.came) == (2 if streamed else 3)
+    assert reports(fake) == 0
+
+
 async def test_an_api_that_always_refuses(sender: Sender, fake: FakeBroker, api: Api) -> None:
     """Two requests and one report, never a loop; while the broker says that it is no use, one request and none."""
     grant = fake.grants["g1"]
