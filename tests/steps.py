@@ -103,3 +103,19 @@ async def subscribed(redis: Redis, grant: str) -> AsyncIterator[list[dict[str, A
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def everything(redis: Redis) -> dict[Any, Any]:
+    """All keys as they are now."""
+    dumps = {key: await redis.dump(key) for key in await redis.keys("*")}
+    return {key: dump for key, dump in dumps.items() if dump is not None}
+
+
+async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
+    """The store is as it was, on another run of the server."""
+    async with redis.pipeline(transaction=True) as pipe:  # at once, as a failover is: brokers go on meanwhile
+        pipe.flushall()  # type: ignore[unused-awaitable]
+        for key, dump in before.items():
+            pipe.restore(key, 0, dump, replace=True)  # type: ignore[unused-awaitable]
+        pipe.hset("broker:{0}:epoch", "run_id", "0000")  # type: ignore[unused-awaitable]
+        await pipe.execute()
