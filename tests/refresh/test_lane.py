@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis.asyncio import Redis
 
 from broker.refresh.scheduler import PORTIONS
@@ -27,7 +29,7 @@ async def test_a_claim_fills_a_part_of_a_lane(start_broker: StartBroker, sandbox
 
         await until(all_refreshed, 20)
         # An attempt is called by its claim and its number in it.
-        committed = [await redis.hget(f"broker:{{0}}:grant:{name}", "committed") for name in names]
+        committed: list[Any] = [await redis.hget(f"broker:{{0}}:grant:{name}", "committed") for name in names]
         numbers = [int(attempt.rpartition(b"-")[2]) for attempt in committed if attempt]
         assert max(numbers) == CONCURRENCY // PORTIONS
         assert len(numbers) == len(names)
