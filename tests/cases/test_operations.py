@@ -259,6 +259,32 @@ async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) ->
         assert "Traceback" not in said
 
 
+_REWRITING = """
+import os, random, signal, sys, time
+from pathlib import Path
+from broker.data_dir import write_private
+path, texts = Path(sys.argv[1]), ("long " * 5000, "short")
+write_private(path, texts[0])
+for _ in range(100):
+    child = os.fork()
+    if not child:
+        while True:
+            for text in texts:
+                write_private(path, text)
+    time.sleep(random.uniform(0, 0.01))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert path.read_text() in texts, "a mixture"
+    assert path.stat().st_mode & 0o777 == 0o600
+"""
+
+
+async def test_killed_while_rewriting(tmp_path: Path) -> None:
+    """O14: a file of ours is one whole text or another, at whatever moment its writer is killed."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _REWRITING, str(tmp_path / "admin.key"))
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
 async def test_two_replicas_on_one_data_dir(start: Start, start_broker: StartBroker, redis: Redis, fas: Fas) -> None:
     """O19: replicas that share a data_dir never write one journal file."""
     async with start() as one:

@@ -75,7 +75,17 @@ def test_wrong_variable(wrong: Wrong, monkeypatch: pytest.MonkeyPatch, name: str
     assert "PASSWORD" not in "".join(findings)
 
 
-@pytest.mark.parametrize("name", ["REDIS__URL", "HTTP__LISTEN", "PROVIDERS__ACME__PKCE", "UNHEARD_OF"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "REDIS__URL",
+        "HTTP__LISTEN",
+        "HTTP__PUBLIC_LISTEN",
+        "PROVIDERS__ACME__PKCE",
+        "PROVIDERS__ACME__SCOPE",
+        "UNHEARD_OF",
+    ],
+)
 def test_empty_is_unset(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """An empty variable, as compose sets for one that is not given, changes nothing."""
     plain = loaded(REDIS + ACME)

@@ -31,6 +31,7 @@ def test_windows_file(file: Path) -> None:
         (b"# a\n# b\n# \xe4\n", "broker.toml:3: is not UTF-8: save the file as UTF-8"),
         (REDIS.encode("utf-16"), "broker.toml:1: is not UTF-8: save the file as UTF-8"),
         (b"a = 1\n\0", "broker.toml:2: is not TOML, column 1: invalid statement"),
+        (b"a = 1\rb", "broker.toml:1: is not TOML, column 6: expected newline or end of document after a statement"),
         (b"[http\n", "broker.toml:1: is not TOML, column 6: expected ']' at the end of a table declaration"),
         (b'\nb = "x\n', "broker.toml:2: is not TOML, column 7: illegal character '\\n' (a quote that is not closed?)"),
         (b"a = [1,\n", "broker.toml:2: is not TOML at its end: invalid value"),
