@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 
 import aiohttp
 
@@ -38,21 +37,19 @@ async def test_a_killed_broker_goes_unseen(home: Home, own_redis: RedisServer) -
         await grant.ready()
         first = await grant.token()
         statuses: list[int] = []
-        longest = 0.0
 
         async def work() -> None:
-            nonlocal longest
             while True:
-                began = time.monotonic()
                 async with session.get(api.url) as answer:
                     statuses.append(answer.status)
-                longest = max(longest, time.monotonic() - began)
                 await asyncio.sleep(0.01)
 
         working = asyncio.create_task(work())
         await asyncio.sleep(0.2)
         await home.stop(process, signal.SIGKILL)
+        before = len(statuses)
         await asyncio.sleep(0.5)
+        assert len(statuses) > before + 5, "it waits for nobody"
         await home.run()
         async with admin.post(f"{home.url}/v1/grants/g1/retry") as answer:
             assert answer.status == 202
@@ -65,5 +62,4 @@ async def test_a_killed_broker_goes_unseen(home: Home, own_redis: RedisServer) -
         assert not working.done()
         working.cancel()
     assert set(statuses) == {200}
-    assert longest < 2, "nobody waited for the broker"
     assert authority.reuse == 0

@@ -67,9 +67,7 @@ async def test_a_brokers_restart_is_invisible(client: Broker, fake: FakeBroker) 
     token = await grant.token()
     fake.down()
     for _ in range(50):
-        began = time.monotonic()
-        assert await grant.token() is token
-        assert time.monotonic() - began < 0.2
+        assert await grant.token(timeout=0) is token
         await asyncio.sleep(0.01)
     rotated = fake.grants["g1"].rotate()
     fake.up()
@@ -223,13 +221,14 @@ async def test_nobody_follows_what_is_not_used(
     client: Broker, fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A grant that is used no longer costs the broker no connection, until it is used again."""
-    monkeypatch.setattr("broker.client.follow.IDLE", 0.1)
     grant = client.grant("g1")
     await grant.token()
+    await until(lambda: fake.reads("g1") == 2)
+    monkeypatch.setattr("broker.client.follow.IDLE", 0.1)
     await asyncio.sleep(0.2)
     assert client.following.has(grant)
     fake.grants["g1"].rotate()
-    await until(lambda: not client.following.has(grant), 3)
+    await until(lambda: not client.following.has(grant), 5)
     reads = fake.reads("g1")
     await asyncio.sleep(1.2)
     assert fake.reads("g1") == reads
