@@ -1,0 +1,36 @@
+"""What a commit hears when it is said again, or to a store that went back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tests.store.test_schedule import claimed, commit_of, imported, key, sets, store
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from broker.store import Store
+
+__all__ = ["key", "store"]
+
+
+async def test_a_commit_of_the_same_generation_is_written_once(store: Store, redis: Redis) -> None:
+    """An answer without a new access token keeps the generation: only its attempt tells that it was heard."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    commit = replace(commit_of(claim), token=None)
+    assert (await store.schedule.commit(commit, []))[0] == "committed"
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    (again,) = await claimed(store)
+    assert (await store.schedule.commit(commit, []))[0] == "already"
+    assert await sets(redis, "g1") == ["leased"]  # the next attempt's lease stands
+    assert await redis.hget("broker:{0}:grant:g1", "attempt") == again.attempt.encode()
+
+
+async def test_a_store_that_went_back_is_told_the_whole_grant(store: Store, redis: Redis) -> None:
+    """A generation older than the one claimed is of a store that forgot: what came is not given back to the server."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    await redis.hset("broker:{0}:grant:g1", "generation", claim.generation - 1)
+    assert (await store.schedule.commit(commit_of(claim), []))[0] == "lost"
