@@ -75,3 +75,13 @@ async def test_a_lease_is_never_made_longer(store: Store, heir: Store, redis: Re
     await redis.zadd("broker:{0}:leased:p", {"g1": 5.0})
     assert await heir.schedule.abandon(store.schedule.life, ["p"]) == 1
     assert await redis.zscore("broker:{0}:leased:p", "g1") == 5
+
+
+async def test_a_release_undoes_one_claim(store: Store, redis: Redis) -> None:
+    """Where the reply to one claim was lost, what others hold stays theirs."""
+    await imported(store, "g1", "g2")
+    (kept,) = await claimed(store)
+    (lost,) = await claimed(store)
+    store.schedule._lost_claims["p"] = [lost.attempt.rpartition("-")[0]]
+    assert (await brought_by(store, 0)).claims == []
+    assert (await sets(redis, kept.grant_id), await sets(redis, lost.grant_id)) == (["leased"], ["due"])

@@ -125,3 +125,14 @@ async def test_forgetting_again_what_the_store_never_had(store: Store, redis: Re
     restore = store.registry.restore
     assert [await restore(store.store_id, record) for record in (end, life)] == ["known", "forgotten"]
     assert await sets(redis, "g1") == []
+
+
+async def test_what_is_restored_has_no_open_attempt(store: Store, redis: Redis) -> None:
+    """A record is the end of its attempt: the next claim is a plain one, not one after an unknown outcome."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    record = store.registry.committed(store.store_id, commit_of(claim))
+    assert await store.registry.restore(store.store_id, record) == "restored"
+    await redis.zadd("broker:{0}:due:p", {"g1": 1})
+    (again,) = await claimed(store)
+    assert again.unknown_at is None
