@@ -168,18 +168,26 @@ def _encodable(text: str) -> bool:
 
 def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
     """Say who imported it; that nothing changed is nothing to say."""
-    if registered.status != "unchanged":
+    if registered.status not in {"unchanged", "outdated"}:
         audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
 
 
 def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
-    """What an import did. Raises `ResolveConflict` where it met a refresh in flight or another holder of the token."""
+    """What an import did.
+
+    Raises `ResolveConflict` where it met a refresh in flight, another holder of the token, or a newer token.
+    """
     if registered.status == "leased":
         raise ResolveConflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
         raise ResolveConflict(
             f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
             "redeem it twice; use that grant, or delete it first"
+        )
+    if registered.status == "outdated":
+        raise ResolveConflict(
+            "this refresh token was imported for this grant before, and another since, so it is likely to be spent: "
+            "import a newer one, log in, or delete the grant first"
         )
     return registered.status
 

@@ -84,8 +84,10 @@ async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> s
     if registered.status == "held":
         told["holder"] = registered.holder or ""
         return _refused(told, ResolveConflict("another grant holds this refresh token"))
-    api.wake(provider)
     audit_import(caller, grant_id, registered)
+    if registered.status == "outdated":
+        return {**told, "status": "unchanged"}  # a line that a later one replaced, in a file that is sent again
+    api.wake(provider)
     return {**told, "status": registered.status}
 
 

@@ -31,9 +31,12 @@ _TRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What came of a register; `holder` is the grant that holds the same refresh token (held)."""
+    """What came of a register; `holder` is the grant that holds the same refresh token (held).
 
-    status: Literal["created", "replaced", "unchanged", "leased", "held"]
+    *outdated*: this refresh token was imported for this grant before, and another since.
+    """
+
+    status: Literal["created", "replaced", "unchanged", "outdated", "leased", "held"]
     generation: int
     holder: str | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -147,4 +148,19 @@ async def test_a_retry_after_ends_with_the_providers_pause(
         await until(lambda: broker.events("grant.postponed"))
         assert (await broker.ask("POST", "/v1/providers/acme/retry"))[0] == 202
         await next_generation(broker, "g1", token["generation"], 15)
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def test_an_older_token_is_not_imported_over_a_newer(start_broker: StartBroker, sandbox: Sandbox) -> None:
+    """A file in which an id comes twice may be sent again and again; alone, the older token is refused in words."""
+    older, newer = (sandbox.rotating.issue().refresh_token or "" for _ in range(2))
+    lines = [json.dumps({"grant_id": "g1", "provider": "acme", "refresh_token": token}) for token in (older, newer)]
+    async with start_broker(refresh={**QUICK, "import_spread": "1s"}) as broker:
+        for statuses in (["created", "replaced"], ["unchanged", "unchanged"], ["unchanged", "unchanged"]):
+            told = (await broker.ask("POST", "/v1/import", data="\n".join(lines)))[1]["text"]
+            assert [json.loads(line)["status"] for line in told.splitlines()] == statuses
+            await broker.token("g1")
+        status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"provider": "acme", "refresh_token": older})
+        assert (status, body["error"]) == (409, "conflict")
+        assert "another since" in body["error_description"]
         await assert_sound(broker, sandbox, ("g1", "acme"))

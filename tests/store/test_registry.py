@@ -96,6 +96,28 @@ async def test_an_import_moves_to_the_provider_it_names(store: Store, redis: Red
     assert (await store.registry.import_("g2", "p", token, None, due_at=0)).status == "held"
 
 
+async def test_an_import_brings_back_no_token_that_another_replaced(store: Store, redis: Redis) -> None:
+    """An older token is known as such, whatever came after it; the last eight are remembered, and forgotten with it."""
+    old, new = Secret("r-old"), Secret("r-new")
+
+    async def import_(token: Secret) -> str:
+        return (await store.registry.import_("g1", "p", token, None, due_at=0)).status
+
+    assert [await import_(token) for token in (old, new)] == ["created", "replaced"]
+    assert [await import_(token) for token in (old, new)] == ["outdated", "unchanged"]
+    (claim,) = await claimed(store)
+    await store.schedule.commit(commit_of(claim), [])
+    assert [await import_(token) for token in (old, new)] == ["outdated", "unchanged"]
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
+    for number in range(20):
+        assert await import_(Secret(f"r-{number}")) == "replaced"
+    assert [await import_(Secret(f"r-{number}")) for number in range(12, 20)] == [*["outdated"] * 7, "unchanged"]
+    assert await redis.hlen("broker:{0}:held") == 1
+    assert await store.registry.forget("g1", "{}")
+    assert await redis.hlen("broker:{0}:held") == 0
+    assert await import_(old) == "created"
+
+
 async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis) -> None:
     """A store that lost both a log out and the login after it gets both back, whichever journal speaks first."""
     await imported(store, "g1")

@@ -24,7 +24,7 @@ if ARGV[5] ~= '' and tonumber(held[3]) > tonumber(ARGV[5]) then
   return 'newer'
 end
 if held[2] then
-  redis.call('HDEL', KEYS[5], held[2])
+  redis.call('HDEL', KEYS[5], string.match(held[2], '%x+')) -- the newest: the others are let go already
 end
 -- Remembered for a month, so that no journal brings it back.
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2592000000)

@@ -5,7 +5,8 @@
 -- ARGV  1 id  2 login or import  3 provider until now, or ""  4 generation until now, or ""  5 due at
 --       6 fingerprint of an imported refresh token  7 channel  8 message or ""  9 token fields to drop, blank-separated
 --       10 provider from now on  then fields and values
--- Gives {status, detail}: created, replaced, unchanged, leased, held (by whom), moved (read again).
+-- Gives {status, detail}: created, replaced, unchanged, outdated (this token was imported before, and replaced since),
+-- leased, held (by whom), moved (read again).
 local grant, due, was_due, was_leased, was_parked, held_by, meta = unpack(KEYS)
 local id, mode, provider, generation, due_at, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -14,8 +15,10 @@ if (held[1] or '') ~= provider or (held[2] or '') ~= generation then
   return {'moved', ''}
 end
 if mode == 'import' then
-  if held[3] == fingerprint and held[1] == ARGV[10] then
-    return {'unchanged', ''}
+  -- Newest first. What was replaced since is likely to be spent: a file that is sent again must not bring it back.
+  local known = held[3] or ''
+  if held[1] == ARGV[10] and string.find(' ' .. known .. ' ', ' ' .. fingerprint .. ' ', 1, true) then
+    return {string.find(known, fingerprint, 1, true) == 1 and 'unchanged' or 'outdated', ''}
   end
   if redis.call('ZSCORE', was_leased, id) then
     return {'leased', ''}
@@ -25,10 +28,10 @@ if mode == 'import' then
     return {'held', holder}
   end
   if held[3] then
-    redis.call('HDEL', held_by, held[3])
+    redis.call('HDEL', held_by, string.sub(known, 1, #fingerprint))
   end
   redis.call('HSET', held_by, fingerprint, id)
-  redis.call('HSET', grant, 'imported', fingerprint)
+  redis.call('HSET', grant, 'imported', string.sub(fingerprint .. ' ' .. known, 1, 8 * (#fingerprint + 1) - 1))
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
