@@ -158,3 +158,12 @@ async def test_what_is_restored_has_no_open_attempt(store: Store, redis: Redis) 
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (again,) = await claimed(store)
     assert again.unknown_at is None
+
+
+async def test_a_log_out_waits_for_a_lease(store: Store, redis: Redis) -> None:
+    """While a request is under way its grant is held for nobody else, and its lease stands as it was."""
+    await imported(store, "g1")
+    await claimed(store)
+    ends = await redis.zscore("broker:{0}:leased:p", "g1")
+    assert await store.schedule.hold("g1", "p", 1) == "leased"
+    assert await redis.zscore("broker:{0}:leased:p", "g1") == ends

@@ -95,12 +95,15 @@ class Fleet:
         return replica
 
     def sentinel(self, primary: Server, quorum: int) -> Server:
-        """A Sentinel that watches *primary* and gives it up after half a second."""
+        """A Sentinel that watches *primary* and gives it up after a second.
+
+        It promotes no replica that heard nothing for ten times as long before that, however long one waits.
+        """
         port = free_port()
         config = self.folder / f"sentinel-{port}.conf"
         config.write_text(
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} {quorum}\n"
-            f"sentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel down-after-milliseconds {SERVICE} 1000\n"
             f"sentinel failover-timeout {SERVICE} 3000\n"
         )
         folder = self.folder / str(port)
