@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -80,7 +81,10 @@ class Journal:
         self.fault: str | None = None
         """What the last write failed with, until one succeeds."""
         self.ended: list[str] = []
-        """Lives of the replicas whose files were adopted: they are over, and all that they had heard is known here."""
+        """Lives of the replicas whose files were adopted: they are over, and all that they had heard is known here.
+
+        Each keeps its file, empty, until `bury`: whoever adopts us knows then what is still to be done about it.
+        """
 
     @classmethod
     async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str | None = None) -> Journal:
@@ -132,13 +136,20 @@ class Journal:
             self._locks.append(lock)
         self._rewrite()
         for path in readable:
-            path.unlink()
+            os.truncate(path, 0)  # what was in it is in ours
             self.ended.append(path.stem)
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
         if adopted:
             log.info("journal.adopted", files=len(adopted), entries=len(self._entries))
+
+    async def bury(self, life: str) -> None:
+        """Nothing is left to be done about a replica that ended: its file goes."""
+        file = self._directory / f"{life}{_SUFFIX}"
+        with contextlib.suppress(OSError):  # then the next heir finds nothing to do
+            await self._on_disk(partial(file.unlink, missing_ok=True))
+        self.ended.remove(life)
 
     def _read(self, path: Path) -> tuple[list[Entry], bool]:
         """The entries of a file, and whether it could be read whole. A torn last line is what a crash leaves."""

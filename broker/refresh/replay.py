@@ -38,9 +38,10 @@ class Replay:
         """What replicas had under way whose journals we adopted, and is in none: a grace for it runs out already."""
         while self._journal is not None and self._journal.ended:
             providers = await self._store.grants.known_providers()
-            if held := await self._store.schedule.abandon(self._journal.ended[-1], sorted(providers)):
+            life = self._journal.ended[-1]
+            if held := await self._store.schedule.abandon(life, sorted(providers)):
                 log.warning("leases.abandoned", count=held)
-            self._journal.ended.pop()
+            await self._journal.bury(life)
 
     async def everything(self) -> None:
         """Tell the store all that is in the journal; it takes only what is newer. Raises `StoreUnavailable`."""

@@ -261,7 +261,7 @@ async def test_a_second_back_again_and_again(tmp_path: Path, case: str) -> None:
         for step in range(1, 11):
             clock.set(-step)
             await fall_due(redis, *grants, "lost")
-            await broker.ask("POST", "/v1/grants/g0/retry")  # it makes the lane look at once
+            await broker.ask("POST", "/v1/providers/as/retry")  # it makes the lane look at once
             await until(lambda: all(fas.redeemed[grant] == step + 1 for grant in grants))  # noqa: B023 - awaited at once
             ends = time.monotonic() + 0.8
             while time.monotonic() < ends:

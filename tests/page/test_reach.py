@@ -29,6 +29,7 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
     sealer = Sealer(parse_sealing_keys(settings.sealing.keys_file.read_text()))
     moment = int(time.time() * 1000)
     async with open_store(settings.redis, sealer, data_dir=settings.data_dir) as store:
+        await store.identify()
 
         async def put(index: int) -> None:
             life = 3_600_000

@@ -63,8 +63,31 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
     assert file.stat().st_mode & 0o777 == 0o600
     heir = await heir_of(tmp_path, sealer, Now())
     assert texts(heir) == [f"refresh-token-{n}" for n in range(100)]
+    assert file.stat().st_size == 0, "it is in the heir's"
+    assert heir.ended == [file.stem]
+    await heir.bury(file.stem)
     assert len(list(tmp_path.iterdir())) == 1
     await heir.close()
+
+
+async def test_an_heir_that_ends_too_leaves_all_lives_to_the_next(tmp_path: Path, sealer: Sealer) -> None:
+    """However many end before they have done what is to be done about those before them, none is forgotten."""
+    lives: list[str] = []
+    for number in range(4):
+        heir = await heir_of(tmp_path, sealer, Now())
+        assert sorted(heir.ended) == sorted(lives)
+        await heir.append(f"g{number}", f"token {number}")
+        (life,) = {path.stem for path in tmp_path.iterdir()} - set(lives)
+        lives.append(life)
+        await heir.close()
+    last = await heir_of(tmp_path, sealer, Now())
+    assert sorted(last.ended) == sorted(lives)
+    assert sorted(texts(last)) == [f"token {number}" for number in range(4)]
+    for life in lives:
+        await last.bury(life)
+    assert last.ended == []
+    assert len(list(tmp_path.iterdir())) == 1
+    await last.close()
 
 
 async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -> None:
