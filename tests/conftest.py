@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -102,11 +104,19 @@ def start_redis(directory: Path, port: int | None = None, *options: str, through
             return RedisServer(process, directory, port)
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+_PORTS = itertools.cycle(random.Random().sample(range(12_000 + 5_000 * _WORKER, 17_000 + 5_000 * _WORKER), 5_000))
+
+
 def free_port() -> int:
-    """A port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, nor will before its server does.
+
+    Each worker has ports of its own, below those that the kernel gives to outgoing connections.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", next(_PORTS)))
+            return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
