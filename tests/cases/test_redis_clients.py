@@ -21,7 +21,7 @@ from tests.cases.redis_servers import ground_on, healthy, not_ready_because, own
 from tests.conftest import RunningBroker, StartBroker
 from tests.topologies import servers
 from tests.topologies.servers import Fleet, Server, client
-from tests.waiting import until
+from tests.waiting import meanwhile, until
 
 
 @pytest.fixture
@@ -174,16 +174,12 @@ async def test_places_taken_under_a_running_broker(make_ground: MakeGround, flee
         async with strangers(server) as let_go:
             await full(server)
 
-            async def cut() -> None:  # again, where the broker was quicker than the strangers
-                while True:
-                    for line in [line for line in await tester.client_list() if line["name"] == "token-broker"]:
-                        await tester.client_kill_filter(_id=line["id"])
-                    await asyncio.sleep(0.5)
+            async def cut() -> None:
+                for line in [line for line in await tester.client_list() if line["name"] == "token-broker"]:
+                    await tester.client_kill_filter(_id=line["id"])
 
-            cutting = asyncio.create_task(cut())
-            await says(ground.broker, "redis", "maxclients")
-            cutting.cancel()
-            await asyncio.gather(cutting, return_exceptions=True)
+            async with meanwhile(cut, 0.5):  # again, where the broker was quicker than the strangers
+                await says(ground.broker, "redis", "maxclients")
             reading = time.monotonic()
             attempts = asyncio.create_task(own_attempts(3.0))
             while not attempts.done():

@@ -23,7 +23,7 @@ from broker.store.facts import look
 from tests.cases.process import missing
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
-from tests.waiting import until
+from tests.waiting import meanwhile, until
 
 OLD, NEW = b"o" * 32, b"n" * 32
 StartRedis = Callable[..., RedisServer]
@@ -257,26 +257,15 @@ async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path)
     ours = await started(redis.url, tmp_path)
     other = await started(redis.url.replace("/0", "/1"), tmp_path)
 
-    async def publish() -> None:
-        async with client(redis) as asked:
-            while True:
-                for message in (
-                    json.dumps({"store": ours}),
-                    json.dumps({"store": other}),
-                    "no JSON",
-                    "[]",
-                    '{"store": 5}',
-                ):
-                    await asked.publish("broker:tokens:g1", message)
-                await asyncio.sleep(0.02)
+    async with client(redis) as asked:
 
-    task = asyncio.create_task(publish())
-    try:
-        findings = await found(redis.url, tmp_path, known=ours, listen=0.5)
-        elsewhere = await found(redis.url, tmp_path, listen=0.3, namespace="other")
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async def publish() -> None:
+            for message in (json.dumps({"store": ours}), json.dumps({"store": other}), "no JSON", "[]", '{"store": 5}'):
+                await asked.publish("broker:tokens:g1", message)
+
+        async with meanwhile(publish, 0.02):
+            findings = await found(redis.url, tmp_path, known=ours, listen=0.5)
+            elsewhere = await found(redis.url, tmp_path, listen=0.3, namespace="other")
     assert only(findings) == [f"another store ({other}) publishes on our channels"]
     assert only(elsewhere) == []
 

@@ -73,7 +73,9 @@ class Home:
         # SIGINT as a terminal's shell leaves it: tests that run in the background would hand on that it is ignored.
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [COMMAND, *arguments], cwd=self.directory, env=self.env | (env or {}),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **streams,  # noqa: PLW1509
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            bufsize=0,  # whoever reads lines takes nothing away from whoever reads the rest
+            **streams,
         )  # fmt: skip
         self.started.append(process)
         return process

@@ -17,7 +17,7 @@ from broker.store import open_store, scripts
 from broker.store.resealing import SEALED_FIELDS, Resealing
 from tests.conftest import RunningBroker, StartBroker, start_redis
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation
-from tests.waiting import until
+from tests.waiting import meanwhile, until
 
 REFRESH = {"request_timeout": "2s", "lease": "9s", "min_interval": "0s"}
 
@@ -96,10 +96,9 @@ async def test_whole_procedure_beside_live_refreshes(
             yield one, two
 
     async def churn() -> None:
-        while True:
-            for grant, provider in grants:
-                await redis.zadd(f"broker:{{0}}:due:{provider}", {grant: 1}, xx=True)
-                await asyncio.sleep(0.002)
+        for grant, provider in grants:
+            await redis.zadd(f"broker:{{0}}:due:{provider}", {grant: 1}, xx=True)
+            await asyncio.sleep(0.002)
 
     async with both() as (one, _):
         for grant, provider in grants:
@@ -111,12 +110,11 @@ async def test_whole_procedure_beside_live_refreshes(
     keys.holds(1, 0)
     async with both() as (one, two):
         before = {grant: (await one.token(grant))["generation"] for grant, _ in grants}
-        task = asyncio.create_task(churn())
-        told = await resealed(one)
-        again = await resealed(two)
-        for grant, _ in grants:
-            await next_generation(one, grant, before[grant])
-        task.cancel()
+        async with meanwhile(churn, 0):
+            told = await resealed(one)
+            again = await resealed(two)
+            for grant, _ in grants:
+                await next_generation(one, grant, before[grant])
         assert told["old_keys_may_go"], told
         assert told["logins_resealed"] >= 1
         assert 1 <= told["grants_resealed"] <= len(grants)
