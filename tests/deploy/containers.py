@@ -244,6 +244,13 @@ def _namespace() -> subprocess.Popen[bytes]:
     return process
 
 
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 @contextlib.asynccontextmanager
 async def network(folder: Path) -> AsyncIterator[Network]:
     """An empty network; what runs in it ends with it."""
@@ -261,8 +268,13 @@ async def network(folder: Path) -> AsyncIterator[Network]:
     finally:
         processes = [made.hub, *(node.anchor for node in made.nodes.values())]
         processes += [node.process for node in made.nodes.values() if node.process is not None]
+        # A process that became another user dies with no parent any more.
+        contained = [child for process in processes for child in _children(process.pid)]
         for process in processes:
             process.kill()
+        for child in contained:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         for process in processes:
             await asyncio.to_thread(process.wait)
             if process.stdin is not None:
