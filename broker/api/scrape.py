@@ -1,6 +1,6 @@
 """`/metrics`: how things stand, asked of Redis at each scrape, and what this process has counted.
 
-Counts are the sorted sets' sizes and single grants the soonest few, so a scrape costs the same with any number of
+Counts are the sorted sets' sizes and single grants the soonest few, so a scrape costs about the same with any number of
 grants. The route needs no key, so scrapes that come together share one answer, and single grants are looked at every
 few seconds at most.
 """
