@@ -2,6 +2,9 @@
 
 Every point in time that is written down or compared is on this clock, so a replica whose wall clock is wrong, or
 jumps, neither refreshes too late nor serves what has expired. Until Redis answered once it is the wall clock.
+
+Redis read its clock at some moment between our question and its answer. While one is slow, or we are, that leaves
+room for any error; so a time is moved only as far as an answer proves it wrong.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ class Clock:
         """The time in epoch ms."""
         return int(time.monotonic() * 1000 + self._ahead)
 
-    def observe(self, now: int) -> None:
-        """Take over what Redis just said (epoch ms)."""
-        self._ahead = now - time.monotonic() * 1000
+    def observe(self, now: int, asked: float) -> None:
+        """Be within what Redis just said, *now* (whole epoch ms), of a question sent at *asked* (monotonic seconds)."""
+        least, most = now - time.monotonic() * 1000, now + 1 - asked * 1000
+        self._ahead = min(max(self._ahead, least), most)
         self.observed = True
 
     @property

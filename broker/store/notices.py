@@ -6,6 +6,7 @@ long as something is wrong with it, or as long as people were told that somethin
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,9 @@ class Notices:
     async def look(self, way: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""
         keys = [self._keys.subjects(way), self._keys.told(way)]
+        asked = time.monotonic()
         now, *rows = await self._primary.run(scripts.LOOK, keys, [n, lease_ms])
-        self._clock.observe(now)
+        self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 
     async def note(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,8 +61,9 @@ class Store:
         Raises `StoreUnavailable` while Redis cannot say, `CorrectSettings` when the data there is of another schema
         or sealed with keys we do not have.
         """
+        asked = time.monotonic()
         seconds, micros = await self.primary.call("TIME")
-        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000)
+        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000, asked)
         if known is None:
             await self._begin()
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")

@@ -116,6 +116,7 @@ class Schedule:
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
             "expired" if expired_only else "", self.told_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
+        asked = time.monotonic()
         try:
             status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except NotOurStore:
@@ -129,7 +130,7 @@ class Schedule:
                 "Redis hides which run of it answers, so a failover that lost writes could not be noticed: "
                 "let our user ask (ACL: +info); nothing is refreshed until then"
             )
-        self._clock.observe(now)
+        self._clock.observe(now, asked)
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced=int(rows[0]))
         claims: list[Claim] = []
