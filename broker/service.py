@@ -45,6 +45,7 @@ from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
 from broker.supervisor import Supervisor
+from broker.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -123,9 +124,19 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         listening_heart, pulse = Heart("follower"), Heart("history")
         tally = Tally(store, pulse)
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
-        replay = Replay(store, journal)
+        replay, traffic = Replay(store, journal), Traffic()
         scheduler = Scheduler(
-            Lane(name, store, refresher, replay, journal, heart, concurrency=refresh.concurrency, lease_ms=lease_ms)
+            Lane(
+                name,
+                store,
+                refresher,
+                replay,
+                journal,
+                heart,
+                traffic,
+                concurrency=refresh.concurrency,
+                lease_ms=lease_ms,
+            )
             for name, heart in zip(endpoints, hearts, strict=True)
         )
         hearts += [listening_heart, pulse, *desk.hearts]
@@ -149,7 +160,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 store, journal, cache, metrics, connections, list(endpoints), desk.nearness,
                 max_grants=settings.metrics.max_grants,
             ),
-            connections,
+            connections, traffic,
         )  # fmt: skip
 
         signals.listen(lambda: _reload(reload, api, supervisor))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from broker.refresh.logout import Logout
     from broker.settings import Settings
     from broker.store import Store
+    from broker.traffic import Traffic
 
 log = structlog.get_logger()
 BODY_LIMIT = 64 * 1024
@@ -71,6 +72,7 @@ class Api:
     desk: Desk
     scrape: Scrape
     connections: Connections
+    traffic: Traffic
 
 
 API = web.AppKey("api", Api)

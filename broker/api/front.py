@@ -73,6 +73,7 @@ class Front:
             return await self._answer_other(request)
         if not self._api.hosts.serve(request):
             return misdirected()
+        self._api.traffic.passed()
         try:
             answer = await request.how(self._api, request)
         except Exception as error:  # noqa: BLE001 - every error has an answer

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from broker.refresh.refresher import Refresher
     from broker.refresh.replay import Replay
     from broker.store import Claimed, Store
+    from broker.traffic import Traffic
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class Lane:
 
     def __init__(
         self, provider: str, store: Store, refresher: Refresher, replay: Replay, journal: Journal | None, heart: Heart,
-        *, concurrency: int, lease_ms: int,
+        traffic: Traffic, *, concurrency: int, lease_ms: int,
     ) -> None:  # fmt: skip
         self.provider = provider
         self._store = store
@@ -56,10 +57,13 @@ class Lane:
         self._replay = replay
         self._journal = journal
         self._heart = heart
+        self._traffic = traffic
         self._width = Width(concurrency)
         self._lease_ms = lease_ms
         self._asking: set[str] = set()
         self._woken = asyncio.Event()
+        self._urgent = False
+        """What was claimed last had nothing valid left, and what is due after it will not have either."""
         self._store_lost = False
         self._not_ours = False
         """It answered, but with nothing of ours: whoever brings our data back may bring an old state of it."""
@@ -81,9 +85,7 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """One claim, and the pause until the next."""
         self._woken.clear()
-        portion = max(1, int(self._width) // PORTIONS)
-        if self._asking and self._free < portion:
-            await asyncio.sleep(GATHER)
+        portion = await self._portion()
         pause = IDLE_PAUSE
         if self._free > 0:
             pause = await self._claim(min(self._free, portion), refreshes)
@@ -95,6 +97,16 @@ class Lane:
             except TimeoutError:
                 pass
 
+    async def _portion(self) -> int:
+        """How many to claim at once, when it is time to: one by one while callers would feel more."""
+        if self._traffic.flowing and not self._urgent:
+            await self._traffic.gap()
+            return 1
+        portion = max(1, int(self._width) // PORTIONS)
+        if self._asking and self._free < portion:
+            await asyncio.sleep(GATHER)
+        return portion
+
     @property
     def _free(self) -> int:
         return int(self._width) - len(self._asking)
@@ -104,6 +116,7 @@ class Lane:
             # Without a disk for the answer we do not ask, but for grants that have nothing valid left.
             journaling = self._journal is None or await self._journal.probe()
             claimed = await self._schedule.claim(self.provider, n, self._lease_ms, expired_only=not journaling)
+            self._urgent = any((claim.expires_at or 0) <= claim.claimed_at for claim in claimed.claims)
             if claimed.claims:
                 begun = [self._begin(claim) for claim in claimed.claims]
                 refreshes.create_task(finish(asyncio.gather(*begun)), name=f"refreshes of {self.provider}")

@@ -32,6 +32,7 @@ from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
 from broker.store.primary import Primary
+from broker.traffic import Traffic
 from tests.machine.server import Link, Request, Server
 from tests.waiting import until
 
@@ -177,7 +178,7 @@ class Replica:
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
-                name, store, refresher, replay, self.journal, Heart(name), concurrency=8, lease_ms=LEASE_MS
+                name, store, refresher, replay, self.journal, Heart(name), Traffic(), concurrency=8, lease_ms=LEASE_MS,
             ) for name in endpoints
         }  # fmt: skip
         self._endpoints = endpoints

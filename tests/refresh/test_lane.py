@@ -1,35 +1,116 @@
-"""A lane fills its slots in portions, so that not all of them stand empty at once."""
+"""How much a lane claims at once: in portions, so that not all slots stand empty together, and less beside callers."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from redis.asyncio import Redis
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from broker.refresh.scheduler import PORTIONS
-from broker.sandbox import Sandbox
+from broker.traffic import RECENT, Traffic
 from tests.conftest import StartBroker
 from tests.life.test_explained import imported
 from tests.waiting import until
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from tests.conftest import RunningBroker
+
 CONCURRENCY = 8
+PORTION = CONCURRENCY // PORTIONS
+NAMES = [f"g{number}" for number in range(40)]
+
+
+async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
+    """Make all due and give the most that one claim took; *expired*: none of them has a living token any more."""
+    before = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in NAMES]
+    if expired:
+        for name in NAMES:
+            await redis.hset(f"broker:{{0}}:grant:{name}", "expires_at", 1)
+    await redis.zadd("broker:{0}:due:acme", dict.fromkeys(NAMES, 1.0), xx=True)
+
+    async def all_refreshed() -> bool:
+        now = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in NAMES]
+        return all(new != old for new, old in zip(now, before, strict=True))
+
+    await until(all_refreshed, 20)
+    # An attempt is called by its claim and its number in it.
+    committed: list[Any] = [await redis.hget(f"broker:{{0}}:grant:{name}", "committed") for name in NAMES]
+    numbers = [int(attempt.rpartition(b"-")[2]) for attempt in committed if attempt]
+    assert len(numbers) == len(NAMES)
+    return max(numbers)
+
+
+@asynccontextmanager
+async def asking(broker: RunningBroker) -> AsyncIterator[None]:
+    """A caller reads a token all the time."""
+
+    async def read() -> None:
+        while True:
+            await broker.token("g0")
+            await asyncio.sleep(RECENT / 20)
+
+    await broker.token("g0")
+    reading = asyncio.create_task(read())
+    yield
+    reading.cancel()
 
 
 async def test_a_claim_fills_a_part_of_a_lane(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
     """However many are due, one claim takes no more than its portion, and all are refreshed all the same."""
-    names = [f"g{number}" for number in range(40)]
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
-        await imported(broker, sandbox, *names)
-        before = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in names]
-        await redis.zadd("broker:{0}:due:acme", dict.fromkeys(names, 1.0), xx=True)
+        await imported(broker, sandbox, *NAMES)
+        assert await most_at_once(redis) == PORTION
 
-        async def all_refreshed() -> bool:
-            now = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in names]
-            return all(new != old for new, old in zip(now, before, strict=True))
 
-        await until(all_refreshed, 20)
-        # An attempt is called by its claim and its number in it.
-        committed: list[Any] = [await redis.hget(f"broker:{{0}}:grant:{name}", "committed") for name in names]
-        numbers = [int(attempt.rpartition(b"-")[2]) for attempt in committed if attempt]
-        assert max(numbers) == CONCURRENCY // PORTIONS
-        assert len(numbers) == len(names)
+async def test_refreshing_ahead_of_time_gives_way_to_callers(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis
+) -> None:
+    """While somebody reads, grants whose tokens live are claimed one by one."""
+    async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
+        await imported(broker, sandbox, *NAMES)
+        async with asking(broker):
+            assert await most_at_once(redis) == 1
+
+
+async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Callers wait for a token where none is valid: there the lane is as quick as it can be."""
+    async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
+        await imported(broker, sandbox, *NAMES)
+        async with asking(broker):
+            assert await most_at_once(redis, expired=True) == PORTION
+
+
+async def test_a_caller_counts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traffic flows from a caller on, until nobody has come for as long as one is believed to come back."""
+    now = 1000.0
+    monkeypatch.setattr("broker.traffic.time.monotonic", lambda: now)
+    traffic = Traffic()
+    assert not traffic.flowing
+    traffic.passed()
+    now += RECENT * 0.99
+    assert traffic.flowing
+    now += RECENT * 0.02
+    assert not traffic.flowing
+
+
+async def test_a_loop_that_is_always_late_goes_on_all_the_same() -> None:
+    """However late the loop is, a gap ends."""
+    traffic, over = Traffic(), False
+
+    def busy() -> None:
+        ends = asyncio.get_running_loop().time() + 0.004
+        while asyncio.get_running_loop().time() < ends:
+            pass
+        if not over:
+            asyncio.get_running_loop().call_soon(busy)
+
+    busy()
+    async with asyncio.timeout(5):
+        await traffic.gap()
+    over = True
