@@ -108,7 +108,10 @@ EVENTS: dict[str, Event] = {
     ),
     "notice.sent": Event(_INFO, "a person was told, by webhook or command"),
     "provider.suspended": Event(
-        _ERROR, "grant after grant was refused, so the provider is probed instead", "`token-broker explain GRANT`"
+        _ERROR,
+        "grant after grant was refused, so the provider is probed instead (a refused registration is `grant.postponed` "
+        "with outcome `registration`)",
+        "`token-broker explain GRANT`",
     ),
     "request.failed": Event(
         _ERROR, "a fault in token-broker while it answered a request", "report it with the traceback"

@@ -67,7 +67,7 @@ class Http(Section):
     )
     max_connections: int = Field(
         default=0, ge=0, le=1_000_000,
-        description="callers' connections at once, as far as three quarters of the open files allowed; 0: all of those",
+        description="callers' connections at once, 0: as many as the limit of open files leaves room for; never more",
     )  # fmt: skip
     keepalive_timeout: PositiveDuration = Field(
         default=timedelta(seconds=75),
@@ -143,9 +143,9 @@ class Refresh(Section):
         default=12, ge=1, description="forced refreshes of a grant within an hour, after reports of a 401"
     )
     lease: Duration = Field(
-        default=timedelta(minutes=2), description="how long a replica may hold a grant for one request"
+        default=timedelta(minutes=2), description="how long a broker may hold a grant for one request"
     )
-    concurrency: int = Field(default=32, ge=1, le=1024, description="token requests in flight per provider and replica")
+    concurrency: int = Field(default=32, ge=1, le=1024, description="token requests in flight per provider and broker")
     journal: bool = Field(
         default=True, description="write each answer to data_dir before Redis; false: Redis alone may lose a grant"
     )

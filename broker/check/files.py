@@ -26,8 +26,16 @@ def of_secret(file: FileFacts) -> Iterator[Finding]:
         yield Finding(
             "warning", str(file.path), f"{file.key}: mode {file.mode:04o}, uid {file.owner}",
             f"a secret that can be {does} by others on this host" if file.mode & _OTHERS else "others may change it",
-            f"chmod {file.mode & ~(_OTHERS | _WRITTEN_BY_OTHERS):04o} {shlex.quote(str(file.path))}",
+            _closed(file),
         )  # fmt: skip
+
+
+def _closed(file: FileFacts) -> str:
+    """How to close a file to others without closing it to us, who may be one of them."""
+    path = shlex.quote(str(file.path))
+    if file.mode & 0o004 and file.us not in {0, file.owner}:
+        return f"chown {file.us} {path} and chmod 0600; a secret of Compose: its directory on the host, chmod 0700"
+    return f"chmod {file.mode & ~(_OTHERS | _WRITTEN_BY_OTHERS):04o} {path}"
 
 
 def of_data_dir(directory: FileFacts) -> Iterator[Finding]:

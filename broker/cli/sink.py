@@ -17,7 +17,7 @@ import typer
 from broker import errors, logs
 from broker.cli.broker_http import broker_at, error_of, run
 from broker.cli.formats import FileForm, formatted
-from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_TRY_AGAIN, app, err, exit_code
+from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, app, err, exit_code
 from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink_file import CannotWrite, TokenFile
 from broker.cli.sink_hook import Action, Hook
@@ -109,11 +109,12 @@ async def _forever(feeds: list[Feed], hooks: list[Hook]) -> None:
 
 
 async def _once(feeds: list[Feed], hooks: list[Hook]) -> int:
-    """Write every file once; the exit code: a login that is needed before a failure before a try again."""
+    """Write every file once; the exit code: what a person must mend before what heals by itself."""
     outcomes = await asyncio.gather(*(feed.once() for feed in feeds))
     for hook in hooks:
         await hook.finish()
-    return next((code for code in (EXIT_LOG_IN, EXIT_FAILURE, EXIT_TRY_AGAIN) if code in outcomes), 0)
+    weightiest = (EXIT_SETTINGS, EXIT_LOG_IN, EXIT_FAILURE, *outcomes)
+    return next((code for code in weightiest if code and code in outcomes), 0)
 
 
 class Feed:

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from broker.check.clocks import of_clock
-from broker.check.disk import DiskFacts
-from broker.check.files import of_disk
+from broker.check.disk import DiskFacts, FileFacts
+from broker.check.files import of_disk, of_secret
 from broker.check.finding import Finding, Level, exit_code, summary, wrong
 
 
@@ -46,6 +46,22 @@ def test_line() -> None:
 def test_disk(disk: DiskFacts, words: list[str]) -> None:
     """A disk that is nearly full, and one that is slow."""
     assert [finding.what for finding in of_disk(disk) if finding.level == "warning"] == words
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "us", "mends"),
+    [
+        (0o644, 1000, 1000, "chmod 0640 '/s t'"), (0o666, 1000, 1000, "chmod 0640 '/s t'"),
+        (0o644, 1000, 0, "chmod 0640 '/s t'"),
+        (0o660, 1000, 1000, "chmod 0640 '/s t'"), (0o644, 1000, 10001, "chown 10001 '/s t'"),
+        (0o660, 1000, 10001, "chmod 0640 '/s t'"),
+        (0o640, 1000, 10001, None), (0o600, 1000, 1000, None),
+    ],
+)  # fmt: skip
+def test_secret_file(mode: int, owner: int, us: int, mends: str | None) -> None:
+    """What mends a file that others may read or change never takes it from us, who may be one of them."""
+    found = list(of_secret(FileFacts("sealing.keys_file", Path("/s t"), owner, mode, us)))
+    assert [finding.mend.startswith(mends or "?") for finding in found] == ([] if mends is None else [True])
 
 
 @pytest.mark.parametrize(

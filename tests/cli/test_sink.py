@@ -230,7 +230,7 @@ async def test_bind_mounted_file(home: Home) -> None:
 
 
 async def test_once(home: Home) -> None:
-    """For an init container: 0 when written, 75 when there is no broker yet, 77 when a person must log in, else 1."""
+    """For an init container: 0 written, 75 no broker yet, 77 a person must log in, 78 wrong settings, else 1."""
     arguments = ("sink", "--once", "--grant", "g1", "--file", "token")
     done = await home(*arguments)
     assert (done.code, "no broker answers" in done.err) == (75, True)
@@ -257,6 +257,10 @@ async def test_once(home: Home) -> None:
     )
     assert (await home("sink", "--once", "--sinks", "sinks")).code == 77
     assert holds(home.directory / "g1.token", token)
+    home.settings.write_text("[http]\nlisten = 7\n")
+    for wanted in (arguments, ("sink", "--once", "--sinks", "sinks")):
+        done = await home(*wanted)
+        assert (done.code, "http.listen" in done.err) == (78, True), "a service that starts now has no token"
 
 
 async def _is_dead(home: Home) -> bool:

@@ -23,7 +23,7 @@ from tests.conftest import StartBroker, free_port
 from tests.deploy.deployment import DEPLOY, skip_or_fail
 from tests.waiting import until
 
-KEY = "tbk_proxy-key-0123456789"
+KEY = "proxy-key-0123456789"
 GRANT = "acme-cameras"
 
 
@@ -197,6 +197,16 @@ async def test_no_token_is_a_503_with_retry_after(
         async with start_broker(http=address, data_dir=data, **CALLERS) as broker:
             await broker.import_(GRANT, "acme", sandbox.rotating.issue().refresh_token or "")
             assert await status() == (200, False)
+            await broker.ask("DELETE", f"/v1/grants/{GRANT}")
+            sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_grant"})
+            dead = {"provider": "acme", "refresh_token": sandbox.rotating.issue().refresh_token}
+            await broker.ask("PUT", f"/v1/grants/{GRANT}", json=dead)
+
+            async def parked() -> bool:
+                return bool((await broker.get(f"/v1/grants/{GRANT}"))["state"] == "parked")
+
+            await until(parked)
+            assert await status() == (503, True), "a person must log in"
         assert await status() == (503, True), "it is down again"
 
 
