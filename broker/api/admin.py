@@ -222,11 +222,11 @@ async def retry_grant(request: web.Request) -> web.Response:
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     known = await api.store.registry.generation(grant_id)
-    outcome = await api.store.schedule.retry(grant_id, known[0]) if known else "gone"
+    outcome = await api.store.schedule.retry(grant_id, known.provider) if known else "gone"
     if known is None or outcome == "gone":
         raise NoSuchGrant("no such grant")
-    api.wake(known[0])
-    audit.acted(caller, "grant.retried", grant_id, generation=known[1])
+    api.wake(known.provider)
+    audit.acted(caller, "grant.retried", grant_id, generation=known.generation)
     return json_answer(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broker.model import Answer
     from broker.providers import Dialect
     from broker.refresh.journal import Entry, Journal
-    from broker.store import Store
+    from broker.store import Held, Store
 
 log = structlog.get_logger()
 _PATIENCE = 20.0
@@ -65,16 +65,20 @@ class Admission:
             )
         token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
         entry = await self._keep(token, refresh_token, dialect, followed=token.generation - 1)
-        ends = time.monotonic() + _PATIENCE
+        ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
                 seen = await self._store.registry.generation(grant_id)
-                if seen is not None and seen[1] >= token.generation:  # a clock behind the one before
-                    token = replace(token, generation=seen[1] + 1)
-                    entry = await self._keep(token, refresh_token, dialect, followed=seen[1])
+                # It was registered, and the reply was lost. It may have been refreshed since: ours is spent then.
+                if unsure and seen is not None and (seen.provider, seen.granted_at) == (dialect.name, token.issued_at):
+                    break
+                if seen is not None and seen.generation >= token.generation:  # a clock behind the one before
+                    token = replace(token, generation=seen.generation + 1)
+                    entry = await self._keep(token, refresh_token, dialect, followed=seen.generation)
                 if await self._register(token, refresh_token, dialect, seen):
                     break
             except StoreUnavailable:
+                unsure = True
                 if time.monotonic() > ends:
                     raise
             await asyncio.sleep(_PAUSE)
@@ -117,9 +121,7 @@ class Admission:
         except OSError:
             return None  # the journal has said so
 
-    async def _register(
-        self, token: Token, refresh_token: Secret, dialect: Dialect, seen: tuple[str, int] | None
-    ) -> bool:
+    async def _register(self, token: Token, refresh_token: Secret, dialect: Dialect, seen: Held | None) -> bool:
         """Whether the store took it; not when the grant changed since it was *seen*."""
         store_id, now = self._store.store_id, self._store.clock()
         served = bool(token.access_token)

@@ -9,7 +9,7 @@ from broker.store.grants import Grants, Page, ProviderState
 from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.primary import Primary
-from broker.store.registry import Registered, Registry, Restored
+from broker.store.registry import Held, Registered, Registry, Restored
 from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Flow",
     "Flows",
     "Grants",
+    "Held",
     "Leased",
     "Notices",
     "Page",

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
 from broker.secret import CannotOpen
@@ -41,6 +41,14 @@ class Registered:
     holder: str | None = None
 
 
+class Held(NamedTuple):
+    """What stands under a grant's id. *granted_at* is epoch ms."""
+
+    provider: str
+    generation: int
+    granted_at: int
+
+
 Restored = Literal["restored", "known", "replaced", "forgotten", "forgot", "another store"]
 
 
@@ -56,10 +64,12 @@ class Registry:
     def _sets(self, provider: str) -> list[str]:
         return [self._keys.ids(state, provider) for state in ("due", "leased", "parked")]
 
-    async def generation(self, grant_id: str) -> tuple[str, int] | None:
-        """Provider and generation a grant has right now."""
-        provider, generation = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "generation")
-        return None if provider is None else (provider.decode(), int(generation))
+    async def generation(self, grant_id: str) -> Held | None:
+        """Provider and generation a grant has right now, and when a person granted it."""
+        provider, *times = await self._primary.call(
+            "HMGET", self._keys.grant(grant_id), "provider", "generation", "granted_at"
+        )
+        return None if provider is None else Held(provider.decode(), *(int(at or 0) for at in times))
 
     async def import_(
         self, grant_id: str, provider: str, refresh_token: Secret, scope: str | None, *, due_at: int
@@ -83,13 +93,14 @@ class Registry:
 
     async def log_in(
         self, token: Token, refresh_token: Secret,
-        *, reauthorize_by: int | None, seen: tuple[str, int] | None, message: str,
+        *, reauthorize_by: int | None, seen: Held | None, message: str,
     ) -> Registered | None:  # fmt: skip
         """Take in what a login brought; None when the grant changed since *seen*: come with a newer generation."""
         fields = _login_fields(self._grants, token, reauthorize_by)
         return await self._register(
             token.grant_id, token.provider, token.generation, refresh_token, fields,
-            seen=seen, script=scripts.REGISTER, mode="login", due_at=token.refresh_at, message=message,
+            seen=(seen.provider, seen.generation) if seen else None, script=scripts.REGISTER, mode="login",
+            due_at=token.refresh_at, message=message,
         )  # fmt: skip
 
     async def _register(

@@ -82,7 +82,9 @@ async def test_forgotten_is_remembered(store: Store) -> None:
     assert (await store.schedule.commit(commit_of(claim), []))[0] == "superseded"
     old = store.registry.forgot(store.store_id, "g1", claim.generation)
     assert await store.registry.restore(store.store_id, old) == "known"
-    assert await store.registry.generation("g1") == ("p", again.generation)
+    held = await store.registry.generation("g1")
+    assert held is not None
+    assert (held.provider, held.generation) == ("p", again.generation)
 
 
 async def test_an_import_moves_to_the_provider_it_names(store: Store, redis: Redis) -> None:

@@ -1,0 +1,69 @@
+"""A login that succeeded is registered once, whatever becomes of the replies."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from broker.model import Answer
+from broker.providers import Dialect
+from broker.refresh.admission import Admission
+from broker.refresh.journal import Journal
+from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
+from broker.settings import Provider
+from broker.settings import Redis as RedisSettings
+from broker.store import open_store, scripts
+from tests.conftest import provider_settings
+from tests.proxy import RedisProxy
+from tests.store.test_schedule import claimed, commit_of
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from redis.asyncio import Redis
+
+    from broker.sandbox import Sandbox
+    from tests.conftest import RedisServer
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+async def test_a_lost_reply_registers_no_second_time(
+    shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path, refreshed: bool
+) -> None:
+    """A login whose reply was lost stands; what another broker made of its refresh token since is not undone."""
+    dialect = Dialect.of("acme", Provider(**provider_settings(sandbox)["acme"]))
+    sealer = Sealer(parse_sealing_keys(new_sealing_key()))
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(RedisProxy(shared_redis.port))
+        ours, other = [
+            await stack.enter_async_context(open_store(RedisSettings(url=url), sealer, data_dir=tmp_path))
+            for url in (proxy.url, shared_redis.url)
+        ]
+        for store in (ours, other):
+            await store.identify()
+        journal = await Journal.open(tmp_path / "journal", sealer, ours.clock)
+        served: list[Any] = []
+        admission = Admission(ours, journal, served.append, lambda _: None, notice=False)
+        await redis.script_load(scripts.REGISTER.text)
+        proxy.drop_reply(scripts.REGISTER)
+        # Without an access token that can be served it is due at once.
+        answer = Answer(None, Secret("r1"), "Bearer", None, None, None, {}, problem="unusable")
+        admitting = asyncio.create_task(admission.admit("g1", answer, dialect))
+        await until(lambda: redis.exists("broker:{0}:grant:g1"))
+        if refreshed:
+            (claim,) = await until(lambda: claimed(other, 1, "acme"))
+            assert (await other.schedule.commit(commit_of(claim, refresh="r2"), []))[0] == "committed"
+        generation = await redis.hget("broker:{0}:grant:g1", "generation")
+        admitted = await asyncio.wait_for(admitting, 10)
+        assert admitted.grant_id == "g1"
+        assert await redis.hget("broker:{0}:grant:g1", "generation") == generation
+        assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
+        for entry in journal.entries():
+            assert await ours.registry.restore(ours.store_id, entry.text) == "known"
+        assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
+        assert [token.generation for token in served] == [int(generation or 0)] or refreshed
+        await journal.close()
