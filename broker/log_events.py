@@ -82,8 +82,8 @@ EVENTS: dict[str, Event] = {
     "journal.adopted": Event(_INFO, "the journal of a broker that ended was taken over"),
     "journal.failed": Event(
         _ERROR,
-        "the journal cannot be written; only grants without a valid token are refreshed",
-        "make room in `data_dir`",
+        "the journal cannot be written (`error`); only grants without a valid token are refreshed",
+        "make room in `data_dir`, or mend its disk",
     ),
     "hook.failed": Event(
         _ERROR,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -39,6 +40,12 @@ _COMPACT_BYTES = 256 * 1024
 _SUFFIX = ".journal"
 _GATHER = 0.002
 """Seconds that a busy journal waits for more to write: one sync, and one trip to Redis after it, serve all of it."""
+DISK_LIMIT = 5.0
+"""Seconds after which a disk that does not answer counts as one that refuses; more for a file that takes longer."""
+_MOMENT = 1.0
+"""Seconds that one who asks waits for a disk that has failed."""
+_PACE = 10_000_000
+"""Bytes a second that the slowest disk writes."""
 
 
 @dataclass(slots=True)
@@ -78,8 +85,13 @@ class Journal:
         self._locks: list[int] = []
         self._unsynced = False
         self._disk = asyncio.Lock()
+        self._under_way: list[asyncio.Future[None]] = []
+        """Of the appends that are being written."""
+        self._stalled = False
+        """The disk has not answered for longer than it may."""
+        self._probing: asyncio.Task[None] | None = None
         self.fault: str | None = None
-        """What the last write failed with, until one succeeds."""
+        """What a write failed with, until the whole file could be written anew: until then not all of it is on disk."""
         self.ended: list[str] = []
         """Lives of the replicas whose files were adopted: they are over, and all that they had heard is known here.
 
@@ -106,7 +118,20 @@ class Journal:
     async def _on_disk(self, work: Callable[[], None]) -> None:
         """One thing at a time, in a thread: appends keep their order, and the loop never waits for a disk."""
         async with self._disk:
-            await asyncio.to_thread(work)
+            watch = asyncio.get_running_loop().call_later(DISK_LIMIT + self._size / _PACE, self._stalls)
+            try:
+                await asyncio.to_thread(work)
+            finally:
+                watch.cancel()
+                self._stalled = False
+
+    def _stalls(self) -> None:
+        """Whoever waits for the disk goes on without it; what they appended is written when it answers again."""
+        self._stalled = True
+        self._failed(OSError(errno.ETIMEDOUT, "does not answer"), "wait")
+        for done in (*self._under_way, *(done for _, done in self._waiting)):
+            if not done.done():
+                done.set_exception(OSError(errno.ETIMEDOUT, self.fault))
 
     async def adopt(self, resealed: Callable[[str], str] = str) -> None:
         """Take over what replicas that are gone left behind. For when our keys are known to be the right ones.
@@ -180,7 +205,7 @@ class Journal:
     async def append(self, key: str, text: str) -> Entry:
         """Put *text* on disk, in place of what was known of *key* (a grant id); returns once it is there.
 
-        Raises `OSError` when the disk refuses; the entry is kept in memory all the same.
+        Raises `OSError` when the disk refuses, or does not answer; the entry is kept in memory all the same.
         """
         # Later than what it takes the place of, whatever the clock says: whoever reads the file goes by that.
         known = self._entries.get(key)
@@ -191,6 +216,9 @@ class Journal:
         self._waiting.append((self._line(entry), done))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="journal write")
+        if self._stalled:
+            done.cancel()
+            raise OSError(errno.ETIMEDOUT, self.fault)
         await done
         return entry
 
@@ -208,6 +236,7 @@ class Journal:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             lines = b"".join(line for line, _ in batch)
+            self._under_way = [done for _, done in batch]
             try:
                 await self._on_disk(lambda lines=lines: self._append(lines))  # type: ignore[misc]
             except OSError as error:
@@ -216,7 +245,6 @@ class Journal:
                     if not done.done():
                         done.set_exception(OSError(error.errno, self.fault))
             else:
-                self.fault = None
                 for _, done in batch:
                     if not done.done():
                         done.set_result(None)
@@ -253,17 +281,22 @@ class Journal:
         return sum(not entry.settled for entry in self._entries.values())
 
     async def probe(self) -> bool:
-        """Whether the disk takes writes again; tries only after a failure."""
+        """Whether the disk takes writes; tries only after a failure, for all who ask meanwhile, and waits a moment."""
         if self.fault is None:
             return True
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._try_again(), name="journal probe")
+        await asyncio.wait({self._probing}, timeout=0 if self._stalled else _MOMENT)
+        return self.fault is None
+
+    async def _try_again(self) -> None:
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
-            self.fault = error.strerror or "cannot be written"
-            return False  # it has been said already
-        self.fault = None
-        log.info("journal.recovered")
-        return True
+            self.fault = error.strerror or "cannot be written"  # it has been said already
+        else:
+            self.fault = None
+            log.info("journal.recovered")
 
     async def compact(self) -> None:
         """Drop what is settled and old. The file is written anew, synced and put in place of the old one."""
@@ -308,13 +341,21 @@ class Journal:
         self._unsynced = False
 
     async def close(self) -> None:
-        """Finish what waits; the file stays for whoever starts next, without entries that are settled and old."""
-        if self._writing is not None:
-            await asyncio.wait({self._writing})
-        await self.compact()
-        if self._file >= 0:
+        """Finish what waits; the file stays for whoever starts next, without entries that are settled and old.
+
+        A disk that does not answer is not waited for: what was appended meanwhile was told to the store.
+        """
+        last = asyncio.create_task(self._finish())
+        while not last.done() and not self._stalled:
+            await asyncio.wait({last}, timeout=_MOMENT / 10)
+        if not self._stalled and self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    async def _finish(self) -> None:
+        if tasks := {task for task in (self._writing, self._probing) if task is not None}:
+            await asyncio.wait(tasks)
+        await self.compact()
 
 
 def _lock(path: Path) -> int:

@@ -12,6 +12,7 @@ import pytest
 from broker.store import scripts
 from tests.cases.process import Process, broker_process
 from tests.conftest import provider_settings
+from tests.disk import Disk
 from tests.proxy import RedisProxy
 from tests.steps import (
     assert_sound,
@@ -263,3 +264,33 @@ async def test_an_emptied_store_is_not_a_new_beginning(
 
 async def _ready(broker: RunningBroker) -> bool:
     return (await broker.ask("GET", "/readyz"))[0] == 200
+
+
+async def test_a_disk_that_does_not_answer(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was answered reaches callers and Redis all the same; what lives waits for it, what expired does not."""
+    monkeypatch.setattr("broker.refresh.journal.DISK_LIMIT", 0.3)
+    disk = Disk(monkeypatch)
+    async with start_broker(refresh=QUICK) as broker:
+        for name in ("g1", "g2", "g3"):
+            await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")
+        tokens = {name: await broker.token(name) for name in ("g1", "g2", "g3")}
+        disk.sticks()
+        try:
+            await make_due(redis, "acme", "g1")
+            await next_generation(broker, "g1", tokens["g1"]["generation"])
+            await assert_sound(broker, sandbox, ("g1", "acme"))
+            journal = (await broker.get("/healthz"))["checks"]["journal"]
+            assert "does not answer" in str(journal)
+            await make_due(redis, "acme", "g2")
+            await redis.hset("broker:{0}:grant:g3", "expires_at", 1)
+            await make_due(redis, "acme", "g3")
+            await next_generation(broker, "g3", tokens["g3"]["generation"])
+            await assert_sound(broker, sandbox, ("g3", "acme"))
+            assert (await state_of(broker, "g2"))["generation"] == tokens["g2"]["generation"]
+        finally:
+            disk.answers()
+        await next_generation(broker, "g2", tokens["g2"]["generation"])
+        await until(lambda: broker.events("journal.recovered"))
+        await assert_sound(broker, sandbox, *((name, "acme") for name in tokens))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -17,18 +16,6 @@ from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def key() -> str:
-    """One sealing key."""
-    return new_sealing_key()
-
-
-@pytest.fixture
-def sealer(key: str) -> Sealer:
-    """A sealer of that key."""
-    return Sealer(parse_sealing_keys(key))
 
 
 def texts(journal: Journal) -> list[str]:
@@ -148,32 +135,6 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
     await heir.close()
 
 
-async def test_a_full_disk_is_said_and_recovers(
-    tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the disk refuses, append raises and the fault is known; a probe finds out when it takes writes again."""
-    journal = await Journal.open(tmp_path, sealer, Now())
-    await journal.append("1", "before")
-    refused = OSError(28, "No space left on device")
-
-    def refuse(*_: object) -> int:
-        raise refused
-
-    with monkeypatch.context() as full:
-        full.setattr(os, "write", refuse)
-        with pytest.raises(OSError, match="No space left"):
-            await journal.append("2", "lost on disk, kept in memory")
-        assert journal.fault == "No space left on device"
-        assert not await journal.probe()
-    assert await journal.probe()
-    assert journal.fault is None
-    await journal.append("3", "after")
-    await journal.close()
-    heir = await heir_of(tmp_path, sealer, Now())
-    assert texts(heir) == ["before", "lost on disk, kept in memory", "after"]
-    await heir.close()
-
-
 async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: Path, sealer: Sealer) -> None:
     """A file where the journal's directory should be is said in words."""
     (tmp_path / "file").write_text("")
@@ -280,30 +241,4 @@ async def test_the_later_word_counts_whatever_the_clock_says(tmp_path: Path, sea
     await journal.close()
     heir = await heir_of(tmp_path, sealer, now)
     assert sorted(texts(heir)) == ["refused", "the last"]
-    await heir.close()
-
-
-async def test_a_directory_that_does_not_sync_loses_nothing(
-    tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the directory cannot be synced after a rewrite, appends go on into the file that has the name."""
-    now = Now()
-    journal = await Journal.open(tmp_path, sealer, now)
-    entry = await journal.append("old", "old")
-    entry.settled = entry.durable = True
-    now.ms += KEEP_UNPROVED_MS + 1
-
-    def refuse(*_: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    with monkeypatch.context() as full:
-        full.setattr(Journal, "_sync_directory", refuse)
-        await journal.compact()
-        assert journal.fault == "Too many open files"
-        with pytest.raises(OSError, match="Too many"):
-            await journal.append("g1", "not synced yet")
-    await journal.append("g2", "synced")
-    await journal.close()
-    heir = await heir_of(tmp_path, sealer, now)
-    assert sorted(texts(heir)) == ["not synced yet", "synced"]
     await heir.close()
