@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from broker.refresh.journal import Entry, Journal
     from broker.store import Store
 
 log = structlog.get_logger()
 _AT_ONCE = 32
+_BEAT = 1.0
 
 
 class Replay:
@@ -28,9 +30,9 @@ class Replay:
 
     async def fence(self, fence: int, beat: Callable[[], None]) -> None:
         """Another run of the server: tell it everything, once for each fence. Raises `StoreUnavailable`."""
-        async with self._one_at_a_time:
+        async with self._turn(beat):
             if self._store.schedule.told_after != fence:
-                await self._tell(unsettled_only=False, beat=beat)
+                await self._tell(beat, unsettled_only=False)
                 await self._abandon()
                 self._store.schedule.told_after = fence
 
@@ -43,19 +45,38 @@ class Replay:
                 log.warning("leases.abandoned", count=held)
             await self._journal.bury(life)
 
-    async def everything(self) -> None:
+    async def everything(self, beat: Callable[[], None]) -> None:
         """Tell the store all that is in the journal; it takes only what is newer. Raises `StoreUnavailable`."""
-        await self._tell(unsettled_only=False)
+        async with self._turn(beat):
+            await self._tell(beat, unsettled_only=False)
 
-    async def unsettled(self) -> None:
+    async def unsettled(self, beat: Callable[[], None]) -> None:
         """Tell the store what it has not confirmed. Raises `StoreUnavailable`."""
-        async with self._one_at_a_time:
-            await self._tell(unsettled_only=True)
+        async with self._turn(beat):
+            await self._tell(beat, unsettled_only=True)
 
-    async def _tell(self, *, unsettled_only: bool, beat: Callable[[], None] = lambda: None) -> None:
+    @asynccontextmanager
+    async def _turn(self, beat: Callable[[], None]) -> AsyncIterator[None]:
+        """One replay at a time; who waits for another's lives meanwhile."""
+        turn = asyncio.ensure_future(self._one_at_a_time.acquire())
+        try:
+            while not (await asyncio.wait({turn}, timeout=_BEAT))[0]:
+                beat()
+        except asyncio.CancelledError:
+            if not turn.cancel() and not turn.cancelled():
+                self._one_at_a_time.release()
+            raise
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+    async def _tell(self, beat: Callable[[], None], *, unsettled_only: bool) -> None:
+        """What the store is likely to have lost comes first: others claim again when the fence opens, told or not."""
         if self._journal is None:
             return
         told = [entry for entry in self._journal.entries() if not (unsettled_only and entry.settled)]
+        told.sort(key=lambda entry: (entry.settled, -entry.at))
         counts: Counter[str] = Counter()
         for start in range(0, len(told), _AT_ONCE):
             counts.update(await asyncio.gather(*(self._restore(entry) for entry in told[start : start + _AT_ONCE])))

@@ -39,8 +39,17 @@ GATHER = 0.002
 PORTIONS = 4
 """A claim fills at most this part of a lane. What is sent together is answered together, and then all slots would be
 empty while it is dealt with; in portions, one is dealt with while the others are under way."""
+MOST_TELLING = 256
+"""Answers of one lane that may wait to be written down: as many as go to Redis together."""
 STORE_PAUSE = 1.0
 """Seconds between two claims while Redis does not answer."""
+
+
+def urgent(claim: Claim) -> bool:
+    """Whether a claim comes so late that callers may be without a token soon, or are: half of its margin is gone."""
+    if claim.expires_at is None or claim.expires_at <= claim.claimed_at:
+        return True
+    return claim.claimed_at - claim.due_at > (claim.expires_at - claim.due_at) / 2
 
 
 class Lane:
@@ -61,9 +70,13 @@ class Lane:
         self._width = Width(concurrency)
         self._lease_ms = lease_ms
         self._asking: set[str] = set()
+        self._telling: set[str] = set()
+        """Attempts that were answered and are being written down."""
+        self._passed_over = 0
+        """Grants with a living token that were passed over in looking for others: where to look on."""
         self._woken = asyncio.Event()
         self._urgent = False
-        """What was claimed last had nothing valid left, and what is due after it will not have either."""
+        """What was claimed last was late, and so is what is due after it."""
         self._store_lost = False
         self._not_ours = False
         """It answered, but with nothing of ours: whoever brings our data back may bring an old state of it."""
@@ -109,14 +122,18 @@ class Lane:
 
     @property
     def _free(self) -> int:
-        return int(self._width) - len(self._asking)
+        # No more is asked for than can be written down: what waits for that too long is asked for again by another.
+        return int(self._width) - len(self._asking) - max(0, len(self._telling) - MOST_TELLING)
 
     async def _claim(self, n: int, refreshes: asyncio.TaskGroup) -> float:
         try:
             # Without a disk for the answer we do not ask, but for grants that have nothing valid left.
             journaling = self._journal is None or await self._journal.probe()
-            claimed = await self._schedule.claim(self.provider, n, self._lease_ms, expired_only=not journaling)
-            self._urgent = any((claim.expires_at or 0) <= claim.claimed_at for claim in claimed.claims)
+            claimed = await self._schedule.claim(
+                self.provider, n, self._lease_ms, expired_after=None if journaling else self._passed_over
+            )
+            self._passed_over = claimed.passed_over
+            self._urgent = any(urgent(claim) for claim in claimed.claims)
             if claimed.claims:
                 begun = [self._begin(claim) for claim in claimed.claims]
                 refreshes.create_task(finish(asyncio.gather(*begun)), name=f"refreshes of {self.provider}")
@@ -130,7 +147,8 @@ class Lane:
             return STORE_PAUSE
         self._heart.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE
-        return min(pause, claimed.wait_ms / 1000) if journaling or claimed.claims else pause
+        more = journaling or claimed.claims or claimed.passed_over
+        return min(pause, claimed.wait_ms / 1000) if more else pause
 
     def _begin(self, claim: Claim) -> asyncio.Task[Step | None]:
         self._asking.add(claim.attempt)
@@ -143,7 +161,8 @@ class Lane:
         if claimed.fenced is not None:
             await self._replay.fence(claimed.fenced, self._heart.beat)
         if self._store_lost:
-            await (self._replay.everything() if self._not_ours else self._replay.unsettled())
+            tell = self._replay.everything if self._not_ours else self._replay.unsettled
+            await tell(self._heart.beat)
             log.info("store.found", provider=self.provider)
             self._not_ours = False
             self._store_lost = False
@@ -156,10 +175,12 @@ class Lane:
     def _answered(self, attempt: str) -> None:
         """A token request was answered: its slot is free while the answer is written down."""
         self._asking.discard(attempt)
+        self._telling.add(attempt)
         self._woken.set()
 
     def _landed(self, attempt: str, began: float, task: asyncio.Task[Step | None]) -> None:
         self._asking.discard(attempt)
+        self._telling.discard(attempt)
         step = None if task.cancelled() or task.exception() else task.result()
         if isinstance(step, Postpone) and step.lane == "ailing":
             self._width.failed(began, time.monotonic())

@@ -51,6 +51,8 @@ class Claimed:
     fenced: int | None = None
     """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms), and
     whoever claims has said again what it knows (`told_after`)."""
+    passed_over: int = 0
+    """Where to look on for what has expired; 0: from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,11 @@ class Schedule:
     def _sets(self, provider: str, *states: State) -> list[str]:
         return [self._keys.ids(state, provider) for state in states]
 
-    async def claim(self, provider: str, n: int, lease_ms: int, *, expired_only: bool = False) -> Claimed:
+    async def claim(self, provider: str, n: int, lease_ms: int, *, expired_after: int | None = None) -> Claimed:
         """Lease up to *n* due grants of *provider*; *n* is what the lane has free, never more.
 
-        *expired_only* leaves alone every grant whose token still lives.
+        *expired_after* leaves alone every grant whose token still lives; it is how many of those were passed over in
+        claims before this one (0 at first).
         """
         before = time.monotonic()
         await self._release_lost(provider)
@@ -114,11 +117,11 @@ class Schedule:
         ]
         args: list[Argument] = [
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
-            "expired" if expired_only else "", self.told_after, self._second_term_ms, self.replica,
+            "" if expired_after is None else expired_after, self.told_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
         asked = time.monotonic()
         try:
-            status, now, wait_ms, *rows = await self._primary.run(scripts.CLAIM, keys, args)
+            status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except NotOurStore:
             raise
         except StoreUnavailable:
@@ -132,13 +135,13 @@ class Schedule:
             )
         self._clock.observe(now, asked)
         if status == b"fenced":
-            return Claimed([], [], int(wait_ms), set_back=False, fenced=int(rows[0]))
+            return Claimed([], [], int(wait_ms), set_back=False, fenced=int(number))
         claims: list[Claim] = []
         unreadable: list[Claim] = []
         for row in rows:
             claim, readable = self._claim(provider, row, now, before + lease_ms / 1000)
             (claims if readable else unreadable).append(claim)
-        return Claimed(claims, unreadable, int(wait_ms), status == b"back")
+        return Claimed(claims, unreadable, int(wait_ms), status == b"back", passed_over=int(number))
 
     async def _release_lost(self, provider: str) -> None:
         while lost := self._lost_claims.get(provider):

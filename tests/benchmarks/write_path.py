@@ -112,7 +112,7 @@ def settled(client: redis.Redis, many: int) -> bool:
 
 def refresh_all(client: redis.Redis, many: int, port: int, key: str) -> float:
     """Seconds until every grant, made due at once, is refreshed and stored."""
-    due = {f"g{n}": 1 for n in range(many)}
+    due = {f"g{n}": time.time() * 1000 for n in range(many)}
     client.zadd(DUE, due, xx=True)
     started = time.perf_counter()
     wake = urllib.request.Request(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from broker.refresh.scheduler import PORTIONS
+import pytest
+
+from broker.refresh.scheduler import PORTIONS, urgent
+from broker.refresh.settler import Settler
 from broker.traffic import RECENT, Traffic
 from tests.conftest import StartBroker
 from tests.life.test_explained import imported
-from tests.waiting import until
+from tests.refresh.test_policy import claim
+from tests.waiting import meanwhile, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import pytest
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
@@ -32,7 +37,7 @@ async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
     if expired:
         for name in NAMES:
             await redis.hset(f"broker:{{0}}:grant:{name}", "expires_at", 1)
-    await redis.zadd("broker:{0}:due:acme", dict.fromkeys(NAMES, 1.0), xx=True)
+    await redis.zadd("broker:{0}:due:acme", dict.fromkeys(NAMES, time.time() * 1000), xx=True)
 
     async def all_refreshed() -> bool:
         now = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in NAMES]
@@ -49,16 +54,9 @@ async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
 @asynccontextmanager
 async def asking(broker: RunningBroker) -> AsyncIterator[None]:
     """A caller reads a token all the time."""
-
-    async def read() -> None:
-        while True:
-            await broker.token("g0")
-            await asyncio.sleep(RECENT / 20)
-
     await broker.token("g0")
-    reading = asyncio.create_task(read())
-    yield
-    reading.cancel()
+    async with meanwhile(lambda: broker.token("g0"), RECENT / 20):
+        yield
 
 
 async def test_a_claim_fills_a_part_of_a_lane(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
@@ -84,6 +82,46 @@ async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, s
         await imported(broker, sandbox, *NAMES)
         async with asking(broker):
             assert await most_at_once(redis, expired=True) == PORTION
+
+
+@pytest.mark.parametrize(
+    ("due", "expires", "wanted"),
+    [
+        (1000, 2000, False), (501, 1500, False), (400, 1500, True), (1000, 1000, True), (900, 999, True),
+        (1000, None, True), (1, 1_000_000, False), (990, 1011, False), (980, 1011, True),
+    ],
+)  # fmt: skip
+def test_what_is_late_is_urgent(due: int, expires: int | None, wanted: bool) -> None:
+    """Half of what was left when it fell due is gone (claimed at 1000), or nothing valid is left."""
+    assert urgent(replace(claim(), due_at=due, claimed_at=1000, expires_at=expires)) == wanted
+
+
+async def test_no_more_is_asked_for_than_can_be_written_down(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While answers wait for the store, a lane asks for a bounded number of others; then it goes on to the last."""
+    monkeypatch.setattr("broker.refresh.scheduler.MOST_TELLING", 3)
+    settle, taken, gone_on = Settler.settle, asyncio.Event(), asyncio.Event()
+    gone_on.set()
+
+    async def held_up(self: Settler, *args: Any) -> Any:
+        taken.set()
+        await gone_on.wait()
+        return await settle(self, *args)
+
+    monkeypatch.setattr(Settler, "settle", held_up)
+    async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
+        await imported(broker, sandbox, *NAMES)
+        gone_on.clear()
+        taken.clear()
+        before = len(sandbox.rotating.token_requests)
+        everything = asyncio.create_task(most_at_once(redis))
+        await taken.wait()
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            assert len(sandbox.rotating.token_requests) - before <= 3 + CONCURRENCY
+        gone_on.set()
+        await everything
 
 
 async def test_a_caller_counts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

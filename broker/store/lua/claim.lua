@@ -3,14 +3,15 @@
 --
 -- KEYS  1 due  2 leased  3 provider  4 epoch  5 prefix of the grants' keys (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
---       6 hold-off in ms  7 "expired" to leave alone what still has a living token
+--       6 hold-off in ms  7 "", or how many to pass over in looking for what has no living token any more
 --       8 the fence after which we have told the store all we know  9 second term of a lease in ms
 --       10 name of the replica that claims
--- Gives {status, now, ms until there may be more, claimed...}; status: ok, back (the clock was set back),
--- fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not say which run of it this is).
+-- Gives {status, now, ms until there may be more, how many to pass over next time, claimed...}; status: ok, back (the
+-- clock was set back), fenced (the fourth item is when the fence opens, or opened without us), blind (the server does not
+-- say which run of it this is).
 local due, leased, provider, epoch, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local n, lease, claim_id, name, threshold = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local hold_off, expired_only, second_term = tonumber(ARGV[6]), ARGV[7] == 'expired', tonumber(ARGV[9])
+local hold_off, pass_over, second_term = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,7 +21,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local info = redis.pcall('INFO', 'server')
 local run_id = type(info) == 'string' and string.match(info, 'run_id:(%x+)')
 if not run_id then
-  return {'blind', now, 1000}
+  return {'blind', now, 1000, 0}
 end
 local seen = redis.call('HMGET', epoch, 'run_id', 'open_at', 'hold_off')
 if seen[1] ~= run_id then
@@ -67,26 +68,37 @@ end
 -- Nothing before not_before; then, and in a half-closed lane, one request at a time.
 local not_before = tonumber(lane[1] or 0)
 if not_before > now then
-  return {status, now, not_before - now}
+  return {status, now, not_before - now, 0}
 end
 if lane[1] or lane[2] or tonumber(lane[3] or 0) >= threshold then
   if redis.call('ZCARD', leased) > 0 then
-    return {status, now, 250}
+    return {status, now, 250, 0}
   end
   n = math.min(n, 1)
 end
 
-local reply = {status, now, 0}
-local ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, expired_only and 256 or n)
-if expired_only then
-  local expired = {}
-  for i = 1, #ids, 2 do
-    if #expired < 2 * n and tonumber(redis.call('HGET', prefix .. ids[i], 'expires_at') or 0) <= now then
-      expired[#expired + 1] = ids[i]
-      expired[#expired + 1] = ids[i + 1]
+local reply = {status, now, 0, 0}
+local ids = {}
+if not pass_over then
+  ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, n)
+elseif n > 0 then
+  -- Due first is not expired first, so all that is due is looked through, a part in each claim.
+  local looked, page = 0, nil
+  repeat
+    page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', pass_over + #ids / 2, 256)
+    for i = 1, #page, 2 do
+      if #ids < 2 * n then
+        if tonumber(redis.call('HGET', prefix .. page[i], 'expires_at') or 0) <= now then
+          ids[#ids + 1] = page[i]
+          ids[#ids + 1] = page[i + 1]
+        else
+          pass_over = pass_over + 1
+        end
+      end
     end
-  end
-  ids = expired
+    looked = looked + 256
+  until #page < 512 or #ids >= 2 * n or looked >= 1024
+  reply[4] = (#page < 512 and #ids < 2 * n) and 0 or pass_over
 end
 for i = 1, #ids, 2 do
   local id, key = ids[i], prefix .. ids[i]
