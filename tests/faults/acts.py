@@ -132,7 +132,7 @@ async def demand(world: World, callers: Callers) -> None:
     grant = world.rng.choice(sorted(world.family))
     known = callers.known(grant)
     if world.rng.random() < 0.3:
-        await callers.read(world.running, grant, 2, f"?min_ttl={world.rng.randint(1, 3)}")
+        await callers.read(world.running, grant, 2, min_ttl=world.rng.randint(1, 3))
         world.note("min_ttl")
         return
     if known is None:

@@ -86,14 +86,16 @@ class Callers:
         return newest
 
     def _lives(self, served: Served | None, at: float) -> bool:
+        """Whether a token is good at a point in time."""
         return served is not None and served.expires_at > at and self.world.authority.is_live_access(served.token)
 
-    async def read(self, replica: Replica, grant: str, wait: int | None, query: str = "") -> None:
-        """Read once and judge."""
+    async def read(self, replica: Replica, grant: str, wait: int | None, min_ttl: int = 0) -> None:
+        """Read once and judge; a token with less life than *min_ttl* seconds is none to whoever asks for that much."""
         began, asked, lives = time.time(), time.monotonic(), replica.lives
         waited = self._waited(replica)
         owed = self._owed(replica, lives, grant)
-        alive = self._lives(owed, began)
+        alive = self._lives(owed, began + min_ttl)
+        query = f"?min_ttl={min_ttl}" if min_ttl else ""
         headers = {"X-Broker-Key": replica.process.admin_key} | ({} if wait is None else {"Prefer": f"wait={wait}"})
         status, body = 0, {}
         try:
