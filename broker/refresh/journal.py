@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -85,6 +86,8 @@ class Journal:
         self._locks: list[int] = []
         self._unsynced = False
         self._disk = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "journal")
+        """Its own: names that nobody resolves may hold up all the others."""
         self._under_way: list[asyncio.Future[None]] = []
         """Of the appends that are being written."""
         self._stalled = False
@@ -118,9 +121,10 @@ class Journal:
     async def _on_disk(self, work: Callable[[], None]) -> None:
         """One thing at a time, in a thread: appends keep their order, and the loop never waits for a disk."""
         async with self._disk:
-            watch = asyncio.get_running_loop().call_later(DISK_LIMIT + self._size / _PACE, self._stalls)
+            loop = asyncio.get_running_loop()
+            watch = loop.call_later(DISK_LIMIT + self._size / _PACE, self._stalls)
             try:
-                await asyncio.to_thread(work)
+                await loop.run_in_executor(self._thread, work)
             finally:
                 watch.cancel()
                 self._stalled = False
@@ -351,6 +355,7 @@ class Journal:
         if not self._stalled and self._file >= 0:
             os.close(self._file)
             self._file = -1
+        self._thread.shutdown(wait=False)
 
     async def _finish(self) -> None:
         if tasks := {task for task in (self._writing, self._probing) if task is not None}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,3 +164,15 @@ async def test_one_write_that_succeeds_does_not_hide_one_that_failed(
     assert sorted(texts(heir)) == ["small", "x" * 2000]
     await heir.close()
     await journal.close()
+
+
+async def test_names_that_nobody_resolves_hold_up_no_write(tmp_path: Path, sealer: Sealer) -> None:
+    """The threads that everybody shares are all busy, as with name servers that do not answer."""
+    over = threading.Event()
+    loop = asyncio.get_running_loop()
+    busy = [loop.run_in_executor(None, over.wait, 10) for _ in range(64)]
+    journal = await Journal.open(tmp_path, sealer, Now())
+    await asyncio.wait_for(journal.append("1", "x"), 2)
+    await asyncio.wait_for(journal.close(), 2)
+    over.set()
+    await asyncio.gather(*busy)
