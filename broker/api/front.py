@@ -11,7 +11,7 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from broker.api import client_credentials
 from broker.api.app import BODY_LIMIT, answer_to, ending, misdirected
@@ -61,7 +61,8 @@ class Front:
         server.request_factory, server.request_handler = self._make, self._answer
 
     def _make(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        read = _read_of(message.method, message.path)
+        # Who waits for "100 Continue" before the body comes is answered by the application's own way alone.
+        read = None if hdrs.EXPECT in message.headers else _read_of(message.method, message.path)
         if read is None:
             return self._make_other(message, payload, protocol, writer, task)
         request = ReadRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)

@@ -106,6 +106,8 @@ async def _forever(feeds: list[Feed], hooks: list[Hook]) -> None:
                 loops.create_task(work)
 
     await unless(stopping, everything())
+    for hook in hooks:
+        await hook.finish()
 
 
 async def _once(feeds: list[Feed], hooks: list[Hook]) -> int:

@@ -106,9 +106,13 @@ class Hook:
             await self._asked.wait()
             await asyncio.sleep(DEBOUNCE)
             self._asked.clear()
-            await self.action.do()
+            try:
+                await self.action.do()
+            except asyncio.CancelledError:
+                self._asked.set()
+                raise
 
     async def finish(self) -> None:
-        """Act now if it was asked to."""
+        """Act now if it was asked to, and has not: the next process finds the file right, and asks for nothing."""
         if self._asked.is_set():
             await self.action.do()

@@ -56,7 +56,7 @@ class _Flows:
         token = self._grant.token()
         response = yield _with(request, token)
         if _refused(response, token):
-            again = _replayable(request)
+            again = _replayable(request, response)
             newer = self._grant.report(token) if again else self._grant.report(token, timeout=0)
             if newer is not None and again:
                 yield _with(request, newer)
@@ -71,7 +71,7 @@ class _Flows:
         token = await self._grant.token()
         response = yield _with(request, token)
         if _refused(response, token):
-            again = _replayable(request)
+            again = _replayable(request, response)
             newer = await (self._grant.report(token) if again else self._grant.report(token, timeout=0))
             if newer is not None and again:
                 yield _with(request, newer)
@@ -88,8 +88,13 @@ def _refused(response: Any, token: Token) -> bool:
     return bool(response.status_code == 401 and carried == token.authorization)  # noqa: PLR2004
 
 
-def _replayable(request: Any) -> bool:
-    """Whether the body is in memory: a stream has gone by."""
+def _replayable(request: Any, response: Any) -> bool:
+    """Whether *request* may be sent again: its body is in memory, and it is what was refused.
+
+    After a redirect that made a GET of it (303), it was served, and what was refused is only what followed.
+    """
+    if response.request.method != request.method:
+        return False
     try:
         request.content  # noqa: B018 - it raises RequestNotRead for a stream
     except RuntimeError:

@@ -46,10 +46,11 @@ class LongPolls:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def want(self, grant: Grant) -> None:
         """Follow *grant*, if it is not followed."""
-        if not self.has(grant):
+        if not self._closed and not self.has(grant):
             self._tasks[grant.id] = asyncio.create_task(_follow(grant), name=f"token-broker: follow {grant.id}")
 
     def has(self, grant: Grant) -> bool:
@@ -58,7 +59,8 @@ class LongPolls:
         return task is not None and not task.done()
 
     async def close(self) -> None:
-        """End every poll."""
+        """End every poll, and begin no other."""
+        self._closed = True
         await end(self._tasks.values())
         self._tasks.clear()
 

@@ -66,7 +66,7 @@ class Grant:
             return await self._glance(held)
         ends, failures = clock() + timeout, 0
         while True:
-            left = max(0.0, ends - clock())
+            left = max(0.0, min(ends - clock(), LONGEST_WAIT + 1.0))
             wait = min(max(0, math.ceil(left) - 1), LONGEST_WAIT)  # so that its answer, if it is no, comes in time
             answer = await self._share(min_ttl, partial(self._ask, min_ttl, wait), left)
             if not isinstance(answer, errors.BrokerError) and answer is not None and answer.remaining() > 0:

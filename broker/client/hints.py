@@ -41,9 +41,12 @@ class RedisHints:
         """Grants whose channel the server has confirmed."""
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
 
     def want(self, grant: Grant) -> None:
         """Listen for *grant*, if nobody does."""
+        if self._closed:
+            return
         self._grants.setdefault(grant.id, grant)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen(), name="token-broker: listen")
@@ -53,7 +56,8 @@ class RedisHints:
         return grant.id in self._heard and self._task is not None and not self._task.done()
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Listen no more, not even when somebody wants it."""
+        self._closed = True
         await end([*self._reads.values(), *([] if self._task is None else [self._task])])
         self._heard.clear()
 

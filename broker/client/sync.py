@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from broker.client.broker import Broker
 from broker.client.errors import CorrectConfiguration
+from broker.client.follow import end
 from broker.client.place import Place, place, place_from
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from broker.client.token import Token
 
 T = TypeVar("T")
+_CLOSED = "this SyncBroker is closed: make another one"
 
 
 class SyncBroker:
@@ -76,7 +79,7 @@ class SyncBroker:
         """The thread behind, started when it is first needed, and anew in the child of a fork."""
         with self._lock:
             if self._closed:
-                raise CorrectConfiguration("this SyncBroker is closed: make another one")
+                raise CorrectConfiguration(_CLOSED)
             if self._side is not None and self._side.pid != os.getpid():
                 # The parent's: its sockets are shared, so it is left as it is. The frames of a thread that is not on
                 # this side are never freed, so nothing of it is collected and closed either.
@@ -146,22 +149,38 @@ class _Side:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="token-broker", daemon=True)
         self._thread.start()
+        self._lock = threading.Lock()
+        self._ending = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What *work* comes to; whoever is interrupted while waiting ends it."""
+        """What *work* comes to; whoever is interrupted while waiting ends it. Raises `CorrectConfiguration`."""
         if threading.current_thread() is self._thread:
             work.close()
             raise CorrectConfiguration("SyncBroker is asked from its own thread, which would wait for itself")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._ending:
+                work.close()
+                raise CorrectConfiguration(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise CorrectConfiguration(_CLOSED) from None
         except BaseException:
             future.cancel()
             raise
 
     def end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*, then end the loop and the thread."""
+        """Run *work*, then end what others still wait for, the loop and the thread."""
         self.run(work)
+        with self._lock:
+            self._ending = True
+        asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_all() -> None:
+    """Cancel every task but this one."""
+    await end(asyncio.all_tasks() - {asyncio.current_task()})

@@ -56,11 +56,13 @@ class Sweep:
         """The hints, the providers, one page of grants, and a pause."""
         self.heart.beat()
         self._hinted.clear()
+        hints, self._hints = self._hints, set()  # more may be heard while these are brought
         try:
-            await self._bring({f"grant/{grant_id}" for grant_id in self._hints})
-            self._hints.clear()
+            await self._bring({f"grant/{grant_id}" for grant_id in hints})
+            hints = set()
             await self._page()
         except StoreUnavailable as error:
+            self._hints |= hints
             self.heart.trouble = str(error)
             self._hinted.clear()
         else:

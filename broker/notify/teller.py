@@ -90,8 +90,9 @@ class Teller:
             pass
 
     async def _batch(self) -> None:
-        ends = time.monotonic() + _LEASE
-        leased = await self._notices.look(self.way.name, _BATCH, int(_LEASE * 1000))
+        lease = _LEASE + self._timeout  # one notice fits in, however long it may take
+        ends = time.monotonic() + lease
+        leased = await self._notices.look(self.way.name, _BATCH, int(lease * 1000))
         conditions = await self._conditions(leased)
         if not self._failures:
             self.heart.trouble = ""

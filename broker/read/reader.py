@@ -95,7 +95,11 @@ class Reader:
             token = await self.current(grant_id, wait=max(0.0, ends - time.monotonic()))
             if token.generation != generation:
                 return token
-            if not await self._cache.changed(grant_id, ends - time.monotonic()):
+            left, life = ends - time.monotonic(), (token.expires_at - self._store.clock()) / 1000
+            if await self._cache.changed(grant_id, min(left, life)):
+                continue
+            # "No news" is said of a token that lives; of one that died meanwhile, what is said to everybody.
+            if left <= life or self._cache.closed:
                 return None
 
     async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
@@ -193,9 +197,15 @@ class Reader:
                     return grant.token if grant.token and good(grant.token) else None
 
     async def _refuse(self, grant_id: str, min_ttl_ms: int, wait: float, *, refused: int | None = None) -> Token:
-        """Say why there is no token. The generation *refused* is none to serve, however long its clock still runs."""
+        """Say why there is no token, unless there is one now.
+
+        The generation *refused* is none to serve, however long its clock still runs.
+        """
         grant = await self._load(grant_id)
         token = grant.token if grant.token and grant.token.generation != refused else None
+        if token is not None and self.usable_ms(token) > max(0, min_ttl_ms - 1):
+            self._metrics.token_requests.labels("waited").inc()
+            return token  # it came at the last moment
         living = self.usable_ms(token) // 1000 if token else 0
         if grant.reason == "reauthorization_required" and living <= 0:
             self._metrics.token_requests.labels("dead").inc()

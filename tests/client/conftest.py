@@ -45,7 +45,8 @@ class Api:
     takes: Callable[[str], bool]
     came: list[Came] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
-    """Where a path leads with 307."""
+    """Where a path leads with 307, which keeps the method; with 303 after `see_other`."""
+    see_other: set[str] = field(default_factory=set)
     hesitation: float = 0
     """Seconds before a 401."""
 
@@ -53,7 +54,8 @@ class Api:
         authorization = request.headers.get("Authorization")
         self.came.append(Came(request.method, request.path, authorization, await request.read()))
         if request.path in self.redirects:
-            return web.Response(status=307, headers={"Location": self.redirects[request.path]})
+            status = 303 if request.path in self.see_other else 307
+            return web.Response(status=status, headers={"Location": self.redirects[request.path]})
         scheme, _, token = (authorization or "").partition(" ")
         if scheme != "Bearer" or not self.takes(token):
             await asyncio.sleep(self.hesitation)

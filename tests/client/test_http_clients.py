@@ -15,6 +15,7 @@ from broker.client import Broker, CorrectConfiguration, ReauthorizationRequired,
 from broker.testing import FakeBroker
 from tests.client.conftest import Api
 from tests.client.senders import SENDERS, TLS, Sender, stream_for
+from tests.waiting import until
 
 
 @pytest.fixture(params=SENDERS)
@@ -73,6 +74,16 @@ async def test_a_redirect_within_the_origin_keeps_it(sender: Sender, api: Api) -
     async with sender() as send:
         assert (await send("GET", api.url + "/old"))[0] == 200
     assert [came.path for came in api.came] == ["/old", "/new"]
+
+
+async def test_what_was_served_is_not_sent_again(sender: Sender, fake: FakeBroker, api: Api) -> None:
+    """A POST is served and leads elsewhere (303): that this is refused does not have the POST served a second time."""
+    api.redirects["/jobs"], api.takes = "/jobs/1", lambda _: False
+    api.see_other.add("/jobs")
+    async with sender() as send:
+        assert (await send("POST", api.url + "/jobs", b"x"))[0] == 401
+        await until(lambda: reports(fake) == 1)
+    assert [came.path for came in api.came].count("/jobs") == 1
 
 
 async def test_there_and_back_again(sender: Sender, fake: FakeBroker, api: Api, elsewhere: Api) -> None:

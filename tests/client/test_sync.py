@@ -156,3 +156,21 @@ def test_both_sides_of_a_fork(fake: FakeBroker) -> None:
     finally:
         process.kill()
     assert (out, process.returncode) == ("followed\n", 0), err
+
+
+@pytest.mark.parametrize("retry_after", [None, 30])
+def test_who_waits_when_it_is_closed_hears_of_it(fake: FakeBroker, retry_after: int | None) -> None:
+    """A service that stops while its broker is away: every thread that waits for a token comes back, with an error."""
+    fake.grants["g1"].provider_up = False
+    fake.grants["g1"].expire()
+    if retry_after is None:
+        fake.down()
+    broker = SyncBroker(fake.url, fake.key)
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(broker.grant("g1").token, timeout=60) for _ in range(4)]
+        time.sleep(0.5)
+        broker.close()
+        for each in waiting:
+            with pytest.raises(CorrectConfiguration, match="closed"):
+                each.result(5)
+    assert ours() == []

@@ -72,6 +72,8 @@ async def measure(row: Row, here: World, callers: Callers) -> None:
     row.reads, row.withheld = len(callers.reads), Counter(read.verdict for read in callers.withheld)
     if here.lags.longest > 0.5:
         row.notes["ms late itself"] = round(here.lags.longest * 1000)
+    if here.disk_lags.longest > 0.5:
+        row.notes["ms the disk was late"] = round(here.disk_lags.longest * 1000)
     if late := here.too_late():
         row.notes["answers that may have been too late by that"] = len(late)
     row.notes |= {f"reads {verdict}": count for verdict, count in callers.counts().items() if verdict != "served"}

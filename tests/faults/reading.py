@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -47,7 +49,7 @@ class Read:
     grant: str
     status: int
     took: float
-    """Seconds, but for those in which the machine did not let its broker, the store or this very process run."""
+    """Seconds, but for those in which the machine kept its broker, the store, this very process or the disk waiting."""
     existed: bool
     verdict: str
     """served, legitimate (nothing valid was there to be served), or what was wrong: refused, expired, blocked, cut."""
@@ -105,7 +107,8 @@ class Callers:
             if not replica.up or replica.lives != lives:
                 return  # it was ended meanwhile; a caller asks another one
         took = time.monotonic() - asked - max(0, self._waited(replica) - waited)
-        took -= self.world.lags.between(asked, time.monotonic())
+        for lags in (self.world.lags, self.world.disk_lags):
+            took -= lags.between(asked, time.monotonic())
         verdict = self._verdict(status, body, took, owed if alive else None, began)
         if verdict == "legitimate" and status == 200:
             pass
@@ -151,6 +154,17 @@ class Callers:
             if late > 0.05:
                 self.world.lags.add(time.monotonic(), late)
 
+    async def watch_disk(self) -> None:
+        """Notice when the disk under journals and store is late for others' reasons."""
+        with tempfile.TemporaryFile(buffering=0, prefix="tb-faults-") as file:
+            while True:
+                await asyncio.sleep(0.1)
+                before = time.monotonic()
+                file.write(b"x")
+                await asyncio.to_thread(os.fdatasync, file.fileno())
+                if (late := time.monotonic() - before) > 0.1:
+                    self.world.disk_lags.add(time.monotonic(), late)
+
     async def keep_reading(self, replica: Replica, grant: str, rng: random.Random) -> None:
         """One caller of one grant at one replica."""
         pause = max(_PAUSE, len(self.world.family) * len(self.world.replicas) / _MOST)
@@ -165,7 +179,7 @@ class Callers:
 async def reading(world: World, *, apart: bool) -> AsyncIterator[Callers]:
     """While the body lasts, callers read."""
     callers = Callers(world, apart)
-    tasks = [asyncio.create_task(callers.watch())]
+    tasks = [asyncio.create_task(callers.watch()), asyncio.create_task(callers.watch_disk())]
     for replica in world.replicas:
         for grant in world.family:
             rng = random.Random(f"{world.plan.seed} {replica.name} {grant}")

@@ -77,6 +77,8 @@ class World:
     """How often a fault struck, in its own words."""
     lags: Lags = field(default_factory=Lags)
     """When this process, and so the authorization server in it, was late."""
+    disk_lags: Lags = field(default_factory=Lags)
+    """When the disk was late that journals and stores share with others."""
 
     @property
     def authority(self) -> Authority:

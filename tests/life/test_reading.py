@@ -98,6 +98,23 @@ async def test_long_poll_wakes_at_the_commit(broker: RunningBroker, redis: Redis
     assert 0.9 < time.monotonic() - asked < 3
 
 
+async def test_a_long_poll_outlives_no_token(broker: RunningBroker, sandbox: Sandbox) -> None:
+    """Whose token dies while they wait for news are told, then, what everybody is told: not 304 at the end."""
+    sandbox.rotating.options.access_lifetime = 3
+    await broker.import_("g2", "acme", sandbox.rotating.issue().refresh_token or "")
+    token = await broker.token("g2")
+    sandbox.rotating.faults.order("status", 1000, status=503)
+    token = await broker.token("g2")
+    asked = time.time()
+    headers = {"If-None-Match": f'"{token["generation"]}"', "Prefer": "wait=8"}
+    polling = asyncio.create_task(broker.ask("GET", "/v1/grants/g2/token", headers=headers))
+    await asyncio.sleep(0.1)
+    status, body, _ = await polling
+    assert (status, body["error"]) == (503, "token_unavailable"), body
+    assert time.time() < asked + 10
+    sandbox.rotating.faults.clear()
+
+
 async def test_min_ttl_has_a_longer_token_made(broker: RunningBroker, sandbox: Sandbox) -> None:
     """min_ttl expedites a refresh when the token has less life, and is refused when no refresh can yield it."""
     sandbox.rotating.options.access_lifetime = 8
