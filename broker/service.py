@@ -175,8 +175,8 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             )  # fmt: skip
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
-            if journal is not None:
-                await journal.adopt(store.registry.resealed)  # the first claim has it replayed
+            if journal is not None and not await _adopted(journal, store, hearts, stopping):
+                return
             await follower.warm()
             health.started = True
             _collect_less()
@@ -267,6 +267,17 @@ async def _identified(
         except TimeoutError:
             pass
     return False
+
+
+async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heart], stopping: asyncio.Event) -> bool:
+    """Take over the journals of brokers that are gone; the first claim has them replayed. False when told to stop."""
+    adopting = asyncio.create_task(journal.adopt(store.registry.resealed))
+    while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
+        for heart in hearts:
+            heart.beat()
+    if adopting.done():
+        adopting.result()
+    return adopting.done()
 
 
 def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Supervisor) -> None:

@@ -116,10 +116,7 @@ class Admission:
             self._store.store_id, token, refresh_token,
             reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at), followed=followed,
         )  # fmt: skip
-        try:
-            return await self._journal.append(token.grant_id, record)
-        except OSError:
-            return None  # the journal has said so
+        return await self._journal.append(token.grant_id, record)
 
     async def _register(self, token: Token, refresh_token: Secret, dialect: Dialect, seen: Held | None) -> bool:
         """Whether the store took it; not when the grant changed since it was *seen*."""

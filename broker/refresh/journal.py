@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import CorrectSettings
+from broker.refresh.disk import Disk
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ _GATHER = 0.002
 """Seconds that a busy journal waits for more to write: one sync, and one trip to Redis after it, serve all of it."""
 DISK_LIMIT = 5.0
 """Seconds after which a disk that does not answer counts as one that refuses; more for a file that takes longer."""
+_ADOPT_LIMIT = 60.0
 _MOMENT = 1.0
 """Seconds that one who asks waits for a disk that has failed."""
 _PACE = 10_000_000
@@ -60,6 +60,8 @@ class Entry:
     """The store has heard of it."""
     durable: bool = False
     """And is known to have it on disk."""
+    written: bool = True
+    """And it is on our own disk."""
     before: Entry | None = None
     """What was known of the same key before this one."""
 
@@ -80,19 +82,17 @@ class Journal:
         self._size = 0
         self._compacted = 0
         self._entries: dict[str, Entry] = {}
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: dict[str, tuple[bytes, list[asyncio.Future[bool]]]] = {}
+        """By key the last line that is to be written, and whoever wants to know."""
         self._writing: asyncio.Task[None] | None = None
         self._latest: dict[str, int] = {}
         self._locks: list[int] = []
         self._unsynced = False
-        self._disk = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "journal")
-        """Its own: names that nobody resolves may hold up all the others."""
-        self._under_way: list[asyncio.Future[None]] = []
-        """Of the appends that are being written."""
-        self._stalled = False
-        """The disk has not answered for longer than it may."""
+        self._disk = Disk(self._stalls)
+        self._under_way: list[asyncio.Future[bool]] = []
+        """Of those who wait for what is being written."""
         self._probing: asyncio.Task[None] | None = None
+        self._burying: set[asyncio.Task[None]] = set()
         self.fault: str | None = None
         """What a write failed with, until the whole file could be written anew: until then not all of it is on disk."""
         self.ended: list[str] = []
@@ -118,24 +118,16 @@ class Journal:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._rewrite()
 
-    async def _on_disk(self, work: Callable[[], None]) -> None:
-        """One thing at a time, in a thread: appends keep their order, and the loop never waits for a disk."""
-        async with self._disk:
-            loop = asyncio.get_running_loop()
-            watch = loop.call_later(DISK_LIMIT + self._size / _PACE, self._stalls)
-            try:
-                await loop.run_in_executor(self._thread, work)
-            finally:
-                watch.cancel()
-                self._stalled = False
+    async def _on_disk(self, work: Callable[[], None], *, size: int = 0, limit: float = 0) -> None:
+        """Do *work*, which writes *size* bytes or the whole file; appends keep their order."""
+        await self._disk.do(work, max(limit, DISK_LIMIT + (self._size + size) / _PACE))
 
     def _stalls(self) -> None:
         """Whoever waits for the disk goes on without it; what they appended is written when it answers again."""
-        self._stalled = True
-        self._failed(OSError(errno.ETIMEDOUT, "does not answer"), "wait")
-        for done in (*self._under_way, *(done for _, done in self._waiting)):
-            if not done.done():
-                done.set_exception(OSError(errno.ETIMEDOUT, self.fault))
+        self._failed("does not answer", "wait")
+        _tell(self._under_way, written=False)
+        for _, waiting in self._waiting.values():
+            _tell(waiting, written=False)
 
     async def adopt(self, resealed: Callable[[str], str] = str) -> None:
         """Take over what replicas that are gone left behind. For when our keys are known to be the right ones.
@@ -144,9 +136,9 @@ class Journal:
         A file with a line that none of them opens stays where it is, and is tried again at every start.
         """
         try:
-            await self._on_disk(lambda: self._adopt(resealed))
+            await self._on_disk(lambda: self._adopt(resealed), limit=_ADOPT_LIMIT)
         except OSError as error:
-            self._failed(error, "adopt")
+            self._failed(error.strerror, "adopt")
 
     def _adopt(self, resealed: Callable[[str], str]) -> None:
         adopted = [(path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0]
@@ -174,11 +166,16 @@ class Journal:
             log.info("journal.adopted", files=len(adopted), entries=len(self._entries))
 
     async def bury(self, life: str) -> None:
-        """Nothing is left to be done about a replica that ended: its file goes."""
-        file = self._directory / f"{life}{_SUFFIX}"
+        """Nothing is left to be done about a replica that ended: its file goes, as soon as the disk answers."""
+        self.ended.remove(life)
+        burying = asyncio.create_task(self._remove(self._directory / f"{life}{_SUFFIX}"), name="journal bury")
+        self._burying.add(burying)
+        burying.add_done_callback(self._burying.discard)
+        await asyncio.wait({burying}, timeout=_MOMENT)
+
+    async def _remove(self, file: Path) -> None:
         with contextlib.suppress(OSError):  # then the next heir finds nothing to do
             await self._on_disk(partial(file.unlink, missing_ok=True))
-        self.ended.remove(life)
 
     def _read(self, path: Path) -> tuple[list[Entry], bool]:
         """The entries of a file, and whether it could be read whole. A torn last line is what a crash leaves."""
@@ -209,25 +206,27 @@ class Journal:
     async def append(self, key: str, text: str) -> Entry:
         """Put *text* on disk, in place of what was known of *key* (a grant id); returns once it is there.
 
-        Raises `OSError` when the disk refuses, or does not answer; the entry is kept in memory all the same.
+        Where the disk refuses, or does not answer, the entry is not `written`: the journal has said so, and keeps it
+        in memory until it is.
         """
         # Later than what it takes the place of, whatever the clock says: whoever reads the file goes by that.
         known = self._entries.get(key)
         entry = Entry(key, max(self._clock(), self._latest.get(key, 0) + 1, known.at + 1 if known else 0), text)
         self._latest[key] = entry.at
         self._remember(entry)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._line(entry), done))
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        _, others = self._waiting.pop(key, (b"", []))
+        self._waiting[key] = (self._line(entry), [*others, done])
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="journal write")
-        if self._stalled:
-            done.cancel()
-            raise OSError(errno.ETIMEDOUT, self.fault)
-        await done
+        if self._disk.stalled:
+            self._waiting[key][1].clear()
+            done.set_result(False)
+        entry.written = await done
         return entry
 
     async def retract(self, entry: Entry) -> None:
-        """The store would not have *entry*: what was known before it holds again. Raises `OSError`."""
+        """The store would not have *entry*: what was known before it holds again."""
         if self._entries.get(entry.key) is not entry:
             return
         before = entry.before
@@ -238,27 +237,23 @@ class Journal:
     async def _write(self) -> None:
         """Write and sync all that waits, together, until nothing does. The first is not kept waiting for others."""
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch, self._waiting = self._waiting.values(), {}
             lines = b"".join(line for line, _ in batch)
-            self._under_way = [done for _, done in batch]
+            self._under_way = [done for _, waiting in batch for done in waiting]
             try:
-                await self._on_disk(lambda lines=lines: self._append(lines))  # type: ignore[misc]
+                await self._on_disk(partial(self._append, lines), size=len(lines))
             except OSError as error:
-                self._failed(error, "append")
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(OSError(error.errno, self.fault))
+                self._failed(error.strerror, "append")
+                _tell(self._under_way, written=False)
             else:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+                _tell(self._under_way, written=True)
             if self._size > max(_COMPACT_BYTES, 4 * self._compacted):
                 await self.compact()
             if self._waiting:
                 await asyncio.sleep(_GATHER)
 
-    def _failed(self, error: OSError, what: str) -> None:
-        self.fault = error.strerror or "cannot be written"
+    def _failed(self, why: str | None, what: str) -> None:
+        self.fault = why or "cannot be written"
         log.error("journal.failed", error=self.fault, what=what)
 
     def _append(self, lines: bytes) -> None:
@@ -290,10 +285,11 @@ class Journal:
             return True
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._try_again(), name="journal probe")
-        await asyncio.wait({self._probing}, timeout=0 if self._stalled else _MOMENT)
+        await asyncio.wait({self._probing}, timeout=0 if self._disk.stalled else _MOMENT)
         return self.fault is None
 
     async def _try_again(self) -> None:
+        self._drop()
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
@@ -304,15 +300,18 @@ class Journal:
 
     async def compact(self) -> None:
         """Drop what is settled and old. The file is written anew, synced and put in place of the old one."""
+        self._drop()
+        try:
+            await self._on_disk(self._rewrite)
+        except OSError as error:
+            self._failed(error.strerror, "compact")
+
+    def _drop(self) -> None:
         now = self._clock()
         for entry in self.entries():
             if entry.dispensable(now):
                 del self._entries[entry.key]
         self._latest = {entry.key: entry.at for entry in self.entries()}
-        try:
-            await self._on_disk(self._rewrite)
-        except OSError as error:
-            self._failed(error, "compact")
 
     def _rewrite(self) -> None:
         lines = b"".join(self._line(entry) for entry in list(self._entries.values()))
@@ -350,17 +349,24 @@ class Journal:
         A disk that does not answer is not waited for: what was appended meanwhile was told to the store.
         """
         last = asyncio.create_task(self._finish())
-        while not last.done() and not self._stalled:
+        while not last.done() and not self._disk.stalled:
             await asyncio.wait({last}, timeout=_MOMENT / 10)
-        if not self._stalled and self._file >= 0:
+        last.cancel()
+        self._disk.close()
+        if not self._disk.stalled and self._file >= 0:
             os.close(self._file)
             self._file = -1
-        self._thread.shutdown(wait=False)
 
     async def _finish(self) -> None:
         if tasks := {task for task in (self._writing, self._probing) if task is not None}:
             await asyncio.wait(tasks)
         await self.compact()
+
+
+def _tell(waiting: list[asyncio.Future[bool]], *, written: bool) -> None:
+    for done in waiting:
+        if not done.done():
+            done.set_result(written)
 
 
 def _lock(path: Path) -> int:

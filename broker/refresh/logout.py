@@ -74,11 +74,8 @@ class Logout:
                 f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}"
             )
         if self._journal is not None:
-            try:
-                record = store.registry.forgot(store.store_id, grant_id, grant.generation)
-                (await self._journal.append(grant_id, record)).settled = True
-            except OSError:
-                pass  # the journal has said so
+            record = store.registry.forgot(store.store_id, grant_id, grant.generation)
+            (await self._journal.append(grant_id, record)).settled = True
 
     async def _hold(self, grant_id: str) -> Grant:
         ends = time.monotonic() + self._request_timeout + 1

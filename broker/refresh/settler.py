@@ -62,19 +62,13 @@ class Settler:
         kept = Kept(commit_fields(self._store.grants, commit))
         if self._journal is not None:
             record = self._store.registry.committed(self._store.store_id, commit, kept.sealed)
-            try:
-                kept.entry = await self._journal.append(commit.claim.grant_id, record)
-            except OSError:
-                pass  # the journal has said so, and the store is told next
+            kept.entry = await self._journal.append(commit.claim.grant_id, record)
         return kept
 
     async def retract(self, kept: Kept) -> None:
         """Take an answer out of the journal that the store would not have."""
         if kept.entry is not None and self._journal is not None:
-            try:
-                await self._journal.retract(kept.entry)
-            except OSError:
-                pass  # the journal has said so
+            await self._journal.retract(kept.entry)
 
     async def settle(self, step: Step, kept: Kept | None = None) -> Settled:
         """Tell the store, again and again. *kept* is what `keep` gave for an answer.
@@ -92,7 +86,7 @@ class Settler:
                 if self._stopping.is_set() and time.monotonic() > since + SETTLE_LIMIT:
                     log.critical(
                         "commit.abandoned", grant_id=step.claim.grant_id, outcome=step.outcome, error=str(error),
-                        journaled=kept is not None and kept.entry is not None,
+                        journaled=kept is not None and kept.entry is not None and kept.entry.written,
                     )  # fmt: skip
                     return "already"
                 if tries == 0:

@@ -8,13 +8,11 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-from unittest.mock import AsyncMock
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import CorrectSettings, StoreUnavailable
-from broker.heart import Heart
+from broker.errors import CorrectSettings
 from broker.notify import policy, sweep, teller
 from broker.notify.command import Command
 from broker.notify.notice import Notice
@@ -384,24 +382,3 @@ async def test_a_long_timeout_tells_all_the_same(
         await kill(broker, sandbox, redis, "g1")
         await until(lambda: receiver.told)
         assert receiver.events == ["reauthorization_required"]
-
-
-async def test_what_is_heard_while_others_are_brought_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hints that come during a step are brought by the next one; those of a step that failed, again."""
-    brought: list[set[str]] = []
-    swept = sweep.Sweep(cast("Any", None), {}, [], Heart("sweep"))
-
-    async def bring(subjects: set[str]) -> None:
-        brought.append(subjects)
-        if len(brought) < 3:
-            swept.hint(f"meanwhile {len(brought)}")
-        if len(brought) == 1:
-            raise StoreUnavailable("away")
-
-    monkeypatch.setattr(swept, "_bring", bring)
-    monkeypatch.setattr(swept, "_page", AsyncMock())
-    monkeypatch.setattr(sweep, "_PAUSE", 0.01)
-    swept.hint("first")
-    for _ in range(4):
-        await swept.step()
-    assert brought == [{"grant/first"}, {"grant/first", "grant/meanwhile 1"}, {"grant/meanwhile 2"}, set()]
