@@ -18,6 +18,7 @@ from broker.client import (
     UnknownGrant,
     WrongKey,
 )
+from broker.client.follow import LongPolls, end
 from broker.testing import FakeBroker
 from tests.waiting import until
 
@@ -196,21 +197,27 @@ async def test_a_401_with_a_newer_token_in_hand(client: Broker, fake: FakeBroker
     assert {asked.method for asked in fake.asked} == {"GET"}
 
 
+async def unfollowed(client: Broker) -> None:
+    """Nobody follows any grant, as after ten minutes without use."""
+    assert isinstance(client.following, LongPolls)
+    await end(client.following._tasks.values())
+
+
 async def test_who_was_idle_looks_first(client: Broker, fake: FakeBroker) -> None:
     """Where nobody followed the grant for a while, the token in hand may be an old one: one look, then as before."""
     grant = client.grant("g1")
     await grant.token()
-    await client.following.close()
+    await unfollowed(client)
     rotated = fake.grants["g1"].rotate()
     assert (await grant.token()).value == rotated
     assert client.following.has(grant)
-    await client.following.close()
+    await unfollowed(client)
     await asyncio.sleep(1)
     fake.down()
     assert (await grant.token()).value == rotated
     assert client.following.has(grant)
     fake.up()
-    await client.following.close()
+    await unfollowed(client)
     await asyncio.sleep(1)
     fake.forget("g1")
     with pytest.raises(UnknownGrant):
