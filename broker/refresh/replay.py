@@ -58,14 +58,13 @@ class Replay:
     @asynccontextmanager
     async def _turn(self, beat: Callable[[], None]) -> AsyncIterator[None]:
         """One replay at a time; who waits for another's lives meanwhile."""
-        turn = asyncio.ensure_future(self._one_at_a_time.acquire())
-        try:
-            while not (await asyncio.wait({turn}, timeout=_BEAT))[0]:
+        while True:
+            try:
+                async with asyncio.timeout(_BEAT):
+                    await self._one_at_a_time.acquire()
+                break
+            except TimeoutError:
                 beat()
-        except asyncio.CancelledError:
-            if not turn.cancel() and not turn.cancelled():
-                self._one_at_a_time.release()
-            raise
         try:
             yield
         finally:

@@ -17,6 +17,7 @@ from broker.errors import NotOurStore, StoreUnavailable
 from broker.finish import begin, finish
 from broker.model import Commit, Park, Postpone
 from broker.refresh.width import Width
+from broker.store import MOST_TOGETHER
 from broker.wire import message
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ GATHER = 0.002
 PORTIONS = 4
 """A claim fills at most this part of a lane. What is sent together is answered together, and then all slots would be
 empty while it is dealt with; in portions, one is dealt with while the others are under way."""
-MOST_TELLING = 256
+MOST_TELLING = MOST_TOGETHER
 """Answers of one lane that may wait to be written down: as many as go to Redis together."""
 STORE_PAUSE = 1.0
 """Seconds between two claims while Redis does not answer."""

@@ -3,6 +3,7 @@
 Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps and hands out.
 """
 
+from broker.store.commit_group import MOST_TOGETHER
 from broker.store.embedded import embedded_server
 from broker.store.flows import Flow, Flows
 from broker.store.grants import Grants, Page, ProviderState
@@ -13,6 +14,7 @@ from broker.store.registry import Held, Registered, Registry, Restored
 from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
 
 __all__ = [
+    "MOST_TOGETHER",
     "Claimed",
     "Expedited",
     "Flow",

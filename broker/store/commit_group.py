@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from broker.store.connections import Argument
     from broker.store.primary import Primary
 
-_MOST = 256
+MOST_TOGETHER = 256
 """Commits in one trip: some 500 KiB, and a few ms of the server's time."""
 
 
@@ -38,7 +38,7 @@ class CommitGroup:
 
     async def _send(self) -> None:
         while self._waiting:
-            group, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            group, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
             try:
                 replies, durable = await self._primary.run_durably(
                     scripts.COMMIT, [(keys, args) for keys, args, _ in group], replicas=self._replicas
