@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
 T = TypeVar("T")
+_AGAIN = 1.0
+"""Seconds that work may take to end once it was cancelled."""
 _begun: set[asyncio.Future[Any]] = set()
 
 
@@ -55,6 +57,8 @@ async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
     finally:
         stop.cancel()
         working.cancel()
-        await asyncio.wait({working, stop})
+        # Python 3.11's `wait_for`, which libraries await, can lose a cancellation: then it is said again.
+        while (await asyncio.wait({working, stop}, timeout=_AGAIN))[1]:
+            working.cancel()
     if not working.cancelled():
         working.result()

@@ -14,6 +14,7 @@ import typer
 
 from broker import logs
 from broker.cli.run import run_loop
+from broker.finish import unless
 from broker.read import Follower
 from broker.refresh.scheduler import Lane
 from broker.sandbox import walk_to_redirect
@@ -138,3 +139,25 @@ async def test_a_stop_finishes_logins_and_logouts(
             assert (await again.ask("GET", "/v1/grants/g1"))[0] == 404
             assert await redis.zscore("broker:{0}:leased:acme", "g1") is None
             assert sandbox.rotating.families[0].refresh_token is None
+
+
+async def test_work_that_loses_its_cancellation_is_left_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that swallows what was to end it does not keep the process from ending."""
+    monkeypatch.setattr("broker.finish._AGAIN", 0.05)
+    stopping, lost = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost > 2:
+                    raise
+
+    leaving = asyncio.create_task(unless(stopping, work()))
+    await asyncio.sleep(0.02)
+    stopping.set()
+    await asyncio.wait_for(leaving, 5)
+    assert lost == 3
