@@ -285,7 +285,7 @@ async def test_events_and_ways(
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("import time; print('soon', flush=True); time.sleep(60)", "killed: it had not ended after 0.5 s: soon"),
+        ("import time; print('soon', flush=True); time.sleep(60)", "killed: it had not ended after 2 s: soon"),
         ("import subprocess; subprocess.run(['sleep', '61.5'])", "killed"), ("raise SystemExit(4)", "exit 4"),
         ("print('\\x1b[2J' + 'x' * 10**6)\nraise SystemExit(1)", "exit 1: \\x1b[2Jxxx"),
     ],
@@ -294,10 +294,10 @@ async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> N
     """A command that hangs is killed with all it started; what it says is bounded and escaped."""
     began = time.monotonic()
     with pytest.raises(NotTold) as told:
-        await Command([sys.executable, "-c", code], 0.5 if "sleep" in code else 10).tell(Notice("msg_1", "test", 0))
+        await Command([sys.executable, "-c", code], 2 if "sleep" in code else 20).tell(Notice("msg_1", "test", 0))
     assert str(told.value).startswith(why)
     assert len(str(told.value)) < 600
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 25
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"61.5" in _read(path)]
     assert not left
 
