@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.settings import Settings
+
+_WRITES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class DiskFacts:
     free: int
     """Bytes that we may still write."""
     sync_ms: float
-    """How long one write took to be on the disk."""
+    """How long a write takes to be on the disk: the median of a few, since one may meet a disk busy for others."""
 
 
 def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
@@ -73,19 +76,21 @@ def look_at(key: str, path: Path) -> FileFacts | None:
 
 
 def write_probe(directory: Path) -> DiskFacts:
-    """Write and sync a byte in *directory*, and take it away again. Raises `OSError`."""
+    """Write and sync a few bytes in *directory*, and take them away again. Raises `OSError`."""
     probe = directory / f"check.{secrets.token_hex(8)}.tmp"
-    began = time.monotonic()
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    took = []
     try:
-        os.write(descriptor, b"x")
-        os.fdatasync(descriptor)
-        took = time.monotonic() - began
+        for _ in range(_WRITES):
+            began = time.monotonic()
+            os.write(descriptor, b"x")
+            os.fdatasync(descriptor)
+            took.append(time.monotonic() - began)
     finally:
         os.close(descriptor)
         probe.unlink()
     space = os.statvfs(directory)
-    return DiskFacts(directory, space.f_bavail * space.f_frsize, took * 1000)
+    return DiskFacts(directory, space.f_bavail * space.f_frsize, statistics.median(took) * 1000)
 
 
 def refused(settings: Settings) -> list[str]:

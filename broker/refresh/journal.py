@@ -191,9 +191,8 @@ class Journal:
         return entries, whole
 
     def _remember(self, entry: Entry) -> None:
-        known = self._entries.get(entry.key)
+        known = self._entries.pop(entry.key, None)
         if not entry.text:
-            self._entries.pop(entry.key, None)
             return
         if known is not None:
             known.before = None
@@ -271,7 +270,7 @@ class Journal:
         self._size += len(lines)
 
     def entries(self) -> list[Entry]:
-        """What is to be told to a store that may have lost it. Whoever tells it marks them."""
+        """What is to be told to a store that may have lost it, as it came to us. Whoever tells it marks them."""
         return list(self._entries.values())
 
     @property

@@ -75,6 +75,7 @@ class Replay:
         if self._journal is None:
             return
         told = [entry for entry in self._journal.entries() if not (unsettled_only and entry.settled)]
+        told.reverse()  # many a millisecond has more than one
         told.sort(key=lambda entry: (entry.settled, -entry.at))
         counts: Counter[str] = Counter()
         for start in range(0, len(told), _AT_ONCE):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from broker.check.clocks import of_clock
-from broker.check.disk import DiskFacts, FileFacts
-from broker.check.files import of_disk, of_secret
+from broker.check.disk import DiskFacts, FileFacts, write_probe
+from broker.check.files import SLOW_MS, of_disk, of_secret
 from broker.check.finding import Finding, Level, exit_code, summary, wrong
 
 
@@ -46,6 +48,15 @@ def test_line() -> None:
 def test_disk(disk: DiskFacts, words: list[str]) -> None:
     """A disk that is nearly full, and one that is slow."""
     assert [finding.what for finding in of_disk(disk) if finding.level == "warning"] == words
+
+
+@pytest.mark.parametrize(("stalls", "slow"), [(1, False), (4, True)])
+def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: int, *, slow: bool) -> None:
+    """One write among others that meets a busy disk says nothing of the disk; most of them do."""
+    waits = iter([0.15] * stalls + [0] * 5)
+    monkeypatch.setattr(os, "fdatasync", lambda _: time.sleep(next(waits)))
+    assert (write_probe(tmp_path).sync_ms > SLOW_MS) is slow
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
