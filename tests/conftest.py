@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -26,6 +27,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
@@ -43,6 +45,14 @@ def _settings_of_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TOKEN_BROKER_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test_alone() -> Iterator[None]:
+    """Where a test sends the log is not where the next one finds it, which may be a file closed since."""
+    yield
+    structlog.reset_defaults()
+    logging.basicConfig(force=True)
 
 
 @pytest.fixture(autouse=True)

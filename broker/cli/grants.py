@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _POLL = 0.5
+_OK, _NOT_FOUND, _UNAVAILABLE = 200, 404, 503
 _LONGEST = 600.0
 """Seconds that a login may take."""
 _IMPORT_HELP = 'NDJSON: {"grant_id", "provider", "refresh_token", "scope"?} a line.'
@@ -55,6 +56,7 @@ async def _login(
     grant: str, provider: str, paste: bool, config: Path | None, url: str | None, key_file: Path | None
 ) -> None:
     async with broker_at(config, url, key_file) as broker:
+        before = None if paste else await _granted_at(broker, grant)
         started = await broker.get("POST", grant_path(grant, "/login"), json={"provider": provider})
         if paste:
             out.print(
@@ -68,7 +70,7 @@ async def _login(
         else:
             out.print("Open this in the browser you log in with (it works for ten minutes):")
             typer.echo(started["login_url"])
-            told = await _completed(broker, grant, started)
+            told = await _completed(broker, grant, started, before)
     scope = f", scope {told['scope']}" if told.get("scope") else ""
     out.print(
         f"Logged in: grant {grant} at {provider} is kept alive; its access token lives {told['expires_in']} s{scope}.",
@@ -90,33 +92,43 @@ async def _pasted() -> str:
     return pasted.decode("utf-8", "replace")
 
 
-async def _completed(broker: Broker, grant: str, started: dict[str, Any]) -> dict[str, Any]:
+async def _granted_at(broker: Broker, grant: str) -> int | None:
+    """When somebody logged in for *grant* (epoch s); None where nobody has. Raises the broker's error."""
+    status, told = await broker.ask("GET", grant_path(grant))
+    if status not in {_OK, _NOT_FOUND}:
+        raise error_of(status, told)
+    granted_at: int | None = told.get("granted_at")
+    return granted_at
+
+
+async def _completed(broker: Broker, grant: str, started: dict[str, Any], before: int | None) -> dict[str, Any]:
     """Wait for the browser. The grant itself has the last word, should the login's own record be gone."""
-    before = (await broker.ask("GET", grant_path(grant)))[1].get("granted_at")
     left = started["expires_at"] - time.time()
     ends = time.monotonic() + (left if 0 < left < _LONGEST else _LONGEST)  # our clock may be off
+    described: dict[str, Any] = {}
     while time.monotonic() < ends:
         await asyncio.sleep(_POLL)
         try:
             status, told = await broker.ask("GET", grant_path(grant, f"/login/{started['ticket']}"))
+            gone = status == _NOT_FOUND
+            found = 0
+            if gone or told.get("status") == "completed":
+                found, described = await broker.ask("GET", grant_path(grant))
         except errors.TryAgain:
             continue  # the broker restarts: the login outlives it in Redis
-        if status == 503:  # noqa: PLR2004
+        if _UNAVAILABLE in {status, found}:
             continue
-        if status not in {200, 404}:
-            raise error_of(status, told)
-        if status == 200 and told["status"] == "failed":  # noqa: PLR2004
+        if status == _OK and told["status"] == "failed":
             raise error_of(503 if told["error"] in {"temporarily_unavailable", "server_error"} else 400, told)
-        if status == 404 or told.get("status") == "completed":  # noqa: PLR2004
-            found, described = await broker.ask("GET", grant_path(grant))
-            if status == 404 and (found == 404 or described.get("granted_at") == before):  # noqa: PLR2004
-                break
-            if found != 200:  # noqa: PLR2004
-                raise error_of(found, described)
-            return {
-                "scope": described.get("scope"),
-                "expires_in": (described["expires_at"] or 0) - (described["issued_at"] or 0),
-            }
+        if status not in {_OK, _NOT_FOUND}:
+            raise error_of(status, told)
+        if found == _OK and not (gone and described["granted_at"] == before):
+            lives = (described["expires_at"] or 0) - (described["issued_at"] or 0)
+            return {"scope": described.get("scope"), "expires_in": lives}
+        if gone:
+            break
+        if found:
+            raise error_of(found, described)
     raise errors.CorrectRequest("the login was not completed within ten minutes: start again")
 
 

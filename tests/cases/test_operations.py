@@ -85,7 +85,9 @@ async def test_read_only_root(start: Start, redis: Redis, fas: Fas, tmp_path: Pa
     data = tmp_path / "broker" / "data"
     data.mkdir(parents=True, mode=0o700)
     through = (
-        "bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--bind", str(data), str(data),
+        "bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
+        "--ro-bind", str(tmp_path), str(tmp_path),
+        "--bind", str(data), str(data), "--remount-ro", "/dev",
         "--unsetenv", "HOME", "--unshare-user", "--uid", "12345", "--gid", "12345", "--die-with-parent",
     )  # fmt: skip
     if (await asyncio.to_thread(subprocess.run, [*through, "true"], capture_output=True)).returncode:

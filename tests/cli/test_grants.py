@@ -11,9 +11,13 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from broker import errors
+from broker.cli import grants
+from broker.cli.broker_http import Broker
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
 from tests.cli.conftest import COMMAND, Home, lines, read_until
 from tests.cli.test_import import line
@@ -116,6 +120,34 @@ async def test_login_outlives_a_restart(home: Home) -> None:
     done = await home.ended(waiting)
     assert done.code == 0, done
     assert time.monotonic() - began < 4  # two seconds, on a machine with nothing else to do
+
+
+@pytest.mark.parametrize("answer", ["nobody", "503"])
+async def test_login_outlives_any_request_that_fails(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
+) -> None:
+    """Once the link is printed, each request of the command may meet a broker that restarts, or whose Redis does."""
+    await home.run()
+    monkeypatch.setattr(grants, "_POLL", 0.01)
+    ask = Broker.ask
+    asked: list[str] = []
+
+    async def fails_once(broker: Broker, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        asked.append(path)
+        if asked[2:].count(path) != 1:  # the first two start the login
+            return await ask(broker, method, path, **options)
+        if answer == "503":
+            return 503, {"error": "store_unavailable", "error_description": "Redis does not answer"}
+        raise errors.TryAgain("nobody answers")
+
+    monkeypatch.setattr(Broker, "ask", fails_once)
+    monkeypatch.setenv("TOKEN_BROKER_KEY", (home.data / "admin.key").read_text().strip())
+    waiting = asyncio.create_task(grants._login("g", "acme", False, None, home.url, None))
+    url = await until(lambda: re.search(r"http\S+", capsys.readouterr().out))
+    assert "Logged in" in await walk_login(url[0])
+    await asyncio.wait_for(waiting, 10)
+    assert "is kept alive" in capsys.readouterr().out
+    assert len(set(asked[2:])) == 2
 
 
 async def test_dead_grant(home: Home) -> None:
