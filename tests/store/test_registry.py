@@ -122,6 +122,16 @@ async def test_an_import_brings_back_no_token_that_another_replaced(store: Store
     assert await import_(old) == "created"
 
 
+async def test_an_answer_that_came_after_a_log_out_is_forgotten_too(store: Store) -> None:
+    """A broker killed with an answer in its journal, for a grant that was logged out meanwhile, brings nothing back."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    assert await store.registry.forget("g1", "{}")
+    late = store.registry.committed(store.store_id, commit_of(claim, generation=store.clock() + 60_000))
+    assert await store.registry.restore(store.store_id, late) == "forgotten"
+    assert await store.grants.get("g1") is None
+
+
 async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis) -> None:
     """A store that lost both a log out and the login after it gets both back, whichever journal speaks first."""
     await imported(store, "g1")

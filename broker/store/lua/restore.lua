@@ -25,10 +25,12 @@ if held[1] then
     return 'known'
   end
 else
-  -- Nothing is remembered as forgotten for longer than a month, so nothing older comes back.
+  -- Nothing is remembered as forgotten for longer than a month, so nothing older comes back. What was forgotten takes
+  -- with it what came of it, however late that came; a login comes of nothing.
   local time = redis.call('TIME')
   local oldest = time[1] * 1000 - 2592000000
-  if answered_at < oldest or tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= generation then
+  local came_of = ARGV[6] == 'login' and generation or tonumber(ARGV[9])
+  if answered_at < oldest or tonumber(redis.call('ZSCORE', forgotten, id) or 0) >= came_of then
     return 'forgotten'
   end
 end
