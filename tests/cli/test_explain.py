@@ -77,12 +77,13 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     assert re.search(r"^Next: It is refreshed at [\d:]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
     assert done.out.endswith("For a person to do: nothing.\n")
 
-    acme.faults.order("status", status=503, body={"error": "slow_down", "error_description": "tea\x07break"})
+    acme.faults.order("status", None, status=503, body={"error": "slow_down", "error_description": "tea\x07break"})
     await home("retry", "door")
     said = await outcome_is(home, "door", "busy")
     assert "tea\\x07break" in said["attempts"][-1]["error_description"]
     assert said["exit_code"] == 0
 
+    acme.faults.clear()
     acme.faults.order("status", status=503, body={"error": "slow_down", "error_description": "混雑 später"})
     await home("retry", "door")
     await until(lambda: _says(home, "door", "später"))
