@@ -96,6 +96,7 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     assert (done.code, done.err) == (0, "")
     assert "\\u6df7\\u96d1 sp\\xe4ter" in done.out
 
+    await outcome_is(home, "door", "refreshed")
     acme.faults.order("reset", after_rotation=True)
     await home("retry", "door")
     said = await outcome_is(home, "door", "unknown")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from broker.secret import Secret
@@ -51,7 +50,6 @@ async def test_a_lost_grant_is_restored_whole(store: Store, redis: Redis) -> Non
 async def test_a_record_undoes_no_login(store: Store) -> None:
     """What a store has since the generation that a record followed is not overwritten, however new the record."""
     await imported(store, "g1")
-    await asyncio.sleep(0.002)  # a login is told from what was before it by its millisecond
     (claim,) = await claimed(store)
     token = commit_of(claim, "login").token
     assert token is not None

@@ -48,6 +48,7 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
     for grant in grants:
         registered = await store.registry.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
         assert registered.status == "created"
+    await asyncio.sleep(0.002)  # a login is told from what was before it by its millisecond
 
 
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
