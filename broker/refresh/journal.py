@@ -12,9 +12,10 @@ import asyncio
 import base64
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ class Entry:
     """And it is on our own disk."""
     before: Entry | None = None
     """What was known of the same key before this one."""
+    number: int = field(default_factory=itertools.count().__next__)
+    """Which of a millisecond's entries came later."""
 
     def dispensable(self, now: int) -> bool:
         """Whether it may be dropped."""
@@ -191,8 +194,9 @@ class Journal:
         return entries, whole
 
     def _remember(self, entry: Entry) -> None:
-        known = self._entries.pop(entry.key, None)
+        known = self._entries.get(entry.key)
         if not entry.text:
+            self._entries.pop(entry.key, None)
             return
         if known is not None:
             known.before = None
@@ -270,7 +274,7 @@ class Journal:
         self._size += len(lines)
 
     def entries(self) -> list[Entry]:
-        """What is to be told to a store that may have lost it, as it came to us. Whoever tells it marks them."""
+        """What is to be told to a store that may have lost it. Whoever tells it marks them."""
         return list(self._entries.values())
 
     @property

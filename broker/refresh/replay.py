@@ -75,8 +75,7 @@ class Replay:
         if self._journal is None:
             return
         told = [entry for entry in self._journal.entries() if not (unsettled_only and entry.settled)]
-        told.reverse()  # many a millisecond has more than one
-        told.sort(key=lambda entry: (entry.settled, -entry.at))
+        told.sort(key=lambda entry: (entry.settled, -entry.at, -entry.number))
         counts: Counter[str] = Counter()
         for start in range(0, len(told), _AT_ONCE):
             counts.update(await asyncio.gather(*(self._restore(entry) for entry in told[start : start + _AT_ONCE])))

@@ -6,12 +6,13 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.errors import CorrectSettings
-from broker.refresh.journal import KEEP_MS, KEEP_UNPROVED_MS, Journal
+from broker.refresh.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
@@ -189,9 +190,33 @@ async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -
         now.ms += 1
         entry = await journal.append(f"g{number % 3}", f"{'x' * 400} {number}")
         entry.settled = entry.durable = True
-    assert [text.split()[1] for text in texts(journal)] == ["1997", "1998", "1999"]
+    assert [text.split()[1] for text in texts(journal)] == ["1998", "1999", "1997"]
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size < 300_000
+    await journal.close()
+
+
+async def test_a_file_written_anew_has_every_grant(tmp_path: Path, sealer: Sealer) -> None:
+    """It is written in another thread while entries are replaced: none is missing from it at any moment."""
+    journal = await Journal.open(tmp_path, sealer, Now())
+    await journal.append("g", "first")
+    over, seen = threading.Event(), set()
+
+    def read() -> None:
+        while not over.is_set():
+            seen.add(len(journal.entries()))
+
+    reader, interval = threading.Thread(target=read), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader.start()
+    try:
+        for number in range(100_000):
+            journal._remember(Entry("g", number, "another"))
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        reader.join()
+    assert seen == {1}
     await journal.close()
 
 
