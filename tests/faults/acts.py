@@ -156,8 +156,9 @@ async def fail_over(world: World, _callers: Callers) -> None:
         await asyncio.sleep(world.rng.uniform(0.4, 1))
         await world.in_flight()
 
-    await world.store.fail_over(unheard)
+    lost = await world.store.fail_over(unheard)
     world.note("failover")
+    world.note("commits lost by it", lost)
 
 
 async def demand_through_failover(world: World, callers: Callers) -> None:

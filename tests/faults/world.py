@@ -95,8 +95,8 @@ class World:
         """Any replica that runs."""
         return self.rng.choice([replica for replica in self.replicas if replica.up])
 
-    def note(self, what: str) -> None:
-        self.notes[what] = self.notes.get(what, 0) + 1
+    def note(self, what: str, count: int = 1) -> None:
+        self.notes[what] = self.notes.get(what, 0) + count
 
     def settings(self, name: str) -> dict[str, Any]:
         """What a replica is told beyond the usual; in each token request it says who it is."""
