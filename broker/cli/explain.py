@@ -32,8 +32,8 @@ def explain_grant(
 
     async def look() -> tuple[Any, Any, Any]:
         async with broker_at(config, url, key_file) as broker:
-            past = await _or_none(broker, grant_path(grant, "/attempts"))
             described = await _or_none(broker, grant_path(grant))
+            past = await _or_none(broker, grant_path(grant, "/attempts"))  # after it: what it came of is among them
             providers = (await broker.get("GET", "/v1/providers"))["providers"]
         name = (described or {}).get("provider")
         return described, past, next((p for p in providers if p["provider"] == name), None)

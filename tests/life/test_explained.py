@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 async def explained(broker: RunningBroker, grant: str) -> Explained:
     """What `explain` says of a grant right now."""
-    past = await broker.get(f"/v1/grants/{grant}/attempts")
     described = await broker.get(f"/v1/grants/{grant}")
+    past = await broker.get(f"/v1/grants/{grant}/attempts")
     providers = (await broker.get("/v1/providers"))["providers"]
     provider = next((p for p in providers if p["provider"] == described["provider"]), None)
     return explain(grant, described, past, provider, past["now"])
