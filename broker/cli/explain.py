@@ -32,11 +32,7 @@ def explain_grant(
 
     async def look() -> tuple[Any, Any, Any]:
         async with broker_at(config, url, key_file) as broker:
-            described = await _or_none(broker, grant_path(grant))
-            past = await _or_none(broker, grant_path(grant, "/attempts"))  # after it: what it came of is among them
-            providers = (await broker.get("GET", "/v1/providers"))["providers"]
-        name = (described or {}).get("provider")
-        return described, past, next((p for p in providers if p["provider"] == name), None)
+            return await known_of(broker, grant)
 
     described, past, provider = run(look())
     now = past["now"] if past else time.time()
@@ -48,6 +44,18 @@ def explain_grant(
         _show(explained, past, now)
     if explained.exit_code:
         raise typer.Exit(explained.exit_code)
+
+
+async def known_of(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
+    """A grant, its attempts and its provider as *broker* describes them, None for what is not there.
+
+    In that order: what the grant's state came of is among the attempts. Raises the broker's error.
+    """
+    described = await _or_none(broker, grant_path(grant))
+    past = await _or_none(broker, grant_path(grant, "/attempts"))
+    providers = (await broker.get("GET", "/v1/providers"))["providers"]
+    name = (described or {}).get("provider")
+    return described, past, next((p for p in providers if p["provider"] == name), None)
 
 
 async def _or_none(broker: Broker, path: str) -> Any:
