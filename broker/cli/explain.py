@@ -49,7 +49,7 @@ def explain_grant(
 async def known_of(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
     """A grant, its attempts and its provider as *broker* describes them, None for what is not there.
 
-    In that order: what the grant's state came of is among the attempts. Raises the broker's error.
+    Raises the broker's error.
     """
     described = await _or_none(broker, grant_path(grant))
     past = await _or_none(broker, grant_path(grant, "/attempts"))

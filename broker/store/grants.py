@@ -153,12 +153,17 @@ class Grants:
             return None
 
     async def placed(self, grant: Grant) -> tuple[State, Grant]:
-        """In which of the three sets it is (due while it moves between them), and it as the schedule has it."""
+        """In which of the three sets it is (due while it moves between them), and it as the schedule has it.
+
+        Read again, after the sets: what it came into one for is known of it.
+        """
         keys = self._keys
         sets: tuple[State, ...] = ("leased", "parked", "due")
-        scores = await self._primary.pipeline([
-            ("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets
+        *scores, row = await self._primary.pipeline([
+            *(("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets),
+            ("HMGET", keys.grant(grant.grant_id), *_GRANT_FIELDS),
         ])  # fmt: skip
+        grant = self._grant(grant.grant_id, row) or grant
         found = next((row for row in zip(sets, scores, strict=True) if row[1] is not None), None)
         return ("due", grant) if found is None else (found[0], _due(grant, *found))
 

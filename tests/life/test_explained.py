@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tests.conftest import RedisServer, RunningBroker, StartBroker
 
 
-async def explained(broker: RunningBroker, grant: str, kind: type[Broker] = Broker) -> Explained:
+async def explained(broker: RunningBroker, grant: str) -> Explained:
     """What `explain` says of a grant right now."""
     async with aiohttp.ClientSession(headers={"X-Broker-Key": broker.admin_key}) as session:
-        described, past, provider = await known_of(kind(session, broker.url, broker.url), grant)
+        described, past, provider = await known_of(Broker(session, broker.url, broker.url), grant)
     return explain(grant, described, past, provider, past["now"])
 
 
@@ -107,28 +107,6 @@ async def test_a_breaker(broker: RunningBroker, sandbox: Sandbox, redis: Redis) 
     assert told.command == "token-broker retry --provider acme"
     history = (await broker.get("/v1/grants/g4/attempts"))["attempts"]
     assert history[-1]["decided"] == "suspended"
-
-
-async def test_a_grant_that_is_parked_meanwhile(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Between any two of its readings: it is said to be alive still, or to be parked with the reason for it."""
-    for after in (1, 2):
-        asked = 0
-
-        class Meanwhile(Broker):
-            async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-                nonlocal asked
-                answer, asked = await super().ask(method, path, **options), asked + 1
-                if asked == after:  # noqa: B023 - used within the round
-                    sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_scope"})
-                    await make_due(redis, "acme", grant)  # noqa: B023
-                    await until(lambda: len(broker.events("grant.parked")) == after)  # noqa: B023
-                return answer
-
-        grant = f"g{after}"
-        await imported(broker, sandbox, grant)
-        told = await explained(broker, grant, Meanwhile)
-        assert "so it was parked" not in told.why or "invalid_scope" in told.why
-        assert "invalid_scope" in (await explained(broker, grant)).why
 
 
 async def test_a_missing_key(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:

@@ -220,3 +220,14 @@ async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> Non
     await redis.delete(GRANT)
     assert await store.registry.restore(store.store_id, record) == "restored"
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]
+
+
+async def test_a_grant_is_described_with_what_came_of_it(store: Store) -> None:
+    """One that is parked between two readings of it is not said to be parked for nothing."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    before = await store.grants.get("g1")
+    assert before is not None
+    await store.schedule.park(Park(claim, "dead", "invalid_grant", "spent", "refresh_failing"), "{}")
+    state, grant = await store.grants.placed(before)
+    assert (state, grant.reason, grant.last_detail) == ("parked", "invalid_grant", "invalid_grant: spent")
