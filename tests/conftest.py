@@ -333,8 +333,8 @@ async def _guard(broker: RunningBroker, sandbox: Sandbox) -> None:
 async def _guard_keys(redis: Redis) -> None:
     """Every key in Redis is of a kind we know; what may pile up expires."""
     lasting = {
-        "forgotten", "grant", "due", "leased", "parked", "provider", "meta", "held", "epoch", "history", "subjects",
-        "told",
+        "forgotten", "grant", "attempts", "due", "leased", "parked", "provider", "meta", "held", "epoch", "history",
+        "subjects", "told",
     }  # fmt: skip
     for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]

@@ -34,6 +34,7 @@ NEEDED: Sequence[tuple[str, ...]] = (
     ("GET", _KEY), ("SET", _KEY, "x"), ("DEL", _KEY), ("EXISTS", _KEY), ("SCAN", "0"),
     ("HGET", _KEY, "x"), ("HMGET", _KEY, "x"), ("HGETALL", _KEY), ("HSET", _KEY, "x", "x"), ("HSETNX", _KEY, "x", "x"),
     ("HINCRBY", _KEY, "x", "1"), ("HDEL", _KEY, "x"), ("HKEYS", _KEY), ("HLEN", _KEY),
+    ("RPUSH", _KEY, "x"), ("LTRIM", _KEY, "0", "0"), ("LRANGE", _KEY, "0", "0"),
     ("ZADD", _KEY, "1", "x"), ("ZREM", _KEY, "x"), ("ZREMRANGEBYSCORE", _KEY, "0", "0"), ("ZSCORE", _KEY, "x"),
     ("ZCARD", _KEY), ("ZRANGE", _KEY, "0", "0"), ("ZRANGEBYSCORE", _KEY, "0", "0"),
     ("PUBLISH", _CHANNEL, "x"), ("PSUBSCRIBE", _CHANNELS),

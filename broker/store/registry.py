@@ -135,6 +135,7 @@ class Registry:
             provider = raw.decode() if raw else ""
             keys = [
                 self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten,
+                self._keys.attempts_of(grant_id),
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to,
@@ -211,7 +212,7 @@ class Registry:
             was_provider = raw.decode() if raw else ""
             keys = [
                 self._keys.grant(grant_id), self._keys.ids("due", provider), *self._sets(was_provider or provider),
-                self._keys.forgotten,
+                self._keys.forgotten, self._keys.attempts_of(grant_id),
             ]  # fmt: skip
             args: list[Argument] = [
                 grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],

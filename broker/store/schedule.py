@@ -114,6 +114,7 @@ class Schedule:
             self._keys.provider(provider),
             self._keys.epoch,
             self._keys.grants,
+            self._keys.attempts,
         ]
         args: list[Argument] = [
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
@@ -191,6 +192,7 @@ class Schedule:
             *self._sets(claim.provider, "due", "leased", "parked"),
             self._keys.provider(claim.provider),
             self._keys.forgotten,
+            self._keys.attempts_of(grant_id),
         ]
         args: list[Argument] = [
             grant_id,
@@ -213,6 +215,7 @@ class Schedule:
             self._keys.grant(grant_id),
             *self._sets(claim.provider, "due", "leased"),
             self._keys.provider(claim.provider),
+            self._keys.attempts_of(grant_id),
         ]
         args: list[Argument] = [
             grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
@@ -231,6 +234,7 @@ class Schedule:
             self._keys.grant(grant_id),
             *self._sets(claim.provider, "due", "leased", "parked"),
             self._keys.provider(claim.provider),
+            self._keys.attempts_of(grant_id),
         ]
         args: list[Argument] = [
             grant_id, claim.attempt, step.reason, step.detail, BREAKER if counts else 0, *SUSPENDED_PAUSE_MS,

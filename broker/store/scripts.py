@@ -82,6 +82,15 @@ class Keys:
         """Hash: one field per fact of a grant."""
         return self._key(f"grant:{grant_id}")
 
+    @property
+    def attempts(self) -> str:
+        """What the key of every grant's last attempts begins with."""
+        return self._key("attempts:")
+
+    def attempts_of(self, grant_id: str) -> str:
+        """List: the last attempts of a grant, oldest first."""
+        return self._key(f"attempts:{grant_id}")
+
     def ids(self, state: State, provider: str) -> str:
         """Sorted set of grant ids: due by due time, leased by end of lease, parked by since when."""
         return self._key(f"{state}:{provider}")

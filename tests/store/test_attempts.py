@@ -69,15 +69,34 @@ async def test_each_script_remembers_what_it_settled(store: Store, redis: Redis)
 
 
 async def test_only_the_last_ten_are_kept_in_order(store: Store, redis: Redis) -> None:
-    """However many attempts a grant had, the last ten are there, and its hash has no more fields than with ten."""
+    """However many attempts a grant had, the last ten are there; what a claim reads does not grow by them."""
     await imported(store, "g1")
-    fields = 0
-    for number in range(KEPT + 3):
+    await store.schedule.postpone(postponed(await again(store, redis), code="c0"), None)
+    fields = await redis.hlen(GRANT)
+    for number in range(1, KEPT + 3):
         await store.schedule.postpone(postponed(await again(store, redis), code=f"c{number}"), None)
-        if number == KEPT - 1:
-            fields = await redis.hlen(GRANT)
     assert [a.error for a in (await past(store)).attempts] == [f"c{number}" for number in range(3, KEPT + 3)]
     assert await redis.hlen(GRANT) == fields
+
+
+async def test_a_history_that_cannot_be_written_holds_nothing_up(store: Store, redis: Redis) -> None:
+    """What an answer brought is kept, and its grant goes back to due, whatever becomes of the list of attempts."""
+    await imported(store, "g1")
+    await redis.set("broker:{0}:attempts:g1", "of another type")
+    claim = await again(store, redis)
+    assert await store.schedule.commit(commit_of(claim), ["m"]) == ("committed", True)
+    assert await store.schedule.postpone(postponed(await again(store, redis), code="c"), None) == "postponed"
+    parked = Park(await again(store, redis), "dead", "gone", "", "refresh_failing")
+    assert await store.schedule.park(parked, "m") == "parked"
+
+
+async def test_a_history_goes_with_its_grant(store: Store, redis: Redis) -> None:
+    """Nothing of a grant that was logged out is left behind, and a login under its name begins anew."""
+    await imported(store, "g1")
+    await store.schedule.commit(commit_of(await again(store, redis)), ["m"])
+    assert await redis.llen("broker:{0}:attempts:g1") == 1
+    assert await store.registry.forget("g1", "m")
+    assert await redis.keys("*g1*") == []
 
 
 async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> None:

@@ -1,7 +1,7 @@
 #!lua
 -- claim: lease up to n due grants of one provider, each for one token request.
 --
--- KEYS  1 due  2 leased  3 provider  4 epoch  5 prefix of the grants' keys (all in one slot)
+-- KEYS  1 due  2 leased  3 provider  4 epoch  5 prefix of the grants' keys  6 and of their attempts' (all in one slot)
 -- ARGV  1 n (free slots)  2 lease in ms  3 claim id  4 provider's name  5 failures that half-close a lane
 --       6 hold-off in ms  7 "", or how many to pass over in looking for what has no living token any more
 --       8 the fence after which we have told the store all we know  9 second term of a lease in ms
@@ -103,15 +103,16 @@ end
 for i = 1, #ids, 2 do
   local id, key = ids[i], prefix .. ids[i]
   local grant = redis.call('HMGET', key, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
-    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by', 'tried')
+    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by')
   redis.call('ZREM', due, id)
   if grant[1] == name then
     if grant[11] then
       -- Nobody wrote down what came of the attempt before this one.
-      local tried = tonumber(grant[14] or 0)
       grant[10] = grant[10] or grant[12]
-      redis.call('HSET', key, 'unknown_at', grant[10], 'tried', tried + 1, 'tried:' .. tried % 10,
+      redis.call('HSET', key, 'unknown_at', grant[10])
+      redis.pcall('RPUSH', KEYS[6] .. id,
         table.concat({'open', 'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
+      redis.pcall('LTRIM', KEYS[6] .. id, -10, -1)
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2
     redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now, 'attempt_by', ARGV[10])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- commit: keep what a token request brought; the same attempt may commit again and again.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 forgotten
+-- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 forgotten  7 attempts
 -- ARGV  1 id  2 attempt  3 generation claimed  4 granted at, as claimed  5 refresh at  6 channel
 --       7 what to remember of the attempt  8 count of messages, the messages, then fields and values
 -- Gives committed, already, superseded, gone, or lost (the store went back behind the claim: restore). Whoever
@@ -9,7 +9,7 @@
 local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, attempt, claimed, refresh_at, channel, messages = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[8])
 
-local held = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at', 'tried')
+local held = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
 if held[2] == attempt then
   return 'already'
 end
@@ -25,16 +25,16 @@ if held[1] ~= claimed then
   return held[3] == ARGV[4] and 'already' or 'superseded'
 end
 
-local tried = tonumber(held[4] or 0)
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, 'tried', tried + 1,
-  'tried:' .. tried % 10, 'kept\t' .. ARGV[7], unpack(ARGV, 9 + messages))
+redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, unpack(ARGV, 9 + messages))
 redis.call('ZREM', leased, id)
 redis.call('ZREM', parked, id)
 redis.call('ZADD', due, refresh_at, id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
 
--- Last and protected: a publish that fails must not make a stored token look lost.
+-- Last and protected: a history or a publish that fails must not make a stored token look lost.
+redis.pcall('RPUSH', KEYS[7], 'kept\t' .. ARGV[7])
+redis.pcall('LTRIM', KEYS[7], -10, -1)
 for i = 9, 8 + messages do
   redis.pcall('PUBLISH', channel, ARGV[i])
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- forget: remove a grant and every trace of it.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 held  6 forgotten
+-- KEYS  1 grant  2 due  3 leased  4 parked  5 held  6 forgotten  7 attempts
 -- ARGV  1 id  2 provider its keys were named by  3 channel  4 message  5 the newest generation to forget, or ""
 --       6 when it was forgotten, where a journal says so again, or ""
 -- Gives forgotten, moved (read again), newer or gone.
@@ -29,7 +29,7 @@ end
 -- Remembered for a month, so that no journal brings it back.
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2592000000)
 redis.call('ZADD', KEYS[6], 'GT', math.max(forgotten_at, tonumber(held[3])), id)
-redis.call('DEL', grant)
+redis.call('DEL', grant, KEYS[7])
 redis.call('ZREM', KEYS[2], id)
 redis.call('ZREM', KEYS[3], id)
 redis.call('ZREM', KEYS[4], id)

@@ -2,7 +2,7 @@
 -- park: a refusal; no more requests for this grant until a person or a retry. The breaker: when `breaker`
 -- grants of one provider in a row were refused, the next one suspends the provider instead of being parked.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 provider
+-- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 attempts
 -- ARGV  1 id  2 attempt  3 reason  4 detail  5 breaker (grants in a row; 0: no word of the provider)  6 first pause in ms
 --       7 longest pause in ms  8 channel  9 message
 --       10 what to remember of the attempt  then fields and values
@@ -11,7 +11,7 @@ local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4],
 local id, attempt, reason, breaker = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local first, longest = tonumber(ARGV[6]), tonumber(ARGV[7])
 
-local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'tried')
+local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at')
 if not held[1] then
   return 'gone'
 end
@@ -21,9 +21,9 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local tried = tonumber(held[4] or 0)
 local function remember(decided)
-  redis.call('HSET', grant, 'tried', tried + 1, 'tried:' .. tried % 10, decided .. '\t' .. ARGV[10])
+  redis.pcall('RPUSH', KEYS[6], decided .. '\t' .. ARGV[10])
+  redis.pcall('LTRIM', KEYS[6], -10, -1)
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at')
@@ -61,7 +61,7 @@ if breaker > 0 then
   redis.call('HDEL', provider, 'not_before', 'ailing', 'ailing_at', 'probes', 'suspended', 'suspended_at', 'detail')
 end
 redis.call('HSET', grant, 'reason', reason)
-remember('parked')
 redis.call('ZADD', parked, now, id)
+remember('parked')
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 'parked'

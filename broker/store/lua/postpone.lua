@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- postpone: a token request brought nothing; the grant is due again at another time.
 --
--- KEYS  1 grant  2 due  3 leased  4 provider
+-- KEYS  1 grant  2 due  3 leased  4 provider  5 attempts
 -- ARGV  1 id  2 attempt  3 due at  4 "unknown" when the refresh token may have been redeemed
 --       5 what it says of the lane: "", ailing or suspended  6 not_before (0: none)  7 code  8 detail
 --       9 failures that half-close a lane  10 first pause in ms  11 longest pause in ms  12 jitter in [0, 1]
@@ -13,7 +13,7 @@ local id, attempt, due_at, unknown, lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 local not_before, threshold = tonumber(ARGV[6]), tonumber(ARGV[9])
 local first, longest, jitter = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 
-local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at', 'tried')
+local held = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at')
 if not held[1] then
   return 'gone'
 end
@@ -32,10 +32,6 @@ if unknown == 'unknown' and not held[4] then
 end
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by')
 redis.call('HSET', grant, unpack(ARGV, 18))
-if ARGV[17] ~= '' then
-  local tried = tonumber(held[5] or 0)
-  redis.call('HSET', grant, 'tried', tried + 1, 'tried:' .. tried % 10, 'postponed\t' .. ARGV[17])
-end
 redis.call('ZREM', leased, id)
 redis.call('ZADD', due, due_at, id)
 
@@ -61,6 +57,10 @@ if lane ~= '' then
 end
 if not_before > tonumber(redis.call('HGET', provider, 'not_before') or 0) then
   redis.call('HSET', provider, 'not_before', not_before)
+end
+if ARGV[17] ~= '' then
+  redis.pcall('RPUSH', KEYS[5], 'postponed\t' .. ARGV[17])
+  redis.pcall('LTRIM', KEYS[5], -10, -1)
 end
 if ARGV[14] ~= '' then
   redis.pcall('PUBLISH', ARGV[13], ARGV[14])

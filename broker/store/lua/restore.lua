@@ -2,13 +2,14 @@
 -- restore: tell a store that may have lost it what an answer brought. Writes only what is newer.
 --
 -- KEYS  1 grant  2 due  3 its provider's due until now  4 leased likewise  5 parked likewise  6 forgotten
+--       7 attempts
 -- ARGV  1 id  2 provider until now, or ""  3 generation  4 answered at  5 refresh at  6 attempt  7 channel  8 message
 --       9 the generation it followed  10 granted at  11 what to remember of the attempt  then fields and values
 -- Gives restored, known, replaced (by a login or an import), forgotten or moved (read again).
 local grant, due, was_due, was_leased, was_parked, forgotten = unpack(KEYS)
 local id, provider, generation, answered_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at', 'tried')
+local held = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at')
 if (held[1] or '') ~= provider then
   return 'moved'
 end
@@ -35,13 +36,13 @@ else
   end
 end
 
-local tried = tonumber(held[6] or 0)
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], 'granted_at', ARGV[10], 'tried', tried + 1,
-  'tried:' .. tried % 10, 'restored\t' .. ARGV[11], unpack(ARGV, 12))
+redis.call('HSET', grant, 'committed', ARGV[6], 'refresh_at', ARGV[5], 'granted_at', ARGV[10], unpack(ARGV, 12))
 redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)
 redis.call('ZADD', due, ARGV[5], id)
+redis.pcall('RPUSH', KEYS[7], 'restored\t' .. ARGV[11])
+redis.pcall('LTRIM', KEYS[7], -10, -1)
 redis.pcall('PUBLISH', ARGV[7], ARGV[8])
 return 'restored'
