@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import aiohttp
 from broker.store import scripts
 from tests.faults.reading import Callers
 from tests.faults.stores import FailingOver
-from tests.faults.world import PROVIDER, World
+from tests.faults.world import FOR_NOTHING, PROVIDER, World
 from tests.waiting import until
 
 Act = Callable[[World, Callers], Awaitable[Any] | None]
@@ -150,15 +151,19 @@ async def demand(world: World, callers: Callers) -> None:
 
 async def fail_over(world: World, _callers: Callers) -> None:
     """The primary dies, and what it acknowledged last with it."""
-    assert isinstance(world.store, FailingOver)
+    store = world.store
+    assert isinstance(store, FailingOver)
 
     async def unheard() -> None:
         await asyncio.sleep(world.rng.uniform(0.4, 1))
+        with contextlib.suppress(AssertionError):
+            await until(store.unheard, 3)
         await world.in_flight()
 
-    lost = await world.store.fail_over(unheard)
-    world.note("failover")
-    world.note("commits lost by it", lost)
+    await world.in_flight(30)  # all held off since the last one: what nobody commits is not lost
+    lost = await store.fail_over(unheard)
+    world.note("grants of which a commit was lost", lost)
+    world.note("failover" if lost else FOR_NOTHING)
 
 
 async def demand_through_failover(world: World, callers: Callers) -> None:

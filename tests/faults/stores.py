@@ -102,7 +102,7 @@ class FailingOver:
         """
         await cut_replication(self._primary)
         await unheard()
-        lost = await self._unheard()
+        lost = await self.unheard()
         self._primary.kill()
         await settled_in(self._replica.port)
         old, self._primary = self._primary, self._replica
@@ -118,7 +118,7 @@ class FailingOver:
                 await until(lambda: self._sees_both(sentinel), 60, 0.1)  # noqa: B023 - awaited at once
         return lost
 
-    async def _unheard(self) -> int:
+    async def unheard(self) -> int:
         """Of how many grants the primary has another generation than its replica."""
         heard, said = await self._generations(self._replica), await self._generations(self._primary)
         return sum(said[grant] != heard.get(grant) for grant in said)

@@ -34,6 +34,8 @@ from tests.waiting import until
 PROVIDER = "acme"
 GRACE = 30
 """Seconds for which a spent refresh token yields its successor again, where there is a grace."""
+FOR_NOTHING = "failover that lost no commit"
+"""It proves nothing, so it is a problem of the row."""
 LOSING = {"status_after", "reset", "hang", "truncate"}
 """Faults of the sandbox which, where the request was processed, lose its answer."""
 _SHARES = 5
@@ -212,10 +214,10 @@ class World:
         """Grants whose token was spent by a request whose answer may never have reached us."""
         return self.grants_of(self.never_heard())
 
-    async def in_flight(self) -> None:
-        """Wait until a request is under way."""
+    async def in_flight(self, seconds: float = 3) -> None:
+        """Wait until a request is under way, for so many seconds at most."""
         with contextlib.suppress(AssertionError):
-            await until(self._asked, 3, 0.005)
+            await until(self._asked, seconds, 0.005)
 
     def _asked(self) -> bool:
         latency = self.authority.options.latency
