@@ -65,8 +65,7 @@ class _Reply:
     """An answer half read: its members, if it had any, and what is needed to judge them."""
 
     status: int
-    fields: Mapping[str, str]
-    """Header fields by their lower-case names."""
+    headers: Mapping[str, str]
     found: Members | None
     dialect: Dialect
     now: int
@@ -77,16 +76,20 @@ class _Reply:
         """The members, none if none could be read."""
         return {} if self.found is None else self.found.values
 
+    def field(self, name: str) -> str | None:
+        """A header field by its lower-case name."""
+        return next((value for given, value in self.headers.items() if given.lower() == name), None)
+
     @property
     def server_now(self) -> int:
         """The server's clock (epoch ms) by its Date, else ours: its points in time are relative to its own."""
-        date = members.date_ms(self.fields.get("date"))
+        date = members.date_ms(self.field("date"))
         return self.now if date is None else date
 
     @property
     def retry_after_ms(self) -> int | None:
         """How long the server asks us to wait, within bounds."""
-        return members.retry_after_ms(self.fields.get("retry-after"), self.server_now)
+        return members.retry_after_ms(self.field("retry-after"), self.server_now)
 
 
 def read(
@@ -110,8 +113,7 @@ def read(
             found = members.parse(body, whole=fault is None)
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
-    fields = {name.lower(): value for name, value in headers.items()}
-    reply = _Reply(status, fields, found, dialect, now, tuple(sent))
+    reply = _Reply(status, headers, found, dialect, now, tuple(sent))
     if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 §15.3
         return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None
@@ -170,7 +172,7 @@ def _success(reply: _Reply) -> Outcome:
         lifetime_ms=_lifetime_ms(reply, warnings),
         refresh_in_ms=_refresh_in_ms(values.get("refresh_in"), warnings),
         scope=_scope(values.get("scope")),
-        extra=members.extra_members(values, RESERVED, _repeats(secrets if refresh is None else (*secrets, refresh))),
+        extra=_extra(values, secrets if refresh is None else (*secrets, refresh)),
         warnings=tuple(warnings),
         problem=problem if access is None else None,
     )
@@ -273,9 +275,15 @@ def _detail(reply: _Reply) -> str:
 
 def _described(reply: _Reply, body: bytes | None = None) -> str:
     """An answer without words, described from outside."""
-    kind = reply.fields.get("content-type") or "no Content-Type"
+    kind = reply.field("content-type") or "no Content-Type"
     size = "" if body is None else f", {len(body)} bytes"
     return redaction.detail(f"HTTP {reply.status}, {kind[:100]}{size}", reply.secrets)
+
+
+def _extra(values: Mapping[str, object], secrets: tuple[Secret, ...]) -> dict[str, object]:
+    """What goes on to callers beside the standard's members; nothing that repeats one of *secrets*."""
+    others = {name: value for name, value in values.items() if name not in RESERVED}
+    return members.strict(others, _repeats(secrets)) if others else others
 
 
 def _repeats(secrets: tuple[Secret, ...]) -> Callable[[str], bool]:

@@ -6,9 +6,10 @@ the business of `refresh`. Knows nothing of grants, of the store or of callers.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from broker.errors import BrokerError, CorrectSettings
 from broker.model import NotSent, Outcome, Unknown
@@ -179,4 +180,10 @@ def authenticated(url: str, form: Mapping[str, str], ours: Credentials, paramete
 
 
 def _form_encoded(form: Mapping[str, str]) -> str:
-    return urlencode({name: encoded(value) for name, value in form.items()})
+    return "&".join([f"{_name(name)}={quote_plus(encoded(value))}" for name, value in form.items()])
+
+
+@functools.cache
+def _name(name: str) -> str:
+    """A parameter's name as a form has it: the standard's, or one of the settings."""
+    return quote_plus(encoded(name))

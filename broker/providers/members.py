@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC
@@ -60,12 +61,13 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
 
     The Content-Type is not asked: servers send good JSON under any.
     """
+    body = body.removeprefix(BOM_UTF8)
     try:
-        text, odd_bytes = body.decode("utf-8-sig"), False
+        text, odd_bytes = body.decode(), False
     except UnicodeDecodeError:
         # Not replaced: a refresh token with U+FFFD in it is another one. Not refused either: a Latin-1 letter in a
         # member that nobody needs must not lose the refresh token beside it.
-        text, odd_bytes = body.decode("utf-8-sig", "surrogateescape"), True
+        text, odd_bytes = body.decode(errors="surrogateescape"), True
     if not text.strip():
         raise Unreadable("empty")
     try:
@@ -175,15 +177,12 @@ def strict_text(text: str) -> str:
     return text
 
 
-def extra_members(
-    values: Mapping[str, object], reserved: frozenset[str], hide: Callable[[str], bool]
-) -> dict[str, object]:
-    """The members beyond *reserved* as strict JSON: no NaN, no lone surrogate, no bottomless nesting.
+def strict(values: Mapping[str, object], hide: Callable[[str], bool]) -> dict[str, object]:
+    """*values* as strict JSON: no NaN, no lone surrogate, no bottomless nesting.
 
     Refresh and ID tokens are left out at any depth, and so is every text that *hide* says repeats a secret.
     """
-    others = {name: value for name, value in values.items() if name not in reserved}
-    kept = _strict(others, hide, 0)
+    kept = _strict(values, hide, 0)
     return kept if isinstance(kept, dict) else {}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 import ssl
@@ -150,8 +151,7 @@ class Http:
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(
             request.method,
-            # As it is, but for a host name in its own script: a requoted token could be another one.
-            URL(request.url, encoded=request.url.isascii()),
+            _as_it_is(request.url) if "?" in request.url else _known(request.url),
             headers=request.headers,
             data=request.body,
             ssl=await self._trust(),
@@ -181,6 +181,15 @@ class Http:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             self._tls_doubted = True
         return _not_sent(error)
+
+
+def _as_it_is(url: str) -> URL:
+    """Nothing is requoted but a host name in its own script: a requoted token could be another one."""
+    return URL(url, encoded=url.isascii())
+
+
+_known = functools.lru_cache(maxsize=64)(_as_it_is)
+"""For URLs without a query, where tokens may be."""
 
 
 def _time_is_up(limit: asyncio.Timeout, flight: _Flight) -> None:
@@ -296,6 +305,8 @@ def _joined(headers: CIMultiDictProxy[str]) -> dict[str, str]:
 
 def _codings(headers: Mapping[str, str]) -> list[str]:
     """Codings in the order in which they were applied (RFC 9110 §8.4, RFC 9112 §7)."""
+    if "content-encoding" not in headers and "transfer-encoding" not in headers:
+        return []
     listed = f"{headers.get('content-encoding', '')},{headers.get('transfer-encoding', '')}"
     codings = [coding.strip().lower() for coding in listed.split(",")]
     return [coding for coding in codings if coding not in {"", "identity", "chunked"}]
