@@ -74,9 +74,8 @@ class Follower:
             looked = time.monotonic()
             while True:
                 self._heart.beat()
-                message = await subscription.hear()
-                if message is not None:
-                    await self._heard(*message)
+                for channel, data in await subscription.hear():
+                    await self._heard(channel, data)
                 if time.monotonic() > looked + _REVALIDATE:
                     looked = time.monotonic()
                     await self._revalidate()

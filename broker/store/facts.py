@@ -186,10 +186,8 @@ async def _overheard(primary: Primary, namespace: str, ours: str | None, seconds
     with contextlib.suppress(TimeoutError, StoreUnavailable):
         async with asyncio.timeout(seconds), primary.subscription(f"{namespace}:tokens:*") as subscription:
             while True:
-                message = await subscription.hear()
-                store = _store_of(message[1]) if message else None
-                if store is not None and store != ours:
-                    heard.add(store)
+                stores = {_store_of(data) for _, data in await subscription.hear()}
+                heard |= {store for store in stores if store is not None and store != ours}
     return tuple(sorted(heard))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _CONFIRM_EVERY = 2.0
 """Seconds after which the Sentinels are asked whether the primary is still the one. An old one that they gave up
 takes writes as long as it does not know; we must leave it before the fence of the new one opens."""
 _TICK = 1.0
+_MOST_HEARD = 64
+"""Messages that are heard together."""
 _QUIET = 3.0
 """Seconds without a message after which a subscription is tried with a PING."""
 
@@ -299,22 +302,32 @@ class Subscription:
         self._heard_at = time.monotonic()
         self._pinged = False
 
-    async def hear(self) -> tuple[bytes, bytes] | None:
-        """The next message as channel and data; None where there is none within a second.
+    async def hear(self) -> list[tuple[bytes, bytes]]:
+        """The next messages, each as channel and data: what is here already, together; none within a second: none.
 
         Raises `StoreUnavailable` at its end: whatever is published after that is lost for this subscription.
         """
         if self._moved():
             raise StoreUnavailable("Redis: the primary is elsewhere")
+        received: list[Any] = []
         try:
-            received = await self._connection.read_response(timeout=_TICK, disconnect_on_error=False)
-            if received is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._receive(received)
+            if not received:
                 await self._check()
-                return None
-        except (exceptions.RedisError, OSError, TimeoutError) as error:
+        except (exceptions.RedisError, OSError) as error:
             raise StoreUnavailable(f"Redis: {describe(error)}") from None
-        self._heard_at, self._pinged = time.monotonic(), False
-        return (received[2], received[3]) if received[0] == b"pmessage" else None
+        return [(reply[2], reply[3]) for reply in received if reply[0] == b"pmessage"]
+
+    async def _receive(self, received: list[Any]) -> None:
+        """Add what comes next to *received*, and what has come with it."""
+        while not received or (len(received) < _MOST_HEARD and await self._connection.can_read()):
+            reply = await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            if reply is None:  # the socket's own time-out
+                raise exceptions.ConnectionError("the connection timed out")
+            received.append(reply)
+            self._heard_at, self._pinged = time.monotonic(), False
 
     async def _check(self) -> None:
         silent = time.monotonic() - self._heard_at
