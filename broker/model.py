@@ -1,13 +1,17 @@
 """The words of the house as data: grants, tokens, claims, and what a token request came to.
 
 Pure: no I/O, no clock. Points in time are epoch milliseconds (`…_at`); durations are milliseconds (`…_ms`).
+
+What is made anew for every token request is a named tuple: nobody changes it either, and it is made in a fifth of the
+time of a frozen dataclass. Outcomes are dataclasses: those of one shape must not be equal.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +36,7 @@ Tidings = Literal["reauthorization_required", "reauthorize_soon", "refresh_faili
 """What people are told of, by webhook or command."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """The current access token of a grant, as it is served."""
 
     grant_id: str
@@ -45,7 +48,7 @@ class Token:
     issued_at: int
     expires_at: int
     refresh_at: int
-    extra: Mapping[str, object] = field(default_factory=dict)
+    extra: Mapping[str, object] = MappingProxyType({})
     """Every other member the provider sent (`httpsBaseUrl`), `id_token` and `refresh_token` never among them."""
 
     def remaining_ms(self, now: int) -> int:
@@ -81,8 +84,7 @@ class Grant:
         return self.reason is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A grant leased to us for one token request."""
 
     grant_id: str
@@ -105,8 +107,7 @@ class Claim:
     """`time.monotonic()` seconds, measured from before the claim was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A successful answer of a token endpoint (RFC 6749 §5.1), read leniently.
 
     `access_token` is None when it could not be used (`problem` says why) although the answer carried a refresh
@@ -184,8 +185,7 @@ class Rejected:
 Outcome = Answered | NotSent | Busy | Unknown | Dead | Registration | Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """Keep what an answer brought. With the generation claimed, it is the same access token as before."""
 
     claim: Claim

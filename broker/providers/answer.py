@@ -7,8 +7,7 @@ whether it came whole, and keeps no secret that was sent in what it says.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
 from broker.providers import members, redaction
@@ -60,8 +59,7 @@ _MIN_HIDDEN = 8
 """A secret shorter than this hides a member only if it is the whole of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
+class _Reply(NamedTuple):
     """An answer half read: its members, if it had any, and what is needed to judge them."""
 
     status: int

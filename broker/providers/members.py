@@ -11,11 +11,10 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Unreadable(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(NamedTuple):
     """The members of an answer, and the names that stood there twice."""
 
     values: Mapping[str, object]

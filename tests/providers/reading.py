@@ -46,8 +46,7 @@ def strict(outcome: Outcome) -> str:
     def plain(value: object) -> object:
         return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value
 
-    told = outcome.answer if isinstance(outcome, Answered) else outcome
-    shown = {member.name: getattr(told, member.name) for member in dataclasses.fields(told)}
+    shown = outcome.answer._asdict() if isinstance(outcome, Answered) else dataclasses.asdict(outcome)
     text = json.dumps(shown, allow_nan=False, ensure_ascii=False, default=plain)
     text.encode()
     json.loads(text, parse_constant=pytest.fail)
