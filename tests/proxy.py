@@ -94,9 +94,8 @@ class RedisProxy:
                 return True
         return False
 
-    @staticmethod
     async def _pump(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):

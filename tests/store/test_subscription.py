@@ -1,0 +1,105 @@
+"""What is published, as a subscription hears it: in order, together where it came together, and to the last byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from broker.errors import StoreUnavailable
+from broker.store.primary import Primary, Subscription
+from tests.conftest import RedisServer
+from tests.proxy import RedisProxy
+
+ALL = [f"{number:03}".encode() * 50 for number in range(200)]
+
+
+@asynccontextmanager
+async def subscribed(url: str) -> AsyncIterator[Subscription]:
+    """A subscription to everything below `x:`."""
+    primary = Primary(url)
+    try:
+        async with primary.subscription("x:*") as subscription:
+            yield subscription
+    finally:
+        await primary.close()
+
+
+async def heard(subscription: Subscription, many: int) -> list[list[bytes]]:
+    """So many messages, as they were heard."""
+    told: list[list[bytes]] = []
+    async with asyncio.timeout(20):
+        while sum(map(len, told)) < many:
+            told.append([data for _, data in await subscription.hear()])
+    return told
+
+
+async def publish(redis: Redis, messages: list[bytes]) -> None:
+    """All of them in one trip."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for message in messages:
+            _ = pipe.publish("x:1", message)
+        await pipe.execute()
+
+
+async def test_in_order_and_together(shared_redis: RedisServer, redis: Redis) -> None:
+    """What was published together is heard in far fewer turns, each bounded, and none is left out."""
+    async with subscribed(shared_redis.url) as subscription:
+        await publish(redis, ALL)
+        told = await heard(subscription, len(ALL))
+    assert [data for some in told for data in some] == ALL
+    assert len(told) < len(ALL) / 4
+    assert max(map(len, told)) <= 64
+
+
+class Slow(RedisProxy):
+    """Passes on what is published in pieces, each later than a turn of listening lasts."""
+
+    piece = 700
+    slow = False
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                while self.slow and data:
+                    writer.write(data[: self.piece])
+                    data = data[self.piece :]
+                    await asyncio.sleep(0.15)
+                writer.write(data)
+        writer.close()
+
+
+async def test_a_message_in_pieces(shared_redis: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that ends in the middle of a message, with others before it or not, loses nothing of either."""
+    monkeypatch.setattr("broker.store.primary._TICK", 0.1)
+    async with Slow(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
+        proxy.slow = True
+        await publish(redis, ALL[:20])
+        told = await heard(subscription, 20)
+    assert [data for some in told for data in some] == ALL[:20]
+    assert [] in told, "no turn ended in the middle of a message"
+
+
+async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis) -> None:
+    """It is said at once, not after a silence, whether something was on its way or not."""
+    for messages in ([], ALL[:3]):
+        async with RedisProxy(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
+            await publish(redis, list(messages))
+            proxy.cut()
+            with pytest.raises(StoreUnavailable):
+                await heard(subscription, 1000)
+
+
+async def test_a_socket_that_times_out(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives up a connection whose other end is gone (keepalive): that is an end, not a silence."""
+    async with subscribed(shared_redis.url) as subscription:
+        stream = subscription._connection._reader
+        stream.set_exception(TimeoutError(110, "Connection timed out"))
+        with pytest.raises(StoreUnavailable):
+            await subscription.hear()
