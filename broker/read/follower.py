@@ -75,6 +75,7 @@ class Follower:
             while True:
                 self._heart.beat()
                 for channel, data in await subscription.hear():
+                    self._heart.beat()  # each may take a trip to a slow Redis
                     await self._heard(channel, data)
                 if time.monotonic() > looked + _REVALIDATE:
                     looked = time.monotonic()

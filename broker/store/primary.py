@@ -305,7 +305,8 @@ class Subscription:
     async def hear(self) -> list[tuple[bytes, bytes]]:
         """The next messages, each as channel and data: what is here already, together; none within a second: none.
 
-        Raises `StoreUnavailable` at its end: whatever is published after that is lost for this subscription.
+        Raises `StoreUnavailable` at its end, after all that came before it: whatever is published later is lost for
+        this subscription.
         """
         if self._moved():
             raise StoreUnavailable("Redis: the primary is elsewhere")
@@ -317,7 +318,8 @@ class Subscription:
             if not received:
                 await self._check()
         except (exceptions.RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis: {describe(error)}") from None
+            if not received:  # else the next turn meets it again
+                raise StoreUnavailable(f"Redis: {describe(error)}") from None
         return [(reply[2], reply[3]) for reply in received if reply[0] == b"pmessage"]
 
     async def _receive(self, received: list[Any]) -> None:

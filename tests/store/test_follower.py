@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from broker.heart import Heart
 from broker.metrics import Metrics
@@ -12,6 +13,9 @@ from tests.store.test_schedule import claimed, commit_of, imported, key, store
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
     from redis.asyncio import Redis
 
     from broker.store import Store
@@ -44,3 +48,29 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
         await redis.hincrby("broker:{0}:grant:g1", "generation", 7)  # committed, and the message was lost
         await until(lambda: (held := cache.get("g1")) and held.generation == lost)
         stopping.set()
+
+
+async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
+    cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
+    heart = Heart("follower")
+    follower = Follower(store, cache, Metrics(), heart, namespace="broker", ailing=lambda _: None)
+    stopping, silences = asyncio.Event(), [0.0]
+
+    async def slow(ids: Sequence[str]) -> list[Any]:
+        await asyncio.sleep(0.1)
+        silences.append(heart.silent_for())
+        return [None] * len(ids)
+
+    monkeypatch.setattr(store.grants, "get_many", slow)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stopping))
+        await until(lambda: follower.connected)
+        async with redis.pipeline(transaction=False) as pipe:
+            for number in range(20):
+                told = {"store": store.store_id, "generation": 1, "event": "refreshed"}
+                _ = pipe.publish(f"broker:tokens:acme-{number}", json.dumps(told))
+            await pipe.execute()
+        await until(lambda: len(silences) > 20)
+        stopping.set()
+    assert max(silences) < 1

@@ -14,6 +14,7 @@ from broker.errors import StoreUnavailable
 from broker.store.primary import Primary, Subscription
 from tests.conftest import RedisServer
 from tests.proxy import RedisProxy
+from tests.waiting import until
 
 ALL = [f"{number:03}".encode() * 50 for number in range(200)]
 
@@ -86,14 +87,18 @@ async def test_a_message_in_pieces(shared_redis: RedisServer, redis: Redis, monk
     assert [] in told, "no turn ended in the middle of a message"
 
 
-async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis) -> None:
-    """It is said at once, not after a silence, whether something was on its way or not."""
-    for messages in ([], ALL[:3]):
-        async with RedisProxy(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
-            await publish(redis, list(messages))
-            proxy.cut()
-            with pytest.raises(StoreUnavailable):
-                await heard(subscription, 1000)
+@pytest.mark.parametrize("many", [0, 3, 100])
+async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis, many: int) -> None:
+    """It is said at once, not after a silence, and after all that had come by then."""
+    async with RedisProxy(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
+        await publish(redis, ALL[:many])
+        await until(lambda: len(subscription._connection._reader._buffer) >= many * len(ALL[0]))
+        proxy.cut()
+        await until(lambda: subscription._connection._reader._eof)
+        told = await heard(subscription, many)
+        with pytest.raises(StoreUnavailable):
+            await subscription.hear()
+    assert [data for some in told for data in some] == ALL[:many]
 
 
 async def test_a_socket_that_times_out(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
