@@ -75,7 +75,7 @@ class Grants:
             "token_type", token.token_type,
             "issued_at", token.issued_at,
             "expires_at", token.expires_at,
-            "extra", seal(json.dumps(token.extra), token.grant_id, "extra") if token.extra else "",
+            "extra", seal(json.dumps(token.extra) if token.extra else "{}", token.grant_id, "extra"),
         ]  # fmt: skip
         if token.scope is not None:
             fields += ["scope", token.scope]
@@ -122,7 +122,7 @@ class Grants:
                     issued_at=int(text["issued_at"]),
                     expires_at=int(text["expires_at"]),
                     refresh_at=int(text["refresh_at"]),
-                    extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")) if raw["extra"] else {},
+                    extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True

@@ -138,7 +138,7 @@ class Resealing:
     def _changes(self, place: _Place, values: Sequence[bytes | None], unreadable: set[str]) -> list[Argument]:
         changes: list[Argument] = []
         for (field, context), value in zip(place.fields, values, strict=True):
-            if not value or self._sealer.is_current(value):
+            if value is None or self._sealer.is_current(value):
                 continue
             try:
                 changes += [field, value, self._sealer.reseal(value, *context)]

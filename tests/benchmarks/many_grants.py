@@ -54,7 +54,7 @@ def grants(many: int, sealer: Sealer, now: int) -> Iterator[bytes]:
         yield command(
             "HSET", f"broker:{{0}}:grant:{name}", "provider", "bench", "generation", now,
             "access_token", sealer.seal("a" * 40, name, "access_token"), "token_type", "Bearer",
-            "issued_at", now - HOUR // 2, "expires_at", due + HOUR, "extra", "",
+            "issued_at", now - HOUR // 2, "expires_at", due + HOUR, "extra", sealer.seal("{}", name, "extra"),
             "refresh_token", sealer.seal("r" * 40, name, "refresh_token"), "granted_at", now, "refresh_at", due,
             "answered_at", now, "last_outcome", "refreshed", "last_detail", "", "last_at", now,
             "committed", "0123456789abcdef01234567-1",
