@@ -160,7 +160,7 @@ async def fail_over(world: World, _callers: Callers) -> None:
             await until(store.unheard, 3)
         await world.in_flight()
 
-    await world.in_flight(30)  # all held off since the last one: what nobody commits is not lost
+    await world.refreshing()  # all held off since the last one, and then refreshed together: nothing would be lost
     lost = await store.fail_over(unheard)
     world.note("grants of which a commit was lost", lost)
     world.note("failover" if lost else FOR_NOTHING)

@@ -214,10 +214,20 @@ class World:
         """Grants whose token was spent by a request whose answer may never have reached us."""
         return self.grants_of(self.never_heard())
 
-    async def in_flight(self, seconds: float = 3) -> None:
-        """Wait until a request is under way, for so many seconds at most."""
+    async def in_flight(self) -> None:
+        """Wait until a request is under way."""
         with contextlib.suppress(AssertionError):
-            await until(self._asked, seconds, 0.005)
+            await until(self._asked, 3, 0.005)
+
+    async def refreshing(self) -> None:
+        """Wait until somebody refreshes and more fall due in the next two seconds."""
+        with contextlib.suppress(AssertionError):
+            await until(self._asked, 30, 0.005)
+            await until(self._soon_due, 30, 0.1)
+
+    async def _soon_due(self) -> bool:
+        now = time.time()
+        return any(0.5 < (row["refresh_at"] or 0) - now < 2 for row in (await self.described()).values())
 
     def _asked(self) -> bool:
         latency = self.authority.options.latency
