@@ -12,7 +12,7 @@ import aiohttp
 from broker.store import scripts
 from tests.faults.reading import Callers
 from tests.faults.stores import FailingOver
-from tests.faults.world import FOR_NOTHING, PROVIDER, World
+from tests.faults.world import FAILOVER, FOR_NOTHING, PROVIDER, World
 from tests.waiting import until
 
 Act = Callable[[World, Callers], Awaitable[Any] | None]
@@ -157,13 +157,13 @@ async def fail_over(world: World, _callers: Callers) -> None:
     async def unheard() -> None:
         await asyncio.sleep(world.rng.uniform(0.4, 1))
         with contextlib.suppress(AssertionError):
-            await until(store.unheard, 3)
+            await until(store.unheard, 5)
         await world.in_flight()
 
     await world.refreshing()  # all held off since the last one, and then refreshed together: nothing would be lost
     lost = await store.fail_over(unheard)
     world.note("grants of which a commit was lost", lost)
-    world.note("failover" if lost else FOR_NOTHING)
+    world.note(FAILOVER if lost else FOR_NOTHING)
 
 
 async def demand_through_failover(world: World, callers: Callers) -> None:

@@ -34,8 +34,8 @@ from tests.waiting import until
 PROVIDER = "acme"
 GRACE = 30
 """Seconds for which a spent refresh token yields its successor again, where there is a grace."""
-FOR_NOTHING = "failover that lost no commit"
-"""It proves nothing, so it is a problem of the row."""
+FAILOVER, FOR_NOTHING = "failover", "failover that lost no commit"
+"""The latter proves nothing: where all were such, that is a problem of the row."""
 LOSING = {"status_after", "reset", "hang", "truncate"}
 """Faults of the sandbox which, where the request was processed, lose its answer."""
 _SHARES = 5
