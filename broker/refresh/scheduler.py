@@ -37,10 +37,10 @@ IDLE_PAUSE = 2.0
 """Seconds between two claims when nothing is known to fall due: bounds how late another replica's loss is seen."""
 GATHER = 0.002
 """Seconds that a busy lane waits for more of its slots to come free: one claim fills them together."""
-PORTIONS = 2
+PORTIONS = 3
 """A claim fills at most this part of a lane. What is sent together is answered together, and then all slots would be
-empty while it is dealt with; in halves, one is dealt with while the other is under way. Quarters cost a tenth more CPU
-for each grant: half as many go through each step together."""
+empty while it is dealt with; in portions, one is dealt with while the others are under way. Smaller ones cost more CPU
+for each grant (quarters a sixth more), larger ones leave slots empty (halves, at 50 ms, a twentieth of the rate)."""
 MOST_TELLING = MOST_TOGETHER
 """Answers of one lane that may wait to be written down: as many as go to Redis together."""
 STORE_PAUSE = 1.0
