@@ -110,9 +110,8 @@ for i = 1, #ids, 2 do
       -- Nobody wrote down what came of the attempt before this one.
       grant[10] = grant[10] or grant[12]
       redis.call('HSET', key, 'unknown_at', grant[10])
-      redis.pcall('RPUSH', KEYS[6] .. id,
-        table.concat({'open', 'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
-      redis.pcall('LTRIM', KEYS[6] .. id, -10, -1)
+      remember(KEYS[6] .. id, 'open',
+        table.concat({'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2
     redis.call('HSET', key, 'attempt', attempt, 'attempt_at', now, 'attempt_by', ARGV[10])

@@ -32,9 +32,8 @@ redis.call('ZREM', parked, id)
 redis.call('ZADD', due, refresh_at, id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
 
--- Last and protected: a history or a publish that fails must not make a stored token look lost.
-redis.pcall('RPUSH', KEYS[7], 'kept\t' .. ARGV[7])
-redis.pcall('LTRIM', KEYS[7], -10, -1)
+remember(KEYS[7], 'kept', ARGV[7])
+-- Last and protected: a publish that fails must not make a stored token look lost.
 for i = 9, 8 + messages do
   redis.pcall('PUBLISH', channel, ARGV[i])
 end

@@ -21,11 +21,6 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function remember(decided)
-  redis.pcall('RPUSH', KEYS[6], decided .. '\t' .. ARGV[10])
-  redis.pcall('LTRIM', KEYS[6], -10, -1)
-end
-
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at')
 redis.call('HSET', grant, unpack(ARGV, 11))
 redis.call('ZREM', leased, id)
@@ -49,7 +44,7 @@ if breaker > 0 then
     redis.call('HSETNX', provider, 'suspended_at', now)
     -- Behind the others, so that the next probe tries another grant.
     redis.call('ZADD', due, now + longest, id)
-    remember('suspended')
+    remember(KEYS[6], 'suspended', ARGV[10])
     return 'suspended'
   end
 
@@ -62,6 +57,6 @@ if breaker > 0 then
 end
 redis.call('HSET', grant, 'reason', reason)
 redis.call('ZADD', parked, now, id)
-remember('parked')
+remember(KEYS[6], 'parked', ARGV[10])
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 'parked'

@@ -59,8 +59,7 @@ if not_before > tonumber(redis.call('HGET', provider, 'not_before') or 0) then
   redis.call('HSET', provider, 'not_before', not_before)
 end
 if ARGV[17] ~= '' then
-  redis.pcall('RPUSH', KEYS[5], 'postponed\t' .. ARGV[17])
-  redis.pcall('LTRIM', KEYS[5], -10, -1)
+  remember(KEYS[5], 'postponed', ARGV[17])
 end
 if ARGV[14] ~= '' then
   redis.pcall('PUBLISH', ARGV[13], ARGV[14])

@@ -42,7 +42,6 @@ redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)
 redis.call('ZADD', due, ARGV[5], id)
-redis.pcall('RPUSH', KEYS[7], 'restored\t' .. ARGV[11])
-redis.pcall('LTRIM', KEYS[7], -10, -1)
+remember(KEYS[7], 'restored', ARGV[11])
 redis.pcall('PUBLISH', ARGV[7], ARGV[8])
 return 'restored'
