@@ -154,14 +154,14 @@ async def fail_over(world: World, _callers: Callers) -> None:
     store = world.store
     assert isinstance(store, FailingOver)
 
-    async def unheard() -> None:
+    async def while_cut() -> None:
         await asyncio.sleep(world.rng.uniform(0.4, 1))
         with contextlib.suppress(AssertionError):
             await until(store.unheard, 5)
         await world.in_flight()
 
     await world.refreshing()  # all held off since the last one, and then refreshed together: nothing would be lost
-    lost = await store.fail_over(unheard)
+    lost = await store.fail_over(while_cut)
     world.note("grants of which a commit was lost", lost)
     world.note(FAILOVER if lost else FOR_NOTHING)
 

@@ -16,8 +16,8 @@ from tests.topologies.servers import (
     Cluster,
     Sentinels,
     Server,
-    client,
     cut_replication,
+    generations,
     in_step,
     settled_in,
 )
@@ -95,13 +95,13 @@ class FailingOver:
         self._primary: Server = topology.primary if isinstance(topology, Sentinels) else topology.owner
         self._replica = topology.replica
 
-    async def fail_over(self, unheard: Callable[[], Awaitable[Any]]) -> int:
-        """The primary goes on acknowledging while *unheard* lasts, then dies; the replica has heard nothing of that.
+    async def fail_over(self, while_cut: Callable[[], Awaitable[Any]]) -> int:
+        """The primary goes on acknowledging while *while_cut* lasts, then dies; the replica has heard nothing of that.
 
         Returns once the old one follows the new one: of how many grants a commit was lost.
         """
         await cut_replication(self._primary)
-        await unheard()
+        await while_cut()
         lost = await self.unheard()
         self._primary.kill()
         await settled_in(self._replica.port)
@@ -120,15 +120,8 @@ class FailingOver:
 
     async def unheard(self) -> int:
         """Of how many grants the primary has another generation than its replica."""
-        heard, said = await self._generations(self._replica), await self._generations(self._primary)
+        heard, said = await generations(self._replica), await generations(self._primary)
         return sum(said[grant] != heard.get(grant) for grant in said)
-
-    async def _generations(self, server: Server) -> dict[Any, Any]:
-        async with client(server.port) as redis:
-            if isinstance(self._topology, Cluster):  # a replica would name its primary instead
-                await redis.execute_command("READONLY")  # type: ignore[no-untyped-call]
-            grants = await redis.keys("*:grant:*")
-            return {grant: await redis.hget(grant, "generation") for grant in grants}
 
     async def _sees_both(self, sentinel: Server) -> bool:
         told = await sentinel.ask("SENTINEL", "REPLICAS", SERVICE)

@@ -91,12 +91,14 @@ async def test_a_history_that_cannot_be_written_holds_nothing_up(store: Store, r
 
 
 async def test_a_history_goes_with_its_grant(store: Store, redis: Redis) -> None:
-    """Nothing of a grant that was logged out is left behind, and a login under its name begins anew."""
+    """Nothing of a grant that was logged out is left behind, and another under its name begins anew."""
     await imported(store, "g1")
     await store.schedule.commit(commit_of(await again(store, redis)), ["m"])
     assert await redis.llen("broker:{0}:attempts:g1") == 1
     assert await store.registry.forget("g1", "m")
     assert await redis.keys("*g1*") == []
+    await imported(store, "g1")
+    assert (await past(store)).attempts == []
 
 
 async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> None:

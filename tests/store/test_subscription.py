@@ -101,7 +101,7 @@ async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis, many: i
     assert [data for some in told for data in some] == ALL[:many]
 
 
-async def test_a_socket_that_times_out(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_that_times_out(shared_redis: RedisServer) -> None:
     """The system gives up a connection whose other end is gone (keepalive): that is an end, not a silence."""
     async with subscribed(shared_redis.url) as subscription:
         stream = subscription._connection._reader

@@ -257,6 +257,19 @@ async def cluster() -> AsyncIterator[Cluster]:
         yield Cluster(started, owner, replica, [m for m in masters if m is not owner])
 
 
+async def generations(server: Server) -> dict[str, int]:
+    """Of every grant the generation that *server* has, be it a primary or a replica."""
+    async with client(server.port) as redis:
+        with contextlib.suppress(exceptions.ResponseError):
+            await redis.execute_command("READONLY")  # type: ignore[no-untyped-call]  # a Cluster's replica wants to be told
+        keys = sorted(await redis.keys("*:grant:*"))
+        async with redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                _ = pipe.hget(key, "generation")
+            said = await pipe.execute()
+    return {_text(key).rpartition(":grant:")[2]: int(held or 0) for key, held in zip(keys, said, strict=True)}
+
+
 async def settled_in(port: int) -> None:
     """Wait until the server on *port* is a primary."""
 

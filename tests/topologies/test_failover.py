@@ -7,12 +7,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from redis import exceptions
-
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
 from tests.steps import assert_sound, make_due, next_generation
-from tests.topologies.servers import Cluster, Sentinels, Server, client, cut_replication, settled_in
+from tests.topologies.servers import Cluster, Sentinels, Server, client, cut_replication, generations, settled_in
 from tests.waiting import until
 
 REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s", "report_budget": 3600, "import_spread": "0s"}
@@ -61,7 +59,7 @@ async def survive(
                     await make_due(redis, "acme", grant)
             lost = {grant: (await next_generation(one, grant, known[grant]))["generation"] for grant in GRANTS}
             await assert_sound(one, sandbox, *((grant, "acme") for grant in GRANTS))  # acknowledged, every one
-            assert await on_replica(replica) == known  # which has heard of none of it
+            assert await generations(replica) == known  # which has heard of none of it
             primary.kill()
             await settled_in(replica.port)
             async with client(replica.port) as redis:
@@ -82,14 +80,6 @@ async def survive(
         assert len(took) > 200
         assert max(took) < 2, "a read waited for Redis although a valid token was there"
         return [one, two]
-
-
-async def on_replica(replica: Server) -> dict[str, int]:
-    """The generations that a replica knows."""
-    async with client(replica.port) as redis:
-        with contextlib.suppress(exceptions.ResponseError):
-            await redis.execute_command("READONLY")  # type: ignore[no-untyped-call]  # a Cluster's replica wants to be told
-        return {g: int(await redis.hget(f"broker:{{0}}:grant:{g}", "generation") or 0) for g in GRANTS}
 
 
 async def _serves(broker: RunningBroker, grant: str, generation: int) -> bool:
