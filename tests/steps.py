@@ -14,7 +14,7 @@ from broker.store import open_store
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from redis.asyncio import Redis
 
@@ -36,9 +36,28 @@ async def log_in(broker: RunningBroker, grant: str, provider: str) -> str:
     return await walk_login(started["login_url"])
 
 
-async def make_due(redis: Redis, provider: str, grant: str) -> None:
-    """Move the data, not the clock: the grant is due now, as soon as what a caller has seen is committed."""
-    await until(lambda: redis.zadd(f"broker:{{0}}:due:{provider}", {grant: 1}, xx=True, ch=True))
+_MOVE = """
+for i = 1, #ARGV, 2 do
+  if not redis.call('ZSCORE', KEYS[1], ARGV[i + 1]) then return 0 end
+end
+redis.call('ZADD', KEYS[1], unpack(ARGV))
+return 1
+"""
+
+
+async def make_due(redis: Redis, provider: str, *grants: str) -> None:
+    """Move the data, not the clock: the grants are due now, all at once."""
+    await fall_due(redis, provider, dict.fromkeys(grants, 1.0))
+
+
+async def fall_due(redis: Redis, provider: str, at: Mapping[str, float], namespace: str = "broker") -> None:
+    """Have each grant fall due at its time (epoch ms of Redis's clock), all moved in one stroke.
+
+    Only once all of them wait: a grant that is being refreshed would be given another time by its commit, and both a
+    server and a caller see a refresh a little before the commit.
+    """
+    moved = [word for grant, score in at.items() for word in (score, grant)]
+    await until(lambda: redis.eval(_MOVE, 1, f"{namespace}:{{0}}:due:{provider}", *moved))
 
 
 async def state_of(broker: RunningBroker, grant: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.cases.conftest import provider_at
 from tests.cases.fas import Exchange, Fas, success
 from tests.cases.process import Process, broker_process
 from tests.conftest import RedisServer
+from tests.steps import fall_due, make_due
 from tests.waiting import until
 
 DUE = "broker:{0}:due:as"
@@ -36,11 +37,6 @@ async def take_in(broker: Process, fas: Fas, *grants: str) -> None:
     await until(lambda: all(fas.redeemed[grant] for grant in grants), 20)
     for grant in grants:
         await until(lambda: broker.has_token(grant))  # noqa: B023 - awaited at once
-
-
-async def fall_due(redis: Redis, *grants: str, at: float = 0.0) -> None:
-    """Move the due time of grants that wait (epoch ms of Redis's clock)."""
-    await redis.zadd(DUE, dict.fromkeys(grants, at), xx=True)
 
 
 SHIFTS = {
@@ -77,7 +73,7 @@ async def test_daylight_saving(tmp_path: Path, shift: dt.datetime, zones: list[s
             spread = {
                 g: (start + dice.uniform(0.70, 0.85) * LIFE * n / len(fas.live)) * 1000 for n, g in enumerate(fas.live)
             }
-            await redis.zadd(f"{zone_key(zone)}:{{0}}:due:as", spread, xx=True)
+            await fall_due(redis, "as", spread, zone_key(zone))
         clock.set(start - time.time())
         await until(lambda: clock() > shift.timestamp() + WATCHED, 30, 0.1)
         at_shift = time.monotonic() + shift.timestamp() - clock()
@@ -129,7 +125,7 @@ async def test_a_day_ahead_and_back(tmp_path: Path, case: str) -> None:
             return await success()(exchange)
 
         fas.steps["g0"].append(slow)
-        await fall_due(redis, "g0")
+        await make_due(redis, "as", "g0")
         await until(lambda: len(fas.of("g0")) == 2)
         clock.set(DAY)
         await until(lambda: all(fas.redeemed[grant] == 2 for grant in grants[1:]))
@@ -149,7 +145,7 @@ async def test_a_day_ahead_and_back(tmp_path: Path, case: str) -> None:
         await until(none_waits)
         token = await broker.get("/v1/grants/g0/token")
         assert (token["access_token"], token["expires_in"] <= 3600) == (fas.access["g0"], True)
-        await fall_due(redis, "g0")
+        await make_due(redis, "as", "g0")
         await until(lambda: fas.redeemed["g0"] == 3)
         await broker.keeps(fas)
 
@@ -210,7 +206,7 @@ async def test_one_replica_hours_ahead(shared_redis: RedisServer, redis: Redis, 
         right = await stack.enter_async_context(broker_process(tmp_path / "b1", *settings))
         wrong = await stack.enter_async_context(broker_process(tmp_path / "b2", *settings, env=clock.env))
         await take_in(right, fas, *grants)
-        await redis.zadd(DUE, {g: (time.time() + n * 0.05) * 1000 for n, g in enumerate(grants)}, xx=True)
+        await fall_due(redis, "as", {g: (time.time() + n * 0.05) * 1000 for n, g in enumerate(grants)})
         seen: dict[str, list[tuple[int, int]]] = {"g10": [], "g50": [], "g90": []}
 
         async def done() -> bool:
@@ -260,7 +256,7 @@ async def test_a_second_back_again_and_again(tmp_path: Path, case: str) -> None:
         waits: list[int] = []
         for step in range(1, 11):
             clock.set(-step)
-            await fall_due(redis, *grants, "lost")
+            await make_due(redis, "as", *grants, "lost")
             await broker.ask("POST", "/v1/providers/as/retry")  # it makes the lane look at once
             await until(lambda: all(fas.redeemed[grant] == step + 1 for grant in grants))  # noqa: B023 - awaited at once
             ends = time.monotonic() + 0.8

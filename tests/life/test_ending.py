@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.conftest import free_port, start_redis
-from tests.steps import assert_sound, log_in, make_due, next_generation, state_of, subscribed
+from tests.steps import assert_sound, fall_due, log_in, make_due, next_generation, state_of, subscribed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def test_logout_refreshes_first_when_the_token_has_expired(
     camera = sandbox.cameramanager
     camera.options.access_lifetime = 1
     await log_in(broker, "g1", "cameramanager")
-    await redis.zadd("broker:{0}:due:cameramanager", {"g1": (time.time() + 60) * 1000}, xx=True)
+    await fall_due(redis, "cameramanager", {"g1": (time.time() + 60) * 1000})
     token = await broker.token("g1")
     await until(lambda: not camera.is_live_access(token["access_token"]))
     status, body, _ = await broker.ask("DELETE", "/v1/grants/g1")

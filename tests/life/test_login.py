@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.steps import PROVIDERS, assert_sound, authority_of, log_in
+from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ async def test_login_heals_a_dead_grant(broker: RunningBroker, sandbox: Sandbox,
     """After the provider killed a grant, a login under the same id revives it, id and rights unchanged."""
     await log_in(broker, "g1", "acme")
     sandbox.rotating.revoke_all()
-    await redis.zadd("broker:{0}:due:acme", {"g1": 1}, xx=True)
+    await make_due(redis, "acme", "g1")
 
     async def parked() -> bool:
         return bool((await broker.get("/v1/grants/g1"))["reason"] == "reauthorization_required")

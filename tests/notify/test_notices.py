@@ -17,7 +17,7 @@ from broker.notify import policy, sweep, teller
 from broker.notify.command import Command
 from broker.notify.notice import Notice
 from broker.notify.way import NotTold
-from tests.steps import log_in, state_of, subscribed
+from tests.steps import log_in, make_due, state_of, subscribed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -45,13 +45,8 @@ async def kill(broker: RunningBroker, sandbox: Sandbox, redis: Redis, grant: str
     """Let the provider end a grant, and wait until the broker knows."""
     await broker.import_(grant, "acme", sandbox.rotating.issue().refresh_token or "")
     sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_grant", "error_description": "gone\n"})
-    await due_now(redis, grant)
+    await make_due(redis, "acme", grant)
     await until(lambda: _is(broker, grant, "parked"))
-
-
-async def due_now(redis: Redis, grant: str) -> None:
-    """Make a grant due as soon as what was received last is stored: a token is served a little before."""
-    await until(lambda: redis.zadd("broker:{0}:due:acme", {grant: 1}, xx=True, ch=True))
 
 
 async def _is(broker: RunningBroker, grant: str, state: str) -> bool:
@@ -118,7 +113,7 @@ async def test_failing_then_suspended_then_well(
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         await redis.hset("broker:{0}:grant:g1", "failures", "2")
         sandbox.rotating.faults.order("status", status=503)
-        await due_now(redis, "g1")
+        await make_due(redis, "acme", "g1")
         await until(lambda: receiver.told)
         told = receiver.told[0]
         assert (told["event"], told["reason"], told["grant_id"]) == ("refresh_failing", "busy", "g1")
@@ -129,7 +124,7 @@ async def test_failing_then_suspended_then_well(
         await until(lambda: receiver.events == ["refresh_failing", "recovered"])
 
         secret, sandbox.rotating.client_secret = sandbox.rotating.client_secret, "another-secret-altogether"
-        await due_now(redis, "g1")
+        await make_due(redis, "acme", "g1")
         await until(lambda: receiver.events[2:] == ["provider_suspended"])
         told = receiver.told[2]
         assert (told["provider"], told["reason"]) == ("acme", "invalid_client")
@@ -137,7 +132,7 @@ async def test_failing_then_suspended_then_well(
         assert "token-broker retry --provider acme" in told["do"]
         sandbox.rotating.client_secret = secret
         await broker.ask("POST", "/v1/providers/acme/retry")
-        await redis.zadd("broker:{0}:due:acme", {"g1": 1}, xx=True)
+        await make_due(redis, "acme", "g1")
         await until(lambda: _refreshed(broker, "g1"))
         await look_now(redis, "provider/acme")
         await until(lambda: _seen_well(redis, "provider/acme"))
