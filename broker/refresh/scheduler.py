@@ -37,10 +37,6 @@ IDLE_PAUSE = 2.0
 """Seconds between two claims when nothing is known to fall due: bounds how late another replica's loss is seen."""
 GATHER = 0.002
 """Seconds that a busy lane waits for more of its slots to come free: one claim fills them together."""
-PORTIONS = 3
-"""A claim fills at most this part of a lane. What is sent together is answered together, and then all slots would be
-empty while it is dealt with; in portions, one is dealt with while the others are under way. Smaller ones cost more CPU
-for each grant (quarters a sixth more), larger ones leave slots empty (halves, at 50 ms, a twentieth of the rate)."""
 MOST_TELLING = MOST_TOGETHER
 """Answers of one lane that may wait to be written down: as many as go to Redis together."""
 STORE_PAUSE = 1.0
@@ -117,10 +113,9 @@ class Lane:
         if self._traffic.flowing and not self._urgent:
             await self._traffic.gap()
             return 1
-        portion = max(1, int(self._width) // PORTIONS)
-        if self._asking and self._free < portion:
+        if self._asking and self._free < self._width.portion:
             await asyncio.sleep(GATHER)
-        return portion
+        return self._width.portion
 
     @property
     def _free(self) -> int:
@@ -156,7 +151,7 @@ class Lane:
     async def _refresh(self, claim: Claim) -> None:
         began, step = time.monotonic(), None
         try:
-            step = await self._refresher.refresh(claim, partial(self._answered, claim.attempt))
+            step = await self._refresher.refresh(claim, partial(self._answered, claim.attempt, began))
         finally:
             self._asking.discard(claim.attempt)
             self._telling.discard(claim.attempt)
@@ -182,8 +177,9 @@ class Lane:
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
 
-    def _answered(self, attempt: str) -> None:
+    def _answered(self, attempt: str, began: float) -> None:
         """A token request was answered: its slot is free while the answer is written down."""
+        self._width.answered(began, time.monotonic())
         self._asking.discard(attempt)
         self._telling.add(attempt)
         self._woken.set()
