@@ -69,9 +69,9 @@ def _append(stream: TextIO) -> None:
         pass
 
 
-def debugging() -> bool:
-    """Whether debug events are said: asked where even the saying of nothing would cost too much."""
-    return _level == "debug"
+def says(level: str) -> bool:
+    """Whether events of *level* are said: asked where even the saying of nothing would cost too much."""
+    return _LEVELS[level] >= _LEVELS[_level]
 
 
 def _without_empty(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

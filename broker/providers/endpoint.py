@@ -6,7 +6,7 @@ the business of `refresh`. Knows nothing of grants, of the store or of callers.
 
 from __future__ import annotations
 
-import functools
+import re
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from broker.settings import Provider
 
 FORM = "application/x-www-form-urlencoded"
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+"""What a form has as it is: nearly every token."""
 NO_ENDPOINT = NotSent("no_endpoint", "neither settings nor discovery name such an endpoint")
 
 
@@ -180,10 +182,8 @@ def authenticated(url: str, form: Mapping[str, str], ours: Credentials, paramete
 
 
 def _form_encoded(form: Mapping[str, str]) -> str:
-    return "&".join([f"{_name(name)}={quote_plus(encoded(value))}" for name, value in form.items()])
+    return "&".join([f"{_quoted(name)}={_quoted(value)}" for name, value in form.items()])
 
 
-@functools.cache
-def _name(name: str) -> str:
-    """A parameter's name as a form has it: the standard's, or one of the settings."""
-    return quote_plus(encoded(name))
+def _quoted(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else quote_plus(encoded(text))

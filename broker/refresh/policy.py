@@ -119,30 +119,20 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
 
 
 def _keep(claim: Claim, answer: Answer, dialect: Dialect, now: int, draw: float) -> Commit:
-    failures = claim.failures + 1
-    soon = now + backoff(failures, claim.expires_at, now, draw)
-    reauthorize_by = dialect.reauthorize_by(claim.granted_at, now)
+    failures, reauthorize_by = claim.failures + 1, dialect.reauthorize_by(claim.granted_at, now)
     if answer.access_token is None:
         # The refresh token may have rotated: keep that, go on serving what we have.
+        soon = now + backoff(failures, claim.expires_at, now, draw)
         return Commit(
-            claim,
-            "unusable",
-            answer.problem,
-            None,
-            answer.refresh_token,
-            soon,
-            reauthorize_by,
-            failures,
-            now,
+            claim, "unusable", answer.problem, None, answer.refresh_token, soon, reauthorize_by, failures, now,
             recovered=False,
-        )
+        )  # fmt: skip
     expires_at, refresh_at = plan(answer, dialect, now, draw)
     unchanged = answer.access_token == claim.access_token
-    if unchanged:
-        if answer.lifetime_ms is None:
-            expires_at, refresh_at = claim.expires_at or expires_at, soon
-        else:
-            refresh_at, failures = max(expires_at, now + LEAST_PAUSE), 0
+    if unchanged and answer.lifetime_ms is None:
+        expires_at, refresh_at = claim.expires_at or expires_at, now + backoff(failures, claim.expires_at, now, draw)
+    elif unchanged:
+        refresh_at, failures = max(expires_at, now + LEAST_PAUSE), 0
     else:
         failures = 0
     token = Token(

@@ -6,12 +6,14 @@ everything after it run to their end even when the process is being stopped.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from broker import logs
 from broker.model import Commit, Park, Postpone
 from broker.providers import revoke
 from broker.refresh import policy
@@ -60,7 +62,7 @@ class Refresher:
         self._settler = settler
         self._lag = {name: metrics.schedule_lag.labels(name) for name in endpoints}
         self._duration = {name: metrics.refresh_duration.labels(name) for name in endpoints}
-        self._refreshes = metrics.refreshes
+        self._refreshes = functools.cache(metrics.refreshes.labels)
         self._tally = tally
         self._request_timeout = request_timeout
 
@@ -100,15 +102,16 @@ class Refresher:
 
     def _tell(self, step: Step, settled: Settled) -> None:
         claim = step.claim
-        self._refreshes.labels(claim.provider, step.outcome).inc()
+        self._refreshes(claim.provider, step.outcome).inc()
         self._tally.count(claim.provider, step.outcome)
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
-                log.info(
-                    "grant.refreshed", **whose, generation=token.generation, settled=settled,
-                    expires_in=(token.expires_at - token.issued_at) // 1000, warning=step.detail,
-                )  # fmt: skip
+                if logs.says("info"):
+                    log.info(
+                        "grant.refreshed", **whose, generation=token.generation, settled=settled,
+                        expires_in=(token.expires_at - token.issued_at) // 1000, warning=step.detail,
+                    )  # fmt: skip
             case Commit(token=token):
                 log.warning(
                     "grant.unusable" if token is None else "grant.unchanged", **whose, generation=claim.generation,

@@ -122,13 +122,15 @@ def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str =
     second = at // 1000
     next_in = "" if next_at is None else max(0, next_at // 1000 - second)
     head = f"{outcome}\t{second}\t{next_in}\t{replica}\t{_plain(error)}\t"
+    if not description:
+        return head
     room = _LONGEST - len(head.encode())
     shown = _plain(description).encode()
     return head + (shown.decode() if len(shown) <= room else shown[: room - 3].decode("utf-8", "ignore") + "…")
 
 
 def _plain(text: str) -> str:
-    return text.replace("\t", " ").encode("utf-8", "replace").decode()
+    return text and text.replace("\t", " ").encode("utf-8", "replace").decode()
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -54,86 +53,59 @@ REMEMBER = Script("remember")
 DOUBTFUL = Script("doubtful")
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
     """Key and channel names. `{0}` is a hash tag: every key in one slot, whatever the topology."""
 
-    namespace: str
-
-    def _key(self, name: str) -> str:
-        return f"{self.namespace}:{{0}}:{name}"
-
-    @property
-    def all(self) -> str:
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.all = f"{namespace}:{{0}}:"
         """What every key begins with."""
-        return self._key("")
-
-    @property
-    def grants(self) -> str:
+        self.grants = f"{self.all}grant:"
         """What every grant's key begins with."""
-        return self._key("grant:")
-
-    @property
-    def flows(self) -> str:
+        self.attempts = f"{self.all}attempts:"
+        """What the key of every grant's last attempts begins with."""
+        self.flows = f"{self.all}flow:"
         """What the key of every pending login begins with."""
-        return self._key("flow:")
+        self.meta = f"{self.all}meta"
+        """Hash: schema version, store id, sealed key canary, provider names."""
+        self.held = f"{self.all}held"
+        """Hash: fingerprint of an imported refresh token to the grant that holds it."""
+        self.epoch = f"{self.all}epoch"
+        """Hash: which run of the server we know, and until when nobody claims after another one."""
+        self.forgotten = f"{self.all}forgotten"
+        """Sorted set of grant ids by when they were forgotten: what no journal may bring back."""
 
     def grant(self, grant_id: str) -> str:
         """Hash: one field per fact of a grant."""
-        return self._key(f"grant:{grant_id}")
-
-    @property
-    def attempts(self) -> str:
-        """What the key of every grant's last attempts begins with."""
-        return self._key("attempts:")
+        return self.grants + grant_id
 
     def attempts_of(self, grant_id: str) -> str:
         """List: the last attempts of a grant, oldest first."""
-        return self._key(f"attempts:{grant_id}")
+        return self.attempts + grant_id
 
     def ids(self, state: State, provider: str) -> str:
         """Sorted set of grant ids: due by due time, leased by end of lease, parked by since when."""
-        return self._key(f"{state}:{provider}")
+        return f"{self.all}{state}:{provider}"
 
     def provider(self, name: str) -> str:
         """Hash: what is known of a provider's health."""
-        return self._key(f"provider:{name}")
+        return f"{self.all}provider:{name}"
 
     def history(self, name: str) -> str:
         """Hash: what the token requests of a provider came to, two counters a minute, for an hour."""
-        return self._key(f"history:{name}")
+        return f"{self.all}history:{name}"
 
     def flow(self, name: str) -> str:
         """A pending login; the only keys that expire."""
-        return self._key(f"flow:{name}")
-
-    @property
-    def meta(self) -> str:
-        """Hash: schema version, store id, sealed key canary, provider names."""
-        return self._key("meta")
-
-    @property
-    def held(self) -> str:
-        """Hash: fingerprint of an imported refresh token to the grant that holds it."""
-        return self._key("held")
-
-    @property
-    def epoch(self) -> str:
-        """Hash: which run of the server we know, and until when nobody claims after another one."""
-        return self._key("epoch")
-
-    @property
-    def forgotten(self) -> str:
-        """Sorted set of grant ids by when they were forgotten: what no journal may bring back."""
-        return self._key("forgotten")
+        return self.flows + name
 
     def subjects(self, way: str) -> str:
         """Sorted set: what one way of telling people has to look at, by when."""
-        return self._key(f"subjects:{way}")
+        return f"{self.all}subjects:{way}"
 
     def told(self, way: str) -> str:
         """Hash: of each of its subjects, what people were told that way."""
-        return self._key(f"told:{way}")
+        return f"{self.all}told:{way}"
 
     def channel(self, grant_id: str) -> str:
         """Pub/sub channel of one grant."""
