@@ -6,7 +6,6 @@ A message is a hint that a grant changed; what is served is always read from the
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import structlog
 
 from broker.errors import StoreUnavailable
 from broker.finish import unless
+from broker.wire import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,7 +96,7 @@ class Follower:
         if not self._cache.wanted(grant_id):
             return
         try:
-            told = json.loads(data)
+            told = json_value(data)
             store_id, generation = told["store"], int(told["generation"])
         except (ValueError, TypeError, KeyError):
             return

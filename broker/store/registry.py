@@ -14,6 +14,7 @@ from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.grants import TOKEN_FIELDS
 from broker.store.schedule import commit_fields
+from broker.wire import json_text
 from broker.wire import message as notice
 
 if TYPE_CHECKING:
@@ -241,16 +242,13 @@ def _record(
     store_id: str, grant_id: str, provider: str, followed: int, generation: int, granted_at: int,
     answered_at: int, refresh_at: int, attempt: str, fields: Sequence[Argument],
 ) -> str:  # fmt: skip
-    return _JSON.encode({
+    return json_text({
         "store": store_id, "grant_id": grant_id, "provider": provider, "followed": followed, "generation": generation,
         "granted_at": granted_at, "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt,
         "fields": fields,
-    })  # fmt: skip
+    }, _cell)  # fmt: skip
 
 
 def _cell(sealed: bytes) -> dict[str, str]:
     """A sealed field, as a record has it."""
     return {"b": base64.b64encode(sealed).decode()}
-
-
-_JSON = json.JSONEncoder(default=_cell, check_circular=False)
