@@ -89,12 +89,13 @@ class Sealer:
             msg = "a Sealer needs at least one key"
             raise ValueError(msg)
         self._first = next(iter(self._keys))
+        self._encrypt = self._keys[self._first].encrypt
 
     def seal(self, plain: str, *context: str) -> bytes:
         """Seal *plain* for this *context*."""
         nonce = _nonce()
         data = plain.encode("utf-8", "surrogatepass")
-        return self._first + nonce + self._keys[self._first].encrypt(nonce, data, _associated(context))
+        return self._first + nonce + self._encrypt(nonce, data, "\0".join(context).encode())
 
     @property
     def first(self) -> bytes:
@@ -116,7 +117,7 @@ class Sealer:
             raise CannotOpen("sealed with a key that is not in the key file")
         nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
         try:
-            data = key.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], _associated(context))
+            data = key.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], "\0".join(context).encode())
         except (InvalidTag, ValueError):
             raise CannotOpen("sealed for something else, or altered") from None
         return data.decode("utf-8", "surrogatepass")
@@ -134,10 +135,6 @@ def _nonce() -> bytes:
         except IndexError:
             drawn = os.urandom(_NONCES_AT_ONCE * _NONCE_BYTES)
             _nonces.extend(drawn[at : at + _NONCE_BYTES] for at in range(0, len(drawn), _NONCE_BYTES))
-
-
-def _associated(context: tuple[str, ...]) -> bytes:
-    return "\0".join(context).encode()
 
 
 def new_sealing_key() -> str:

@@ -75,8 +75,8 @@ class _Reply(NamedTuple):
         return {} if self.found is None else self.found.values
 
     def field(self, name: str) -> str | None:
-        """A header field by its lower-case name."""
-        return next((value for given, value in self.headers.items() if given.lower() == name), None)
+        """A header field by its lower-case name, doubled ones joined (RFC 9110 §5.3)."""
+        return ", ".join([value for given, value in self.headers.items() if given.lower() == name]) or None
 
     @property
     def server_now(self) -> int:

@@ -6,6 +6,7 @@ the business of `refresh`. Knows nothing of grants, of the store or of callers.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from typing import TYPE_CHECKING
@@ -182,8 +183,12 @@ def authenticated(url: str, form: Mapping[str, str], ours: Credentials, paramete
 
 
 def _form_encoded(form: Mapping[str, str]) -> str:
-    return "&".join([f"{_quoted(name)}={_quoted(value)}" for name, value in form.items()])
+    return "&".join([f"{_name(name)}={_quoted(value)}" for name, value in form.items()])
 
 
 def _quoted(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else quote_plus(encoded(text))
+
+
+_name = functools.cache(_quoted)
+"""For the names of parameters: the standard's, and those of the settings."""

@@ -18,7 +18,7 @@ import zlib
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 from yarl import URL
@@ -45,26 +45,30 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What goes out. Everything but the method may hold secrets, so `repr` shows nothing else."""
 
     method: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Request(method={self.method!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What came back. `headers` have lower-case names, doubled ones joined by ", "."""
+class Reply(NamedTuple):
+    """What came back. `headers` are as they came: names in any case, some perhaps more than once."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes | None
     """None: it cannot be read, `fault` says why."""
     fault: str | None = None
     """Beside a body: why it may not be whole."""
+
+    def __repr__(self) -> str:
+        return f"Reply(status={self.status!r}, fault={self.fault!r})"
 
 
 FROZEN = 0.05
@@ -83,8 +87,8 @@ class _Flight:
 
     deadline: float
     sent: bool = False
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    response: aiohttp.ClientResponse | None = None
+    """Its status and header, once they came."""
     body: bytearray = field(default_factory=bytearray)
     oversized: bool = False
 
@@ -140,13 +144,14 @@ class Http:
         finally:
             watch.cancel()
             _under_way.reset(token)
-        if flight.status is None:
+        if flight.response is None:
             return fault or Unknown("no_answer")
+        status, headers = flight.response.status, flight.response.headers
         if flight.oversized:
-            return Reply(status=flight.status, headers=flight.headers, body=None, fault="oversized")
-        body, flaw = decoded(bytes(flight.body), _codings(flight.headers), cut=fault is not None)
+            return Reply(status, headers, None, "oversized")
+        body, flaw = decoded(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
-        return Reply(status=flight.status, headers=flight.headers, body=body, fault=flaw or cut)
+        return Reply(status, headers, body, flaw or cut)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(
@@ -157,9 +162,8 @@ class Http:
             ssl=await self._trust(),
             allow_redirects=False,
         )
+        flight.response = response
         try:
-            flight.headers = _joined(response.headers)
-            flight.status = response.status
             while chunk := await response.content.readany():
                 flight.body += chunk
                 if len(flight.body) > MAX_BODY:
@@ -295,19 +299,11 @@ def _after_sending(error: Exception) -> Unknown:
             return Unknown("unexpected", type(error).__name__)
 
 
-def _joined(headers: CIMultiDictProxy[str]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for mixed, value in headers.items():
-        name = mixed.lower()
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return fields
-
-
-def _codings(headers: Mapping[str, str]) -> list[str]:
+def _codings(headers: CIMultiDictProxy[str]) -> list[str]:
     """Codings in the order in which they were applied (RFC 9110 §8.4, RFC 9112 §7)."""
     if "content-encoding" not in headers and "transfer-encoding" not in headers:
         return []
-    listed = f"{headers.get('content-encoding', '')},{headers.get('transfer-encoding', '')}"
+    listed = ",".join([*headers.getall("content-encoding", ()), *headers.getall("transfer-encoding", ())])
     codings = [coding.strip().lower() for coding in listed.split(",")]
     return [coding for coding in codings if coding not in {"", "identity", "chunked"}]
 
