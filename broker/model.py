@@ -2,21 +2,22 @@
 
 Pure: no I/O, no clock. Points in time are epoch milliseconds (`…_at`); durations are milliseconds (`…_ms`).
 
-What is made anew for every token request is a named tuple: nobody changes it either, and it is made in less than
-half the time of a frozen dataclass. Outcomes are dataclasses: those of one shape must not be equal.
+Nobody changes any of it. What is made anew for every token request is `slotted`: the type checker sees to that, where
+Python's own frozen dataclass would take thrice as long to make.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker.secret import Secret
+
+T = TypeVar("T")
 
 GRANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A grant id, and a provider's name: `fullmatch` it."""
@@ -36,7 +37,14 @@ Tidings = Literal["reauthorization_required", "reauthorize_soon", "refresh_faili
 """What people are told of, by webhook or command."""
 
 
-class Token(NamedTuple):
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def slotted(cls: type[T]) -> type[T]:
+    """A dataclass that only the type checker knows to be frozen."""
+    return dataclass(slots=True)(cls)
+
+
+@slotted
+class Token:
     """The current access token of a grant, as it is served."""
 
     grant_id: str
@@ -48,7 +56,7 @@ class Token(NamedTuple):
     issued_at: int
     expires_at: int
     refresh_at: int
-    extra: Mapping[str, object] = MappingProxyType({})
+    extra: Mapping[str, object] = field(default_factory=dict)
     """Every other member the provider sent (`httpsBaseUrl`), `id_token` and `refresh_token` never among them."""
 
     def remaining_ms(self, now: int) -> int:
@@ -84,7 +92,8 @@ class Grant:
         return self.reason is not None
 
 
-class Claim(NamedTuple):
+@slotted
+class Claim:
     """A grant leased to us for one token request."""
 
     grant_id: str
@@ -107,7 +116,8 @@ class Claim(NamedTuple):
     """`time.monotonic()` seconds, measured from before the claim was sent."""
 
 
-class Answer(NamedTuple):
+@slotted
+class Answer:
     """A successful answer of a token endpoint (RFC 6749 §5.1), read leniently.
 
     `access_token` is None when it could not be used (`problem` says why) although the answer carried a refresh
@@ -126,7 +136,7 @@ class Answer(NamedTuple):
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Answered:
     """2xx with something to keep. Whether *refreshed* or *unchanged* shows against the token held."""
 
@@ -185,7 +195,8 @@ class Rejected:
 Outcome = Answered | NotSent | Busy | Unknown | Dead | Registration | Rejected
 
 
-class Commit(NamedTuple):
+@slotted
+class Commit:
     """Keep what an answer brought. With the generation claimed, it is the same access token as before."""
 
     claim: Claim

@@ -7,9 +7,9 @@ whether it came whole, and keeps no secret that was sent in what it says.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
+from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown, slotted
 from broker.providers import members, redaction
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
@@ -59,7 +59,8 @@ _MIN_HIDDEN = 8
 """A secret shorter than this hides a member only if it is the whole of it."""
 
 
-class _Reply(NamedTuple):
+@slotted
+class _Reply:
     """An answer half read: its members, if it had any, and what is needed to judge them."""
 
     status: int

@@ -14,8 +14,10 @@ from collections import Counter
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
+
+from broker.model import slotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,7 +47,8 @@ class Unreadable(Exception):
         self.code = code
 
 
-class Members(NamedTuple):
+@slotted
+class Members:
     """The members of an answer, and the names that stood there twice."""
 
     values: Mapping[str, object]

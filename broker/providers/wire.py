@@ -18,13 +18,13 @@ import zlib
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import aiohttp
 from yarl import URL
 
 from broker import __version__
-from broker.model import NotSent, Unknown
+from broker.model import NotSent, Unknown, slotted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -45,30 +45,26 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 
-class Request(NamedTuple):
+@slotted
+class Request:
     """What goes out. Everything but the method may hold secrets, so `repr` shows nothing else."""
 
     method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | None = None
-
-    def __repr__(self) -> str:
-        return f"Request(method={self.method!r})"
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
 
 
-class Reply(NamedTuple):
+@slotted
+class Reply:
     """What came back. `headers` are as they came: names in any case, some perhaps more than once."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     """None: it cannot be read, `fault` says why."""
     fault: str | None = None
     """Beside a body: why it may not be whole."""
-
-    def __repr__(self) -> str:
-        return f"Reply(status={self.status!r}, fault={self.fault!r})"
 
 
 FROZEN = 0.05

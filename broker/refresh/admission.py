@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -73,7 +73,7 @@ class Admission:
                 if unsure and seen is not None and (seen.provider, seen.granted_at) == (dialect.name, token.issued_at):
                     break
                 if seen is not None and seen.generation >= token.generation:  # a clock behind the one before
-                    token = token._replace(generation=seen.generation + 1)
+                    token = replace(token, generation=seen.generation + 1)
                     entry = await self._keep(token, refresh_token, dialect, followed=seen.generation)
                 if await self._register(token, refresh_token, dialect, seen):
                     break

@@ -46,7 +46,8 @@ def strict(outcome: Outcome) -> str:
     def plain(value: object) -> object:
         return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value
 
-    shown = outcome.answer._asdict() if isinstance(outcome, Answered) else dataclasses.asdict(outcome)
+    told = outcome.answer if isinstance(outcome, Answered) else outcome
+    shown = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
     text = json.dumps(shown, allow_nan=False, ensure_ascii=False, default=plain)
     text.encode()
     json.loads(text, parse_constant=pytest.fail)

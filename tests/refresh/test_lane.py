@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,7 +97,7 @@ async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, s
 )  # fmt: skip
 def test_what_is_late_is_urgent(due: int, expires: int | None, wanted: bool) -> None:
     """Half of what was left when it fell due is gone (claimed at 1000), or nothing valid is left."""
-    assert urgent(claim()._replace(due_at=due, claimed_at=1000, expires_at=expires)) == wanted
+    assert urgent(replace(claim(), due_at=due, claimed_at=1000, expires_at=expires)) == wanted
 
 
 async def test_no_more_is_asked_for_than_can_be_written_down(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def claim(**changes: Any) -> Claim:
         scope=None, issued_at=NOW - HOUR * 3 // 4, expires_at=NOW + HOUR // 4, granted_at=NOW - 10 * HOUR, failures=0,
         unknown_at=None, due_at=NOW, claimed_at=NOW, lease_ends=0.0,
     )  # fmt: skip
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 def answer(**changes: Any) -> Answer:
@@ -53,7 +54,7 @@ def answer(**changes: Any) -> Answer:
         access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR,
         refresh_in_ms=None, scope=None, extra={},
     )  # fmt: skip
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 def test_refreshed() -> None:

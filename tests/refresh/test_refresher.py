@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -48,5 +49,5 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
         asked = (nothing, {"acme": endpoint}, nothing, nothing, Metrics(), nothing)
         refresher = Refresher(*asked, request_timeout=TIMEOUT)
         ends = time.monotonic() + LEASE_MARGIN.total_seconds() + left
-        made = claim()._replace(provider="acme", refresh_token=Secret(token), lease_ends=ends)
+        made = replace(claim(), provider="acme", refresh_token=Secret(token), lease_ends=ends)
         return await refresher._ask(made, endpoint)

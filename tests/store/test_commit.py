@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.store.test_schedule import claimed, commit_of, imported, key, sets, store
@@ -18,7 +19,7 @@ async def test_a_commit_of_the_same_generation_is_written_once(store: Store, red
     """An answer without a new access token keeps the generation: only its attempt tells that it was heard."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    commit = commit_of(claim)._replace(token=None)
+    commit = replace(commit_of(claim), token=None)
     assert (await store.schedule.commit(commit, []))[0] == "committed"
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (again,) = await claimed(store)

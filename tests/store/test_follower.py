@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from broker.heart import Heart
@@ -44,7 +45,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
         group.create_task(follower.run(stopping))
         group.create_task(talk())
         await until(lambda: follower.connected)
-        cache.put(commit.token._replace(refresh_at=1))
+        cache.put(replace(commit.token, refresh_at=1))
         await redis.hincrby("broker:{0}:grant:g1", "generation", 7)  # committed, and the message was lost
         await until(lambda: (held := cache.get("g1")) and held.generation == lost)
         stopping.set()
