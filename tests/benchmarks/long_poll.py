@@ -27,10 +27,9 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from broker.store.embedded import find_server
 from tests.benchmarks.read_path import PYTHON, cpu_seconds, request_for
 from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
-from tests.conftest import free_port
+from tests.conftest import free_port, server_binary
 
 KEY = "tbk_benchmark-key-0123456789"
 PATH = "/v1/grants/g0/token"
@@ -159,7 +158,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         token_port, redis_port, port, other, bare_port = (free_port() for _ in range(5))
-        server = [find_server(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
+        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "0"))
         stack.enter_context(running(*server, stdout=-3, stderr=-3))
         wait_for_port(token_port)

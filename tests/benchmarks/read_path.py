@@ -22,9 +22,8 @@ from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
-from broker.store.embedded import find_server
 from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
-from tests.conftest import free_port
+from tests.conftest import free_port, server_binary
 
 CONNECTIONS = 64
 PYTHON = [sys.executable, "-m"]
@@ -89,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         ports = token_port, redis_port, port, bare_port = [free_port() for _ in range(4)]
-        server = [find_server(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
+        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "0"))
         stack.enter_context(running(*server, **quiet))

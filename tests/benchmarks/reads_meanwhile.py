@@ -23,10 +23,9 @@ from pathlib import Path
 
 import redis
 
-from broker.store.embedded import find_server
 from tests.benchmarks.read_path import PYTHON, request_for
 from tests.benchmarks.write_path import import_grants, refresh_all, running, settings, wait_for_port
-from tests.conftest import free_port
+from tests.conftest import free_port, server_binary
 
 CONNECTIONS, PAUSE = 40, 0.03
 HUNG = 500
@@ -85,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         token_port, hung_port, redis_port, port = (free_port() for _ in range(4))
-        server = [find_server(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
+        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "20"))
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(hung_port), "3600000"))

@@ -21,10 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.store.embedded import find_server
 from tests.benchmarks.many_grants import HOUR, command, scrape, send
 from tests.benchmarks.write_path import running, settings, wait_for_port
-from tests.conftest import free_port
+from tests.conftest import free_port, server_binary
 
 AGAIN = 20
 """Scrapes right after one that looked anew."""
@@ -85,7 +84,7 @@ def grants(many: int, now: int) -> Iterator[bytes]:
 def side(folder: Path, many: int) -> Iterator[Side]:
     """A Redis with *many* grants, and a broker on it."""
     port, redis_port = free_port(), free_port()
-    server = [find_server(), "--port", str(redis_port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
+    server = [server_binary(), "--port", str(redis_port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with running(*server, **quiet) as store:
         wait_for_port(redis_port)

@@ -29,8 +29,7 @@ from typing import Literal
 import redis
 
 from broker.secret import new_sealing_key
-from broker.store.embedded import find_server
-from tests.conftest import free_port
+from tests.conftest import free_port, server_binary
 
 IN_FLIGHT = 32
 DUE = "broker:{0}:due:bench"
@@ -137,7 +136,7 @@ class Run:
 def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[list[Run], list[Run]]:
     """The bare loop, and the broker, in turn."""
     token_port, redis_port, port = free_port(), free_port(), free_port()
-    server = [find_server(), "--port", str(redis_port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
+    server = [server_binary(), "--port", str(redis_port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     python = [sys.executable, "-m"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with (

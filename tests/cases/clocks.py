@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.store.embedded import find_server
 from tests.cases.process import missing
-from tests.conftest import RedisServer, free_port
+from tests.conftest import RedisServer, free_port, server_binary
 
 _PLACES = (
     "/usr/lib/*/faketime/libfaketimeMT.so.1",
@@ -63,7 +62,7 @@ def redis_at(clock: WallClock, folder: Path) -> Iterator[RedisServer]:
     """A server that goes by *clock*."""
     folder.mkdir()
     port = free_port()
-    server = os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()
+    server = server_binary()
     command = [
         server,
         "--port",

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.store.embedded import find_server
+from tests.conftest import server_binary
 from tests.deploy.deployment import image, skip_or_fail
 from tests.waiting import until
 
@@ -164,7 +164,7 @@ class Network:
     folder: Path
     hub: subprocess.Popen[bytes]
     nodes: dict[str, Node] = field(default_factory=dict)
-    server: Path = field(default_factory=lambda: Path(os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()))
+    server: Path = field(default_factory=lambda: Path(server_binary()))
     """What is behind the name valkey-server."""
 
     def node(self, name: str) -> Node:
