@@ -39,7 +39,7 @@ Tidings = Literal["reauthorization_required", "reauthorize_soon", "refresh_faili
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def slotted(cls: type[T]) -> type[T]:
-    """A dataclass that only the type checker knows to be frozen."""
+    """A dataclass that only the type checker knows to be frozen. Values can be compared, not hashed."""
     return dataclass(slots=True)(cls)
 
 

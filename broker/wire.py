@@ -16,22 +16,27 @@ if TYPE_CHECKING:
     from broker.model import Event, Token
 
 _GRACE_MS = 10_000
+_NO_DATACLASSES = orjson.OPT_PASSTHROUGH_DATACLASS
+"""orjson would write one out by itself, and whatever secret stands in it."""
 
 
 def json_text(value: dict[str, Any], default: Callable[[Any], Any] | None = None) -> str:
     """*value* as JSON, *default* of what JSON does not know: for what is written at every refresh.
 
     What orjson refuses (numbers of more than 64 bits, halves of surrogate pairs) is left to the standard library,
-    which takes eight times as long.
+    which takes eight times as long. NaN becomes null. Raises `TypeError` for anything else, a `Secret` above all.
     """
     try:
-        return orjson.dumps(value, default).decode()
+        return orjson.dumps(value, default, _NO_DATACLASSES).decode()
     except TypeError:
         return json.dumps(value, default=default)
 
 
 def json_value(data: bytes) -> Any:
-    """What *data* says, likewise; a number of more than 64 bits may come out rounded. Raises `ValueError`."""
+    """What *data* says, likewise; a number of more than 64 bits may come out rounded.
+
+    Raises `ValueError`, or `RecursionError` for what nests without end.
+    """
     try:
         return orjson.loads(data)
     except ValueError:

@@ -54,7 +54,7 @@ class Broker:
             text = await answer.text()
         try:
             body = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             raise errors.TryAgain(f"what answers at {self._where} is not token-broker (HTTP {answer.status})")

@@ -120,7 +120,7 @@ def _is_news(grant: Grant, data: bytes) -> bool:
     try:
         told = json.loads(data)
         return told.get("event") == "revoked" or grant.hears_of(int(told["generation"]))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return False
 
 

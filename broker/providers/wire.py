@@ -57,7 +57,7 @@ class Request:
 
 @slotted
 class Reply:
-    """What came back. `headers` are as they came: names in any case, some perhaps more than once."""
+    """What came back. `headers` are as they came: a name is found in any case, and may be there more than once."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -83,9 +83,9 @@ class _Flight:
 
     deadline: float
     sent: bool = False
-    response: aiohttp.ClientResponse | None = None
+    response: aiohttp.ClientResponse | None = field(default=None, repr=False)
     """Its status and header, once they came."""
-    body: bytearray = field(default_factory=bytearray)
+    body: bytearray = field(default_factory=bytearray, repr=False)
     oversized: bool = False
 
 

@@ -98,7 +98,7 @@ class Follower:
         try:
             told = json_value(data)
             store_id, generation = told["store"], int(told["generation"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # nobody of ours wrote that
             return
         if store_id != self._store.store_id:  # another store with our namespace on the same server
             return

@@ -44,10 +44,10 @@ class Width:
         return max(1, int(self._width) // (quick if self._answers_in < QUICK else slow))
 
     def answered(self, began: float, now: float) -> None:
-        """A request that *began* then was answered now, whatever the answer was."""
-        took = now - began
-        # Of those that wait for our own CPU, the first to be heard tells most of the server.
-        self._answers_in = min(took, self._answers_in + (took - self._answers_in) / 16)
+        """A request that *began* then was answered now, with something to keep."""
+        further = now - began - self._answers_in
+        # Of answers that wait for our own CPU, the first to be heard tells most of the server.
+        self._answers_in += further / (16 if further > 0 else 4)
 
     def succeeded(self, began: float) -> None:
         """A request that *began* then was answered."""

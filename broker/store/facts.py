@@ -194,6 +194,6 @@ async def _overheard(primary: Primary, namespace: str, ours: str | None, seconds
 def _store_of(message: bytes) -> str | None:
     try:
         store = json.loads(message)["store"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None  # noqa: PLR2004

@@ -6,9 +6,14 @@ import base64
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from broker.model import Token
+from broker.providers.members import Members
+from broker.providers.wire import Reply, Request
+from broker.secret import Secret
 from broker.wire import json_text, json_value
 
 TEXT = st.text(st.characters(codec=None))
@@ -36,6 +41,22 @@ def test_whatever_was_written_can_be_read(value: dict[str, Any]) -> None:
     """No message is lost for an odd member in it, whichever of the two wrote it."""
     theirs = json.dumps(value).encode()
     assert json_value(json_text(value).encode()) == json_value(theirs) == json.loads(theirs)
+
+
+HOLD_SECRETS = (
+    Secret("secret"),
+    Token("g", "p", 1, Secret("secret"), "Bearer", None, 1, 2, 2),
+    Request("POST", "https://as.test/?refresh_token=secret", {}),
+    Reply(200, {}, None),
+    Members({"refresh_token": "secret"}),
+)
+
+
+@pytest.mark.parametrize("holds_one", HOLD_SECRETS, ids=lambda value: type(value).__name__)
+def test_what_holds_secrets_is_not_written(holds_one: object) -> None:
+    """Neither writer takes a secret, or one of our own values with what may stand in it."""
+    with pytest.raises(TypeError):
+        json_text({"told": holds_one})
 
 
 def test_sealed_fields_in_odd_company() -> None:

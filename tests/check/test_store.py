@@ -23,6 +23,7 @@ from broker.store.facts import look
 from tests.cases.process import missing
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
+from tests.nonsense import NONSENSE
 from tests.waiting import meanwhile, until
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -260,7 +261,9 @@ async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path)
     async with client(redis) as asked:
 
         async def publish() -> None:
-            for message in (json.dumps({"store": ours}), json.dumps({"store": other}), "no JSON", "[]", '{"store": 5}'):
+            no_store = [odd for odd in NONSENSE if b'"store": "' not in odd]
+            told = [json.dumps({"store": store}).encode() for store in (ours, other)]
+            for message in (*no_store, *told, b"no JSON"):
                 await asked.publish("broker:tokens:g1", message)
 
         async with meanwhile(publish, 0.02):

@@ -258,6 +258,24 @@ async def test_no_broker(home: Home) -> None:
     assert "is not token-broker" in done.err
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"no JSON", b"[" * 100_000, b'{"a":' * 100_000], ids=range(6))
+async def test_what_answers_is_no_broker(home: Home, body: bytes) -> None:
+    """Whatever else listens at that address, it is said in one line."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as other:
+        port = other.sockets[0].getsockname()[1]
+        done = await home("status", "--url", f"http://127.0.0.1:{port}")
+    (line,) = lines(done.err)
+    assert (done.code, done.out) == (75, "")
+    assert "is not token-broker" in line
+
+
 async def test_ctrl_c(home: Home) -> None:
     """Ctrl-C ends what waits, at once, without a traceback, with 130: login, --paste, status --watch, import -."""
     await home.run()

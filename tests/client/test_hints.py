@@ -14,6 +14,7 @@ from broker.client import Broker
 from broker.sandbox import Sandbox
 from broker.testing import FakeBroker
 from tests.conftest import RedisServer, StartBroker, start_redis
+from tests.nonsense import NONSENSE
 from tests.proxy import RedisProxy
 from tests.steps import assert_sound, make_due
 from tests.waiting import until
@@ -126,6 +127,22 @@ async def test_nobody_listens_for_what_is_not_used(
         monkeypatch.setattr("broker.client.hints.IDLE", 600)
         await grant.token()
         await until(lambda: client.following.has(grant))
+
+
+async def test_nonsense_ends_nothing(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
+    """Whatever anybody publishes there, the client hears what comes next."""
+    server, redis = listener
+    async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
+        grant = client.grant("g1")
+        await grant.token()
+        await until(lambda: client.following.has(grant))
+        for odd in NONSENSE:
+            await redis.publish("broker:tokens:g1", odd)
+        rotated = fake.grants["g1"].rotate()
+        told = {"event": "refreshed", "generation": fake.grants["g1"].generation}
+        await redis.publish("broker:tokens:g1", json.dumps(told))
+        await until(lambda: (held := grant.at_hand()) and held.value == rotated)
+        assert client.following.has(grant)
 
 
 async def test_with_a_real_broker(

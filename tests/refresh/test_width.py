@@ -56,17 +56,26 @@ def test_portions(took: float, portion: int) -> None:
     assert width.portion == portion
 
 
-def test_one_slow_answer_is_no_slow_server() -> None:
-    """Where answers wait for our own CPU the first says what the server took; one that slows down shows soon."""
+def test_what_waits_for_us_is_no_slow_server() -> None:
+    """Of a burst that a quick server answers at once, the last wait for our own CPU: the first say what it took."""
     width = Width(WIDEST)
     for _ in range(20):
-        answered(width, 1, QUICK / 5)
-        answered(width, 10, QUICK * 1.5)
+        for nth in range(15):
+            answered(width, 1, QUICK * (0.2 + nth / 10))
     assert width.portion == WIDEST // 2
-    answered(width, 30, 0.05)
+
+
+def test_a_server_that_slows_down_shows_soon() -> None:
+    """A few answers tell, and one quick answer among slow ones tells nothing."""
+    width = Width(WIDEST)
+    answered(width, 60, QUICK / 5)
+    assert width.portion == WIDEST // 2
+    answered(width, 5, 0.05)
     assert width.portion == WIDEST // 3
-    answered(width, 1, QUICK / 5)
-    assert width.portion == WIDEST // 2
+    for _ in range(20):
+        answered(width, 9, 0.02)
+        answered(width, 1, QUICK / 5)
+        assert width.portion == WIDEST // 3
 
 
 @pytest.mark.parametrize("widest", [1, 2, 3])

@@ -38,8 +38,10 @@ def test_a_forked_process_draws_its_own() -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, b"".join(nonce(sealer.seal("text", "g")) for _ in range(200)))
-        os._exit(0)
+        try:
+            os.write(writing, b"".join(nonce(sealer.seal("text", "g")) for _ in range(200)))
+        finally:
+            os._exit(0)
     ours = {nonce(sealer.seal("text", "g")) for _ in range(200)}
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:

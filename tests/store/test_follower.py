@@ -7,16 +7,18 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from broker.heart import Heart
 from broker.metrics import Metrics
 from broker.read import Cache, Follower
+from tests.nonsense import NONSENSE
 from tests.store.test_schedule import claimed, commit_of, imported, key, store
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pytest
     from redis.asyncio import Redis
 
     from broker.store import Store
@@ -75,3 +77,23 @@ async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatc
         await until(lambda: len(silences) > 20)
         stopping.set()
     assert max(silences) < 1
+
+
+@pytest.mark.parametrize("odd", NONSENSE, ids=range(len(NONSENSE)))
+async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, odd: bytes) -> None:
+    """Whatever anybody publishes under our name: the follower goes on, and hears what comes next."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    commit = commit_of(claim)
+    assert commit.token is not None
+    cache = Cache(10, warm=lambda _: True)
+    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker", ailing=lambda _: None)
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stopping))
+        await until(lambda: follower.connected)
+        await redis.publish("broker:tokens:g1", odd.replace(b"%s", store.store_id.encode()))
+        told = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
+        await store.schedule.commit(commit, [json.dumps(told)])
+        await until(lambda: "g1" in cache)
+        stopping.set()
