@@ -156,8 +156,9 @@ async def fail_over(world: World, _callers: Callers) -> None:
 
     async def while_cut() -> None:
         await asyncio.sleep(world.rng.uniform(0.4, 1))
+        # What was to fall due next may have been the last of many refreshed together: then it takes a whole life.
         with contextlib.suppress(AssertionError):
-            await until(store.unheard, 5)
+            await until(store.unheard, world.plan.life + 2)
         await world.in_flight()
 
     await world.refreshing()  # all held off since the last one, and then refreshed together: nothing would be lost

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.faults.reading import Callers
 from tests.faults.table import Fault
-from tests.faults.world import FAILOVER, FOR_NOTHING, World
+from tests.faults.world import FOR_NOTHING, World
 
 HTTP_BUSY = 429
 _RETRY_AFTER = 2.0
@@ -133,7 +133,7 @@ def _judge(row: Row, here: World, callers: Callers, unheard: set[str]) -> None:
         row.problems.append(f"{row.reuse} times reused: {', '.join(sorted(refused - excused))}")
     if twice := _redeemed_twice(here):
         row.problems.append(f"redeemed again after an answer was heard: {', '.join(twice)}")
-    if FOR_NOTHING in here.notes and FAILOVER not in here.notes:
+    if FOR_NOTHING in here.notes:
         row.problems.append(FOR_NOTHING)
     for read in callers.withheld[:5]:
         row.problems.append(
