@@ -19,6 +19,8 @@ from tests.topologies.servers import (
     cut_replication,
     generations,
     in_step,
+    leads,
+    mend_replication,
     settled_in,
 )
 from tests.waiting import until
@@ -95,14 +97,22 @@ class FailingOver:
         self._primary: Server = topology.primary if isinstance(topology, Sentinels) else topology.owner
         self._replica = topology.replica
 
-    async def fail_over(self, while_cut: Callable[[], Awaitable[Any]]) -> int:
+    async def fail_over(self, while_cut: Callable[[], Awaitable[Any]]) -> int | None:
         """The primary goes on acknowledging while *while_cut* lasts, then dies; the replica has heard nothing of that.
 
-        Returns once the old one follows the new one: of how many grants a commit was lost.
+        Returns once the old one follows the new one: of how many grants a commit was lost. None: the primary was given
+        up before, and what was lost with that nobody counted. It is, whenever its disk stalls for a second.
         """
+        if not await leads(self._primary.port):
+            await self._given_up()
+            return None
         await cut_replication(self._primary)
         await while_cut()
         lost = await self.unheard()
+        if await leads(self._replica.port):
+            await mend_replication(self._primary)
+            await self._given_up()
+            return None
         self._primary.kill()
         await settled_in(self._replica.port)
         old, self._primary = self._primary, self._replica
@@ -112,11 +122,20 @@ class FailingOver:
         else:
             self._replica = self._topology.fleet.start(*old.options, port=old.port)
         await until(self._replica.answers, 60)
+        await self._at_rest()
+        return lost
+
+    async def _given_up(self) -> None:
+        """The other one leads, by nobody's hand: the old one lives and comes to follow it."""
+        await settled_in(self._replica.port)
+        self._primary, self._replica = self._replica, self._primary
+        await self._at_rest()
+
+    async def _at_rest(self) -> None:
         await in_step(self._replica)
         if isinstance(self._topology, Sentinels):
             for sentinel in self._topology.sentinels:
                 await until(lambda: self._sees_both(sentinel), 60, 0.1)  # noqa: B023 - awaited at once
-        return lost
 
     async def unheard(self) -> int:
         """Of how many grants the primary has another generation than its replica."""

@@ -143,6 +143,11 @@ async def in_step(replica: Server) -> None:
     await until(looked, 60)
 
 
+async def mend_replication(primary: Server) -> None:
+    """Replicas may follow *primary* again."""
+    await primary.ask("ACL", "SETUSER", "default", "+psync", "+sync")
+
+
 async def cut_replication(primary: Server) -> None:
     """From now on the replicas hear nothing of what *primary* acknowledges; everybody else still talks to it."""
     await primary.ask("ACL", "SETUSER", "default", "-psync", "-sync")
@@ -270,13 +275,14 @@ async def generations(server: Server) -> dict[str, int]:
     return {_text(key).rpartition(":grant:")[2]: int(held or 0) for key, held in zip(keys, said, strict=True)}
 
 
+async def leads(port: int) -> bool:
+    """Whether the server on *port* is a primary."""
+    with contextlib.suppress(exceptions.RedisError, OSError):
+        async with client(port) as redis:
+            return bool((await redis.info("replication"))["role"] == "master")
+    return False
+
+
 async def settled_in(port: int) -> None:
     """Wait until the server on *port* is a primary."""
-
-    async def leads() -> bool:
-        with contextlib.suppress(exceptions.RedisError, OSError):
-            async with client(port) as redis:
-                return bool((await redis.info("replication"))["role"] == "master")
-        return False
-
-    await until(leads, 60, 0.1)
+    await until(lambda: leads(port), 60, 0.1)
