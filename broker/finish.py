@@ -17,7 +17,7 @@ _begun: set[asyncio.Future[Any]] = set()
 
 def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Begin *work* that nobody is to cancel: `finishing` waits for it where nobody else does any more."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = asyncio.create_task(work)
     _begun.add(task)
     task.add_done_callback(_begun.discard)
     return task

@@ -3,7 +3,7 @@
 Pure: no I/O, no clock. Points in time are epoch milliseconds (`…_at`); durations are milliseconds (`…_ms`).
 
 Nobody changes any of it. What is made anew for every token request is `slotted`: the type checker sees to that, where
-Python's own frozen dataclass would take thrice as long to make.
+Python's own frozen dataclass would take more than twice as long to make.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ KEY_PREFIX = "tbk_"
 _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
 _NONCES_AT_ONCE = 256
-"""Nonces drawn together: a system call for each costs more than all the rest of sealing."""
+"""Nonces drawn together, by one system call."""
 
 
 class Secret:

@@ -24,7 +24,7 @@ def json_text(value: dict[str, Any], default: Callable[[Any], Any] | None = None
     """*value* as JSON, *default* of what JSON does not know: for what is written at every refresh.
 
     What orjson refuses (numbers of more than 64 bits, halves of surrogate pairs) is left to the standard library,
-    which takes eight times as long. NaN becomes null. Raises `TypeError` for anything else, a `Secret` above all.
+    which is slower. NaN becomes null. Raises `TypeError` for anything else, a `Secret` above all.
     """
     try:
         return orjson.dumps(value, default, _NO_DATACLASSES).decode()

@@ -130,7 +130,7 @@ def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str =
 
 
 def _plain(text: str) -> str:
-    return text and text.replace("\t", " ").encode("utf-8", "replace").decode()
+    return text.replace("\t", " ").encode("utf-8", "replace").decode()
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from broker.store.embedded import running_server
 from broker.store.primary import Primary
 from broker.store.resealing import CANARY
 from broker.store.scripts import Keys
+from broker.wire import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +194,7 @@ async def _overheard(primary: Primary, namespace: str, ours: str | None, seconds
 
 def _store_of(message: bytes) -> str | None:
     try:
-        store = json.loads(message)["store"]
+        store = json_value(message)["store"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None  # noqa: PLR2004

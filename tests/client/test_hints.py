@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from broker.client import Broker
+from broker.client import Broker, Grant
 from broker.sandbox import Sandbox
 from broker.testing import FakeBroker
 from tests.conftest import RedisServer, StartBroker, start_redis
@@ -37,6 +38,16 @@ async def listener(own_redis: RedisServer) -> AsyncIterator[tuple[RedisServer, R
 
 def as_consumer(port: int) -> str:
     return f"redis://video-wall:secret@127.0.0.1:{port}/0"
+
+
+@contextlib.asynccontextmanager
+async def following(server: RedisServer) -> AsyncIterator[tuple[Broker, Grant]]:
+    """A client that has a token of g1, and hears of the next."""
+    async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
+        grant = client.grant("g1")
+        await grant.token()
+        await until(lambda: client.following.has(grant))
+        yield client, grant
 
 
 def polls(fake: FakeBroker) -> int:
@@ -89,10 +100,7 @@ async def test_what_was_missed_is_read(fake: FakeBroker, listener: tuple[RedisSe
 async def test_a_hint_while_the_broker_is_away(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
     """A hint that cannot be followed yet is not forgotten."""
     server, redis = listener
-    async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
-        grant = client.grant("g1")
-        await grant.token()
-        await until(lambda: client.following.has(grant))
+    async with following(server) as (_, grant):
         fake.down()
         rotated = fake.grants["g1"].rotate()
         await redis.publish("broker:tokens:g1", json.dumps({"generation": fake.grants["g1"].generation}))
@@ -132,10 +140,7 @@ async def test_nobody_listens_for_what_is_not_used(
 async def test_nonsense_ends_nothing(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
     """Whatever anybody publishes there, the client hears what comes next."""
     server, redis = listener
-    async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
-        grant = client.grant("g1")
-        await grant.token()
-        await until(lambda: client.following.has(grant))
+    async with following(server) as (client, grant):
         for odd in NONSENSE:
             await redis.publish("broker:tokens:g1", odd)
         rotated = fake.grants["g1"].rotate()

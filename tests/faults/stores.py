@@ -110,7 +110,6 @@ class FailingOver:
         await while_cut()
         lost = await self.unheard()
         if await leads(self._replica.port):
-            await mend_replication(self._primary)
             await self._given_up()
             return None
         self._primary.kill()
@@ -126,7 +125,8 @@ class FailingOver:
         return lost
 
     async def _given_up(self) -> None:
-        """The other one leads, by nobody's hand: the old one lives and comes to follow it."""
+        """The other one leads, by nobody's hand: the old one lives and comes to follow it, and may lead again."""
+        await mend_replication(self._primary)
         await settled_in(self._replica.port)
         self._primary, self._replica = self._replica, self._primary
         await self._at_rest()
