@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from broker import settings_source
 from broker.cli.broker_http import run
 from broker.cli.main import app, out
 from broker.cli.options import Config, Json, config_path, load
 from broker.errors import CorrectSettings
+from broker.settings import file as settings_file
 
 
 @app.command()
@@ -33,7 +33,7 @@ def check(
     except CorrectSettings as error:
         findings = [wrong(sentence) for sentence in error.findings]
     else:
-        findings = list(checking.offline(settings, settings_source.origins(config_path(config))))
+        findings = list(checking.offline(settings, settings_file.origins(config_path(config))))
         if online:
             findings += run(checking.online(settings))
     code = checking.exit_code(findings, strict=strict)

@@ -88,13 +88,14 @@ def demo(
 
 
 async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None:
-    from broker import logs, service, settings_source
+    from broker import logs, service
     from broker.sandbox import Sandbox
+    from broker.settings import file as settings_file
 
     async with Sandbox(access_lifetime=lifetime) as sandbox:
         path = directory / "broker.toml"
         path.write_text(_settings(directory, sandbox), "utf-8")
-        settings = settings_source.load(path)
+        settings = settings_file.load(path)
         with (directory / "broker.log").open("w", encoding="utf-8") as file:
             logs.set_up(settings.log, file)
             signals = service.Signals()

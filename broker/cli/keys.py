@@ -14,7 +14,7 @@ from broker.cli.main import EXIT_FAILURE, app, err, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import key_digest, new_caller_key, new_sealing_key
 from broker.settings import Caller
-from broker.settings_values import Name
+from broker.settings.values import Name
 
 keys = typer.Typer(help="Sealing keys.", no_args_is_help=True)
 callers = typer.Typer(help="Callers: services and persons that ask the broker.", no_args_is_help=True)

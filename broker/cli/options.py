@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from broker import settings_source
 from broker.errors import CorrectSettings
 from broker.settings import Settings
+from broker.settings import file as settings_file
 
 
 def _reachable(url: str | None) -> str | None:
@@ -67,4 +67,4 @@ def load(config: Path | None) -> Settings:
             "no settings: neither ./broker.toml nor /etc/token-broker/broker.toml is there; make one with "
             "`token-broker init > broker.toml`, name one with --config, or look around with `token-broker demo`"
         )
-    return settings_source.load(path)
+    return settings_file.load(path)

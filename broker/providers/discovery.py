@@ -14,7 +14,7 @@ from broker.errors import BrokerError, CorrectSettings, ProviderUnavailable
 from broker.providers import members
 from broker.providers.dialects import Metadata
 from broker.providers.wire import Reply, Request
-from broker.settings_values import LOOPBACK
+from broker.settings.values import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

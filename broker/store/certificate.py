@@ -13,7 +13,7 @@ from broker.store.connections import CALL_TIMEOUT
 from broker.store.replies import certificate_error
 
 if TYPE_CHECKING:
-    from broker.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisPlace
     from broker.store.locate import Address
 
 _NAME_MISMATCH = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from broker.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisPlace
 
 Argument = str | bytes | int | float
 """What a command is made of."""

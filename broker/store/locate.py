@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from broker.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisPlace
 
 Address = tuple[str, int]
 SLOT = key_slot(b"{0}")

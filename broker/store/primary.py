@@ -17,7 +17,7 @@ import structlog
 from redis import exceptions
 
 from broker.errors import StoreUnavailable
-from broker.redis_url import parse_redis_url
+from broker.settings.redis_url import parse_redis_url
 from broker.store.certificate import certificate_words
 from broker.store.connections import CALL_TIMEOUT, PAUSE, Argument, Gate, Pool, connection_options, tls_context
 from broker.store.locate import Locator, bounds_lag, is_replica, lag_ms

@@ -17,10 +17,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker import settings_source
 from broker.data_dir import sealing_keys
 from broker.secret import Sealer, new_sealing_key
 from broker.settings import Settings
+from broker.settings import file as settings_file
 from broker.store import open_store
 from tests.cases.fas import Fas
 from tests.conftest import free_port
@@ -101,7 +101,7 @@ class Process:
 
     async def keeps(self, fas: Fas) -> None:
         """Nothing was reused at *fas*, and what is stored is what lives there."""
-        settings = await asyncio.to_thread(settings_source.load, self.folder / "broker.toml")
+        settings = await asyncio.to_thread(settings_file.load, self.folder / "broker.toml")
         await until(lambda: stored_is_live(settings, fas))
         assert fas.reuse == 0
         self.secrets |= fas.secrets()

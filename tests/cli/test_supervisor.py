@@ -14,7 +14,7 @@ from pathlib import Path
 
 from broker.secret import new_sealing_key
 from broker.service import stop_limit
-from broker.settings_source import load
+from broker.settings.file import load
 from tests.cli.conftest import Home
 from tests.conftest import RedisServer, free_port
 from tests.waiting import until

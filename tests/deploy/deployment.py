@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from broker import settings_source
 from broker.settings import Settings
+from broker.settings import file as settings_file
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -51,7 +51,7 @@ def deployed_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """deploy/broker.toml as the broker reads it."""
     for name in [name for name in os.environ if name.startswith("TOKEN_BROKER_")]:
         monkeypatch.delenv(name)
-    return settings_source.load(DEPLOY / "broker.toml")
+    return settings_file.load(DEPLOY / "broker.toml")
 
 
 def image(folder: Path) -> dict[str, Path]:

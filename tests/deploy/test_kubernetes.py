@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from broker.secret import parse_sealing_keys
 from broker.service import stop_limit
 from broker.settings import Settings
-from broker.settings_source import load
+from broker.settings.file import load
 from tests.deploy.composed import Stack, follow, head
 from tests.deploy.containers import Container
 from tests.deploy.deployment import DEPLOY, ROOT, instructions, skip_or_fail

@@ -16,7 +16,7 @@ import pytest
 
 from broker.sandbox import Sandbox
 from broker.service import stop_limit
-from broker.settings_source import load
+from broker.settings.file import load
 from tests.conftest import free_port
 from tests.deploy.conftest import Deployed
 from tests.deploy.deployment import DEPLOY, skip_or_fail

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from broker import settings_source
 from broker.data_dir import sealing_keys
 from broker.sandbox import Authority, Sandbox
 from broker.secret import Sealer
+from broker.settings import file as settings_file
 from broker.store import open_store
 from tests.cases.clocks import WallClock
 from tests.conftest import provider_settings
@@ -241,7 +241,7 @@ class World:
 
     async def alive(self) -> set[str]:
         """Grants whose stored refresh token is the server's live one."""
-        settings = await asyncio.to_thread(settings_source.load, self.replicas[0].process.folder / "broker.toml")
+        settings = await asyncio.to_thread(settings_file.load, self.replicas[0].process.folder / "broker.toml")
         alive = set()
         async with open_store(settings.redis, Sealer(sealing_keys(settings)), data_dir=settings.data_dir) as store:
             for grant in self.family:

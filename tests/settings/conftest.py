@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import settings_source
 from broker.errors import CorrectSettings
 from broker.settings import Settings
+from broker.settings import file as settings_file
 
 REDIS = '[redis]\nurl = "embedded:"\n'
 ACME = '[providers.acme]\nkind = "oauth2"\nclient_id = "x"\ntoken_endpoint = "https://acme.test/token"\n'
@@ -36,7 +36,7 @@ def wrong(file: Path) -> Wrong:
     def find(text: str | bytes = REDIS) -> tuple[str, ...]:
         file.write_bytes(text.encode() if isinstance(text, str) else text)
         with pytest.raises(CorrectSettings) as caught:
-            settings_source.load(file)
+            settings_file.load(file)
         for finding in caught.value.findings:
             assert finding.startswith((str(file), "environment: TOKEN_BROKER_")), finding
             assert "\n" not in finding
@@ -52,6 +52,6 @@ def loaded(file: Path) -> Callable[..., Settings]:
 
     def load(text: str = REDIS) -> Settings:
         file.write_text(text)
-        return settings_source.load(file)
+        return settings_file.load(file)
 
     return load

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from broker.cli.keys import init
 from broker.settings import Caller, Provider, Settings
-from broker.settings_source import load
+from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
 
 VALUES: list[Any] = [

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import settings_source
 from broker.errors import CorrectSettings
 from broker.settings import Settings
+from broker.settings import file as settings_file
 from tests.settings.conftest import ACME, REDIS, Wrong
 
 Loaded = Callable[..., Settings]
@@ -21,7 +21,7 @@ Loaded = Callable[..., Settings]
 def test_windows_file(file: Path) -> None:
     """A byte order mark and CRLF, as Windows editors write them, are read like anything else."""
     file.write_bytes(b"\xef\xbb\xbf" + ("# Grüße\n" + REDIS + ACME).replace("\n", "\r\n").encode())
-    assert settings_source.load(file).providers["acme"].kind == "oauth2"
+    assert settings_file.load(file).providers["acme"].kind == "oauth2"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_broken_file_keeps_its_secrets(wrong: Wrong) -> None:
 def test_no_file(tmp_path: Path, name: str, why: str) -> None:
     """A file that is not there, or none, is said with the two ways out."""
     with pytest.raises(CorrectSettings) as caught:
-        settings_source.load(tmp_path / name)
+        settings_file.load(tmp_path / name)
     (finding,) = caught.value.findings
     assert finding == (
         f"{tmp_path / name}: cannot be read by uid {os.getuid()} ({why}): name another with --config, or make one with "
@@ -67,15 +67,16 @@ def test_no_file(tmp_path: Path, name: str, why: str) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from broker import data_dir, settings_source
+from broker import data_dir
+from broker.settings import file as settings_file
 from broker.api import Callers
 from broker.errors import CorrectSettings
 directory = Path(sys.argv[1])
-settings = settings_source.load(directory / "good.toml")
+settings = settings_file.load(directory / "good.toml")
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 for work in (
-    lambda: settings_source.load(directory / "closed.toml"),
+    lambda: settings_file.load(directory / "closed.toml"),
     lambda: data_dir.prepare(directory / "closed"),
     lambda: data_dir.prepare(directory / "closed" / "below"),
     lambda: data_dir.sealing_keys(settings),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.settings_source import load
+from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
 
 CASES = {

@@ -11,7 +11,7 @@ import pytest
 from redis import exceptions
 from redis.asyncio import Redis
 
-from broker.redis_url import parse_redis_url
+from broker.settings.redis_url import parse_redis_url
 from broker.store import connections
 from broker.store.connections import Gate, Pool, connection_options
 from tests.conftest import RedisServer

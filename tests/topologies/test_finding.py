@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from broker.errors import StoreUnavailable
-from broker.redis_url import parse_redis_url
+from broker.settings.redis_url import parse_redis_url
 from broker.store.embedded import embedded_server
 from broker.store.locate import SLOT, cluster_nodes, cluster_vote, elect, sentinel_vote
 from broker.store.primary import Primary

@@ -1,7 +1,7 @@
 """The settings: one TOML file, the environment over it, secrets from files.
 
-Owns their schema, defaults and cross-checks, and nothing of what they are used for. `settings_values` has the kinds
-of values, `settings_environment` reads the environment, `settings_source` the file, and words the errors. Every check
+Owns their schema, defaults and cross-checks, and nothing of what they are used for. `values` has the kinds
+of values, `environment` reads the environment, `file` the file, and words the errors. Every check
 belongs to one key, so that one reading finds all that is wrong.
 """
 
@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from broker.errors import CorrectSettings
 from broker.model import Tidings
-from broker.settings_environment import Environment
-from broker.settings_values import (
+from broker.settings.environment import Environment
+from broker.settings.values import (
     LOOPBACK,
     Duration,
     Grace,
@@ -335,7 +335,7 @@ class Log(Section):
 
 
 class Settings(Section, BaseSettings):
-    """Everything a broker is told. Read it with `settings_source.load`."""
+    """Everything a broker is told. Read it with `broker.settings.file.load`."""
 
     model_config = SettingsConfigDict(case_sensitive=True)
 
@@ -370,7 +370,7 @@ class Settings(Section, BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
         env_settings: Any, dotenv_settings: Any, file_secret_settings: Any,  # noqa: ARG003 - theirs, we have our own
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
-        """What is given, over the environment, over the file; `settings_source.load` gives the latter two."""
+        """What is given, over the environment, over the file; `broker.settings.file.load` gives the latter two."""
         given = dict(init_settings())
         environment = given.pop("_environment", None)
         if environment is None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from broker.errors import CorrectSettings
-from broker.settings import Settings
-from broker.settings_environment import Environment, model_of, table_of
+from broker.settings.environment import Environment, model_of, table_of
+from broker.settings.schema import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from broker.settings_environment import Keys
+    from broker.settings.environment import Keys
 
 _KEY = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
 _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from broker.model import GRANT_ID
-from broker.redis_url import parse_redis_url
+from broker.settings.redis_url import parse_redis_url
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -1,0 +1,8 @@
+"""The settings: one TOML file, the environment over it, secrets from files.
+
+Owns their schema, how values are spelled, and errors that name the place and the remedy. Knows nothing of the daemon.
+"""
+
+from broker.settings.schema import LEASE_MARGIN, Caller, Http, Log, Notify, Provider, Redis, Section, Settings
+
+__all__ = ["LEASE_MARGIN", "Caller", "Http", "Log", "Notify", "Provider", "Redis", "Section", "Settings"]
