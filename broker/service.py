@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker import logs
 from broker.api import Answers, Api, Callers, Health, Hosts
 from broker.api.connections import Connections
 from broker.api.listeners import SHUTDOWN, listening
 from broker.api.scrape import Scrape
-from broker.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.errors import CorrectSettings, StoreUnavailable
-from broker.finish import finishing
-from broker.heart import Heart
-from broker.metrics import Metrics
 from broker.notify import Limits, open_desk
+from broker.process import logs
+from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
+from broker.process.heartbeat import Heart
+from broker.process.metrics import Metrics
+from broker.process.systemd import Supervisor
+from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
 from broker.refresh.admission import Admission
@@ -44,7 +45,6 @@ from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
-from broker.supervisor import Supervisor
 from broker.traffic import Traffic
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import structlog
 from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
-from broker import logs
+from broker.process import logs
 from broker.sandbox import Authority, Sandbox
 from broker.service import Signals, serve
 from broker.settings import Log, Settings

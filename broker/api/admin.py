@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
-from broker.finish import finish
+from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 

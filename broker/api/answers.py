@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import HttpVersion11, web
 from aiohttp.http import SERVER_SOFTWARE
 
-from broker.wire import token_answer, usable_ms
+from broker.token_answer import token_answer, usable_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from broker.api.hosts import Hosts
     from broker.api.ops import Health
     from broker.api.scrape import Scrape
-    from broker.metrics import Metrics
     from broker.notify import Desk
+    from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Reader
     from broker.refresh.login import Login

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from broker import logs
+from broker.process import logs
 
 if TYPE_CHECKING:
     from broker.api.callers import Caller

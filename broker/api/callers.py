@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import hdrs
 from multidict import istr
 
-from broker.data_dir import secret_file, write_private
 from broker.errors import AskForPermission, CorrectSettings, PresentKey
+from broker.process.data_dir import secret_file, write_private
 from broker.secret import key_digest, new_caller_key
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import structlog
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from broker.metrics import Metrics
+    from broker.process.metrics import Metrics
     from broker.settings import Http
 
 log = structlog.get_logger()

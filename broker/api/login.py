@@ -16,7 +16,7 @@ from aiohttp import web
 from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
-from broker.finish import finish
+from broker.process.tasks import finish
 from broker.refresh.login import AlreadyUsed, read_query
 from broker.store.flows import LIFE_S
 

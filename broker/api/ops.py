@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from broker.api.connections import Connections
-    from broker.heart import Heart
+    from broker.process.heartbeat import Heart
     from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from broker.api.app import API
 from broker.errors import StoreUnavailable
-from broker.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
+from broker.process.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from broker.api import audit
 from broker.api.admin import admin_of
 from broker.api.app import API, json_answer, optional_json_body
-from broker.data_dir import sealing_keys
 from broker.errors import AskForPermission, CorrectRequest, ResolveConflict
+from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
 from broker.store.grants import FOREIGN_CURSOR
 

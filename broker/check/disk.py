@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker import data_dir as private
 from broker.api import Callers
 from broker.errors import CorrectSettings
 from broker.notify.command import runnable
 from broker.notify.webhook import webhook_secret
+from broker.process import data_dir as private
 from broker.store.embedded import find_server
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from broker import data_dir as private
 from broker.check import disk
 from broker.check.files import of_data_dir, of_disk, of_secret
 from broker.check.finding import Finding, wrong
@@ -14,6 +13,7 @@ from broker.check.providers import of_provider
 from broker.check.settings import of_settings
 from broker.check.store import of_store
 from broker.errors import CorrectSettings
+from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
 from broker.providers.facts import look as look_at_provider
 from broker.secret import Sealer

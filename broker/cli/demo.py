@@ -88,7 +88,8 @@ def demo(
 
 
 async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None:
-    from broker import logs, service
+    from broker import service
+    from broker.process import logs
     from broker.sandbox import Sandbox
     from broker.settings import file as settings_file
 

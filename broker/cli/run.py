@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @app.command("run")
 def run_broker(config: Config = None) -> None:
     """Run the broker until SIGTERM or Ctrl-C. SIGHUP rereads callers and log level."""
-    from broker import logs, service
+    from broker import service
+    from broker.process import logs
 
     settings = load(config)
     logs.set_up(settings.log)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import structlog
 import typer
 
-from broker import errors, logs
+from broker import errors
 from broker.cli.broker_http import broker_at, error_of, run
 from broker.cli.formats import FileForm, formatted
 from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, app, err, exit_code
@@ -22,7 +22,8 @@ from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink_file import CannotWrite, TokenFile
 from broker.cli.sink_hook import Action, Hook
 from broker.cli.sink_settings import Sink, from_file, from_options
-from broker.finish import unless
+from broker.process import logs
+from broker.process.tasks import unless
 from broker.settings import Log
 
 if TYPE_CHECKING:

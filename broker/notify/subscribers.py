@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
 from broker.notify.way import NotTold
-from broker.wire import message
+from broker.token_answer import message
 
 if TYPE_CHECKING:
     from broker.notify.notice import Notice

@@ -10,14 +10,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
-from broker.finish import unless
 from broker.notify.policy import FAILING_AFTER, THRESHOLDS, Limits, Told, Wrong, ending, grant_condition
+from broker.process.tasks import unless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.heart import Heart
     from broker.notify.teller import Teller
+    from broker.process.heartbeat import Heart
     from broker.store import Store
 
 _SWEEP = "sweep"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from broker import __version__
-from broker.data_dir import secret_file
 from broker.errors import CorrectSettings
 from broker.notify.way import NotTold
+from broker.process.data_dir import secret_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

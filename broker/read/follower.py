@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import StoreUnavailable
-from broker.finish import unless
-from broker.wire import json_value
+from broker.process.tasks import unless
+from broker.token_answer import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from broker.heart import Heart
-    from broker.metrics import Metrics
+    from broker.process.heartbeat import Heart
+    from broker.process.metrics import Metrics
     from broker.read.cache import Cache
     from broker.store import Store
 

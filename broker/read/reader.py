@@ -17,13 +17,13 @@ from broker.errors import (
     TryAgain,
     WaitBeforeRefresh,
 )
-from broker.wire import usable_ms
+from broker.token_answer import usable_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.metrics import Metrics
     from broker.model import Grant, Token
+    from broker.process.metrics import Metrics
     from broker.read.cache import Cache
     from broker.store import Store
 

@@ -14,7 +14,7 @@ from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token
 from broker.refresh import policy
 from broker.secret import Secret
-from broker.wire import token_message
+from broker.token_answer import token_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import structlog
 
 from broker.errors import NoSuchGrant, ResolveConflict
 from broker.providers import revoke
-from broker.wire import message
+from broker.token_answer import message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

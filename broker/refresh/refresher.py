@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from broker import logs
 from broker.model import Commit, Park, Postpone
+from broker.process import logs
 from broker.providers import revoke
 from broker.refresh import policy
 from broker.settings import LEASE_MARGIN
@@ -22,8 +22,8 @@ from broker.settings import LEASE_MARGIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker.metrics import Metrics
     from broker.model import Claim, Outcome, Step, Token
+    from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.refresh.settler import Kept, Settler
     from broker.refresh.tally import Tally

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import NotOurStore, StoreUnavailable
-from broker.finish import begin, finish
 from broker.model import Commit, Park, Postpone
+from broker.process.tasks import begin, finish
 from broker.refresh.width import Width
 from broker.store import MOST_TOGETHER
-from broker.wire import message
+from broker.token_answer import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker.heart import Heart
     from broker.model import Claim
+    from broker.process.heartbeat import Heart
     from broker.refresh.journal import Journal
     from broker.refresh.refresher import Refresher
     from broker.refresh.replay import Replay

@@ -16,7 +16,7 @@ import structlog
 from broker.errors import StoreUnavailable
 from broker.model import Commit, Park, Postpone
 from broker.store import commit_fields
-from broker.wire import message, token_message
+from broker.token_answer import message, token_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from broker.errors import StoreUnavailable
 from broker.store.history import MINUTE_MS, MINUTES
 
 if TYPE_CHECKING:
-    from broker.heart import Heart
+    from broker.process.heartbeat import Heart
     from broker.store import Store
 
 TELL_EVERY = 3.0

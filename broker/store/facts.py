@@ -18,7 +18,7 @@ from broker.store.embedded import running_server
 from broker.store.primary import Primary
 from broker.store.resealing import CANARY
 from broker.store.scripts import Keys
-from broker.wire import json_value
+from broker.token_answer import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,8 @@ from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.grants import TOKEN_FIELDS
 from broker.store.schedule import commit_fields
-from broker.wire import json_text
-from broker.wire import message as notice
+from broker.token_answer import json_text
+from broker.token_answer import message as notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

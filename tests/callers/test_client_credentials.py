@@ -21,7 +21,7 @@ from broker.api.client_credentials import basic_pairs
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret
-from broker.wire import token_answer
+from broker.token_answer import token_answer
 from tests.callers.conftest import KEY
 from tests.conftest import RunningBroker
 

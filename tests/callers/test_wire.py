@@ -14,7 +14,7 @@ from broker.model import Token
 from broker.providers.members import Members
 from broker.providers.wire import Reply, Request
 from broker.secret import Secret
-from broker.wire import json_text, json_value
+from broker.token_answer import json_text, json_value
 
 TEXT = st.text(st.characters(codec=None))
 

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.data_dir import sealing_keys
+from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer, new_sealing_key
 from broker.settings import Settings
 from broker.settings import file as settings_file

@@ -264,7 +264,7 @@ async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) ->
 _REWRITING = """
 import os, random, signal, sys, time
 from pathlib import Path
-from broker.data_dir import write_private
+from broker.process.data_dir import write_private
 path, texts = Path(sys.argv[1]), ("long " * 5000, "short")
 write_private(path, texts[0])
 for _ in range(100):

@@ -21,7 +21,7 @@ from tests.waiting import until
 
 HUNG_LANE = """
 import asyncio
-import broker.heart, broker.refresh.scheduler as scheduler, broker.service as service
+import broker.process.heartbeat, broker.refresh.scheduler as scheduler, broker.service as service
 from broker.cli import main
 
 step, steps = scheduler.Lane.step, []
@@ -29,7 +29,7 @@ async def hanging(self, refreshes):
     steps.append(self)
     await (step(self, refreshes) if len(steps) < 4 else asyncio.Event().wait())
 scheduler.Lane.step = hanging
-service.Heart = lambda name: broker.heart.Heart(name, 2.5 if name.startswith("lane") else 60)
+service.Heart = lambda name: broker.process.heartbeat.Heart(name, 2.5 if name.startswith("lane") else 60)
 main(["run"])
 """
 

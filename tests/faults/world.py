@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from broker.data_dir import sealing_keys
+from broker.process.data_dir import sealing_keys
 from broker.sandbox import Authority, Sandbox
 from broker.secret import Sealer
 from broker.settings import file as settings_file

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.log_events import EVENTS, page
+from broker.process.log_events import EVENTS, page
 from tests.house.test_house import README, ROOT
 
 METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
@@ -55,7 +55,7 @@ def test_every_event_is_in_the_register() -> None:
         for name, level in logged(tree):
             found[name].add(level)
     assert found, "the search finds nothing"
-    assert {name: set(event.levels) for name, event in EVENTS.items()} == found, "see broker/log_events.py"
+    assert {name: set(event.levels) for name, event in EVENTS.items()} == found, "see broker/process/log_events.py"
 
 
 def test_no_logger_hides_from_the_search() -> None:
@@ -83,5 +83,5 @@ def test_words(name: str) -> None:
 
 
 def test_the_readme_shows_them() -> None:
-    """The page between the README's markers is the register's: `python -m broker.log_events` prints it."""
+    """The page between the README's markers is the register's: `python -m broker.process.log_events` prints it."""
     assert README.partition("<!-- events -->\n")[2].partition("\n<!-- /events -->")[0] == page()

@@ -10,7 +10,7 @@ from typing import TextIO
 import pytest
 import structlog
 
-from broker import logs
+from broker.process import logs
 from broker.secret import Secret
 from broker.settings import Log
 

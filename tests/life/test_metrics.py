@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.metrics import OUTCOMES, READS, ParkedFigures, render_grants
+from broker.process.metrics import OUTCOMES, READS, ParkedFigures, render_grants
 from tests.cases.process import missing
 from tests.steps import log_in, make_due, next_generation, state_of
 from tests.waiting import until

@@ -13,7 +13,7 @@ import pytest
 from broker.cli.formats import formatted
 from broker.model import Token
 from broker.secret import Secret, key_digest
-from broker.wire import token_answer
+from broker.token_answer import token_answer
 from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due, next_generation, subscribed
 from tests.waiting import until
 

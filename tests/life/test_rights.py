@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from broker import logs
+from broker.process import logs
 from broker.sandbox import Sandbox
 from broker.secret import key_digest
 from broker.settings import Log

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 import typer
 
-from broker import logs
 from broker.cli.run import run_loop
-from broker.finish import unless
+from broker.process import logs
+from broker.process.tasks import unless
 from broker.read import Follower
 from broker.refresh.scheduler import Lane
 from broker.sandbox import walk_to_redirect
@@ -143,7 +143,7 @@ async def test_a_stop_finishes_logins_and_logouts(
 
 async def test_work_that_loses_its_cancellation_is_left_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that swallows what was to end it does not keep the process from ending."""
-    monkeypatch.setattr("broker.finish._AGAIN", 0.05)
+    monkeypatch.setattr("broker.process.tasks._AGAIN", 0.05)
     stopping, lost = asyncio.Event(), 0
 
     async def work() -> None:

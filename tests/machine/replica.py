@@ -15,9 +15,9 @@ from typing import Any, cast
 from unittest import mock
 
 from broker.errors import StoreUnavailable
-from broker.heart import Heart
-from broker.metrics import Metrics
 from broker.model import Answered
+from broker.process.heartbeat import Heart
+from broker.process.metrics import Metrics
 from broker.providers import Endpoint, answer
 from broker.read import Cache
 from broker.refresh.admission import Admission

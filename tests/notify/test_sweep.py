@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import AsyncMock
 
 from broker.errors import StoreUnavailable
-from broker.heart import Heart
 from broker.notify import sweep
+from broker.process.heartbeat import Heart
 
 if TYPE_CHECKING:
     import pytest

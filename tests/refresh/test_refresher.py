@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from broker.metrics import Metrics
 from broker.model import Answered, NotSent
+from broker.process.metrics import Metrics
 from broker.providers import Endpoint, open_http
 from broker.refresh.refresher import Refresher
 from broker.secret import Secret

@@ -67,7 +67,7 @@ def test_no_file(tmp_path: Path, name: str, why: str) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from broker import data_dir
+from broker.process import data_dir
 from broker.settings import file as settings_file
 from broker.api import Callers
 from broker.errors import CorrectSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.api import Callers
-from broker.data_dir import prepare, redis_password, sealing_keys, write_private
 from broker.errors import CorrectSettings, PresentKey
+from broker.process.data_dir import prepare, redis_password, sealing_keys, write_private
 from broker.secret import key_digest, new_sealing_key
 from broker.settings import Settings
 from tests.settings.conftest import REDIS

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.heart import Heart
-from broker.metrics import Metrics
+from broker.process.heartbeat import Heart
+from broker.process.metrics import Metrics
 from broker.read import Cache, Follower
 from tests.nonsense import NONSENSE
 from tests.store.test_schedule import claimed, commit_of, imported, key, store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from broker.heart import Heart
+from broker.process.heartbeat import Heart
 from broker.refresh.tally import Tally
 from broker.store.history import MINUTE_MS, MINUTES
 from tests.steps import authority_of, make_due, next_generation
