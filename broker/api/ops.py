@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from broker.api.connections import Connections
+    from broker.journal.journal import Journal
     from broker.process.heartbeat import Heart
-    from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
 
 _LOOK_TIMEOUT = 1.0

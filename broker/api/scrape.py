@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from broker.api.connections import Connections
+    from broker.journal.journal import Journal
     from broker.read import Cache
-    from broker.refresh.journal import Journal
     from broker.store import ProviderState, Store
     from broker.store.soonest import Soon
 

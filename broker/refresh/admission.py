@@ -19,9 +19,9 @@ from broker.token_answer import token_message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.journal.journal import Entry, Journal
     from broker.model import Answer
     from broker.providers import Dialect
-    from broker.refresh.journal import Entry, Journal
     from broker.store import Held, Store
 
 log = structlog.get_logger()

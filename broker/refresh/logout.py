@@ -16,9 +16,9 @@ from broker.token_answer import message
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from broker.journal.journal import Journal
     from broker.model import Grant
     from broker.providers import Endpoint
-    from broker.refresh.journal import Journal
     from broker.store import Store
 
 log = structlog.get_logger()

@@ -23,11 +23,11 @@ from broker.token_answer import message
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from broker.journal.journal import Journal
+    from broker.journal.replay import Replay
     from broker.model import Claim
     from broker.process.heartbeat import Heart
-    from broker.refresh.journal import Journal
     from broker.refresh.refresher import Refresher
-    from broker.refresh.replay import Replay
     from broker.store import Claimed, Store
     from broker.traffic import Traffic
 

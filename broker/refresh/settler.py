@@ -21,8 +21,8 @@ from broker.token_answer import message, token_message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from broker.journal.journal import Entry, Journal
     from broker.model import Event, Step
-    from broker.refresh.journal import Entry, Journal
     from broker.store import Settled, Store
     from broker.store.connections import Argument
 

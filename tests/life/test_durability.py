@@ -270,7 +270,7 @@ async def test_a_disk_that_does_not_answer(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered reaches callers and Redis all the same; what lives waits for it, what expired does not."""
-    monkeypatch.setattr("broker.refresh.journal.DISK_LIMIT", 0.3)
+    monkeypatch.setattr("broker.journal.journal.DISK_LIMIT", 0.3)
     disk = Disk(monkeypatch)
     async with start_broker(refresh=QUICK) as broker:
         for name in ("g1", "g2", "g3"):

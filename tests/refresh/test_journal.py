@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.errors import CorrectSettings
-from broker.refresh.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
+from broker.journal.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: 
 _WRITER = """
 import asyncio, sys
 from pathlib import Path
-from broker.refresh.journal import Journal
+from broker.journal.journal import Journal
 from broker.secret import Sealer, parse_sealing_keys
 async def main():
     journal = await Journal.open(Path(sys.argv[1]), Sealer(parse_sealing_keys(sys.stdin.readline())), lambda: 1)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.refresh import journal as journal_module
-from broker.refresh.journal import KEEP_UNPROVED_MS, Journal
+from broker.journal import journal as journal_module
+from broker.journal.journal import KEEP_UNPROVED_MS, Journal
 from tests.disk import Disk
 from tests.refresh.test_journal import Now, heir_of, texts
 from tests.waiting import until
@@ -216,7 +216,7 @@ def test_a_process_ends_while_its_disk_does_not_answer(tmp_path: Path) -> None:
     program = """
 import asyncio, os, sys, threading
 from pathlib import Path
-from broker.refresh import journal
+from broker.journal import journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 journal.DISK_LIMIT = 0.2
 async def main():

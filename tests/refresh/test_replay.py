@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.refresh import replay as replay_module
-from broker.refresh.journal import Journal
-from broker.refresh.replay import Replay
+from broker.journal import replay as replay_module
+from broker.journal.journal import Journal
+from broker.journal.replay import Replay
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import open_store

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import CorrectSettings
-from broker.refresh.disk import Disk
+from broker.journal.disk import Disk
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:

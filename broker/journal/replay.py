@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from broker.refresh.journal import Entry, Journal
+    from broker.journal.journal import Entry, Journal
     from broker.store import Store
 
 log = structlog.get_logger()
