@@ -26,6 +26,9 @@ from broker.api.scrape import Scrape
 from broker.errors import CorrectSettings, StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
+from broker.login.login import Login
+from broker.login.logout import Logout
+from broker.login.recorder import Admission
 from broker.notify import Limits, open_desk
 from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
@@ -35,9 +38,6 @@ from broker.process.systemd import Supervisor
 from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
-from broker.refresh.admission import Admission
-from broker.refresh.login import Login
-from broker.refresh.logout import Logout
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.refresh.settler import SETTLE_LIMIT, Settler

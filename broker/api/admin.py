@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.login.logout import LoggedOut
     from broker.model import Grant, State
     from broker.providers import Endpoint
-    from broker.refresh.logout import LoggedOut
     from broker.store import ProviderState, Registered
     from broker.store.history import Minute
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from broker import errors
 from broker.api import session
 from broker.api.answers import Ready
+from broker.login.login import LoginRefused
 from broker.model import GRANT_ID
-from broker.refresh.login import LoginRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from broker.api.hosts import Hosts
     from broker.api.ops import Health
     from broker.api.scrape import Scrape
+    from broker.login.login import Login
+    from broker.login.logout import Logout
     from broker.notify import Desk
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Reader
-    from broker.refresh.login import Login
-    from broker.refresh.logout import Logout
     from broker.settings import Settings
     from broker.store import Store
     from broker.traffic import Traffic

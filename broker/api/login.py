@@ -16,15 +16,15 @@ from aiohttp import web
 from broker.api import audit, shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
+from broker.login.login import AlreadyUsed, read_query
 from broker.process.tasks import finish
-from broker.refresh.login import AlreadyUsed, read_query
 from broker.store.flows import LIFE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from broker.api.callers import Caller
-    from broker.refresh.admission import LoggedIn
+    from broker.login.recorder import LoggedIn
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -98,8 +98,8 @@ async def test_a_bug_is_a_page(broker: RunningBroker, monkeypatch: pytest.Monkey
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("broker.refresh.login.Login.open", broken)
-    monkeypatch.setattr("broker.refresh.login.Login.callback", broken)
+    monkeypatch.setattr("broker.login.login.Login.open", broken)
+    monkeypatch.setattr("broker.login.login.Login.callback", broken)
     for path in ("/login/x", "/callback?code=x&state=x"):
         page = await _page(broker, path, 500)
         assert "its log says more" in page

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import CorrectRequest
-from broker.refresh.login import read_redirect
+from broker.login.login import read_redirect
 from broker.sandbox import BrowserError, Sandbox, walk_login, walk_to_redirect
 from tests.conftest import RunningBroker, StartBroker
 from tests.life.test_login import browser, exchanges, opened, start

@@ -17,13 +17,13 @@ from unittest import mock
 from broker.errors import StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
+from broker.login.logout import Logout
+from broker.login.recorder import Admission
 from broker.model import Answered
 from broker.process.heartbeat import Heart
 from broker.process.metrics import Metrics
 from broker.providers import Endpoint, answer
 from broker.read import Cache
-from broker.refresh.admission import Admission
-from broker.refresh.logout import Logout
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane
 from broker.refresh.settler import Settler

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.refresh import admission, settler
+from broker.refresh import settler
 from tests.conftest import start_redis
 from tests.machine.replica import OWNER, owned
 from tests.machine.server import KINDS
@@ -228,7 +228,7 @@ def ground() -> Iterator[None]:
         runner.get_loop().set_task_factory(cast("Any", owned))
         Machine.runner = runner
         patch.setattr(settler, "_PAUSES", (0.002,))
-        patch.setattr(admission, "_PAUSE", 0.002)
+        patch.setattr(login_recorder, "_PAUSE", 0.002)
         OWNER.set("")
         yield
     Machine.server.stop()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.journal.journal import Journal
+from broker.login.recorder import Admission
 from broker.model import Answer
 from broker.providers import Dialect
-from broker.refresh.admission import Admission
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Provider
 from broker.settings import Redis as RedisSettings

@@ -30,8 +30,8 @@ from broker.store import Flow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from broker.login.recorder import Admission, LoggedIn
     from broker.providers import Endpoint
-    from broker.refresh.admission import Admission, LoggedIn
     from broker.store import Store
 
 log = structlog.get_logger()
