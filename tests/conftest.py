@@ -35,7 +35,7 @@ from broker.process import logs
 from broker.sandbox import Authority, Sandbox
 from broker.service import Signals, serve
 from broker.settings import Log, Settings
-from broker.store.embedded import find_server
+from broker.store.redis.embedded import find_server
 from tests.waiting import until
 
 

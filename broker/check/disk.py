@@ -15,7 +15,7 @@ from broker.errors import CorrectSettings
 from broker.notify.command import runnable
 from broker.notify.webhook import webhook_secret
 from broker.process import data_dir as private
-from broker.store.embedded import find_server
+from broker.store.redis.embedded import find_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker.journal.journal import Entry, Journal
     from broker.model import Event, Step
     from broker.store import Settled, Store
-    from broker.store.connections import Argument
+    from broker.store.redis.connections import Argument
 
 log = structlog.get_logger()
 _PAUSES = (0.1, 0.3, 1.0, 2.0)

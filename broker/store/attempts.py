@@ -22,7 +22,7 @@ from broker.model import Commit, Park, Postpone
 if TYPE_CHECKING:
     from broker.model import Grant, Step
     from broker.store.clock import Clock
-    from broker.store.primary import Primary
+    from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 KEPT = 10

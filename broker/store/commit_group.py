@@ -11,8 +11,8 @@ from broker.store import scripts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 MOST_TOGETHER = 256
 """Commits in one trip: some 500 KiB, and a few ms of the server's time."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import StoreUnavailable
 from broker.secret import CannotOpen, Sealer
-from broker.store.embedded import running_server
-from broker.store.primary import Primary
+from broker.store.redis.embedded import running_server
+from broker.store.redis.primary import Primary
 from broker.store.resealing import CANARY
 from broker.store.scripts import Keys
 from broker.token_answer import json_value
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from broker.settings import Redis
-    from broker.store.connections import Argument
+    from broker.store.redis.connections import Argument
 
 _KEY, _CHANNEL, _CHANNELS = "{key}", "{channel}", "{channels}"
 NEEDED: Sequence[tuple[str, ...]] = (

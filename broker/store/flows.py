@@ -10,7 +10,7 @@ from broker.secret import CannotOpen, Sealer
 from broker.store import scripts
 
 if TYPE_CHECKING:
-    from broker.store.primary import Primary
+    from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 LIFE_S = 600

@@ -18,8 +18,8 @@ from broker.store import scripts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")

@@ -14,8 +14,8 @@ from broker.store import scripts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 MINUTES = 60
 """How far back it goes."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.clock import Clock
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from broker.errors import CorrectSettings, NotOurStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock
-from broker.store.embedded import embedded_server
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
 from broker.store.notices import Notices
-from broker.store.primary import Primary
+from broker.store.redis.embedded import embedded_server
+from broker.store.redis.primary import Primary
 from broker.store.registry import Registry
 from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule

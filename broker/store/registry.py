@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from broker.model import Commit, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
-    from broker.store.connections import Argument
     from broker.store.grants import Grants
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 _TRIES = 8
 

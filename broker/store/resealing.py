@@ -19,8 +19,8 @@ from broker.store.grants import FOREIGN_CURSOR
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 SEALED_FIELDS = ("refresh_token", "access_token", "extra")
 """Of a grant's hash."""

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from broker.model import State
     from broker.store.clock import Clock
-    from broker.store.connections import Argument
     from broker.store.grants import Grants
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
 
 HALF_CLOSE_AFTER = 3
 """Failures in a row, across the grants of one provider, after which its lane sends one request at a time."""

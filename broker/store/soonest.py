@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.model import State
-    from broker.store.connections import Argument
-    from broker.store.primary import Primary
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 _LEAST = 16

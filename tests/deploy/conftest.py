@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from broker.store.embedded import find_server
+from broker.store.redis.embedded import find_server
 from tests.conftest import free_port
 from tests.deploy.composed import Stack, stack_of
 from tests.deploy.deployment import DEPLOY, USERS

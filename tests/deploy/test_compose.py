@@ -14,7 +14,7 @@ import pytest
 
 from broker.secret import new_sealing_key
 from broker.service import stop_limit
-from broker.store.embedded import find_server
+from broker.store.redis.embedded import find_server
 from tests.deploy.composed import config, mount
 from tests.deploy.deployment import DEPLOY, ROOT, compose, deployed_settings, instructions, seconds
 

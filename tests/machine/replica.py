@@ -31,7 +31,7 @@ from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
-from broker.store.primary import Primary
+from broker.store.redis.primary import Primary
 from broker.traffic import Traffic
 from tests.machine.server import Link, Request, Server
 from tests.waiting import until

@@ -12,8 +12,8 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from broker.settings.redis_url import parse_redis_url
-from broker.store import connections
-from broker.store.connections import Gate, Pool, connection_options
+from broker.store.redis import connections
+from broker.store.redis.connections import Gate, Pool, connection_options
 from tests.conftest import RedisServer
 
 WAIT = ("BLPOP", "nothing-is-pushed-here", 5)

@@ -16,8 +16,8 @@ from typing import Any
 from redis import exceptions
 from redis.asyncio import Redis
 
-from broker.store.embedded import find_server
-from broker.store.locate import SLOT
+from broker.store.redis.embedded import find_server
+from broker.store.redis.locate import SLOT
 from tests.conftest import free_port
 from tests.waiting import until
 

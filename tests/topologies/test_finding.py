@@ -11,9 +11,9 @@ import pytest
 
 from broker.errors import StoreUnavailable
 from broker.settings.redis_url import parse_redis_url
-from broker.store.embedded import embedded_server
-from broker.store.locate import SLOT, cluster_nodes, cluster_vote, elect, sentinel_vote
-from broker.store.primary import Primary
+from broker.store.redis.embedded import embedded_server
+from broker.store.redis.locate import SLOT, cluster_nodes, cluster_vote, elect, sentinel_vote
+from broker.store.redis.primary import Primary
 from tests.conftest import free_port
 from tests.topologies.servers import Cluster, Fleet, Server
 from tests.waiting import until

@@ -15,9 +15,9 @@ from redis import exceptions
 from redis.crc import key_slot
 
 from broker.errors import StoreUnavailable
-from broker.store.certificate import certificate_words
-from broker.store.connections import CALL_TIMEOUT, connection_options
-from broker.store.replies import describe
+from broker.store.redis.certificate import certificate_words
+from broker.store.redis.connections import CALL_TIMEOUT, connection_options
+from broker.store.redis.replies import describe
 
 if TYPE_CHECKING:
     import ssl

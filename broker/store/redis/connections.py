@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from broker.errors import StoreUnavailable
-from broker.store.replies import POOL_EMPTY, describe
+from broker.store.redis.replies import POOL_EMPTY, describe
 
 if TYPE_CHECKING:
     import ssl

@@ -18,16 +18,16 @@ from redis import exceptions
 
 from broker.errors import StoreUnavailable
 from broker.settings.redis_url import parse_redis_url
-from broker.store.certificate import certificate_words
-from broker.store.connections import CALL_TIMEOUT, PAUSE, Argument, Gate, Pool, connection_options, tls_context
-from broker.store.locate import Locator, bounds_lag, is_replica, lag_ms
-from broker.store.replies import describe, elsewhere, foreign, not_ours, unreached
+from broker.store.redis.certificate import certificate_words
+from broker.store.redis.connections import CALL_TIMEOUT, PAUSE, Argument, Gate, Pool, connection_options, tls_context
+from broker.store.redis.locate import Locator, bounds_lag, is_replica, lag_ms
+from broker.store.redis.replies import describe, elsewhere, foreign, not_ours, unreached
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from broker.store.locate import Address
+    from broker.store.redis.locate import Address
     from broker.store.scripts import Script
 
 log = structlog.get_logger()

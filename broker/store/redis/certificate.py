@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from broker.store.connections import CALL_TIMEOUT
-from broker.store.replies import certificate_error
+from broker.store.redis.connections import CALL_TIMEOUT
+from broker.store.redis.replies import certificate_error
 
 if TYPE_CHECKING:
     from broker.settings.redis_url import RedisPlace
-    from broker.store.locate import Address
+    from broker.store.redis.locate import Address
 
 _NAME_MISMATCH = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _ANNOUNCED = {
