@@ -22,7 +22,7 @@ import structlog
 from broker.api import Answers, Api, Callers, Health, Hosts
 from broker.api.connections import Connections
 from broker.api.listeners import SHUTDOWN, listening
-from broker.api.scrape import Scrape
+from broker.api.routes.metrics import Scrape
 from broker.errors import CorrectSettings, StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay

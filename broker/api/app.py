@@ -11,19 +11,19 @@ from aiohttp import web
 
 from broker import errors
 from broker.api import session
-from broker.api.answers import Ready
+from broker.api.cached_responses import Ready
 from broker.login.login import LoginRefused
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from broker.api.answers import Answers
+    from broker.api.cached_responses import Answers
     from broker.api.callers import Caller, Callers
     from broker.api.connections import Connections
     from broker.api.hosts import Hosts
-    from broker.api.ops import Health
-    from broker.api.scrape import Scrape
+    from broker.api.routes.health import Health
+    from broker.api.routes.metrics import Scrape
     from broker.login.login import Login
     from broker.login.logout import Logout
     from broker.notify import Desk
@@ -238,38 +238,37 @@ async def optional_json_body(request: web.Request, *members: str) -> dict[str, A
 
 def applications(api: Api) -> tuple[web.Application, web.Application]:
     """The whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    from broker.api import (
-        admin,
+    from broker.api.routes import (
         attempts,
         authorization,
         client_credentials,
+        grants,
+        health,
         imports,
         login,
+        metrics,
         openapi,
-        ops,
-        scrape,
-        sealing,
+        reseal,
         status_page,
         tokens,
     )
 
     whole = web.Application(middlewares=[_checking_host(api.hosts), _answering_errors], client_max_size=BODY_LIMIT)
-    faces = (
+    for routes in (
         tokens,
         authorization,
         client_credentials,
-        admin,
+        grants,
         attempts,
         imports,
         login,
-        ops,
-        scrape,
-        sealing,
+        health,
+        metrics,
+        reseal,
         status_page,
         openapi,
-    )
-    for face in faces:
-        face.add_routes(whole.router)
+    ):
+        routes.add_routes(whole.router)
     public = web.Application(middlewares=[_answering_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)
     whole[API] = public[API] = api

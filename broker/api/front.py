@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from broker.api import client_credentials
 from broker.api.app import BODY_LIMIT, answer_to, ending, misdirected
-from broker.api.authorization import authorize
-from broker.api.tokens import get_token
+from broker.api.routes import client_credentials
+from broker.api.routes.authorization import authorize
+from broker.api.routes.tokens import get_token
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What a fake broker answers: the read of a token and the report of a 401, as `broker.api.tokens` does."""
+"""What a fake broker answers: the read of a token and the report of a 401, as `broker.api.routes.tokens` does."""
 
 from __future__ import annotations
 

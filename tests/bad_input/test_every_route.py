@@ -166,7 +166,7 @@ async def test_a_bug_in_a_streamed_answer(broker: RunningBroker, monkeypatch: py
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("broker.api.imports._import", broken)
+    monkeypatch.setattr("broker.api.routes.imports._import", broken)
     head = f"POST /v1/import HTTP/1.1\r\nHost: localhost\r\nX-Broker-Key: {broker.admin_key}\r\n"
     got = await raw(broker, f"{head}Content-Length: 3\r\n\r\n{{}}\n".encode())
     assert got.count(b"HTTP/1.1") == 1

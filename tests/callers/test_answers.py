@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.api.answers import Content, Kind, Ready
+from broker.api.cached_responses import Content, Kind, Ready
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret

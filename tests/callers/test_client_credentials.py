@@ -16,8 +16,8 @@ from oauthlib.oauth2 import BackendApplicationClient
 from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
-from broker.api.answers import standard_answer
-from broker.api.client_credentials import basic_pairs
+from broker.api.cached_responses import standard_answer
+from broker.api.routes.client_credentials import basic_pairs
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret

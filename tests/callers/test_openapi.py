@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from broker.api import openapi
-from broker.api.operations import OPERATIONS
+from broker.api.routes import openapi
+from broker.api.routes.operations import OPERATIONS
 from broker.sandbox import Sandbox, walk_to_redirect
 from tests.conftest import RunningBroker
 from tests.steps import log_in

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.api.admin import described
-from broker.api.attempts import past_of
+from broker.api.routes.attempts import past_of
+from broker.api.routes.grants import described
 from broker.cli import explaining
 from broker.cli.explaining import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
 from broker.cli.times import clock, moment, span

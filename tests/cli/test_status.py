@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from broker.api.admin import described
+from broker.api.routes.grants import described
 from broker.cli import operate
 from broker.cli.operate import fitted, screen
 from broker.model import Grant, State, Token

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from broker.login import recorder as login_recorder
 from broker.refresh import settler
 from tests.conftest import start_redis
 from tests.machine.replica import OWNER, owned

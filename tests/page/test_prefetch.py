@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
-from broker.api import login
+from broker.api.routes import login
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, free_port
 from tests.waiting import until

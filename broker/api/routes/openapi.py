@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from broker import __version__
-from broker.api import shapes
-from broker.api.operations import (
+from broker.api.routes import shapes
+from broker.api.routes.operations import (
     ANY,
     ERRORS,
     ERRORS_HEADER,

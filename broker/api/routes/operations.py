@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
-from broker.api import shapes
-from broker.api.client_credentials import PATH as OAUTH2_TOKEN
+from broker.api.routes import shapes
+from broker.api.routes.client_credentials import PATH as OAUTH2_TOKEN
 from broker.model import GRANT_ID, State
 
 if TYPE_CHECKING:

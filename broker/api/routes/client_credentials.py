@@ -17,8 +17,8 @@ from aiohttp import hdrs
 
 from broker import errors
 from broker.api import audit
-from broker.api.answers import SCOPE
 from broker.api.app import API, json_answer, status_of
+from broker.api.cached_responses import SCOPE
 from broker.api.callers import BROKER_KEY, scheme_of
 from broker.model import GRANT_ID
 from broker.read.reader import DEFAULT_WAIT
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_post(PATH, _grant_token)
 
 

@@ -10,12 +10,12 @@ from broker.errors import NoSuchGrant
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from broker.api import shapes
+    from broker.api.routes import shapes
     from broker.store.attempts import Past
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/v1/grants/{id}/attempts", list_attempts)
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api import audit, session, shapes
+from broker.api import audit, session
 from broker.api.app import API, json_answer, json_body, session_of
 from broker.errors import AskForPermission, CorrectRequest
 from broker.secret import key_digest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from broker.api.routes import shapes
 
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 HEADERS = {
@@ -54,7 +56,7 @@ _FILES = _read()  # at import: never while the loop runs
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/", _serving("index.html"))
     for name in _FILES:
         if name != "index.html":

@@ -10,8 +10,8 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from broker.api import audit
-from broker.api.answers import applied, token_headers
 from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
+from broker.api.cached_responses import applied, token_headers
 from broker.errors import AskForPermission, CorrectRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
 
@@ -31,7 +31,7 @@ _ETAG = re.compile(r'^\s*(?:W/)?"([0-9]{1,64})"\s*$')
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/v1/grants/{id}/token", _get_token)
     router.add_post("/v1/grants/{id}/refresh", refresh)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.api import audit
 from broker.api.app import API, grant_id_of
-from broker.api.tokens import preferred_wait
+from broker.api.routes.tokens import preferred_wait
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     for path in ("/v1/grants/{id}/authorization", "/v1/grants/{id}/authorization/{suffix:.*}"):
         router.add_route("*", path, _authorize)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.api import audit
-from broker.api.admin import admin_of
 from broker.api.app import API, json_answer, optional_json_body
+from broker.api.routes.grants import admin_of
 from broker.errors import AskForPermission, CorrectRequest, ResolveConflict
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
@@ -49,7 +49,7 @@ class _Walk:
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_post("/v1/sealing/reseal", reseal)
 
 

@@ -32,7 +32,7 @@ _SINGLE_GRANTS = 3.0
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/metrics", metrics)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from broker.api import audit, shapes
+from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
+from broker.api.routes import shapes
 from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
 from broker.login.login import AlreadyUsed, read_query
 from broker.process.tasks import finish
@@ -49,7 +50,7 @@ _HEADERS = {
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_post("/v1/grants/{id}/login", start_login)
     router.add_get("/v1/grants/{id}/login/{ticket:(?!complete$)[^/]+}", login_status)
     router.add_post("/v1/grants/{id}/login/complete", complete_login)

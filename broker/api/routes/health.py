@@ -9,8 +9,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from broker.api import shapes
 from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.api.routes import shapes
 from broker.errors import BrokerError, NoSuchGrant, NotOurStore, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LOOK_TIMEOUT = 1.0
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/healthz", healthz)
     router.add_get("/readyz", readyz)
     router.add_get("/readyz/{id}", readyz_grant)

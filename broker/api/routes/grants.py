@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any, Literal
 
-from broker.api import audit, shapes
+from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
+from broker.api.routes import shapes
 from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
 from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
@@ -31,7 +32,7 @@ _PAGE_MAX = 1000
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_get("/v1/grants", list_grants)
     router.add_get("/v1/grants/{id}", describe_grant)
     router.add_put("/v1/grants/{id}", put_grant)

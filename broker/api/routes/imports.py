@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api.admin import admin_of, audit_import, imported
 from broker.api.app import API, BODY_LIMIT, UNREADABLE
+from broker.api.routes.grants import admin_of, audit_import, imported
 from broker.errors import BrokerError, CorrectRequest, ResolveConflict
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.api import shapes
     from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.api.routes import shapes
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face."""
+    """Add the routes of this module."""
     router.add_post("/v1/import", import_grants)
 
 
