@@ -38,10 +38,10 @@ from broker.process.systemd import Supervisor
 from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
+from broker.refresh.history import Tally
+from broker.refresh.recorder import SETTLE_LIMIT, Settler
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
-from broker.refresh.settler import SETTLE_LIMIT, Settler
-from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store

@@ -5,6 +5,6 @@ is decided by pure ones. Changes nothing, sends no secret but the password to Re
 """
 
 from broker.check.finding import Finding, exit_code, summary
-from broker.check.looking import offline, online
+from broker.check.run import offline, online
 
 __all__ = ["Finding", "exit_code", "offline", "online", "summary"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from broker.api import Callers
 from broker.errors import CorrectSettings
-from broker.notify.command import runnable
-from broker.notify.webhook import webhook_secret
+from broker.notify.channels.command import runnable
+from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
 from broker.store.redis.embedded import find_server
 

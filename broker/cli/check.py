@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.broker_http import run
+from broker.cli.http import run
 from broker.cli.main import app, out
 from broker.cli.options import Config, Json, config_path, load
 from broker.errors import CorrectSettings

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from broker.cli.broker_http import Broker, broker_at
+from broker.cli.http import Broker, broker_at
 from broker.cli.main import app, out
 from broker.cli.run import run_loop
 from broker.errors import BrokerError, CorrectSettings

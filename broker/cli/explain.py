@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.broker_http import Broker, broker_at, error_of, run
-from broker.cli.explaining import Explained, decision, explain, meaning
+from broker.cli.explanation import Explained, decision, explain, meaning
 from broker.cli.grants import grant_path
+from broker.cli.http import Broker, broker_at, error_of, run
 from broker.cli.main import WIDE, app, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock

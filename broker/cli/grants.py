@@ -14,8 +14,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from broker import errors
-from broker.cli.broker_http import Broker, broker_at, error_of, read_from, run
 from broker.cli.formats import Form, formatted
+from broker.cli.http import Broker, broker_at, error_of, read_from, run
 from broker.cli.main import EXIT_FAILURE, app, err, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.model import GRANT_ID

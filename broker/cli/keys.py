@@ -9,7 +9,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from broker.cli.broker_http import broker_at, run
+from broker.cli.http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, app, err, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import key_digest, new_caller_key, new_sealing_key

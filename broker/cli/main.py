@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         grants,
         keys,
         notify,
-        operate,
         run,
-        sink,
+        status,
     )
+    from broker.cli.sink import command  # noqa: F401 - it registers itself
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

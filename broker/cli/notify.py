@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from broker.cli.broker_http import broker_at, run
+from broker.cli.http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.errors import CorrectSettings

@@ -7,11 +7,11 @@ import os
 import re
 from typing import TYPE_CHECKING, Self
 
+from broker.client.api import Wire
 from broker.client.errors import CorrectConfiguration
 from broker.client.follow import Following, LongPolls
 from broker.client.grant import Grant
 from broker.client.place import Place, place, place_from
-from broker.client.wire import Wire
 
 if TYPE_CHECKING:
     import ssl

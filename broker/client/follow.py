@@ -11,9 +11,9 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from broker.client.api import LONGEST_WAIT
 from broker.client.errors import BrokerError, TokenUnavailable
 from broker.client.token import clock
-from broker.client.wire import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

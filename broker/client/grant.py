@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.client import errors
+from broker.client.api import LONGEST_WAIT
 from broker.client.follow import end, pause
 from broker.client.token import clock
-from broker.client.wire import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
-from broker.notify.way import NotTold
+from broker.notify.channels.channel import NotTold
 from broker.token_answer import message
 
 if TYPE_CHECKING:

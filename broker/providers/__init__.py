@@ -8,8 +8,8 @@ nothing, retries nothing, and lets no secret into an outcome.
 from broker.providers.consent import authorization_url, challenge, check_issuer, new_verifier
 from broker.providers.dialects import Dialect, Metadata, dies_at
 from broker.providers.endpoint import Endpoint
+from broker.providers.http import Http, open_http
 from broker.providers.revocation import Revocation, revoke
-from broker.providers.wire import Http, open_http
 
 __all__ = [
     "Dialect",

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 from broker.errors import BrokerError, CorrectSettings, ProviderUnavailable
 from broker.providers import members
 from broker.providers.dialects import Metadata
-from broker.providers.wire import Reply, Request
+from broker.providers.http import Reply, Request
 from broker.settings.values import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker.providers.dialects import Dialect
-    from broker.providers.wire import Http
+    from broker.providers.http import Http
 
 FRESH = 3_600.0
 """Seconds for which a document is believed without asking again."""

@@ -14,18 +14,18 @@ from urllib.parse import quote_plus
 
 from broker.errors import BrokerError, CorrectSettings
 from broker.model import NotSent, Outcome, Unknown
-from broker.providers import answer
+from broker.providers import token_response
 from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import Credentials, credentials, encoded
 from broker.providers.dialects import Dialect
 from broker.providers.discovery import Discovery
-from broker.providers.wire import TOO_LATE, Reply, Request
+from broker.providers.http import TOO_LATE, Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker.providers.dialects import Metadata, Parameters
-    from broker.providers.wire import Http
+    from broker.providers.http import Http
     from broker.secret import Secret
     from broker.settings import Provider
 
@@ -117,7 +117,7 @@ class Endpoint:
         reply, sent = await self.post(form, secrets, timeout=timeout)
         if not isinstance(reply, Reply):
             return reply
-        return answer.read(
+        return token_response.read(
             reply.status,
             reply.headers,
             reply.body,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from broker.errors import BrokerError, CorrectSettings
-from broker.providers.wire import Reply, Request
+from broker.providers.http import Reply, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

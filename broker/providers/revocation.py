@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from broker.model import Answered, NotSent, Unknown
-from broker.providers import answer, members
+from broker.providers import members, token_response
 from broker.providers.endpoint import NO_ENDPOINT
-from broker.providers.wire import Reply, Request
+from broker.providers.http import Reply, Request
 
 if TYPE_CHECKING:
     from broker.providers.endpoint import Endpoint
@@ -69,7 +69,7 @@ def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secr
     if 200 <= reply.status <= 299 and not _says_error(reply.body):  # noqa: PLR2004 - RFC 9110 §15.3
         return Revocation("revoked")
     # The refusals of RFC 7009 §2.2.1 are those of RFC 6749 §5.2.
-    outcome = answer.read(
+    outcome = token_response.read(
         reply.status, reply.headers, reply.body, dialect=endpoint.dialect, now=0, sent=sent, fault=reply.fault
     )
     if isinstance(outcome, Answered):

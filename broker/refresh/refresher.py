@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from broker.model import Claim, Outcome, Step, Token
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
-    from broker.refresh.settler import Kept, Settler
-    from broker.refresh.tally import Tally
+    from broker.refresh.history import Tally
+    from broker.refresh.recorder import Kept, Settler
     from broker.store import Settled, Store
 
 log = structlog.get_logger()

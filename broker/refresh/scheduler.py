@@ -16,7 +16,7 @@ import structlog
 from broker.errors import NotOurStore, StoreUnavailable
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
-from broker.refresh.width import Width
+from broker.refresh.concurrency import Width
 from broker.store import MOST_TOGETHER
 from broker.token_answer import message
 

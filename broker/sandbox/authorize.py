@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from aiohttp import web
 
 from broker.sandbox.endpoints import faulty
+from broker.sandbox.forms import raw_query
 from broker.sandbox.pages import HEADERS, consent_page, error_page, login_page
 from broker.sandbox.refusal import ACCESS_DENIED, INVALID_REQUEST, UNSUPPORTED_RESPONSE_TYPE, Refused
-from broker.sandbox.wire import raw_query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from broker.sandbox.forms import NO_STORE, authenticate, read_parameters, refusal, token_answer
 from broker.sandbox.mischief import perform
 from broker.sandbox.options import fingerprint
 from broker.sandbox.refusal import INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, Refused
-from broker.sandbox.wire import NO_STORE, authenticate, read_parameters, refusal, token_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

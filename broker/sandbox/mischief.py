@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from broker.sandbox.forms import refusal
 from broker.sandbox.refusal import INVALID_CLIENT, Refused
-from broker.sandbox.wire import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

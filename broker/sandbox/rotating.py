@@ -14,8 +14,8 @@ from aiohttp import web
 from broker.sandbox.authorize import AuthorizationEndpoint
 from broker.sandbox.dialect import Dialect
 from broker.sandbox.endpoints import faulty, revocation_endpoint, token_endpoint
+from broker.sandbox.forms import bearer_token
 from broker.sandbox.options import Options
-from broker.sandbox.wire import bearer_token
 
 if TYPE_CHECKING:
     from broker.sandbox.authority import Authority, Code

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.model import Token
+from broker.providers.http import Reply, Request
 from broker.providers.members import Members
-from broker.providers.wire import Reply, Request
 from broker.secret import Secret
 from broker.token_answer import json_text, json_value
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from broker.cli.explaining import explain
+from broker.cli.explanation import explain
 from tests.cases import fas as fakes
 from tests.cases.conftest import Ground, MakeGround
 from tests.cases.fas import Fas
@@ -36,7 +36,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of trusted certificates, as `SSL_CERT_FILE` names it; a renewed one is looked for at once."""
     path = tmp_path / "bundle.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
-    monkeypatch.setattr("broker.providers.wire.TLS_RENEWAL", 0.2)
+    monkeypatch.setattr("broker.providers.http.TLS_RENEWAL", 0.2)
     return path
 
 

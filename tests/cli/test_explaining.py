@@ -11,8 +11,8 @@ import pytest
 
 from broker.api.routes.attempts import past_of
 from broker.api.routes.grants import described
-from broker.cli import explaining
-from broker.cli.explaining import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
+from broker.cli import explanation
+from broker.cli.explanation import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
 from broker.cli.times import clock, moment, span
 from broker.model import Grant, State, Token
 from broker.secret import Secret
@@ -280,15 +280,15 @@ def test_every_outcome_and_decision_has_words() -> None:
     decided = set()
     for script in ("claim", "commit", "postpone", "park", "restore"):
         text = (root / "store" / "lua" / f"{script}.lua").read_text()
-        decided |= {word for word in explaining._DECIDED if f"'{word}" in text}
-    assert decided == set(explaining._DECIDED)
+        decided |= {word for word in explanation._DECIDED if f"'{word}" in text}
+    assert decided == set(explanation._DECIDED)
     outcomes = {"unknown", "logged_in"}
     for file in ("policy.py", "scheduler.py"):
         for node in ast.walk(ast.parse((root / "refresh" / file).read_text())):
             made = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             if isinstance(node, ast.Call) and made in {"Park", "Postpone", "Commit", "_again"}:
                 outcomes |= {str(c.value) for c in ast.walk(node.args[1]) if isinstance(c, ast.Constant)}
-    assert outcomes == set(explaining._OUTCOMES)
+    assert outcomes == set(explanation._OUTCOMES)
     [said] = past(attempt("not_sent", "postponed", "connect", next_at=MS + MINUTE))["attempts"]
     assert meaning(said) == "nothing was sent (connect)"
     assert decision(said, NOW) == "put off until 13:01:00"

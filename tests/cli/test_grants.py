@@ -17,7 +17,7 @@ import pytest
 
 from broker import errors
 from broker.cli import grants
-from broker.cli.broker_http import Broker
+from broker.cli.http import Broker
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
 from tests.cli.conftest import COMMAND, Home, lines, read_until
 from tests.cli.test_import import line

@@ -10,14 +10,14 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from broker.cli import sink_hook
-from broker.cli.sink_hook import Action
+from broker.cli.sink import hook
+from broker.cli.sink.hook import Action
 
 
 async def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that it started; the README says after how long."""
-    assert sink_hook._TIMEOUT == 60
-    monkeypatch.setattr(sink_hook, "_TIMEOUT", 0.3)
+    assert hook._TIMEOUT == 60
+    monkeypatch.setattr(hook, "_TIMEOUT", 0.3)
     began = time.monotonic()
     with capture_logs() as told:
         await Action(("sh", "-c", "sleep 30 & wait")).do()

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from broker.api.routes.grants import described
-from broker.cli import operate
-from broker.cli.operate import fitted, screen
+from broker.cli import status
+from broker.cli.status import fitted, screen
 from broker.model import Grant, State, Token
 from broker.secret import Secret
 
@@ -42,7 +42,7 @@ def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: 
 def lines(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], width: int, height: int) -> list[str]:
     """The lines on a terminal of that size."""
     console = Console(width=width, height=height, force_terminal=True, color_system=None, highlight=False)
-    monkeypatch.setattr(operate, "out", console)
+    monkeypatch.setattr(status, "out", console)
     with console.capture() as captured:
         console.print(fitted(told, height - 1))
     return captured.get().splitlines()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from broker.cli.broker_http import Broker
 from broker.cli.explain import known_of
-from broker.cli.explaining import FAILED, FINE, TRY_AGAIN, Explained, explain
+from broker.cli.explanation import FAILED, FINE, TRY_AGAIN, Explained, explain
+from broker.cli.http import Broker
 from tests.conftest import start_redis
 from tests.steps import make_due
 from tests.waiting import until

@@ -22,12 +22,12 @@ from broker.login.recorder import Admission
 from broker.model import Answered
 from broker.process.heartbeat import Heart
 from broker.process.metrics import Metrics
-from broker.providers import Endpoint, answer
+from broker.providers import Endpoint, token_response
 from broker.read import Cache
+from broker.refresh.history import Tally
+from broker.refresh.recorder import Settler
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane
-from broker.refresh.settler import Settler
-from broker.refresh.tally import Tally
 from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
@@ -213,7 +213,7 @@ class Replica:
     async def log_in(self, grant: str, provider: str, body: dict[str, Any]) -> None:
         """What a browser's login brought is admitted."""
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
-        read = answer.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
+        read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)
         await self._do(self._admission.admit(grant, read.answer, endpoint.dialect))
 

@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from broker.model import NotSent, Unknown
-from broker.providers import wire
+from broker.providers import http as provider_http
 from broker.sandbox.families import Families, Family
 from broker.sandbox.options import Options
 from broker.sandbox.refusal import Refused
 
 LIFE = 3600
 GRACE = 30
-Answer = wire.Reply | NotSent | Unknown
+Answer = provider_http.Reply | NotSent | Unknown
 
 REDEEMED = ("refreshed", "unusable", "kept", "same", "500 after", "cut off", "silent after")
 """What comes back of a token request that was processed; the last three times nobody hears what it brought."""
@@ -130,10 +130,10 @@ class Link:
         self._servers = servers
         self._reachable = reachable
 
-    async def send(self, request: wire.Request, *, timeout: float) -> Answer:
+    async def send(self, request: provider_http.Request, *, timeout: float) -> Answer:
         """One request of an `Endpoint`; what came of it."""
         if timeout <= 0:
-            return wire.TOO_LATE
+            return provider_http.TOO_LATE
         _, _, path = request.url.partition("//")
         server = self._servers[path.split(".")[0]]
         form = {name: values[0] for name, values in parse_qs((request.body or b"").decode()).items()}
@@ -159,7 +159,7 @@ def _redeemed(kind: str, body: dict[str, Any]) -> Answer:
             return _json(500, {})
         case "cut off":
             whole = json.dumps(body).encode()
-            return wire.Reply(status=200, headers={}, body=whole[: len(whole) // 2], fault="reset")
+            return provider_http.Reply(status=200, headers={}, body=whole[: len(whole) // 2], fault="reset")
         case "silent after":
             return Unknown("timeout")
         case "unusable":
@@ -175,16 +175,18 @@ def _not_redeemed(kind: str) -> Answer:
         case "503":
             return _json(503, {})
         case "429":
-            return wire.Reply(status=429, headers={"retry-after": "2"}, body=b"")
+            return provider_http.Reply(status=429, headers={"retry-after": "2"}, body=b"")
         case "500 before":
             return _json(500, {})
         case "silent before":
             return Unknown("timeout")
         case "302":
-            return wire.Reply(status=302, headers={"location": "https://elsewhere.test"}, body=b"")
+            return provider_http.Reply(status=302, headers={"location": "https://elsewhere.test"}, body=b"")
         case _:
             return _json(400, {"error": kind})
 
 
-def _json(status: int, body: dict[str, Any]) -> wire.Reply:
-    return wire.Reply(status=status, headers={"content-type": "application/json"}, body=json.dumps(body).encode())
+def _json(status: int, body: dict[str, Any]) -> provider_http.Reply:
+    return provider_http.Reply(
+        status=status, headers={"content-type": "application/json"}, body=json.dumps(body).encode()
+    )

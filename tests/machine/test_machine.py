@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 
 from broker.login import recorder as login_recorder
-from broker.refresh import settler
+from broker.refresh import recorder
 from tests.conftest import start_redis
 from tests.machine.replica import OWNER, owned
 from tests.machine.server import KINDS
@@ -228,7 +228,7 @@ def ground() -> Iterator[None]:
     with asyncio.Runner() as runner, pytest.MonkeyPatch.context() as patch:
         runner.get_loop().set_task_factory(cast("Any", owned))
         Machine.runner = runner
-        patch.setattr(settler, "_PAUSES", (0.002,))
+        patch.setattr(recorder, "_PAUSES", (0.002,))
         patch.setattr(login_recorder, "_PAUSE", 0.002)
         OWNER.set("")
         yield

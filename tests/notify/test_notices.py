@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.errors import CorrectSettings
-from broker.notify import policy, sweep, teller
-from broker.notify.command import Command
+from broker.notify import policy, scanner, sender
+from broker.notify.channels.channel import NotTold
+from broker.notify.channels.command import Command
 from broker.notify.notice import Notice
-from broker.notify.way import NotTold
 from tests.steps import log_in, make_due, state_of, subscribed
 from tests.waiting import until
 
@@ -35,9 +35,9 @@ DAY = 86_400_000
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep comes round at once, what is due is looked at soon, and a receiver that fails is tried again soon."""
-    monkeypatch.setattr(sweep, "_ROUND_MS", 200)
-    monkeypatch.setattr(teller, "_PAUSE", 0.1)
-    monkeypatch.setattr(teller, "_FAILING_PAUSE", (0.1, 0.2))
+    monkeypatch.setattr(scanner, "_ROUND_MS", 200)
+    monkeypatch.setattr(sender, "_PAUSE", 0.1)
+    monkeypatch.setattr(sender, "_FAILING_PAUSE", (0.1, 0.2))
     monkeypatch.setattr(policy, "BACKOFF_FIRST", 200)
 
 
@@ -207,8 +207,8 @@ async def test_sweep_finds_what_nobody_heard(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What happened while no notices were configured is found page by page, and told to who is configured now."""
-    monkeypatch.setattr(sweep, "_PAGE", 2)
-    monkeypatch.setattr(sweep, "_PAUSE", 0.02)
+    monkeypatch.setattr(scanner, "_PAGE", 2)
+    monkeypatch.setattr(scanner, "_PAUSE", 0.02)
     async with start_broker() as broker:
         for grant in ("a", "b", "c", "d", "e", "f", "g"):
             await broker.import_(grant, "acme", sandbox.rotating.issue().refresh_token or "")

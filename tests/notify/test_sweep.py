@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import AsyncMock
 
 from broker.errors import StoreUnavailable
-from broker.notify import sweep
+from broker.notify import scanner
 from broker.process.heartbeat import Heart
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def test_what_is_heard_while_others_are_brought_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hints that come during a step are brought by the next one; those of a step that failed, again."""
     brought: list[set[str]] = []
-    swept = sweep.Sweep(cast("Any", None), {}, [], Heart("sweep"))
+    swept = scanner.Sweep(cast("Any", None), {}, [], Heart("sweep"))
 
     async def bring(subjects: set[str]) -> None:
         brought.append(subjects)
@@ -27,7 +27,7 @@ async def test_what_is_heard_while_others_are_brought_is_not_forgotten(monkeypat
 
     monkeypatch.setattr(swept, "_bring", bring)
     monkeypatch.setattr(swept, "_page", AsyncMock())
-    monkeypatch.setattr(sweep, "_PAUSE", 0.01)
+    monkeypatch.setattr(scanner, "_PAUSE", 0.01)
     swept.hint("first")
     for _ in range(4):
         await swept.step()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.model import Answer, Answered, Outcome
-from broker.providers import answer
+from broker.providers import token_response
 from broker.providers.dialects import Dialect
 from broker.secret import Secret
 from broker.settings import Provider
@@ -30,7 +30,7 @@ def read(
 ) -> Outcome:
     """Read *body* as an answer that came at NOW."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    return answer.read(status, headers or {}, data, dialect=dialect, now=NOW, sent=SENT, fault=fault)
+    return token_response.read(status, headers or {}, data, dialect=dialect, now=NOW, sent=SENT, fault=fault)
 
 
 def answered(body: bytes | dict[str, Any], **more: Any) -> Answer:

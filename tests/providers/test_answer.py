@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.model import Answer, Answered
-from broker.providers import answer
+from broker.providers import token_response
 from broker.secret import Secret
 
 from .reading import NOW, TOKENS, answered, strict
@@ -218,7 +218,7 @@ def test_token_type(kind: object, expected: str) -> None:
 
 def test_our_names_and_other_tokens_are_never_passed_on() -> None:
     """Reserved names, refresh and ID tokens at any depth, and whatever repeats a secret stay here."""
-    foreign = dict.fromkeys(answer.RESERVED, "foreign")
+    foreign = dict.fromkeys(token_response.RESERVED, "foreign")
     body = {
         **foreign,
         **TOKENS,

@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from broker.model import Answered, NotSent
-from broker.providers import Endpoint, open_http, wire
+from broker.providers import Endpoint, open_http
+from broker.providers import http as provider_http
 from broker.settings import Provider
 
 from .asking import TOKENS, refresh
@@ -76,7 +77,7 @@ async def test_too_late(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswe
     """Without time left nothing is sent, not even a connection."""
     server = await serve(answer(TOKENS))
     outcome = await refresh(endpoint_at(server.url), limit)
-    assert outcome == await http.send(wire.Request(method="GET", url=server.url, headers={}), timeout=limit)
+    assert outcome == await http.send(provider_http.Request(method="GET", url=server.url, headers={}), timeout=limit)
     assert isinstance(outcome, NotSent)
     assert outcome.code == "too_late"
     assert server.connections == 0
@@ -88,7 +89,7 @@ async def test_a_process_that_was_frozen_sends_nothing_when_it_wakes(
     """When the deadline passes while connecting, the request is not begun even if the timer has not fired yet."""
     server = await serve(answer(TOKENS))
     endpoint = endpoint_at(server.url)
-    genuine = wire.Http._trust
+    genuine = provider_http.Http._trust
     thawed = time.monotonic() + 0.3
 
     async def freeze(http: Http) -> ssl.SSLContext:
@@ -96,7 +97,7 @@ async def test_a_process_that_was_frozen_sends_nothing_when_it_wakes(
             pass
         return await genuine(http)
 
-    monkeypatch.setattr(wire.Http, "_trust", freeze)
+    monkeypatch.setattr(provider_http.Http, "_trust", freeze)
     # The loop's timer must not win: it is armed far later than the deadline says.
     timeout = asyncio.timeout
     monkeypatch.setattr(asyncio, "timeout", lambda delay: timeout(None if delay is None else delay + 5))
@@ -244,7 +245,7 @@ class TestTls:
         assert "certificate" in outcome.detail
         second.cert_pem.write_to_path(str(bundle))
         assert isinstance(await refresh(endpoint, 3), NotSent)
-        monkeypatch.setattr(wire, "TLS_RENEWAL", 0)
+        monkeypatch.setattr(provider_http, "TLS_RENEWAL", 0)
         assert isinstance(await refresh(endpoint, 3), Answered)
 
 
@@ -273,7 +274,7 @@ def os_error(number: int) -> aiohttp.ClientConnectorError:
 )
 def test_why_nothing_was_sent(error: Exception, code: str) -> None:
     """Each failure before the sending has its code, and none shows an exception's own text."""
-    outcome = wire._not_sent(error)
+    outcome = provider_http._not_sent(error)
     assert outcome.code == code
     assert outcome.detail
     assert "secret" not in outcome.detail

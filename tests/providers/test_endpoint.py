@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus
 import pytest
 
 from broker.model import Answered, Dead, NotSent, Rejected
-from broker.providers import wire
+from broker.providers import http as provider_http
 from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import credentials
 from broker.providers.endpoint import authenticated
@@ -268,6 +268,8 @@ def test_half_a_surrogate_pair_can_be_sent(endpoint_at: EndpointAt) -> None:
 
 def test_requests_and_replies_show_no_secret() -> None:
     """`repr` of what goes over the wire shows method or status alone."""
-    request = wire.Request(method="POST", url="https://as.test/?x=SECRET", headers={"a": "SECRET"}, body=b"SECRET")
-    reply = wire.Reply(status=200, headers={"a": "SECRET"}, body=b"SECRET")
+    request = provider_http.Request(
+        method="POST", url="https://as.test/?x=SECRET", headers={"a": "SECRET"}, body=b"SECRET"
+    )
+    reply = provider_http.Reply(status=200, headers={"a": "SECRET"}, body=b"SECRET")
     assert "SECRET" not in f"{request!r}{reply!r}"

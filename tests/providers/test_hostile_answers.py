@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.model import Answered, Busy
-from broker.providers import answer
+from broker.providers import token_response
 from broker.secret import Secret
 
 from .reading import NOW, OAUTH2, V3, answered, read, strict
@@ -54,7 +54,7 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-_names = st.sampled_from([*sorted(answer.RESERVED), "error", "error_description", "expires_on", "expires", "x"])
+_names = st.sampled_from([*sorted(token_response.RESERVED), "error", "error_description", "expires_on", "expires", "x"])
 _headers = st.dictionaries(
     st.sampled_from(["Retry-After", "Date", "Content-Type"]),
     st.text(max_size=40) | st.integers().map(str) | st.floats().map(str) | st.dates().map(str),
@@ -83,7 +83,7 @@ def test_any_answer_is_an_outcome(
     status: int, headers: dict[str, str], body: bytes | None, fault: str | None, sent: list[Secret], dialect: Dialect
 ) -> None:
     """Nothing a server may send raises, and every outcome is strict JSON in UTF-8."""
-    outcome = answer.read(status, headers, body, dialect=dialect, now=NOW, sent=sent, fault=fault)
+    outcome = token_response.read(status, headers, body, dialect=dialect, now=NOW, sent=sent, fault=fault)
     strict(outcome)
     if isinstance(outcome, Answered):
         assert outcome.answer.access_token or outcome.answer.refresh_token

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from broker.model import Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
-from broker.providers import answer
+from broker.providers import token_response
 from broker.secret import Secret
 
 from .reading import NOW, OAUTH2, TOKENS, V3, read, strict
@@ -214,7 +214,7 @@ SECRET = "s/ecret+token with=ä&%41"
 def test_no_secret_that_was_sent_is_shown(echo: str) -> None:
     """An echoed secret is cut out of detail and code, whatever its encoding."""
     body = json.dumps({"error": echo, "error_description": f"refresh token <{echo}> is bad"}).encode()
-    outcome = answer.read(400, {}, body, dialect=OAUTH2, now=NOW, sent=[Secret(SECRET)])
+    outcome = token_response.read(400, {}, body, dialect=OAUTH2, now=NOW, sent=[Secret(SECRET)])
     assert isinstance(outcome, Rejected)
     core = base64.b64encode(SECRET.encode()).decode()[4:20]
     shown = outcome.code + outcome.detail

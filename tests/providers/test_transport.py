@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from broker.model import Answered, Busy, Rejected, Unknown
-from broker.providers import wire
+from broker.providers import http as provider_http
 from broker.secret import Secret
 
 from .asking import BODY, TOKENS, raw, refresh
@@ -282,7 +282,7 @@ async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) 
 )
 def test_why_nobody_knows(error: Exception, code: str) -> None:
     """Each failure after the sending has its code, and none shows an exception's own text."""
-    outcome = wire._after_sending(error)
+    outcome = provider_http._after_sending(error)
     assert outcome.code == code
     assert outcome.detail
     assert "secret" not in outcome.detail
@@ -290,4 +290,4 @@ def test_why_nobody_knows(error: Exception, code: str) -> None:
 
 def test_too_many_codings() -> None:
     """A body coded over and over is not worth the unpacking."""
-    assert wire.decoded(b"x", ["gzip"] * 5) == (None, "undecodable")
+    assert provider_http.decoded(b"x", ["gzip"] * 5) == (None, "undecodable")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from broker.refresh.recorder import Settler
 from broker.refresh.scheduler import urgent
-from broker.refresh.settler import Settler
 from broker.traffic import RECENT, Traffic
 from tests.conftest import StartBroker
 from tests.life.test_explained import imported
@@ -64,7 +64,7 @@ async def test_a_claim_fills_a_part_of_a_lane(
     portion: int,
 ) -> None:  # fmt: skip
     """However many are due, one claim takes no more than its portion, and all are refreshed all the same."""
-    monkeypatch.setattr("broker.refresh.width.QUICK", quick)
+    monkeypatch.setattr("broker.refresh.concurrency.QUICK", quick)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         assert await most_at_once(redis) == portion

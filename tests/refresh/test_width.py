@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.refresh.width import CLOSED_AFTER, QUICK, Width
+from broker.refresh.concurrency import CLOSED_AFTER, QUICK, Width
 
 WIDEST = 32
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.process.heartbeat import Heart
-from broker.refresh.tally import Tally
+from broker.refresh.history import Tally
 from broker.store.history import MINUTE_MS, MINUTES
 from tests.steps import authority_of, make_due, next_generation
 from tests.store.test_schedule import key, store

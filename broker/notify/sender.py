@@ -17,17 +17,17 @@ import structlog
 
 from broker.errors import StoreUnavailable
 from broker.notify import policy
+from broker.notify.channels.channel import NotTold
 from broker.notify.notice import notice
 from broker.notify.policy import Limits, Told
-from broker.notify.way import NotTold
 from broker.process.tasks import unless
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from broker.model import Grant
+    from broker.notify.channels.channel import Way
     from broker.notify.policy import Condition
-    from broker.notify.way import Way
     from broker.process.heartbeat import Heart
     from broker.process.metrics import Metrics
     from broker.store import Leased, Store

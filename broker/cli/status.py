@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from broker.cli.broker_http import broker_at, run
+from broker.cli.http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, WIDE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span

@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from broker.errors import CorrectSettings
-from broker.notify.way import NotTold
+from broker.notify.channels.channel import NotTold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,19 +15,19 @@ import structlog
 import typer
 
 from broker import errors
-from broker.cli.broker_http import broker_at, error_of, run
 from broker.cli.formats import FileForm, formatted
+from broker.cli.http import broker_at, error_of, run
 from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, app, err, exit_code
 from broker.cli.options import Config, KeyFile, Url
-from broker.cli.sink_file import CannotWrite, TokenFile
-from broker.cli.sink_hook import Action, Hook
-from broker.cli.sink_settings import Sink, from_file, from_options
+from broker.cli.sink.file import CannotWrite, TokenFile
+from broker.cli.sink.hook import Action, Hook
+from broker.cli.sink.settings import Sink, from_file, from_options
 from broker.process import logs
 from broker.process.tasks import unless
 from broker.settings import Log
 
 if TYPE_CHECKING:
-    from broker.cli.broker_http import Broker
+    from broker.cli.http import Broker
 
 log = structlog.get_logger()
 _WAIT = 50

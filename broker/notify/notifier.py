@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from broker.notify.command import Command, runnable
+from broker.notify.channels.channel import NotTold
+from broker.notify.channels.command import Command, runnable
+from broker.notify.channels.webhook import Webhook, webhook_secret
 from broker.notify.notice import Notice
 from broker.notify.policy import Limits, Wrong, ending, nearness
+from broker.notify.scanner import Sweep
+from broker.notify.sender import Teller
 from broker.notify.subscribers import Subscribers
-from broker.notify.sweep import Sweep
-from broker.notify.teller import Teller
-from broker.notify.way import NotTold
-from broker.notify.webhook import Webhook, webhook_secret
 from broker.process.heartbeat import Heart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from broker.model import Grant
-    from broker.notify.way import Way
+    from broker.notify.channels.channel import Way
     from broker.process.metrics import Metrics
     from broker.settings import Notify
     from broker.store import Store

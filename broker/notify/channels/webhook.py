@@ -12,7 +12,7 @@ import aiohttp
 
 from broker import __version__
 from broker.errors import CorrectSettings
-from broker.notify.way import NotTold
+from broker.notify.channels.channel import NotTold
 from broker.process.data_dir import secret_file
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from broker.process.tasks import unless
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.notify.teller import Teller
+    from broker.notify.sender import Teller
     from broker.process.heartbeat import Heart
     from broker.store import Store
 
