@@ -38,6 +38,7 @@ from broker.process.systemd import Supervisor
 from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
+from broker.read.activity import ReadActivity
 from broker.refresh.history import Tally
 from broker.refresh.recorder import SETTLE_LIMIT, Settler
 from broker.refresh.refresher import Refresher
@@ -45,7 +46,6 @@ from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.store import open_store
-from broker.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -124,7 +124,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         listening_heart, pulse = Heart("follower"), Heart("history")
         tally = Tally(store, pulse)
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
-        replay, traffic = Replay(store, journal), Traffic()
+        replay, reads = Replay(store, journal), ReadActivity()
         scheduler = Scheduler(
             Lane(
                 name,
@@ -133,7 +133,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 replay,
                 journal,
                 heart,
-                traffic,
+                reads,
                 concurrency=refresh.concurrency,
                 lease_ms=lease_ms,
             )
@@ -160,7 +160,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 store, journal, cache, metrics, connections, list(endpoints), desk.nearness,
                 max_grants=settings.metrics.max_grants,
             ),
-            connections, traffic,
+            connections, reads,
         )  # fmt: skip
 
         signals.listen(lambda: _reload(reload, api, supervisor))

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Reader
+    from broker.read.activity import ReadActivity
     from broker.settings import Settings
     from broker.store import Store
-    from broker.traffic import Traffic
 
 log = structlog.get_logger()
 BODY_LIMIT = 64 * 1024
@@ -72,7 +72,7 @@ class Api:
     desk: Desk
     scrape: Scrape
     connections: Connections
-    traffic: Traffic
+    reads: ReadActivity
 
 
 API = web.AppKey("api", Api)

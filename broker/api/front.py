@@ -74,7 +74,7 @@ class Front:
             return await self._answer_other(request)
         if not self._api.hosts.serve(request):
             return misdirected()
-        self._api.traffic.passed()
+        self._api.reads.note()
         try:
             answer = await request.how(self._api, request)
         except Exception as error:  # noqa: BLE001 - every error has an answer

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from broker.journal.replay import Replay
     from broker.model import Claim
     from broker.process.heartbeat import Heart
+    from broker.read.activity import ReadActivity
     from broker.refresh.refresher import Refresher
     from broker.store import Claimed, Store
-    from broker.traffic import Traffic
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class Lane:
 
     def __init__(
         self, provider: str, store: Store, refresher: Refresher, replay: Replay, journal: Journal | None, heart: Heart,
-        traffic: Traffic, *, concurrency: int, lease_ms: int,
+        reads: ReadActivity, *, concurrency: int, lease_ms: int,
     ) -> None:  # fmt: skip
         self.provider = provider
         self._store = store
@@ -64,7 +64,7 @@ class Lane:
         self._replay = replay
         self._journal = journal
         self._heart = heart
-        self._traffic = traffic
+        self._reads = reads
         self._width = Width(concurrency)
         self._lease_ms = lease_ms
         self._asking: set[str] = set()
@@ -110,8 +110,8 @@ class Lane:
 
     async def _portion(self) -> int:
         """How many to claim at once, when it is time to: one by one while callers would feel more."""
-        if self._traffic.flowing and not self._urgent:
-            await self._traffic.gap()
+        if self._reads.recent and not self._urgent:
+            await self._reads.yield_to_reads()
             return 1
         if self._asking and self._free < self._width.portion:
             await asyncio.sleep(GATHER)

@@ -24,6 +24,7 @@ from broker.process.heartbeat import Heart
 from broker.process.metrics import Metrics
 from broker.providers import Endpoint, token_response
 from broker.read import Cache
+from broker.read.activity import ReadActivity
 from broker.refresh.history import Tally
 from broker.refresh.recorder import Settler
 from broker.refresh.refresher import Refresher
@@ -32,7 +33,6 @@ from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
 from broker.store.redis.primary import Primary
-from broker.traffic import Traffic
 from tests.machine.server import Link, Request, Server
 from tests.waiting import until
 
@@ -178,9 +178,18 @@ class Replica:
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
-                name, store, refresher, replay, self.journal, Heart(name), Traffic(), concurrency=8, lease_ms=LEASE_MS,
-            ) for name in endpoints
-        }  # fmt: skip
+                name,
+                store,
+                refresher,
+                replay,
+                self.journal,
+                Heart(name),
+                ReadActivity(),
+                concurrency=8,
+                lease_ms=LEASE_MS,
+            )
+            for name in endpoints
+        }
         self._endpoints = endpoints
         self._admission = Admission(store, self.journal, cache.put, lambda _: None, notice=False)
         self._logout = Logout(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from broker.read.activity import RECENT, ReadActivity
 from broker.refresh.recorder import Settler
 from broker.refresh.scheduler import urgent
-from broker.traffic import RECENT, Traffic
 from tests.conftest import StartBroker
 from tests.life.test_explained import imported
 from tests.refresh.test_policy import claim
@@ -129,21 +129,21 @@ async def test_no_more_is_asked_for_than_can_be_written_down(
 
 
 async def test_a_caller_counts_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traffic flows from a caller on, until nobody has come for as long as one is believed to come back."""
+    """A read counts as recent for `RECENT` seconds, and no longer."""
     now = 1000.0
-    monkeypatch.setattr("broker.traffic.time.monotonic", lambda: now)
-    traffic = Traffic()
-    assert not traffic.flowing
-    traffic.passed()
+    monkeypatch.setattr("broker.read.activity.time.monotonic", lambda: now)
+    reads = ReadActivity()
+    assert not reads.recent
+    reads.note()
     now += RECENT * 0.99
-    assert traffic.flowing
+    assert reads.recent
     now += RECENT * 0.02
-    assert not traffic.flowing
+    assert not reads.recent
 
 
 async def test_a_loop_that_is_always_late_goes_on_all_the_same() -> None:
-    """However late the loop is, a gap ends."""
-    traffic, over = Traffic(), False
+    """However late the loop is, the wait ends."""
+    reads, over = ReadActivity(), False
 
     def busy() -> None:
         ends = asyncio.get_running_loop().time() + 0.004
@@ -154,5 +154,5 @@ async def test_a_loop_that_is_always_late_goes_on_all_the_same() -> None:
 
     busy()
     async with asyncio.timeout(5):
-        await traffic.gap()
+        await reads.yield_to_reads()
     over = True
