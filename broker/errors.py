@@ -20,7 +20,7 @@ class BrokerError(Exception):
         self.retry_after = retry_after
 
 
-class CorrectSettings(BrokerError):
+class InvalidSettings(BrokerError):
     """The settings are wrong: exit 78. Each finding is one line that says what, where and the way out."""
 
     code = "invalid_settings"

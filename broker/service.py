@@ -23,7 +23,7 @@ from broker.api import Answers, Api, Callers, Health, Hosts
 from broker.api.connections import Connections
 from broker.api.listeners import SHUTDOWN, listening
 from broker.api.routes.metrics import Scrape
-from broker.errors import CorrectSettings, StoreUnavailable
+from broker.errors import InvalidSettings, StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.login import Login
@@ -90,7 +90,7 @@ class Signals:
 
 
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
-    """Run a broker until *signals* say stop. Raises `CorrectSettings`, or an `ExceptionGroup` when a loop died."""
+    """Run a broker until *signals* say stop. Raises `InvalidSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
     supervisor = Supervisor.of_process() if signals.of_process else Supervisor()
     prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
@@ -291,7 +291,7 @@ def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Supervi
         settings = reload()
         api.callers.replace(Callers.load(settings.callers, settings.data_dir))
         logs.set_up(settings.log)
-    except CorrectSettings as error:
+    except InvalidSettings as error:
         log.error("settings.not_reloaded", findings=error.findings)
     else:
         log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)

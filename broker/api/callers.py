@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import hdrs
 from multidict import istr
 
-from broker.errors import AskForPermission, CorrectSettings, PresentKey
+from broker.errors import AskForPermission, InvalidSettings, PresentKey
 from broker.process.data_dir import secret_file, write_private
 from broker.secret import key_digest, new_caller_key
 
@@ -69,7 +69,7 @@ class Callers:
     def load(cls, settings: Mapping[str, CallerSettings], data_dir: Path) -> Callers:
         """Callers of the settings. Without any, the admin key of a first start (`data_dir/admin.key`).
 
-        Raises `CorrectSettings`.
+        Raises `InvalidSettings`.
         """
         found: dict[str, Caller] = {}
         wrong: list[str] = []
@@ -79,14 +79,14 @@ class Callers:
             }  # fmt: skip
             try:
                 digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
-            except CorrectSettings as error:
+            except InvalidSettings as error:
                 wrong += error.findings
                 continue
             if digest in found:
                 wrong.append(f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own")
             found[digest] = Caller(name, rights, administers_all="*" in caller.admin)
         if wrong:
-            raise CorrectSettings(*wrong)
+            raise InvalidSettings(*wrong)
         admin = data_dir / "admin.key"
         if not found and not admin.exists():
             write_private(admin, new_caller_key() + "\n")

@@ -12,7 +12,7 @@ from aiohttp import web
 from broker.api.app import applications
 from broker.api.front import Front
 from broker.api.unreadable import answer_unreadable
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ SHUTDOWN = 1.0
 
 @asynccontextmanager
 async def listening(api: Api) -> AsyncIterator[list[str]]:
-    """Listen on every address of the settings; gives them as bound. Raises `CorrectSettings` where one is taken."""
+    """Listen on every address of the settings; gives them as bound. Raises `InvalidSettings` where one is taken."""
     http = api.settings.http
     whole, public = applications(api)
     async with AsyncExitStack() as stack:
@@ -72,7 +72,7 @@ async def _start(runner: web.AppRunner, addresses: Sequence[str], key: str, http
                     runner, host.strip("[]"), int(port), reuse_port=http.reuse_port or None, backlog=_BACKLOG
                 ).start()
         except (OSError, UnicodeError) as error:  # UnicodeError: no label of a host name is so long, or empty
-            raise CorrectSettings(
+            raise InvalidSettings(
                 f"{key}: cannot listen on {address} ({_why(error)}): free it or choose another address"
             ) from None
     return [_spelled(name) for name in runner.addresses]

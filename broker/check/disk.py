@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.api import Callers
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.notify.channels.command import runnable
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
@@ -100,7 +100,7 @@ def refused(settings: Settings) -> list[str]:
     def attempt(work: Callable[[], object]) -> None:
         try:
             work()
-        except CorrectSettings as error:
+        except InvalidSettings as error:
             found.extend(error.findings)
 
     keys_file = settings.sealing.keys_file

@@ -38,7 +38,7 @@ class Finding:
 
 
 def wrong(sentence: str) -> Finding:
-    """A finding of `CorrectSettings`: one line, `WHERE: WHAT: WAY OUT`."""
+    """A finding of `InvalidSettings`: one line, `WHERE: WHAT: WAY OUT`."""
     where, _, what = sentence.partition(": ")
     return Finding("error", where, what) if what else Finding("error", "settings", sentence)
 

@@ -12,7 +12,7 @@ from broker.check.finding import Finding, wrong
 from broker.check.providers import of_provider
 from broker.check.settings import of_settings
 from broker.check.store import of_store
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
 from broker.providers.facts import look as look_at_provider
@@ -47,7 +47,7 @@ def _of_data_dir(settings: Settings) -> Iterator[Finding]:
                 private.lock(directory)
         else:
             private.examine(disk.nearest(directory))
-    except CorrectSettings as error:
+    except InvalidSettings as error:
         yield from map(wrong, error.findings)
         return
     if (facts := disk.look_at("data_dir", directory)) is None:
@@ -77,7 +77,7 @@ async def _of_redis(settings: Settings) -> list[Finding]:
     try:
         password = await asyncio.to_thread(private.redis_password, settings)
         known = await asyncio.to_thread(private.known_store, settings.data_dir)
-    except (CorrectSettings, OSError):
+    except (InvalidSettings, OSError):
         return []  # said already
     sealer = await asyncio.to_thread(_sealer, settings)
     facts = await look_at_store(settings.redis, sealer, data_dir=settings.data_dir, password=password)
@@ -88,7 +88,7 @@ def _sealer(settings: Settings) -> Sealer | None:
     path = settings.sealing.keys_file or settings.data_dir / "sealing.keys"
     try:
         return Sealer(private.sealing_keys(settings)) if path.exists() else None
-    except (CorrectSettings, OSError):
+    except (InvalidSettings, OSError):
         return None  # said already
 
 

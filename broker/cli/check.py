@@ -10,7 +10,7 @@ import typer
 from broker.cli.http import run
 from broker.cli.main import app, out
 from broker.cli.options import Config, Json, config_path, load
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings import file as settings_file
 
 
@@ -30,7 +30,7 @@ def check(
 
     try:
         settings = load(config)
-    except CorrectSettings as error:
+    except InvalidSettings as error:
         findings = [wrong(sentence) for sentence in error.findings]
     else:
         findings = list(checking.offline(settings, settings_file.origins(config_path(config))))

@@ -21,7 +21,7 @@ from rich.table import Table
 from broker.cli.http import Broker, broker_at
 from broker.cli.main import app, out
 from broker.cli.run import run_loop
-from broker.errors import BrokerError, CorrectSettings
+from broker.errors import BrokerError, InvalidSettings
 
 if TYPE_CHECKING:
     from broker.sandbox import Authority, Sandbox
@@ -79,7 +79,7 @@ def demo(
     try:
         made = tempfile.TemporaryDirectory(prefix="token-broker-")
     except OSError as error:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"the demo needs a directory of its own for a while ({error.strerror or error}): name one with TMPDIR"
         ) from None
     with made as directory:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from broker import __version__
-from broker.errors import BrokerError, CorrectSettings, LogInAgain, ProviderUnavailable, TryAgain
+from broker.errors import BrokerError, InvalidSettings, LogInAgain, ProviderUnavailable, TryAgain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def _options(
 def exit_code(error: BrokerError) -> int:
     """What a script should do about *error*."""
     match error:
-        case CorrectSettings():
+        case InvalidSettings():
             return EXIT_SETTINGS
         case LogInAgain():
             return EXIT_LOG_IN

@@ -10,7 +10,7 @@ import typer
 from broker.cli.http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 
 notify = typer.Typer(help="Notices: telling people what is wrong.", no_args_is_help=True)
 app.add_typer(notify, name="notify")
@@ -30,7 +30,7 @@ def notify_test(as_json: Json = False, config: Config = None, url: Url = None, k
     if as_json:
         typer.echo(json.dumps(told))
     if not told["ways"]:
-        raise CorrectSettings("the broker tells nobody: give notify.webhook or notify.command, and restart it")
+        raise InvalidSettings("the broker tells nobody: give notify.webhook or notify.command, and restart it")
     if not as_json:
         for way in told["ways"]:
             out.print(f"{way['way']}: {'told' if way['told'] else 'not told'} ({way['detail']})", markup=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings import Settings
 from broker.settings import file as settings_file
 
@@ -60,10 +60,10 @@ def config_path(config: Path | None) -> Path | None:
 
 
 def load(config: Path | None) -> Settings:
-    """The settings; raises `CorrectSettings`."""
+    """The settings; raises `InvalidSettings`."""
     path = config_path(config)
     if path is None and not any(name.startswith("TOKEN_BROKER_REDIS__") for name in os.environ):
-        raise CorrectSettings(
+        raise InvalidSettings(
             "no settings: neither ./broker.toml nor /etc/token-broker/broker.toml is there; make one with "
             "`token-broker init > broker.toml`, name one with --config, or look around with `token-broker demo`"
         )

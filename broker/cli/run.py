@@ -11,7 +11,7 @@ import typer
 
 from broker.cli.main import EXIT_FAILURE, app
 from broker.cli.options import Config, config_path, load
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -47,7 +47,7 @@ def run_loop(work: Coroutine[object, object, None]) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(work)
     except BaseExceptionGroup as group:
-        settings_errors, other = group.split(CorrectSettings)
+        settings_errors, other = group.split(InvalidSettings)
         if settings_errors is not None and other is None:
             raise _first(settings_errors) from None
         import structlog

@@ -13,7 +13,7 @@ from broker.client.broker import Broker
 from broker.client.errors import (
     BrokerError,
     BrokerUnreachable,
-    CorrectConfiguration,
+    InvalidConfiguration,
     NotAllowed,
     ReauthorizationRequired,
     RefusedRequest,
@@ -29,8 +29,8 @@ __all__ = [
     "Broker",
     "BrokerError",
     "BrokerUnreachable",
-    "CorrectConfiguration",
     "Grant",
+    "InvalidConfiguration",
     "NotAllowed",
     "ReauthorizationRequired",
     "RefusedRequest",

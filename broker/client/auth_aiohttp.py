@@ -21,7 +21,7 @@ class BearerMiddleware:
     """
 
     def __init__(self, grant: Grant, origin: str | None) -> None:
-        """For requests to *origin*, or to that of the first one. Raises `CorrectConfiguration`."""
+        """For requests to *origin*, or to that of the first one. Raises `InvalidConfiguration`."""
         self._grant = grant
         self._pin = Pin(origin, grant.id)
 

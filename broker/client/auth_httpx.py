@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from broker.client.errors import CorrectConfiguration
+from broker.client.errors import InvalidConfiguration
 from broker.client.origin import Pin
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def bearer_auth(grant: Grant | SyncGrant, origin: str | None) -> Any:
-    """An `auth` for requests to *origin*, or to that of the first one. Raises `CorrectConfiguration`, `ImportError`."""
+    """An `auth` for requests to *origin*, or to that of the first one. Raises `InvalidConfiguration`, `ImportError`."""
     bases = []
     for name in ("httpx2", "httpx"):
         try:
@@ -49,7 +49,7 @@ class _Flows:
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """For `httpx.Client`. Raises what `SyncGrant.token` raises."""
         if self._is_async:
-            raise CorrectConfiguration("a Broker's grant is for httpx.AsyncClient: for httpx.Client use SyncBroker")
+            raise InvalidConfiguration("a Broker's grant is for httpx.AsyncClient: for httpx.Client use SyncBroker")
         if not self._pin.holds(str(request.url)):
             yield request
             return
@@ -64,7 +64,7 @@ class _Flows:
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """For `httpx.AsyncClient`. Raises what `Grant.token` raises."""
         if not self._is_async:
-            raise CorrectConfiguration("a SyncBroker's grant is for httpx.Client: for httpx.AsyncClient use Broker")
+            raise InvalidConfiguration("a SyncBroker's grant is for httpx.Client: for httpx.AsyncClient use Broker")
         if not self._pin.holds(str(request.url)):
             yield request
             return

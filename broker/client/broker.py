@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Self
 
 from broker.client.api import Wire
-from broker.client.errors import CorrectConfiguration
+from broker.client.errors import InvalidConfiguration
 from broker.client.follow import Following, LongPolls
 from broker.client.grant import Grant
 from broker.client.place import Place, place, place_from
@@ -34,7 +34,7 @@ class Broker:
         """The broker at *url* (`http://`, `https://` or `unix:/PATH`), asked with *key* or what *key_file* holds.
 
         *tls* verifies `https://` in place of the system's certificates. With *redis_url* news comes by Redis pub/sub
-        in the broker's *namespace* instead of long polls. Raises `CorrectConfiguration`.
+        in the broker's *namespace* instead of long polls. Raises `InvalidConfiguration`.
         """
         self._place = url if isinstance(url, Place) else place(url, key, key_file)
         self._tls = tls
@@ -55,14 +55,14 @@ class Broker:
     ) -> Self:
         """The broker at `TOKEN_BROKER_URL`, asked with `TOKEN_BROKER_KEY_FILE`'s key or `TOKEN_BROKER_KEY`.
 
-        Raises `CorrectConfiguration` that names the variable.
+        Raises `InvalidConfiguration` that names the variable.
         """
         return cls(place_from(os.environ), tls=tls, redis_url=redis_url, namespace=namespace)
 
     def grant(self, grant_id: str) -> Grant:
-        """The grant of this id, which may or may not exist: nothing is asked. Raises `CorrectConfiguration`."""
+        """The grant of this id, which may or may not exist: nothing is asked. Raises `InvalidConfiguration`."""
         if not _GRANT_ID.fullmatch(grant_id):
-            raise CorrectConfiguration(
+            raise InvalidConfiguration(
                 f"{grant_id!r} is no grant id: a letter or digit, then letters, digits, '.', '_' or '-', 128 at most"
             )
         return self._grants.setdefault(grant_id, Grant(self, grant_id))
@@ -71,12 +71,12 @@ class Broker:
     def wire(self) -> Wire:
         """What asks the broker, within the running loop."""
         if self._closed:
-            raise CorrectConfiguration("this Broker is closed: make another one")
+            raise InvalidConfiguration("this Broker is closed: make another one")
         loop = asyncio.get_running_loop()
         if self._wire is None:
             self._wire, self._loop = Wire(self._place, self._tls), loop
         elif self._loop is not loop:
-            raise CorrectConfiguration(
+            raise InvalidConfiguration(
                 "this Broker belongs to another event loop: make one in each, or use SyncBroker, which has its own"
             )
         return self._wire

@@ -15,7 +15,7 @@ class BrokerError(Exception):
         self.retry_after = retry_after
 
 
-class CorrectConfiguration(BrokerError, ValueError):
+class InvalidConfiguration(BrokerError, ValueError):
     """The address, the key or an argument is missing or malformed: nothing was asked."""
 
 

@@ -196,7 +196,7 @@ class Grant:
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         done, _ = await asyncio.wait({task}, timeout=timeout)
         if task.cancelled():
-            raise errors.CorrectConfiguration("this Broker was closed meanwhile")
+            raise errors.InvalidConfiguration("this Broker was closed meanwhile")
         return task.result() if done else None
 
 

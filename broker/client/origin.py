@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from urllib.parse import urlsplit
 
-from broker.client.errors import CorrectConfiguration
+from broker.client.errors import InvalidConfiguration
 
 log = logging.getLogger("broker.client")
 _PORTS = {"http": 80, "https": 443}
@@ -27,12 +27,12 @@ class Pin:
     """One origin: the given one, or that of the first request it is asked about."""
 
     def __init__(self, origin: str | None, grant_id: str) -> None:
-        """Raises `CorrectConfiguration` where *origin* is none."""
+        """Raises `InvalidConfiguration` where *origin* is none."""
         self._grant_id = grant_id
         self._pinned = None if origin is None else origin_of(origin)
         self._told: set[object] = set()
         if origin is not None and self._pinned is None:
-            raise CorrectConfiguration(f"origin is {origin!r}: give the API's, such as https://api.example.com")
+            raise InvalidConfiguration(f"origin is {origin!r}: give the API's, such as https://api.example.com")
 
     def holds(self, url: str) -> bool:
         """Whether a request to *url* may carry the token."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-from broker.client.errors import CorrectConfiguration
+from broker.client.errors import InvalidConfiguration
 from broker.client.token import HeaderValue
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Key:
     __slots__ = ("_text", "_where", "file")
 
     def __init__(self, text: str | None, file: Path | None, where: str) -> None:
-        """*text*, or else what *file* holds; *where* names it in errors. Raises `CorrectConfiguration`."""
+        """*text*, or else what *file* holds; *where* names it in errors. Raises `InvalidConfiguration`."""
         self.file = file
         self._where = where
         self._text = self._checked(text) if text is not None else self._read()
@@ -34,7 +34,7 @@ class Key:
         return HeaderValue(self._text)
 
     def reread(self) -> bool:
-        """Read the file again: whether it holds another key now. Raises `CorrectConfiguration`. Blocks."""
+        """Read the file again: whether it holds another key now. Raises `InvalidConfiguration`. Blocks."""
         if self.file is None:
             return False
         before, self._text = self._text, self._read()
@@ -46,12 +46,12 @@ class Key:
             return self._checked(self.file.read_text("utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise CorrectConfiguration(f"{self._where}: {self.file} cannot be read ({why})") from None
+            raise InvalidConfiguration(f"{self._where}: {self.file} cannot be read ({why})") from None
 
     def _checked(self, text: str) -> str:
         key = text.strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise CorrectConfiguration(f"{self._where} holds no key: a key is one word; {_MAKE_ONE}")
+            raise InvalidConfiguration(f"{self._where} holds no key: a key is one word; {_MAKE_ONE}")
         return key
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class Place:
     __slots__ = ("base", "key", "name", "socket")
 
     def __init__(self, url: str, key: Key, *, where: str = "url") -> None:
-        """*url* is `http://`, `https://` or `unix:/PATH`; *where* names it in errors. Raises `CorrectConfiguration`."""
+        """*url* is `http://`, `https://` or `unix:/PATH`; *where* names it in errors. Raises `InvalidConfiguration`."""
         self.key = key
         self.name = url
         """The address as it was given: for messages."""
@@ -76,9 +76,9 @@ class Place:
             self.socket = url.removeprefix("unix:").removeprefix("//")
             self.base = "http://localhost"
             if not self.socket.startswith("/"):
-                raise CorrectConfiguration(f"{where} is {url!r}: a socket is named by its whole path, unix:/PATH")
+                raise InvalidConfiguration(f"{where} is {url!r}: a socket is named by its whole path, unix:/PATH")
             return
-        wrong = CorrectConfiguration(f"{where} must be {_FORMS}")
+        wrong = InvalidConfiguration(f"{where} must be {_FORMS}")
         try:
             parts = urlsplit(url)
             good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -87,7 +87,7 @@ class Place:
         if not good or parts.query or parts.fragment:
             raise wrong
         if parts.username is not None or parts.password is not None:
-            raise CorrectConfiguration(f"{where} holds a name or a password: the key goes into {KEY} or {KEY_FILE}")
+            raise InvalidConfiguration(f"{where} holds a name or a password: the key goes into {KEY} or {KEY_FILE}")
         self.base = url.rstrip("/")
 
     @property
@@ -100,19 +100,19 @@ class Place:
 
 
 def place(url: str, key: str | None = None, key_file: str | os.PathLike[str] | None = None) -> Place:
-    """The broker at *url*, asked with *key* or what *key_file* holds. Raises `CorrectConfiguration`."""
+    """The broker at *url*, asked with *key* or what *key_file* holds. Raises `InvalidConfiguration`."""
     if (key is None) == (key_file is None):
-        raise CorrectConfiguration("give the key or the file it is in: key=… or key_file=…")
+        raise InvalidConfiguration("give the key or the file it is in: key=… or key_file=…")
     where = "key" if key_file is None else "key_file"
     return Place(url, Key(key, None if key_file is None else Path(key_file), where))
 
 
 def place_from(environment: Mapping[str, str]) -> Place:
-    """The broker that the *environment* names. Raises `CorrectConfiguration` that names the variable."""
+    """The broker that the *environment* names. Raises `InvalidConfiguration` that names the variable."""
     url, key, file = (environment.get(name, "").strip() for name in (URL, KEY, KEY_FILE))
     if not url:
-        raise CorrectConfiguration(f"{URL} is not set: where the broker is, {_FORMS}")
+        raise InvalidConfiguration(f"{URL} is not set: where the broker is, {_FORMS}")
     if not key and not file:
-        raise CorrectConfiguration(f"neither {KEY_FILE} nor {KEY} is set: the caller's key; {_MAKE_ONE}")
+        raise InvalidConfiguration(f"neither {KEY_FILE} nor {KEY} is set: the caller's key; {_MAKE_ONE}")
     held = Key(None, Path(file), KEY_FILE) if file else Key(key, None, KEY)
     return Place(url, held, where=URL)

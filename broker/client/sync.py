@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from broker.client.broker import Broker
-from broker.client.errors import CorrectConfiguration
+from broker.client.errors import InvalidConfiguration
 from broker.client.follow import end
 from broker.client.place import Place, place, place_from
 
@@ -38,7 +38,7 @@ class SyncBroker:
         self, url: str | Place, key: str | None = None, *, key_file: str | os.PathLike[str] | None = None,
         tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker",
     ) -> None:  # fmt: skip
-        """As `Broker`. Raises `CorrectConfiguration`."""
+        """As `Broker`. Raises `InvalidConfiguration`."""
         where = url if isinstance(url, Place) else place(url, key, key_file)
         self._make = partial(Broker, where, tls=tls, redis_url=redis_url, namespace=namespace)
         self._broker = self._make()
@@ -50,11 +50,11 @@ class SyncBroker:
     def from_env(
         cls, *, tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker"
     ) -> Self:
-        """As `Broker.from_env`. Raises `CorrectConfiguration`."""
+        """As `Broker.from_env`. Raises `InvalidConfiguration`."""
         return cls(place_from(os.environ), tls=tls, redis_url=redis_url, namespace=namespace)
 
     def grant(self, grant_id: str) -> SyncGrant:
-        """The grant of this id, which may or may not exist: nothing is asked. Raises `CorrectConfiguration`."""
+        """The grant of this id, which may or may not exist: nothing is asked. Raises `InvalidConfiguration`."""
         self._broker.grant(grant_id)
         return SyncGrant(self, grant_id)
 
@@ -79,7 +79,7 @@ class SyncBroker:
         """The thread behind, started when it is first needed, and anew in the child of a fork."""
         with self._lock:
             if self._closed:
-                raise CorrectConfiguration(_CLOSED)
+                raise InvalidConfiguration(_CLOSED)
             if self._side is not None and self._side.pid != os.getpid():
                 # The parent's: its sockets are shared, so it is left as it is. The frames of a thread that is not on
                 # this side are never freed, so nothing of it is collected and closed either.
@@ -153,19 +153,19 @@ class _Side:
         self._ending = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What *work* comes to; whoever is interrupted while waiting ends it. Raises `CorrectConfiguration`."""
+        """What *work* comes to; whoever is interrupted while waiting ends it. Raises `InvalidConfiguration`."""
         if threading.current_thread() is self._thread:
             work.close()
-            raise CorrectConfiguration("SyncBroker is asked from its own thread, which would wait for itself")
+            raise InvalidConfiguration("SyncBroker is asked from its own thread, which would wait for itself")
         with self._lock:
             if self._ending:
                 work.close()
-                raise CorrectConfiguration(_CLOSED)
+                raise InvalidConfiguration(_CLOSED)
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
-            raise CorrectConfiguration(_CLOSED) from None
+            raise InvalidConfiguration(_CLOSED) from None
         except BaseException:
             future.cancel()
             raise

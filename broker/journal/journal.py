@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.journal.disk import Disk
 from broker.secret import CannotOpen
 
@@ -106,12 +106,12 @@ class Journal:
 
     @classmethod
     async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str | None = None) -> Journal:
-        """Make this replica's file, named after its *life*. Raises `CorrectSettings`."""
+        """Make this replica's file, named after its *life*. Raises `InvalidSettings`."""
         journal = cls(directory, sealer, clock, life or secrets.token_hex(8))
         try:
             await journal._on_disk(journal._begin)
         except OSError as error:
-            raise CorrectSettings(
+            raise InvalidSettings(
                 f"data_dir: the journal in {directory} cannot be written ({error.strerror}): make room or mend "
                 "its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
             ) from None

@@ -86,7 +86,7 @@ class Desk:
 async def open_desk(
     settings: Notify, store: Store, limits: Mapping[str, Limits], metrics: Metrics
 ) -> AsyncIterator[Desk]:
-    """The ways that *settings* name, and subscribers. Raises `CorrectSettings` where one of them cannot work."""
+    """The ways that *settings* name, and subscribers. Raises `InvalidSettings` where one of them cannot work."""
     timeout = settings.timeout.total_seconds()
     people: list[Way] = []
     async with aiohttp.ClientSession() as session:

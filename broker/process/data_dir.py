@@ -7,7 +7,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.secret import new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _STORE = "store.id"
 
 
 def prepare(data_dir: Path, *, locking: bool = True) -> None:
-    """Make *data_dir* (0700), or make sure that we can work in it. Raises `CorrectSettings` with the way out.
+    """Make *data_dir* (0700), or make sure that we can work in it. Raises `InvalidSettings` with the way out.
 
     *locking*: whether what we keep there must be locked against other brokers.
     """
@@ -27,9 +27,9 @@ def prepare(data_dir: Path, *, locking: bool = True) -> None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        raise CorrectSettings(f"data_dir: {data_dir} is no directory: name another") from None
+        raise InvalidSettings(f"data_dir: {data_dir} is no directory: name another") from None
     except OSError as error:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"data_dir: {data_dir} cannot be made ({error.strerror}): make it and give it to uid {uid}, or name another"
         ) from None
     examine(data_dir)
@@ -38,14 +38,14 @@ def prepare(data_dir: Path, *, locking: bool = True) -> None:
 
 
 def examine(data_dir: Path) -> None:
-    """Make sure that we can write in *data_dir*, and read all journals there. Raises `CorrectSettings`."""
+    """Make sure that we can write in *data_dir*, and read all journals there. Raises `InvalidSettings`."""
     uid = os.getuid()
     if not data_dir.is_dir():
-        raise CorrectSettings(f"data_dir: {data_dir} is no directory: name another")
+        raise InvalidSettings(f"data_dir: {data_dir} is no directory: name another")
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         owner = data_dir.stat().st_uid
         way_out = f"chmod u+rwx {data_dir}" if owner == uid else f"chown {uid} {data_dir}"
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"data_dir: {data_dir} belongs to uid {owner} and cannot be written by us (uid {uid}): {way_out}, "
             "or name another"
         )
@@ -53,11 +53,11 @@ def examine(data_dir: Path) -> None:
     for path in [journal, *journal.glob("*.journal")] if journal.is_dir() else []:
         wanted = os.R_OK | os.W_OK | os.X_OK if path is journal else os.R_OK
         if not os.access(path, wanted) and path.exists():
-            raise CorrectSettings(f"data_dir: {path} cannot be used by us: {_whose(path)}, which may hold answers")
+            raise InvalidSettings(f"data_dir: {path} cannot be used by us: {_whose(path)}, which may hold answers")
 
 
 def lock(data_dir: Path) -> None:
-    """Make sure that a lock on a file in *data_dir* keeps others out. Raises `CorrectSettings` where it does not."""
+    """Make sure that a lock on a file in *data_dir* keeps others out. Raises `InvalidSettings` where it does not."""
     probe = data_dir / f"lock.{secrets.token_hex(8)}.tmp"
     try:
         descriptors = [os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2)]
@@ -76,7 +76,7 @@ def lock(data_dir: Path) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
         probe.unlink(missing_ok=True)
-    raise CorrectSettings(
+    raise InvalidSettings(
         f"data_dir: the file system of {data_dir} does not lock files ({why}), so two brokers could write one file: "
         "use a local disk, or a network file system with locks, one data_dir for each broker"
     )
@@ -96,7 +96,7 @@ def _whose(path: Path) -> str:
 def write_private(path: Path, text: str) -> None:
     """Write a whole file aside (0600), sync it, and put it in place: never a mixture of old and new.
 
-    Raises `CorrectSettings` where the disk is full or may not be written.
+    Raises `InvalidSettings` where the disk is full or may not be written.
     """
     aside = path.with_name(path.name + ".new")
     try:
@@ -107,29 +107,29 @@ def write_private(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        raise CorrectSettings(f"data_dir: {path} cannot be written ({error.strerror})") from None
+        raise InvalidSettings(f"data_dir: {path} cannot be written ({error.strerror})") from None
 
 
 def secret_file(key: str, path: Path, way_out: str) -> str:
-    """What the file that the settings' *key* names holds. Raises `CorrectSettings`, never with anything it holds."""
+    """What the file that the settings' *key* names holds. Raises `InvalidSettings`, never with anything it holds."""
     try:
         text = path.read_text("utf-8-sig")
     except PermissionError as error:
         whose = _whose(path)
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {whose}"
         ) from None
     except OSError as error:
-        raise CorrectSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror})") from None
+        raise InvalidSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise CorrectSettings(f"{key}: {path} is not UTF-8 text: {way_out}") from None
+        raise InvalidSettings(f"{key}: {path} is not UTF-8 text: {way_out}") from None
     if not text.strip():
-        raise CorrectSettings(f"{key}: {path} is empty: {way_out}")
+        raise InvalidSettings(f"{key}: {path} is empty: {way_out}")
     return text
 
 
 def redis_password(settings: Settings) -> str | None:
-    """The password of Redis where a file holds it. Raises `CorrectSettings`."""
+    """The password of Redis where a file holds it. Raises `InvalidSettings`."""
     path = settings.redis.password_file
     if path is None:
         return None
@@ -137,7 +137,7 @@ def redis_password(settings: Settings) -> str | None:
 
 
 def sealing_keys(settings: Settings) -> list[bytes]:
-    """The sealing keys; beside an embedded store one is made on first use. Raises `CorrectSettings`."""
+    """The sealing keys; beside an embedded store one is made on first use. Raises `InvalidSettings`."""
     key, path = "sealing.keys_file", settings.sealing.keys_file
     if path is None:
         path = settings.data_dir / "sealing.keys"
@@ -147,9 +147,9 @@ def sealing_keys(settings: Settings) -> list[bytes]:
     try:
         keys = parse_sealing_keys(secret_file(key, path, make_one))
     except ValueError as error:
-        raise CorrectSettings(f"{key}: {path}: {error}") from None
+        raise InvalidSettings(f"{key}: {path}: {error}") from None
     if not keys:
-        raise CorrectSettings(f"{key}: {path} holds no key: {make_one}")
+        raise InvalidSettings(f"{key}: {path} holds no key: {make_one}")
     return keys
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.secret import Secret
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ClientSecret:
     async def current(self, timeout: float) -> Secret | None:
         """The secret, read anew if its file changed, within *timeout* seconds; None for a public client.
 
-        Raises `CorrectSettings` with path and reason when the file cannot be read.
+        Raises `InvalidSettings` with path and reason when the file cannot be read.
         """
         if self._file is None:
             return self._secret
@@ -44,7 +44,7 @@ class ClientSecret:
             async with asyncio.timeout(timeout):
                 return await asyncio.shield(self._reading)
         except TimeoutError:
-            raise CorrectSettings("client_secret_file: its file system does not answer") from None
+            raise InvalidSettings("client_secret_file: its file system does not answer") from None
 
     def _read(self, file: Path) -> Secret:
         try:
@@ -55,11 +55,11 @@ class ClientSecret:
                     return self._read_before[1]
                 text = opened.read(_MAX_FILE).decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
-            raise CorrectSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
+            raise InvalidSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
         except ValueError:
-            raise CorrectSettings(f"client_secret_file {file}: not UTF-8 text") from None
+            raise InvalidSettings(f"client_secret_file {file}: not UTF-8 text") from None
         if not text:
-            raise CorrectSettings(f"client_secret_file {file}: empty")
+            raise InvalidSettings(f"client_secret_file {file}: empty")
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker.errors import BrokerError, CorrectSettings, ProviderUnavailable
+from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable
 from broker.providers import members
 from broker.providers.dialects import Metadata
 from broker.providers.http import Reply, Request
@@ -41,17 +41,17 @@ def backoff(failures: int) -> float:
 
 
 def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
-    """The metadata in *document*. Raises `CorrectSettings` when it is not the issuer's, or not to be used."""
+    """The metadata in *document*. Raises `InvalidSettings` when it is not the issuer's, or not to be used."""
     issuer = document.get("issuer")
     if issuer != dialect.issuer:
         said = repr(issuer[:200]) if isinstance(issuer, str) else "no issuer"
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"providers.{dialect.name}: issuer is {dialect.issuer!r}, but its discovery document says {said}: "
             "they must be equal to the letter, a trailing slash included"
         )
     token_endpoint = _endpoint(document.get("token_endpoint"), dialect)
     if token_endpoint is None and dialect.token_endpoint is None:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"providers.{dialect.name}: the discovery document of {dialect.issuer!r} has no token_endpoint on https: "
             "set token_endpoint"
         )
@@ -99,7 +99,7 @@ class Discovery:
     async def metadata(self, timeout: float) -> Metadata:
         """The metadata, within *timeout* seconds; what is an hour old is asked for again, but kept if that fails.
 
-        Raises `CorrectSettings` (the document is not this issuer's) or `ProviderUnavailable` (it cannot be had).
+        Raises `InvalidSettings` (the document is not this issuer's) or `ProviderUnavailable` (it cannot be had).
         """
         if self._metadata is not None and (self._one_at_a_time.locked() or not self._is_time()):
             return self._metadata
@@ -155,7 +155,7 @@ class Discovery:
 
     def _again(self) -> BrokerError:
         """The last failure, as a new exception: one that is raised twice collects tracebacks."""
-        if isinstance(self._failure, CorrectSettings):
-            return CorrectSettings(*self._failure.findings)
+        if isinstance(self._failure, InvalidSettings):
+            return InvalidSettings(*self._failure.findings)
         wait = max(0.0, self._not_before - self._monotonic())
         return ProviderUnavailable(str(self._failure), retry_after=wait)

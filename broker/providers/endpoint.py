@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from broker.errors import BrokerError, CorrectSettings
+from broker.errors import BrokerError, InvalidSettings
 from broker.model import NotSent, Outcome, Unknown
 from broker.providers import token_response
 from broker.providers.client_secret import ClientSecret
@@ -66,7 +66,7 @@ class Endpoint:
     async def resolved(self, timeout: float | None = None) -> Dialect:
         """The dialect with every endpoint known, within *timeout* seconds (None: the time of one request).
 
-        Raises `CorrectSettings` or `ProviderUnavailable` when discovery is needed and fails.
+        Raises `InvalidSettings` or `ProviderUnavailable` when discovery is needed and fails.
         """
         if self._discovery is None:
             return self.dialect
@@ -156,7 +156,7 @@ class Endpoint:
             return NO_ENDPOINT, secrets
         try:
             client_secret = await self._client_secret.current(deadline - time.monotonic())
-        except CorrectSettings as error:
+        except InvalidSettings as error:
             return NotSent("client_secret_unreadable", str(error)), secrets
         ours = self._shown(dialect, client_secret)
         request = authenticated(url, form, ours, "body" if revocation else dialect.parameters)

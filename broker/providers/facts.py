@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker.errors import BrokerError, CorrectSettings
+from broker.errors import BrokerError, InvalidSettings
 from broker.providers.http import Reply, Request
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ async def look(endpoint: Endpoint, timeout: float) -> ProviderFacts:
     dialect, wrong, undiscovered = endpoint.dialect, None, None
     try:
         dialect = await endpoint.resolved(timeout)
-    except CorrectSettings as error:
+    except InvalidSettings as error:
         wrong = str(error)
     except BrokerError as error:
         undiscovered = str(error)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_settings import InitSettingsSource
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ Keys = tuple[str, ...]
 
 
 class Variable(InitSettingsSource):
-    """What one variable says, in its place. Raises `CorrectSettings` where it is no setting or no such value."""
+    """What one variable says, in its place. Raises `InvalidSettings` where it is no setting or no such value."""
 
     def __init__(self, settings_cls: type[BaseSettings], name: str, text: str, tables: Sequence[Any]) -> None:
         self.path, kind, fits = _placed(settings_cls, name.split("__"), tables)
@@ -58,7 +58,7 @@ class Environment:
                 continue
             try:
                 source = Variable(settings_cls, name, text, tables)
-            except CorrectSettings as error:
+            except InvalidSettings as error:
                 self.findings.append(f"environment: {variable}: {error}")
             else:
                 self.sources.insert(0, source)
@@ -69,7 +69,7 @@ class Environment:
 def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequence[Any]) -> tuple[Keys, Any, bool]:
     """The path that a variable's name means, the annotation there, and whether it fits *tables*, the highest last.
 
-    What is no table there, and should be, stays as it is, and is found. Raises `CorrectSettings`.
+    What is no table there, and should be, stays as it is, and is found. Raises `InvalidSettings`.
     """
     path: list[str] = []
     kind: Any = settings_cls
@@ -80,7 +80,7 @@ def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequ
             if key not in model.model_fields:
                 known = ["__".join(known) for known in _known(settings_cls, tables)]
                 near = difflib.get_close_matches("__".join(parts), known, n=1, cutoff=0.7)
-                raise CorrectSettings(
+                raise InvalidSettings(
                     f"no such setting: did you mean {ENV_PREFIX}{near[0]}?" if near else
                     f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
                 )  # fmt: skip
@@ -90,7 +90,7 @@ def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequ
             spelled = [name for name in _names(here) if _as_variable(name) == _as_variable(part)]
             key, kind = spelled[0] if spelled else part.lower(), of
         else:
-            raise CorrectSettings(f"{'.'.join(path)} is no table: drop __{part}")
+            raise InvalidSettings(f"{'.'.join(path)} is no table: drop __{part}")
         path.append(key)
         fits = fits and isinstance(here[-1] if here else {}, dict)
         here = _below(here, key)
@@ -150,5 +150,5 @@ def _parsed(value: str, kind: Any) -> Any:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, list if is_list else dict):
-        raise CorrectSettings('must be a list: a,b or ["a", "b"]' if is_list else 'must be a table as JSON: {"…": …}')
+        raise InvalidSettings('must be a list: a,b or ["a", "b"]' if is_list else 'must be a table as JSON: {"…": …}')
     return parsed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings.environment import Environment, model_of, table_of
 from broker.settings.schema import Settings
 
@@ -47,7 +47,7 @@ WORDS = {
 def load(path: Path | None) -> Settings:
     """The settings of *path* (None: environment alone) with the environment over them.
 
-    Raises `CorrectSettings` with everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
+    Raises `InvalidSettings` with everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
     """
     text, table = _read(path)
     environment = Environment(Settings, table)
@@ -65,14 +65,14 @@ def load(path: Path | None) -> Settings:
             line, where = _where(str(path or "settings"), lines, variables, location)
             in_file.append((line, f"{where}: {_key(location)}{_words(found, location)}"))
         findings += [words for _, words in sorted(in_file, key=lambda found: found[0])]
-        raise CorrectSettings(*findings) from None
+        raise InvalidSettings(*findings) from None
     if findings:
-        raise CorrectSettings(*findings)
+        raise InvalidSettings(*findings)
     return settings
 
 
 def origins(path: Path | None) -> Callable[..., str]:
-    """Says of a key, given as its parts, where it was set: `FILE:LINE`, or its variable. Raises `CorrectSettings`."""
+    """Says of a key, given as its parts, where it was set: `FILE:LINE`, or its variable. Raises `InvalidSettings`."""
     text, table = _read(path)
     lines, variables = _lines(text), Environment(Settings, table).variables
     return lambda *keys: _where(str(path or "settings"), lines, variables, keys)[1]
@@ -85,7 +85,7 @@ def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"{path}: cannot be read by uid {os.getuid()} ({error.strerror}): name another with --config, or make one "
             "with `token-broker init > broker.toml`"
         ) from None
@@ -93,13 +93,13 @@ def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise CorrectSettings(f"{path}:{line}: is not UTF-8: save the file as UTF-8") from None
+        raise InvalidSettings(f"{path}:{line}: is not UTF-8: save the file as UTF-8") from None
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CorrectSettings(f"{path}:{_not_toml(str(error), text)}") from None
+        raise InvalidSettings(f"{path}:{_not_toml(str(error), text)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
-        raise CorrectSettings(f"{path}: is not TOML that settings could be: `token-broker init` prints some") from None
+        raise InvalidSettings(f"{path}: is not TOML that settings could be: `token-broker init` prints some") from None
 
 
 def _not_toml(error: str, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.model import Tidings
 from broker.settings.environment import Environment
 from broker.settings.values import (
@@ -376,7 +376,7 @@ class Settings(Section, BaseSettings):
         if environment is None:
             environment = Environment(settings_cls, given)
             if environment.findings:
-                raise CorrectSettings(*environment.findings)
+                raise InvalidSettings(*environment.findings)
         return InitSettingsSource(settings_cls, given), *environment.sources
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectSettings, NotOurStore
+from broker.errors import InvalidSettings, NotOurStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock
@@ -58,7 +58,7 @@ class Store:
     async def identify(self, known: str | None = None) -> None:
         """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
 
-        Raises `StoreUnavailable` while Redis cannot say, `CorrectSettings` when the data there is of another schema
+        Raises `StoreUnavailable` while Redis cannot say, `InvalidSettings` when the data there is of another schema
         or sealed with keys we do not have.
         """
         asked = time.monotonic()
@@ -74,14 +74,14 @@ class Store:
                 "begin anew, stop the broker and remove store.id from data_dir"
             )
         if int(schema or 0) != SCHEMA:
-            raise CorrectSettings(
+            raise InvalidSettings(
                 f"redis: the data under namespace {self.keys.namespace!r} has schema {int(schema or 0)}, this version "
                 f"reads {SCHEMA}: run the version that wrote it, or choose another redis.namespace"
             )
         try:
             self.sealer.open(sealed or b"", *CANARY)
         except CannotOpen:
-            raise CorrectSettings(
+            raise InvalidSettings(
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None

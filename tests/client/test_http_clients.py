@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 import pytest
 
-from broker.client import Broker, CorrectConfiguration, ReauthorizationRequired, SyncBroker
+from broker.client import Broker, InvalidConfiguration, ReauthorizationRequired, SyncBroker
 from broker.testing import FakeBroker
 from tests.client.conftest import Api
 from tests.client.senders import SENDERS, TLS, Sender, stream_for
@@ -243,7 +243,7 @@ async def test_an_error_of_aiohttp_does_not_show_the_token(fake: FakeBroker, cli
 @pytest.mark.parametrize("origin", ["api.example.com", "ftp://api.example.com", "https://", "https://a:x", ""])
 def test_no_origin(origin: str) -> None:
     """What is none is refused when the service starts, with an example of one."""
-    with pytest.raises(CorrectConfiguration, match=r"https://api\.example\.com"):
+    with pytest.raises(InvalidConfiguration, match=r"https://api\.example\.com"):
         Broker("http://127.0.0.1:1", "key").grant("g1").aiohttp(origin)
 
 
@@ -252,10 +252,10 @@ async def test_the_wrong_twin(fake: FakeBroker, api: Api) -> None:
     broker, sync = Broker.from_env(), SyncBroker.from_env()
     with (
         httpx.Client(auth=broker.grant("g1").httpx(), verify=TLS) as client,
-        pytest.raises(CorrectConfiguration, match="use SyncBroker"),
+        pytest.raises(InvalidConfiguration, match="use SyncBroker"),
     ):
         await asyncio.to_thread(client.get, api.url)
     async with httpx.AsyncClient(auth=sync.grant("g1").httpx(), verify=TLS) as async_client:
-        with pytest.raises(CorrectConfiguration, match="use Broker"):
+        with pytest.raises(InvalidConfiguration, match="use Broker"):
             await async_client.get(api.url)
     assert api.came == []

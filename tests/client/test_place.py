@@ -21,7 +21,7 @@ from aiohttp import web
 from broker.client import (
     Broker,
     BrokerUnreachable,
-    CorrectConfiguration,
+    InvalidConfiguration,
     ReauthorizationRequired,
     SyncBroker,
     Token,
@@ -54,7 +54,7 @@ from tests.waiting import until
 )  # fmt: skip
 def test_what_is_missing_is_named(environment: dict[str, str], said: str) -> None:
     """The variable, what is allowed, and what to do; never what a key or a password was."""
-    with pytest.raises(CorrectConfiguration) as wrong:
+    with pytest.raises(InvalidConfiguration) as wrong:
         place_from(environment)
     assert said in str(wrong.value)
     assert "secret" not in str(wrong.value)
@@ -65,7 +65,7 @@ def test_what_is_missing_is_named(environment: dict[str, str], said: str) -> Non
 def test_one_key(arguments: dict[str, Any]) -> None:
     """Exactly one of the two ways to give it."""
     for kind in (Broker, SyncBroker):
-        with pytest.raises(CorrectConfiguration, match="key=… or key_file=…"):
+        with pytest.raises(InvalidConfiguration, match="key=… or key_file=…"):
             kind("http://a", **arguments)
 
 
@@ -258,7 +258,7 @@ async def test_another_event_loop(fake: FakeBroker) -> None:
         def elsewhere() -> None:
             asyncio.run(client.grant("g2").token())
 
-        with pytest.raises(CorrectConfiguration, match="SyncBroker"):
+        with pytest.raises(InvalidConfiguration, match="SyncBroker"):
             await asyncio.to_thread(elsewhere)
 
 

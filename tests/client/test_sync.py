@@ -14,7 +14,7 @@ import pytest
 
 from broker.client import (
     BrokerUnreachable,
-    CorrectConfiguration,
+    InvalidConfiguration,
     ReauthorizationRequired,
     SyncBroker,
     TokenUnavailable,
@@ -44,7 +44,7 @@ def test_nothing_runs_before_it_is_used(fake: FakeBroker) -> None:
     broker.close()
     broker.close()
     assert ours() == []
-    with pytest.raises(CorrectConfiguration, match="closed"):
+    with pytest.raises(InvalidConfiguration, match="closed"):
         grant.token()
 
 
@@ -100,7 +100,7 @@ def test_errors_come_as_they_are(client: SyncBroker, fake: FakeBroker) -> None:
     fake.grants["g1"].expire()
     with pytest.raises(TokenUnavailable):
         client.grant("g1").token(timeout=0.2)
-    with pytest.raises(CorrectConfiguration, match="grant id"):
+    with pytest.raises(InvalidConfiguration, match="grant id"):
         client.grant("../g1")
 
 
@@ -171,6 +171,6 @@ def test_who_waits_when_it_is_closed_hears_of_it(fake: FakeBroker, retry_after: 
         time.sleep(0.5)
         broker.close()
         for each in waiting:
-            with pytest.raises(CorrectConfiguration, match="closed"):
+            with pytest.raises(InvalidConfiguration, match="closed"):
                 each.result(5)
     assert ours() == []

@@ -10,7 +10,7 @@ import pytest
 from broker.client import (
     Broker,
     BrokerUnreachable,
-    CorrectConfiguration,
+    InvalidConfiguration,
     NotAllowed,
     ReauthorizationRequired,
     RefusedRequest,
@@ -266,8 +266,8 @@ async def test_closing_ends_everything(fake: FakeBroker) -> None:
     waiting = asyncio.create_task(client.grant("g1").token(min_ttl=3599.99))
     await asyncio.sleep(0.1)
     await client.close()
-    with pytest.raises(CorrectConfiguration, match="closed"):
+    with pytest.raises(InvalidConfiguration, match="closed"):
         await waiting
     assert asyncio.all_tasks() - before - {waiting} == set()
-    with pytest.raises(CorrectConfiguration, match="closed"):
+    with pytest.raises(InvalidConfiguration, match="closed"):
         await client.grant("g1").token(min_ttl=3599.99)

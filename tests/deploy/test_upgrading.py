@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.sandbox import Sandbox
 from broker.store.opening import SCHEMA
 from tests.conftest import StartBroker
@@ -29,12 +29,12 @@ async def test_another_schema_is_left_alone(start_broker: StartBroker, sandbox: 
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
     await redis.hset("broker:{0}:meta", "schema", str(SCHEMA + 1))
     before = await everything(redis)
-    with pytest.raises((CorrectSettings, BaseExceptionGroup)):
+    with pytest.raises((InvalidSettings, BaseExceptionGroup)):
         async with start_broker(wait=False) as broker:
             await broker.task
     assert await everything(redis) == before
     error = broker.task.exception()
-    assert isinstance(error, CorrectSettings)
+    assert isinstance(error, InvalidSettings)
     assert f"has schema {SCHEMA + 1}, this version reads {SCHEMA}: run the version that wrote it" in str(error)
     await redis.hset("broker:{0}:meta", "schema", str(SCHEMA))
     async with start_broker() as broker:

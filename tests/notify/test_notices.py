@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.notify import policy, scanner, sender
 from broker.notify.channels.channel import NotTold
 from broker.notify.channels.command import Command
@@ -349,7 +349,7 @@ async def test_a_way_that_cannot_work(
     for secret in ("hunter2", "whsec_short", "whsec_!!!" + "x" * 40):
         (tmp_path / "secret").write_text(secret)
         wanted = {name: str(tmp_path / "secret") if value == "SECRET" else value for name, value in settings.items()}
-        with pytest.raises(CorrectSettings) as wrong:
+        with pytest.raises(InvalidSettings) as wrong:
             async with start_broker(notify=wanted, wait=False) as broker:
                 await broker.task
         assert says in str(wrong.value)

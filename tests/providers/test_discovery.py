@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import BrokerError, CorrectSettings, ProviderUnavailable
+from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable
 from broker.model import Answered, NotSent
 from broker.providers import Endpoint, revoke
 from broker.providers.dialects import Dialect
@@ -52,7 +52,7 @@ def test_t50_no_double_slash(issuer: str) -> None:
 @pytest.mark.parametrize("said", ["https://as.test/r/", "https://AS.test/r", None, 7])
 def test_t50_issuer_must_be_equal_to_the_letter(said: object) -> None:
     """A mismatch is a settings error that names both (T50)."""
-    with pytest.raises(CorrectSettings) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         check({**document("https://as.test/r"), "issuer": said}, dialect())
     assert "'https://as.test/r'" in str(caught.value)
     assert (repr(said) if isinstance(said, str) else "no issuer") in str(caught.value)
@@ -88,7 +88,7 @@ def test_endpoints_must_be_safe(url: object, accepted: bool) -> None:
         metadata = check(found, dialect())
         assert metadata.token_endpoint == metadata.revocation_endpoint == url
     else:
-        with pytest.raises(CorrectSettings, match="token_endpoint"):
+        with pytest.raises(InvalidSettings, match="token_endpoint"):
             check(found, dialect())
         assert check(found, dialect(token_endpoint="https://as.test/set")).revocation_endpoint is None
 
@@ -243,7 +243,7 @@ async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: Endpo
     assert outcome.code == "discovery"
     assert "https://other.test" in outcome.detail
     assert server.url in outcome.detail
-    with pytest.raises(CorrectSettings):
+    with pytest.raises(InvalidSettings):
         await endpoint.resolved()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.journal.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
@@ -139,7 +139,7 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
 async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: Path, sealer: Sealer) -> None:
     """A file where the journal's directory should be is said in words."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(CorrectSettings, match="journal"):
+    with pytest.raises(InvalidSettings, match="journal"):
         await Journal.open(tmp_path / "file", sealer, Now())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings import Settings
 from broker.settings import file as settings_file
 
@@ -35,7 +35,7 @@ def wrong(file: Path) -> Wrong:
 
     def find(text: str | bytes = REDIS) -> tuple[str, ...]:
         file.write_bytes(text.encode() if isinstance(text, str) else text)
-        with pytest.raises(CorrectSettings) as caught:
+        with pytest.raises(InvalidSettings) as caught:
             settings_file.load(file)
         for finding in caught.value.findings:
             assert finding.startswith((str(file), "environment: TOKEN_BROKER_")), finding

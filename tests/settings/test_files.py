@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings import Settings
 from broker.settings import file as settings_file
 from tests.settings.conftest import ACME, REDIS, Wrong
@@ -55,7 +55,7 @@ def test_broken_file_keeps_its_secrets(wrong: Wrong) -> None:
 @pytest.mark.parametrize(("name", "why"), [("nothing", "No such file or directory"), (".", "Is a directory")])
 def test_no_file(tmp_path: Path, name: str, why: str) -> None:
     """A file that is not there, or none, is said with the two ways out."""
-    with pytest.raises(CorrectSettings) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         settings_file.load(tmp_path / name)
     (finding,) = caught.value.findings
     assert finding == (
@@ -70,7 +70,7 @@ from pathlib import Path
 from broker.process import data_dir
 from broker.settings import file as settings_file
 from broker.api import Callers
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 directory = Path(sys.argv[1])
 settings = settings_file.load(directory / "good.toml")
 if os.getuid() == 0:
@@ -85,7 +85,7 @@ for work in (
 ):
     try:
         work()
-    except CorrectSettings as error:
+    except InvalidSettings as error:
         print(*error.findings, sep="\\n")
     else:
         print("nothing wrong?")

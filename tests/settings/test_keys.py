@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.api import Callers
-from broker.errors import CorrectSettings, PresentKey
+from broker.errors import InvalidSettings, PresentKey
 from broker.process.data_dir import prepare, redis_password, sealing_keys, write_private
 from broker.secret import key_digest, new_sealing_key
 from broker.settings import Settings
@@ -18,7 +18,7 @@ Loaded = Callable[..., Settings]
 
 
 def _findings(work: Callable[[], object]) -> tuple[str, ...]:
-    with pytest.raises(CorrectSettings) as caught:
+    with pytest.raises(InvalidSettings) as caught:
         work()
     assert all("PASSWORD" not in finding and "\n" not in finding for finding in caught.value.findings)
     return caught.value.findings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import CorrectSettings, NotOurStore, StoreUnavailable
+from broker.errors import InvalidSettings, NotOurStore, StoreUnavailable
 from broker.model import Claim, Commit, Park, Postpone, Token
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
@@ -270,7 +270,7 @@ async def test_keys_that_do_not_open_are_said_at_start(
     new = new_sealing_key()
     settings = RedisSettings(url=shared_redis.url)
     async with open_store(settings, Sealer(parse_sealing_keys(new)), data_dir=tmp_path) as other:
-        with pytest.raises(CorrectSettings, match=r"sealing\.keys_file"):
+        with pytest.raises(InvalidSettings, match=r"sealing\.keys_file"):
             await other.identify()
     async with open_store(settings, Sealer(parse_sealing_keys(f"{new}\n{key}")), data_dir=tmp_path) as both:
         await both.identify()

@@ -10,7 +10,7 @@ import pwd
 import stat
 from typing import TYPE_CHECKING
 
-from broker.errors import BrokerError, CorrectSettings
+from broker.errors import BrokerError, InvalidSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ class TokenFile:
     """Writes one file. Owner and group None: as it comes; *mode* holds whatever the umask is."""
 
     def __init__(self, path: Path, *, owner: str | None, group: str | None, mode: int, in_place: bool) -> None:
-        """Raises `CorrectSettings` where there is no such user or group."""
+        """Raises `InvalidSettings` where there is no such user or group."""
         self.path = path
         self._uid = _id(owner, "owner", "user", lambda name: pwd.getpwnam(name).pw_uid)
         self._gid = _id(group, "group", "group", lambda name: grp.getgrnam(name).gr_gid)
@@ -164,6 +164,6 @@ def _id(name: str | None, key: str, kind: str, known: object) -> int:
     try:
         return known(name)  # type: ignore[operator, no-any-return]
     except KeyError:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"{key}: there is no {kind} {name[:64]!r} on this system: name one, or give a number"
         ) from None

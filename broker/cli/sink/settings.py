@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from broker.cli.formats import FileForm
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.settings import Section
 from broker.settings.file import WORDS
 from broker.settings.values import Name, matching
@@ -60,17 +60,17 @@ class Sink(Section):
 
 
 def from_file(path: Path) -> list[Sink]:
-    """The sinks of a TOML file: `[[sink]]` tables. Raises `CorrectSettings` with all that is wrong."""
+    """The sinks of a TOML file: `[[sink]]` tables. Raises `InvalidSettings` with all that is wrong."""
     try:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
-        raise CorrectSettings(f"{path}: cannot be read by uid {os.getuid()} ({error.strerror})") from None
+        raise InvalidSettings(f"{path}: cannot be read by uid {os.getuid()} ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text"
-        raise CorrectSettings(f"{path}: is not TOML: {what}") from None
+        raise InvalidSettings(f"{path}: is not TOML: {what}") from None
     rows = table.get("sink")
     if not isinstance(rows, list) or not rows or set(table) != {"sink"}:
-        raise CorrectSettings(f'{path}: write a [[sink]] table for each file, with grant = "…" and file = "…" in it')
+        raise InvalidSettings(f'{path}: write a [[sink]] table for each file, with grant = "…" and file = "…" in it')
     sinks, findings = list[Sink](), list[str]()
     for number, row in enumerate(rows, 1):
         try:
@@ -81,16 +81,16 @@ def from_file(path: Path) -> list[Sink]:
         if sum(sink.file == file for sink in sinks) > 1:
             findings.append(f"{path}: {file} stands in two sinks: give each its own file")
     if findings:
-        raise CorrectSettings(*findings)
+        raise InvalidSettings(*findings)
     return sinks
 
 
 def from_options(**given: Any) -> Sink:
-    """The sink that options describe, each by its name. Raises `CorrectSettings`."""
+    """The sink that options describe, each by its name. Raises `InvalidSettings`."""
     try:
         return _KIND.validate_python({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise CorrectSettings(*(f"--{words.replace('_', '-', 1)}" for words in found(error))) from None
+        raise InvalidSettings(*(f"--{words.replace('_', '-', 1)}" for words in found(error))) from None
 
 
 _KIND = TypeAdapter(Sink)

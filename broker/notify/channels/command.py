@@ -9,7 +9,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.notify.channels.channel import NotTold
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def _environment() -> dict[str, str]:
 
 
 def runnable(command: Sequence[str]) -> Sequence[str]:
-    """*command*, whose program is there. Raises `CorrectSettings`."""
+    """*command*, whose program is there. Raises `InvalidSettings`."""
     if shutil.which(command[0]) is None:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"notify.command: {command[0]} is not there, or not to be executed by uid {os.getuid()}: name a program "
             "by its path, its arguments as further items"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from broker import __version__
-from broker.errors import CorrectSettings
+from broker.errors import InvalidSettings
 from broker.notify.channels.channel import NotTold
 from broker.process.data_dir import secret_file
 
@@ -71,7 +71,7 @@ def signature(secret: bytes, id_: str, at: int, body: bytes) -> str:
 
 
 def webhook_secret(path: Path) -> bytes:
-    """The secret in a file. Raises `CorrectSettings`, never with anything of it."""
+    """The secret in a file. Raises `InvalidSettings`, never with anything of it."""
     way_out = f"(printf {_PREFIX}; head -c 32 /dev/urandom | base64) > {path}"
     text = secret_file("notify.secret_file", path, way_out).strip()
     try:
@@ -79,7 +79,7 @@ def webhook_secret(path: Path) -> bytes:
     except (binascii.Error, ValueError):
         secret = b""
     if not text.startswith(_PREFIX) or not _LEAST <= len(secret) <= _MOST:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"notify.secret_file: {path} must hold {_PREFIX} and {_LEAST} to {_MOST} bytes in base64: {way_out}"
         )
     return secret

