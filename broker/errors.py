@@ -30,7 +30,7 @@ class InvalidSettings(BrokerError):
         self.findings = findings
 
 
-class CorrectRequest(BrokerError):
+class InvalidRequest(BrokerError):
     """The request is wrong and will be again (400)."""
 
     code = "invalid_request"

@@ -39,7 +39,7 @@ BODY_LIMIT = 64 * 1024
 UNREADABLE = "the body cannot be read: it is not encoded as Content-Encoding or Transfer-Encoding say; send it plain"
 
 STATUS: dict[type[errors.BrokerError], int] = {
-    errors.CorrectRequest: 400,
+    errors.InvalidRequest: 400,
     LoginRefused: 400,
     errors.PresentKey: 401,
     errors.AskForPermission: 403,
@@ -183,7 +183,7 @@ def grant_id_of(request: web.Request) -> str:
     """The grant id in the path, checked before anything else looks at it."""
     grant_id = request.match_info["id"]
     if not GRANT_ID.fullmatch(grant_id):
-        raise errors.CorrectRequest(
+        raise errors.InvalidRequest(
             "a grant id is a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
         )
     return grant_id
@@ -220,14 +220,14 @@ def caller_of(request: web.Request) -> Caller:
 
 
 async def json_body(request: web.Request, *members: str) -> dict[str, Any]:
-    """The JSON object in the body; raises `CorrectRequest` that names *members* when it is none."""
+    """The JSON object in the body; raises `InvalidRequest` that names *members* when it is none."""
     wanted = f"a JSON object with {', '.join(members)}"
     try:
         body = json.loads(await request.read())
     except (ValueError, RecursionError):
-        raise errors.CorrectRequest(f"the body is not JSON: send {wanted}") from None
+        raise errors.InvalidRequest(f"the body is not JSON: send {wanted}") from None
     if not isinstance(body, dict):
-        raise errors.CorrectRequest(f"the body is not an object: send {wanted}")
+        raise errors.InvalidRequest(f"the body is not an object: send {wanted}")
     return body
 
 

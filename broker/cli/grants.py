@@ -33,9 +33,9 @@ _STDIN = 0
 
 
 def grant_path(grant_id: str, rest: str = "") -> str:
-    """The path of a grant and what follows it; raises `CorrectRequest`."""
+    """The path of a grant and what follows it; raises `InvalidRequest`."""
     if not GRANT_ID.fullmatch(grant_id):
-        raise errors.CorrectRequest(
+        raise errors.InvalidRequest(
             f"{grant_id[:128]!r} is not a grant id: letters and digits, then also, '.', '_' or '-' (at most 128)"
         )
     return f"/v1/grants/{grant_id}{rest}"
@@ -88,7 +88,7 @@ async def _pasted() -> str:
         if pasted.strip() and pasted.endswith((b"\n", b"\r")) and not pasted.rstrip(b"\r\n").endswith(b"\\"):
             break
     if not pasted.strip():
-        raise errors.CorrectRequest("no URL was pasted: nothing was changed")
+        raise errors.InvalidRequest("no URL was pasted: nothing was changed")
     return pasted.decode("utf-8", "replace")
 
 
@@ -129,7 +129,7 @@ async def _completed(broker: Broker, grant: str, started: dict[str, Any], before
             break
         if found:
             raise error_of(found, described)
-    raise errors.CorrectRequest("the login was not completed within ten minutes: start again")
+    raise errors.InvalidRequest("the login was not completed within ten minutes: start again")
 
 
 @app.command()
@@ -225,7 +225,7 @@ async def _import(
     try:
         stream = None if str(file) == "-" else file.open("rb")
     except OSError as error:
-        raise errors.CorrectRequest(f"{file}: cannot be read ({error.strerror})") from None
+        raise errors.InvalidRequest(f"{file}: cannot be read ({error.strerror})") from None
     source = stream.fileno() if stream else _STDIN
     total = file.stat().st_size if stream and file.is_file() else None
     counts: dict[str, int] = {}

@@ -25,7 +25,7 @@ T = TypeVar("T")
 _TIMEOUT = 75.0
 _ACCEPTED = frozenset({201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
-    400: errors.CorrectRequest,
+    400: errors.InvalidRequest,
     401: errors.PresentKey,
     403: errors.AskForPermission,
     404: errors.NoSuchGrant,

@@ -27,7 +27,7 @@ _CONNECT = 5.0
 _PATIENCE = 5.0
 """Seconds beyond the wait that was asked for, after which the broker is taken to hang."""
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
-    400: errors.RefusedRequest,
+    400: errors.InvalidRequest,
     401: errors.WrongKey,
     403: errors.NotAllowed,
     404: errors.UnknownGrant,

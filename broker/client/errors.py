@@ -31,7 +31,7 @@ class UnknownGrant(BrokerError):
     """The broker has no such grant (404): the id is mistyped, or nobody has logged in yet."""
 
 
-class RefusedRequest(BrokerError):
+class InvalidRequest(BrokerError):
     """The broker refuses what was asked and will again (400), such as more `min_ttl` than a token ever has."""
 
 

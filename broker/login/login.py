@@ -17,7 +17,7 @@ import structlog
 
 from broker.errors import (
     BrokerError,
-    CorrectRequest,
+    InvalidRequest,
     ProviderRefused,
     ProviderUnavailable,
     StoreUnavailable,
@@ -111,13 +111,13 @@ class Login:
     async def _authorize(self, flow: Flow, cookie: str) -> tuple[str, str]:
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
-            raise CorrectRequest(
+            raise InvalidRequest(
                 f"no provider {flow.provider!r} in the settings; there are: {', '.join(self._endpoints)}"
             )
         state = secrets.token_urlsafe(24)
         dialect = await endpoint.resolved()
         if dialect.authorization_endpoint is None:
-            raise CorrectRequest(
+            raise InvalidRequest(
                 f"provider {flow.provider!r} has no authorization_endpoint, so nobody can log in there: set it"
             )
         verifier = new_verifier() if dialect.pkce else None
@@ -226,7 +226,7 @@ class Login:
     async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
-            raise CorrectRequest(f"provider {flow.provider!r} is no longer in the settings")
+            raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         dialect = await endpoint.resolved()
         check_issuer(dialect, query.get("iss"), dialect.iss_parameter_supported)
         if "code" not in query:
@@ -263,18 +263,18 @@ def _digest(cookie: str) -> str:
 def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
     """The parameters of a pasted redirect URL, whatever a terminal or a chat did to its white space.
 
-    Raises `CorrectRequest` when it is not our redirect_uri.
+    Raises `InvalidRequest` when it is not our redirect_uri.
     """
     url = "".join(pasted.split()).replace("&amp;", "&")
     if len(url) > 16_384:  # noqa: PLR2004 - far above any real redirect
-        raise CorrectRequest("redirected_to is longer than 16 KiB: paste the URL alone")
+        raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
     if _place(url) != _place(redirect_uri):
-        raise CorrectRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
+        raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
     return read_query(urlsplit(url).query)
 
 
 def read_query(query: str) -> dict[str, str]:
-    """The parameters of a redirect, each once. Raises `CorrectRequest`.
+    """The parameters of a redirect, each once. Raises `InvalidRequest`.
 
     A plus in a code is a plus: no server issues codes with blanks, but some leave their base64 as it is.
     """
@@ -296,5 +296,5 @@ def first_of(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Each parameter once; RFC 6749 §3.1 forbids repeating one."""
     for name, values in query.items():
         if len(values) > 1:
-            raise CorrectRequest(f"parameter {name[:32]!a} is given {len(values)} times, once is allowed")
+            raise InvalidRequest(f"parameter {name[:32]!a} is given {len(values)} times, once is allowed")
     return {name: values[0] for name, values in query.items()}

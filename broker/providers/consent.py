@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from broker.errors import CorrectRequest
+from broker.errors import InvalidRequest
 from broker.providers import redaction
 from broker.secret import Secret
 
@@ -59,19 +59,19 @@ def authorization_url(
 
 
 def check_issuer(dialect: Dialect, iss: str | None, metadata_requires: bool) -> None:  # noqa: FBT001 - as the RFC has it
-    """Compare the callback's `iss` with the issuer, to the letter (RFC 9207 §2.4). Raises `CorrectRequest`.
+    """Compare the callback's `iss` with the issuer, to the letter (RFC 9207 §2.4). Raises `InvalidRequest`.
 
     *metadata_requires* is the dialect's `iss_parameter_supported`: a callback without `iss` is refused then. Where
     no issuer is known there is nothing to compare with.
     """
     if iss is None:
         if metadata_requires:
-            raise CorrectRequest(
+            raise InvalidRequest(
                 "the provider's answer does not say which issuer it is from (no iss): start the login anew"
             )
         return
     if dialect.issuer is not None and iss != dialect.issuer:
         shown = redaction.detail(iss, ())
-        raise CorrectRequest(
+        raise InvalidRequest(
             f"the answer is from the issuer {shown!r}, not from {dialect.issuer!r}: start the login anew"
         )

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from broker.errors import (
-    CorrectRequest,
+    InvalidRequest,
     LogInAgain,
     NoSuchGrant,
     StoreUnavailable,
@@ -78,7 +78,7 @@ class Reader:
     async def current(self, grant_id: str, *, min_ttl_ms: int = 0, wait: float = DEFAULT_WAIT) -> Token:
         """The current token with at least *min_ttl_ms* of life; waits *wait* seconds at most where there is none.
 
-        Raises `NoSuchGrant`, `CorrectRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
+        Raises `NoSuchGrant`, `InvalidRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
         """
         if token := self.at_hand(grant_id, min_ttl_ms):
             return token
@@ -231,7 +231,7 @@ class Reader:
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
         most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
         if min_ttl_ms > most:
-            raise CorrectRequest(
+            raise InvalidRequest(
                 f"min_ttl is {min_ttl_ms // 1000} s, but a refresh of this grant yields {most // 1000} s: ask for less"
             )
 

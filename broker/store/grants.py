@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import CorrectRequest
+from broker.errors import InvalidRequest
 from broker.model import GRANT_ID, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
@@ -175,7 +175,7 @@ class Grants:
 
         The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all. Of
         very many ids that are not *permitted* one page passes over some, and may end short of *limit*.
-        Raises `CorrectRequest` for a cursor that is not ours.
+        Raises `InvalidRequest` for a cursor that is not ours.
         """
         rows, following = await self._rows(providers, states, cursor, limit, permitted)
         return Page(await self._described(rows), following)
@@ -308,7 +308,7 @@ def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
         return 0, "-inf", ""
     read = _CURSOR.fullmatch(cursor)
     if read is None:
-        raise CorrectRequest(FOREIGN_CURSOR)
+        raise InvalidRequest(FOREIGN_CURSOR)
     return int(read[1]), read[2], read[3]
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.errors import CorrectRequest
+from broker.errors import InvalidRequest
 from broker.secret import CannotOpen, Sealer
 from broker.store import scripts
 from broker.store.grants import FOREIGN_CURSOR
@@ -69,10 +69,10 @@ class Resealing:
         self._replicas = replicas
 
     async def page(self, cursor: str | None) -> Resealed:
-        """Reseal one page, from *cursor* (as the page before gave it). Raises `CorrectRequest` for a foreign one."""
+        """Reseal one page, from *cursor* (as the page before gave it). Raises `InvalidRequest` for a foreign one."""
         read = _CURSOR.fullmatch(cursor or "0~0")
         if read is None:
-            raise CorrectRequest(FOREIGN_CURSOR)
+            raise InvalidRequest(FOREIGN_CURSOR)
         run = _RUN_ID.search(await self._primary.call("INFO", "server"))
         run_id = run[1].decode() if run else "0"
         done = Resealed(restarted=cursor is not None and read[1] != run_id)  # a cursor means nothing to another run

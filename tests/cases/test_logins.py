@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis
 
-from broker.errors import CorrectRequest
+from broker.errors import InvalidRequest
 from broker.login.login import read_redirect
 from broker.sandbox import BrowserError, Sandbox, walk_login, walk_to_redirect
 from tests.conftest import RunningBroker, StartBroker
@@ -164,7 +164,7 @@ def test_pasted(pasted: str) -> None:
 )
 def test_pasted_something_else(pasted: str) -> None:
     """B14: the code alone, or another host's URL, is refused with what belongs there, and not repeated."""
-    with pytest.raises(CorrectRequest) as refused:
+    with pytest.raises(InvalidRequest) as refused:
         read_redirect(pasted, REDIRECT)
     assert pasted not in str(refused.value)
 

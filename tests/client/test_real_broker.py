@@ -14,9 +14,9 @@ from redis.asyncio import Redis
 
 from broker.client import (
     Broker,
+    InvalidRequest,
     NotAllowed,
     ReauthorizationRequired,
-    RefusedRequest,
     TokenUnavailable,
     UnknownGrant,
     WrongKey,
@@ -79,7 +79,7 @@ async def test_refusals_of_a_real_broker(broker: RunningBroker, sandbox: Sandbox
             await client.grant("g9").token()
         with pytest.raises(NotAllowed, match="svc"):
             await client.grant("x1").token()
-        with pytest.raises(RefusedRequest, match="ask for less"):
+        with pytest.raises(InvalidRequest, match="ask for less"):
             await client.grant("g1").token(min_ttl=100_000)
     async with Broker(broker.url, "nobody's") as client:
         with pytest.raises(WrongKey, match="caller new"):

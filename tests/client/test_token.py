@@ -11,9 +11,9 @@ from broker.client import (
     Broker,
     BrokerUnreachable,
     InvalidConfiguration,
+    InvalidRequest,
     NotAllowed,
     ReauthorizationRequired,
-    RefusedRequest,
     TokenUnavailable,
     UnknownGrant,
     WrongKey,
@@ -122,7 +122,7 @@ async def test_min_ttl(client: Broker, fake: FakeBroker) -> None:
     fake.grants["g1"].lifetime = 200
     longer = await grant.token(min_ttl=150)
     assert longer.remaining() > 150
-    with pytest.raises(RefusedRequest, match="ask for less"):
+    with pytest.raises(InvalidRequest, match="ask for less"):
         await grant.token(min_ttl=1000)
     fake.grants["g1"].refreshable = False
     with pytest.raises(NotAllowed):

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from broker.errors import CorrectRequest
+from broker.errors import InvalidRequest
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.providers.dialects import Dialect
 from broker.secret import Secret
@@ -87,5 +87,5 @@ def test_rfc_9207(issuer: str | None, iss: str | None, required: bool, accepted:
     if accepted:
         check_issuer(settings, iss, required)
     else:
-        with pytest.raises(CorrectRequest):
+        with pytest.raises(InvalidRequest):
             check_issuer(settings, iss, required)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.api.routes import shapes
-from broker.errors import AskForPermission, BrokerError, CorrectRequest, NoSuchGrant, ResolveConflict
+from broker.errors import AskForPermission, BrokerError, InvalidRequest, NoSuchGrant, ResolveConflict
 from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
@@ -59,12 +59,12 @@ async def list_grants(request: web.Request) -> web.Response:
     caller, api, query = admin_of(request), request.app[API], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
-        raise CorrectRequest(f"state must be one of {', '.join(STATES)}")
+        raise InvalidRequest(f"state must be one of {', '.join(STATES)}")
     providers = query.getall("provider", None) or await _all_providers(request)
     try:
         limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
     except ValueError:
-        raise CorrectRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
+        raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
     cursor = _opened(api, caller, query.get("cursor"))
     part = query.get("search", "").lower()
     page = await api.store.grants.page(
@@ -88,7 +88,7 @@ def _opened(api: Api, caller: Caller, sealed: str | None) -> str | None:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
         return api.store.sealer.open(raw, "cursor", caller.name)
     except (ValueError, CannotOpen):
-        raise CorrectRequest(FOREIGN_CURSOR) from None
+        raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
 async def _all_providers(request: web.Request) -> list[str]:
@@ -146,16 +146,16 @@ async def put_grant(request: web.Request) -> web.Response:
 
 
 def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
-    """Provider, refresh token and scope of one imported grant; raises `CorrectRequest`."""
+    """Provider, refresh token and scope of one imported grant; raises `InvalidRequest`."""
     provider, refresh_token, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
     if not isinstance(provider, str) or provider not in providers:
-        raise CorrectRequest(
+        raise InvalidRequest(
             f"provider must be one of those in the settings: {', '.join(providers) or 'there are none'}"
         )
     if not isinstance(refresh_token, str) or not refresh_token or not _encodable(refresh_token):
-        raise CorrectRequest("refresh_token must be a text that is not empty")
+        raise InvalidRequest("refresh_token must be a text that is not empty")
     if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
-        raise CorrectRequest("scope must be a text, or be left out")
+        raise InvalidRequest("scope must be a text, or be left out")
     return provider, Secret(refresh_token), scope
 
 
@@ -275,7 +275,7 @@ async def retry_provider(request: web.Request) -> web.Response:
             "of them: retry grant by grant"
         )
     if name not in api.endpoints:
-        raise CorrectRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
+        raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
     taken_up = await finish(_take_up(api, admin, name))
     return json_answer(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from broker.api.app import API, BODY_LIMIT, UNREADABLE
 from broker.api.routes.grants import admin_of, audit_import, imported
-from broker.errors import BrokerError, CorrectRequest, ResolveConflict
+from broker.errors import BrokerError, InvalidRequest, ResolveConflict
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
             if raw is None or raw.strip():
                 await _tell(answer, await _outcome(api, caller, number, raw))
     except web.RequestPayloadError:
-        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, CorrectRequest(UNREADABLE)))
+        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE)))
     await answer.write_eof()
     return answer
 
@@ -60,14 +60,14 @@ async def _outcome(api: Api, caller: Caller, number: int, raw: bytes | None) -> 
 
 async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     if raw is None:
-        raise CorrectRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
+        raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
     try:
         line = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        raise CorrectRequest("the line is not JSON") from None
+        raise InvalidRequest("the line is not JSON") from None
     grant_id = line.get("grant_id") if isinstance(line, dict) else None
     if not isinstance(grant_id, str) or not GRANT_ID.fullmatch(grant_id):
-        raise CorrectRequest(
+        raise InvalidRequest(
             "grant_id must be a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
         )
     told: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}

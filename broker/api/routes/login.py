@@ -16,7 +16,7 @@ from aiohttp import web
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.api.routes import shapes
-from broker.errors import BrokerError, CorrectRequest, NoSuchGrant
+from broker.errors import BrokerError, InvalidRequest, NoSuchGrant
 from broker.login.login import AlreadyUsed, read_query
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
@@ -92,7 +92,7 @@ async def start_login(request: web.Request) -> web.Response:
     caller.require("admin", grant_id)
     provider = (await json_body(request, "provider")).get("provider")
     if not isinstance(provider, str) or provider not in api.endpoints:
-        raise CorrectRequest(
+        raise InvalidRequest(
             f"provider must be one of those in the settings: {', '.join(api.endpoints) or 'there are none'}"
         )
     started = await api.login.start(grant_id, provider)
@@ -128,7 +128,7 @@ async def complete_login(request: web.Request) -> web.Response:
     body = await json_body(request, "redirected_to")
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
-        raise CorrectRequest("redirected_to must be the URL the browser ended at")
+        raise InvalidRequest("redirected_to must be the URL the browser ended at")
     completed = _completed(caller, api.login.complete(grant_id, redirected_to, state))
     return json_answer(_told(await finish(completed)))
 

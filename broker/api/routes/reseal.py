@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from broker.api import audit
 from broker.api.app import API, json_answer, optional_json_body
 from broker.api.routes.grants import admin_of
-from broker.errors import AskForPermission, CorrectRequest, ResolveConflict
+from broker.errors import AskForPermission, InvalidRequest, ResolveConflict
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
 from broker.store.grants import FOREIGN_CURSOR
@@ -41,7 +41,7 @@ class _Walk:
             return cls()
         read = _CURSOR.fullmatch(cursor)
         if read is None:
-            raise CorrectRequest(FOREIGN_CURSOR)
+            raise InvalidRequest(FOREIGN_CURSOR)
         return cls(int(read[1]), read[2] == "1", read[3] or None)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ async def reseal(request: web.Request) -> web.Response:
         )
     cursor = (await optional_json_body(request, "cursor?")).get("cursor")
     if cursor is not None and not isinstance(cursor, str):
-        raise CorrectRequest(FOREIGN_CURSOR)
+        raise InvalidRequest(FOREIGN_CURSOR)
     walk = _Walk.read(cursor)
     await asyncio.to_thread(_same_keys, api)
     if cursor is None:

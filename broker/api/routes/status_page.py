@@ -14,7 +14,7 @@ from aiohttp import web
 
 from broker.api import audit, session
 from broker.api.app import API, json_answer, json_body, session_of
-from broker.errors import AskForPermission, CorrectRequest
+from broker.errors import AskForPermission, InvalidRequest
 from broker.secret import key_digest
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def sign_in(request: web.Request) -> web.Response:
     session.require_page(request.method, request.headers, public_url)
     key = (await json_body(request, "key")).get("key")
     if not isinstance(key, str) or not key.strip():
-        raise CorrectRequest("key must be the key of a caller with the admin right")
+        raise InvalidRequest("key must be the key of a caller with the admin right")
     caller = api.callers.identify(None, key)
     if not caller.administers:
         raise AskForPermission(

@@ -12,7 +12,7 @@ from multidict import istr
 from broker.api import audit
 from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
 from broker.api.cached_responses import applied, token_headers
-from broker.errors import AskForPermission, CorrectRequest, PresentKey
+from broker.errors import AskForPermission, InvalidRequest, PresentKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def refresh(request: web.Request) -> web.StreamResponse:
         )
     match = _ETAG.match(condition)
     if match is None:
-        raise CorrectRequest('If-Match must be one ETag of ours, such as "1764000000000"')
+        raise InvalidRequest('If-Match must be one ETag of ours, such as "1764000000000"')
     wait, reported = preferred_wait(request), int(match[1])
     audit.acted(caller, "refresh.reported", grant_id, generation=reported)
     token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
@@ -125,7 +125,7 @@ def _min_ttl_ms(raw: str | None) -> int:
     if raw is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", raw):
-        raise CorrectRequest("min_ttl must be seconds, 0 or more, such as min_ttl=60")
+        raise InvalidRequest("min_ttl must be seconds, 0 or more, such as min_ttl=60")
     return int(float(raw) * 1000)
 
 
