@@ -36,7 +36,7 @@ class InvalidRequest(BrokerError):
     code = "invalid_request"
 
 
-class PresentKey(BrokerError):
+class UnknownKey(BrokerError):
     """No key, or one nobody knows (401)."""
 
     code = "invalid_token"

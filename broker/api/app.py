@@ -41,7 +41,7 @@ UNREADABLE = "the body cannot be read: it is not encoded as Content-Encoding or 
 STATUS: dict[type[errors.BrokerError], int] = {
     errors.InvalidRequest: 400,
     LoginRefused: 400,
-    errors.PresentKey: 401,
+    errors.UnknownKey: 401,
     errors.AskForPermission: 403,
     errors.NoSuchGrant: 404,
     errors.ResolveConflict: 409,
@@ -208,7 +208,7 @@ def by_session(request: web.Request) -> bool:
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Who asks, by key or by the status page's cookie; raises `PresentKey`, `AskForPermission`."""
+    """Who asks, by key or by the status page's cookie; raises `UnknownKey`, `AskForPermission`."""
     api, headers = request.app[API], request.headers
     if by_session(request):
         session.require_page(request.method, headers, api.settings.http.public_url)

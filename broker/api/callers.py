@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import hdrs
 from multidict import istr
 
-from broker.errors import AskForPermission, InvalidSettings, PresentKey
+from broker.errors import AskForPermission, InvalidSettings, UnknownKey
 from broker.process.data_dir import secret_file, write_private
 from broker.secret import key_digest, new_caller_key
 
@@ -103,7 +103,7 @@ class Callers:
         self._by_digest, self.understood = other._by_digest, other.understood
 
     def of(self, headers: Mapping[str, str]) -> Caller:
-        """The caller of a request with these *headers*. Raises `PresentKey`."""
+        """The caller of a request with these *headers*. Raises `UnknownKey`."""
         return self.identify(headers.get(hdrs.AUTHORIZATION), headers.get(BROKER_KEY))
 
     def of_digest(self, digest: str) -> Caller | None:
@@ -116,16 +116,16 @@ class Callers:
         return caller if caller is not None and caller.name == name else None
 
     def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
-        """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `PresentKey`."""
+        """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `UnknownKey`."""
         key = broker_key
         if key is None and authorization is not None:
             scheme, value = scheme_of(authorization)
             key = value if scheme == "bearer" else None
         if not key:
-            raise PresentKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
+            raise UnknownKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
         caller = self._by_digest.get(key_digest(key.strip()))
         if caller is None:
-            raise PresentKey(
+            raise UnknownKey(
                 "unknown key: make one with `token-broker caller new NAME`; behind a proxy send it as X-Broker-Key"
             )
         return caller

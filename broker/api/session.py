@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker.errors import AskForPermission, PresentKey
+from broker.errors import AskForPermission, UnknownKey
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def over() -> PresentKey:
+def over() -> UnknownKey:
     """What is said to a cookie that opens nothing any more."""
-    return PresentKey("signed out: the session is over, or its caller or key was changed. Sign in again")
+    return UnknownKey("signed out: the session is over, or its caller or key was changed. Sign in again")
 
 
 __all__ = ["LIFE_S", "PROOF", "ROUTES", "Session", "cookie_name", "has_key", "open_", "over", "require_page", "seal"]

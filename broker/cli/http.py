@@ -26,7 +26,7 @@ _TIMEOUT = 75.0
 _ACCEPTED = frozenset({201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
-    401: errors.PresentKey,
+    401: errors.UnknownKey,
     403: errors.AskForPermission,
     404: errors.NoSuchGrant,
     409: errors.ResolveConflict,
@@ -112,15 +112,15 @@ def _key(key_file: Path | None, settings: Settings | None) -> str:
     if key_file is None and (given := os.environ.get("TOKEN_BROKER_KEY")):
         key, where = given.strip(), "TOKEN_BROKER_KEY"
     elif path is None:
-        raise errors.PresentKey("no key: give --key-file, or set TOKEN_BROKER_KEY_FILE")
+        raise errors.UnknownKey("no key: give --key-file, or set TOKEN_BROKER_KEY_FILE")
     else:
         try:
             key, where = path.read_text("utf-8-sig").strip(), str(path)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise errors.PresentKey(f"the key in {path} cannot be read ({why}): name another with --key-file") from None
+            raise errors.UnknownKey(f"the key in {path} cannot be read ({why}): name another with --key-file") from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise errors.PresentKey(f"what {where} holds is no key: a key is one word")
+        raise errors.UnknownKey(f"what {where} holds is no key: a key is one word")
     return key
 
 
@@ -130,16 +130,16 @@ async def broker_at(
 ) -> AsyncIterator[Broker]:
     """The broker that the options or the settings name. *keyless* for what needs no key.
 
-    Raises `PresentKey` without a key, or `TryAgain` where there is no broker either: that is to be mended first.
+    Raises `UnknownKey` without a key, or `TryAgain` where there is no broker either: that is to be mended first.
     """
     needs_settings = url is None or (not keyless and key_file is None and not os.environ.get("TOKEN_BROKER_KEY"))
     settings = load(config) if needs_settings else None
     base = where = _base_url(url, settings)
-    missing: errors.PresentKey | None = None
+    missing: errors.UnknownKey | None = None
     headers = {}
     try:
         headers = {} if keyless else {"X-Broker-Key": _key(key_file, settings)}
-    except errors.PresentKey as error:
+    except errors.UnknownKey as error:
         missing = error
     connector: aiohttp.BaseConnector | None = None
     if base.startswith("unix:"):

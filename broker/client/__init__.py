@@ -19,7 +19,7 @@ from broker.client.errors import (
     ReauthorizationRequired,
     TokenUnavailable,
     UnknownGrant,
-    WrongKey,
+    UnknownKey,
 )
 from broker.client.grant import Grant
 from broker.client.sync import SyncBroker, SyncGrant
@@ -39,5 +39,5 @@ __all__ = [
     "Token",
     "TokenUnavailable",
     "UnknownGrant",
-    "WrongKey",
+    "UnknownKey",
 ]

@@ -28,7 +28,7 @@ _PATIENCE = 5.0
 """Seconds beyond the wait that was asked for, after which the broker is taken to hang."""
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
-    401: errors.WrongKey,
+    401: errors.UnknownKey,
     403: errors.NotAllowed,
     404: errors.UnknownGrant,
 }
@@ -76,13 +76,13 @@ class Wire:
         key = self._place.key.reveal()
         try:
             return await self._exchange(method, grant_id, what, headers, wait, key)
-        except errors.WrongKey:
+        except errors.UnknownKey:
             if self._place.key.file is None:
                 raise
         # The file may hold a newer one, or another request has read it already.
         await asyncio.to_thread(self._place.key.reread)
         if self._place.key.reveal() == key:
-            raise errors.WrongKey(f"the broker at {self._place.name} does not know the key in {self._place.key.file}")
+            raise errors.UnknownKey(f"the broker at {self._place.name} does not know the key in {self._place.key.file}")
         return await self._exchange(method, grant_id, what, headers, wait, self._place.key.reveal())
 
     async def _exchange(

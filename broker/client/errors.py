@@ -19,7 +19,7 @@ class InvalidConfiguration(BrokerError, ValueError):
     """The address, the key or an argument is missing or malformed: nothing was asked."""
 
 
-class WrongKey(BrokerError):
+class UnknownKey(BrokerError):
     """The broker knows no such key (401): have one made, `token-broker caller new NAME`."""
 
 

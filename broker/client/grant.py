@@ -56,7 +56,7 @@ class Grant:
         """A living token, with at least *min_ttl* seconds of life; waits *timeout* seconds at most where there is none.
 
         *min_ttl* beyond what the token in hand has needs the right `refresh`. Raises `ReauthorizationRequired`,
-        `WrongKey`, `NotAllowed`, `UnknownGrant`, `InvalidRequest` at once, `TokenUnavailable` or `BrokerUnreachable`
+        `UnknownKey`, `NotAllowed`, `UnknownGrant`, `InvalidRequest` at once, `TokenUnavailable` or `BrokerUnreachable`
         when time is up, or asking again within it is of no use.
         """
         if token := self.at_hand(min_ttl):

@@ -25,7 +25,7 @@ from broker.client import (
     ReauthorizationRequired,
     SyncBroker,
     Token,
-    WrongKey,
+    UnknownKey,
 )
 from broker.client.place import Key, place, place_from
 from broker.testing import FakeBroker
@@ -102,7 +102,7 @@ async def test_a_key_file_that_is_replaced(fake: FakeBroker, tmp_path: Path) -> 
     async with Broker(fake.url, key_file=file) as client:
         await client.grant("g1").token()
         fake.key = "the-next-key"
-        with pytest.raises(WrongKey, match=f"the key in {file}"):
+        with pytest.raises(UnknownKey, match=f"the key in {file}"):
             await client.grant("g1").token(min_ttl=3599.9)
         file.write_text("the-next-key\n")
         tokens = await asyncio.gather(*(client.grant("g1").token(min_ttl=3599 + n / 100) for n in range(20)))
@@ -231,7 +231,7 @@ async def test_nothing_shows_a_secret(fake: FakeBroker, caplog: pytest.LogCaptur
         await asyncio.sleep(0.1)
         fake.up()
         fake.key = "another"
-        with pytest.raises(WrongKey) as wrong:
+        with pytest.raises(UnknownKey) as wrong:
             await client.grant("g2").token()
         for error in (gone.value, wrong.value):
             assert error.__cause__ is None

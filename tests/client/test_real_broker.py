@@ -19,7 +19,7 @@ from broker.client import (
     ReauthorizationRequired,
     TokenUnavailable,
     UnknownGrant,
-    WrongKey,
+    UnknownKey,
 )
 from broker.sandbox import Sandbox
 from broker.secret import key_digest
@@ -82,7 +82,7 @@ async def test_refusals_of_a_real_broker(broker: RunningBroker, sandbox: Sandbox
         with pytest.raises(InvalidRequest, match="ask for less"):
             await client.grant("g1").token(min_ttl=100_000)
     async with Broker(broker.url, "nobody's") as client:
-        with pytest.raises(WrongKey, match="caller new"):
+        with pytest.raises(UnknownKey, match="caller new"):
             await client.grant("g1").token()
 
 

@@ -16,7 +16,7 @@ from broker.client import (
     ReauthorizationRequired,
     TokenUnavailable,
     UnknownGrant,
-    WrongKey,
+    UnknownKey,
 )
 from broker.client.follow import LongPolls, end
 from broker.testing import FakeBroker
@@ -133,7 +133,7 @@ async def test_min_ttl(client: Broker, fake: FakeBroker) -> None:
 async def test_errors_say_what_to_do(fake: FakeBroker) -> None:
     """Each refusal is an error of its own, raised at once."""
     async with Broker(fake.url, "other-key") as stranger:
-        with pytest.raises(WrongKey, match="caller new"):
+        with pytest.raises(UnknownKey, match="caller new"):
             await stranger.grant("g1").token()
     async with Broker(fake.url, fake.key) as client:
         with pytest.raises(UnknownGrant, match="g2: no such grant"):

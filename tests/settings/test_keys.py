@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.api import Callers
-from broker.errors import InvalidSettings, PresentKey
+from broker.errors import InvalidSettings, UnknownKey
 from broker.process.data_dir import prepare, redis_password, sealing_keys, write_private
 from broker.secret import key_digest, new_sealing_key
 from broker.settings import Settings
@@ -53,7 +53,7 @@ def test_key_file_of_windows(loaded: Loaded, tmp_path: Path) -> None:
     settings = loaded(REDIS + f'[callers.wall]\nkey_file = "{tmp_path / "key"}"\nread = ["*"]\n')
     callers = Callers.load(settings.callers, tmp_path)
     assert callers.identify("bearer the-key", None).name == "wall"
-    with pytest.raises(PresentKey):
+    with pytest.raises(UnknownKey):
         callers.identify("Bearer the-other", None)
 
 

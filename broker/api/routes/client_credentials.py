@@ -114,7 +114,7 @@ def client_of(callers: Callers, request: web.BaseRequest, form: dict[str, str]) 
     else:
         try:
             return callers.of(request.headers)
-        except errors.PresentKey as error:
+        except errors.UnknownKey as error:
             raise Refused("invalid_client", str(error), 401) from None
     for name, key in pairs:
         caller = callers.named(name, key)
