@@ -42,7 +42,7 @@ class UnknownKey(BrokerError):
     code = "invalid_token"
 
 
-class AskForPermission(BrokerError):
+class NotAllowed(BrokerError):
     """A known caller without the right (403)."""
 
     code = "access_denied"

@@ -42,7 +42,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     errors.InvalidRequest: 400,
     LoginRefused: 400,
     errors.UnknownKey: 401,
-    errors.AskForPermission: 403,
+    errors.NotAllowed: 403,
     errors.NoSuchGrant: 404,
     errors.ResolveConflict: 409,
     errors.LogInAgain: 409,
@@ -208,7 +208,7 @@ def by_session(request: web.Request) -> bool:
 
 
 def caller_of(request: web.Request) -> Caller:
-    """Who asks, by key or by the status page's cookie; raises `UnknownKey`, `AskForPermission`."""
+    """Who asks, by key or by the status page's cookie; raises `UnknownKey`, `NotAllowed`."""
     api, headers = request.app[API], request.headers
     if by_session(request):
         session.require_page(request.method, headers, api.settings.http.public_url)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import hdrs
 from multidict import istr
 
-from broker.errors import AskForPermission, InvalidSettings, UnknownKey
+from broker.errors import InvalidSettings, NotAllowed, UnknownKey
 from broker.process.data_dir import secret_file, write_private
 from broker.secret import key_digest, new_caller_key
 
@@ -38,11 +38,9 @@ class Caller:
         return self.patterns[right].fullmatch(grant_id) is not None
 
     def require(self, right: Right, grant_id: str) -> None:
-        """Raise `AskForPermission` unless it has *right* on *grant_id*, which may or may not exist."""
+        """Raise `NotAllowed` unless it has *right* on *grant_id*, which may or may not exist."""
         if not self.may(right, grant_id):
-            raise AskForPermission(
-                f"caller {self.name!r} has no {right} right on this grant id: see callers in the settings"
-            )
+            raise NotAllowed(f"caller {self.name!r} has no {right} right on this grant id: see callers in the settings")
 
     @property
     def administers(self) -> bool:

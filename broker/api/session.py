@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from broker.errors import AskForPermission, UnknownKey
+from broker.errors import NotAllowed, UnknownKey
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def has_key(headers: Mapping[str, str]) -> bool:
 
 
 def require_page(method: str, headers: Mapping[str, str], public_url: str) -> None:
-    """Raise `AskForPermission` unless our own page sent this: a browser adds the cookie to others' requests too.
+    """Raise `NotAllowed` unless our own page sent this: a browser adds the cookie to others' requests too.
 
     What changes something must also say where it comes from: by `Sec-Fetch-Site`, or, where browsers leave that out
     (plain http beyond loopback), by `Origin`.
@@ -102,7 +102,7 @@ def require_page(method: str, headers: Mapping[str, str], public_url: str) -> No
     else:
         ours = method in {"GET", "HEAD"}
     if PROOF not in headers or not ours:
-        raise AskForPermission("a signed-in browser is heard from the status page alone: programs send a key")
+        raise NotAllowed("a signed-in browser is heard from the status page alone: programs send a key")
 
 
 def _origin(url: str) -> str:

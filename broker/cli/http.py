@@ -27,7 +27,7 @@ _ACCEPTED = frozenset({201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
     401: errors.UnknownKey,
-    403: errors.AskForPermission,
+    403: errors.NotAllowed,
     404: errors.NoSuchGrant,
     409: errors.ResolveConflict,
     429: errors.WaitBeforeRefresh,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.api.routes import shapes
-from broker.errors import AskForPermission, BrokerError, InvalidRequest, NoSuchGrant, ResolveConflict
+from broker.errors import BrokerError, InvalidRequest, NoSuchGrant, NotAllowed, ResolveConflict
 from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
@@ -47,7 +47,7 @@ def admin_of(request: web.Request) -> Caller:
     """The caller, who must be admin of something."""
     caller = caller_of(request)
     if not caller.administers:
-        raise AskForPermission(f"caller {caller.name!r} has no admin right: see callers in the settings")
+        raise NotAllowed(f"caller {caller.name!r} has no admin right: see callers in the settings")
     return caller
 
 
@@ -270,7 +270,7 @@ async def retry_provider(request: web.Request) -> web.Response:
     """
     admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
     if not admin.administers_all:
-        raise AskForPermission(
+        raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and a provider is taken up for all '
             "of them: retry grant by grant"
         )
@@ -303,7 +303,7 @@ async def test_notices(request: web.Request) -> web.Response:
     """`POST /v1/notify/test`: a test notice by every way of telling people, and what each receiver answered."""
     admin, api = admin_of(request), request.app[API]
     if not admin.administers_all:
-        raise AskForPermission(
+        raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
         )
     tested = await finish(api.desk.test())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from broker.api import audit
 from broker.api.app import API, json_answer, optional_json_body
 from broker.api.routes.grants import admin_of
-from broker.errors import AskForPermission, InvalidRequest, ResolveConflict
+from broker.errors import InvalidRequest, NotAllowed, ResolveConflict
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
 from broker.store.grants import FOREIGN_CURSOR
@@ -61,7 +61,7 @@ async def reseal(request: web.Request) -> web.Response:
     """
     admin, api = admin_of(request), request.app[API]
     if not admin.administers_all:
-        raise AskForPermission(
+        raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and resealing is for all of them'
         )
     cursor = (await optional_json_body(request, "cursor?")).get("cursor")

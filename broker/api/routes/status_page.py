@@ -14,7 +14,7 @@ from aiohttp import web
 
 from broker.api import audit, session
 from broker.api.app import API, json_answer, json_body, session_of
-from broker.errors import AskForPermission, InvalidRequest
+from broker.errors import InvalidRequest, NotAllowed
 from broker.secret import key_digest
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def sign_in(request: web.Request) -> web.Response:
         raise InvalidRequest("key must be the key of a caller with the admin right")
     caller = api.callers.identify(None, key)
     if not caller.administers:
-        raise AskForPermission(
+        raise NotAllowed(
             f"caller {caller.name!r} has no admin right, and this page is for admins: see callers in the settings"
         )
     signed_in = session.Session(caller, api.store.clock() + session.LIFE_S * 1000)

@@ -12,7 +12,7 @@ from multidict import istr
 from broker.api import audit
 from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
 from broker.api.cached_responses import applied, token_headers
-from broker.errors import AskForPermission, InvalidRequest, UnknownKey
+from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
@@ -87,11 +87,11 @@ async def refresh(request: web.Request) -> web.StreamResponse:
 
 
 def admitted(api: Api, headers: Mapping[str, str], right: Right, grant_id: str) -> Caller:
-    """Who asks, with *right* on the grant. Raises what refuses (`UnknownKey`, `AskForPermission`), and counts it."""
+    """Who asks, with *right* on the grant. Raises what refuses (`UnknownKey`, `NotAllowed`), and counts it."""
     try:
         caller = api.callers.of(headers)
         caller.require(right, grant_id)
-    except (AskForPermission, UnknownKey):
+    except (NotAllowed, UnknownKey):
         api.metrics.token_requests.labels("denied").inc()
         raise
     return caller
