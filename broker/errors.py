@@ -48,7 +48,7 @@ class NotAllowed(BrokerError):
     code = "access_denied"
 
 
-class NoSuchGrant(BrokerError):
+class UnknownGrant(BrokerError):
     """No such grant, said only to who may know (404)."""
 
     code = "not_found"

@@ -43,7 +43,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     LoginRefused: 400,
     errors.UnknownKey: 401,
     errors.NotAllowed: 403,
-    errors.NoSuchGrant: 404,
+    errors.UnknownGrant: 404,
     errors.ResolveConflict: 409,
     errors.LogInAgain: 409,
     errors.WaitBeforeRefresh: 429,

@@ -28,7 +28,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
     401: errors.UnknownKey,
     403: errors.NotAllowed,
-    404: errors.NoSuchGrant,
+    404: errors.UnknownGrant,
     409: errors.ResolveConflict,
     429: errors.WaitBeforeRefresh,
     502: errors.ProviderRefused,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import NoSuchGrant, ResolveConflict
+from broker.errors import ResolveConflict, UnknownGrant
 from broker.providers import revoke
 from broker.token_answer import message
 
@@ -55,7 +55,7 @@ class Logout:
     async def log_out(self, grant_id: str) -> LoggedOut:
         """Revoke and forget. The lease is held meanwhile, so no refresh replaces what is being revoked.
 
-        Raises `NoSuchGrant`, `ResolveConflict` while a refresh takes too long, `StoreUnavailable`.
+        Raises `UnknownGrant`, `ResolveConflict` while a refresh takes too long, `StoreUnavailable`.
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
@@ -83,7 +83,7 @@ class Logout:
             grant = await self._store.grants.get(grant_id)
             held = await self._store.schedule.hold(grant_id, grant.provider, self._lease_ms) if grant else "gone"
             if grant is None or held == "gone":
-                raise NoSuchGrant("no such grant")
+                raise UnknownGrant("no such grant")
             if held == "held":
                 # What a refresh committed just before the hold is what must be revoked.
                 return await self._store.grants.get(grant_id) or grant

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from broker.errors import (
     InvalidRequest,
     LogInAgain,
-    NoSuchGrant,
     StoreUnavailable,
     TryAgain,
+    UnknownGrant,
     WaitBeforeRefresh,
 )
 from broker.token_answer import usable_ms
@@ -78,7 +78,7 @@ class Reader:
     async def current(self, grant_id: str, *, min_ttl_ms: int = 0, wait: float = DEFAULT_WAIT) -> Token:
         """The current token with at least *min_ttl_ms* of life; waits *wait* seconds at most where there is none.
 
-        Raises `NoSuchGrant`, `InvalidRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
+        Raises `UnknownGrant`, `InvalidRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
         """
         if token := self.at_hand(grant_id, min_ttl_ms):
             return token
@@ -240,7 +240,7 @@ class Reader:
         grant = await self._store.grants.get(grant_id)
         if grant is None:
             self._cache.evict(grant_id)
-            raise NoSuchGrant("no such grant")
+            raise UnknownGrant("no such grant")
         if grant.unreadable:
             raise TryAgain(
                 "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"

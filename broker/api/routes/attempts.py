@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.api.app import API, caller_of, grant_id_of, json_answer
-from broker.errors import NoSuchGrant
+from broker.errors import UnknownGrant
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,7 +29,7 @@ async def list_attempts(request: web.Request) -> web.Response:
     grant = await store.grants.get(grant_id)
     past = await store.attempts.of(grant_id, grant)
     if grant is None and past.forgotten_at is None:
-        raise NoSuchGrant("no such grant")
+        raise UnknownGrant("no such grant")
     return json_answer(past_of(grant_id, past, store.clock()))
 
 

@@ -55,7 +55,7 @@ async def grant_token(api: Api, request: web.BaseRequest) -> web.StreamResponse:
         token = api.reader.at_hand(grant_id) or await api.reader.current(grant_id, wait=DEFAULT_WAIT)
     except Refused as error:
         return refusal(error.status, error.code, str(error))
-    except errors.NoSuchGrant:
+    except errors.UnknownGrant:
         return refusal(400, "invalid_scope", "no such grant")
     except errors.BrokerError as error:
         return refusal(status_of(error), error.code, str(error), error.retry_after)

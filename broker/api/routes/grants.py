@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.api.routes import shapes
-from broker.errors import BrokerError, InvalidRequest, NoSuchGrant, NotAllowed, ResolveConflict
+from broker.errors import BrokerError, InvalidRequest, NotAllowed, ResolveConflict, UnknownGrant
 from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
@@ -102,7 +102,7 @@ async def describe_grant(request: web.Request) -> web.Response:
     caller.require("admin", grant_id)
     grant = await api.store.grants.get(grant_id)
     if grant is None:
-        raise NoSuchGrant("no such grant")
+        raise UnknownGrant("no such grant")
     state, grant = await api.store.grants.placed(grant)
     return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
 
@@ -199,11 +199,11 @@ async def delete_grant(request: web.Request) -> web.Response:
     caller.require("admin", grant_id)
     grant = await api.store.grants.get(grant_id)
     if grant is None:
-        raise NoSuchGrant("no such grant")
+        raise UnknownGrant("no such grant")
     if api.logout.needs_live_token(grant):
         try:  # the provider's logout is paid for with a living access token: have one made
             await api.reader.current(grant_id, wait=api.settings.refresh.request_timeout.total_seconds())
-        except NoSuchGrant:
+        except UnknownGrant:
             raise
         except BrokerError:
             pass  # then the answer says that only our side was forgotten
@@ -225,7 +225,7 @@ async def retry_grant(request: web.Request) -> web.Response:
     known = await api.store.registry.generation(grant_id)
     outcome = await api.store.schedule.retry(grant_id, known.provider) if known else "gone"
     if known is None or outcome == "gone":
-        raise NoSuchGrant("no such grant")
+        raise UnknownGrant("no such grant")
     api.wake(known.provider)
     audit.acted(caller, "grant.retried", grant_id, generation=known.generation)
     return json_answer(shapes.Retried(grant_id=grant_id, state=outcome), status=202)

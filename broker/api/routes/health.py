@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.api.app import API, caller_of, grant_id_of, json_answer
 from broker.api.routes import shapes
-from broker.errors import BrokerError, NoSuchGrant, NotOurStore, StoreUnavailable
+from broker.errors import BrokerError, NotOurStore, StoreUnavailable, UnknownGrant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ async def readyz_grant(request: web.Request) -> web.Response:
     caller.require("read", grant_id)
     try:
         token = await request.app[API].reader.current(grant_id, wait=0)
-    except NoSuchGrant:
+    except UnknownGrant:
         raise
     except BrokerError as error:
         unready = shapes.GrantNotReady(status="failed", error=error.code, error_description=str(error))

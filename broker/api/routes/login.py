@@ -16,7 +16,7 @@ from aiohttp import web
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.api.routes import shapes
-from broker.errors import BrokerError, InvalidRequest, NoSuchGrant
+from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.login.login import AlreadyUsed, read_query
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
@@ -114,7 +114,7 @@ async def login_status(request: web.Request) -> web.Response:
     caller.require("admin", grant_id)
     flow = await request.app[API].login.status(request.match_info["ticket"])
     if flow is None or flow.grant_id != grant_id:
-        raise NoSuchGrant("this login is unknown or older than ten minutes")
+        raise UnknownGrant("this login is unknown or older than ten minutes")
     body = shapes.LoginStatus(grant_id=grant_id, provider=flow.provider, status=flow.status)
     if flow.error:
         body |= {"error": flow.error, "error_description": flow.error_description}
