@@ -54,7 +54,7 @@ class UnknownGrant(BrokerError):
     code = "not_found"
 
 
-class ResolveConflict(BrokerError):
+class Conflict(BrokerError):
     """Something else holds what the request wants (409)."""
 
     code = "conflict"

@@ -44,7 +44,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     errors.UnknownKey: 401,
     errors.NotAllowed: 403,
     errors.UnknownGrant: 404,
-    errors.ResolveConflict: 409,
+    errors.Conflict: 409,
     errors.LogInAgain: 409,
     errors.WaitBeforeRefresh: 429,
     errors.ProviderRefused: 502,

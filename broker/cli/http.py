@@ -29,7 +29,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     401: errors.UnknownKey,
     403: errors.NotAllowed,
     404: errors.UnknownGrant,
-    409: errors.ResolveConflict,
+    409: errors.Conflict,
     429: errors.WaitBeforeRefresh,
     502: errors.ProviderRefused,
     503: errors.TryAgain,

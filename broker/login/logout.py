@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import ResolveConflict, UnknownGrant
+from broker.errors import Conflict, UnknownGrant
 from broker.providers import revoke
 from broker.token_answer import message
 
@@ -55,7 +55,7 @@ class Logout:
     async def log_out(self, grant_id: str) -> LoggedOut:
         """Revoke and forget. The lease is held meanwhile, so no refresh replaces what is being revoked.
 
-        Raises `UnknownGrant`, `ResolveConflict` while a refresh takes too long, `StoreUnavailable`.
+        Raises `UnknownGrant`, `Conflict` while a refresh takes too long, `StoreUnavailable`.
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
@@ -70,9 +70,7 @@ class Logout:
         told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
         forgotten = await store.registry.forget(grant_id, told, up_to=grant.generation)
         if not forgotten and await store.registry.generation(grant_id) is not None:
-            raise ResolveConflict(
-                f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}"
-            )
+            raise Conflict(f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}")
         if self._journal is not None:
             record = store.registry.forgot(store.store_id, grant_id, grant.generation)
             (await self._journal.append(grant_id, record)).settled = True
@@ -88,7 +86,7 @@ class Logout:
                 # What a refresh committed just before the hold is what must be revoked.
                 return await self._store.grants.get(grant_id) or grant
             if time.monotonic() > ends:
-                raise ResolveConflict("a refresh of this grant is under way: try again in a few seconds", retry_after=5)
+                raise Conflict("a refresh of this grant is under way: try again in a few seconds", retry_after=5)
             await asyncio.sleep(_HOLD_PAUSE)
 
     async def _revoke(self, grant: Grant) -> tuple[bool, str]:

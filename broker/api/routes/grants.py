@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.api.routes import shapes
-from broker.errors import BrokerError, InvalidRequest, NotAllowed, ResolveConflict, UnknownGrant
+from broker.errors import BrokerError, Conflict, InvalidRequest, NotAllowed, UnknownGrant
 from broker.process.tasks import finish
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
@@ -176,17 +176,17 @@ def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
 def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
     """What an import did.
 
-    Raises `ResolveConflict` where it met a refresh in flight, another holder of the token, or a newer token.
+    Raises `Conflict` where it met a refresh in flight, another holder of the token, or a newer token.
     """
     if registered.status == "leased":
-        raise ResolveConflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
+        raise Conflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
-        raise ResolveConflict(
+        raise Conflict(
             f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
             "redeem it twice; use that grant, or delete it first"
         )
     if registered.status == "outdated":
-        raise ResolveConflict(
+        raise Conflict(
             "this refresh token was imported for this grant before, and another since, so it is likely to be spent: "
             "import a newer one, log in, or delete the grant first"
         )

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from broker.api.app import API, BODY_LIMIT, UNREADABLE
 from broker.api.routes.grants import admin_of, audit_import, imported
-from broker.errors import BrokerError, InvalidRequest, ResolveConflict
+from broker.errors import BrokerError, Conflict, InvalidRequest
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> s
     except BrokerError as error:
         return _refused(told, error)
     if registered.status == "leased":
-        return _refused(told, ResolveConflict("a refresh is in flight: send the line again"))
+        return _refused(told, Conflict("a refresh is in flight: send the line again"))
     if registered.status == "held":
         told["holder"] = registered.holder or ""
-        return _refused(told, ResolveConflict("another grant holds this refresh token"))
+        return _refused(told, Conflict("another grant holds this refresh token"))
     audit_import(caller, grant_id, registered)
     if registered.status == "outdated":
         return {**told, "status": "unchanged"}  # a line that a later one replaced, in a file that is sent again

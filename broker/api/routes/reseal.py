@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from broker.api import audit
 from broker.api.app import API, json_answer, optional_json_body
 from broker.api.routes.grants import admin_of
-from broker.errors import InvalidRequest, NotAllowed, ResolveConflict
+from broker.errors import Conflict, InvalidRequest, NotAllowed
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
 from broker.store.grants import FOREIGN_CURSOR
@@ -82,7 +82,7 @@ async def reseal(request: web.Request) -> web.Response:
 def _same_keys(api: Api) -> None:
     """Refuse to work with other keys than the file holds by now: that would seal with the one that is to go."""
     if Sealer(sealing_keys(api.settings)).first != api.store.sealer.first:
-        raise ResolveConflict(
+        raise Conflict(
             "sealing.keys_file begins with another key than it did when this broker started: restart every broker, "
             "then reseal"
         )
@@ -106,7 +106,7 @@ async def _work(api: Api, walk: _Walk) -> tuple[dict[str, Any], _Walk]:
             if not found:
                 return counts, replace(walk, cursor="")
             if walk.number == _MOST_PASSES:
-                raise ResolveConflict(
+                raise Conflict(
                     "values sealed with another key keep coming: another broker still seals with it; restart every "
                     "broker with the new key first, then reseal again"
                 )
