@@ -60,7 +60,7 @@ class Conflict(BrokerError):
     code = "conflict"
 
 
-class LogInAgain(BrokerError):
+class ReauthorizationRequired(BrokerError):
     """The grant is dead and nothing valid is left: a person must log in (409)."""
 
     code = "reauthorization_required"

@@ -45,7 +45,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     errors.NotAllowed: 403,
     errors.UnknownGrant: 404,
     errors.Conflict: 409,
-    errors.LogInAgain: 409,
+    errors.ReauthorizationRequired: 409,
     errors.WaitBeforeRefresh: 429,
     errors.ProviderRefused: 502,
     errors.ProviderUnavailable: 502,
@@ -134,7 +134,7 @@ def ending(api: Api, answer: web.StreamResponse) -> web.StreamResponse:
 def answer_to(error: Exception, method: str, route: str) -> web.Response:
     """Every error as JSON: ours by the table, the router's own in the same form, a bug without a traceback."""
     match error:
-        case errors.LogInAgain(login_url=str(url)):
+        case errors.ReauthorizationRequired(login_url=str(url)):
             return error_answer(409, error.code, str(error), login_url=url)
         case errors.BrokerError():
             return error_answer(status_of(error), error.code, str(error), error.retry_after)

@@ -35,7 +35,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     503: errors.TryAgain,
 }
 _BY_CODE: dict[str, type[errors.BrokerError]] = {
-    "reauthorization_required": errors.LogInAgain,
+    "reauthorization_required": errors.ReauthorizationRequired,
     "temporarily_unavailable": errors.ProviderUnavailable,
 }
 

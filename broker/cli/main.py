@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from broker import __version__
-from broker.errors import BrokerError, InvalidSettings, LogInAgain, ProviderUnavailable, TryAgain
+from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable, ReauthorizationRequired, TryAgain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def exit_code(error: BrokerError) -> int:
     match error:
         case InvalidSettings():
             return EXIT_SETTINGS
-        case LogInAgain():
+        case ReauthorizationRequired():
             return EXIT_LOG_IN
         case TryAgain() | ProviderUnavailable():
             return EXIT_TRY_AGAIN

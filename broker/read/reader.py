@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import (
     InvalidRequest,
-    LogInAgain,
+    ReauthorizationRequired,
     StoreUnavailable,
     TryAgain,
     UnknownGrant,
@@ -76,9 +76,13 @@ class Reader:
         return token
 
     async def current(self, grant_id: str, *, min_ttl_ms: int = 0, wait: float = DEFAULT_WAIT) -> Token:
-        """The current token with at least *min_ttl_ms* of life; waits *wait* seconds at most where there is none.
+        """Return the current token with at least *min_ttl_ms* of life; wait *wait* seconds at most where there is none.
 
-        Raises `UnknownGrant`, `InvalidRequest` (more life than a refresh can yield), `LogInAgain`, `TryAgain`.
+        Raises:
+            UnknownGrant: no such grant.
+            InvalidRequest: *min_ttl_ms* is more life than a refresh can yield.
+            ReauthorizationRequired: the grant is dead and its last token has expired.
+            TryAgain: no token became available in time.
         """
         if token := self.at_hand(grant_id, min_ttl_ms):
             return token
@@ -107,7 +111,7 @@ class Reader:
 
         Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
         reports is spent, `TryAgain` while the
-        grant backs off, `LogInAgain` when it turns out dead: the reported token is as good as none.
+        grant backs off, `ReauthorizationRequired` when it turns out dead: the reported token is as good as none.
         """
         held = self._cache.get(grant_id)
         if held is not None and held.generation > generation and self.usable_ms(held) > 0:
@@ -209,7 +213,7 @@ class Reader:
         living = self.usable_ms(token) // 1000 if token else 0
         if grant.reason == "reauthorization_required" and living <= 0:
             self._metrics.token_requests.labels("dead").inc()
-            error = LogInAgain(
+            error = ReauthorizationRequired(
                 f"the provider no longer accepts this grant: log in again with `token-broker login {grant_id} "
                 f"--provider {grant.provider}` (broker at {self._public_url})"
             )

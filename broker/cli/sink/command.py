@@ -152,7 +152,7 @@ class Feed:
                     await self._poll(broker, self._wait())
                     self._recovered()
                     await asyncio.sleep(max(0.0, _LEAST_PAUSE - (time.monotonic() - began)))
-        except errors.LogInAgain as error:
+        except errors.ReauthorizationRequired as error:
             if self._is_news(error):
                 log.error("sink.reauthorization_required", **self._about(error))
             if not self._dead and self._expires is None:
