@@ -68,7 +68,7 @@ class ReauthorizationRequired(BrokerError):
     """The status page at this grant, where a browser can open it."""
 
 
-class WaitBeforeRefresh(BrokerError):
+class TooFresh(BrokerError):
     """The token is too fresh to refresh again (429)."""
 
     code = "too_fresh"

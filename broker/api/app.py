@@ -46,7 +46,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     errors.UnknownGrant: 404,
     errors.Conflict: 409,
     errors.ReauthorizationRequired: 409,
-    errors.WaitBeforeRefresh: 429,
+    errors.TooFresh: 429,
     errors.ProviderRefused: 502,
     errors.ProviderUnavailable: 502,
     errors.TryAgain: 503,

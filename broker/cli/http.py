@@ -30,7 +30,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     403: errors.NotAllowed,
     404: errors.UnknownGrant,
     409: errors.Conflict,
-    429: errors.WaitBeforeRefresh,
+    429: errors.TooFresh,
     502: errors.ProviderRefused,
     503: errors.TryAgain,
 }

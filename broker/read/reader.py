@@ -13,9 +13,9 @@ from broker.errors import (
     InvalidRequest,
     ReauthorizationRequired,
     StoreUnavailable,
+    TooFresh,
     TryAgain,
     UnknownGrant,
-    WaitBeforeRefresh,
 )
 from broker.token_answer import usable_ms
 
@@ -109,7 +109,7 @@ class Reader:
     async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
         """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
 
-        Raises `WaitBeforeRefresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
+        Raises `TooFresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
         reports is spent, `TryAgain` while the
         grant backs off, `ReauthorizationRequired` when it turns out dead: the reported token is as good as none.
         """
@@ -123,13 +123,13 @@ class Reader:
         )
         if expedited.status == "fresh":
             self._metrics.token_requests.labels("too_fresh").inc()
-            raise WaitBeforeRefresh(
+            raise TooFresh(
                 "the token is fresh: the 401 is about something else (scope, host, the API's own rights)",
                 retry_after=_seconds(expedited.number),
             )
         if expedited.status == "spent":
             self._metrics.token_requests.labels("too_fresh").inc()
-            raise WaitBeforeRefresh(
+            raise TooFresh(
                 f"{self._report_budget} tokens of this grant were reported within an hour: so many 401s mean that the "
                 "API refuses for another reason (scope, account, permission), which no new token mends; where it is "
                 "the token after all, refresh.report_budget allows more",
