@@ -74,13 +74,13 @@ class TooFresh(BrokerError):
     code = "too_fresh"
 
 
-class TryAgain(BrokerError):
+class TokenUnavailable(BrokerError):
     """No token can be had right now (503)."""
 
     code = "token_unavailable"
 
 
-class StoreUnavailable(TryAgain):
+class StoreUnavailable(TokenUnavailable):
     """Redis cannot be reached, is loading, or refuses: nothing is known, nothing was decided."""
 
     code = "store_unavailable"

@@ -49,7 +49,7 @@ STATUS: dict[type[errors.BrokerError], int] = {
     errors.TooFresh: 429,
     errors.ProviderRefused: 502,
     errors.ProviderUnavailable: 502,
-    errors.TryAgain: 503,
+    errors.TokenUnavailable: 503,
 }
 
 

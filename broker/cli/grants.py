@@ -114,7 +114,7 @@ async def _completed(broker: Broker, grant: str, started: dict[str, Any], before
             found = 0
             if gone or told.get("status") == "completed":
                 found, described = await broker.ask("GET", grant_path(grant))
-        except errors.TryAgain:
+        except errors.TokenUnavailable:
             continue  # the broker restarts: the login outlives it in Redis
         if _UNAVAILABLE in {status, found}:
             continue
@@ -255,10 +255,10 @@ async def _import(
                     raise error_of(answer.status, await answer.json())
                 async for raw in answer.content:
                     count(json.loads(raw))
-        except errors.TryAgain as error:
+        except errors.TokenUnavailable as error:
             if not counts:
                 raise
-            raise errors.TryAgain(
+            raise errors.TokenUnavailable(
                 f"{error}; {sum(counts.values())} lines were taken, and importing the whole file again is safe"
             ) from None
     return counts

@@ -32,7 +32,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     409: errors.Conflict,
     429: errors.TooFresh,
     502: errors.ProviderRefused,
-    503: errors.TryAgain,
+    503: errors.TokenUnavailable,
 }
 _BY_CODE: dict[str, type[errors.BrokerError]] = {
     "reauthorization_required": errors.ReauthorizationRequired,
@@ -49,7 +49,7 @@ class Broker:
         self._where = where
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        """Status and JSON object of one request. Raises `TryAgain` when nobody answers."""
+        """Status and JSON object of one request. Raises `TokenUnavailable` when nobody answers."""
         async with self.stream(method, path, **options) as answer:
             text = await answer.text()
         try:
@@ -57,7 +57,7 @@ class Broker:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise errors.TryAgain(f"what answers at {self._where} is not token-broker (HTTP {answer.status})")
+            raise errors.TokenUnavailable(f"what answers at {self._where} is not token-broker (HTTP {answer.status})")
         return answer.status, body
 
     async def get(self, method: str, path: str, **options: Any) -> Any:
@@ -69,20 +69,26 @@ class Broker:
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A request whose answer is read as it comes. Raises `TryAgain` when nobody answers, or not to the end."""
+        """Send a request and stream its response.
+
+        Raises:
+            TokenUnavailable: no broker answers, or the response breaks off.
+        """
         answered = False
         try:  # a redirect would carry the key to wherever it leads
             async with self._session.request(method, self._base + path, allow_redirects=False, **options) as answer:
                 answered = True
                 yield answer
         except TimeoutError:
-            raise errors.TryAgain(f"the broker at {self._where} does not answer in time") from None
+            raise errors.TokenUnavailable(f"the broker at {self._where} does not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
             if answered:
-                raise errors.TryAgain(f"the broker at {self._where} broke off its answer: is it restarting?") from None
+                raise errors.TokenUnavailable(
+                    f"the broker at {self._where} broke off its answer: is it restarting?"
+                ) from None
             number = error.errno if isinstance(error, OSError) else None
             why = os.strerror(number) if number and number > 0 else type(error).__name__
-            raise errors.TryAgain(
+            raise errors.TokenUnavailable(
                 f"no broker answers at {self._where} ({why}): start it with `token-broker run`, or name it with --url"
             ) from None
 
@@ -130,7 +136,9 @@ async def broker_at(
 ) -> AsyncIterator[Broker]:
     """The broker that the options or the settings name. *keyless* for what needs no key.
 
-    Raises `UnknownKey` without a key, or `TryAgain` where there is no broker either: that is to be mended first.
+    Raises:
+        UnknownKey: there is no key.
+        TokenUnavailable: there is no broker either; that must be mended first.
     """
     needs_settings = url is None or (not keyless and key_file is None and not os.environ.get("TOKEN_BROKER_KEY"))
     settings = load(config) if needs_settings else None

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from broker import __version__
-from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable, ReauthorizationRequired, TryAgain
+from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable, ReauthorizationRequired, TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def exit_code(error: BrokerError) -> int:
             return EXIT_SETTINGS
         case ReauthorizationRequired():
             return EXIT_LOG_IN
-        case TryAgain() | ProviderUnavailable():
+        case TokenUnavailable() | ProviderUnavailable():
             return EXIT_TRY_AGAIN
         case _:
             return EXIT_FAILURE

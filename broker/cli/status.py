@@ -16,7 +16,7 @@ from broker.cli.http import broker_at, run
 from broker.cli.main import EXIT_FAILURE, WIDE, app, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span
-from broker.errors import TryAgain
+from broker.errors import TokenUnavailable
 
 _HEALTH_TIMEOUT = 4.0
 _ROWS = 50
@@ -36,7 +36,7 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
 
     try:
         status, report = run(work())
-    except TryAgain as error:
+    except TokenUnavailable as error:
         status, report = 0, {"status": "down", "checks": {"broker": {"status": "failed", "detail": str(error)}}}
     if as_json:
         typer.echo(json.dumps(report))
@@ -92,7 +92,7 @@ def _seen(look: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> Table | Te
     try:
         seen = run(look())
         return fitted(seen, out.height) if out.is_terminal else screen(seen)
-    except TryAgain as error:  # a broker that restarts comes back
+    except TokenUnavailable as error:  # a broker that restarts comes back
         return Text(str(error))
 
 

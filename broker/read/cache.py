@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from broker.errors import TryAgain
+from broker.errors import TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,13 +99,13 @@ class Cache:
     async def changed(self, grant_id: str, timeout: float) -> bool:
         """Wait until something about this grant changes here; False after *timeout* seconds, or where it is closed.
 
-        Raises `TryAgain` where as many wait as may.
+        Raises `TokenUnavailable` where as many wait as may.
         """
         if self.closed:
             return False
         if self.waiting >= self._max_waiting:
             words = f"{self.waiting} callers wait here, as many as may: ask again, or ask another broker"
-            raise TryAgain(words, retry_after=5)
+            raise TokenUnavailable(words, retry_after=5)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(grant_id, set()).add(waiter)
         self.waiting += 1

@@ -13,8 +13,8 @@ from broker.errors import (
     InvalidRequest,
     ReauthorizationRequired,
     StoreUnavailable,
+    TokenUnavailable,
     TooFresh,
-    TryAgain,
     UnknownGrant,
 )
 from broker.token_answer import usable_ms
@@ -82,7 +82,7 @@ class Reader:
             UnknownGrant: no such grant.
             InvalidRequest: *min_ttl_ms* is more life than a refresh can yield.
             ReauthorizationRequired: the grant is dead and its last token has expired.
-            TryAgain: no token became available in time.
+            TokenUnavailable: no token became available in time.
         """
         if token := self.at_hand(grant_id, min_ttl_ms):
             return token
@@ -110,7 +110,7 @@ class Reader:
         """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
 
         Raises `TooFresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
-        reports is spent, `TryAgain` while the
+        reports is spent, `TokenUnavailable` while the
         grant backs off, `ReauthorizationRequired` when it turns out dead: the reported token is as good as none.
         """
         held = self._cache.get(grant_id)
@@ -138,7 +138,7 @@ class Reader:
             )
         if expedited.status == "backing_off":
             self._metrics.token_requests.labels("unavailable").inc()
-            raise TryAgain(
+            raise TokenUnavailable(
                 f"the last refresh brought nothing{_because(grant)}; the next try is planned",
                 retry_after=_seconds(expedited.number),
             )
@@ -167,7 +167,7 @@ class Reader:
         expedited = await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
         if expedited.status == "fresh" and grant.token is not None:
             self._metrics.token_requests.labels("too_fresh").inc()
-            raise TryAgain(
+            raise TokenUnavailable(
                 f"the token was made a moment ago: it has {self.usable_ms(grant.token) // 1000} s of life, less than "
                 f"the min_ttl of {min_ttl_ms // 1000} s, and is there when you ask without min_ttl",
                 retry_after=_seconds(expedited.number),
@@ -221,16 +221,16 @@ class Reader:
             raise error
         self._metrics.token_requests.labels("unavailable").inc()
         if min_ttl_ms and living > 0:
-            raise TryAgain(
+            raise TokenUnavailable(
                 f"no token with {min_ttl_ms // 1000} s of life came within {wait:g} s; one with {living} s is there "
                 "when you ask without min_ttl", retry_after=5,
             )  # fmt: skip
         if grant.parked:
-            raise TryAgain(
+            raise TokenUnavailable(
                 f"this grant is parked ({grant.reason}): an operator must look, then `token-broker retry {grant_id}`",
                 retry_after=60,
             )
-        raise TryAgain(f"no valid token yet, a refresh is under way{_because(grant)}", retry_after=5)
+        raise TokenUnavailable(f"no valid token yet, a refresh is under way{_because(grant)}", retry_after=5)
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
         most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
@@ -246,7 +246,7 @@ class Reader:
             self._cache.evict(grant_id)
             raise UnknownGrant("no such grant")
         if grant.unreadable:
-            raise TryAgain(
+            raise TokenUnavailable(
                 "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
             )
         if grant.token is not None:

@@ -138,7 +138,7 @@ async def test_login_outlives_any_request_that_fails(
             return await ask(broker, method, path, **options)
         if answer == "503":
             return 503, {"error": "store_unavailable", "error_description": "Redis does not answer"}
-        raise errors.TryAgain("nobody answers")
+        raise errors.TokenUnavailable("nobody answers")
 
     monkeypatch.setattr(Broker, "ask", fails_once)
     monkeypatch.setenv("TOKEN_BROKER_KEY", (home.data / "admin.key").read_text().strip())

@@ -192,7 +192,7 @@ class Feed:
         if answer.status != 200:  # noqa: PLR2004
             raise error_of(answer.status, body)
         if not isinstance(body, dict) or "access_token" not in body:
-            raise errors.TryAgain(f"what answers is not token-broker (HTTP {answer.status})")
+            raise errors.TokenUnavailable(f"what answers is not token-broker (HTTP {answer.status})")
         self._write(body)
 
     def _write(self, answer: dict[str, Any]) -> None:
