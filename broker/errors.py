@@ -86,7 +86,7 @@ class StoreUnavailable(TokenUnavailable):
     code = "store_unavailable"
 
 
-class NotOurStore(StoreUnavailable):
+class WrongStore(StoreUnavailable):
     """Redis answers, but it is not the store we have seen before, or keys do not open it."""
 
     code = "not_our_store"

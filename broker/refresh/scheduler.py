@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import NotOurStore, StoreUnavailable
+from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
 from broker.refresh.concurrency import Width
@@ -140,7 +140,7 @@ class Lane:
             if not self._store_lost:
                 log.error("store.lost", provider=self.provider, error=str(error))
             self._store_lost = True
-            self._not_ours = self._not_ours or isinstance(error, NotOurStore)
+            self._not_ours = self._not_ours or isinstance(error, WrongStore)
             self._heart.trouble = str(error)
             return STORE_PAUSE
         self._heart.trouble = ""

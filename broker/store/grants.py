@@ -94,7 +94,7 @@ class Grants:
         return self._sealer.reseal(sealed, grant_id, name)
 
     async def get(self, grant_id: str) -> Grant | None:
-        """One grant, or None where there is no such. Raises `NotOurStore` where another store answers."""
+        """One grant, or None where there is no such. Raises `WrongStore` where another store answers."""
         return (await self.get_many([grant_id]))[0]
 
     async def get_many(self, grant_ids: Sequence[str]) -> list[Grant | None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from broker.errors import InvalidSettings, NotOurStore
+from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock
@@ -69,7 +69,7 @@ class Store:
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
-            raise NotOurStore(
+            raise WrongStore(
                 f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
                 "begin anew, stop the broker and remove store.id from data_dir"
             )

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import NotOurStore, StoreUnavailable
+from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
@@ -123,7 +123,7 @@ class Schedule:
         asked = time.monotonic()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
-        except NotOurStore:
+        except WrongStore:
             raise
         except StoreUnavailable:
             # It may have run: what it leased is given back before the next claim, since nothing was sent for it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.errors import NotOurStore, StoreUnavailable
+from broker.errors import StoreUnavailable, WrongStore
 from broker.secret import Sealer, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Store, open_store, scripts
@@ -31,9 +31,9 @@ async def test_no_verb_touches_another_store(store: Store, redis: Redis, script:
     await redis.hset(store.keys.meta, "store", "another")
     before = {key: await redis.dump(key) for key in await redis.keys("*")}
     keys = ["broker:{0}:grant:g1", "broker:{0}:due:p", "broker:{0}:grant:g2", "broker:{0}:held"] * 3
-    with pytest.raises(NotOurStore, match=r"holds another store \(another\)"):
+    with pytest.raises(WrongStore, match=r"holds another store \(another\)"):
         await store.primary.run(script, keys, ["g1"] * 12)
-    with pytest.raises(NotOurStore, match=r"holds another store \(another\)"):
+    with pytest.raises(WrongStore, match=r"holds another store \(another\)"):
         await store.primary.run_durably(script, [(keys, ["g1"] * 12)] * 2, replicas=0)
     assert {key: await redis.dump(key) for key in await redis.keys("*")} == before
 
@@ -43,7 +43,7 @@ async def test_nothing_is_read_of_another_store(store: Store, redis: Redis) -> N
     await imported(store, "g1")
     await redis.hset(store.keys.meta, "store", "another")
     for asked in (store.grants.get("g1"), store.grants.get("none"), store.grants.providers(["p"])):
-        with pytest.raises(NotOurStore):
+        with pytest.raises(WrongStore):
             await asked
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import InvalidSettings, NotOurStore, StoreUnavailable
+from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
 from broker.model import Claim, Commit, Park, Postpone, Token
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
@@ -257,9 +257,9 @@ async def test_an_emptied_server_is_not_ours(store: Store, redis: Redis) -> None
     """Where the schema key is gone nothing is claimed and nothing registered."""
     await imported(store, "g1")
     await redis.flushall()
-    with pytest.raises(NotOurStore):
+    with pytest.raises(WrongStore):
         await store.schedule.claim("p", 1, LEASE)
-    with pytest.raises(NotOurStore):
+    with pytest.raises(WrongStore):
         await store.registry.import_("g2", "p", Secret("r"), None, due_at=0)
 
 

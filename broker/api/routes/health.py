@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.api.app import API, caller_of, grant_id_of, json_answer
 from broker.api.routes import shapes
-from broker.errors import BrokerError, NotOurStore, StoreUnavailable, UnknownGrant
+from broker.errors import BrokerError, StoreUnavailable, UnknownGrant, WrongStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ class Health:
             }
         redis = await self.look() is not None
         # A server without our data may be another one altogether: whoever balances load should ask elsewhere.
-        good = redis or (self.cached() > 0 and not isinstance(self._trouble, NotOurStore))
+        good = redis or (self.cached() > 0 and not isinstance(self._trouble, WrongStore))
         return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
 
 

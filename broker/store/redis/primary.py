@@ -103,7 +103,7 @@ class Primary:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script by its hash; sends its text only to a server that does not know it yet.
 
-        Raises `NotOurStore` where another store answers.
+        Raises `WrongStore` where another store answers.
         """
         told = self._told(keys, args)
 
@@ -146,7 +146,7 @@ class Primary:
         return replies, self._proved(synced, replicas)
 
     def recognise(self, store: bytes | None) -> None:
-        """Raises `NotOurStore` unless *store*, as the server's mark says it, is ours."""
+        """Raises `WrongStore` unless *store*, as the server's mark says it, is ours."""
         held = (store or b"").decode("ascii", "replace")
         if held != self._mark()[1]:
             raise not_ours(held)

@@ -7,7 +7,7 @@ import ssl
 
 from redis import exceptions
 
-from broker.errors import NotOurStore
+from broker.errors import WrongStore
 
 _WORDS = {
     "MISCONF": "refuses writes: it cannot save to its disk (MISCONF): make room there, or mend its permissions",
@@ -44,16 +44,16 @@ def code_of(error: BaseException) -> str:
     return "READONLY" if code == "ERR" and "READONLY" in text else code
 
 
-def foreign(error: BaseException) -> NotOurStore | None:
+def foreign(error: BaseException) -> WrongStore | None:
     """The error to raise where a script found itself in another store than ours."""
     return not_ours(str(error).partition(" ")[2]) if code_of(error) == _FOREIGN else None
 
 
-def not_ours(store: str) -> NotOurStore:
+def not_ours(store: str) -> WrongStore:
     """The error to raise where *store* is the id of the store that answers, or empty where there is none."""
     if not store:
-        return NotOurStore("Redis answers but holds no token-broker data: it was emptied, or this is another server")
-    return NotOurStore(f"Redis holds another store ({store[:64]}) than the one we began with: mend redis.url")
+        return WrongStore("Redis answers but holds no token-broker data: it was emptied, or this is another server")
+    return WrongStore(f"Redis holds another store ({store[:64]}) than the one we began with: mend redis.url")
 
 
 def unreached(error: BaseException) -> bool:
