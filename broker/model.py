@@ -169,7 +169,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class InvalidGrant:
     """The server says the refresh token is no longer good."""
 
     code: str
@@ -177,7 +177,7 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
+class InvalidClient:
     """The server refuses *us*: client id or secret, not this grant."""
 
     code: str
@@ -192,7 +192,7 @@ class Rejected:
     detail: str = ""
 
 
-Outcome = Answered | NotSent | Busy | Unknown | Dead | Registration | Rejected
+Outcome = Answered | NotSent | Busy | Unknown | InvalidGrant | InvalidClient | Rejected
 
 
 @slotted

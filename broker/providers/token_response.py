@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from broker.model import Answer, Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown, slotted
+from broker.model import Answer, Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, Unknown, slotted
 from broker.providers import members, redaction
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
@@ -141,9 +141,9 @@ def _refusal(reply: _Reply) -> Outcome:
     if status < 200 or status > 499:  # noqa: PLR2004 - neither a success nor the client's error
         return Unknown(f"http_{status}", redaction.detail(f"{shown}: {detail}" if code else detail, ()))
     if code in _REGISTRATION_CODES:
-        return Registration(shown, detail)
+        return InvalidClient(shown, detail)
     if (code == "invalid_grant" and not nested) or status in reply.dialect.dead_statuses:
-        return Dead(shown, detail)
+        return InvalidGrant(shown, detail)
     return Rejected(shown, detail)
 
 

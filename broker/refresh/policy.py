@@ -12,12 +12,12 @@ from broker.model import (
     Answered,
     Busy,
     Commit,
-    Dead,
+    InvalidClient,
+    InvalidGrant,
     NotSent,
     Outcome,
     Park,
     Postpone,
-    Registration,
     Rejected,
     Step,
     Token,
@@ -108,10 +108,10 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
             )
         case Unknown(code, detail):
             return _unknown(claim, code, detail, dialect, now, draw)
-        case Dead(code, detail):
+        case InvalidGrant(code, detail):
             reason = "reauthorization_required"
             return Park(claim, "dead", reason, _told(code, detail), "reauthorization_required", code)
-        case Registration(code, detail):
+        case InvalidClient(code, detail):
             return Postpone(claim, "registration", code, detail, now, claim.failures, lane="suspended")
         case Rejected(code, detail):
             return Park(claim, "rejected", code, detail, "refresh_failing")

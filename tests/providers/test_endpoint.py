@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from broker.model import Answered, Dead, NotSent, Rejected
+from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
 from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import credentials
@@ -185,7 +185,7 @@ async def test_echoed_credentials_are_cut_out(serve: Serve, endpoint_at: Endpoin
 
     server = await serve(echo)
     outcome = await refresh(endpoint_at(server.url))
-    assert isinstance(outcome, Dead)
+    assert isinstance(outcome, InvalidGrant)
     basic = server.requests[-1].headers["authorization"].removeprefix("Basic ")
     for secret in (TOKEN.reveal(), "s3cr3t", "r1%2F", basic[:12], "10003"):
         assert secret not in outcome.detail

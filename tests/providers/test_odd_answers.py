@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 
-from broker.model import Answered, Busy, Outcome, Registration, Rejected, Unknown
+from broker.model import Answered, Busy, InvalidClient, Outcome, Rejected, Unknown
 from broker.providers import Endpoint, open_http
 from broker.secret import Secret
 from broker.settings import Provider
@@ -50,7 +50,7 @@ GOOD = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}
         (304, {"body": b""}, Rejected),
         (402, {"body": b"pay"}, Rejected),
         (418, {"payload": {"error": "teapot"}}, Rejected),
-        (423, {"payload": {"error": "unauthorized_client"}}, Registration),
+        (423, {"payload": {"error": "unauthorized_client"}}, InvalidClient),
         (400, {"payload": {"error": "temporarily_unavailable"}}, Busy),
         (429, {"body": b"", "headers": {"Retry-After": "7"}}, Busy),
         (451, {"body": b"\xff\xfe"}, Rejected),

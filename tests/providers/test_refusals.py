@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from broker.model import Answered, Busy, Dead, Outcome, Registration, Rejected, Unknown
+from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, Unknown
 from broker.providers import token_response
 from broker.secret import Secret
 
@@ -26,12 +26,12 @@ def test_form_encoded_error_of_status_200() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        pytest.param(400, {"error": "invalid_grant"}, Dead, id="invalid_grant"),
-        pytest.param(401, {"error": "invalid_grant"}, Dead, id="invalid_grant as 401"),
-        pytest.param(403, {"error": "invalid_grant"}, Dead, id="invalid_grant as 403"),
-        pytest.param(401, {"error": "invalid_client"}, Registration, id="invalid_client"),
-        pytest.param(400, {"error": "invalid_client"}, Registration, id="invalid_client as 400"),
-        pytest.param(401, {"error": "unauthorized_client"}, Registration, id="unauthorized_client"),
+        pytest.param(400, {"error": "invalid_grant"}, InvalidGrant, id="invalid_grant"),
+        pytest.param(401, {"error": "invalid_grant"}, InvalidGrant, id="invalid_grant as 401"),
+        pytest.param(403, {"error": "invalid_grant"}, InvalidGrant, id="invalid_grant as 403"),
+        pytest.param(401, {"error": "invalid_client"}, InvalidClient, id="invalid_client"),
+        pytest.param(400, {"error": "invalid_client"}, InvalidClient, id="invalid_client as 400"),
+        pytest.param(401, {"error": "unauthorized_client"}, InvalidClient, id="unauthorized_client"),
         pytest.param(400, {"error": "temporarily_unavailable"}, Busy, id="temporarily_unavailable"),
         pytest.param(400, {"error": "slow_down"}, Busy, id="slow_down"),
         pytest.param(500, {"error": "temporarily_unavailable"}, Busy, id="temporarily_unavailable as 500"),
@@ -55,10 +55,10 @@ def test_form_encoded_error_of_status_200() -> None:
         pytest.param(401, {"error": {"code": "invalid_grant", "message": "x"}}, Rejected, id="T13 object"),
         pytest.param(401, {"error": ["x"]}, Rejected, id="T13 list"),
         pytest.param(401, {"error": None}, Rejected, id="T13 null"),
-        pytest.param(401, {"error": {"code": "invalid_client"}}, Registration, id="nested invalid_client"),
-        pytest.param(200, {"error": "invalid_grant"}, Dead, id="200 invalid_grant"),
+        pytest.param(401, {"error": {"code": "invalid_client"}}, InvalidClient, id="nested invalid_client"),
+        pytest.param(200, {"error": "invalid_grant"}, InvalidGrant, id="200 invalid_grant"),
         pytest.param(200, {"error": "slow_down", "access_token": ""}, Busy, id="200 slow_down"),
-        pytest.param(200, {"error": "invalid_client"}, Registration, id="200 invalid_client"),
+        pytest.param(200, {"error": "invalid_client"}, InvalidClient, id="200 invalid_client"),
         pytest.param(200, {"error": {"code": 7}}, Rejected, id="200 error object"),
         pytest.param(200, {"error": "x", "refresh_token": "r1-sent-refresh-token"}, Rejected, id="200 error with echo"),
         pytest.param(204, b"", Unknown, id="T28 204"),
@@ -119,11 +119,11 @@ def test_code(status: int, body: Any, code: str) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "expected"),
     [
-        (401, "invalid_grant", Dead),
-        (401, "", Dead),
-        (401, "whatever", Dead),
-        (401, "invalid_client", Registration),
-        (401, "unauthorized_client", Registration),
+        (401, "invalid_grant", InvalidGrant),
+        (401, "", InvalidGrant),
+        (401, "whatever", InvalidGrant),
+        (401, "invalid_client", InvalidClient),
+        (401, "unauthorized_client", InvalidClient),
         (400, "invalid_request", Rejected),
     ],
 )
@@ -179,7 +179,7 @@ def test_t40_date_is_relative_to_the_servers_clock() -> None:
         pytest.param(200, b"access_token=a2&refresh_token=r", Unknown, id="a form has no end"),
         pytest.param(200, b"", Unknown, id="nothing"),
         pytest.param(400, b'{"error":"invalid_gr', Unknown, id="half a refusal"),
-        pytest.param(400, b'{"error":"invalid_grant"}', Dead, id="a whole refusal"),
+        pytest.param(400, b'{"error":"invalid_grant"}', InvalidGrant, id="a whole refusal"),
         pytest.param(503, b"", Busy, id="503"),
         pytest.param(302, b"", Rejected, id="302"),
         pytest.param(500, b"", Unknown, id="500"),

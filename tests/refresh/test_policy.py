@@ -15,12 +15,12 @@ from broker.model import (
     Busy,
     Claim,
     Commit,
-    Dead,
+    InvalidClient,
+    InvalidGrant,
     NotSent,
     Outcome,
     Park,
     Postpone,
-    Registration,
     Rejected,
     Unknown,
 )
@@ -188,7 +188,7 @@ def test_an_open_attempt_is_held_back() -> None:
 
 def test_dead_and_rejected_are_parked() -> None:
     """A refusal is sent exactly once; only what the server called dead asks for a login."""
-    dead = policy.decide(claim(), Dead("invalid_grant", "gone"), dialect(), NOW, 0)
+    dead = policy.decide(claim(), InvalidGrant("invalid_grant", "gone"), dialect(), NOW, 0)
     assert isinstance(dead, Park)
     assert (dead.reason, dead.event) == ("reauthorization_required", "reauthorization_required")
     assert dead.detail == "invalid_grant: gone"
@@ -199,7 +199,7 @@ def test_dead_and_rejected_are_parked() -> None:
 
 def test_registration_is_no_fault_of_the_grant() -> None:
     """A refused client suspends the provider; the grant's own count does not move."""
-    step = policy.decide(claim(failures=2), Registration("invalid_client"), dialect(), NOW, 0)
+    step = policy.decide(claim(failures=2), InvalidClient("invalid_client"), dialect(), NOW, 0)
     assert isinstance(step, Postpone)
     assert (step.lane, step.failures, step.unknown) == ("suspended", 2, False)
 
