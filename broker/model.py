@@ -117,7 +117,7 @@ class Claim:
 
 
 @slotted
-class Answer:
+class TokenResponse:
     """A successful answer of a token endpoint (RFC 6749 §5.1), read leniently.
 
     `access_token` is None when it could not be used (`problem` says why) although the answer carried a refresh
@@ -140,7 +140,7 @@ class Answer:
 class Answered:
     """2xx with something to keep. Whether *refreshed* or *unchanged* shows against the token held."""
 
-    answer: Answer
+    answer: TokenResponse
 
 
 @dataclass(frozen=True, slots=True)

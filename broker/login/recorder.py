@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.journal.journal import Entry, Journal
-    from broker.model import Answer
+    from broker.model import TokenResponse
     from broker.providers import Dialect
     from broker.store import Held, Store
 
@@ -53,7 +53,7 @@ class Admission:
         self._wake = wake
         self._notice = notice
 
-    async def admit(self, grant_id: str, answer: Answer, dialect: Dialect) -> LoggedIn:
+    async def admit(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
         """Register a grant under *grant_id* with what *answer* brought; one that was there is replaced.
 
         Raises `ProviderRefused` when there is no refresh token to keep it alive with, `StoreUnavailable`.
@@ -89,7 +89,7 @@ class Admission:
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
         return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
-    def _token(self, grant_id: str, answer: Answer, dialect: Dialect) -> Token:
+    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> Token:
         """The token of an answer; one that cannot be served is one that has expired, to be refreshed at once."""
         now = self._store.clock()
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from broker.model import Answer, Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, Unknown, slotted
+from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, TokenResponse, Unknown, slotted
 from broker.providers import members, redaction
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
@@ -164,7 +164,7 @@ def _success(reply: _Reply) -> Outcome:
     if values.get("error"):
         code = redaction.code(_code(values)[0], secrets) or "an error"
         warnings.append(f"the answer brought tokens together with {code}: the tokens count")
-    answer = Answer(
+    answer = TokenResponse(
         access_token=access,
         refresh_token=refresh,
         token_type=_token_type(values.get("token_type"), warnings),

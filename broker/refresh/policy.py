@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from broker.model import (
-    Answer,
     Answered,
     Busy,
     Commit,
@@ -21,6 +20,7 @@ from broker.model import (
     Rejected,
     Step,
     Token,
+    TokenResponse,
     Unknown,
 )
 
@@ -43,7 +43,7 @@ FAILING_AFTER = 3
 """Failures in a row after which subscribers are told."""
 
 
-def plan(answer: Answer, dialect: Dialect, now: int, draw: float) -> tuple[int, int]:
+def plan(answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> tuple[int, int]:
     """`expires_at` and `refresh_at` of a token that arrived at *now*.
 
     The server's `refresh_in` wins over the window; the refresh token's idle limit bounds both.
@@ -118,7 +118,7 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
     assert_never(outcome)
 
 
-def _keep(claim: Claim, answer: Answer, dialect: Dialect, now: int, draw: float) -> Commit:
+def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> Commit:
     failures, reauthorize_by = claim.failures + 1, dialect.reauthorize_by(claim.granted_at, now)
     if answer.access_token is None:
         # The refresh token may have rotated: keep that, go on serving what we have.

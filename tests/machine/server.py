@@ -19,7 +19,7 @@ from broker.sandbox.refusal import Refused
 
 LIFE = 3600
 GRACE = 30
-Answer = provider_http.Reply | NotSent | Unknown
+TokenResponse = provider_http.Reply | NotSent | Unknown
 
 REDEEMED = ("refreshed", "unusable", "kept", "same", "500 after", "cut off", "silent after")
 """What comes back of a token request that was processed; the last three times nobody hears what it brought."""
@@ -38,7 +38,7 @@ class Request:
     token: str
     reachable: frozenset[str]
     """Replicas that the store had heard out when it was sent."""
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[TokenResponse]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Server:
         """Process *request* as *kind* says, and answer it."""
         request.answer.set_result(self.process(request, kind, heard=True))
 
-    def process(self, request: Request, kind: str, *, heard: bool) -> Answer:
+    def process(self, request: Request, kind: str, *, heard: bool) -> TokenResponse:
         """Process *request*; whether its sender will have *heard* the answer."""
         self.requests.remove(request)
         if kind in NOT_REDEEMED:
@@ -130,7 +130,7 @@ class Link:
         self._servers = servers
         self._reachable = reachable
 
-    async def send(self, request: provider_http.Request, *, timeout: float) -> Answer:
+    async def send(self, request: provider_http.Request, *, timeout: float) -> TokenResponse:
         """One request of an `Endpoint`; what came of it."""
         if timeout <= 0:
             return provider_http.TOO_LATE
@@ -143,7 +143,7 @@ class Link:
         token = form["refresh_token"]
         if any(other.token == token for other in server.requests):
             server.faults.append("two requests are under way with one refresh token")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[TokenResponse] = asyncio.get_running_loop().create_future()
         server.requests.append(Request(self._name, server, token, self._reachable(), answer))
         return await answer
 
@@ -153,7 +153,7 @@ def _body(pair: Any) -> dict[str, Any]:
     return body if pair.refresh_token is None else {**body, "refresh_token": pair.refresh_token}
 
 
-def _redeemed(kind: str, body: dict[str, Any]) -> Answer:
+def _redeemed(kind: str, body: dict[str, Any]) -> TokenResponse:
     match kind:
         case "500 after":
             return _json(500, {})
@@ -168,7 +168,7 @@ def _redeemed(kind: str, body: dict[str, Any]) -> Answer:
             return _json(200, body)
 
 
-def _not_redeemed(kind: str) -> Answer:
+def _not_redeemed(kind: str) -> TokenResponse:
     match kind:
         case "refused":
             return NotSent("refused")

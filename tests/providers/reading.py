@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import Answer, Answered, Outcome
+from broker.model import Answered, Outcome, TokenResponse
 from broker.providers import token_response
 from broker.providers.dialects import Dialect
 from broker.secret import Secret
@@ -33,7 +33,7 @@ def read(
     return token_response.read(status, headers or {}, data, dialect=dialect, now=NOW, sent=SENT, fault=fault)
 
 
-def answered(body: bytes | dict[str, Any], **more: Any) -> Answer:
+def answered(body: bytes | dict[str, Any], **more: Any) -> TokenResponse:
     """Read *body* as a success."""
     outcome = read(body, **more)
     assert isinstance(outcome, Answered), outcome

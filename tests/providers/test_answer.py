@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import Answer, Answered
+from broker.model import Answered, TokenResponse
 from broker.providers import token_response
 from broker.secret import Secret
 
@@ -30,7 +30,7 @@ def test_whole_answer_is_read() -> None:
         "expires_at": 1,
     }
     read_as = answered(body)
-    assert read_as == Answer(
+    assert read_as == TokenResponse(
         access_token=Secret("0a1b:10003"),
         refresh_token=Secret("9f8e:10003"),
         token_type="bearer",

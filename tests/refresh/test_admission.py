@@ -10,7 +10,7 @@ import pytest
 
 from broker.journal.journal import Journal
 from broker.login.recorder import Admission
-from broker.model import Answer
+from broker.model import TokenResponse
 from broker.providers import Dialect
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Provider
@@ -51,7 +51,7 @@ async def test_a_lost_reply_registers_no_second_time(
         await redis.script_load(scripts.REGISTER.text)
         proxy.drop_reply(scripts.REGISTER)
         # Without an access token that can be served it is due at once.
-        answer = Answer(None, Secret("r1"), "Bearer", None, None, None, {}, problem="unusable")
+        answer = TokenResponse(None, Secret("r1"), "Bearer", None, None, None, {}, problem="unusable")
         admitting = asyncio.create_task(admission.admit("g1", answer, dialect))
         await until(lambda: redis.exists("broker:{0}:grant:g1"))
         if refreshed:

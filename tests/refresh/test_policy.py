@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.model import (
-    Answer,
     Answered,
     Busy,
     Claim,
@@ -22,6 +21,7 @@ from broker.model import (
     Park,
     Postpone,
     Rejected,
+    TokenResponse,
     Unknown,
 )
 from broker.providers import Dialect
@@ -48,9 +48,9 @@ def claim(**changes: Any) -> Claim:
     return replace(made, **changes)
 
 
-def answer(**changes: Any) -> Answer:
+def answer(**changes: Any) -> TokenResponse:
     """A whole answer with new tokens."""
-    made = Answer(
+    made = TokenResponse(
         access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR,
         refresh_in_ms=None, scope=None, extra={},
     )  # fmt: skip
