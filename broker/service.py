@@ -40,7 +40,7 @@ from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.refresh.history import Tally
-from broker.refresh.recorder import SETTLE_LIMIT, Settler
+from broker.refresh.recorder import SETTLE_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
@@ -119,7 +119,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         cache = Cache(
             settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait
         )  # fmt: skip
-        settler = Settler(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
+        settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heart(f"lane {name}") for name in endpoints]
         listening_heart, pulse = Heart("follower"), Heart("history")
         tally = Tally(store, pulse)

@@ -44,7 +44,7 @@ class Kept:
     entry: Entry | None = None
 
 
-class Settler:
+class Recorder:
     """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
 
     def __init__(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.refresh.history import Tally
-    from broker.refresh.recorder import Kept, Settler
+    from broker.refresh.recorder import Kept, Recorder
     from broker.store import Settled, Store
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ class Refresher:
         store: Store,
         endpoints: Mapping[str, Endpoint],
         memory: Memory,
-        settler: Settler,
+        settler: Recorder,
         metrics: Metrics,
         tally: Tally,
         *,

@@ -26,7 +26,7 @@ from broker.providers import Endpoint, token_response
 from broker.read import Cache
 from broker.read.activity import ReadActivity
 from broker.refresh.history import Tally
-from broker.refresh.recorder import Settler
+from broker.refresh.recorder import Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane
 from broker.secret import Sealer
@@ -172,7 +172,7 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Settler(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
+        settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
         tally = Tally(store, Heart("history"))
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
         replay = Replay(store, self.journal)

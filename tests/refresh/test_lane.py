@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.read.activity import RECENT, ReadActivity
-from broker.refresh.recorder import Settler
+from broker.refresh.recorder import Recorder
 from broker.refresh.scheduler import urgent
 from tests.conftest import StartBroker
 from tests.life.test_explained import imported
@@ -105,15 +105,15 @@ async def test_no_more_is_asked_for_than_can_be_written_down(
 ) -> None:
     """While answers wait for the store, a lane asks for a bounded number of others; then it goes on to the last."""
     monkeypatch.setattr("broker.refresh.scheduler.MOST_TELLING", 3)
-    settle, taken, gone_on = Settler.settle, asyncio.Event(), asyncio.Event()
+    settle, taken, gone_on = Recorder.settle, asyncio.Event(), asyncio.Event()
     gone_on.set()
 
-    async def held_up(self: Settler, *args: Any) -> Any:
+    async def held_up(self: Recorder, *args: Any) -> Any:
         taken.set()
         await gone_on.wait()
         return await settle(self, *args)
 
-    monkeypatch.setattr(Settler, "settle", held_up)
+    monkeypatch.setattr(Recorder, "settle", held_up)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         gone_on.clear()
