@@ -28,7 +28,7 @@ from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.login import Login
 from broker.login.logout import Logout
-from broker.login.recorder import Admission
+from broker.login.recorder import LoginRecorder
 from broker.notify import Limits, open_desk
 from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
@@ -150,7 +150,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             report_budget=refresh.report_budget,
         )  # fmt: skip
         health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
-        admission = Admission(store, journal, cache.put, scheduler.wake, notice=notice)
+        admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
         api = Api(

@@ -30,7 +30,7 @@ from broker.store import Flow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.login.recorder import Admission, LoggedIn
+    from broker.login.recorder import LoggedIn, LoginRecorder
     from broker.providers import Endpoint
     from broker.store import Store
 
@@ -75,7 +75,7 @@ class Login:
     """Starts and completes logins. Raises `StoreUnavailable` when Redis cannot answer."""
 
     def __init__(
-        self, store: Store, endpoints: Mapping[str, Endpoint], admission: Admission,
+        self, store: Store, endpoints: Mapping[str, Endpoint], admission: LoginRecorder,
         *, redirect_uri: str, request_timeout: float,
     ) -> None:  # fmt: skip
         self._store = store

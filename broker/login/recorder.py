@@ -40,7 +40,7 @@ class LoggedIn:
     expires_in: int
 
 
-class Admission:
+class LoginRecorder:
     """Admits grants. *serve* gives a token to callers at once, *wake* tells the scheduler, *journal* may be None."""
 
     def __init__(

@@ -18,7 +18,7 @@ from broker.errors import StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.logout import Logout
-from broker.login.recorder import Admission
+from broker.login.recorder import LoginRecorder
 from broker.model import Answered
 from broker.process.heartbeat import Heart
 from broker.process.metrics import Metrics
@@ -191,7 +191,7 @@ class Replica:
             for name in endpoints
         }
         self._endpoints = endpoints
-        self._admission = Admission(store, self.journal, cache.put, lambda _: None, notice=False)
+        self._admission = LoginRecorder(store, self.journal, cache.put, lambda _: None, notice=False)
         self._logout = Logout(
             store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS
         )  # fmt: skip

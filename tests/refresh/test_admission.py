@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.journal.journal import Journal
-from broker.login.recorder import Admission
+from broker.login.recorder import LoginRecorder
 from broker.model import TokenResponse
 from broker.providers import Dialect
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
@@ -47,7 +47,7 @@ async def test_a_lost_reply_registers_no_second_time(
             await store.identify()
         journal = await Journal.open(tmp_path / "journal", sealer, ours.clock)
         served: list[Any] = []
-        admission = Admission(ours, journal, served.append, lambda _: None, notice=False)
+        admission = LoginRecorder(ours, journal, served.append, lambda _: None, notice=False)
         await redis.script_load(scripts.REGISTER.text)
         proxy.drop_reply(scripts.REGISTER)
         # Without an access token that can be served it is due at once.
