@@ -103,22 +103,23 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
 
     async with (
         open_store(
-            settings.redis, sealer, data_dir=settings.data_dir, password=redis_password(settings),
+            settings.redis,
+            sealer,
+            data_dir=settings.data_dir,
+            password=redis_password(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
         ) as store,
         open_http(timeout) as http,
         _journal(settings, sealer, store) as journal,
         open_desk(settings.notify, store, _limits(settings), metrics) as desk,
-    ):  # fmt: skip
+    ):
         endpoints = {
             name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         connections = Connections.of(settings.http, metrics)
-        cache = Cache(
-            settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait
-        )  # fmt: skip
+        cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
         settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heart(f"lane {name}") for name in endpoints]
         listening_heart, pulse = Heart("follower"), Heart("history")
@@ -144,24 +145,47 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=desk.hint
         )
         reader = Reader(
-            store, cache, dies_at(dialects), scheduler.wake, metrics,
-            public_url=settings.http.public_url, page_url=settings.status_page_url,
+            store,
+            cache,
+            dies_at(dialects),
+            scheduler.wake,
+            metrics,
+            public_url=settings.http.public_url,
+            page_url=settings.status_page_url,
             min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
-        )  # fmt: skip
+        )
         health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
         admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
         api = Api(
-            settings, store, reader, endpoints, login, logout, callers, Hosts(settings.http),
-            Answers(store.clock, dies_at(dialects)), health, metrics, scheduler.wake, desk,
+            settings,
+            store,
+            reader,
+            endpoints,
+            login,
+            logout,
+            callers,
+            Hosts(settings.http),
+            Answers(store.clock, dies_at(dialects)),
+            health,
+            metrics,
+            scheduler.wake,
+            desk,
             Scrape(
-                store, journal, cache, metrics, connections, list(endpoints), desk.nearness,
+                store,
+                journal,
+                cache,
+                metrics,
+                connections,
+                list(endpoints),
+                desk.nearness,
                 max_grants=settings.metrics.max_grants,
             ),
-            connections, reads,
-        )  # fmt: skip
+            connections,
+            reads,
+        )
 
         signals.listen(lambda: _reload(reload, api, supervisor))
         async with (
@@ -170,9 +194,11 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
         ):
             log.info(
-                "broker.listening", addresses=addresses, data_dir=str(settings.data_dir),
+                "broker.listening",
+                addresses=addresses,
+                data_dir=str(settings.data_dir),
                 max_connections=connections.limit,
-            )  # fmt: skip
+            )
             if not await _identified(store, health, hearts, stopping, settings.data_dir):
                 return
             if journal is not None and not await _adopted(journal, store, hearts, stopping):

@@ -103,10 +103,28 @@ def start_redis(directory: Path, port: int | None = None, *options: str, through
     port = port or free_port()
     server = server_binary()
     process = subprocess.Popen(
-        [*through, server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--appendonly", "yes",
-         "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction", *options],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            *through,
+            server,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(directory),
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--save",
+            "",
+            "--maxmemory-policy",
+            "noeviction",
+            *options,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -281,8 +299,10 @@ async def start_broker(
             "providers": provider_settings(sandbox),
         } | tables
         wanted["http"] = {
-            "listen": [f"127.0.0.1:{port}"], "public_url": f"http://127.0.0.1:{port}", "drain_delay": "0s",
-        } | tables.get("http", {})  # fmt: skip
+            "listen": [f"127.0.0.1:{port}"],
+            "public_url": f"http://127.0.0.1:{port}",
+            "drain_delay": "0s",
+        } | tables.get("http", {})
         settings = Settings(**wanted)
         log = io.StringIO()
         logs.set_up(Log(format="json", level="debug"), log)
@@ -338,9 +358,20 @@ async def _guard(broker: RunningBroker, sandbox: Sandbox) -> None:
 async def _guard_keys(redis: Redis) -> None:
     """Every key in Redis is of a kind we know; what may pile up expires."""
     lasting = {
-        "forgotten", "grant", "attempts", "due", "leased", "parked", "provider", "meta", "held", "epoch", "history",
-        "subjects", "told",
-    }  # fmt: skip
+        "forgotten",
+        "grant",
+        "attempts",
+        "due",
+        "leased",
+        "parked",
+        "provider",
+        "meta",
+        "held",
+        "epoch",
+        "history",
+        "subjects",
+        "told",
+    }
     for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]
         assert kind in lasting or (kind == "flow" and await redis.ttl(raw) > 0), f"a key without a reason: {raw!r}"

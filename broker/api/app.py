@@ -105,9 +105,11 @@ def error_answer(
 def json_answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer nobody may store."""
     return web.Response(
-        body=json.dumps(body).encode(), status=status, content_type="application/json",
+        body=json.dumps(body).encode(),
+        status=status,
+        content_type="application/json",
         headers={"Cache-Control": "no-store", **(headers or {})},
-    )  # fmt: skip
+    )
 
 
 @web.middleware

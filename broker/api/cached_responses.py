@@ -66,7 +66,7 @@ class Kind:
 
     def __init__(
         self, clock: Callable[[], int], dies: Callable[[str], bool], content: Callable[[Token, dict[str, Any]], Content]
-    ) -> None:  # fmt: skip
+    ) -> None:
         """*content* makes an answer of a token and the members of its token answer."""
         self._clock = clock
         self._dies = dies

@@ -73,8 +73,10 @@ class Callers:
         wrong: list[str] = []
         for name, caller in settings.items():
             rights: dict[Right, re.Pattern[str]] = {
-                "read": _pattern(caller.read), "refresh": _pattern(caller.refresh), "admin": _pattern(caller.admin)
-            }  # fmt: skip
+                "read": _pattern(caller.read),
+                "refresh": _pattern(caller.refresh),
+                "admin": _pattern(caller.admin),
+            }
             try:
                 digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
             except InvalidSettings as error:

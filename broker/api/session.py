@@ -28,18 +28,20 @@ PROOF = "X-Broker-Page"
 """The header that only our page can send: one of another origin would need our leave (CORS), and gets none."""
 _LONGEST = 2048
 
-ROUTES = frozenset({
-    ("GET", "/v1/grants"),
-    ("GET", "/v1/grants/{id}"),
-    ("GET", "/v1/grants/{id}/attempts"),
-    ("POST", "/v1/grants/{id}/refresh"),
-    ("POST", "/v1/grants/{id}/retry"),
-    ("POST", "/v1/grants/{id}/login"),
-    ("GET", "/v1/grants/{id}/login/{ticket}"),
-    ("DELETE", "/v1/grants/{id}"),
-    ("GET", "/v1/providers"),
-    ("POST", "/v1/providers/{name}/retry"),
-})  # fmt: skip
+ROUTES = frozenset(
+    {
+        ("GET", "/v1/grants"),
+        ("GET", "/v1/grants/{id}"),
+        ("GET", "/v1/grants/{id}/attempts"),
+        ("POST", "/v1/grants/{id}/refresh"),
+        ("POST", "/v1/grants/{id}/retry"),
+        ("POST", "/v1/grants/{id}/login"),
+        ("GET", "/v1/grants/{id}/login/{ticket}"),
+        ("DELETE", "/v1/grants/{id}"),
+        ("GET", "/v1/providers"),
+        ("POST", "/v1/providers/{name}/retry"),
+    }
+)
 """All that the cookie opens: what the page uses. No answer to it carries a token."""
 
 

@@ -19,10 +19,12 @@ def of_clock(whose: str, offset: float | None) -> Iterator[Finding]:
         yield Finding("unknown", whose, "what time it is there", "it does not say")
     elif abs(offset) > FAR:
         yield Finding(
-            "warning", whose, f"our clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} its clock",
+            "warning",
+            whose,
+            f"our clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} its clock",
             "the broker goes by Redis's clock and by lifetimes; times in logs here, and expires_at for whoever has the "
             "other clock, are off by that",
             "synchronise clocks (chronyc tracking, timedatectl)",
-        )  # fmt: skip
+        )
     else:
         yield Finding("ok", whose, f"our clocks are {abs(offset):.1f} s apart")

@@ -24,10 +24,12 @@ def of_secret(file: FileFacts) -> Iterator[Finding]:
     if file.mode & _OTHERS or file.mode & _WRITTEN_BY_OTHERS:
         does = "read" if file.mode & 0o004 else "reached"
         yield Finding(
-            "warning", str(file.path), f"{file.key}: mode {file.mode:04o}, uid {file.owner}",
+            "warning",
+            str(file.path),
+            f"{file.key}: mode {file.mode:04o}, uid {file.owner}",
             f"a secret that can be {does} by others on this host" if file.mode & _OTHERS else "others may change it",
             _closed(file),
-        )  # fmt: skip
+        )
 
 
 def _closed(file: FileFacts) -> str:
@@ -42,10 +44,12 @@ def of_data_dir(directory: FileFacts) -> Iterator[Finding]:
     """The data directory: only we have any business there."""
     if directory.mode & (_OTHERS | _WRITTEN_BY_OTHERS):
         yield Finding(
-            "warning", str(directory.path), f"{directory.key}: mode {directory.mode:04o}, uid {directory.owner}",
+            "warning",
+            str(directory.path),
+            f"{directory.key}: mode {directory.mode:04o}, uid {directory.owner}",
             "others may look at or replace journal, keys and the embedded store",
             f"chmod 0700 {shlex.quote(str(directory.path))}",
-        )  # fmt: skip
+        )
 
 
 def of_disk(disk: DiskFacts) -> Iterator[Finding]:
@@ -53,12 +57,18 @@ def of_disk(disk: DiskFacts) -> Iterator[Finding]:
     where = str(disk.path)
     if disk.free < LITTLE:
         yield Finding(
-            "warning", where, f"{disk.free // 1024} KiB are free",
-            "where an answer cannot be written down, refreshing pauses", "make room",
-        )  # fmt: skip
+            "warning",
+            where,
+            f"{disk.free // 1024} KiB are free",
+            "where an answer cannot be written down, refreshing pauses",
+            "make room",
+        )
     if disk.sync_ms > SLOW_MS:
         yield Finding(
-            "warning", where, f"one write takes {disk.sync_ms:.0f} ms to be on disk",
-            "each answer waits for that before callers get it", "use a faster disk for data_dir",
-        )  # fmt: skip
+            "warning",
+            where,
+            f"one write takes {disk.sync_ms:.0f} ms to be on disk",
+            "each answer waits for that before callers get it",
+            "use a faster disk for data_dir",
+        )
     yield Finding("ok", where, f"written, synced in {disk.sync_ms:.1f} ms, {disk.free // (1024 * 1024)} MiB free")

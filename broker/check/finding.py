@@ -13,8 +13,12 @@ Level = Literal["error", "failed", "warning", "unknown", "ok"]
 """Wrong settings or files; a connection that fails; works, but not as promised; cannot tell; as it should be."""
 LEVELS: tuple[Level, ...] = ("error", "failed", "warning", "unknown", "ok")
 WORDS: dict[Level, str] = {
-    "error": "error", "failed": "failed", "warning": "warning", "unknown": "cannot tell", "ok": "ok",
-}  # fmt: skip
+    "error": "error",
+    "failed": "failed",
+    "warning": "warning",
+    "unknown": "cannot tell",
+    "ok": "ok",
+}
 _SETTINGS, _FAILURE = 78, 1
 
 

@@ -60,9 +60,12 @@ def _of_data_dir(settings: Settings) -> Iterator[Finding]:
         yield from of_disk(disk.write_probe(place))
     except OSError as error:
         yield Finding(
-            "error", "data_dir", f"{place} cannot be written ({error.strerror})",
-            "where an answer cannot be written down, refreshing pauses", "make room, or mend its owner",
-        )  # fmt: skip
+            "error",
+            "data_dir",
+            f"{place} cannot be written ({error.strerror})",
+            "where an answer cannot be written down, refreshing pauses",
+            "make room, or mend its owner",
+        )
 
 
 async def online(settings: Settings) -> list[Finding]:

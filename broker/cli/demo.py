@@ -112,8 +112,10 @@ async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None
 
 def _settings(directory: Path, sandbox: Sandbox) -> str:
     authorities: dict[str, Authority] = {
-        "camera": sandbox.cameramanager, "v3": sandbox.v3, "rotating": sandbox.rotating
-    }  # fmt: skip
+        "camera": sandbox.cameramanager,
+        "v3": sandbox.v3,
+        "rotating": sandbox.rotating,
+    }
     return _SETTINGS.format(directory=directory, port=_free_port(), sandbox=sandbox, **authorities)
 
 
@@ -214,8 +216,12 @@ def _table(grants: list[dict[str, Any]], generations: dict[str, set[int]]) -> Ta
         last = grant["last"] or {"outcome": "logged in"}
         due = f"in {max(0.0, grant['refresh_at'] - now):.0f} s"
         table.add_row(
-            grant["grant_id"], grant["provider"], ProgressBar(life, left, width=14), f"{left:.0f} s",
-            f"{len(generations[grant['grant_id']]) - 1} times", due if grant["state"] == "due" else grant["state"],
+            grant["grant_id"],
+            grant["provider"],
+            ProgressBar(life, left, width=14),
+            f"{left:.0f} s",
+            f"{len(generations[grant['grant_id']]) - 1} times",
+            due if grant["state"] == "due" else grant["state"],
             str(last["outcome"]),
-        )  # fmt: skip
+        )
     return table

@@ -23,8 +23,10 @@ from broker.cli.times import clock
 def explain_grant(
     grant: GrantId,
     as_json: Json = False,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Why a grant is as it is: last attempts, what happens next and when, what a person must do.
 
     Exit 0: nothing to do; 1: something to mend; 75: no token now, heals by itself; 77: a person must log in.

@@ -126,14 +126,17 @@ def _absent(name: str, past: Told | None, now: float) -> Explained:
         return Explained(
             f"Grant {name} was logged out and forgotten at {moment(past['forgotten_at'], now)}.",
             "Nothing: no broker asks for it, and no journal brings it back.",
-            person="log in, if it is still needed", command=f"token-broker login {name} --provider PROVIDER",
+            person="log in, if it is still needed",
+            command=f"token-broker login {name} --provider PROVIDER",
             exit_code=FAILED,
-        )  # fmt: skip
+        )
     return Explained(
         f"There is no grant {name}, and none of this id was forgotten within the last month.",
         "Nothing.",
-        person="compare the id with those that there are, or log in", command="token-broker status", exit_code=FAILED,
-    )  # fmt: skip
+        person="compare the id with those that there are, or log in",
+        command="token-broker status",
+        exit_code=FAILED,
+    )
 
 
 def _unreadable(seen: _Seen) -> Explained:
@@ -141,8 +144,9 @@ def _unreadable(seen: _Seen) -> Explained:
         f"Grant {seen.name} was sealed with a key that is no longer in sealing.keys_file: no broker can open it.",
         "Nothing: no token is served and none is refreshed until the key is back.",
         person="put the old key back into the key file, below the new one, restart the brokers, and take the grant up",
-        command=seen.retry, exit_code=FAILED,
-    )  # fmt: skip
+        command=seen.retry,
+        exit_code=FAILED,
+    )
 
 
 def _dead(seen: _Seen) -> Explained:
@@ -154,8 +158,9 @@ def _dead(seen: _Seen) -> Explained:
         seen.grant["expires_at"] if seen.living else None,
         "log in again, under the same id; if the provider has taken back what it said (a disabled user), "
         f"`{seen.retry}` asks once more",
-        seen.login, LOG_IN,
-    )  # fmt: skip
+        seen.login,
+        LOG_IN,
+    )
 
 
 def _rejected(seen: _Seen) -> Explained:
@@ -165,8 +170,9 @@ def _rejected(seen: _Seen) -> Explained:
         f"Nothing: no broker asks for it until somebody takes it up. {seen.token}",
         seen.grant["expires_at"] if seen.living else None,
         "mend what the provider complains of (scope, settings of the provider), and take the grant up",
-        seen.retry, FAILED,
-    )  # fmt: skip
+        seen.retry,
+        FAILED,
+    )
 
 
 def _no_provider(seen: _Seen) -> Explained:
@@ -176,8 +182,9 @@ def _no_provider(seen: _Seen) -> Explained:
         f"Nothing, unless another broker has it in its settings. {seen.token}",
         seen.grant["expires_at"] if seen.living else None,
         f"add [providers.{name}] to the settings and restart, or log the grant in at another provider",
-        f"token-broker login {seen.name} --provider PROVIDER", FAILED,
-    )  # fmt: skip
+        f"token-broker login {seen.name} --provider PROVIDER",
+        FAILED,
+    )
 
 
 def _leased(seen: _Seen) -> Explained:
@@ -189,8 +196,10 @@ def _leased(seen: _Seen) -> Explained:
     return Explained(
         f"Broker {under_way['replica'] or '(unnamed)'} has been asking the provider for grant {seen.name} since "
         f"{seen.at(under_way['at'])}.",
-        f"Whatever comes of it is written down. {seen.token}{until}", ends, exit_code=seen.heals,
-    )  # fmt: skip
+        f"Whatever comes of it is written down. {seen.token}{until}",
+        ends,
+        exit_code=seen.heals,
+    )
 
 
 def _fenced(seen: _Seen) -> Explained:
@@ -198,8 +207,10 @@ def _fenced(seen: _Seen) -> Explained:
     return Explained(
         "Redis is another run of the server than before (a restart, a failover, a restore) and may have lost what it "
         "had acknowledged, so nobody refreshes anything yet: every broker first tells it what its journal holds.",
-        f"Refreshing goes on at {seen.at(opens)}. {seen.token}", opens, exit_code=seen.heals,
-    )  # fmt: skip
+        f"Refreshing goes on at {seen.at(opens)}. {seen.token}",
+        opens,
+        exit_code=seen.heals,
+    )
 
 
 def _suspended(seen: _Seen) -> Explained:
@@ -216,9 +227,12 @@ def _suspended(seen: _Seen) -> Explained:
     when = f"at {seen.at(probe)}" if probe and probe > seen.now else "within seconds"
     return Explained(
         why,
-        f"One grant is tried {when}; the first success takes up all. {seen.token}", probe, person,
-        f"token-broker retry --provider {name}", FAILED,
-    )  # fmt: skip
+        f"One grant is tried {when}; the first success takes up all. {seen.token}",
+        probe,
+        person,
+        f"token-broker retry --provider {name}",
+        FAILED,
+    )
 
 
 def _unknown(seen: _Seen) -> Explained:
@@ -231,8 +245,9 @@ def _unknown(seen: _Seen) -> Explained:
     when = "within seconds" if due or at is None else f"at {seen.at(at)}"
     again = f"It is presented again {when}"
     if grace == "forever":
-        return Explained(why, f"{again}: {name} does not rotate, so that is safe. {seen.token}", at,
-                         exit_code=seen.heals)  # fmt: skip
+        return Explained(
+            why, f"{again}: {name} does not rotate, so that is safe. {seen.token}", at, exit_code=seen.heals
+        )
     if grace and seen.now - seen.past["unknown_at"] < grace:
         how = f": {name} forgives that for {span(grace)}"
     elif due:
@@ -244,9 +259,12 @@ def _unknown(seen: _Seen) -> Explained:
         )
     return Explained(
         why,
-        f"{again}{how}. If it was spent, a login is needed then. {seen.token}", at,
-        "nothing; to be on the safe side, log in again before that", seen.login, seen.heals,
-    )  # fmt: skip
+        f"{again}{how}. If it was spent, a login is needed then. {seen.token}",
+        at,
+        "nothing; to be on the safe side, log in again before that",
+        seen.login,
+        seen.heals,
+    )
 
 
 def _waiting_for_provider(seen: _Seen) -> Explained:
@@ -264,8 +282,9 @@ def _waiting_for_provider(seen: _Seen) -> Explained:
     return Explained(
         why,
         f"Grant {seen.name} is tried {when}; the first success opens the way for all. {seen.token}",
-        soonest or None, exit_code=seen.heals,
-    )  # fmt: skip
+        soonest or None,
+        exit_code=seen.heals,
+    )
 
 
 def _failing(seen: _Seen) -> Explained:
@@ -274,8 +293,10 @@ def _failing(seen: _Seen) -> Explained:
     return Explained(
         f"The refresh of grant {seen.name} brought nothing {times}: "
         f"{meaning(seen.failure) if seen.failure else seen.said}.",
-        f"{_tried(seen, at)} {seen.token}", at, exit_code=seen.heals,
-    )  # fmt: skip
+        f"{_tried(seen, at)} {seen.token}",
+        at,
+        exit_code=seen.heals,
+    )
 
 
 def _planned(seen: _Seen) -> Explained:

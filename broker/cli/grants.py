@@ -46,8 +46,10 @@ def login(
     grant: GrantId,
     provider: Annotated[str, typer.Option("--provider", "-p", help="Provider's name in the settings.")],
     paste: Annotated[bool, typer.Option("--paste", help="Without a browser here: paste the URL it ended at.")] = False,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Log in once; from then on the broker keeps the grant alive. Logging in again heals a dead grant."""
     run(_login(grant, provider, paste, config, url, key_file))
 
@@ -159,12 +161,12 @@ def token(
     ] = "text",
     min_ttl: Annotated[
         int,
-        typer.Option(
-            "--min-ttl", min=0, metavar="SECONDS", help="Refresh first when fewer seconds of life are left."
-        ),
+        typer.Option("--min-ttl", min=0, metavar="SECONDS", help="Refresh first when fewer seconds of life are left."),
     ] = 0,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Print the current access token. Exit 75: try again; 77: a person must log in."""
 
     async def work() -> Any:
@@ -178,8 +180,10 @@ def token(
 def retry(
     grant: Annotated[str | None, typer.Argument(metavar="GRANT", help="Id of one grant.")] = None,
     provider: Annotated[str | None, typer.Option("--provider", "-p", help="Take up a whole provider.")] = None,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Take up what is parked or suspended: one more request for a grant, or for all of a provider."""
     if (grant is None) == (provider is None):
         raise typer.BadParameter("name a GRANT or --provider P, one of them")
@@ -206,8 +210,10 @@ def retry(
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE|-", help=_IMPORT_HELP)],
     as_json: Json = False,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Import refresh tokens that you have already. Safe to repeat: a line that stands changes nothing."""
     counts = run(_import(file, as_json, config, url, key_file))
     if as_json:

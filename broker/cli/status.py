@@ -59,8 +59,10 @@ def _bad(report: dict[str, Any]) -> list[str]:
 def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")] = False,
     as_json: Json = False,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """One screen: checks, providers, and the grants that need attention or are due first."""
 
     async def look() -> dict[str, Any]:
@@ -142,10 +144,11 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     for provider in ranked[:most]:
         failing = f"failing: {provider['failures']} in a row" if provider["failures"] else "ok"
         table.add_row(
-            Text(provider["provider"]), provider["kind"] or "not in the settings",
+            Text(provider["provider"]),
+            provider["kind"] or "not in the settings",
             *(str(provider["grants"][name]) for name in ("due", "leased", "parked")),
             Text(f"suspended: {provider['suspended']}" if provider["suspended"] else failing),
-        )  # fmt: skip
+        )
     if rest := ranked[len(ranked[:most]) :]:
         sums = [str(sum(provider["grants"][name] for provider in rest)) for name in ("due", "leased", "parked")]
         troubled = sum(bool(provider["suspended"] or provider["failures"]) for provider in rest)
@@ -155,19 +158,26 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
 
 def _grants(grants: list[dict[str, Any]], now: float) -> Table:
     table = Table(
-        Column("grant", overflow="fold"), Column("provider", overflow="fold"),
-        "state", "life", "refresh", "log in by", "last", **_PLAIN,
-    )  # fmt: skip
+        Column("grant", overflow="fold"),
+        Column("provider", overflow="fold"),
+        "state",
+        "life",
+        "refresh",
+        "log in by",
+        "last",
+        **_PLAIN,
+    )
     for grant in grants:
         last = grant["last"] or {}
         table.add_row(
-            Text(grant["grant_id"]), Text(grant["provider"]),
+            Text(grant["grant_id"]),
+            Text(grant["provider"]),
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
             _until(grant["expires_at"], now),
             "-" if grant["state"] == "parked" else _until(grant["refresh_at"], now),
             _until(grant["reauthorize_by"], now),
             Text(last.get("outcome", "-")),
-        )  # fmt: skip
+        )
     return table
 
 

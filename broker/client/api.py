@@ -46,9 +46,11 @@ class Wire:
         else:
             connector = aiohttp.TCPConnector(limit=0, ssl=tls or True)
         self._session = aiohttp.ClientSession(
-            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(),
+            connector=connector,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "token-broker-client"},
-        )  # fmt: skip
+        )
 
     async def close(self) -> None:
         """Close every connection."""
@@ -92,9 +94,12 @@ class Wire:
         timeout = aiohttp.ClientTimeout(total=wait + _PATIENCE, sock_connect=_CONNECT)
         try:
             async with self._session.request(
-                method, url, headers={**headers, "X-Broker-Key": key}, timeout=timeout,
+                method,
+                url,
+                headers={**headers, "X-Broker-Key": key},
+                timeout=timeout,
                 allow_redirects=False,
-            ) as answer:  # fmt: skip
+            ) as answer:
                 status, told = answer.status, answer.headers
                 body = None if status == 304 else _object(await answer.read())  # noqa: PLR2004
         except TimeoutError:

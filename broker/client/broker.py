@@ -28,9 +28,15 @@ class Broker:
     """
 
     def __init__(
-        self, url: str | Place, key: str | None = None, *, key_file: str | os.PathLike[str] | None = None,
-        tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker",
-    ) -> None:  # fmt: skip
+        self,
+        url: str | Place,
+        key: str | None = None,
+        *,
+        key_file: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        redis_url: str | None = None,
+        namespace: str = "broker",
+    ) -> None:
         """The broker at *url* (`http://`, `https://` or `unix:/PATH`), asked with *key* or what *key_file* holds.
 
         *tls* verifies `https://` in place of the system's certificates. With *redis_url* news comes by Redis pub/sub

@@ -24,10 +24,13 @@ log = logging.getLogger("broker.client")
 _LOOK = 0.5
 """Seconds between two looks at which grants are in use."""
 _OPTIONS: dict[str, Any] = {
-    "socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 10, "protocol": 2,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "protocol": 2,
     "client_name": "token-broker-client",
     "driver_info": None,  # it would read package metadata from disk, once a connection
-}  # fmt: skip
+}
 
 
 class RedisHints:

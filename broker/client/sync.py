@@ -35,9 +35,15 @@ class SyncBroker:
     """
 
     def __init__(
-        self, url: str | Place, key: str | None = None, *, key_file: str | os.PathLike[str] | None = None,
-        tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker",
-    ) -> None:  # fmt: skip
+        self,
+        url: str | Place,
+        key: str | None = None,
+        *,
+        key_file: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        redis_url: str | None = None,
+        namespace: str = "broker",
+    ) -> None:
         """As `Broker`. Raises `InvalidConfiguration`."""
         where = url if isinstance(url, Place) else place(url, key, key_file)
         self._make = partial(Broker, where, tls=tls, redis_url=redis_url, namespace=namespace)

@@ -40,9 +40,17 @@ class Token:
     """
 
     __slots__ = (
-        "_ends", "_margin", "_value", "expires_at", "extra", "generation", "grant_id", "provider", "scope",
+        "_ends",
+        "_margin",
+        "_value",
+        "expires_at",
+        "extra",
+        "generation",
+        "grant_id",
+        "provider",
+        "scope",
         "token_type",
-    )  # fmt: skip
+    )
 
     def __init__(self, answer: Mapping[str, Any], *, answered_at: float) -> None:
         """Of a token *answer*; its `expires_in` counts from *answered_at* (`clock()`). Raises `BrokerUnreachable`."""

@@ -75,9 +75,14 @@ class Login:
     """Starts and completes logins. Raises `StoreUnavailable` when Redis cannot answer."""
 
     def __init__(
-        self, store: Store, endpoints: Mapping[str, Endpoint], admission: LoginRecorder,
-        *, redirect_uri: str, request_timeout: float,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        endpoints: Mapping[str, Endpoint],
+        admission: LoginRecorder,
+        *,
+        redirect_uri: str,
+        request_timeout: float,
+    ) -> None:
         self._store = store
         self._endpoints = endpoints
         self._admission = admission
@@ -122,13 +127,21 @@ class Login:
             )
         verifier = new_verifier() if dialect.pkce else None
         url = authorization_url(
-            dialect, dialect.authorization_endpoint, redirect_uri=self._redirect_uri, state=state,
+            dialect,
+            dialect.authorization_endpoint,
+            redirect_uri=self._redirect_uri,
+            state=state,
             code_challenge=challenge(verifier) if verifier else None,
-        )  # fmt: skip
+        )
         pending = replace(
-            flow, kind="state", code_verifier=verifier.reveal() if verifier else "",
-            cookie_digest=_digest(cookie) if cookie else "", status="pending", error="", error_description="",
-        )  # fmt: skip
+            flow,
+            kind="state",
+            code_verifier=verifier.reveal() if verifier else "",
+            cookie_digest=_digest(cookie) if cookie else "",
+            status="pending",
+            error="",
+            error_description="",
+        )
         await self._store.flows.put(state, pending)
         return url, state
 

@@ -37,9 +37,15 @@ class Logout:
     """Ends grants."""
 
     def __init__(
-        self, store: Store, endpoints: Mapping[str, Endpoint], journal: Journal | None, evict: Callable[[str], None],
-        *, request_timeout: float, lease_ms: int,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        endpoints: Mapping[str, Endpoint],
+        journal: Journal | None,
+        evict: Callable[[str], None],
+        *,
+        request_timeout: float,
+        lease_ms: int,
+    ) -> None:
         self._store = store
         self._endpoints = endpoints
         self._journal = journal

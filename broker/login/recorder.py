@@ -44,9 +44,14 @@ class LoginRecorder:
     """Admits grants. *serve* gives a token to callers at once, *wake* tells the scheduler, *journal* may be None."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, serve: Callable[[Token], object], wake: Callable[[str], None],
-        *, notice: bool,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        journal: Journal | None,
+        serve: Callable[[Token], object],
+        wake: Callable[[str], None],
+        *,
+        notice: bool,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._serve = serve
@@ -113,9 +118,12 @@ class LoginRecorder:
         if self._journal is None:
             return None
         record = self._store.registry.logged_in(
-            self._store.store_id, token, refresh_token,
-            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at), followed=followed,
-        )  # fmt: skip
+            self._store.store_id,
+            token,
+            refresh_token,
+            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
+            followed=followed,
+        )
         return await self._journal.append(token.grant_id, record)
 
     async def _register(self, token: Token, refresh_token: Secret, dialect: Dialect, seen: Held | None) -> bool:
@@ -126,9 +134,12 @@ class LoginRecorder:
             "reauthorized", store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice or not served
         )
         registered = await self._store.registry.log_in(
-            token, refresh_token, seen=seen, message=told,
+            token,
+            refresh_token,
+            seen=seen,
+            message=told,
             reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
-        )  # fmt: skip
+        )
         return registered is not None
 
 

@@ -31,10 +31,17 @@ class Notice:
         error, _, description = self.detail.partition(": ")
         what, do = _words(self)
         told: dict[str, Any] = {
-            "id": self.id, "event": self.event, "at": self.at // 1000, "grant_id": self.grant_id,
-            "provider": self.provider, "reason": self.reason, "error": error or None,
-            "error_description": description or None, "what": what, "do": do,
-        }  # fmt: skip
+            "id": self.id,
+            "event": self.event,
+            "at": self.at // 1000,
+            "grant_id": self.grant_id,
+            "provider": self.provider,
+            "reason": self.reason,
+            "error": error or None,
+            "error_description": description or None,
+            "what": what,
+            "do": do,
+        }
         if self.event == "reauthorize_soon" and self.ends_at is not None:
             told["reauthorize_by"] = self.ends_at // 1000
         return json.dumps({key: value for key, value in told.items() if value is not None}).encode()
@@ -45,10 +52,15 @@ def notice(id_: str, event: str, at: int, subject: str, provider: str, condition
     kind, _, name = subject.partition("/")
     wrong = condition if isinstance(condition, Wrong) else None
     return Notice(
-        id_, event, at, None if kind == "provider" else name, provider,
-        reason=wrong.reason if wrong else None, detail=wrong.detail if wrong else "",
+        id_,
+        event,
+        at,
+        None if kind == "provider" else name,
+        provider,
+        reason=wrong.reason if wrong else None,
+        detail=wrong.detail if wrong else "",
         ends_at=wrong.ends_at if wrong else None,
-    )  # fmt: skip
+    )
 
 
 def _words(notice: Notice) -> tuple[str, str]:

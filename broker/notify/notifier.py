@@ -43,9 +43,13 @@ class Desk:
     """All tellers. *people*: the ways by which people are told, as against subscribers."""
 
     def __init__(
-        self, tellers: Sequence[Teller], sweep: Sweep, people: Sequence[Way], limits: Mapping[str, Limits],
+        self,
+        tellers: Sequence[Teller],
+        sweep: Sweep,
+        people: Sequence[Way],
+        limits: Mapping[str, Limits],
         clock: Callable[[], int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._tellers = tellers
         self._sweep = sweep
         self._people = people

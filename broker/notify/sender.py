@@ -46,9 +46,16 @@ class Teller:
     """Tells of *events* by one way. *limits*: how long the grants of each provider live."""
 
     def __init__(
-        self, way: Way, store: Store, limits: Mapping[str, Limits], events: Collection[str], metrics: Metrics,
-        heart: Heart, *, timeout: float,
-    ) -> None:  # fmt: skip
+        self,
+        way: Way,
+        store: Store,
+        limits: Mapping[str, Limits],
+        events: Collection[str],
+        metrics: Metrics,
+        heart: Heart,
+        *,
+        timeout: float,
+    ) -> None:
         """*timeout*: the most seconds that one notice takes."""
         self.way = way
         self.events = events

@@ -27,9 +27,13 @@ class Subscribers:
         try:
             held = await self._store.registry.generation(grant_id)
             told = message(
-                "reauthorize_soon", self._store.store_id, grant_id, notice.provider or "", held[1] if held else 0,
+                "reauthorize_soon",
+                self._store.store_id,
+                grant_id,
+                notice.provider or "",
+                held[1] if held else 0,
                 reauthorize_by=ends_at // 1000,
-            )  # fmt: skip
+            )
             await self._store.notices.publish(grant_id, told)
         except StoreUnavailable as error:
             raise NotTold(str(error)) from None

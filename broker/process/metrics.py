@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 
 _NAME = "token_broker"
 OUTCOMES = (
-    "refreshed", "unchanged", "unusable", "not_sent", "busy", "unknown", "dead", "registration", "rejected",
-)  # fmt: skip
+    "refreshed",
+    "unchanged",
+    "unusable",
+    "not_sent",
+    "busy",
+    "unknown",
+    "dead",
+    "registration",
+    "rejected",
+)
 """What a token request can come to."""
 READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
 """How a read of a token can be answered: from memory; from memory although its refresh is overdue; after waiting; asked
@@ -114,9 +122,12 @@ class Metrics:
             f"{_NAME}_refresh_duration_seconds", "Duration of token requests.", ["provider"], registry=r
         )
         self.schedule_lag = Histogram(
-            f"{_NAME}_schedule_lag_seconds", "Between a grant's due time and its claim.", ["provider"], registry=r,
+            f"{_NAME}_schedule_lag_seconds",
+            "Between a grant's due time and its claim.",
+            ["provider"],
+            registry=r,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
-        )  # fmt: skip
+        )
         self.token_requests = Counter(
             f"{_NAME}_token_requests", "Reads of a token by how they were answered.", ["outcome"], registry=r
         )

@@ -89,15 +89,28 @@ async def _look_at(endpoint: Endpoint, what: str, url: str, timeout: float) -> S
         return ServerFacts(what, url, failure=words, sent=reply.code not in _NOT_SENT)
     tls, expires_at = await _certificate(url, timeout)
     return ServerFacts(
-        what, url, status=reply.status, tls=tls, expires_at=expires_at,
+        what,
+        url,
+        status=reply.status,
+        tls=tls,
+        expires_at=expires_at,
         offset=_offset(reply.headers.get("date"), (began + time.time()) / 2),
-    )  # fmt: skip
+    )
 
 
-_NOT_SENT = frozenset({
-    "tls", "dns", "invalid_url", "connection_refused", "connection_reset", "unreachable", "connect_timeout",
-    "connection_failed", "too_late",
-})  # fmt: skip
+_NOT_SENT = frozenset(
+    {
+        "tls",
+        "dns",
+        "invalid_url",
+        "connection_refused",
+        "connection_reset",
+        "unreachable",
+        "connect_timeout",
+        "connection_failed",
+        "too_late",
+    }
+)
 
 
 def _offset(date: str | None, now: float) -> float | None:

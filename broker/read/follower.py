@@ -37,9 +37,15 @@ class Follower:
     """Follows the store for the grants in the cache."""
 
     def __init__(
-        self, store: Store, cache: Cache, metrics: Metrics, heart: Heart,
-        *, namespace: str, ailing: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        cache: Cache,
+        metrics: Metrics,
+        heart: Heart,
+        *,
+        namespace: str,
+        ailing: Callable[[str], None],
+    ) -> None:
         """*ailing* is told each grant of which something bad is heard."""
         self._store = store
         self._cache = cache

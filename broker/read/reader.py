@@ -42,9 +42,18 @@ class Reader:
     """
 
     def __init__(
-        self, store: Store, cache: Cache, dies: Callable[[str], bool], wake: Callable[[str], None],
-        metrics: Metrics, *, public_url: str, page_url: str | None, min_interval_ms: int, report_budget: int,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        cache: Cache,
+        dies: Callable[[str], bool],
+        wake: Callable[[str], None],
+        metrics: Metrics,
+        *,
+        public_url: str,
+        page_url: str | None,
+        min_interval_ms: int,
+        report_budget: int,
+    ) -> None:
         self._store = store
         self._cache = cache
         self.dies = dies
@@ -223,8 +232,9 @@ class Reader:
         if min_ttl_ms and living > 0:
             raise TokenUnavailable(
                 f"no token with {min_ttl_ms // 1000} s of life came within {wait:g} s; one with {living} s is there "
-                "when you ask without min_ttl", retry_after=5,
-            )  # fmt: skip
+                "when you ask without min_ttl",
+                retry_after=5,
+            )
         if grant.parked:
             raise TokenUnavailable(
                 f"this grant is parked ({grant.reason}): an operator must look, then `token-broker retry {grant_id}`",

@@ -124,9 +124,17 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         # The refresh token may have rotated: keep that, go on serving what we have.
         soon = now + backoff(failures, claim.expires_at, now, draw)
         return Commit(
-            claim, "unusable", answer.problem, None, answer.refresh_token, soon, reauthorize_by, failures, now,
+            claim,
+            "unusable",
+            answer.problem,
+            None,
+            answer.refresh_token,
+            soon,
+            reauthorize_by,
+            failures,
+            now,
             recovered=False,
-        )  # fmt: skip
+        )
     expires_at, refresh_at = plan(answer, dialect, now, draw)
     unchanged = answer.access_token == claim.access_token
     if unchanged and answer.lifetime_ms is None:
@@ -148,10 +156,17 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         extra=answer.extra,
     )
     return Commit(
-        claim, "unchanged" if unchanged else "refreshed", "; ".join(answer.warnings) or None, token,
+        claim,
+        "unchanged" if unchanged else "refreshed",
+        "; ".join(answer.warnings) or None,
+        token,
         answer.refresh_token,
-        refresh_at, reauthorize_by, failures, now, recovered=not unchanged and claim.failures >= FAILING_AFTER,
-    )  # fmt: skip
+        refresh_at,
+        reauthorize_by,
+        failures,
+        now,
+        recovered=not unchanged and claim.failures >= FAILING_AFTER,
+    )
 
 
 def _again(
@@ -160,9 +175,16 @@ def _again(
     failures = claim.failures + 1
     due_at = now + backoff(failures, claim.expires_at, now, draw)  # not_before is the provider's: resume ends it
     return Postpone(
-        claim, outcome, code, detail, due_at, failures,
-        lane="ailing", not_before=not_before, failing=failures == FAILING_AFTER,
-    )  # fmt: skip
+        claim,
+        outcome,
+        code,
+        detail,
+        due_at,
+        failures,
+        lane="ailing",
+        not_before=not_before,
+        failing=failures == FAILING_AFTER,
+    )
 
 
 def _unknown(claim: Claim, code: str, detail: str, dialect: Dialect, now: int, draw: float) -> Postpone:
@@ -173,9 +195,16 @@ def _unknown(claim: Claim, code: str, detail: str, dialect: Dialect, now: int, d
     # A grace that ends is used at once for every grant; a lane that lets one through at a time would waste it.
     grace_runs_out = dialect.reuse_grace_ms is not None and dialect.reuse_grace_ms > 0
     return Postpone(
-        claim, "unknown", code, detail, at, failures,
-        unknown=True, lane="" if grace_runs_out else "ailing", failing=failures == FAILING_AFTER,
-    )  # fmt: skip
+        claim,
+        "unknown",
+        code,
+        detail,
+        at,
+        failures,
+        unknown=True,
+        lane="" if grace_runs_out else "ailing",
+        failing=failures == FAILING_AFTER,
+    )
 
 
 def _told(code: str, detail: str) -> str:

@@ -48,9 +48,14 @@ class Recorder:
     """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, dies: Callable[[str], bool],
-        *, notice: bool, stopping: asyncio.Event,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        journal: Journal | None,
+        dies: Callable[[str], bool],
+        *,
+        notice: bool,
+        stopping: asyncio.Event,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._dies = dies
@@ -85,9 +90,12 @@ class Recorder:
                     return "superseded"
                 if self._stopping.is_set() and time.monotonic() > since + SETTLE_LIMIT:
                     log.critical(
-                        "commit.abandoned", grant_id=step.claim.grant_id, outcome=step.outcome, error=str(error),
+                        "commit.abandoned",
+                        grant_id=step.claim.grant_id,
+                        outcome=step.outcome,
+                        error=str(error),
                         journaled=kept is not None and kept.entry is not None and kept.entry.written,
-                    )  # fmt: skip
+                    )
                     return "already"
                 if tries == 0:
                     log.warning("commit.delayed", grant_id=step.claim.grant_id, error=str(error))

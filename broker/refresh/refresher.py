@@ -109,26 +109,43 @@ class Refresher:
             case Commit(token=token) if step.fresh and token is not None:
                 if logs.says("info"):
                     log.info(
-                        "grant.refreshed", **whose, generation=token.generation, settled=settled,
-                        expires_in=(token.expires_at - token.issued_at) // 1000, warning=step.detail,
-                    )  # fmt: skip
+                        "grant.refreshed",
+                        **whose,
+                        generation=token.generation,
+                        settled=settled,
+                        expires_in=(token.expires_at - token.issued_at) // 1000,
+                        warning=step.detail,
+                    )
             case Commit(token=token):
                 log.warning(
-                    "grant.unusable" if token is None else "grant.unchanged", **whose, generation=claim.generation,
-                    settled=settled, detail=step.detail,
-                )  # fmt: skip
+                    "grant.unusable" if token is None else "grant.unchanged",
+                    **whose,
+                    generation=claim.generation,
+                    settled=settled,
+                    detail=step.detail,
+                )
             case Postpone():
                 log.warning(
-                    "grant.postponed", **whose, generation=claim.generation, outcome=step.outcome, code=step.code,
-                    detail=step.detail, failures=step.failures, settled=settled,
+                    "grant.postponed",
+                    **whose,
+                    generation=claim.generation,
+                    outcome=step.outcome,
+                    code=step.code,
+                    detail=step.detail,
+                    failures=step.failures,
+                    settled=settled,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
-                )  # fmt: skip
+                )
             case Park():
                 log.error(
-                    "provider.suspended" if settled == "suspended" else "grant.parked", **whose,
-                    generation=claim.generation, outcome=step.outcome, reason=step.reason, detail=step.detail,
+                    "provider.suspended" if settled == "suspended" else "grant.parked",
+                    **whose,
+                    generation=claim.generation,
+                    outcome=step.outcome,
+                    reason=step.reason,
+                    detail=step.detail,
                     settled=settled,
-                )  # fmt: skip
+                )
 
     async def _take_back(self, claim: Claim, step: Commit, kept: Kept, endpoint: Endpoint) -> None:
         """The grant is gone or was replaced meanwhile: serve, keep and leave alive nothing of what was received."""

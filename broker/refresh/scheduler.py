@@ -54,9 +54,18 @@ class Lane:
     """The refreshes of one provider, at most `concurrency` in flight, fewer where it cannot take so many."""
 
     def __init__(
-        self, provider: str, store: Store, refresher: Refresher, replay: Replay, journal: Journal | None, heart: Heart,
-        reads: ReadActivity, *, concurrency: int, lease_ms: int,
-    ) -> None:  # fmt: skip
+        self,
+        provider: str,
+        store: Store,
+        refresher: Refresher,
+        replay: Replay,
+        journal: Journal | None,
+        heart: Heart,
+        reads: ReadActivity,
+        *,
+        concurrency: int,
+        lease_ms: int,
+    ) -> None:
         self.provider = provider
         self._store = store
         self._schedule = store.schedule

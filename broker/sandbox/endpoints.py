@@ -24,9 +24,18 @@ if TYPE_CHECKING:
     Extras = Callable[[TokenPair, Code | None], Mapping[str, Any]]
     """Makes a dialect's own members of a token answer; the code's terms are None at a refresh."""
 
-_STANDARD: Final = frozenset({
-    "grant_type", "refresh_token", "code", "redirect_uri", "code_verifier", "scope", "client_id", "client_secret",
-})  # fmt: skip
+_STANDARD: Final = frozenset(
+    {
+        "grant_type",
+        "refresh_token",
+        "code",
+        "redirect_uri",
+        "code_verifier",
+        "scope",
+        "client_id",
+        "client_secret",
+    }
+)
 """What RFC 6749 and RFC 7636 send to a token endpoint."""
 
 

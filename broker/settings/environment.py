@@ -81,9 +81,10 @@ def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequ
                 known = ["__".join(known) for known in _known(settings_cls, tables)]
                 near = difflib.get_close_matches("__".join(parts), known, n=1, cutoff=0.7)
                 raise InvalidSettings(
-                    f"no such setting: did you mean {ENV_PREFIX}{near[0]}?" if near else
-                    f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
-                )  # fmt: skip
+                    f"no such setting: did you mean {ENV_PREFIX}{near[0]}?"
+                    if near
+                    else f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
+                )
             kind = model.model_fields[key].annotation
         elif (of := table_of(kind)) is not None:
             # A variable's name has neither '-' nor '.', and is mostly written in capitals.

@@ -25,22 +25,24 @@ _DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
 _HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
 _PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 
-WORDS = {
-    "string_type": "must be text in quotes",
-    "path_type": "must be a path in quotes",
-    "literal_error": "must be {expected}",
-    "list_type": 'must be a list, such as ["…"]',
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than_equal": "must be {le} or less",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-    "missing": "is missing",
-    "value_error": "{error}",
-} | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false") | dict.fromkeys(
-    ("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"
-)  # fmt: skip
+WORDS = (
+    {
+        "string_type": "must be text in quotes",
+        "path_type": "must be a path in quotes",
+        "literal_error": "must be {expected}",
+        "list_type": 'must be a list, such as ["…"]',
+        "dict_type": "must be a table",
+        "model_type": "must be a table",
+        "greater_than_equal": "must be {ge} or more",
+        "less_than_equal": "must be {le} or less",
+        "string_too_short": "must not be empty",
+        "too_short": "must not be empty",
+        "missing": "is missing",
+        "value_error": "{error}",
+    }
+    | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
+    | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
+)
 """What is allowed, by pydantic's name of the error. Its own sentences speak to programmers."""
 
 
@@ -166,7 +168,7 @@ def _words(found: Any, location: Sequence[int | str]) -> str:
         return (
             'is missing: say where Redis is, [redis] url = "redis://HOST:6379/0", or url = "embedded:" for one in '
             "data_dir; `token-broker demo` needs no settings at all"
-        )  # fmt: skip
+        )
     if found["type"] == "missing":
         return f"is missing: add it below [{'.'.join(map(str, location[:-1]))}]"
     words = WORDS.get(found["type"], "is not allowed here").format_map(found.get("ctx", {}))

@@ -28,10 +28,19 @@ _WAYS: Mapping[str, tuple[Way, bool, int]] = {
 }
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _OPTIONS = frozenset({"db", "username", "password"})
-_TLS_OPTIONS = frozenset({
-    "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs",
-    "ssl_check_hostname", "ssl_ciphers", "ssl_server_name",
-})  # fmt: skip
+_TLS_OPTIONS = frozenset(
+    {
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "ssl_password",
+        "ssl_cert_reqs",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_server_name",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

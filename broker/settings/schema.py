@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -66,9 +66,11 @@ class Http(Section):
         default=timedelta(seconds=3), description="on SIGTERM, how long to keep serving after /readyz turned 503"
     )
     max_connections: int = Field(
-        default=0, ge=0, le=1_000_000,
+        default=0,
+        ge=0,
+        le=1_000_000,
         description="callers' connections at once, 0: as many as the limit of open files leaves room for; never more",
-    )  # fmt: skip
+    )
     keepalive_timeout: PositiveDuration = Field(
         default=timedelta(seconds=75),
         description="how long an idle connection is kept: longer than balancers keep theirs, so that they close first",
@@ -322,9 +324,11 @@ class Metrics(Section):
     """What /metrics shows."""
 
     max_grants: int = Field(
-        default=1000, ge=0, le=100_000,
+        default=1000,
+        ge=0,
+        le=100_000,
         description="grants shown one by one, by id and without a key: the soonest due; counts are of all",
-    )  # fmt: skip
+    )
 
 
 class Log(Section):
@@ -367,9 +371,12 @@ class Settings(Section, BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: Any, dotenv_settings: Any, file_secret_settings: Any,  # noqa: ARG003 - theirs, we have our own
-    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_unused: PydanticBaseSettingsSource,
+        **_by_name: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given, over the environment, over the file; `broker.settings.file.load` gives the latter two."""
         given = dict(init_settings())
         environment = given.pop("_environment", None)

@@ -97,8 +97,11 @@ class Store:
             "EVAL",
             "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
             "redis.call('HSET', KEYS[2], 'run_id', 'new') end return 1",
-            2, self.keys.meta, self.keys.epoch, *(part for pair in new.items() for part in pair),
-        )  # fmt: skip
+            2,
+            self.keys.meta,
+            self.keys.epoch,
+            *(part for pair in new.items() for part in pair),
+        )
 
 
 @asynccontextmanager
@@ -127,9 +130,14 @@ async def open_store(
         # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
         millisecond = timedelta(milliseconds=1)
         schedule = Schedule(
-            primary, keys, grants, clock, replicas=redis.replicas, second_term_ms=hold_off // millisecond,
+            primary,
+            keys,
+            grants,
+            clock,
+            replicas=redis.replicas,
+            second_term_ms=hold_off // millisecond,
             hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off // millisecond,
-        )  # fmt: skip
+        )
         yield Store(
             primary,
             keys,

@@ -72,10 +72,16 @@ class FakeGrant:
     def answer(self) -> dict[str, Any]:
         """The token answer at this moment."""
         return {
-            **self.extra, "access_token": self._token, "token_type": "bearer",
-            "expires_in": max(0, int(self.remaining())), "expires_at": int(self._ends), "scope": "read",
-            "grant_id": self.id, "generation": self.generation, "provider": "fake",
-        }  # fmt: skip
+            **self.extra,
+            "access_token": self._token,
+            "token_type": "bearer",
+            "expires_in": max(0, int(self.remaining())),
+            "expires_at": int(self._ends),
+            "scope": "read",
+            "grant_id": self.id,
+            "generation": self.generation,
+            "provider": "fake",
+        }
 
     def refresh(self) -> bool:
         """Make a new token if that can be; whether there is one."""

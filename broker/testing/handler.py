@@ -19,10 +19,16 @@ _PATH = re.compile(r"/v1/grants/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(token|refres
 _LONGEST_WAIT = 55.0
 _DEFAULT_WAIT = 5.0
 _STATUS = {
-    "invalid_request": 400, "invalid_token": 401, "access_denied": 403, "not_found": 404,
-    "method_not_allowed": 405, "reauthorization_required": 409, "precondition_required": 428, "too_fresh": 429,
+    "invalid_request": 400,
+    "invalid_token": 401,
+    "access_denied": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "reauthorization_required": 409,
+    "precondition_required": 428,
+    "too_fresh": 429,
     "token_unavailable": 503,
-}  # fmt: skip
+}
 
 
 class Asked(NamedTuple):
@@ -38,9 +44,14 @@ class _Refused(Exception):
     """An error answer: its code, and what to do."""
 
     def __init__(
-        self, code: str, description: str, retry_after: float | None = None,
-        *, headers: Mapping[str, str] | None = None, **members: str,
-    ) -> None:  # fmt: skip
+        self,
+        code: str,
+        description: str,
+        retry_after: float | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **members: str,
+    ) -> None:
         super().__init__(description)
         self.code = code
         self.headers = dict(headers or {})

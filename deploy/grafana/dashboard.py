@@ -23,22 +23,26 @@ COLUMNS = 24
 def timeseries(title: str, unit: str, says: str, **queries: str) -> dict[str, Any]:
     """Lines over time; each query by its legend, where `_` stands for the labels in braces."""
     return {
-        "type": "timeseries", "title": title, "description": says,
+        "type": "timeseries",
+        "title": title,
+        "description": says,
         "fieldConfig": {"defaults": {"unit": unit, **LINES}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [target(expr, legend) for legend, expr in queries.items()],
-    }  # fmt: skip
+    }
 
 
 def stat(title: str, says: str, expr: str, *steps: tuple[float | None, str], unit: str = "none") -> dict[str, Any]:
     """One figure; *steps*: from which value on it has which colour."""
     thresholds = {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
     return {
-        "type": "stat", "title": title, "description": says,
+        "type": "stat",
+        "title": title,
+        "description": says,
         "fieldConfig": {"defaults": {"unit": unit, "thresholds": thresholds}, "overrides": []},
         "options": {"colorMode": "background", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}},
         "targets": [target(expr, instant=True)],
-    }  # fmt: skip
+    }
 
 
 def table(title: str, says: str, expr: str, value: str, unit: str) -> dict[str, Any]:
@@ -46,12 +50,14 @@ def table(title: str, says: str, expr: str, value: str, unit: str) -> dict[str, 
     organize = {"excludeByName": {"Time": True}, "renameByName": {"Value": value}}
     unit_of_value = {"matcher": {"id": "byName", "options": value}, "properties": [{"id": "unit", "value": unit}]}
     return {
-        "type": "table", "title": title, "description": says,
+        "type": "table",
+        "title": title,
+        "description": says,
         "fieldConfig": {"defaults": {}, "overrides": [unit_of_value]},
         "options": {"showHeader": True, "sortBy": [{"displayName": value, "desc": False}]},
         "transformations": [{"id": "organize", "options": organize}],
         "targets": [{**target(expr, instant=True), "format": "table"}],
-    }  # fmt: skip
+    }
 
 
 def target(expr: str, legend: str = "", *, instant: bool = False) -> dict[str, Any]:
@@ -66,92 +72,284 @@ def row(title: str, height: int, *panels: tuple[int, dict[str, Any]]) -> tuple[s
 
 GOOD, BAD, SOON = "green", "red", "orange"
 ROWS = [
-    row("At a glance", 4,
+    row(
+        "At a glance",
+        4,
         (4, stat("Brokers that answer", "Targets of the job.", f"sum(up{{{J}}})", (None, BAD), (1, GOOD))),
-        (4, stat("Brokers that reach Redis", "Without it memory serves and nothing is refreshed.",
-                 f"sum(token_broker_store_up{{{J}}})", (None, BAD), (1, GOOD))),
-        (4, stat("Grants", "In all states.",
-                 f"sum(max by (job, provider, state) (token_broker_grants{{{P}}}))", (None, "blue"))),
-        (4, stat("Grants that wait for a person", "Parked: dead or refused. token-broker explain GRANT.",
-                 f'sum(max by (job, provider) (token_broker_grants{{{P}, state="parked"}}))', (None, GOOD), (1, BAD))),
-        (4, stat("Providers suspended", "They refuse our registration, or grant after grant.",
-                 f"sum(max by (job, provider) (token_broker_provider_suspended{{{P}}}))", (None, GOOD), (1, BAD))),
-        (4, stat("Soonest end of a living grant's token", "Of the grants shown one by one.",
-                 f"min(max by ({GRANT}) (token_broker_grant_access_token_expiry_timestamp_seconds{{{P}}}) unless "
-                 f"max by ({GRANT}) (token_broker_grant_parked_timestamp_seconds{{{P}}})) - time()",
-                 (None, BAD), (60, SOON), (300, GOOD), unit="s"))),
-    row("Grants", 8,
-        (12, table("They wait for a person", "token-broker login GRANT --provider P where reauthorization is required, "
-                   "else token-broker explain GRANT.",
-                   f"max by ({GRANT}, reason) (token_broker_grant_parked_timestamp_seconds{{{P}}}) * 1000",
-                   "since", "dateTimeAsIso")),
-        (12, table("Tokens that end first", "Refreshed before, where all is well.",
-                   f"bottomk(50, max by ({GRANT}) (token_broker_grant_access_token_expiry_timestamp_seconds{{{P}}})"
-                   " - time())", "left", "s")),
-        (12, timeseries("Grants by state", "none", "parked: until a person acts. leased: being refreshed.",
-                        **{"{{provider}} {{state}}":
-                           f"max by (job, provider, state) (token_broker_grants{{{P}}})"})),
-        (12, table("A person must log in before", "Where the provider ends a grant by itself.",
-                   f"max by ({GRANT}) (token_broker_grant_reauthorize_by_timestamp_seconds{{{P}}}) * 1000",
-                   "before", "dateTimeAsIso"))),
-    row("Refreshing", 8,
-        (12, timeseries("Token requests by what they came to", "reqps", "refreshed is well; the README has the others.",
-                        **{"{{provider}} {{outcome}}":
-                           f"sum by (provider, outcome) (rate(token_broker_refreshes_total{{{P}}}[$__rate_interval]))"
-                           " > 0"})),
-        (12, timeseries("Duration of token requests", "s", "Half of them, and 99 of 100, take no longer.",
-                        **{f"{{{{provider}}}} {words}":
-                           f"histogram_quantile({q}, sum by (provider, le) "
-                           f"(rate(token_broker_refresh_duration_seconds_bucket{{{P}}}[$__rate_interval])))"
-                           for q, words in ((0.5, "half"), (0.99, "99 %"))})),
-        (8, timeseries("How late refreshes begin", "s", "After the grant was due; 90 of 100 begin sooner.",
-                       **{"{{provider}}":
-                          "histogram_quantile(0.9, sum by (provider, le) "
-                          f"(rate(token_broker_schedule_lag_seconds_bucket{{{P}}}[$__rate_interval])))"})),
-        (8, timeseries("Most overdue grant", "s", "How long the grant that is due first has waited.",
-                       **{"{{provider}}":
-                          "clamp_min(time() - min by (provider) "
-                          f"(token_broker_grant_next_refresh_timestamp_seconds{{{P}}}), 0)"})),
-        (8, timeseries("Since any grant's token", "s", "Since the provider last gave any of its grants a token.",
-                       **{"{{provider}}": "time() - max by (provider) "
-                          f"(token_broker_grant_last_success_timestamp_seconds{{{P}}})"}))),
-    row("Callers", 8,
-        (12, timeseries("Reads by how they were answered", "reqps",
-                        "cached is from memory; unavailable and dead got no token; too_fresh is a 401 about something "
-                        "else.",
-                        **{"{{outcome}}": "sum by (outcome) "
-                           f"(rate(token_broker_token_requests_total{{{J}}}[$__rate_interval])) > 0"})),
-        (6, timeseries("Connections, and callers that wait", "none", "They wait for a token, or for news of one.",
-                       **{"open {{instance}}": f"token_broker_connections{{{J}}}",
-                          "waiting {{instance}}": f"token_broker_subscribers{{{J}}}",
-                          "refused {{instance}}":
-                          f'increase(token_broker_connections_closed_total{{{J}, reason="refused"}}[5m])'})),
-        (6, timeseries("Tokens in memory", "none", "What a broker can serve without Redis.",
-                       **{"{{instance}}": f"token_broker_cached_tokens{{{J}}}"}))),
-    row("Brokers", 8,
-        (6, timeseries("Answers not confirmed by Redis", "none", "In the journal alone; back to 0 within moments.",
-                       **{"{{instance}}": f"token_broker_journal_entries{{{J}}}"})),
-        (6, timeseries("Durability at risk", "none", "1 while an answer could be lost.",
-                       **{"{{instance}} {{reason}}": f"token_broker_durability_at_risk{{{J}}}"})),
-        (6, timeseries("Clock ahead of Redis", "s", "Beyond 5 s: synchronise the hosts.",
-                       **{"{{instance}}": f"token_broker_clock_offset_seconds{{{J}}}"})),
-        (6, timeseries("Notices and lost subscriptions", "none", "In five minutes.",
-                       **{"{{way}} {{outcome}}":
-                          f"sum by (way, outcome) (increase(token_broker_notices_total{{{J}}}[5m]))",
-                          "subscription lost {{instance}}":
-                          f"increase(token_broker_subscription_gaps_total{{{J}}}[5m])"})),
-        (24, table("Versions", "One while all are alike.",
-                   f"count by (job, version) (token_broker_build_info{{{J}}})", "brokers", "none"))),
-]  # fmt: skip
+        (
+            4,
+            stat(
+                "Brokers that reach Redis",
+                "Without it memory serves and nothing is refreshed.",
+                f"sum(token_broker_store_up{{{J}}})",
+                (None, BAD),
+                (1, GOOD),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Grants",
+                "In all states.",
+                f"sum(max by (job, provider, state) (token_broker_grants{{{P}}}))",
+                (None, "blue"),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Grants that wait for a person",
+                "Parked: dead or refused. token-broker explain GRANT.",
+                f'sum(max by (job, provider) (token_broker_grants{{{P}, state="parked"}}))',
+                (None, GOOD),
+                (1, BAD),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Providers suspended",
+                "They refuse our registration, or grant after grant.",
+                f"sum(max by (job, provider) (token_broker_provider_suspended{{{P}}}))",
+                (None, GOOD),
+                (1, BAD),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Soonest end of a living grant's token",
+                "Of the grants shown one by one.",
+                f"min(max by ({GRANT}) (token_broker_grant_access_token_expiry_timestamp_seconds{{{P}}}) unless "
+                f"max by ({GRANT}) (token_broker_grant_parked_timestamp_seconds{{{P}}})) - time()",
+                (None, BAD),
+                (60, SOON),
+                (300, GOOD),
+                unit="s",
+            ),
+        ),
+    ),
+    row(
+        "Grants",
+        8,
+        (
+            12,
+            table(
+                "They wait for a person",
+                "token-broker login GRANT --provider P where reauthorization is required, "
+                "else token-broker explain GRANT.",
+                f"max by ({GRANT}, reason) (token_broker_grant_parked_timestamp_seconds{{{P}}}) * 1000",
+                "since",
+                "dateTimeAsIso",
+            ),
+        ),
+        (
+            12,
+            table(
+                "Tokens that end first",
+                "Refreshed before, where all is well.",
+                f"bottomk(50, max by ({GRANT}) (token_broker_grant_access_token_expiry_timestamp_seconds{{{P}}})"
+                " - time())",
+                "left",
+                "s",
+            ),
+        ),
+        (
+            12,
+            timeseries(
+                "Grants by state",
+                "none",
+                "parked: until a person acts. leased: being refreshed.",
+                **{"{{provider}} {{state}}": f"max by (job, provider, state) (token_broker_grants{{{P}}})"},
+            ),
+        ),
+        (
+            12,
+            table(
+                "A person must log in before",
+                "Where the provider ends a grant by itself.",
+                f"max by ({GRANT}) (token_broker_grant_reauthorize_by_timestamp_seconds{{{P}}}) * 1000",
+                "before",
+                "dateTimeAsIso",
+            ),
+        ),
+    ),
+    row(
+        "Refreshing",
+        8,
+        (
+            12,
+            timeseries(
+                "Token requests by what they came to",
+                "reqps",
+                "refreshed is well; the README has the others.",
+                **{
+                    "{{provider}} {{outcome}}": "sum by (provider, outcome) "
+                    f"(rate(token_broker_refreshes_total{{{P}}}[$__rate_interval])) > 0"
+                },
+            ),
+        ),
+        (
+            12,
+            timeseries(
+                "Duration of token requests",
+                "s",
+                "Half of them, and 99 of 100, take no longer.",
+                **{
+                    f"{{{{provider}}}} {words}": f"histogram_quantile({q}, sum by (provider, le) "
+                    f"(rate(token_broker_refresh_duration_seconds_bucket{{{P}}}[$__rate_interval])))"
+                    for q, words in ((0.5, "half"), (0.99, "99 %"))
+                },
+            ),
+        ),
+        (
+            8,
+            timeseries(
+                "How late refreshes begin",
+                "s",
+                "After the grant was due; 90 of 100 begin sooner.",
+                **{
+                    "{{provider}}": "histogram_quantile(0.9, sum by (provider, le) "
+                    f"(rate(token_broker_schedule_lag_seconds_bucket{{{P}}}[$__rate_interval])))"
+                },
+            ),
+        ),
+        (
+            8,
+            timeseries(
+                "Most overdue grant",
+                "s",
+                "How long the grant that is due first has waited.",
+                **{
+                    "{{provider}}": "clamp_min(time() - min by (provider) "
+                    f"(token_broker_grant_next_refresh_timestamp_seconds{{{P}}}), 0)"
+                },
+            ),
+        ),
+        (
+            8,
+            timeseries(
+                "Since any grant's token",
+                "s",
+                "Since the provider last gave any of its grants a token.",
+                **{
+                    "{{provider}}": "time() - max by (provider) "
+                    f"(token_broker_grant_last_success_timestamp_seconds{{{P}}})"
+                },
+            ),
+        ),
+    ),
+    row(
+        "Callers",
+        8,
+        (
+            12,
+            timeseries(
+                "Reads by how they were answered",
+                "reqps",
+                "cached is from memory; unavailable and dead got no token; too_fresh is a 401 about something else.",
+                **{
+                    "{{outcome}}": "sum by (outcome) "
+                    f"(rate(token_broker_token_requests_total{{{J}}}[$__rate_interval])) > 0"
+                },
+            ),
+        ),
+        (
+            6,
+            timeseries(
+                "Connections, and callers that wait",
+                "none",
+                "They wait for a token, or for news of one.",
+                **{
+                    "open {{instance}}": f"token_broker_connections{{{J}}}",
+                    "waiting {{instance}}": f"token_broker_subscribers{{{J}}}",
+                    "refused {{instance}}": "increase(token_broker_connections_closed_total"
+                    f'{{{J}, reason="refused"}}[5m])',
+                },
+            ),
+        ),
+        (
+            6,
+            timeseries(
+                "Tokens in memory",
+                "none",
+                "What a broker can serve without Redis.",
+                **{"{{instance}}": f"token_broker_cached_tokens{{{J}}}"},
+            ),
+        ),
+    ),
+    row(
+        "Brokers",
+        8,
+        (
+            6,
+            timeseries(
+                "Answers not confirmed by Redis",
+                "none",
+                "In the journal alone; back to 0 within moments.",
+                **{"{{instance}}": f"token_broker_journal_entries{{{J}}}"},
+            ),
+        ),
+        (
+            6,
+            timeseries(
+                "Durability at risk",
+                "none",
+                "1 while an answer could be lost.",
+                **{"{{instance}} {{reason}}": f"token_broker_durability_at_risk{{{J}}}"},
+            ),
+        ),
+        (
+            6,
+            timeseries(
+                "Clock ahead of Redis",
+                "s",
+                "Beyond 5 s: synchronise the hosts.",
+                **{"{{instance}}": f"token_broker_clock_offset_seconds{{{J}}}"},
+            ),
+        ),
+        (
+            6,
+            timeseries(
+                "Notices and lost subscriptions",
+                "none",
+                "In five minutes.",
+                **{
+                    "{{way}} {{outcome}}": f"sum by (way, outcome) (increase(token_broker_notices_total{{{J}}}[5m]))",
+                    "subscription lost {{instance}}": f"increase(token_broker_subscription_gaps_total{{{J}}}[5m])",
+                },
+            ),
+        ),
+        (
+            24,
+            table(
+                "Versions",
+                "One while all are alike.",
+                f"count by (job, version) (token_broker_build_info{{{J}}})",
+                "brokers",
+                "none",
+            ),
+        ),
+    ),
+]
 
 
 def variable(name: str, label: str, query: str) -> dict[str, Any]:
     """A choice of label values, all of them at first."""
     return {
-        "type": "query", "name": name, "label": label, "datasource": SOURCE, "query": {"query": query, "refId": name},
-        "definition": query, "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".*",
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": SOURCE,
+        "query": {"query": query, "refId": name},
+        "definition": query,
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
         "current": {"text": ["All"], "value": ["$__all"]},
-    }  # fmt: skip
+    }
 
 
 def panels() -> list[dict[str, Any]]:
@@ -182,17 +380,26 @@ def dashboard() -> dict[str, Any]:
     """The whole of it, in the model of Grafana 10.0."""
     source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "current": {}}
     return {
-        "uid": "token-broker", "title": "token-broker", "tags": ["token-broker", "oauth2"], "schemaVersion": 38,
+        "uid": "token-broker",
+        "title": "token-broker",
+        "tags": ["token-broker", "oauth2"],
+        "schemaVersion": 38,
         "description": "OAuth 2.0 grants: what lives, what fails, and what a person must do.",
-        "editable": True, "graphTooltip": 1, "refresh": "30s", "timezone": "browser", "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "timezone": "browser",
+        "version": 1,
         "time": {"from": "now-6h", "to": "now"},
-        "templating": {"list": [
-            source,
-            variable("job", "Job", "label_values(token_broker_build_info, job)"),
-            variable("provider", "Provider", 'label_values(token_broker_grants{job=~"$job"}, provider)'),
-        ]},
+        "templating": {
+            "list": [
+                source,
+                variable("job", "Job", "label_values(token_broker_build_info, job)"),
+                variable("provider", "Provider", 'label_values(token_broker_grants{job=~"$job"}, provider)'),
+            ]
+        },
         "panels": panels(),
-    }  # fmt: skip
+    }
 
 
 def text() -> str:

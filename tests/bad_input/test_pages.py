@@ -35,10 +35,21 @@ async def test_login_links(broker: RunningBroker) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["", "?", "?code=x", "?state=x", "?code=x&state=x", "?code=a&code=b&state=x", "?error=access_denied",
-     "?state=%FF&code=%00",
-     "?state=" + "a" * 5000, "?error=%3Cscript%3E&state=x", "?=&&=;", "?iss=x&code=y"],
-)  # fmt: skip
+    [
+        "",
+        "?",
+        "?code=x",
+        "?state=x",
+        "?code=x&state=x",
+        "?code=a&code=b&state=x",
+        "?error=access_denied",
+        "?state=%FF&code=%00",
+        "?state=" + "a" * 5000,
+        "?error=%3Cscript%3E&state=x",
+        "?=&&=;",
+        "?iss=x&code=y",
+    ],
+)
 async def test_callbacks(broker: RunningBroker, query: str) -> None:
     """A redirect that belongs to no login is a page that says so, and echoes nothing."""
     page = await _page(broker, "/callback" + query, 400)

@@ -14,11 +14,18 @@ from tests.bad_input.conftest import READER, Refused
 from tests.conftest import RunningBroker
 
 ID_ROUTES = [
-    ("GET", "/v1/grants/{id}"), ("PUT", "/v1/grants/{id}"), ("DELETE", "/v1/grants/{id}"),
-    ("GET", "/v1/grants/{id}/token"), ("POST", "/v1/grants/{id}/refresh"), ("POST", "/v1/grants/{id}/retry"),
-    ("POST", "/v1/grants/{id}/login"), ("POST", "/v1/grants/{id}/login/complete"), ("GET", "/v1/grants/{id}/login/x"),
-    ("GET", "/readyz/{id}"), ("GET", "/v1/grants/{id}/attempts"),
-]  # fmt: skip
+    ("GET", "/v1/grants/{id}"),
+    ("PUT", "/v1/grants/{id}"),
+    ("DELETE", "/v1/grants/{id}"),
+    ("GET", "/v1/grants/{id}/token"),
+    ("POST", "/v1/grants/{id}/refresh"),
+    ("POST", "/v1/grants/{id}/retry"),
+    ("POST", "/v1/grants/{id}/login"),
+    ("POST", "/v1/grants/{id}/login/complete"),
+    ("GET", "/v1/grants/{id}/login/x"),
+    ("GET", "/readyz/{id}"),
+    ("GET", "/v1/grants/{id}/attempts"),
+]
 BAD_IDS = [
     "-a",
     ".a",
@@ -34,10 +41,15 @@ BAD_IDS = [
     "%FF",
 ]
 BODIES: list[tuple[str, bytes | None]] = [
-    ("nothing", None), ("text", b"{"), ("a list", b"[]"), ("a number", b"5"), ("null", b"null"), ("not UTF-8",
-    b'{"a": "\xff"}'),
-    ("deep", b"[" * 20_000), ("NaN", b"NaN"),
-]  # fmt: skip
+    ("nothing", None),
+    ("text", b"{"),
+    ("a list", b"[]"),
+    ("a number", b"5"),
+    ("null", b"null"),
+    ("not UTF-8", b'{"a": "\xff"}'),
+    ("deep", b"[" * 20_000),
+    ("NaN", b"NaN"),
+]
 
 
 async def test_grant_ids(refused: Refused) -> None:
@@ -89,11 +101,19 @@ async def test_members(refused: Refused) -> None:
 @pytest.mark.parametrize(
     "pasted",
     [
-        "", "x", "http://elsewhere.test/callback?code=a&state=b", "http://127.0.0.1:PORT/callback",
-        "http://127.0.0.1:PORT/callback?code=a&code=b", "http://127.0.0.1:PORT/callback?code=a&state=b",
-        "http://127.0.0.1:PORT/other?code=a", "a" * 20_000, "\ud800", 5, None,
+        "",
+        "x",
+        "http://elsewhere.test/callback?code=a&state=b",
+        "http://127.0.0.1:PORT/callback",
+        "http://127.0.0.1:PORT/callback?code=a&code=b",
+        "http://127.0.0.1:PORT/callback?code=a&state=b",
+        "http://127.0.0.1:PORT/other?code=a",
+        "a" * 20_000,
+        "\ud800",
+        5,
+        None,
     ],
-)  # fmt: skip
+)
 async def test_pasted_redirects(broker: RunningBroker, refused: Refused, pasted: Any) -> None:
     """Whatever is pasted instead of the redirect is refused, and the grant stays as it was."""
     text = pasted.replace("PORT", broker.url.rpartition(":")[2]) if isinstance(pasted, str) else pasted
@@ -150,11 +170,17 @@ async def test_numbers_without_end(broker: RunningBroker, refused: Refused) -> N
 async def test_conditions_and_preferences(broker: RunningBroker) -> None:
     """Garbage in optional headers is passed over, as RFC 9110 and 7240 want, and is never a long wait."""
     for headers in (
-        {"If-None-Match": "garbage"}, {"If-None-Match": ",,,"}, {"Prefer": "wait=-1"}, {"Prefer": "wait=x"},
-        {"Prefer": "wait=99999999999999"}, {"Prefer": ";;;="}, {"Accept": "q=q;q=q,*/*;q=x"},
+        {"If-None-Match": "garbage"},
+        {"If-None-Match": ",,,"},
+        {"Prefer": "wait=-1"},
+        {"Prefer": "wait=x"},
+        {"Prefer": "wait=99999999999999"},
+        {"Prefer": ";;;="},
+        {"Accept": "q=q;q=q,*/*;q=x"},
         {"Accept": "text/plain;q=9"},
-        {"Accept": ","}, {"Accept": "text/html"},
-    ):  # fmt: skip
+        {"Accept": ","},
+        {"Accept": "text/html"},
+    ):
         status, body, _ = await broker.ask("GET", "/v1/grants/good/token", headers=headers)
         assert status == 200, headers
         assert "access_token" in body
@@ -163,17 +189,35 @@ async def test_conditions_and_preferences(broker: RunningBroker) -> None:
 async def test_listing(broker: RunningBroker, refused: Refused) -> None:
     """A bad state, limit or cursor of the list is refused, not passed over."""
     for query, word in (
-        ("state=dead", "due"), ("limit=x", "limit"), ("limit=1.5", "limit"), ("limit=", "limit"),
-        ("cursor=garbage", "cursor"), ("cursor=", "cursor"), ("cursor=%FF%00", "cursor"), ("cursor=" + "a" * 3000,
-        "cursor"),
-    ):  # fmt: skip
+        ("state=dead", "due"),
+        ("limit=x", "limit"),
+        ("limit=1.5", "limit"),
+        ("limit=", "limit"),
+        ("cursor=garbage", "cursor"),
+        ("cursor=", "cursor"),
+        ("cursor=%FF%00", "cursor"),
+        ("cursor=" + "a" * 3000, "cursor"),
+    ):
         description, _ = await refused(400, "GET", f"/v1/grants?{query}")
         assert word in description, query
     sealer = Sealer(parse_sealing_keys((broker.settings.sealing.keys_file or Path()).read_text()))
     for cursor in (
-        "-1~0~good", "1.5~0~good", "0~nan~good", "0~inf~good", "0~1e999~good", "0~0x10~good", "0~1_0~good",
-        "0~0~", "0~0~a b", "0~0", "~~", "", "x", "\u0661~0~good", "9" * 99 + "~0~good",
-    ):  # fmt: skip
+        "-1~0~good",
+        "1.5~0~good",
+        "0~nan~good",
+        "0~inf~good",
+        "0~1e999~good",
+        "0~0x10~good",
+        "0~1_0~good",
+        "0~0~",
+        "0~0~a b",
+        "0~0",
+        "~~",
+        "",
+        "x",
+        "\u0661~0~good",
+        "9" * 99 + "~0~good",
+    ):
         for raw in (
             cursor.encode(),
             b"0~0~good",
@@ -193,13 +237,21 @@ async def test_listing(broker: RunningBroker, refused: Refused) -> None:
 
 async def test_keys(refused: Refused) -> None:
     """No key and an unknown one are 401 with the scheme to use, on every route that needs one."""
-    for method, route in [*ID_ROUTES, ("GET", "/v1/grants"), ("GET", "/v1/providers"), ("POST", "/v1/import"),
-                          ("POST", "/v1/providers/acme/retry"), ("POST", "/v1/notify/test")]:  # fmt: skip
+    for method, route in [
+        *ID_ROUTES,
+        ("GET", "/v1/grants"),
+        ("GET", "/v1/providers"),
+        ("POST", "/v1/import"),
+        ("POST", "/v1/providers/acme/retry"),
+        ("POST", "/v1/notify/test"),
+    ]:
         path = route.replace("{id}", "good")
         for headers in (
-            {"X-Broker-Key": "unknown"}, {"X-Broker-Key": ""}, {"X-Broker-Key": "\u00e4\u20ac"},
+            {"X-Broker-Key": "unknown"},
+            {"X-Broker-Key": ""},
+            {"X-Broker-Key": "\u00e4\u20ac"},
             {"X-Broker-Key": "x" * 7000},
-        ):  # fmt: skip
+        ):
             description, told = await refused(401, method, path, headers=headers)
             assert told["WWW-Authenticate"].startswith("Bearer"), path
             assert "unknown" not in description.split("unknown key")[-1]
@@ -240,10 +292,15 @@ async def test_unknown_grants(refused: Refused) -> None:
     await refused(404, "GET", "/v1/grants/good-but-gone/token", **reader)
     await refused(404, "GET", "/readyz/gone")
     for method, path, options in (
-        ("GET", "", {}), ("DELETE", "", {}), ("GET", "/attempts", {}), ("GET", "/authorization", {}),
-        ("GET", "/token", {}), ("POST", "/retry", {}), ("GET", "/login/x", {}),
+        ("GET", "", {}),
+        ("DELETE", "", {}),
+        ("GET", "/attempts", {}),
+        ("GET", "/authorization", {}),
+        ("GET", "/token", {}),
+        ("POST", "/retry", {}),
+        ("GET", "/login/x", {}),
         ("POST", "/refresh", {"headers": {"If-Match": '"1"'}}),
-    ):  # fmt: skip
+    ):
         await refused(404, method, f"/v1/grants/gone{path}", **options)
 
 
@@ -266,12 +323,20 @@ async def test_import_lines(broker: RunningBroker, sandbox: Any) -> None:
     """A line of an import that cannot be used is answered in its place, and the good ones beside it are taken."""
     token = sandbox.rotating.issue().refresh_token
     lines = [
-        b"", b"{", b"[]", b"5", b"\xff",
-        b'{"grant_id": 5}', b'{"grant_id": "a b"}', b'{"grant_id": "n1"}', b"[" * 30_000,
-        b'{"grant_id": "n1", "provider": "nope", "refresh_token": "x"}', b" " * 70_000,
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b"\xff",
+        b'{"grant_id": 5}',
+        b'{"grant_id": "a b"}',
+        b'{"grant_id": "n1"}',
+        b"[" * 30_000,
+        b'{"grant_id": "n1", "provider": "nope", "refresh_token": "x"}',
+        b" " * 70_000,
         b'{"grant_id": "n1", "provider": "acme", "refresh_token": "\\ud800"}',
         json.dumps({"grant_id": "n1", "provider": "acme", "refresh_token": token}).encode(),
-    ]  # fmt: skip
+    ]
     async with broker.session.post(
         broker.url + "/v1/import", data=b"\r\n".join(lines), headers={"X-Broker-Key": broker.admin_key}
     ) as answer:

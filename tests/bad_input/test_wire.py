@@ -71,9 +71,17 @@ async def test_garbage(broker: RunningBroker, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    ["X-Broker-Key: KEY\0", "X-Broker-Key: KEY\x7f", "X-Broker-Key KEY", "X Y: KEY", " KEY", "X-Broker-Key: KEY\n KEY",
-     "X-Broker-Key: KEY" + "a" * 9000, "Host: KEY\r\nHost: KEY"],
-)  # fmt: skip
+    [
+        "X-Broker-Key: KEY\0",
+        "X-Broker-Key: KEY\x7f",
+        "X-Broker-Key KEY",
+        "X Y: KEY",
+        " KEY",
+        "X-Broker-Key: KEY\n KEY",
+        "X-Broker-Key: KEY" + "a" * 9000,
+        "Host: KEY\r\nHost: KEY",
+    ],
+)
 async def test_garbage_is_not_repeated(broker: RunningBroker, sent: str) -> None:
     """A key in a header that cannot be read does not come back in the error: whoever sent it would log it."""
     for start in ("GET /v1/grants/good/token HTTP/1.1\r\nHost: localhost\r\n", "GET /callback?code=KEY x HTTP/1.1\r\n"):

@@ -53,15 +53,44 @@ def grants(many: int, sealer: Sealer, now: int) -> Iterator[bytes]:
     tried = ["kept\t" + entry("refreshed", now - ago * HOUR, now, "broker-7f9c4d:1") for ago in reversed(range(KEPT))]
     for n in range(many):
         name, due = f"g{n}", now + HOUR + (n * 7919) % (10 * HOUR)
-        yield command(
-            "HSET", f"broker:{{0}}:grant:{name}", "provider", "bench", "generation", now,
-            "access_token", sealer.seal("a" * 40, name, "access_token"), "token_type", "Bearer",
-            "issued_at", now - HOUR // 2, "expires_at", due + HOUR, "extra", sealer.seal("{}", name, "extra"),
-            "refresh_token", sealer.seal("r" * 40, name, "refresh_token"), "granted_at", now, "refresh_at", due,
-            "answered_at", now, "last_outcome", "refreshed", "last_detail", "", "last_at", now,
-            "committed", "0123456789abcdef01234567-1",
-        ) + command("RPUSH", f"broker:{{0}}:attempts:{name}", *tried) + command(
-            "ZADD", "broker:{0}:due:bench", due, name)  # fmt: skip
+        yield (
+            command(
+                "HSET",
+                f"broker:{{0}}:grant:{name}",
+                "provider",
+                "bench",
+                "generation",
+                now,
+                "access_token",
+                sealer.seal("a" * 40, name, "access_token"),
+                "token_type",
+                "Bearer",
+                "issued_at",
+                now - HOUR // 2,
+                "expires_at",
+                due + HOUR,
+                "extra",
+                sealer.seal("{}", name, "extra"),
+                "refresh_token",
+                sealer.seal("r" * 40, name, "refresh_token"),
+                "granted_at",
+                now,
+                "refresh_at",
+                due,
+                "answered_at",
+                now,
+                "last_outcome",
+                "refreshed",
+                "last_detail",
+                "",
+                "last_at",
+                now,
+                "committed",
+                "0123456789abcdef01234567-1",
+            )
+            + command("RPUSH", f"broker:{{0}}:attempts:{name}", *tried)
+            + command("ZADD", "broker:{0}:due:bench", due, name)
+        )
 
 
 def fill(port: int, many: int, sealer: Sealer, now: int) -> float:
@@ -157,9 +186,18 @@ def measure(many: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tb-many-"))
     port, redis_port = free_port(), free_port()
     server = [
-        server_binary(), "--port", str(redis_port), "--dir", str(folder), "--save", "", "--appendonly", "no",
-        "--hash-max-listpack-value", "256",
-    ]  # fmt: skip
+        server_binary(),
+        "--port",
+        str(redis_port),
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--hash-max-listpack-value",
+        "256",
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
         with running(*server, **quiet) as store:

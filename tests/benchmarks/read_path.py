@@ -71,11 +71,15 @@ def ways(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
         "/authorization": (request_for("/v1/grants/g0/authorization", mine), "200"),
         "/oauth2/token": (
             request_for(
-                "/oauth2/token", f"Authorization: Basic {basic}", "Content-Type: application/x-www-form-urlencoded",
-                method="POST", body=form,
-            ), "200",
+                "/oauth2/token",
+                f"Authorization: Basic {basic}",
+                "Content-Type: application/x-www-form-urlencoded",
+                method="POST",
+                body=form,
+            ),
+            "200",
         ),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

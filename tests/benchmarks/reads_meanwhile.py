@@ -93,9 +93,7 @@ def main() -> None:
             wait_for_port(each)
         path = settings(folder, port, redis_port, token_port)
         bench = path.read_text().partition("[providers.bench]\n")[2]
-        path.write_text(
-            path.read_text() + "[providers.hung]\n" + bench.replace(f":{token_port}/", f":{hung_port}/")
-        )  # fmt: skip
+        path.write_text(path.read_text() + "[providers.hung]\n" + bench.replace(f":{token_port}/", f":{hung_port}/"))
         broker = [*PYTHON, "broker", "run", "--config", str(path)]
         stack.enter_context(running(*broker, env={**os.environ, "PYTHONPATH": "."}, **quiet))
         wait_for_port(port)

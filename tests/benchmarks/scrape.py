@@ -63,9 +63,13 @@ class Side:
     def figures(self) -> tuple[float, ...]:
         """All in ms, as they are headed."""
         return (
-            statistics.median(self.anew), min(self.anew), statistics.median(self.cpu_anew),
-            statistics.median(self.again), min(self.again), statistics.median(self.cpu_again),
-        )  # fmt: skip
+            statistics.median(self.anew),
+            min(self.anew),
+            statistics.median(self.cpu_anew),
+            statistics.median(self.again),
+            min(self.again),
+            statistics.median(self.cpu_again),
+        )
 
 
 def grants(many: int, now: int) -> Iterator[bytes]:
@@ -74,10 +78,26 @@ def grants(many: int, now: int) -> Iterator[bytes]:
         name, due = f"g{n}", now + HOUR + (n * 7919) % (10 * HOUR)
         state, score = ("due", due) if n < many else ("parked", now)
         yield command(
-            "HSET", f"broker:{{0}}:grant:{name}", "provider", "bench", "generation", now, "issued_at", now,
-            "expires_at", due + HOUR, "answered_at", now, "granted_at", now, "reauthorize_by", now + 90 * 24 * HOUR,
-            "refresh_at", due, *(("reason", "reauthorization_required") if state == "parked" else ()),
-        ) + command("ZADD", f"broker:{{0}}:{state}:bench", score, name)  # fmt: skip
+            "HSET",
+            f"broker:{{0}}:grant:{name}",
+            "provider",
+            "bench",
+            "generation",
+            now,
+            "issued_at",
+            now,
+            "expires_at",
+            due + HOUR,
+            "answered_at",
+            now,
+            "granted_at",
+            now,
+            "reauthorize_by",
+            now + 90 * 24 * HOUR,
+            "refresh_at",
+            due,
+            *(("reason", "reauthorization_required") if state == "parked" else ()),
+        ) + command("ZADD", f"broker:{{0}}:{state}:bench", score, name)
 
 
 @contextlib.contextmanager

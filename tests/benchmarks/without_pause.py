@@ -32,10 +32,19 @@ def settings(folder: Path, port: int, redis_url: str, sandbox: Sandbox) -> Path:
     """The broker's settings."""
     (folder / "keys").write_text(new_sealing_key() + "\n")
     lines = [
-        f'data_dir = "{folder}/data"', "[http]", f'listen = ["127.0.0.1:{port}"]',
-        f'public_url = "http://127.0.0.1:{port}"', 'drain_delay = "1s"', "[redis]", f'url = "{redis_url}"',
-        "[sealing]", f'keys_file = "{folder}/keys"', "[log]", 'level = "warning"', "[providers.cameramanager]",
-    ]  # fmt: skip
+        f'data_dir = "{folder}/data"',
+        "[http]",
+        f'listen = ["127.0.0.1:{port}"]',
+        f'public_url = "http://127.0.0.1:{port}"',
+        'drain_delay = "1s"',
+        "[redis]",
+        f'url = "{redis_url}"',
+        "[sealing]",
+        f'keys_file = "{folder}/keys"',
+        "[log]",
+        'level = "warning"',
+        "[providers.cameramanager]",
+    ]
     lines += [f"{name} = {json.dumps(value)}" for name, value in provider_settings(sandbox)["cameramanager"].items()]
     path = folder / "broker.toml"
     path.write_text("\n".join(lines) + "\n")

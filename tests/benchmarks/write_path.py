@@ -159,8 +159,10 @@ def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[li
                 url = f"http://127.0.0.1:{token_port}/token"
                 done = subprocess.run(
                     [*python, "tests.benchmarks.bare_client", url, str(many), str(IN_FLIGHT)],
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
                 bare.append(Run(*map(float, done.stdout.split())))
                 before = cpu(broker.pid), cpu(store.pid)
                 took = refresh_all(client, many, port, key)
@@ -192,8 +194,10 @@ def main() -> None:
             f"{median(bare, 'took') / median(ours, 'took'):.2f}x of a bare client loop "
             f"({median(bare, 'took'):.2f} s against {median(ours, 'took'):.2f} s)"
         )
-        each = [1e6 * spent / asked.grants for spent in (
-            median(bare, "cpu"), median(ours, "cpu"), median(ours, "store_cpu"))]  # fmt: skip
+        each = [
+            1e6 * spent / asked.grants
+            for spent in (median(bare, "cpu"), median(ours, "cpu"), median(ours, "store_cpu"))
+        ]
         print("  CPU for each grant: bare loop {:.0f} us, broker {:.0f} us, Redis {:.0f} us".format(*each))
 
 

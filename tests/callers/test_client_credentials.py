@@ -91,11 +91,16 @@ WRONG: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "no colon": (FORM, {"Authorization": "Basic " + base64.b64encode(b"svc").decode()}, 401, "invalid_client"),
     "NUL": ({**FORM, "client_id": "svc\0", "client_secret": KEY}, {}, 401, "invalid_client"),
     "two ways": (
-        {**FORM, "client_id": "svc", "client_secret": KEY}, {"Authorization": basic("svc", KEY)}, 400,
+        {**FORM, "client_id": "svc", "client_secret": KEY},
+        {"Authorization": basic("svc", KEY)},
+        400,
         "invalid_request",
     ),
     "another grant type": (
-        {**FORM, "grant_type": "password"}, {"Authorization": basic("svc", KEY)}, 400, "unsupported_grant_type",
+        {**FORM, "grant_type": "password"},
+        {"Authorization": basic("svc", KEY)},
+        400,
+        "unsupported_grant_type",
     ),
     "no grant type": ({"scope": "grant:g1"}, {"Authorization": basic("svc", KEY)}, 400, "unsupported_grant_type"),
     "no scope": ({"grant_type": "client_credentials"}, {"Authorization": basic("svc", KEY)}, 400, "invalid_scope"),
@@ -105,28 +110,35 @@ WRONG: dict[str, tuple[Any, dict[str, str], int, str]] = {
     "no such grant": ({**FORM, "scope": "grant:g9"}, {"Authorization": basic("svc", KEY)}, 400, "invalid_scope"),
     "twice": (
         "grant_type=client_credentials&scope=grant:g1&scope=grant:g2",
-        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"}, 400,
+        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"},
+        400,
         "invalid_request",
     ),
     "no UTF-8": (
         "grant_type=client_credentials&scope=grant%3Ag1%FF",
-        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"}, 400,
+        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"},
+        400,
         "invalid_request",
     ),
     "JSON": (
-        json.dumps(FORM), {"Authorization": basic("svc", KEY), "Content-Type": "application/json"}, 400,
+        json.dumps(FORM),
+        {"Authorization": basic("svc", KEY), "Content-Type": "application/json"},
+        400,
         "invalid_request",
     ),
     "multipart": (
-        "--x--", {"Authorization": basic("svc", KEY), "Content-Type": "multipart/form-data; boundary=x"}, 400,
+        "--x--",
+        {"Authorization": basic("svc", KEY), "Content-Type": "multipart/form-data; boundary=x"},
+        400,
         "invalid_request",
     ),
     "too large": (
         "a=" + "b" * 70_000,
-        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"}, 413,
+        {"Authorization": basic("svc", KEY), "Content-Type": "application/x-www-form-urlencoded"},
+        413,
         "invalid_request",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)

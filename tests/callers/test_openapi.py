@@ -202,14 +202,33 @@ async def test_schemathesis_finds_nothing(broker: RunningBroker, sandbox: Sandbo
     await broker.import_(REACHED, "acme", sandbox.rotating.issue().refresh_token or "")
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     run = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("schemathesis")), "run", f"{broker.url}/openapi.json",
-        "--seed", "1", "--generation-deterministic", "--max-examples", "5", "--phases", "examples,coverage,fuzzing",
-        "--warnings", "off", "--no-color",
-        "-H", f"Authorization: Bearer {broker.admin_key}", "-H", "Prefer: wait=0",
-        "--exclude-path", "/v1/import", "--exclude-path", "/v1/grants/{id}/authorization/{suffix}",
-        "--exclude-checks", "positive_data_acceptance,negative_data_rejection,missing_required_header",
-        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        f"{broker.url}/openapi.json",
+        "--seed",
+        "1",
+        "--generation-deterministic",
+        "--max-examples",
+        "5",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--warnings",
+        "off",
+        "--no-color",
+        "-H",
+        f"Authorization: Bearer {broker.admin_key}",
+        "-H",
+        "Prefer: wait=0",
+        "--exclude-path",
+        "/v1/import",
+        "--exclude-path",
+        "/v1/grants/{id}/authorization/{suffix}",
+        "--exclude-checks",
+        "positive_data_acceptance,negative_data_rejection,missing_required_header",
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     output, _ = await run.communicate()
     print(output.decode())
     assert run.returncode == 0

@@ -31,8 +31,11 @@ REFRESH = {"request_timeout": "5s", "lease": "11s", "min_interval": "0s", "repor
 def provider_at(fas: Fas, **more: Any) -> dict[str, Any]:
     """Settings of a provider at *fas*."""
     given = {
-        "kind": "oauth2", "client_id": "cases", "client_secret": CLIENT_SECRET, "token_endpoint": f"{fas.url}/token",
-    }  # fmt: skip
+        "kind": "oauth2",
+        "client_id": "cases",
+        "client_secret": CLIENT_SECRET,
+        "token_endpoint": f"{fas.url}/token",
+    }
     return {name: value for name, value in {**given, **more}.items() if value is not None}
 
 
@@ -185,9 +188,12 @@ def make_ground(start_broker: StartBroker, redis: Redis, fas: Fas, other: Fas) -
 
     @contextlib.asynccontextmanager
     async def make(
-        *grants: str, at: Fas | None = None, refresh: dict[str, Any] | None = None,
-        provider: dict[str, Any] | None = None, **tables: Any,
-    ) -> AsyncIterator[Ground]:  # fmt: skip
+        *grants: str,
+        at: Fas | None = None,
+        refresh: dict[str, Any] | None = None,
+        provider: dict[str, Any] | None = None,
+        **tables: Any,
+    ) -> AsyncIterator[Ground]:
         server = at or fas
         providers = {"as": provider_at(server, **(provider or {})), "other": provider_at(other)}
         async with start_broker(providers=providers, refresh={**REFRESH, **(refresh or {})}, **tables) as broker:

@@ -144,10 +144,17 @@ async def stored_is_live(settings: Settings, *servers: Fas) -> bool:
 
 @contextlib.asynccontextmanager
 async def broker_process(
-    folder: Path, redis_url: str, providers: Mapping[str, Mapping[str, Any]],
-    *, env: Mapping[str, str] | None = None, through: Sequence[str] = (), refresh: Mapping[str, Any] | None = None,
-    http: Mapping[str, Any] | None = None, namespace: str = "broker", module: str = "broker",
-) -> AsyncIterator[Process]:  # fmt: skip
+    folder: Path,
+    redis_url: str,
+    providers: Mapping[str, Mapping[str, Any]],
+    *,
+    env: Mapping[str, str] | None = None,
+    through: Sequence[str] = (),
+    refresh: Mapping[str, Any] | None = None,
+    http: Mapping[str, Any] | None = None,
+    namespace: str = "broker",
+    module: str = "broker",
+) -> AsyncIterator[Process]:
     """Run a broker with these settings, this environment and, if wanted, *through* another program."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = folder.parent / "sealing.keys"

@@ -164,9 +164,11 @@ async def test_scope_on_the_standard_face(ground: Ground, scope: str) -> None:
     ground.fas.script.append(rotated(f'{BODY},"scope":{scope}}}'))
     await ground.falls_due()
     form = {
-        "grant_type": "client_credentials", "scope": "grant:g1", "client_id": "admin",
+        "grant_type": "client_credentials",
+        "scope": "grant:g1",
+        "client_id": "admin",
         "client_secret": ground.broker.admin_key,
-    }  # fmt: skip
+    }
     status, answer, _ = await ground.ask("POST", "/oauth2/token", data=form)
     assert status == 200, answer
     assert answer["scope"] == "grant:g1"

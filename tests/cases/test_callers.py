@@ -86,9 +86,18 @@ async def _said(ground: Ground, kind: str, headers: list[tuple[str, str]]) -> No
 
 
 SPELLINGS = {
-    "bearer {}": 200, "BEARER {}": 200, "Bearer  {}": 200, "Bearer\t{}": 200, "Bearer {} ": 200, " Bearer {}": 200,
-    "Bearer{}": 401, "Token {}": 401, "name:{}": 401, "Bearer, {}": 401, "{}": 401,
-}  # fmt: skip
+    "bearer {}": 200,
+    "BEARER {}": 200,
+    "Bearer  {}": 200,
+    "Bearer\t{}": 200,
+    "Bearer {} ": 200,
+    " Bearer {}": 200,
+    "Bearer{}": 401,
+    "Token {}": 401,
+    "name:{}": 401,
+    "Bearer, {}": 401,
+    "{}": 401,
+}
 
 
 @pytest.mark.parametrize("path", ["/v1/grants/g1/token", "/v1/grants/g1/authorization", "/v1/grants/g1"])
@@ -114,9 +123,17 @@ async def _raw(ground: Ground, path: str, *lines: str) -> tuple[int, str, str]:
 
 
 PREFERENCES: dict[str, str | None] = {
-    "wait=300": "wait=55", "wait=0": "wait=0", "wait=-1": None, "wait=abc": None, "wait=5, respond-async": "wait=5",
-    "respond-async, wait=5": "wait=5", 'wait="7"': "wait=7", "WAIT=3": "wait=3", "wait=1.5": None, "wait": None,
-}  # fmt: skip
+    "wait=300": "wait=55",
+    "wait=0": "wait=0",
+    "wait=-1": None,
+    "wait=abc": None,
+    "wait=5, respond-async": "wait=5",
+    "respond-async, wait=5": "wait=5",
+    'wait="7"': "wait=7",
+    "WAIT=3": "wait=3",
+    "wait=1.5": None,
+    "wait": None,
+}
 
 
 @pytest.mark.parametrize("preference", PREFERENCES)

@@ -139,9 +139,18 @@ async def test_more_connections_than_files(
 
 @pytest.mark.parametrize(
     ("wanted", "files", "callers"),
-    [(0, 256, 128), (0, 1024, 768), (0, 20_000, 15_904), (0, 65_536, 61_440), (100, 1024, 100), (5000, 1024, 768),
-     (0, resource.RLIM_INFINITY, 60_000), (7, resource.RLIM_INFINITY, 7), (0, 2**20, 2**20 - 4096)],
-)  # fmt: skip
+    [
+        (0, 256, 128),
+        (0, 1024, 768),
+        (0, 20_000, 15_904),
+        (0, 65_536, 61_440),
+        (100, 1024, 100),
+        (5000, 1024, 768),
+        (0, resource.RLIM_INFINITY, 60_000),
+        (7, resource.RLIM_INFINITY, 7),
+        (0, 2**20, 2**20 - 4096),
+    ],
+)
 def test_room_for_callers(wanted: int, files: int, callers: int) -> None:
     """Whatever is wanted, a good part of the files stays with journal, store and providers."""
     assert room_for_callers(wanted, files) == callers
@@ -174,9 +183,11 @@ async def test_bodies_that_stand_still(start: Start) -> None:
         put = request(broker, "/v1/grants/x", "Content-Length: 60000", method="PUT")
         chunks = request(broker, "/v1/import", "Transfer-Encoding: chunked", method="POST")
         async with (
-            links(broker, 1, saying=put + b"{") as one, links(broker, 1, saying=chunks + b"5\r\nab") as two,
-            links(broker, 1, saying=put + b"{") as three, _taking_nothing(broker),
-        ):  # fmt: skip
+            links(broker, 1, saying=put + b"{") as one,
+            links(broker, 1, saying=chunks + b"5\r\nab") as two,
+            links(broker, 1, saying=put + b"{") as three,
+            _taking_nothing(broker),
+        ):
             slow = asyncio.create_task(_drip(three[0]))
             assert await ended(one + two, 4) == 2
             await until(lambda: _gauge(broker, "connections", 2), 5)  # the slow one, and the scrape itself

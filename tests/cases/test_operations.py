@@ -44,9 +44,18 @@ def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, fas: Fas) -> 
 async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (), **options: Any) -> tuple[int, str]:
     """Run a command of ours beside a broker; its exit code and all that it said."""
     process = await asyncio.create_subprocess_exec(
-        *through, sys.executable, "-m", "broker", *arguments, "--config", str(broker.folder / "broker.toml"),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, **options,
-    )  # fmt: skip
+        *through,
+        sys.executable,
+        "-m",
+        "broker",
+        *arguments,
+        "--config",
+        str(broker.folder / "broker.toml"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        **options,
+    )
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, out.decode("utf-8", "replace")
@@ -85,11 +94,21 @@ async def test_read_only_root(start: Start, redis: Redis, fas: Fas, tmp_path: Pa
     data = tmp_path / "broker" / "data"
     data.mkdir(parents=True, mode=0o700)
     through = (
-        "bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
-        "--ro-bind", str(tmp_path), str(tmp_path),
-        "--bind", str(data), str(data), "--remount-ro", "/dev",
-        "--unsetenv", "HOME", "--unshare-user", "--uid", "12345", "--gid", "12345", "--die-with-parent",
-    )  # fmt: skip
+        *["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--ro-bind"],
+        *[str(tmp_path), str(tmp_path), "--bind", str(data), str(data)],
+        *[
+            "--remount-ro",
+            "/dev",
+            "--unsetenv",
+            "HOME",
+            "--unshare-user",
+            "--uid",
+            "12345",
+            "--gid",
+            "12345",
+            "--die-with-parent",
+        ],
+    )
     if (await asyncio.to_thread(subprocess.run, [*through, "true"], capture_output=True)).returncode:
         missing("user namespaces")
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(data)}
@@ -109,9 +128,15 @@ async def test_read_only_root(start: Start, redis: Redis, fas: Fas, tmp_path: Pa
 async def _outside(through: tuple[str, ...], broker: Process, *arguments: str) -> tuple[int, str]:
     """A command that takes no settings."""
     process = await asyncio.create_subprocess_exec(
-        *through, sys.executable, "-m", "broker", *arguments, cwd=broker.folder,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        *through,
+        sys.executable,
+        "-m",
+        "broker",
+        *arguments,
+        cwd=broker.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
     out, _ = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode is not None
     return process.returncode, out.decode()
@@ -198,9 +223,10 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
 
     fas.usual = checked
     provider = {
-        "client_secret": None, "client_secret_file": str(secrets / "client"),
+        "client_secret": None,
+        "client_secret_file": str(secrets / "client"),
         "token_endpoint_auth_method": "client_secret_post",
-    }  # fmt: skip
+    }
     async with start(provider=provider) as broker:
         text = (broker.folder / "broker.toml").read_text()
         caller = f'\n[callers.wall]\nkey_file = "{secrets}/caller"\nread = ["*"]\n'
@@ -228,9 +254,14 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
         await broker.keeps(fas)
 
 
-@pytest.mark.parametrize(("fault", "words"), [
-    ("error=ENOLCK", "No locks available"), ("error=ENOSYS", "Function not implemented"), ("retval=0", "succeeds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("error=ENOLCK", "No locks available"),
+        ("error=ENOSYS", "Function not implemented"),
+        ("retval=0", "succeeds"),
+    ],
+)
 async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) -> None:
     """O19: a file system that cannot lock, or says yes to everybody, is named with its directory: exit 78."""
     if shutil.which("strace") is None:
@@ -245,10 +276,16 @@ async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) ->
 
     async def traced(asked: str) -> tuple[int | None, str]:
         process = await asyncio.create_subprocess_exec(
-            "strace", "-f", "-qq", "-o", str(tmp_path / asked), "-e", "trace=flock", "-e", f"inject=flock:{fault}",
-            sys.executable, "-m", "broker", asked, "--config", str(settings),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+            *["strace", "-f", "-qq", "-o", str(tmp_path / asked), "-e", "trace=flock", "-e", f"inject=flock:{fault}"],
+            sys.executable,
+            "-m",
+            "broker",
+            asked,
+            "--config",
+            str(settings),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         out, _ = await asyncio.wait_for(process.communicate(), 25)
         return process.returncode, out.decode()
 
@@ -314,12 +351,17 @@ async def test_a_big_import(make_ground: MakeGround, fas: Fas) -> None:
         stolen = json.dumps({"grant_id": "thief", "provider": "as", "refresh_token": "token-of-b1"})
         old = json.dumps({"grant_id": "held", "provider": "as", "refresh_token": next(iter(fas.spent)).decode()})
         bad = {
-            10: "{", 20: '{"grant_id": ', 30: "nonsense",
+            10: "{",
+            20: '{"grant_id": ',
+            30: "nonsense",
             40: '{"grant_id": "a b", "provider": "as", "refresh_token": "x"}',
-            50: '{"grant_id": "", "provider": "as", "refresh_token": "x"}', 60: again, 70: stolen,
+            50: '{"grant_id": "", "provider": "as", "refresh_token": "x"}',
+            60: again,
+            70: stolen,
             80: json.dumps({"grant_id": "long", "provider": "as", "refresh_token": "x" * 200_000}),
-            90: '{"grant_id": "n1", "provider": "nope", "refresh_token": "x"}', 100: old,
-        }  # fmt: skip
+            90: '{"grant_id": "n1", "provider": "nope", "refresh_token": "x"}',
+            100: old,
+        }
         for place, line in bad.items():
             lines.insert(place, line)
         text = "\ufeff" + "\r\n\r\n".join(lines[:200]) + "\r\n" + "\n".join(lines[200:])

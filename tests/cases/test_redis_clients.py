@@ -54,10 +54,11 @@ async def test_slow_subscriber_is_dropped(
         await until(lambda: follows(follower, "g1", before["generation"]))
         poll = asyncio.create_task(
             follower.ask(
-                "GET", "/v1/grants/g1/token",
+                "GET",
+                "/v1/grants/g1/token",
                 headers={"If-None-Match": f'"{before["generation"]}"', "Prefer": "wait=60"},
             )
-        )  # fmt: skip
+        )
         await asyncio.sleep(0.3)
         os.kill(follower.popen.pid, signal.SIGSTOP)
         try:
@@ -226,9 +227,10 @@ async def test_subscription_that_is_cut_again_and_again(
             grant = dice.choice(grants)
             held = (await follower.token(grant))["generation"]
             status, told, _ = await follower.ask(
-                "GET", f"/v1/grants/{grant}/token",
+                "GET",
+                f"/v1/grants/{grant}/token",
                 headers={"If-None-Match": f'"{held}"', "Prefer": "wait=10"},
-            )  # fmt: skip
+            )
             assert status == 200, "a long poll ended without the news"
             assert told["generation"] > held
         ending.set()

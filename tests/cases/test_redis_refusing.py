@@ -258,9 +258,11 @@ async def test_forbidden_from_the_start(
     await until(server.answers, 15)
     await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", f"-{forbidden}")
     async with start_broker(
-        redis={"url": f"redis://managed:any@{server.address}/0"}, providers={"as": provider_at(fas)}, refresh=REFRESH,
+        redis={"url": f"redis://managed:any@{server.address}/0"},
+        providers={"as": provider_at(fas)},
+        refresh=REFRESH,
         wait=False,
-    ) as broker:  # fmt: skip
+    ) as broker:
         if forbidden == "time":
             await not_ready_because(broker, "'time' command")
         else:

@@ -61,9 +61,11 @@ async def test_cold_start_while_loading(
     server = fleet.data()
     await until(server.answers, 15)
     table = {
-        "data_dir": tmp_path / "same", "redis": {"url": server.url}, "refresh": REFRESH,
+        "data_dir": tmp_path / "same",
+        "redis": {"url": server.url},
+        "refresh": REFRESH,
         "providers": {"as": provider_at(fas)},
-    }  # fmt: skip
+    }
     async with start_broker(**table) as broker:
         await broker.import_("g1", "as", fas.issue("g1"))
         store = broker.events("broker.started")[0]["store"]
@@ -202,8 +204,9 @@ async def _make_another(server: Server) -> None:
           redis.call('HINCRBY', key, 'generation', 1000000)
           redis.call('HINCRBY', key, 'granted_at', 1)
         end
-        """, 0,
-    )  # fmt: skip
+        """,
+        0,
+    )
 
 
 async def _all_of(ground: Ground) -> dict[Any, Any]:

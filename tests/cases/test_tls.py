@@ -149,10 +149,14 @@ async def tls_1_0(authority: trustme.CA, folder: Path, port: int) -> subprocess.
     ],
 )
 async def test_certificate_not_to_be_accepted(
-    make_ground: MakeGround, secure: Fas, authority: trustme.CA, tmp_path: Path,
-    spoilt: Callable[[trustme.CA, Path], ssl.SSLContext] | None, words: str,
+    make_ground: MakeGround,
+    secure: Fas,
+    authority: trustme.CA,
+    tmp_path: Path,
+    spoilt: Callable[[trustme.CA, Path], ssl.SSLContext] | None,
+    words: str,
     ended: list[subprocess.Popen[Any]],
-) -> None:  # fmt: skip
+) -> None:
     """A handshake that fails sends nothing and parks nobody; the lane half-closes, and a good certificate heals it."""
     async with make_ground("g1", "g2", at=secure) as ground:
         good = secure.tls

@@ -86,9 +86,12 @@ async def test_settings_that_may_cost(home: Home) -> None:
 def with_secrets(home: Home) -> dict[str, Path]:
     """Settings that name a file of each kind, all good and private."""
     contents = {
-        "sealing": new_sealing_key(), "password": "pw", "client": "a-client-secret", "caller": "a-caller-key-0123456",
+        "sealing": new_sealing_key(),
+        "password": "pw",
+        "client": "a-client-secret",
+        "caller": "a-caller-key-0123456",
         "notify": "whsec_" + "QUFB" * 10,
-    }  # fmt: skip
+    }
     paths = {name: home.directory / f"{name}.secret" for name in contents}
     for name, path in paths.items():
         path.write_text(contents[name] + "\n")
@@ -104,9 +107,12 @@ def with_secrets(home: Home) -> dict[str, Path]:
 
 
 KEYS = {
-    "sealing": "sealing.keys_file", "password": "redis.password_file", "client": "providers.acme.client_secret_file",
-    "caller": "callers.wall.key_file", "notify": "notify.secret_file",
-}  # fmt: skip
+    "sealing": "sealing.keys_file",
+    "password": "redis.password_file",
+    "client": "providers.acme.client_secret_file",
+    "caller": "callers.wall.key_file",
+    "notify": "notify.secret_file",
+}
 
 
 async def test_secret_files_that_others_read(home: Home) -> None:

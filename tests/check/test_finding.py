@@ -18,10 +18,16 @@ from broker.check.finding import Finding, Level, exit_code, summary, wrong
 @pytest.mark.parametrize(
     ("levels", "code", "strict"),
     [
-        ("", 0, 0), ("ok", 0, 0), ("ok unknown", 0, 0), ("ok warning", 0, 1), ("failed warning", 1, 1),
-        ("failed", 1, 1), ("error", 78, 78), ("warning error failed", 78, 78),
+        ("", 0, 0),
+        ("ok", 0, 0),
+        ("ok unknown", 0, 0),
+        ("ok warning", 0, 1),
+        ("failed warning", 1, 1),
+        ("failed", 1, 1),
+        ("error", 78, 78),
+        ("warning error failed", 78, 78),
     ],
-)  # fmt: skip
+)
 def test_exit_code(levels: str, code: int, strict: int) -> None:
     """Wrong settings before failed connections before warnings, which count where strict; what cannot be told never."""
     findings = [Finding(cast("Level", level), "x", "y") for level in levels.split()]
@@ -62,13 +68,16 @@ def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: int,
 @pytest.mark.parametrize(
     ("mode", "owner", "us", "mends"),
     [
-        (0o644, 1000, 1000, "chmod 0640 '/s t'"), (0o666, 1000, 1000, "chmod 0640 '/s t'"),
+        (0o644, 1000, 1000, "chmod 0640 '/s t'"),
+        (0o666, 1000, 1000, "chmod 0640 '/s t'"),
         (0o644, 1000, 0, "chmod 0640 '/s t'"),
-        (0o660, 1000, 1000, "chmod 0640 '/s t'"), (0o644, 1000, 10001, "chown 10001 '/s t'"),
+        (0o660, 1000, 1000, "chmod 0640 '/s t'"),
+        (0o644, 1000, 10001, "chown 10001 '/s t'"),
         (0o660, 1000, 10001, "chmod 0640 '/s t'"),
-        (0o640, 1000, 10001, None), (0o600, 1000, 1000, None),
+        (0o640, 1000, 10001, None),
+        (0o600, 1000, 1000, None),
     ],
-)  # fmt: skip
+)
 def test_secret_file(mode: int, owner: int, us: int, mends: str | None) -> None:
     """What mends a file that others may read or change never takes it from us, who may be one of them."""
     found = list(of_secret(FileFacts("sealing.keys_file", Path("/s t"), owner, mode, us)))

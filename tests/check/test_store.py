@@ -47,9 +47,15 @@ def server(tmp_path: Path) -> Iterator[StartRedis]:
 
 
 async def found(
-    url: str, tmp_path: Path, *, keys: tuple[bytes, ...] = (NEW,), known: str | None = None,
-    password: str | None = None, listen: float = 0.05, **settings: Any,
-) -> list[Finding]:  # fmt: skip
+    url: str,
+    tmp_path: Path,
+    *,
+    keys: tuple[bytes, ...] = (NEW,),
+    known: str | None = None,
+    password: str | None = None,
+    listen: float = 0.05,
+    **settings: Any,
+) -> list[Finding]:
     """The findings of the server at *url*."""
     redis = Redis(url=url, **settings)
     facts = await look(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
@@ -126,8 +132,9 @@ async def test_replicas(server: StartRedis, tmp_path: Path) -> None:
 
         await until(connected)
         assert only(await found(redis.url, tmp_path, replicas=2)) == [
-            "1 replicas are connected, redis.replicas is 2", "1 replicas, but min-replicas-to-write is 0",
-        ]  # fmt: skip
+            "1 replicas are connected, redis.replicas is 2",
+            "1 replicas, but min-replicas-to-write is 0",
+        ]
         await asked.config_set("min-replicas-to-write", 1)
     assert only(await found(redis.url, tmp_path, replicas=1)) == []
 

@@ -56,9 +56,15 @@ class Home:
     def write(self, more: str = "", *, http: str = "", redis: str = 'url = "embedded:"', top: str = "") -> None:
         """Write the settings: the sandbox's three providers, and what the test adds."""
         lines = [
-            "# M\u00fcnchen", top or 'data_dir = "data"', "[http]", f'listen = ["{self.url.removeprefix("http://")}"]',
-            f'public_url = "{self.url}"', http or 'drain_delay = "0s"', "[redis]", redis,
-        ]  # fmt: skip
+            "# M\u00fcnchen",
+            top or 'data_dir = "data"',
+            "[http]",
+            f'listen = ["{self.url.removeprefix("http://")}"]',
+            f'public_url = "{self.url}"',
+            http or 'drain_delay = "0s"',
+            "[redis]",
+            redis,
+        ]
         for name, provider in provider_settings(self.sandbox).items():
             lines += [f"[providers.{name}]", *(f'{key} = "{value}"' for key, value in provider.items())]
         self.settings.write_text("\n".join([*lines, more]), "utf-8")
@@ -72,11 +78,13 @@ class Home:
         } | options
         # SIGINT as a terminal's shell leaves it: tests that run in the background would hand on that it is ignored.
         process: subprocess.Popen[bytes] = subprocess.Popen(
-            [COMMAND, *arguments], cwd=self.directory, env=self.env | (env or {}),
+            [COMMAND, *arguments],
+            cwd=self.directory,
+            env=self.env | (env or {}),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
             bufsize=0,  # whoever reads lines takes nothing away from whoever reads the rest
             **streams,
-        )  # fmt: skip
+        )
         self.started.append(process)
         return process
 

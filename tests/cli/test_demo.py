@@ -65,8 +65,12 @@ async def test_terminal(home: Home) -> None:
     """On a terminal of 80 columns a table is drawn that fits, with a bar for the life that is left."""
     process = subprocess.Popen(
         ["script", "-qefc", f"stty cols 80; {COMMAND} demo --seconds 2 --lifetime 3", "/dev/null"],
-        cwd=home.directory, env=home.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=home.directory,
+        env=home.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     home.started.append(process)
     done = await home.ended(process)
     assert done.code == 0

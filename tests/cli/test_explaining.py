@@ -43,9 +43,13 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
     if life is not None:
         token = Token("door", "acme", 5, Secret("a"), "Bearer", None, MS - 60 * MINUTE, MS + life * MINUTE, MS)
     fields: dict[str, Any] = {
-        "reauthorize_by": None, "failures": 0, "reason": None, "last_outcome": None, "last_detail": None,
+        "reauthorize_by": None,
+        "failures": 0,
+        "reason": None,
+        "last_outcome": None,
+        "last_detail": None,
         "last_at": None,
-    } | changes  # fmt: skip
+    } | changes
     made = Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields)
     return {**described(made, state, soon=False)}
 
@@ -53,8 +57,12 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
     """What is remembered; it is due in three minutes unless said otherwise."""
     fields: dict[str, Any] = {
-        "under_way": None, "unknown_at": None, "next_at": MS + 3 * MINUTE, "fenced_until": None, "forgotten_at": None,
-    } | changes  # fmt: skip
+        "under_way": None,
+        "unknown_at": None,
+        "next_at": MS + 3 * MINUTE,
+        "fenced_until": None,
+        "forgotten_at": None,
+    } | changes
     return {**past_of("door", Past(list(attempts), **fields), MS)}
 
 
@@ -66,8 +74,16 @@ def attempt(outcome: str, decided: str, error: str = "", description: str = "", 
 
 def provider(**changes: Any) -> dict[str, Any]:
     """A provider that answers, and forgives no token presented twice."""
-    well = {"provider": "acme", "kind": "oauth2", "suspended": None, "suspended_at": None, "not_before": None,
-            "failures": 0, "reuse_grace": 0.0, "detail": None}  # fmt: skip
+    well = {
+        "provider": "acme",
+        "kind": "oauth2",
+        "suspended": None,
+        "suspended_at": None,
+        "not_before": None,
+        "failures": 0,
+        "reuse_grace": 0.0,
+        "detail": None,
+    }
     return well | changes
 
 
@@ -83,8 +99,9 @@ def test_alive() -> None:
     said = told(grant())
     assert said == Explained(
         "Grant door is alive. Its access token is served until 14:00:00 (in 60 min).",
-        "It is refreshed at 13:03:00 (in 3 min).", NOW + 180,
-    )  # fmt: skip
+        "It is refreshed at 13:03:00 (in 3 min).",
+        NOW + 180,
+    )
     assert told(grant(), past(next_at=MS)).next == "It is refreshed within seconds."
     overdue = told(grant(), past(next_at=MS - 5 * MINUTE))
     assert "overdue since 12:55:00 (5 min ago)" in overdue.next
@@ -294,14 +311,22 @@ def test_every_outcome_and_decision_has_words() -> None:
     assert decision(said, NOW) == "put off until 13:01:00"
     [said] = past(attempt("dead", "parked", "invalid_grant", "gone"))["attempts"]
     assert (meaning(said), decision(said, NOW)) == (
-        "the provider no longer accepts the refresh token (invalid_grant: gone)", "parked",
-    )  # fmt: skip
+        "the provider no longer accepts the refresh token (invalid_grant: gone)",
+        "parked",
+    )
 
 
 def test_times() -> None:
     """Durations in the unit that says most; another day is named."""
     assert [span(s) for s in (-1, 0, 119, 120, 7199, 7200, 172_799, 172_800)] == [
-        "0 s", "0 s", "119 s", "2 min", "120 min", "2 h", "48 h", "2 d"
-    ]  # fmt: skip
+        "0 s",
+        "0 s",
+        "119 s",
+        "2 min",
+        "120 min",
+        "2 h",
+        "48 h",
+        "2 d",
+    ]
     assert clock(NOW, NOW) == "13:00:00"
     assert moment(NOW - 86_400, NOW) == "2025-11-24 13:00 (24 h ago)"

@@ -169,9 +169,14 @@ async def test_dead_grant(home: Home) -> None:
     done = await home("retry", "--provider", "acme")
     assert re.fullmatch(r"Provider acme is asked again; parked grants taken up: \d\.\n", done.out)
     for arguments in (
-        ("retry", "nope"), ("retry", "-p", "nope"), ("logout", "nope"), ("token", "nope"), ("token", "a b"),
-        ("login", "g", "-p", "nope"), ("token", "g", "--min-ttl", "99999"),
-    ):  # fmt: skip
+        ("retry", "nope"),
+        ("retry", "-p", "nope"),
+        ("logout", "nope"),
+        ("token", "nope"),
+        ("token", "a b"),
+        ("login", "g", "-p", "nope"),
+        ("token", "g", "--min-ttl", "99999"),
+    ):
         done = await home(*arguments)
         assert (done.code, done.out, len(lines(done.err))) in {(1, "", 1), (77, "", 1)}, (arguments, done)
 
@@ -185,7 +190,7 @@ async def test_keys(home: Home) -> None:
         (("status", "--key-file", "my.key", "--url", home.url), {}),
         (("status", "--url", home.url + "/"), {"TOKEN_BROKER_KEY": key}),
         (("status",), {"TOKEN_BROKER_KEY_FILE": "my.key"}),
-    ):  # fmt: skip
+    ):
         assert (await home(*arguments, env=env)).code == 0
     (home.directory / "empty").write_text("")
     for file, words in (
@@ -218,9 +223,12 @@ async def test_status(home: Home) -> None:
     text = (await home("status")).out
     assert all(name in text for name in names)
     process = subprocess.Popen(
-        [COMMAND, "status"], cwd=home.directory, env={"PATH": os.environ["PATH"], **C_LOCALE},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [COMMAND, "status"],
+        cwd=home.directory,
+        env={"PATH": os.environ["PATH"], **C_LOCALE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     home.started.append(process)
     done = await home.ended(process)
     assert (done.code, done.err) == (0, "")

@@ -37,9 +37,13 @@ async def test_import(home: Home) -> None:
     assert json.loads((await home("import", "--json", "grants.ndjson")).out) == {"unchanged": 3, "refused": 3}
     assert [(await home("token", grant)).out for grant in ("g1", "g2", "g4")] == tokens
     process = subprocess.Popen(
-        [COMMAND, "import", "-"], cwd=home.directory, env={"PATH": os.environ["PATH"], **C_LOCALE},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [COMMAND, "import", "-"],
+        cwd=home.directory,
+        env={"PATH": os.environ["PATH"], **C_LOCALE},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     home.started.append(process)
     refused = line(home, "g9", provider="M\u00fcnchen")
     done = await home.ended(process, refused.encode())
@@ -71,9 +75,13 @@ async def test_progress_on_a_terminal(home: Home) -> None:
     typescript = home.directory / "typescript"
     script = f"stty cols 80; {COMMAND} import many 2>&1 | cat >&2; {COMMAND} import many"
     process = subprocess.Popen(
-        ["script", "-qefc", script, str(typescript)], cwd=home.directory, env=home.env,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["script", "-qefc", script, str(typescript)],
+        cwd=home.directory,
+        env=home.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     home.started.append(process)
     await asyncio.to_thread(process.wait, 40)
     piped, _, shown = typescript.read_text("utf-8", "replace").partition("3000 refused")

@@ -14,10 +14,28 @@ from broker.secret import key_digest, parse_sealing_keys
 from tests.cli.conftest import COMMAND, Home, lines
 
 COMMANDS = [
-    (), ("run",), ("health",), ("status",), ("login",), ("logout",), ("token",), ("retry",), ("import",), ("init",),
-    ("demo",), ("caller",), ("caller", "new"), ("keys",), ("keys", "new"), ("keys", "reseal"), ("explain",),
-    ("notify",), ("notify", "test"), ("sink",), ("check",),
-]  # fmt: skip
+    (),
+    ("run",),
+    ("health",),
+    ("status",),
+    ("login",),
+    ("logout",),
+    ("token",),
+    ("retry",),
+    ("import",),
+    ("init",),
+    ("demo",),
+    ("caller",),
+    ("caller", "new"),
+    ("keys",),
+    ("keys", "new"),
+    ("keys", "reseal"),
+    ("explain",),
+    ("notify",),
+    ("notify", "test"),
+    ("sink",),
+    ("check",),
+]
 
 
 async def test_help(home: Home) -> None:
@@ -55,10 +73,17 @@ async def test_version(home: Home) -> None:
 
 
 WRONG_USE = [
-    ("nope",), ("token",), ("status", "--nope"), ("token", "a", "--format", "x"), ("retry",), ("status", "--url", "x"),
-    ("retry", "a", "--provider", "b"), ("token", "a", "--min-ttl", "-1"), ("caller", "new", "a b"),
+    ("nope",),
+    ("token",),
+    ("status", "--nope"),
+    ("token", "a", "--format", "x"),
+    ("retry",),
+    ("status", "--url", "x"),
+    ("retry", "a", "--provider", "b"),
+    ("token", "a", "--min-ttl", "-1"),
+    ("caller", "new", "a b"),
     ("caller", "new", "a", "--read", "x y"),
-]  # fmt: skip
+]
 
 
 async def test_usage(home: Home) -> None:
@@ -82,9 +107,7 @@ async def test_caller(home: Home) -> None:
         done = await home("caller", "new", name, "--read", "acme-*", "--read", "x", "--admin", "*")
         *table, key = done.out.splitlines()
         (caller,) = tomllib.loads("\n".join(table))["callers"].items()
-        assert caller == (
-            name, {"key_sha256": key_digest(key), "read": ["acme-*", "x"], "refresh": [], "admin": ["*"]}
-        )  # fmt: skip
+        assert caller == (name, {"key_sha256": key_digest(key), "read": ["acme-*", "x"], "refresh": [], "admin": ["*"]})
         assert len(key) > 40
 
 
@@ -139,9 +162,12 @@ async def test_c_locale(home: Home) -> None:
     """In a C locale, without Python's own way out of it, everything prints, umlauts and all."""
     for command in (("init",), ("--help",), ("caller", "new", "wall"), ("health",), ("token", "M\u00fcnchen")):
         process = subprocess.Popen(
-            [COMMAND, *command], cwd=home.directory, env={"PATH": os.environ["PATH"], **C_LOCALE},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [COMMAND, *command],
+            cwd=home.directory,
+            env={"PATH": os.environ["PATH"], **C_LOCALE},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         home.started.append(process)
         done = await home.ended(process)
         assert "Traceback" not in done.err, command
@@ -152,9 +178,12 @@ async def test_nobody_reads_on(home: Home) -> None:
     """A reader that has seen enough (`| head -1`) is no error worth a traceback."""
     for command in ("init", "--help", "keys --help"):
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"{COMMAND} {command} | head -1 >/dev/null"], cwd=home.directory, env=home.env,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            ["/bin/sh", "-c", f"{COMMAND} {command} | head -1 >/dev/null"],
+            cwd=home.directory,
+            env=home.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         home.started.append(process)
         done = await home.ended(process)
         assert done.err == "", command

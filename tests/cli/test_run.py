@@ -64,8 +64,12 @@ async def test_ctrl_c(home: Home) -> None:
     home.write(http='drain_delay = "30s"')
     process = subprocess.Popen(
         [sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)", COMMAND, "run"],
-        cwd=home.directory, env=home.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        cwd=home.directory,
+        env=home.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     home.started.append(process)
     await until(lambda: home.status("/readyz", 200), timeout=20)
     assert process.stdin is not None
@@ -151,9 +155,12 @@ async def test_data_dir_of_another(home: Home) -> None:
     home.directory.chmod(0o755)
     home.data.mkdir(0o755)
     process = subprocess.Popen(
-        [sys.executable, "-c", AS_NOBODY], cwd=home.directory, env=home.env,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", AS_NOBODY],
+        cwd=home.directory,
+        env=home.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     home.started.append(process)
     done = await home.ended(process)
     assert done.code == 78

@@ -15,13 +15,11 @@ import textwrap
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from broker.cli.sink.hook import DEBOUNCE
 from tests.cli.conftest import COMMAND, Done, Home, lines
+from tests.cli.sinking import ask, current, events, holds, hooks, inodes, refresh, sinking, take_in
 from tests.waiting import until
 
 NOBODY = 65534
@@ -34,69 +32,6 @@ def need(program: str) -> str:
     if path is None and os.environ.get("CI"):
         pytest.fail(f"{program} is not installed")
     return path or pytest.skip(f"{program} is not installed")
-
-
-async def ask(home: Home, method: str, path: str, **options: Any) -> dict[str, Any]:
-    """An admin's request that must succeed."""
-    headers = {"X-Broker-Key": (home.data / "admin.key").read_text().strip()}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.request(method, home.url + path, **options) as answer,
-    ):
-        assert answer.status < 300, await answer.text()
-        return json.loads(await answer.text())  # type: ignore[no-any-return]
-
-
-async def take_in(home: Home, grant: str) -> str:
-    """Import a grant; its first access token."""
-    token = home.sandbox.rotating.issue().refresh_token
-    await ask(home, "PUT", f"/v1/grants/{grant}", json={"provider": "acme", "refresh_token": token})
-    return await current(home, grant)
-
-
-async def current(home: Home, grant: str) -> str:
-    """The access token as the broker serves it."""
-    return str((await ask(home, "GET", f"/v1/grants/{grant}/token"))["access_token"])
-
-
-async def refresh(home: Home, grant: str) -> str:
-    """Have the grant refreshed; its new access token."""
-    before = await current(home, grant)
-    await ask(home, "POST", f"/v1/grants/{grant}/retry")
-
-    async def newer() -> str | None:
-        token = await current(home, grant)
-        return token if token != before else None
-
-    return str(await until(newer))
-
-
-def sinking(home: Home, *arguments: str, umask: int = -1, **options: Any) -> subprocess.Popen[bytes]:
-    """Start a sink whose events go to sink.log."""
-    with (home.directory / "sink.log").open("ab") as log:
-        return home.start("sink", *arguments, stdin=subprocess.DEVNULL, stderr=log, umask=umask, **options)
-
-
-def events(home: Home, name: str) -> list[dict[str, Any]]:
-    """Events of that name that any sink of the test logged."""
-    told = [json.loads(line) for line in (home.directory / "sink.log").read_text().splitlines()]
-    return [line for line in told if line["event"] == name]
-
-
-def holds(path: Path, text: str) -> bool:
-    """Whether the file is there and holds just that."""
-    return path.exists() and path.read_text() == text
-
-
-def inodes(*paths: Path) -> list[int]:
-    """Which files these are: another one after each rename."""
-    return [path.stat().st_ino for path in paths]
-
-
-def hooks(one: Path, other: Path) -> int:
-    """How often the hook of two files runs: once, but where the machine kept one of them long behind the other."""
-    apart = abs(one.stat().st_mtime - other.stat().st_mtime)
-    return 1 if apart < DEBOUNCE * 0.8 else 2
 
 
 async def test_files_follow_the_token(home: Home) -> None:
@@ -113,7 +48,8 @@ async def test_files_follow_the_token(home: Home) -> None:
     (home.directory / "pid").write_text(f"{victim.pid}\n")
     hook = f'exec = ["sh", "-c", "echo ran >> {home.directory}/hooked"]'
     owner = f'owner = "{NOBODY}"\ngroup = "{NOBODY}"\n' if os.getuid() == 0 else ""
-    (home.directory / "sinks.toml").write_text(textwrap.dedent(f"""
+    (home.directory / "sinks.toml").write_text(
+        textwrap.dedent(f"""
         [[sink]]
         grant = "g1"
         file = "token"
@@ -141,15 +77,19 @@ async def test_files_follow_the_token(home: Home) -> None:
         file = "netrc"
         format = "netrc"
         machine = "api.acme.test"
-    """) + owner)  # fmt: skip
+    """)
+        + owner
+    )
     files = [home.directory / name for name in ("token", "token.json", "token.env", "header", "netrc")]
     sink = sinking(home, "--sinks", "sinks.toml", umask=0)
     await until(lambda: all(path.exists() for path in files))
     assert [path.read_text() for path in files] == [
-        token, json.dumps({name: value for name, value in answer.items() if name != "expires_in"}) + "\n",
+        token,
+        json.dumps({name: value for name, value in answer.items() if name != "expires_in"}) + "\n",
         f"ACCESS_TOKEN={token}\nACCESS_TOKEN_EXPIRES_AT={answer['expires_at']}\n",
-        f"Authorization: Bearer {token}\n", f"machine api.acme.test login oauth2 password {token}\n",
-    ]  # fmt: skip
+        f"Authorization: Bearer {token}\n",
+        f"machine api.acme.test login oauth2 password {token}\n",
+    ]
     assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o640, 0o600, 0o444, 0o600, 0o600]
     if owner:
         assert (files[4].stat().st_uid, files[4].stat().st_gid) == (NOBODY, NOBODY)
@@ -198,10 +138,13 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
         "mode=0o640, in_place=False).write(b'the-token')"
     )
     trace = tmp_path / "trace"
+    traced = "openat,fchown,fchmod,write,rename,renameat,renameat2,chmod"
     done = subprocess.run(
-        [strace, "-f", "-o", trace, "-e", "trace=openat,fchown,fchmod,write,rename,renameat,renameat2,chmod",
-         sys.executable, "-c", code], capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [strace, "-f", "-o", trace, "-e", f"trace={traced}", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "ptrace" in done.stderr or "not permitted" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
@@ -227,9 +170,13 @@ async def test_bind_mounted_file(home: Home) -> None:
     once = f"{COMMAND} sink --once --grant g1 --file inside --mode 0604"
     script = f"mount --bind outside inside || exit 9; {once} && {once} && cat inside"
     process = subprocess.Popen(
-        [unshare, "-m", "sh", "-c", script], cwd=home.directory, env=home.env, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [unshare, "-m", "sh", "-c", script],
+        cwd=home.directory,
+        env=home.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     home.started.append(process)
     out, said = await asyncio.to_thread(process.communicate)
     if process.returncode == 9 or b"unshare" in said:
@@ -323,10 +270,13 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("a-link",), 1, "is there and no regular file"),
 ]
 WRONG_FILES = [
-    (None, "cannot be read by uid"), ("", "write a [[sink]] table"), ("[[sink]\n", "is not TOML"),
-    ('sink = "x"', "write a [[sink]] table"), ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "stands in two sinks"),
+    (None, "cannot be read by uid"),
+    ("", "write a [[sink]] table"),
+    ("[[sink]\n", "is not TOML"),
+    ('sink = "x"', "write a [[sink]] table"),
+    ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "stands in two sinks"),
     ('[[sink]]\ngrant = "g"\nfiel = "x"\n', "sink 1: file: is missing\ntoken-broker: sinks5: sink 1: fiel: no such"),
-]  # fmt: skip
+]
 
 
 async def test_wrong_words(home: Home) -> None:
@@ -361,9 +311,12 @@ async def test_directory_that_is_not_ours(home: Home) -> None:
 
     async def sink(*arguments: str) -> Done:
         process = subprocess.Popen(
-            [*before, COMMAND, "sink", "--once", "--grant", "g1", "--file", *arguments], cwd=home.directory,
-            env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [*before, COMMAND, "sink", "--once", "--grant", "g1", "--file", *arguments],
+            cwd=home.directory,
+            env=home.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         home.started.append(process)
         return await home.ended(process)
 

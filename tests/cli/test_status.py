@@ -28,8 +28,13 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
 
 def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dict[str, Any]:
     """A provider as it is listed."""
-    return {"provider": name, "kind": "oauth2", "suspended": None, "failures": failures,
-            "grants": {"due": due, "leased": 0, "parked": parked}}  # fmt: skip
+    return {
+        "provider": name,
+        "kind": "oauth2",
+        "suspended": None,
+        "failures": failures,
+        "grants": {"due": due, "leased": 0, "parked": parked},
+    }
 
 
 def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: int = 0) -> dict[str, Any]:

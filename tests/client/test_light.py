@@ -50,12 +50,20 @@ print(sorted(rooms))
 def test_the_import_is_light(fake: FakeBroker) -> None:
     """With every other package blocked it serves tokens, and says what is missing where it is asked for."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env={**os.environ, **fake.env}, capture_output=True, text=True, timeout=30,
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, **fake.env},
+        capture_output=True,
+        text=True,
+        timeout=30,
         check=False,
-    )  # fmt: skip
+    )
     token = fake.grants["g1"].token
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        token, token, "neither httpx2 nor httpx is installed: `pip install httpx2`", "requests is blocked",
-        "redis is blocked", "['client', 'testing']",
-    ]  # fmt: skip
+        token,
+        token,
+        "neither httpx2 nor httpx is installed: `pip install httpx2`",
+        "requests is blocked",
+        "redis is blocked",
+        "['client', 'testing']",
+    ]

@@ -51,7 +51,7 @@ from tests.waiting import until
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/nowhere"}, "KEY_FILE: /nowhere cannot be read"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/dev/null"}, "TOKEN_BROKER_KEY_FILE holds no key"),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_named(environment: dict[str, str], said: str) -> None:
     """The variable, what is allowed, and what to do; never what a key or a password was."""
     with pytest.raises(InvalidConfiguration) as wrong:
@@ -72,10 +72,13 @@ def test_one_key(arguments: dict[str, Any]) -> None:
 def test_a_file_wins(tmp_path: Path) -> None:
     """As with the commands: the file, then the variable; the end of its line and a byte order mark are not the key."""
     (tmp_path / "key").write_bytes(b"\xef\xbb\xbffrom-file\r\n")
-    found = place_from({
-        "TOKEN_BROKER_URL": "https://broker.example.com/prefix/", "TOKEN_BROKER_KEY": "other",
-        "TOKEN_BROKER_KEY_FILE": str(tmp_path / "key"),
-    })  # fmt: skip
+    found = place_from(
+        {
+            "TOKEN_BROKER_URL": "https://broker.example.com/prefix/",
+            "TOKEN_BROKER_KEY": "other",
+            "TOKEN_BROKER_KEY_FILE": str(tmp_path / "key"),
+        }
+    )
     assert found.key.reveal() == "from-file"
     assert found.base == "https://broker.example.com/prefix"
 
@@ -173,9 +176,17 @@ async def test_the_key_goes_through_no_proxy(fake: FakeBroker, elsewhere: Api, m
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"<html>", b"{}", b'{"access_token": "x"}', b"\xff", b"[" * 100_000,
-     b'{"access_token": "x", "expires_in": "never", "expires_at": 1, "generation": 1, "grant_id": "g1"}'],
-)  # fmt: skip
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b"{}",
+        b'{"access_token": "x"}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"access_token": "x", "expires_in": "never", "expires_at": 1, "generation": 1, "grant_id": "g1"}',
+    ],
+)
 async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
     """Any 200 that is no token answer."""
     port = free_port()

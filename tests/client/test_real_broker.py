@@ -161,9 +161,10 @@ async def test_a_restart_is_invisible(start_broker: StartBroker, sandbox: Sandbo
     """Another broker in the place of the one that ended: who held a token saw nothing, and follows the new one."""
     port = free_port()
     places: dict[str, Any] = {
-        "data_dir": tmp_path / "own", "callers": CALLERS,
+        "data_dir": tmp_path / "own",
+        "callers": CALLERS,
         "http": {"listen": [f"127.0.0.1:{port}"], "public_url": f"http://127.0.0.1:{port}"},
-    }  # fmt: skip
+    }
     async with Broker(f"http://127.0.0.1:{port}", KEY) as client:
         grant = client.grant("g1")
         starting = asyncio.create_task(grant.ready(timeout=20))

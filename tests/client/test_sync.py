@@ -145,9 +145,13 @@ print("followed")
 def test_both_sides_of_a_fork(fake: FakeBroker) -> None:
     """As a preforking server does it: made and used in the parent, used in the child, and the parent goes on."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", FORK], env={**os.environ, **fake.env}, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-W", "error::ResourceWarning", "-c", FORK],
+        env={**os.environ, **fake.env},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "both\n", process.communicate(timeout=10)[1]

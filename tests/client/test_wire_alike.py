@@ -16,8 +16,16 @@ from broker.secret import key_digest
 from broker.testing import FakeBroker
 from tests.conftest import RunningBroker, StartBroker
 
-_COMPARED = ("Allow", "Cache-Control", "Content-Type", "ETag", "Preference-Applied", "Retry-After", "Vary",
-             "WWW-Authenticate")  # fmt: skip
+_COMPARED = (
+    "Allow",
+    "Cache-Control",
+    "Content-Type",
+    "ETag",
+    "Preference-Applied",
+    "Retry-After",
+    "Vary",
+    "WWW-Authenticate",
+)
 
 
 ASKED: list[tuple[str, str, dict[str, str]]] = [
@@ -43,7 +51,7 @@ ASKED: list[tuple[str, str, dict[str, str]]] = [
     ("POST", "/v1/grants/g1/refresh", {"If-Match": '"1764000000000"'}),
     ("POST", "/v1/grants/g1/refresh", {"If-Match": '"1764000000000"', "Prefer": "return=minimal, wait=2"}),
     ("POST", "/v1/grants/g9/refresh", {"If-Match": '"1764000000000"'}),
-]  # fmt: skip
+]
 
 
 class Shape(NamedTuple):

@@ -50,9 +50,12 @@ def config(project: Path, *overrides: str, arguments: tuple[str, ...] = ()) -> d
     """What Compose makes of the files in *project*: everything resolved and merged, without a warning."""
     files = [part for name in ("docker-compose.yml", *overrides) for part in ("-f", str(project / name))]
     done = subprocess.run(
-        [*compose_command(), "--project-directory", str(project), *files, *arguments, "config"], text=True,
-        capture_output=True, check=False, timeout=30,
-    )  # fmt: skip
+        [*compose_command(), "--project-directory", str(project), *files, *arguments, "config"],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == ""
     read: dict[str, Any] = yaml.safe_load(done.stdout)
@@ -84,9 +87,15 @@ def follow(place: Path, commands: list[str], pasted: Mapping[str, str] | None = 
         wanted = re.search(r"cat > (?:\S*/)?(\w+)\)", command)
         given = (pasted or {})[wanted[1]] + "\n" if wanted else ""
         done = subprocess.run(
-            ["sh", "-euc", command], cwd=place, input=given, env={"PATH": path, "HOME": "/nonexistent"}, text=True,
-            capture_output=True, check=False, timeout=30,
-        )  # fmt: skip
+            ["sh", "-euc", command],
+            cwd=place,
+            input=given,
+            env={"PATH": path, "HOME": "/nonexistent"},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
@@ -112,9 +121,12 @@ def container(composed: dict[str, Any], name: str, volumes: Path, **environment:
     command = service.get("command") or ([] if service.get("entrypoint") else _of_image("CMD"))
     given = {key: str(value) for key, value in (service.get("environment") or {}).items()}
     return Container(
-        [*entrypoint, *command], (uid, gid), given | environment, tuple(mounts),
+        [*entrypoint, *command],
+        (uid, gid),
+        given | environment,
+        tuple(mounts),
         tuple(entry.partition(":")[0] for entry in service["tmpfs"]),
-    )  # fmt: skip
+    )
 
 
 @dataclass(slots=True)

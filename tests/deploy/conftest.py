@@ -33,10 +33,14 @@ CONSUMER_PASSWORD = "a-consumer's-own-password"
 def start(directory: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """start.sh as the service runs it, its paths by environment."""
     settled = {
-        "PATH": os.environ["PATH"], "REDIS_SERVER": find_server(), "REDIS_CONF": str(DEPLOY / "redis" / "redis.conf"),
-        "ACL_TEMPLATE": str(USERS), "ACL_FILE": str(directory / "users.acl"),
-        "PASSWORD_FILE": str(directory / "password"), "DATA_DIR": str(directory),
-    } | environment  # fmt: skip
+        "PATH": os.environ["PATH"],
+        "REDIS_SERVER": find_server(),
+        "REDIS_CONF": str(DEPLOY / "redis" / "redis.conf"),
+        "ACL_TEMPLATE": str(USERS),
+        "ACL_FILE": str(directory / "users.acl"),
+        "PASSWORD_FILE": str(directory / "password"),
+        "DATA_DIR": str(directory),
+    } | environment
     return subprocess.Popen(
         ["/bin/sh", str(START), *arguments], env=settled, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -62,9 +66,14 @@ class Deployed:
     def client(self, user: str | None, password: str | None = None) -> Redis:
         """A client of one of the users, or of nobody; it tries nothing twice."""
         return Redis(
-            port=self.port, username=user, password=(password or self.password) if user else None, protocol=2,
-            socket_timeout=5, driver_info=None, retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
+            port=self.port,
+            username=user,
+            password=(password or self.password) if user else None,
+            protocol=2,
+            socket_timeout=5,
+            driver_info=None,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     @asynccontextmanager
     async def of(self, user: str | None, password: str | None = None) -> AsyncIterator[Redis]:
@@ -81,9 +90,15 @@ def deployed() -> Iterator[Deployed]:
     template = directory / "template.acl"
     template.write_text(f"{USERS.read_text()}\n{consumer_line()}\nuser tester on nopass ~* &* +@all\n")
     process = start(
-        directory, "--port", str(port), "--bind", "127.0.0.1", "--aclfile", str(directory / "users.acl"),
+        directory,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--aclfile",
+        str(directory / "users.acl"),
         ACL_TEMPLATE=str(template),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 10
     while True:
         try:

@@ -91,9 +91,18 @@ class Node:
         assert self.container is not None
         pid = str(await self.pid())
         process = await asyncio.create_subprocess_exec(
-            "nsenter", "-t", pid, "-m", "-n", *_as_user(self.container), *command, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=stderr, env={"PATH": PATH, **self.container.environment},
-        )  # fmt: skip
+            "nsenter",
+            "-t",
+            pid,
+            "-m",
+            "-n",
+            *_as_user(self.container),
+            *command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={"PATH": PATH, **self.container.environment},
+        )
         said, _ = await asyncio.wait_for(process.communicate(stdin), 40)
         return said, process.returncode
 
@@ -147,9 +156,14 @@ def _as_user(container: Container) -> list[str]:
     uid, gid = container.user
     groups = ["--groups", ",".join(map(str, container.groups))] if container.groups else ["--clear-groups"]
     return [
-        "setpriv", f"--reuid={uid}", f"--regid={gid}", *groups, "--bounding-set=-all", "--inh-caps=-all",
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={gid}",
+        *groups,
+        "--bounding-set=-all",
+        "--inh-caps=-all",
         "--no-new-privs",
-    ]  # fmt: skip
+    ]
 
 
 def _run(*command: str) -> None:
@@ -188,16 +202,22 @@ class Network:
         node.container = container
         with node.log.open("ab") as log:
             node.process = subprocess.Popen(
-                self._command(node, container), env={"PATH": PATH, **container.environment},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                self._command(node, container),
+                env={"PATH": PATH, **container.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     async def run(self, node: Node, container: Container, stdin: bytes = b"") -> bytes:
         """As `docker compose run`: a container beside the one of *node*, to its end; its standard output."""
         process = await asyncio.create_subprocess_exec(
-            *self._command(node, container), env={"PATH": PATH, **container.environment}, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            *self._command(node, container),
+            env={"PATH": PATH, **container.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         out, err = await asyncio.wait_for(process.communicate(stdin), 40)
         assert process.returncode == 0, err.decode()
         return out

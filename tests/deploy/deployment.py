@@ -68,9 +68,11 @@ def image(folder: Path) -> dict[str, Path]:
     )
     command.chmod(0o755)
     return {
-        "/opt/python": Path(sys.base_prefix), "/opt/packages": Path(site.getsitepackages()[0]),
-        "/opt/source/broker": ROOT / "broker", "/opt/token-broker/bin/token-broker": command,
-    }  # fmt: skip
+        "/opt/python": Path(sys.base_prefix),
+        "/opt/packages": Path(site.getsitepackages()[0]),
+        "/opt/source/broker": ROOT / "broker",
+        "/opt/token-broker/bin/token-broker": command,
+    }
 
 
 def skip_or_fail(reason: str) -> None:

@@ -15,11 +15,12 @@ async def serve(address: str) -> None:
     async with Sandbox(host=address, port=9000, access_lifetime=3600) as sandbox:
         told = {
             authority.dialect.name: {
-                "client_id": authority.client_id, "client_secret": authority.client_secret,
+                "client_id": authority.client_id,
+                "client_secret": authority.client_secret,
                 "refresh_tokens": [authority.issue().refresh_token for _ in range(3)],
             }
             for authority in (sandbox.cameramanager, sandbox.rotating)
-        }  # fmt: skip
+        }
         print(json.dumps(told), flush=True)
         await asyncio.Event().wait()
 

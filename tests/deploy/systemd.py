@@ -60,9 +60,15 @@ class Systemd:
         # As a login shell has it; the machine's own /usr/local has nothing that belongs here.
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
         process = await asyncio.create_subprocess_exec(
-            *namespaces, "sh", "-euc", f"cd /opt/checkout\n{script}", env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            *namespaces,
+            "sh",
+            "-euc",
+            f"cd /opt/checkout\n{script}",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         said, _ = await asyncio.wait_for(process.communicate(), 40)
         assert code is None or process.returncode == code, f"{script}: {process.returncode}: {said.decode()}"
         return said.decode()
@@ -83,11 +89,31 @@ async def systemd(scratch: Path) -> AsyncIterator[Systemd]:
     bound = [str(part) for pair in (*image(scratch.parent).items(), ("/opt/checkout", ROOT)) for part in pair]
     with log.open("wb") as output:
         booting = subprocess.Popen(
-            ["unshare", "--fork", "--pid", "--mount", "--propagation", "slave", "--mount-proc", "--cgroup", "--uts",
-             "--kill-child", "sh", "-c", _BOOT, "sh", str(scratch), *bound, "--", *STUBS],
-            env={"PATH": os.environ["PATH"], "SYSTEMD": SYSTEMD}, stdin=subprocess.DEVNULL, stdout=output,
+            [
+                "unshare",
+                "--fork",
+                "--pid",
+                "--mount",
+                "--propagation",
+                "slave",
+                "--mount-proc",
+                "--cgroup",
+                "--uts",
+                "--kill-child",
+                "sh",
+                "-c",
+                _BOOT,
+                "sh",
+                str(scratch),
+                *bound,
+                "--",
+                *STUBS,
+            ],
+            env={"PATH": os.environ["PATH"], "SYSTEMD": SYSTEMD},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        )
     try:
         children = Path(f"/proc/{booting.pid}/task/{booting.pid}/children")
 

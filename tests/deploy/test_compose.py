@@ -150,9 +150,14 @@ def test_keys_new_writes_a_file_that_opens(tmp_path: Path) -> None:
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """`token-broker` with these arguments, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "broker", *arguments], cwd=cwd, env=_environment(cwd), text=True, capture_output=True,
-        check=False, timeout=30,
-    )  # fmt: skip
+        [sys.executable, "-m", "broker", *arguments],
+        cwd=cwd,
+        env=_environment(cwd),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -174,8 +179,12 @@ def test_demo_gives_a_token_that_is_refreshed(tmp_path: Path, ended: list[subpro
     assert find_server()
     process = subprocess.Popen(
         [sys.executable, "-m", "broker", *SERVICES["demo"]["command"], "--lifetime", "3", "--seconds", "40"],
-        cwd=directory, env=_environment(directory), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=directory,
+        env=_environment(directory),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     ended.append(process)
     assert process.stdout is not None
     for line in process.stdout:
@@ -186,9 +195,13 @@ def test_demo_gives_a_token_that_is_refreshed(tmp_path: Path, ended: list[subpro
     while len(generations) < 2:
         assert time.monotonic() < deadline, f"the demo's token stays the same: {generations}"
         fetched = subprocess.run(
-            ["sh", "-c", command.replace("/tmp/", f"{directory}/") + " --format json"], env=_environment(directory),
-            text=True, capture_output=True, check=False, timeout=20,
-        )  # fmt: skip
+            ["sh", "-c", command.replace("/tmp/", f"{directory}/") + " --format json"],
+            env=_environment(directory),
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=20,
+        )
         assert fetched.returncode == 0, fetched.stderr
         generations.add(json.loads(fetched.stdout)["generation"])
     process.terminate()

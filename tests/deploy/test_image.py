@@ -95,14 +95,24 @@ def test_build_works_as_written(tmp_path: Path) -> None:
                 _copy(ROOT / name, source / (name if target.startswith("./") else target.rstrip("/")), target)
         elif word == "RUN" and not rest.startswith("install -d"):  # which gives files to a user that is not here
             subprocess.run(
-                ["sh", "-eu", "-c", rest.replace("/opt/", f"{opt}/")], cwd=source, env=environment, check=True,
-                capture_output=True, text=True, timeout=220,
-            )  # fmt: skip
+                ["sh", "-eu", "-c", rest.replace("/opt/", f"{opt}/")],
+                cwd=source,
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=220,
+            )
     installed = opt / "token-broker"
     shown = subprocess.run(
-        [installed / "bin" / "token-broker", "--version"], env={"PATH": ""}, cwd=tmp_path, check=True,
-        capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        [installed / "bin" / "token-broker", "--version"],
+        env={"PATH": ""},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert shown.stdout.startswith("token-broker ")
     packages = next(installed.glob("lib/python*/site-packages"))
     present = {path.name.partition("-")[0].lower().replace("_", "-") for path in packages.glob("*.dist-info")}
@@ -128,6 +138,8 @@ def _base_python() -> str:
 def _offline() -> bool:
     asked = subprocess.run(
         [sys.executable, "-m", "pip", "download", "--no-deps", "--dry-run", "--quiet", "idna"],
-        capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
     return b"No matching distribution" in asked.stderr or b"onnection" in asked.stderr

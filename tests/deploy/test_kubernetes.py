@@ -76,8 +76,14 @@ def pod_of(manifests: list[Manifest]) -> Manifest:
 def test_every_object_is_valid(manifests: list[Manifest]) -> None:
     """By the published schema of Kubernetes, strictly: no field that it does not know."""
     assert sorted(m["kind"] for m in manifests) == [
-        "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "Secret", "Service", "Service", "StatefulSet",
-    ]  # fmt: skip
+        "ConfigMap",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Secret",
+        "Service",
+        "Service",
+        "StatefulSet",
+    ]
     for manifest in manifests:
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
         assert manifest["metadata"]["namespace"] == "token-broker"
@@ -147,9 +153,11 @@ def test_pods_are_confined_and_spread(manifests: list[Manifest]) -> None:
     assert (context["runAsUser"], context["runAsGroup"], context["fsGroup"]) == (uid, gid, gid)
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "privileged": False, "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+    }
     assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
@@ -182,9 +190,10 @@ def pod(manifests: list[Manifest], folder: Path, name: str, **environment: str) 
         "secrets": _files(
             folder / "secrets",
             {key: base64.b64decode(value).decode() for key, value in one(manifests, "Secret")["data"].items()},
-            next(v["secret"]["defaultMode"] for v in spec["volumes"] if v["name"] == "secrets"), group,
+            next(v["secret"]["defaultMode"] for v in spec["volumes"] if v["name"] == "secrets"),
+            group,
         ),
-    }  # fmt: skip
+    }
     for claim in one(manifests, "StatefulSet")["spec"]["volumeClaimTemplates"]:
         volume = folder / f"{claim['metadata']['name']}-{name}"
         volume.mkdir(exist_ok=True)
@@ -199,10 +208,13 @@ def pod(manifests: list[Manifest], folder: Path, name: str, **environment: str) 
     memory = {v["name"] for v in spec["volumes"] if "emptyDir" in v}
     entrypoint = yaml.safe_load(dict(instructions(stage=""))["ENTRYPOINT"])
     return Container(
-        [*entrypoint, *container["args"]], (context["runAsUser"], context["runAsGroup"]),
-        environment, tuple(mounts), tuple(m["mountPath"] for m in container["volumeMounts"] if m["name"] in memory),
+        [*entrypoint, *container["args"]],
+        (context["runAsUser"], context["runAsGroup"]),
+        environment,
+        tuple(mounts),
+        tuple(m["mountPath"] for m in container["volumeMounts"] if m["name"] in memory),
         (group,),
-    )  # fmt: skip
+    )
 
 
 def _files(folder: Path, data: dict[str, str], mode: int, group: int) -> Path:

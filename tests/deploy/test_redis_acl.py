@@ -142,11 +142,19 @@ async def test_broker_user_is_kept_to_its_own(deployed: Deployed) -> None:
         assert await client.set("broker:{0}:flow:x", "1", ex=1)
         assert await client.publish("broker:tokens:g1", "x") == 0
         for command in (
-            ("SET", "other", "1"), ("GET", "other:{0}:grant:x"), ("PUBLISH", "other:tokens:g1", "x"),
-            ("PSUBSCRIBE", "*"), ("CONFIG", "GET", "*"), ("FLUSHALL",), ("KEYS", "*"), ("ACL", "LIST"), ("MONITOR",),
-            ("SHUTDOWN",), ("SLOWLOG", "GET"),
+            ("SET", "other", "1"),
+            ("GET", "other:{0}:grant:x"),
+            ("PUBLISH", "other:tokens:g1", "x"),
+            ("PSUBSCRIBE", "*"),
+            ("CONFIG", "GET", "*"),
+            ("FLUSHALL",),
+            ("KEYS", "*"),
+            ("ACL", "LIST"),
+            ("MONITOR",),
+            ("SHUTDOWN",),
+            ("SLOWLOG", "GET"),
             ("EVAL", "return redis.call('GET', 'other')", "0"),
-        ):  # fmt: skip
+        ):
             with pytest.raises(exceptions.ResponseError, match=r"permission|permissions|ACL"):
                 await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
@@ -157,11 +165,18 @@ async def test_nobody_else_reads_or_publishes(deployed: Deployed, user: str | No
     password = CONSUMER_PASSWORD if user == "video-wall" else "none"
     async with deployed.of(user, password) as client:
         for command in (
-            ("GET", "broker:{0}:flow:x"), ("HGETALL", "broker:{0}:grant:g1"), ("SET", "broker:{0}:flow:x", "1"),
-            ("PUBLISH", "broker:tokens:acme-1", "x"), ("PSUBSCRIBE", "broker:tokens:*"), ("KEYS", "*"),
-            ("PSUBSCRIBE", "broker:tokens:acme-*"), ("SUBSCRIBE", "broker:tokens:other-1"), ("PUBSUB", "CHANNELS"),
-            ("EVAL", "return redis.call('GET', 'broker:{0}:flow:x')", "1", "broker:{0}:flow:x"), ("INFO",),
-        ):  # fmt: skip
+            ("GET", "broker:{0}:flow:x"),
+            ("HGETALL", "broker:{0}:grant:g1"),
+            ("SET", "broker:{0}:flow:x", "1"),
+            ("PUBLISH", "broker:tokens:acme-1", "x"),
+            ("PSUBSCRIBE", "broker:tokens:*"),
+            ("KEYS", "*"),
+            ("PSUBSCRIBE", "broker:tokens:acme-*"),
+            ("SUBSCRIBE", "broker:tokens:other-1"),
+            ("PUBSUB", "CHANNELS"),
+            ("EVAL", "return redis.call('GET', 'broker:{0}:flow:x')", "1", "broker:{0}:flow:x"),
+            ("INFO",),
+        ):
             with pytest.raises(exceptions.RedisError, match=r"permission|Authentication required"):
                 await client.execute_command(*command)  # type: ignore[no-untyped-call]
         if user is not None:
@@ -197,9 +212,12 @@ async def test_server_keeps_what_it_acknowledges(deployed: Deployed) -> None:
     """The settings that a broker's promises rest on are in force, and slow commands' arguments are not kept."""
     async with deployed.of("tester") as tester:
         for name, value in {
-            "appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "maxmemory-policy": "noeviction",
+            "save": "",
             "slowlog-log-slower-than": "-1",
-        }.items():  # fmt: skip
+        }.items():
             assert (await tester.config_get(name))[name] == value
 
 

@@ -57,9 +57,12 @@ def test_exposure_is_low() -> None:
         skip_or_fail("no systemd-analyze here: apt-get install systemd")
         return
     done = subprocess.run(
-        [analyze, "security", "--offline=true", "--threshold=12", "--no-pager", str(UNIT)], text=True,
-        capture_output=True, check=False, timeout=30,
-    )  # fmt: skip
+        [analyze, "security", "--offline=true", "--threshold=12", "--no-pager", str(UNIT)],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -145,9 +148,10 @@ async def installed(tmp_path: Path, sandbox: Sandbox, deployed: Deployed) -> Asy
     sandbox.cameramanager.client_secret = CLIENT_SECRET
     toml = SETTINGS.read_text()
     for old, new in (
-        ("127.0.0.1:8080", f"127.0.0.1:{port}"), ("127.0.0.1:6379", f"127.0.0.1:{deployed.port}"),
+        ("127.0.0.1:8080", f"127.0.0.1:{port}"),
+        ("127.0.0.1:6379", f"127.0.0.1:{deployed.port}"),
         ("your-client-id", sandbox.cameramanager.client_id),
-    ):  # fmt: skip
+    ):
         assert old in toml
         toml = toml.replace(old, new)
     toml += f'token_endpoint = "{sandbox.url}/oauth/token"\n'

@@ -40,9 +40,23 @@ def _arguments() -> argparse.Namespace:
 
 
 _COLUMNS = (
-    "store", "brokers", "alive", "unheard", "lost", "named", "reuse", "reads", "refused", "expired", "blocked",
-    "asked", "a minute", "calm", "not to ask", "fresh",
-)  # fmt: skip
+    "store",
+    "brokers",
+    "alive",
+    "unheard",
+    "lost",
+    "named",
+    "reuse",
+    "reads",
+    "refused",
+    "expired",
+    "blocked",
+    "asked",
+    "a minute",
+    "calm",
+    "not to ask",
+    "fresh",
+)
 _LEGEND = """\
 alive: stored refresh tokens that are the server's live ones. unheard: grants whose answer may never have reached us.
 refused, expired, blocked over 1 s: reads while a valid token existed. asked: token requests for each grant.
@@ -52,12 +66,23 @@ not to ask: token requests inside a Retry-After (R), for parked grants (P), prob
 def _cells(row: Row) -> tuple[str, ...]:
     kept = ((row.inside, "R"), (row.to_parked, "P"), (row.probes, "S"))
     return (
-        row.fault.terrain.store, str(row.replicas), f"{row.alive}/{row.grants}", str(row.unheard), str(len(row.lost)),
-        str(row.named), str(row.reuse), str(row.reads), str(row.withheld["refused"] + row.withheld["cut"]),
-        str(row.withheld["expired"]), str(row.withheld["blocked"]), f"{row.asked:.1f}", f"{row.rate:.1f}",
-        f"{row.calm:.1f}", " ".join(f"{number} {what}" for number, what in kept if number is not None),
+        row.fault.terrain.store,
+        str(row.replicas),
+        f"{row.alive}/{row.grants}",
+        str(row.unheard),
+        str(len(row.lost)),
+        str(row.named),
+        str(row.reuse),
+        str(row.reads),
+        str(row.withheld["refused"] + row.withheld["cut"]),
+        str(row.withheld["expired"]),
+        str(row.withheld["blocked"]),
+        f"{row.asked:.1f}",
+        f"{row.rate:.1f}",
+        f"{row.calm:.1f}",
+        " ".join(f"{number} {what}" for number, what in kept if number is not None),
         "never" if row.fresh_after is None else f"{row.fresh_after:.1f} s",
-    )  # fmt: skip
+    )
 
 
 def _mark(row: Row) -> str:
@@ -84,10 +109,16 @@ def line_of(row: Row) -> str:
 
 async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
     plan = Plan(
-        seed=arguments.seed, duration=arguments.duration, grants=arguments.grants, life=arguments.life,
-        replicas=arguments.replicas, journal=arguments.journal == "on", fence=arguments.fence == "on",
-        request_timeout=arguments.request_timeout, patience=arguments.patience,
-    )  # fmt: skip
+        seed=arguments.seed,
+        duration=arguments.duration,
+        grants=arguments.grants,
+        life=arguments.life,
+        replicas=arguments.replicas,
+        journal=arguments.journal == "on",
+        fence=arguments.fence == "on",
+        request_timeout=arguments.request_timeout,
+        patience=arguments.patience,
+    )
     chosen = [fault for fault in FAULTS if arguments.only in fault.title]
     turn = asyncio.Semaphore(arguments.parallel)
     calm = (await run(CALM, plan)).rate

@@ -20,9 +20,10 @@ class SmallDisk:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         script = 'mount -t tmpfs -o size="$1"k,mode=700 tmpfs "$0" && echo mounted && exec sleep infinity'
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, str(folder), str(kilobytes)], stdout=subprocess.PIPE,
+            ["unshare", "--mount", "sh", "-c", script, str(folder), str(kilobytes)],
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != b"mounted\n":
             self.close()

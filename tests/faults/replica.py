@@ -39,9 +39,15 @@ class Replica:
     """One broker that may be killed and started again on its folder."""
 
     def __init__(
-        self, name: str, folder: Path, url: str, settings: dict[str, Any],
-        *, disk: SmallDisk | None = None, clock: WallClock | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        folder: Path,
+        url: str,
+        settings: dict[str, Any],
+        *,
+        disk: SmallDisk | None = None,
+        clock: WallClock | None = None,
+    ) -> None:
         """*disk*: where its journal lies; *clock*: what it takes for the time."""
         self.name = name
         self.disk = disk

@@ -80,22 +80,46 @@ _LOST_ANSWERS = [
 ]
 _SLOW = {"latency": 0.3}
 _DEATHS = [
-    *_with_grace(Fault("replica SIGKILL", step=acts.kill, period=3, whole=50, terrain=_TWO, apart=True, loses=True,
-                       options=_SLOW)),
+    *_with_grace(
+        Fault(
+            "replica SIGKILL", step=acts.kill, period=3, whole=50, terrain=_TWO, apart=True, loses=True, options=_SLOW
+        )
+    ),
     Fault("replica SIGTERM", step=acts.terminate, period=3, whole=50, terrain=_TWO, apart=True, options=_SLOW),
-]  # fmt: skip
+]
 _OF_THE_STORE = [
     Fault("store SIGKILL", step=acts.kill_store, period=15, terrain=_TWO, apart=True),
     Fault("store SIGSTOP", step=acts.freeze_store, period=5, terrain=_TWO, apart=True),
     Fault("store goes back", step=acts.rewind_store, period=15, terrain=_TWO, apart=True),
     Fault("store, then replica SIGKILL", step=acts.kill_both, period=15, terrain=_TWO, apart=True),
-    Fault("failover under Sentinel", step=acts.fail_over, period=15, whole=3, apart=True,
-          terrain=Terrain(replicas=2, store="sentinels")),
-    Fault("failover under Sentinel, forced refreshes", step=acts.demand_through_failover, period=15, whole=3,
-          apart=True, bounded=False, at_most=6, terrain=Terrain(replicas=2, store="sentinels")),
-    Fault("failover in a Cluster", step=acts.fail_over, period=15, whole=3, apart=True, bounded=False,
-          terrain=Terrain(replicas=2, store="cluster")),
-]  # fmt: skip
+    Fault(
+        "failover under Sentinel",
+        step=acts.fail_over,
+        period=15,
+        whole=3,
+        apart=True,
+        terrain=Terrain(replicas=2, store="sentinels"),
+    ),
+    Fault(
+        "failover under Sentinel, forced refreshes",
+        step=acts.demand_through_failover,
+        period=15,
+        whole=3,
+        apart=True,
+        bounded=False,
+        at_most=6,
+        terrain=Terrain(replicas=2, store="sentinels"),
+    ),
+    Fault(
+        "failover in a Cluster",
+        step=acts.fail_over,
+        period=15,
+        whole=3,
+        apart=True,
+        bounded=False,
+        terrain=Terrain(replicas=2, store="cluster"),
+    ),
+]
 _REPLIES = [
     Fault(f"{script.verb}'s reply dropped", step=acts.lose_reply(script), period=2, terrain=replace(_TWO, proxied=True))
     for script in (scripts.CLAIM, scripts.COMMIT, scripts.POSTPONE, scripts.PARK)
@@ -103,9 +127,15 @@ _REPLIES = [
 _DISKS = [
     Fault("journals' disk full", step=acts.fill_journals, period=8, terrain=replace(_TWO, small="journals")),
     Fault("store's disk full", step=acts.fill_store, period=15, terrain=replace(_TWO, small="store"), apart=True),
-    Fault("store's disk full, synced each second", step=acts.fill_store, period=15, apart=True, bounded=False,
-          terrain=replace(_TWO, small="store", store_options=("--appendfsync", "everysec"))),
-]  # fmt: skip
+    Fault(
+        "store's disk full, synced each second",
+        step=acts.fill_store,
+        period=15,
+        apart=True,
+        bounded=False,
+        terrain=replace(_TWO, small="store", store_options=("--appendfsync", "everysec")),
+    ),
+]
 
 FAULTS: tuple[Fault, ...] = (
     CALM,
@@ -115,7 +145,12 @@ FAULTS: tuple[Fault, ...] = (
     *_OF_THE_STORE,
     *_REPLIES,
     *_DISKS,
-    Fault("clock set by an hour", step=acts.set_clock, end=acts.right_clock, period=1.5,
-          terrain=replace(_TWO, clocked=True)),
+    Fault(
+        "clock set by an hour",
+        step=acts.set_clock,
+        end=acts.right_clock,
+        period=1.5,
+        terrain=replace(_TWO, clocked=True),
+    ),
     Fault("two replicas, forced refreshes", step=acts.demand, period=0.15, terrain=_TWO, at_most=6),
-)  # fmt: skip
+)

@@ -110,11 +110,14 @@ class World:
             },
             "module": "broker" if self.plan.fence else "tests.faults.unfenced",
             "refresh": {
-                "request_timeout": f"{self.plan.request_timeout:g}s", "lease": f"{self.plan.request_timeout + 7:g}s",
-                "min_interval": "1s", "import_spread": "0s",
-                "report_budget": 3600, "journal": self.plan.journal,
+                "request_timeout": f"{self.plan.request_timeout:g}s",
+                "lease": f"{self.plan.request_timeout + 7:g}s",
+                "min_interval": "1s",
+                "import_spread": "0s",
+                "report_budget": 3600,
+                "journal": self.plan.journal,
             },
-        }  # fmt: skip
+        }
 
     async def begin(self) -> None:
         """Start the replicas, import the grants, and wait until each has a token, all at different ages."""

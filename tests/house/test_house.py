@@ -13,9 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 TOP_LEVEL = {
-    "pyproject.toml", "broker", "deploy", "tests", "docker-compose.yml",
-    "README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md",
-}  # fmt: skip
+    "pyproject.toml",
+    "broker",
+    "deploy",
+    "tests",
+    "docker-compose.yml",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "SECURITY.md",
+}
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,13 @@ async def sealed_otherwise(redis: Redis, sealer: Sealer) -> list[str]:
 
 
 async def test_whole_procedure_beside_live_refreshes(
-    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, keys: KeyFile, tmp_path: Path,
+    start_broker: StartBroker,
+    sandbox: Sandbox,
+    redis: Redis,
+    keys: KeyFile,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """New key below, new key first, reseal, old key gone, each with a restart of both brokers, while grants refresh.
 
     Nothing is redeemed twice; afterwards everything opens with the new key alone: grants, a pending login, journals.
@@ -144,9 +148,11 @@ async def test_pages_go_on_where_they_were(
     server = start_redis(tmp_path)
     try:
         tables: dict[str, Any] = {
-            "data_dir": tmp_path / "data", "sealing": {"keys_file": keys.path}, "redis": {"url": server.url},
+            "data_dir": tmp_path / "data",
+            "sealing": {"keys_file": keys.path},
+            "redis": {"url": server.url},
             "refresh": REFRESH,
-        }  # fmt: skip
+        }
         async with start_broker(**tables) as broker:
             for number in range(40):
                 await broker.import_(f"g{number}", "acme", sandbox.rotating.issue().refresh_token or "")

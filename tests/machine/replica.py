@@ -118,9 +118,14 @@ class Replica:
     """One replica with a data directory of its own, that dies and is started again on it."""
 
     def __init__(
-        self, name: str, folder: Path, redis: Redis, sealer: Sealer, servers: dict[str, Server],
+        self,
+        name: str,
+        folder: Path,
+        redis: Redis,
+        sealer: Sealer,
+        servers: dict[str, Server],
         reachable: Callable[[], frozenset[str]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name = name
         self.up = False
         self.told = False
@@ -192,9 +197,7 @@ class Replica:
         }
         self._endpoints = endpoints
         self._admission = LoginRecorder(store, self.journal, cache.put, lambda _: None, notice=False)
-        self._logout = Logout(
-            store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS
-        )  # fmt: skip
+        self._logout = Logout(store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
         """It ends where it stands: nothing of it runs on, its file is let go of, its connections close."""
@@ -262,6 +265,9 @@ class Replica:
 
 def _registration(name: str, server: Server) -> Provider:
     return Provider(
-        kind="oauth2", client_id="c", token_endpoint=f"https://{name}.test/token",
-        revocation_endpoint=f"https://{name}.test/revoke", reuse_grace=timedelta(seconds=server.grace),
-    )  # fmt: skip
+        kind="oauth2",
+        client_id="c",
+        token_endpoint=f"https://{name}.test/token",
+        revocation_endpoint=f"https://{name}.test/revoke",
+        reuse_grace=timedelta(seconds=server.grace),
+    )

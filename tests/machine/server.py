@@ -24,8 +24,16 @@ TokenResponse = provider_http.Reply | NotSent | Unknown
 REDEEMED = ("refreshed", "unusable", "kept", "same", "500 after", "cut off", "silent after")
 """What comes back of a token request that was processed; the last three times nobody hears what it brought."""
 NOT_REDEEMED = (
-    "refused", "503", "429", "500 before", "silent before", "invalid_grant", "invalid_client", "invalid_request", "302",
-)  # fmt: skip
+    "refused",
+    "503",
+    "429",
+    "500 before",
+    "silent before",
+    "invalid_grant",
+    "invalid_client",
+    "invalid_request",
+    "302",
+)
 KINDS = REDEEMED + NOT_REDEEMED
 
 

@@ -35,10 +35,14 @@ from tests.machine.world import GRANTS, NAMES, PROVIDERS, World
 
 _EXAMPLES = int(os.environ.get("BROKER_TEST_MACHINE", "0"))
 _FATES = [
-    {}, {}, {},
-    {"when": "before", "fate": "lost"}, {"when": "after", "fate": "lost"},
-    {"when": "before", "fate": "dies"}, {"when": "after", "fate": "dies"},
-]  # fmt: skip
+    {},
+    {},
+    {},
+    {"when": "before", "fate": "lost"},
+    {"when": "after", "fate": "lost"},
+    {"when": "before", "fate": "dies"},
+    {"when": "after", "fate": "dies"},
+]
 _KINDS = (*KINDS, *["refreshed"] * 8, *["silent after"] * 3)
 _BETWEEN = ["", "", "", "", "import", "log in", "copied", "goes back"]
 grants, providers, names = st.sampled_from(GRANTS), st.sampled_from(PROVIDERS), st.sampled_from(NAMES)
@@ -56,8 +60,13 @@ class Machine(World, RuleBasedStateMachine):
 
     # What people do -------------------------------------------------------------------------------------
 
-    @rule(what=st.sampled_from(["import", "log in", "log in", "log out"]), grant=grants, provider=providers, name=names,
-          fate=fates)  # fmt: skip
+    @rule(
+        what=st.sampled_from(["import", "log in", "log in", "log out"]),
+        grant=grants,
+        provider=providers,
+        name=names,
+        fate=fates,
+    )
     def come_and_go(self, what: str, grant: str, provider: str, name: str, fate: dict[str, str]) -> None:
         """Somebody imports or logs in, new or over what is there, or logs out."""
         replica = self.replicas[name]
@@ -242,8 +251,13 @@ def test_machine(ground: None) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=_EXAMPLES or 40, stateful_step_count=40, deadline=None, derandomize=not _EXAMPLES,
-            suppress_health_check=list(HealthCheck), print_blob=True,
-            phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False,
+            max_examples=_EXAMPLES or 40,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=not _EXAMPLES,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+            phases=[Phase.generate, Phase.shrink],
+            report_multiple_bugs=False,
         ),
-    )  # fmt: skip
+    )

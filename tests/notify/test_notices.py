@@ -79,10 +79,13 @@ async def test_dead_grant_and_its_recovery(
         (told,) = receiver.told
         expires_at = time.strftime("%Y-%m-%dT%H:%M", time.gmtime((await state_of(broker, "g1"))["expires_at"]))
         assert {name: told[name] for name in ("event", "grant_id", "provider", "reason", "error", "do")} == {
-            "event": "reauthorization_required", "grant_id": "g1", "provider": "acme",
-            "reason": "reauthorization_required", "error": "invalid_grant",
+            "event": "reauthorization_required",
+            "grant_id": "g1",
+            "provider": "acme",
+            "reason": "reauthorization_required",
+            "error": "invalid_grant",
             "do": "token-broker login g1 --provider acme",
-        }  # fmt: skip
+        }
         assert told["error_description"] == "gone\\n"
         assert f"served until {expires_at}" in told["what"]
         assert abs(told["at"] - time.time()) < 20
@@ -281,10 +284,11 @@ async def test_events_and_ways(
     ("code", "why"),
     [
         ("import time; print('soon', flush=True); time.sleep(60)", "killed: it had not ended after 2 s: soon"),
-        ("import subprocess; subprocess.run(['sleep', '61.5'])", "killed"), ("raise SystemExit(4)", "exit 4"),
+        ("import subprocess; subprocess.run(['sleep', '61.5'])", "killed"),
+        ("raise SystemExit(4)", "exit 4"),
         ("print('\\x1b[2J' + 'x' * 10**6)\nraise SystemExit(1)", "exit 1: \\x1b[2Jxxx"),
     ],
-)  # fmt: skip
+)
 async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> None:
     """A command that hangs is killed with all it started; what it says is bounded and escaped."""
     began = time.monotonic()

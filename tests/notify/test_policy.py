@@ -23,10 +23,19 @@ def grant(**more: Any) -> Grant:
     """A grant that was refreshed a minute ago, but for what is said."""
     token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, NOW + 3_600_000, NOW + 1_800_000)
     fields: dict[str, Any] = {
-        "grant_id": "g1", "provider": "acme", "generation": 1, "token": token, "granted_at": NOW - DAY,
-        "reauthorize_by": None, "refresh_at": NOW, "failures": 0, "reason": None, "last_outcome": "refreshed",
-        "last_detail": "", "last_at": NOW - 60_000,
-    }  # fmt: skip
+        "grant_id": "g1",
+        "provider": "acme",
+        "generation": 1,
+        "token": token,
+        "granted_at": NOW - DAY,
+        "reauthorize_by": None,
+        "refresh_at": NOW,
+        "failures": 0,
+        "reason": None,
+        "last_outcome": "refreshed",
+        "last_detail": "",
+        "last_at": NOW - 60_000,
+    }
     return Grant(**fields | more)
 
 
@@ -39,14 +48,21 @@ def told_of(condition: Wrong) -> Told:
 @pytest.mark.parametrize(
     ("condition", "before", "event"),
     [
-        (FAILING, Told(), "refresh_failing"), (REJECTED, Told(), "refresh_failing"),
-        (DEAD, Told(), "reauthorization_required"), (DEAD, told_of(FAILING), "reauthorization_required"),
-        (REJECTED, told_of(FAILING), "refresh_failing"), ("well", told_of(DEAD), "recovered"),
-        (FAILING, told_of(FAILING), None), (FAILING, told_of(DEAD), None), (DEAD, told_of(DEAD), None),
-        ("well", Told(), None), ("unsure", told_of(DEAD), None), ("gone", told_of(DEAD), None),
+        (FAILING, Told(), "refresh_failing"),
+        (REJECTED, Told(), "refresh_failing"),
+        (DEAD, Told(), "reauthorization_required"),
+        (DEAD, told_of(FAILING), "reauthorization_required"),
+        (REJECTED, told_of(FAILING), "refresh_failing"),
+        ("well", told_of(DEAD), "recovered"),
+        (FAILING, told_of(FAILING), None),
+        (FAILING, told_of(DEAD), None),
+        (DEAD, told_of(DEAD), None),
+        ("well", Told(), None),
+        ("unsure", told_of(DEAD), None),
+        ("gone", told_of(DEAD), None),
         ("unsure", Told(), None),
     ],
-)  # fmt: skip
+)
 def test_change_is_told_once(condition: Any, before: Told, event: str | None) -> None:
     """Worse than what was told is told, and well again after it; never the same twice, never an easing."""
     look = decide(condition, before, NOW, ALL)
@@ -102,13 +118,17 @@ def test_recovery_that_must_settle() -> None:
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
-        ({}, "well"), ({"failures": 2, "last_outcome": "busy"}, "unsure"), ({"token": None}, "unsure"),
-        ({"failures": 3, "last_outcome": "busy"}, 1), ({"reason": "invalid_scope"}, 2),
+        ({}, "well"),
+        ({"failures": 2, "last_outcome": "busy"}, "unsure"),
+        ({"token": None}, "unsure"),
+        ({"failures": 3, "last_outcome": "busy"}, 1),
+        ({"reason": "invalid_scope"}, 2),
         ({"reason": "reauthorization_required", "last_outcome": "dead"}, 3),
         # taken up by hand: no reason, no failures, and no success yet
-        ({"last_outcome": "dead"}, "unsure"), ({"last_outcome": "unchanged"}, "well"),
+        ({"last_outcome": "dead"}, "unsure"),
+        ({"last_outcome": "unchanged"}, "well"),
     ],
-)  # fmt: skip
+)
 def test_condition_of_a_grant(state: dict[str, Any], expected: Any) -> None:
     """Well is only what was refreshed; a retry alone heals nothing."""
     condition = grant_condition(grant(**state), Told())
@@ -135,17 +155,23 @@ def test_provider_s_words_are_taken_apart() -> None:
 @pytest.mark.parametrize(
     ("granted", "by", "limits", "level"),
     [
-        (-60, 30, Limits(90 * DAY), 0), (-77, 13, Limits(90 * DAY), 1), (-88, 2, Limits(90 * DAY), 2),
+        (-60, 30, Limits(90 * DAY), 0),
+        (-77, 13, Limits(90 * DAY), 1),
+        (-88, 2, Limits(90 * DAY), 2),
         (-91, -1, Limits(90 * DAY), 2),
         # an idle limit of two weeks is always less than two weeks away: only its last three days tell
-        (-30, 13.5, Limits(90 * DAY, 14 * DAY), 0), (-30, 2.5, Limits(90 * DAY, 14 * DAY), 2),
+        (-30, 13.5, Limits(90 * DAY, 14 * DAY), 0),
+        (-30, 2.5, Limits(90 * DAY, 14 * DAY), 2),
         (-80, 10, Limits(90 * DAY, 14 * DAY), 1),
         # a life shorter than the warning
-        (-0.1, 4.9, Limits(5 * DAY), 0), (-1, 6, Limits(7 * DAY), 0), (-5, 2, Limits(7 * DAY), 2),
+        (-0.1, 4.9, Limits(5 * DAY), 0),
+        (-1, 6, Limits(7 * DAY), 0),
+        (-5, 2, Limits(7 * DAY), 2),
         # a provider that is no longer in the settings: by its own dates
-        (-40, 10, Limits(), 1), (-1, 2, Limits(), 0),
+        (-40, 10, Limits(), 1),
+        (-1, 2, Limits(), 0),
     ],
-)  # fmt: skip
+)
 def test_coming_end(granted: float, by: float, limits: Limits, level: int) -> None:
     """Two weeks and three days before the end, where that is not half of the grant's life."""
     condition = ending(grant(granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY)), limits, NOW)

@@ -41,9 +41,13 @@ async def page_with() -> AsyncIterator[Callable[[str], Any]]:
 
 
 async def test_a_prefetched_link(
-    broker: RunningBroker, sandbox: Sandbox, redis: Redis, screens: Callable[..., Any],
-    page_with: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    broker: RunningBroker,
+    sandbox: Sandbox,
+    redis: Redis,
+    screens: Callable[..., Any],
+    page_with: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """B13: looking ahead begins no login and spends nothing; the click afterwards works."""
     seen: list[str] = []
     prefetching = login._prefetching

@@ -35,9 +35,16 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
             life = 3_600_000
             issued = moment - index * 250 % (life // 2)
             token = Token(
-                f"site-{index:05}", PROVIDERS[index % 3], moment + index, Secret("t"), "bearer", "vms.all", issued,
-                issued + life, issued + life * 3 // 4,
-            )  # fmt: skip
+                f"site-{index:05}",
+                PROVIDERS[index % 3],
+                moment + index,
+                Secret("t"),
+                "bearer",
+                "vms.all",
+                issued,
+                issued + life,
+                issued + life * 3 // 4,
+            )
             limit = moment + (90 * 86_400_000) if index % 3 else None
             await store.registry.log_in(token, Secret(f"r{index}"), reauthorize_by=limit, seen=None, message="{}")
 
@@ -46,8 +53,10 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
     for provider in PROVIDERS:
         minutes = {
             f"{moment // 60_000 - back}{kind}": (back * 7919 % 40 + 12 if kind == "r" else 6)
-            for back in range(60) for kind in "rf" if kind == "r" or back in {11, 12, 13}
-        }  # fmt: skip
+            for back in range(60)
+            for kind in "rf"
+            if kind == "r" or back in {11, 12, 13}
+        }
         await redis.hset(f"broker:{{0}}:history:{provider}", mapping=minutes)  # type: ignore[arg-type]
 
 

@@ -103,9 +103,12 @@ async def test_only_the_pages_routes(broker: RunningBroker, sandbox: Sandbox) ->
     await log_in(broker, "mine-1", "acme")
     cookie = sent(await signed_in(broker))
     for method, path in (
-        ("GET", "/v1/grants/mine-1/token"), ("PUT", "/v1/grants/mine-2"), ("POST", "/v1/import"),
-        ("GET", "/readyz/mine-1"), ("POST", "/v1/grants/mine-1/login/complete"),
-    ):  # fmt: skip
+        ("GET", "/v1/grants/mine-1/token"),
+        ("PUT", "/v1/grants/mine-2"),
+        ("POST", "/v1/import"),
+        ("GET", "/readyz/mine-1"),
+        ("POST", "/v1/grants/mine-1/login/complete"),
+    ):
         status, body, _ = await by_cookie(broker, method, path, cookie)
         assert (status, body["error"]) == (401, "invalid_token"), path
     for headers in ({"X-Broker-Key": "wrong"}, {"Authorization": "Bearer wrong"}, {"X-Broker-Key": ""}):
@@ -155,10 +158,14 @@ async def test_forged_requests(broker: RunningBroker, sandbox: Sandbox, headers:
     await log_in(broker, "mine-1", "acme")
     cookie = sent(await signed_in(broker))
     for method, path in (
-        ("DELETE", "/v1/grants/mine-1"), ("POST", "/v1/grants/mine-1/retry"), ("POST", "/v1/providers/acme/retry"),
-        ("POST", "/v1/grants/mine-1/refresh"), ("POST", "/v1/grants/mine-1/login"), ("POST", "/session/end"),
+        ("DELETE", "/v1/grants/mine-1"),
+        ("POST", "/v1/grants/mine-1/retry"),
+        ("POST", "/v1/providers/acme/retry"),
+        ("POST", "/v1/grants/mine-1/refresh"),
+        ("POST", "/v1/grants/mine-1/login"),
+        ("POST", "/session/end"),
         ("POST", "/session"),
-    ):  # fmt: skip
+    ):
         status, body, answer = await by_cookie(broker, method, path, cookie, headers)
         assert (status, body["error"]) == (403, "access_denied"), path
         assert "Set-Cookie" not in answer
@@ -183,8 +190,10 @@ async def test_an_admin_of_some(broker: RunningBroker, sandbox: Sandbox) -> None
     assert [grant["grant_id"] for grant in body["grants"]] == ["mine-1"]
     assert (await by_cookie(broker, "DELETE", "/v1/grants/other-1", cookie))[0] == 403
     assert (await by_cookie(broker, "GET", "/session", cookie))[1] == {
-        "caller": "few", "admin_of_all": False, "ends_at": pytest.approx(time.time() + session.LIFE_S, abs=60),
-    }  # fmt: skip
+        "caller": "few",
+        "admin_of_all": False,
+        "ends_at": pytest.approx(time.time() + session.LIFE_S, abs=60),
+    }
 
 
 async def test_search_by_a_part_of_the_id(broker: RunningBroker, sandbox: Sandbox) -> None:
@@ -247,9 +256,15 @@ async def test_static_files(broker: RunningBroker) -> None:
             assert (answer.status, answer.content_type) == (200, kind)
             policy = answer.headers["Content-Security-Policy"].split("; ")
             assert set(policy) == {
-                "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self'",
-                "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'",
-            }  # fmt: skip
+                "default-src 'none'",
+                "script-src 'self'",
+                "style-src 'self'",
+                "connect-src 'self'",
+                "img-src 'self'",
+                "form-action 'self'",
+                "frame-ancestors 'none'",
+                "base-uri 'none'",
+            }
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["Referrer-Policy"] == "no-referrer"
             assert b"innerHTML" not in await answer.read()

@@ -70,9 +70,11 @@ def nginx(folder: Path, listen: int, broker: str, service: str) -> list[str]:
     key.write_text(f'proxy_set_header X-Broker-Key "{KEY}";\n')
     recipe = (DEPLOY / "proxies" / "nginx.conf").read_text()
     for old, new in (
-        ("127.0.0.1:8000", f"127.0.0.1:{listen}"), ("http://127.0.0.1:8080", broker),
-        ("https://rest.cameramanager.com", service), ("/etc/nginx/token-broker-key.conf", str(key)),
-    ):  # fmt: skip
+        ("127.0.0.1:8000", f"127.0.0.1:{listen}"),
+        ("http://127.0.0.1:8080", broker),
+        ("https://rest.cameramanager.com", service),
+        ("/etc/nginx/token-broker-key.conf", str(key)),
+    ):
         assert old in recipe
         recipe = recipe.replace(old, new)
     (folder / "recipe.conf").write_text(recipe)
@@ -90,9 +92,10 @@ def caddy(folder: Path, listen: int, broker: str, service: str) -> list[str]:
     """The recipe with this test's addresses."""
     recipe = (DEPLOY / "proxies" / "Caddyfile").read_text()
     for old, new in (
-        ("127.0.0.1:8000", f"127.0.0.1:{listen}"), ("http://127.0.0.1:8080", broker),
+        ("127.0.0.1:8000", f"127.0.0.1:{listen}"),
+        ("http://127.0.0.1:8080", broker),
         ("https://rest.cameramanager.com", service),
-    ):  # fmt: skip
+    ):
         assert old in recipe
         recipe = recipe.replace(old, new)
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + recipe)
@@ -164,8 +167,11 @@ async def test_the_service_gets_the_token_and_nothing_else(
             assert headers["Authorization"] == f"Bearer {token}"
             assert "X-Broker-Key" not in headers
         assert [(method, len(body)) for method, _, _, body in service.asked[:4]] == [
-            ("GET", 0), ("POST", 100_000), ("PUT", 1), ("DELETE", 0),
-        ]  # fmt: skip
+            ("GET", 0),
+            ("POST", 100_000),
+            ("PUT", 1),
+            ("DELETE", 0),
+        ]
 
 
 @PROXIES

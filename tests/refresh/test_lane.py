@@ -60,9 +60,13 @@ async def asking(broker: RunningBroker) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize(("quick", "portion"), [(3600.0, CONCURRENCY // 2), (0.0, CONCURRENCY // 3)])
 async def test_a_claim_fills_a_part_of_a_lane(
-    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch, quick: float,
+    start_broker: StartBroker,
+    sandbox: Sandbox,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: float,
     portion: int,
-) -> None:  # fmt: skip
+) -> None:
     """However many are due, one claim takes no more than its portion, and all are refreshed all the same."""
     monkeypatch.setattr("broker.refresh.concurrency.QUICK", quick)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
@@ -91,10 +95,17 @@ async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, s
 @pytest.mark.parametrize(
     ("due", "expires", "wanted"),
     [
-        (1000, 2000, False), (501, 1500, False), (400, 1500, True), (1000, 1000, True), (900, 999, True),
-        (1000, None, True), (1, 1_000_000, False), (990, 1011, False), (980, 1011, True),
+        (1000, 2000, False),
+        (501, 1500, False),
+        (400, 1500, True),
+        (1000, 1000, True),
+        (900, 999, True),
+        (1000, None, True),
+        (1, 1_000_000, False),
+        (990, 1011, False),
+        (980, 1011, True),
     ],
-)  # fmt: skip
+)
 def test_what_is_late_is_urgent(due: int, expires: int | None, wanted: bool) -> None:
     """Half of what was left when it fell due is gone (claimed at 1000), or nothing valid is left."""
     assert urgent(replace(claim(), due_at=due, claimed_at=1000, expires_at=expires)) == wanted

@@ -41,19 +41,36 @@ def dialect(**settings: Any) -> Dialect:
 def claim(**changes: Any) -> Claim:
     """A claim on a grant whose token is three quarters through its hour."""
     made = Claim(
-        grant_id="g", provider="p", generation=5, attempt="a", refresh_token=Secret("r1"), access_token=Secret("a1"),
-        scope=None, issued_at=NOW - HOUR * 3 // 4, expires_at=NOW + HOUR // 4, granted_at=NOW - 10 * HOUR, failures=0,
-        unknown_at=None, due_at=NOW, claimed_at=NOW, lease_ends=0.0,
-    )  # fmt: skip
+        grant_id="g",
+        provider="p",
+        generation=5,
+        attempt="a",
+        refresh_token=Secret("r1"),
+        access_token=Secret("a1"),
+        scope=None,
+        issued_at=NOW - HOUR * 3 // 4,
+        expires_at=NOW + HOUR // 4,
+        granted_at=NOW - 10 * HOUR,
+        failures=0,
+        unknown_at=None,
+        due_at=NOW,
+        claimed_at=NOW,
+        lease_ends=0.0,
+    )
     return replace(made, **changes)
 
 
 def answer(**changes: Any) -> TokenResponse:
     """A whole answer with new tokens."""
     made = TokenResponse(
-        access_token=Secret("a2"), refresh_token=Secret("r2"), token_type="Bearer", lifetime_ms=HOUR,
-        refresh_in_ms=None, scope=None, extra={},
-    )  # fmt: skip
+        access_token=Secret("a2"),
+        refresh_token=Secret("r2"),
+        token_type="Bearer",
+        lifetime_ms=HOUR,
+        refresh_in_ms=None,
+        scope=None,
+        extra={},
+    )
     return replace(made, **changes)
 
 

@@ -36,7 +36,7 @@ CALLER = f'[callers.video-wall]\nkey_sha256 = "{"0" * 64}"\n'
         ("CALLERS__VIDEO_WALL__READ", "acme-*,b", lambda s: s.callers["video-wall"].read == ["acme-*", "b"]),
         ("DATA_DIR", "/elsewhere", lambda s: str(s.data_dir) == "/elsewhere"),
     ],
-)  # fmt: skip
+)
 def test_variable(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: Callable[[Settings], bool]
 ) -> None:
@@ -60,13 +60,22 @@ def test_variable(
         ("LOG__LEVEL", "loud", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("REFRESH__CONCURRENCY", "many", "refresh.concurrency: must be a whole number"),
         ("PROVIDERS__ACME__PKCE", "perhaps", "providers.acme.pkce: must be true or false"),
-        ("HTTP__LISTEN", "127.0.0.1", ('http.listen (item 1): must be an address and a port, such as '
-         '"127.0.0.1:8080" or "[::1]:8080", or "unix:/run/token-broker/http.sock"')),
-        ("PROVIDERS__OTHER__TOKEN_ENDPOINT", "http://x.test/PASSWORD", ("providers.other.kind: is missing: add it "
-         "below [providers.other]")),
+        (
+            "HTTP__LISTEN",
+            "127.0.0.1",
+            (
+                "http.listen (item 1): must be an address and a port, such as "
+                '"127.0.0.1:8080" or "[::1]:8080", or "unix:/run/token-broker/http.sock"'
+            ),
+        ),
+        (
+            "PROVIDERS__OTHER__TOKEN_ENDPOINT",
+            "http://x.test/PASSWORD",
+            ("providers.other.kind: is missing: add it below [providers.other]"),
+        ),
         ("REDIS__REPLICAS", "PASSWORD", "redis.replicas: must be a whole number"),
     ],
-)  # fmt: skip
+)
 def test_wrong_variable(wrong: Wrong, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
     """A variable that is no setting, or whose value is none, is named, and its value is not."""
     monkeypatch.setenv("TOKEN_BROKER_" + name, value)
@@ -102,8 +111,16 @@ def test_variables_of_the_commands(loaded: Loaded, monkeypatch: pytest.MonkeyPat
 
 def test_variables_of_kubernetes(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Kubernetes puts into every pod beside a Service named token-broker is not taken for settings."""
-    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_PROTO",
-                 "PORT_8080_TCP_PORT", "PORT_8080_TCP_ADDR"):  # fmt: skip
+    for name in (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT",
+        "PORT_8080_TCP",
+        "PORT_8080_TCP_PROTO",
+        "PORT_8080_TCP_PORT",
+        "PORT_8080_TCP_ADDR",
+    ):
         monkeypatch.setenv("TOKEN_BROKER_" + name, "tcp://10.0.0.1:8080")
     assert loaded().redis.url == "embedded:"
 

@@ -15,9 +15,24 @@ from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
 
 VALUES: list[Any] = [
-    -1, 10**30, 1.5, True, "", "x", " ", "\u00e4", "\u0000", "a" * 5000, [], [1], ["x", 5], [[]], {}, {"a": 1},
+    -1,
+    10**30,
+    1.5,
+    True,
+    "",
+    "x",
+    " ",
+    "\u00e4",
+    "\u0000",
+    "a" * 5000,
+    [],
+    [1],
+    ["x", 5],
+    [[]],
+    {},
+    {"a": 1},
     {"a": {"b": []}},
-]  # fmt: skip
+]
 
 
 def _leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -31,9 +46,12 @@ def _leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 LEAVES = [
-    *_leaves(Settings), *_leaves(Provider, "providers.acme."), *_leaves(Caller, "callers.wall."), "providers.acme",
+    *_leaves(Settings),
+    *_leaves(Provider, "providers.acme."),
+    *_leaves(Caller, "callers.wall."),
+    "providers.acme",
     "callers.wall",
-]  # fmt: skip
+]
 
 
 def toml(value: Any) -> str:
@@ -98,8 +116,11 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     assert opened == plain.notify
     assert settings.refresh.model_copy(update={"window": None}) == plain.refresh
     assert (settings.http, settings.cache, settings.pubsub, settings.log) == (
-        plain.http, plain.cache, plain.pubsub, plain.log
-    )  # fmt: skip
+        plain.http,
+        plain.cache,
+        plain.pubsub,
+        plain.log,
+    )
 
 
 def test_init_knows_every_section(capsys: pytest.CaptureFixture[str]) -> None:

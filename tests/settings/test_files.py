@@ -40,7 +40,7 @@ def test_windows_file(file: Path) -> None:
         (b"a = " + b"9" * 5000, "broker.toml: is not TOML that settings could be: `token-broker init` prints some"),
         (b"a = " + b"[" * 5000, "broker.toml: is not TOML that settings could be: `token-broker init` prints some"),
     ],
-)  # fmt: skip
+)
 def test_broken_file(wrong: Wrong, content: bytes, sentence: str) -> None:
     """What is no TOML in UTF-8 is said with its line."""
     assert wrong(content) == (sentence,)

@@ -236,7 +236,7 @@ def test_finding(wrong: Wrong, case: str) -> None:
 @pytest.mark.parametrize(
     "address",
     ["8080", ":8080", "::1:8080", "x:99999", "http://127.0.0.1:8080", "127.0.0.1", "", "unix:x.sock", "[::1]", "a b:1"],
-)  # fmt: skip
+)
 def test_bad_address(wrong: Wrong, address: str) -> None:
     """An address that nobody could listen on is refused with examples of good ones."""
     (finding,) = wrong(REDIS + f'[http]\nlisten = ["{address}"]\n')
@@ -248,9 +248,18 @@ def test_bad_address(wrong: Wrong, address: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x", "acme.test", "https://", "https://u:PASSWORD@acme.test", "https://acme.test/#x", "https://[acme", "https://a:b/",
-     "https://acme.test/a b", ""],
-)  # fmt: skip
+    [
+        "ftp://x",
+        "acme.test",
+        "https://",
+        "https://u:PASSWORD@acme.test",
+        "https://acme.test/#x",
+        "https://[acme",
+        "https://a:b/",
+        "https://acme.test/a b",
+        "",
+    ],
+)
 def test_bad_endpoint(wrong: Wrong, url: str) -> None:
     """An endpoint that is no http(s) URL is refused without being repeated: a password may be in it."""
     (finding,) = wrong(REDIS + ACME.replace("https://acme.test/token", url))
@@ -262,9 +271,20 @@ def test_bad_endpoint(wrong: Wrong, url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "redis", "redis:6379", "http://redis:6379/0", "redis://:PASSWORD@redis:6379/one", "redis://:PASSWORD@redis:99999/0",
-     "redis://:PASS/WORD@redis/0", "redis://redis?retry_on_timeout=1", "embedded", "embedded:/x", "redis://[::1/0"],
-)  # fmt: skip
+    [
+        "",
+        "redis",
+        "redis:6379",
+        "http://redis:6379/0",
+        "redis://:PASSWORD@redis:6379/one",
+        "redis://:PASSWORD@redis:99999/0",
+        "redis://:PASS/WORD@redis/0",
+        "redis://redis?retry_on_timeout=1",
+        "embedded",
+        "embedded:/x",
+        "redis://[::1/0",
+    ],
+)
 def test_bad_redis_url(wrong: Wrong, url: str) -> None:
     """A redis.url that could not be used is one line that does not repeat it: a password may be in it."""
     (finding,) = wrong(f'[redis]\nurl = "{url}"\n[sealing]\nkeys_file = "k"\n')
@@ -288,10 +308,18 @@ def test_all_at_once(wrong: Wrong, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     keys = [finding.split(": ")[1 if finding.startswith("broker.toml") else 2] for finding in findings]
     assert keys == [
-        "no such setting", "refresh.concurrency", "sealing", "dat_dir", "http.listen", "http.drain_delay",
-        "providers.acme.client_id", "providers.acme.issuer", "providers.acme.client_secret",
-        "callers.wall.key_file", "callers.wall.read",
-    ]  # fmt: skip
+        "no such setting",
+        "refresh.concurrency",
+        "sealing",
+        "dat_dir",
+        "http.listen",
+        "http.drain_delay",
+        "providers.acme.client_id",
+        "providers.acme.issuer",
+        "providers.acme.client_secret",
+        "callers.wall.key_file",
+        "callers.wall.read",
+    ]
 
 
 def test_data_dir_is_absolute(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,10 +109,21 @@ class Fleet:
         folder = self.folder / str(port)
         folder.mkdir()
         process = subprocess.Popen(
-            [find_server(), str(config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", "--dir",
-             str(folder), "--logfile", str(folder / "log")],
+            [
+                find_server(),
+                str(config),
+                "--sentinel",
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(folder),
+                "--logfile",
+                str(folder / "log"),
+            ],
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         self.servers.append(Server(process, port, folder))
         return self.servers[-1]
 
@@ -220,9 +231,17 @@ class Cluster:
 
 
 _CLUSTERED = (
-    "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0",
-    "--repl-diskless-sync-delay", "0", "--cluster-require-full-coverage", "no",
-)  # fmt: skip
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    "1000",
+    "--cluster-replica-validity-factor",
+    "0",
+    "--repl-diskless-sync-delay",
+    "0",
+    "--cluster-require-full-coverage",
+    "no",
+)
 
 
 @contextlib.asynccontextmanager

@@ -28,17 +28,25 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
         ("redis://u:p%40@h:1/3", "host", [("h", 1)], {"username": "u", "password": "p@", "db": 3}),
         ("redis://h?db=4&password=q", "host", [("h", 6379)], {"password": "q", "db": 4}),
         ("redis://:p@[::1]:7/0", "host", [("::1", 7)], {"password": "p"}),
-        ("rediss://h?ssl_ca_certs=/ca&ssl_server_name=r.test", "host", [("h", 6379)],
-         {"tls": True, "tls_options": {"ca_certs": "/ca", "server_name": "r.test"}}),
+        (
+            "rediss://h?ssl_ca_certs=/ca&ssl_server_name=r.test",
+            "host",
+            [("h", 6379)],
+            {"tls": True, "tls_options": {"ca_certs": "/ca", "server_name": "r.test"}},
+        ),
         ("unix:///run/redis.sock?db=1", "socket", [], {"path": "/run/redis.sock", "db": 1}),
         ("unix://u:p@/run/redis.sock", "socket", [], {"path": "/run/redis.sock", "username": "u", "password": "p"}),
-        ("redis+sentinel://u@a:1,b,c:3/main/2", "sentinel", [("a", 1), ("b", 26379), ("c", 3)],
-         {"service": "main", "db": 2, "username": "u"}),
+        (
+            "redis+sentinel://u@a:1,b,c:3/main/2",
+            "sentinel",
+            [("a", 1), ("b", 26379), ("c", 3)],
+            {"service": "main", "db": 2, "username": "u"},
+        ),
         ("rediss+sentinel://a/main", "sentinel", [("a", 26379)], {"service": "main", "tls": True}),
         ("redis+cluster://a:1,b", "cluster", [("a", 1), ("b", 6379)], {}),
         ("rediss+cluster://a", "cluster", [("a", 6379)], {"tls": True}),
     ],
-)  # fmt: skip
+)
 def test_urls(url: str, way: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
     """Every form of redis.url is read as it is meant."""
     read = parse_redis_url(url)
@@ -50,16 +58,30 @@ def test_urls(url: str, way: str, hosts: list[tuple[str, int]], rest: dict[str, 
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        ("redis://", "must be"), ("redis:///0", "must be"), ("redis://a:0", "must be"), ("redis://a:99999", "must be"),
-        ("redis://a/x", "must be"), ("redis://a/0/1", "must be"), ("http://a", "must be"), ("a:6379", "must be"),
-        ("redis://a\n", "must be"), ("unix://run/redis.sock", "must be"), ("unix:///", "must be"),
-        ("redis+sentinel://a", "must be"), ("redis+sentinel://a/", "must be"), ("redis+sentinel:///main", "must be"),
-        ("redis+sentinel://a/main/x", "must be"), ("redis+sentinel://a,,b/main", "must be"),
-        ("redis+cluster://a/1", "a Cluster has one"), ("redis://a,b/0", "names several hosts"),
-        ("redis://a?retry=1", "not known here (retry)"), ("redis://a?ssl_ca_certs=x", "no TLS"),
-        ("rediss://a?ssl_cert_reqs=maybe", "ssl_cert_reqs"), ("redis://[::1/0", "must be"),
+        ("redis://", "must be"),
+        ("redis:///0", "must be"),
+        ("redis://a:0", "must be"),
+        ("redis://a:99999", "must be"),
+        ("redis://a/x", "must be"),
+        ("redis://a/0/1", "must be"),
+        ("http://a", "must be"),
+        ("a:6379", "must be"),
+        ("redis://a\n", "must be"),
+        ("unix://run/redis.sock", "must be"),
+        ("unix:///", "must be"),
+        ("redis+sentinel://a", "must be"),
+        ("redis+sentinel://a/", "must be"),
+        ("redis+sentinel:///main", "must be"),
+        ("redis+sentinel://a/main/x", "must be"),
+        ("redis+sentinel://a,,b/main", "must be"),
+        ("redis+cluster://a/1", "a Cluster has one"),
+        ("redis://a,b/0", "names several hosts"),
+        ("redis://a?retry=1", "not known here (retry)"),
+        ("redis://a?ssl_ca_certs=x", "no TLS"),
+        ("rediss://a?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
+        ("redis://[::1/0", "must be"),
     ],
-)  # fmt: skip
+)
 def test_wrong_urls(url: str, word: str) -> None:
     """Whatever is spelled otherwise is refused in words."""
     with pytest.raises(ValueError, match=r".") as refused:

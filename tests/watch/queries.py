@@ -137,9 +137,12 @@ class Prometheus:
         file.write_text(yaml.safe_dump(config))
         address = f"127.0.0.1:{free_port()}"
         command = [
-            program("prometheus"), f"--config.file={file}", f"--web.listen-address={address}",
-            f"--storage.tsdb.path={directory / 'data'}", "--log.level=error",
-        ]  # fmt: skip
+            program("prometheus"),
+            f"--config.file={file}",
+            f"--web.listen-address={address}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            "--log.level=error",
+        ]
         ended.append(subprocess.Popen(command, cwd=directory))
         self._session = aiohttp.ClientSession(f"http://{address}")
 

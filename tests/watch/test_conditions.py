@@ -41,7 +41,7 @@ async def test_several_at_once(busy_broker: RunningBroker, tmp_path: Path) -> No
     """A dead grant and one that ends soon are two alerts."""
     await fires(
         tmp_path, await scraped(busy_broker), "TokenBrokerReauthorizationRequired", "TokenBrokerReauthorizeSoon"
-    )  # fmt: skip
+    )
 
 
 async def test_no_redis_and_no_journal(start_broker: StartBroker, own_redis: RedisServer, tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ async def test_what_they_ask_for_exists(busy_broker: RunningBroker) -> None:
     assert unknown == set()
     wrong = 'sum by (shape) (token_broker_grants{size="9", state="gone"}) + token_broker_x'
     assert set(unknown_names(wrong, scraped)) == {
-        "by (shape)", "token_broker_grants{size}", 'token_broker_grants{state="gone"}', "token_broker_x",
-    }  # fmt: skip
+        "by (shape)",
+        "token_broker_grants{size}",
+        'token_broker_grants{state="gone"}',
+        "token_broker_x",
+    }
 
 
 async def test_words_and_links(tmp_path: Path) -> None:

@@ -111,8 +111,10 @@ async def test_a_grant_dies_and_is_healed(home: Home, receiver: Receiver, tmp_pa
     assert ended.code == 0, ended
     watched.tell(
         f"token-broker login {GRANT} --provider acme, and a browser opens its link  (exit {ended.code})",
-        *said[:-1], re.sub(r"/login/\S+", "/login/…", said[-1]), ended.out,
-    )  # fmt: skip
+        *said[:-1],
+        re.sub(r"/login/\S+", "/login/…", said[-1]),
+        ended.out,
+    )
 
     await until(lambda: receiver.events[1:], timeout=30)
     _notice(watched, receiver, "recovered")

@@ -37,9 +37,14 @@ class Health:
     """What lives and what fails: every check with its status, since when, and in words."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, hearts: Sequence[Heart], providers: Sequence[str],
-        cached: Callable[[], int], connections: Connections,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        journal: Journal | None,
+        hearts: Sequence[Heart],
+        providers: Sequence[str],
+        cached: Callable[[], int],
+        connections: Connections,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._hearts = hearts

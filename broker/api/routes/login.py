@@ -166,9 +166,14 @@ async def open_link(request: web.Request) -> web.Response:
         return _page(status_of(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**_HEADERS, "Location": opened.authorization_url})
     answer.set_cookie(
-        _COOKIE + _short(opened.state), f"{opened.state}.{opened.cookie}", max_age=LIFE_S, path="/callback",
-        httponly=True, samesite="Lax", secure=api.settings.http.public_url.startswith("https://"),
-    )  # fmt: skip
+        _COOKIE + _short(opened.state),
+        f"{opened.state}.{opened.cookie}",
+        max_age=LIFE_S,
+        path="/callback",
+        httponly=True,
+        samesite="Lax",
+        secure=api.settings.http.public_url.startswith("https://"),
+    )
     return answer
 
 

@@ -40,9 +40,17 @@ class Scrape:
     """Answers scrapes."""
 
     def __init__(
-        self, store: Store, journal: Journal | None, cache: Cache, metrics: Metrics, connections: Connections,
-        providers: Sequence[str], nearness: Callable[[str, int, int], int], *, max_grants: int,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        journal: Journal | None,
+        cache: Cache,
+        metrics: Metrics,
+        connections: Connections,
+        providers: Sequence[str],
+        nearness: Callable[[str, int, int], int],
+        *,
+        max_grants: int,
+    ) -> None:
         """*providers* are those of the settings; *max_grants* is how many grants are shown one by one.
 
         *nearness*: how near the end of a grant is, by provider, `granted_at` and `reauthorize_by`.

@@ -93,8 +93,12 @@ def document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
             paths.setdefault(path, {})[one] = {"tags": [tag], **named, **_operation(path, handler, operation)}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "token-broker", "version": __version__, "license": {"name": "Apache-2.0"},
-                 "description": _ABOUT},
+        "info": {
+            "title": "token-broker",
+            "version": __version__,
+            "license": {"name": "Apache-2.0"},
+            "description": _ABOUT,
+        },
         "tags": [{"name": tag} for tag in OPERATIONS],
         "paths": paths,
         "components": {
@@ -108,7 +112,7 @@ def document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
                 "client": {"type": "http", "scheme": "basic", "description": "the caller's name and its key"},
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, Any]:
@@ -191,8 +195,9 @@ def _schemas() -> dict[str, Any]:
     named = [shape for shape in here if not shape.__name__.startswith("_")]
     _, made = TypeAdapter.json_schemas(
         [(shape.__name__, "serialization", TypeAdapter(shape)) for shape in named],
-        ref_template=_REF, schema_generator=_Untitled,
-    )  # fmt: skip
+        ref_template=_REF,
+        schema_generator=_Untitled,
+    )
     return dict(sorted(made["$defs"].items()))
 
 

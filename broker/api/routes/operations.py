@@ -105,8 +105,10 @@ _PAGE = Answer("a page", others=(HTML,))
 _FILE = {200: Answer("the file", others=("*/*",), headers=("ETag",)), 304: Answer("unchanged", headers=("ETag",))}
 _AUTHORIZATION = Operation(
     {200: Answer("the token, in the header; no body", headers=("Authorization", "ETag"))},
-    (400, 404, 409, 503), "read", headers=("Prefer",),
-)  # fmt: skip
+    (400, 404, 409, 503),
+    "read",
+    headers=("Prefer",),
+)
 
 OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "tokens": {
@@ -115,25 +117,36 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
                 200: Answer("the token", shapes.TokenAnswer, (TEXT,), _TOKEN),
                 304: Answer("the token that is named is still current", headers=_TOKEN),
             },
-            (400, 404, 409, 503), "read", query=("min_ttl",), headers=("If-None-Match", "Prefer"),
+            (400, 404, 409, 503),
+            "read",
+            query=("min_ttl",),
+            headers=("If-None-Match", "Prefer"),
         ),
         ("post", "/v1/grants/{id}/refresh"): Operation(
             {
                 200: Answer("the token after it", shapes.TokenAnswer, (TEXT,), _TOKEN),
                 204: Answer("there is one; it was not asked for", headers=_TOKEN),
             },
-            (400, 404, 409, 428, 429, 503), "refresh", headers=("If-Match", "Prefer"),
+            (400, 404, 409, 428, 429, 503),
+            "refresh",
+            headers=("If-Match", "Prefer"),
         ),
         ("*", "/v1/grants/{id}/authorization"): _AUTHORIZATION,
         ("*", "/v1/grants/{id}/authorization/{suffix}"): _AUTHORIZATION,
         ("post", OAUTH2_TOKEN): Operation(
             {200: Answer("the token", shapes.StandardTokenAnswer, headers=("ETag", "Vary"))},
-            (400, 409, 413, 503), "read", shapes.ClientCredentials, "application/x-www-form-urlencoded", client=True,
+            (400, 409, 413, 503),
+            "read",
+            shapes.ClientCredentials,
+            "application/x-www-form-urlencoded",
+            client=True,
         ),
     },
     "grants": {
         ("get", "/v1/grants"): Operation(
-            {200: Answer("a page of the list", shapes.Grants)}, (400, 503), "admin",
+            {200: Answer("a page of the list", shapes.Grants)},
+            (400, 503),
+            "admin",
             query=("state", "provider", "search", "limit", "cursor"),
         ),
         ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
@@ -142,7 +155,9 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
                 200: Answer("replaced, or unchanged where it held the same", shapes.Imported),
                 201: Answer("created", shapes.Imported),
             },
-            (400, 409, 413, 503), "admin", shapes.NewGrant,
+            (400, 409, 413, 503),
+            "admin",
+            shapes.NewGrant,
         ),
         ("delete", "/v1/grants/{id}"): Operation(
             {200: Answer("forgotten here", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
@@ -154,13 +169,19 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {202: Answer("it is asked for", shapes.Retried)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/import"): Operation(
-            {200: Answer("an `ImportOutcome` for each line, as they are done", others=(NDJSON,))}, (), "admin",
-            shapes.ImportLine, NDJSON, optional=True,
+            {200: Answer("an `ImportOutcome` for each line, as they are done", others=(NDJSON,))},
+            (),
+            "admin",
+            shapes.ImportLine,
+            NDJSON,
+            optional=True,
         ),
     },
     "logins": {
         ("post", "/v1/grants/{id}/login"): Operation(
-            {200: Answer("the login, open for ten minutes", shapes.LoginStarted)}, (400, 413, 502, 503), "admin",
+            {200: Answer("the login, open for ten minutes", shapes.LoginStarted)},
+            (400, 413, 502, 503),
+            "admin",
             shapes.NewLogin,
         ),
         ("get", "/v1/grants/{id}/login/{ticket}"): Operation(
@@ -169,11 +190,15 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("post", "/v1/grants/{id}/login/complete"): Operation(
             {200: Answer("logged in", shapes.LoggedIn)}, (400, 413, 502, 503), "admin", shapes.Redirected
         ),
-        ("get", "/login/{ticket}"): Operation({
-            200: Answer("logged in already", others=(HTML,)),
-            302: Answer("off to the provider", headers=("Location", "Set-Cookie")),
-            400: _PAGE, 502: _PAGE, 503: _PAGE,
-        }),
+        ("get", "/login/{ticket}"): Operation(
+            {
+                200: Answer("logged in already", others=(HTML,)),
+                302: Answer("off to the provider", headers=("Location", "Set-Cookie")),
+                400: _PAGE,
+                502: _PAGE,
+                503: _PAGE,
+            }
+        ),
         ("get", "/callback"): Operation(
             {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 502: _PAGE, 503: _PAGE},
             query=("code", "callback_state", "iss", "error"),
@@ -186,32 +211,43 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ),
     },
     "operation": {
-        ("get", "/healthz"): Operation({
-            200: Answer("every loop beats", shapes.Health),
-            503: Answer("one does not", shapes.Health),
-        }),
-        ("get", "/readyz"): Operation({
-            200: Answer("a caller could be served", shapes.Health),
-            503: Answer("none could", shapes.Health),
-        }),
+        ("get", "/healthz"): Operation(
+            {
+                200: Answer("every loop beats", shapes.Health),
+                503: Answer("one does not", shapes.Health),
+            }
+        ),
+        ("get", "/readyz"): Operation(
+            {
+                200: Answer("a caller could be served", shapes.Health),
+                503: Answer("none could", shapes.Health),
+            }
+        ),
         ("get", "/readyz/{id}"): Operation(
             {
                 200: Answer("a live token can be read", shapes.GrantReady),
                 503: Answer("none can", shapes.GrantNotReady),
             },
-            (400, 404), "read",
+            (400, 404),
+            "read",
         ),
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
-        ("get", "/openapi.json"): Operation({
-            200: Answer("this document", dict, headers=("ETag",)),
-            304: Answer("unchanged", headers=("ETag",)),
-        }, headers=("If-None-Match",)),
+        ("get", "/openapi.json"): Operation(
+            {
+                200: Answer("this document", dict, headers=("ETag",)),
+                304: Answer("unchanged", headers=("ETag",)),
+            },
+            headers=("If-None-Match",),
+        ),
         ("post", "/v1/notify/test"): Operation(
             {200: Answer("what each receiver answered", shapes.NoticesTested)}, (503,), "admin of every grant"
         ),
         ("post", "/v1/sealing/reseal"): Operation(
-            {200: Answer("how far it is", shapes.Resealed)}, (400, 409, 413, 503), "admin of every grant",
-            shapes.Resume, optional=True,
+            {200: Answer("how far it is", shapes.Resealed)},
+            (400, 409, 413, 503),
+            "admin of every grant",
+            shapes.Resume,
+            optional=True,
         ),
     },
     "status page": {
@@ -219,13 +255,16 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
         ("get", "/session"): Operation({200: Answer("who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(
-            {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))}, (400, 401, 403, 413),
-            takes=shapes.Key, headers=("X-Broker-Page", "Origin"),
+            {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))},
+            (400, 401, 403, 413),
+            takes=shapes.Key,
+            headers=("X-Broker-Page", "Origin"),
         ),
         ("post", "/session/end"): Operation(
-            {200: Answer("signed out", shapes.Session, headers=("Set-Cookie",))}, (403,),
+            {200: Answer("signed out", shapes.Session, headers=("Set-Cookie",))},
+            (403,),
             headers=("X-Broker-Page", "Origin"),
         ),
     },
-}  # fmt: skip
+}
 """By tag, then by method and path; `*` is any method."""

@@ -112,8 +112,12 @@ async def sign_in(request: web.Request) -> web.Response:
     answer.set_cookie(
         session.cookie_name(public_url),
         session.seal(api.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
-        max_age=session.LIFE_S, path="/", httponly=True, samesite="Strict", secure=public_url.startswith("https://"),
-    )  # fmt: skip
+        max_age=session.LIFE_S,
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        secure=public_url.startswith("https://"),
+    )
     audit.acted(caller, "session.begun")
     return answer
 
@@ -128,6 +132,9 @@ async def sign_out(request: web.Request) -> web.Response:
     answer = json_answer(_told(None))
     answer.del_cookie(
         session.cookie_name(public_url),
-        path="/", httponly=True, samesite="Strict", secure=public_url.startswith("https://"),
-    )  # fmt: skip
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        secure=public_url.startswith("https://"),
+    )
     return answer

@@ -60,14 +60,26 @@ def sink(
     login: Annotated[str | None, typer.Option(help="Of netrc: the user; oauth2 by default.")] = None,
     sinks: Annotated[Path | None, typer.Option(help="TOML file that describes many of them.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Write, and end: for an init container.")] = False,
-    config: Config = None, url: Url = None, key_file: KeyFile = None,
-) -> None:  # fmt: skip
+    config: Config = None,
+    url: Url = None,
+    key_file: KeyFile = None,
+) -> None:
     """Keep a file current for services that read files. With --once, exit 75: try again; 77: log in again."""
     given = {
-        "grant": grant, "file": file, "format": form, "owner": owner, "group": group, "mode": mode,
-        "in_place": in_place or None, "exec": _words(command), "signal": to_send,
-        "pid_file": pid_file, "on_expiry": on_expiry, "machine": machine, "login": login,
-    }  # fmt: skip
+        "grant": grant,
+        "file": file,
+        "format": form,
+        "owner": owner,
+        "group": group,
+        "mode": mode,
+        "in_place": in_place or None,
+        "exec": _words(command),
+        "signal": to_send,
+        "pid_file": pid_file,
+        "on_expiry": on_expiry,
+        "machine": machine,
+        "login": login,
+    }
     if sinks is not None and any(value is not None for value in given.values()):
         raise typer.BadParameter("--sinks says all about its files: give it alone, or --grant and --file")
     if sinks is None and (grant is None or file is None):
@@ -75,8 +87,11 @@ def sink(
     wanted = from_file(sinks) if sinks is not None else [from_options(**given)]
     logs.set_up(Log())
     hooks: dict[Action, Hook] = {}
-    feeds = [Feed(each, hooks.setdefault(action, Hook(action)), (config, url, key_file))
-             for each in wanted for action in (_action(each),)]  # fmt: skip
+    feeds = [
+        Feed(each, hooks.setdefault(action, Hook(action)), (config, url, key_file))
+        for each in wanted
+        for action in (_action(each),)
+    ]
     for feed in feeds:
         feed.file.check()
     if once:

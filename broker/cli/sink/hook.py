@@ -42,9 +42,12 @@ class Action:
         environment = {name: value for name, value in os.environ.items() if name != _KEY}
         try:
             process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True,
+                *self.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sys.stderr,
+                start_new_session=True,
                 env=environment,
-            )  # fmt: skip
+            )
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or type(error).__name__
             log.error("hook.failed", command=self.command[0], error=f"cannot be run ({why})")

@@ -38,9 +38,13 @@ class Command:
         """Run it once; its exit code in words. Raises `NotTold`."""
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, start_new_session=True, env=_environment(),
-            )  # fmt: skip
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                env=_environment(),
+            )
         except (OSError, ValueError) as error:
             raise NotTold(f"it cannot be run ({getattr(error, 'strerror', None) or type(error).__name__})") from None
         said = bytearray()

@@ -45,9 +45,11 @@ class Webhook:
         """Send it once; the status in words. Raises `NotTold`."""
         body, at = notice.body(), self._clock() // 1000
         headers = {
-            "Content-Type": "application/json", "User-Agent": f"token-broker/{__version__}",
-            "webhook-id": notice.id, "webhook-timestamp": str(at),
-        }  # fmt: skip
+            "Content-Type": "application/json",
+            "User-Agent": f"token-broker/{__version__}",
+            "webhook-id": notice.id,
+            "webhook-timestamp": str(at),
+        }
         if self._secret is not None:
             headers["webhook-signature"] = signature(self._secret, notice.id, at, body)
         try:  # a redirect would take the notice, and the signature, to wherever it leads

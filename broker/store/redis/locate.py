@@ -135,9 +135,12 @@ class Locator:
         raise StoreUnavailable(f"Redis: no node of the Cluster answers: {trouble}")
 
     async def _poll(
-        self, asked: Sequence[Address], command: tuple[str, ...], tls: ssl.SSLContext | None,
+        self,
+        asked: Sequence[Address],
+        command: tuple[str, ...],
+        tls: ssl.SSLContext | None,
         read: Callable[[Any, Address], Address | None],
-    ) -> tuple[list[Address | None], str]:  # fmt: skip
+    ) -> tuple[list[Address | None], str]:
         """Ask all at once. Gives every vote, sooner when more than half agree, and what the last failure said."""
         votes: list[Address | None] = []
         trouble = "did not answer in time"
