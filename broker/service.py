@@ -32,7 +32,7 @@ from broker.login.recorder import LoginRecorder
 from broker.notify import Limits, open_desk
 from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
-from broker.process.heartbeat import Heart
+from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.process.systemd import Supervisor
 from broker.process.tasks import finishing
@@ -121,8 +121,8 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         connections = Connections.of(settings.http, metrics)
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
         settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
-        hearts = [Heart(f"lane {name}") for name in endpoints]
-        listening_heart, pulse = Heart("follower"), Heart("history")
+        hearts = [Heartbeat(f"lane {name}") for name in endpoints]
+        listening_heart, pulse = Heartbeat("follower"), Heartbeat("history")
         tally = Tally(store, pulse)
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
         replay, reads = Replay(store, journal), ReadActivity()
@@ -266,7 +266,7 @@ async def _journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIte
 
 
 async def _identified(
-    store: Store, health: Health, hearts: Sequence[Heart], stopping: asyncio.Event, data_dir: Path
+    store: Store, health: Health, hearts: Sequence[Heartbeat], stopping: asyncio.Event, data_dir: Path
 ) -> bool:
     """Wait for Redis and learn whose data it holds; False when told to stop before it answered.
 
@@ -295,7 +295,7 @@ async def _identified(
     return False
 
 
-async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heart], stopping: asyncio.Event) -> bool:
+async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
     """Take over the journals of brokers that are gone; the first claim has them replayed. False when told to stop."""
     adopting = asyncio.create_task(journal.adopt(store.registry.resealed))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():

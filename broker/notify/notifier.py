@@ -18,7 +18,7 @@ from broker.notify.policy import Limits, Wrong, ending, nearness
 from broker.notify.scanner import Sweep
 from broker.notify.sender import Teller
 from broker.notify.subscribers import Subscribers
-from broker.process.heartbeat import Heart
+from broker.process.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -100,10 +100,10 @@ async def open_desk(
         if settings.command:
             people.append(Command(runnable(settings.command), timeout))
         tellers = [
-            Teller(way, store, limits, events, metrics, Heart(f"notices {way.name}"), timeout=timeout)
+            Teller(way, store, limits, events, metrics, Heartbeat(f"notices {way.name}"), timeout=timeout)
             for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
         ]
         for way in people:
             for outcome in ("sent", "failed"):
                 metrics.notices.labels(way.name, outcome)  # at zero, so that the first event shows
-        yield Desk(tellers, Sweep(store, limits, tellers, Heart("notices sweep")), people, limits, store.clock)
+        yield Desk(tellers, Sweep(store, limits, tellers, Heartbeat("notices sweep")), people, limits, store.clock)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.notify.sender import Teller
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.store import Store
 
 _SWEEP = "sweep"
@@ -33,7 +33,7 @@ _MOST_HINTS = 10_000
 class Sweep:
     """Brings subjects to the *tellers*. *limits*: how long the grants of each provider in the settings live."""
 
-    def __init__(self, store: Store, limits: Mapping[str, Limits], tellers: Sequence[Teller], heart: Heart) -> None:
+    def __init__(self, store: Store, limits: Mapping[str, Limits], tellers: Sequence[Teller], heart: Heartbeat) -> None:
         self.heart = heart
         self._store = store
         self._limits = limits

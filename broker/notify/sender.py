@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from broker.model import Grant
     from broker.notify.channels.channel import Way
     from broker.notify.policy import Condition
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.process.metrics import Metrics
     from broker.store import Leased, Store
 
@@ -52,7 +52,7 @@ class Teller:
         limits: Mapping[str, Limits],
         events: Collection[str],
         metrics: Metrics,
-        heart: Heart,
+        heart: Heartbeat,
         *,
         timeout: float,
     ) -> None:

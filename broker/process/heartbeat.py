@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Heart:
+class Heartbeat:
     """The pulse of one loop. *deadline* is in seconds."""
 
     def __init__(self, name: str, deadline: float = 30.0) -> None:

@@ -19,7 +19,7 @@ from broker.token_answer import json_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.process.metrics import Metrics
     from broker.read.cache import Cache
     from broker.store import Store
@@ -41,7 +41,7 @@ class Follower:
         store: Store,
         cache: Cache,
         metrics: Metrics,
-        heart: Heart,
+        heart: Heartbeat,
         *,
         namespace: str,
         ailing: Callable[[str], None],

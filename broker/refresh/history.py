@@ -9,7 +9,7 @@ from broker.errors import StoreUnavailable
 from broker.store.history import MINUTE_MS, MINUTES
 
 if TYPE_CHECKING:
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.store import Store
 
 TELL_EVERY = 3.0
@@ -21,7 +21,7 @@ GOOD = frozenset({"refreshed", "unchanged"})
 class Tally:
     """The counts of this replica that the store has not heard yet."""
 
-    def __init__(self, store: Store, heart: Heart) -> None:
+    def __init__(self, store: Store, heart: Heartbeat) -> None:
         self._store = store
         self._heart = heart
         self._counts: dict[tuple[str, int], tuple[int, int]] = {}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker.journal.journal import Journal
     from broker.journal.replay import Replay
     from broker.model import Claim
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.read.activity import ReadActivity
     from broker.refresh.refresher import Refresher
     from broker.store import Claimed, Store
@@ -60,7 +60,7 @@ class Lane:
         refresher: Refresher,
         replay: Replay,
         journal: Journal | None,
-        heart: Heart,
+        heart: Heartbeat,
         reads: ReadActivity,
         *,
         concurrency: int,

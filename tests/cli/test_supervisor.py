@@ -29,7 +29,7 @@ async def hanging(self, refreshes):
     steps.append(self)
     await (step(self, refreshes) if len(steps) < 4 else asyncio.Event().wait())
 scheduler.Lane.step = hanging
-service.Heart = lambda name: broker.process.heartbeat.Heart(name, 2.5 if name.startswith("lane") else 60)
+service.Heartbeat = lambda name: broker.process.heartbeat.Heartbeat(name, 2.5 if name.startswith("lane") else 60)
 main(["run"])
 """
 

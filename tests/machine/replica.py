@@ -20,7 +20,7 @@ from broker.journal.replay import Replay
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.model import Answered
-from broker.process.heartbeat import Heart
+from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.providers import Endpoint, token_response
 from broker.read import Cache
@@ -178,7 +178,7 @@ class Replica:
         }
         metrics, cache = Metrics(), Cache(100)
         settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
-        tally = Tally(store, Heart("history"))
+        tally = Tally(store, Heartbeat("history"))
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
         replay = Replay(store, self.journal)
         self.lanes = {
@@ -188,7 +188,7 @@ class Replica:
                 refresher,
                 replay,
                 self.journal,
-                Heart(name),
+                Heartbeat(name),
                 ReadActivity(),
                 concurrency=8,
                 lease_ms=LEASE_MS,

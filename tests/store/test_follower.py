@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.process.heartbeat import Heart
+from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.read import Cache, Follower
 from tests.nonsense import NONSENSE
@@ -35,7 +35,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
     assert commit.token is not None
     lost = commit.token.generation + 7
     cache = Cache(10)
-    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker", ailing=lambda _: None)
+    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", ailing=lambda _: None)
     stopping = asyncio.Event()
 
     async def talk() -> None:
@@ -56,7 +56,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
 async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
-    heart = Heart("follower")
+    heart = Heartbeat("follower")
     follower = Follower(store, cache, Metrics(), heart, namespace="broker", ailing=lambda _: None)
     stopping, silences = asyncio.Event(), [0.0]
 
@@ -87,7 +87,7 @@ async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, od
     commit = commit_of(claim)
     assert commit.token is not None
     cache = Cache(10, warm=lambda _: True)
-    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker", ailing=lambda _: None)
+    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", ailing=lambda _: None)
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.run(stopping))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
-    from broker.process.heartbeat import Heart
+    from broker.process.heartbeat import Heartbeat
     from broker.store import ProviderState, Store
 
 _LOOK_TIMEOUT = 1.0
@@ -40,7 +40,7 @@ class Health:
         self,
         store: Store,
         journal: Journal | None,
-        hearts: Sequence[Heart],
+        hearts: Sequence[Heartbeat],
         providers: Sequence[str],
         cached: Callable[[], int],
         connections: Connections,
@@ -151,7 +151,7 @@ class Health:
         return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
 
 
-def _pulse(heart: Heart) -> str:
+def _pulse(heart: Heartbeat) -> str:
     return heart.trouble or "beats" if heart.alive else f"silent for {heart.silent_for():.0f} s: restart the broker"
 
 
