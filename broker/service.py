@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from broker.notify import Desk
+    from broker.notify import Notifier
     from broker.settings import Settings
     from broker.store import Store
 
@@ -226,7 +226,7 @@ def _collect_less() -> None:
 
 @asynccontextmanager
 async def _running(
-    scheduler: Scheduler, follower: Follower, tally: Tally, desk: Desk, stopping: asyncio.Event
+    scheduler: Scheduler, follower: Follower, tally: Tally, desk: Notifier, stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()

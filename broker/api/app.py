@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from broker.api.routes.metrics import Scrape
     from broker.login.login import Login
     from broker.login.logout import Logout
-    from broker.notify import Desk
+    from broker.notify import Notifier
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Reader
@@ -69,7 +69,7 @@ class Api:
     health: Health
     metrics: Metrics
     wake: Callable[[str], None]
-    desk: Desk
+    desk: Notifier
     scrape: Scrape
     connections: Connections
     reads: ReadActivity

@@ -4,7 +4,7 @@ Owns what a notice is about, when it is due and how it is sent. Must not know ho
 store as anybody may, so that what it says holds whichever replica saw it happen.
 """
 
-from broker.notify.notifier import Desk, Tested, open_desk
+from broker.notify.notifier import Notifier, TestResult, open_desk
 from broker.notify.policy import Limits
 
-__all__ = ["Desk", "Limits", "Tested", "open_desk"]
+__all__ = ["Limits", "Notifier", "TestResult", "open_desk"]

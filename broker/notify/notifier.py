@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command, runnable
 from broker.notify.channels.webhook import Webhook, webhook_secret
 from broker.notify.notice import Notice
 from broker.notify.policy import Limits, Wrong, ending, nearness
-from broker.notify.scanner import Sweep
-from broker.notify.sender import Teller
+from broker.notify.scanner import Scanner
+from broker.notify.sender import Sender
 from broker.notify.subscribers import Subscribers
 from broker.process.heartbeat import Heartbeat
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from broker.model import Grant
-    from broker.notify.channels.channel import Way
+    from broker.notify.channels.channel import Channel
     from broker.process.metrics import Metrics
     from broker.settings import Notify
     from broker.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class TestResult:
     """What came of a test notice by one way."""
 
     way: str
@@ -39,14 +39,14 @@ class Tested:
     detail: str
 
 
-class Desk:
+class Notifier:
     """All tellers. *people*: the ways by which people are told, as against subscribers."""
 
     def __init__(
         self,
-        tellers: Sequence[Teller],
-        sweep: Sweep,
-        people: Sequence[Way],
+        tellers: Sequence[Sender],
+        sweep: Scanner,
+        people: Sequence[Channel],
         limits: Mapping[str, Limits],
         clock: Callable[[], int],
     ) -> None:
@@ -74,25 +74,25 @@ class Desk:
         """How near the end *by* (epoch ms) is, by the same rule: 0, 1 within two weeks, 2 within three days."""
         return nearness(granted_at, by, self._limits.get(provider, Limits()), self._clock())
 
-    async def test(self) -> list[Tested]:
+    async def test(self) -> list[TestResult]:
         """Send a test notice by every way that tells people, all at once."""
         return list(await asyncio.gather(*(self._test(way) for way in self._people)))
 
-    async def _test(self, way: Way) -> Tested:
+    async def _test(self, way: Channel) -> TestResult:
         try:
             words = await way.tell(Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock()))
-        except NotTold as error:
-            return Tested(way.name, told=False, detail=str(error))
-        return Tested(way.name, told=True, detail=words)
+        except NotDelivered as error:
+            return TestResult(way.name, told=False, detail=str(error))
+        return TestResult(way.name, told=True, detail=words)
 
 
 @asynccontextmanager
 async def open_desk(
     settings: Notify, store: Store, limits: Mapping[str, Limits], metrics: Metrics
-) -> AsyncIterator[Desk]:
+) -> AsyncIterator[Notifier]:
     """The ways that *settings* name, and subscribers. Raises `InvalidSettings` where one of them cannot work."""
     timeout = settings.timeout.total_seconds()
-    people: list[Way] = []
+    people: list[Channel] = []
     async with aiohttp.ClientSession() as session:
         if settings.webhook is not None:
             secret = webhook_secret(settings.secret_file) if settings.secret_file else None
@@ -100,10 +100,12 @@ async def open_desk(
         if settings.command:
             people.append(Command(runnable(settings.command), timeout))
         tellers = [
-            Teller(way, store, limits, events, metrics, Heartbeat(f"notices {way.name}"), timeout=timeout)
+            Sender(way, store, limits, events, metrics, Heartbeat(f"notices {way.name}"), timeout=timeout)
             for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
         ]
         for way in people:
             for outcome in ("sent", "failed"):
                 metrics.notices.labels(way.name, outcome)  # at zero, so that the first event shows
-        yield Desk(tellers, Sweep(store, limits, tellers, Heartbeat("notices sweep")), people, limits, store.clock)
+        yield Notifier(
+            tellers, Scanner(store, limits, tellers, Heartbeat("notices sweep")), people, limits, store.clock
+        )

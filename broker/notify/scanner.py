@@ -16,7 +16,7 @@ from broker.process.tasks import unless
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.notify.sender import Teller
+    from broker.notify.sender import Sender
     from broker.process.heartbeat import Heartbeat
     from broker.store import Store
 
@@ -30,10 +30,10 @@ _LEASE_MS = 30_000
 _MOST_HINTS = 10_000
 
 
-class Sweep:
+class Scanner:
     """Brings subjects to the *tellers*. *limits*: how long the grants of each provider in the settings live."""
 
-    def __init__(self, store: Store, limits: Mapping[str, Limits], tellers: Sequence[Teller], heart: Heartbeat) -> None:
+    def __init__(self, store: Store, limits: Mapping[str, Limits], tellers: Sequence[Sender], heart: Heartbeat) -> None:
         self.heart = heart
         self._store = store
         self._limits = limits
@@ -48,7 +48,7 @@ class Sweep:
             self._hinted.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Sweep until *stopping*."""
+        """Scanner until *stopping*."""
         while not stopping.is_set():
             await unless(stopping, self.step())
 
@@ -99,7 +99,7 @@ class Sweep:
                 teller.wake()
 
 
-def _concerns(subject: str, teller: Teller) -> bool:
+def _concerns(subject: str, teller: Sender) -> bool:
     """Whether a teller might have something to say of *subject*."""
     bad: set[str] = {
         "ending": {"reauthorize_soon"},

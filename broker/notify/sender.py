@@ -17,7 +17,7 @@ import structlog
 
 from broker.errors import StoreUnavailable
 from broker.notify import policy
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 from broker.notify.notice import notice
 from broker.notify.policy import Limits, Told
 from broker.process.tasks import unless
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from broker.model import Grant
-    from broker.notify.channels.channel import Way
+    from broker.notify.channels.channel import Channel
     from broker.notify.policy import Condition
     from broker.process.heartbeat import Heartbeat
     from broker.process.metrics import Metrics
@@ -42,12 +42,12 @@ _FAILING_PAUSE = (1.0, 60.0)
 """First and longest pause, in seconds, while the receiver takes nothing: one notice is tried after each."""
 
 
-class Teller:
+class Sender:
     """Tells of *events* by one way. *limits*: how long the grants of each provider live."""
 
     def __init__(
         self,
-        way: Way,
+        way: Channel,
         store: Store,
         limits: Mapping[str, Limits],
         events: Collection[str],
@@ -161,7 +161,7 @@ class Teller:
         )
         try:
             words = await self.way.tell(news)
-        except NotTold as error:
+        except NotDelivered as error:
             told, again = policy.failed(told, self._store.clock(), random.random())
             self._failures += 1
             self.heart.trouble = f"notices are not taken: {error}; they are sent again until they are"

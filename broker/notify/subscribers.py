@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 from broker.token_answer import message
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Subscribers:
         self._store = store
 
     async def tell(self, notice: Notice) -> str:
-        """Publish it, whoever hears it. Raises `NotTold`."""
+        """Publish it, whoever hears it. Raises `NotDelivered`."""
         grant_id, ends_at = notice.grant_id or "", notice.ends_at or 0
         try:
             held = await self._store.registry.generation(grant_id)
@@ -36,5 +36,5 @@ class Subscribers:
             )
             await self._store.notices.publish(grant_id, told)
         except StoreUnavailable as error:
-            raise NotTold(str(error)) from None
+            raise NotDelivered(str(error)) from None
         return "published"

@@ -16,8 +16,8 @@ FORMS = (
 )
 """What a URL may look like, for who spelled it otherwise."""
 
-Way = Literal["host", "socket", "sentinel", "cluster"]
-_WAYS: Mapping[str, tuple[Way, bool, int]] = {
+Channel = Literal["host", "socket", "sentinel", "cluster"]
+_WAYS: Mapping[str, tuple[Channel, bool, int]] = {
     "redis": ("host", False, 6379),
     "rediss": ("host", True, 6379),
     "unix": ("socket", False, 0),
@@ -47,7 +47,7 @@ _TLS_OPTIONS = frozenset(
 class RedisPlace:
     """A Redis and how its primary is found: named itself, behind Sentinels, or in a Cluster."""
 
-    way: Way
+    way: Channel
     hosts: tuple[tuple[str, int], ...] = ()
     """The host itself, the Sentinels, or some nodes of the Cluster."""
     path: str = ""

@@ -14,7 +14,7 @@ import pytest
 
 from broker.errors import InvalidSettings
 from broker.notify import policy, scanner, sender
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command
 from broker.notify.notice import Notice
 from tests.steps import log_in, make_due, state_of, subscribed
@@ -292,7 +292,7 @@ async def test_events_and_ways(
 async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> None:
     """A command that hangs is killed with all it started; what it says is bounded and escaped."""
     began = time.monotonic()
-    with pytest.raises(NotTold) as told:
+    with pytest.raises(NotDelivered) as told:
         await Command([sys.executable, "-c", code], 2 if "sleep" in code else 20).tell(Notice("msg_1", "test", 0))
     assert str(told.value).startswith(why)
     assert len(str(told.value)) < 600

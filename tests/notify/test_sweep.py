@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def test_what_is_heard_while_others_are_brought_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hints that come during a step are brought by the next one; those of a step that failed, again."""
     brought: list[set[str]] = []
-    swept = scanner.Sweep(cast("Any", None), {}, [], Heartbeat("sweep"))
+    swept = scanner.Scanner(cast("Any", None), {}, [], Heartbeat("sweep"))
 
     async def bring(subjects: set[str]) -> None:
         brought.append(subjects)

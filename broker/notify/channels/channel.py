@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from broker.notify.notice import Notice
 
 
-class NotTold(Exception):
+class NotDelivered(Exception):
     """The receiver has not taken a notice, or nobody knows whether it has: it is sent again. The message says why."""
 
 
-class Way(Protocol):
+class Channel(Protocol):
     """A way of telling."""
 
     name: str
 
     async def tell(self, notice: Notice) -> str:
-        """Hand *notice* over, once; how that went, in words. Raises `NotTold`."""
+        """Hand *notice* over, once; how that went, in words. Raises `NotDelivered`."""

@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Command:
         self._timeout = timeout
 
     async def tell(self, notice: Notice) -> str:
-        """Run it once; its exit code in words. Raises `NotTold`."""
+        """Run it once; its exit code in words. Raises `NotDelivered`."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -46,7 +46,9 @@ class Command:
                 env=_environment(),
             )
         except (OSError, ValueError) as error:
-            raise NotTold(f"it cannot be run ({getattr(error, 'strerror', None) or type(error).__name__})") from None
+            raise NotDelivered(
+                f"it cannot be run ({getattr(error, 'strerror', None) or type(error).__name__})"
+            ) from None
         said = bytearray()
         hearing = asyncio.ensure_future(_hear(process, said))
         try:
@@ -55,13 +57,13 @@ class Command:
                 code = await process.wait()
             await asyncio.wait({hearing}, timeout=_LAST_WORDS)
         except TimeoutError:
-            raise NotTold(f"killed: it had not ended after {self._timeout:g} s{_shown(said)}") from None
+            raise NotDelivered(f"killed: it had not ended after {self._timeout:g} s{_shown(said)}") from None
         finally:
             hearing.cancel()
             if process.returncode is None:
                 await _killed(process)
         if code != 0:
-            raise NotTold(f"exit {code}{_shown(said)}")
+            raise NotDelivered(f"exit {code}{_shown(said)}")
         return f"exit 0{_shown(said)}"
 
 

@@ -12,7 +12,7 @@ import aiohttp
 
 from broker import __version__
 from broker.errors import InvalidSettings
-from broker.notify.channels.channel import NotTold
+from broker.notify.channels.channel import NotDelivered
 from broker.process.data_dir import secret_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Webhook:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
 
     async def tell(self, notice: Notice) -> str:
-        """Send it once; the status in words. Raises `NotTold`."""
+        """Send it once; the status in words. Raises `NotDelivered`."""
         body, at = notice.body(), self._clock() // 1000
         headers = {
             "Content-Type": "application/json",
@@ -58,11 +58,11 @@ class Webhook:
             ) as answer:
                 status = answer.status
         except TimeoutError:
-            raise NotTold("no answer in time") from None
+            raise NotDelivered("no answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NotTold(f"it cannot be reached ({type(error).__name__})") from None
+            raise NotDelivered(f"it cannot be reached ({type(error).__name__})") from None
         if not 200 <= status < 300:  # noqa: PLR2004
-            raise NotTold(f"it answered HTTP {status}")
+            raise NotDelivered(f"it answered HTTP {status}")
         return f"HTTP {status}"
 
 
