@@ -33,7 +33,9 @@ Event = Literal[
     "reauthorize_soon",
 ]
 
-Tidings = Literal["reauthorization_required", "reauthorize_soon", "refresh_failing", "provider_suspended", "recovered"]
+NoticeEvent = Literal[
+    "reauthorization_required", "reauthorize_soon", "refresh_failing", "provider_suspended", "recovered"
+]
 """What people are told of, by webhook or command."""
 
 

@@ -155,7 +155,7 @@ class Connections:
         self._sweep(loop.time())
 
     def stop(self) -> None:
-        """Look no more."""
+        """Decision no more."""
         if self._sweeping is not None:
             self._sweeping.cancel()
 

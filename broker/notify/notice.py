@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.notify.policy import Wrong
+from broker.notify.policy import Problem
 
 if TYPE_CHECKING:
     from broker.notify.policy import Condition
@@ -50,7 +50,7 @@ class Notice:
 def notice(id_: str, event: str, at: int, subject: str, provider: str, condition: Condition) -> Notice:
     """The notice of *event*, which happened to *subject* (`grant/…`, `ending/…` or `provider/…`)."""
     kind, _, name = subject.partition("/")
-    wrong = condition if isinstance(condition, Wrong) else None
+    wrong = condition if isinstance(condition, Problem) else None
     return Notice(
         id_,
         event,

@@ -14,7 +14,7 @@ from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command, runnable
 from broker.notify.channels.webhook import Webhook, webhook_secret
 from broker.notify.notice import Notice
-from broker.notify.policy import Limits, Wrong, ending, nearness
+from broker.notify.policy import Limits, Problem, ending, nearness
 from broker.notify.scanner import Scanner
 from broker.notify.sender import Sender
 from broker.notify.subscribers import Subscribers
@@ -68,7 +68,7 @@ class Notifier:
     def ends_soon(self, grant: Grant) -> bool:
         """Whether a person must log in again soon: what `reauthorize_soon` tells."""
         limits = self._limits.get(grant.provider, Limits())
-        return isinstance(ending(grant, limits, self._clock()), Wrong)
+        return isinstance(ending(grant, limits, self._clock()), Problem)
 
     def nearness(self, provider: str, granted_at: int, by: int) -> int:
         """How near the end *by* (epoch ms) is, by the same rule: 0, 1 within two weeks, 2 within three days."""

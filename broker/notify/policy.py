@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from broker.model import Grant, Tidings
+    from broker.model import Grant, NoticeEvent
     from broker.store import ProviderState
 
 FAILING_AFTER = 3
@@ -30,18 +30,18 @@ BACKOFF_FIRST, BACKOFF_LONGEST = 2_000, 900_000
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class Problem:
     """What is the matter with a subject. A higher *level* is worse, and worth telling after a lower one."""
 
     level: int
-    event: Tidings
+    event: NoticeEvent
     reason: str
     detail: str = ""
     ends_at: int | None = None
     """When a person must have logged in (reauthorize_soon), or until when a token is served; epoch ms."""
 
 
-Condition = Wrong | Literal["well", "unsure", "gone"]
+Condition = Problem | Literal["well", "unsure", "gone"]
 """*unsure*: nothing wrong to be seen, but no sign of success either. *gone*: nothing to be told about."""
 
 
@@ -53,7 +53,7 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LastNotice:
     """What the last look at a subject wrote down."""
 
     level: int = 0
@@ -72,23 +72,23 @@ class Told:
 
     def record(self) -> str:
         """As the store keeps it."""
-        return "" if self == Told() else json.dumps({key: value for key, value in asdict(self).items() if value})
+        return "" if self == LastNotice() else json.dumps({key: value for key, value in asdict(self).items() if value})
 
     @classmethod
-    def of(cls, record: str) -> Told:
+    def of(cls, record: str) -> LastNotice:
         """As the store kept it."""
         return cls(**json.loads(record)) if record else cls()
 
 
-class Look(NamedTuple):
+class Decision(NamedTuple):
     """What comes of a look: an event to tell of, or None; what to write down; when to look again (None: never)."""
 
-    tell: Tidings | None
-    told: Told
+    tell: NoticeEvent | None
+    told: LastNotice
     look_at: int | None
 
 
-def decide(condition: Condition, told: Told, now: int, wanted: Collection[str], *, settle: int = 0) -> Look:
+def decide(condition: Condition, told: LastNotice, now: int, wanted: Collection[str], *, settle: int = 0) -> Decision:
     """What to tell of a subject whose *condition* is that, and of which *told* was told until now.
 
     Only what is *wanted* is told, and a recovery only of what was told. *settle*: how long it must be well for that.
@@ -97,44 +97,44 @@ def decide(condition: Condition, told: Told, now: int, wanted: Collection[str], 
         case "gone":
             return _DROP
         case "unsure":
-            return Look(None, replace(told, well_at=0), now + RECHECK) if told.level else _DROP
+            return Decision(None, replace(told, well_at=0), now + RECHECK) if told.level else _DROP
         case "well":
             if not told.level or "recovered" not in wanted:
                 return _DROP
             since = told.well_at or now
             if now - since < settle:
-                return Look(None, replace(told, well_at=since), now + RECHECK)
-            return Look("recovered", _pending(replace(told, well_at=since), "recovered", now), now)
-        case Wrong(level, event):
+                return Decision(None, replace(told, well_at=since), now + RECHECK)
+            return Decision("recovered", _pending(replace(told, well_at=since), "recovered", now), now)
+        case Problem(level, event):
             if level > told.level and event in wanted:
-                return Look(event, _pending(replace(told, well_at=0), f"{event} {level}", now), now)
+                return Decision(event, _pending(replace(told, well_at=0), f"{event} {level}", now), now)
             again = now + (RECHECK_ENDING if event == "reauthorize_soon" else RECHECK)
-            return Look(None, replace(told, well_at=0, id="", news="", tries=0), again) if told.level else _DROP
+            return Decision(None, replace(told, well_at=0, id="", news="", tries=0), again) if told.level else _DROP
 
 
-def _pending(told: Told, news: str, now: int) -> Told:
+def _pending(told: LastNotice, news: str, now: int) -> LastNotice:
     """The same, with *news* on its way: as it is if it was before, else as what has no id yet."""
     return told if told.news == news else replace(told, id="", news=news, since=now, tries=0)
 
 
-_DROP = Look(None, Told(), None)
+_DROP = Decision(None, LastNotice(), None)
 
 
-def sent(condition: Condition, now: int) -> tuple[Told, int | None]:
+def sent(condition: Condition, now: int) -> tuple[LastNotice, int | None]:
     """What to write down, and when to look again, after the pending notice reached its receiver."""
-    if not isinstance(condition, Wrong):
-        return Told(), None
+    if not isinstance(condition, Problem):
+        return LastNotice(), None
     again = RECHECK_ENDING if condition.event == "reauthorize_soon" else RECHECK
-    return Told(level=condition.level, at=now), now + again
+    return LastNotice(level=condition.level, at=now), now + again
 
 
-def failed(told: Told, now: int, draw: float) -> tuple[Told, int]:
+def failed(told: LastNotice, now: int, draw: float) -> tuple[LastNotice, int]:
     """Likewise after it did not. *draw* is a number in [0, 1)."""
     pause = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(told.tries, 16))
     return replace(told, tries=told.tries + 1), now + int(pause * (0.5 + draw / 2))
 
 
-def grant_condition(grant: Grant | None, told: Told) -> Condition:
+def grant_condition(grant: Grant | None, told: LastNotice) -> Condition:
     """Whether a grant is refreshed as it should be. It is well again only after a refresh, or a login, since *told*."""
     if grant is None:
         return "gone"
@@ -142,11 +142,11 @@ def grant_condition(grant: Grant | None, told: Told) -> Condition:
     detail = grant.last_detail or ""
     if grant.reason == "reauthorization_required":
         detail = detail.removeprefix("reauthorization_required").removeprefix(": ")
-        return Wrong(3, "reauthorization_required", grant.reason, detail, served_until)
+        return Problem(3, "reauthorization_required", grant.reason, detail, served_until)
     if grant.reason is not None:
-        return Wrong(2, "refresh_failing", grant.reason, detail, served_until)
+        return Problem(2, "refresh_failing", grant.reason, detail, served_until)
     if grant.failures >= FAILING_AFTER:
-        return Wrong(1, "refresh_failing", grant.last_outcome or "unknown", detail, served_until)
+        return Problem(1, "refresh_failing", grant.last_outcome or "unknown", detail, served_until)
     if grant.failures or grant.token is None:
         return "unsure"
     if grant.last_outcome is None:  # logged in or imported, and not refreshed since
@@ -158,7 +158,7 @@ def provider_condition(state: ProviderState) -> Condition:
     """Whether a provider takes our requests."""
     if state.suspended is None:
         return "well"
-    return Wrong(1, "provider_suspended", state.suspended, state.detail or "")
+    return Problem(1, "provider_suspended", state.suspended, state.detail or "")
 
 
 def ending(grant: Grant | None, limits: Limits, now: int) -> Condition:
@@ -170,7 +170,7 @@ def ending(grant: Grant | None, limits: Limits, now: int) -> Condition:
     if grant is None or grant.reason == "reauthorization_required" or grant.reauthorize_by is None:
         return "gone"
     level = nearness(grant.granted_at, grant.reauthorize_by, limits, now)
-    return Wrong(level, "reauthorize_soon", "reauthorize_by", ends_at=grant.reauthorize_by) if level else "gone"
+    return Problem(level, "reauthorize_soon", "reauthorize_by", ends_at=grant.reauthorize_by) if level else "gone"
 
 
 def nearness(granted_at: int, by: int, limits: Limits, now: int) -> int:

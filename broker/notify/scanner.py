@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
-from broker.notify.policy import FAILING_AFTER, THRESHOLDS, Limits, Told, Wrong, ending, grant_condition
+from broker.notify.policy import FAILING_AFTER, THRESHOLDS, LastNotice, Limits, Problem, ending, grant_condition
 from broker.process.tasks import unless
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class Scanner:
                 names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)
             )
             for grant in doubtful:
-                if isinstance(grant_condition(grant, Told()), Wrong):
+                if isinstance(grant_condition(grant, LastNotice()), Problem):
                     found.add(f"grant/{grant.grant_id}")
-                if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Wrong):
+                if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Problem):
                     found.add(f"ending/{grant.grant_id}")
             await self._bring(found)
             look_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS

@@ -19,7 +19,7 @@ from broker.errors import StoreUnavailable
 from broker.notify import policy
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.notice import notice
-from broker.notify.policy import Limits, Told
+from broker.notify.policy import LastNotice, Limits
 from broker.process.tasks import unless
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Sender:
             if kind == "ending":
                 found.append((provider, policy.ending(grant, self._limits.get(provider, Limits()), now)))
             else:
-                found.append((provider, policy.grant_condition(grant, Told.of(subject.record))))
+                found.append((provider, policy.grant_condition(grant, LastNotice.of(subject.record))))
         return found
 
     async def _grants(self, grant_ids: Sequence[str]) -> dict[str, Grant | None]:
@@ -136,10 +136,10 @@ class Sender:
         return dict(zip(grant_ids, grants, strict=True))
 
     async def _look(self, leased: Leased, provider: str, condition: Condition) -> bool:
-        """Look at one subject and tell of it what there is to tell; False when the receiver did not take it."""
+        """Decision at one subject and tell of it what there is to tell; False when the receiver did not take it."""
         way, now = self.way.name, self._store.clock()
         settle = policy.SETTLED if leased.subject.startswith("provider/") else 0
-        look = policy.decide(condition, Told.of(leased.record), now, self.events, settle=settle)
+        look = policy.decide(condition, LastNotice.of(leased.record), now, self.events, settle=settle)
         told = look.told
         if look.tell is None:
             await self._notices.note(way, leased, told.record(), look.look_at)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.errors import InvalidSettings
-from broker.model import Tidings
+from broker.model import NoticeEvent
 from broker.settings.environment import Environment
 from broker.settings.values import (
     LOOPBACK,
@@ -300,7 +300,7 @@ class Notify(Section):
     command: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[], description="program and arguments to run for each notice: JSON on its standard input"
     )
-    events: list[Tidings] = Field(default=list(get_args(Tidings)), description="what to tell of")
+    events: list[NoticeEvent] = Field(default=list(get_args(NoticeEvent)), description="what to tell of")
     timeout: Annotated[PositiveDuration, Field(le=timedelta(minutes=5))] = Field(
         default=timedelta(seconds=10), description="one POST, or one run of the command"
     )

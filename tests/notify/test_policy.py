@@ -7,16 +7,16 @@ from typing import Any, get_args
 
 import pytest
 
-from broker.model import Grant, Tidings, Token
-from broker.notify.policy import Limits, Look, Told, Wrong, decide, ending, failed, grant_condition, sent
+from broker.model import Grant, NoticeEvent, Token
+from broker.notify.policy import Decision, LastNotice, Limits, Problem, decide, ending, failed, grant_condition, sent
 from broker.secret import Secret
 
 DAY = 86_400_000
 NOW = 1_800_000_000_000
-ALL = get_args(Tidings)
-FAILING = Wrong(1, "refresh_failing", "busy")
-REJECTED = Wrong(2, "refresh_failing", "invalid_scope")
-DEAD = Wrong(3, "reauthorization_required", "reauthorization_required")
+ALL = get_args(NoticeEvent)
+FAILING = Problem(1, "refresh_failing", "busy")
+REJECTED = Problem(2, "refresh_failing", "invalid_scope")
+DEAD = Problem(3, "reauthorization_required", "reauthorization_required")
 
 
 def grant(**more: Any) -> Grant:
@@ -39,7 +39,7 @@ def grant(**more: Any) -> Grant:
     return Grant(**fields | more)
 
 
-def told_of(condition: Wrong) -> Told:
+def told_of(condition: Problem) -> LastNotice:
     """What is written down once that was told."""
     told, _ = sent(condition, NOW - 1000)
     return told
@@ -48,22 +48,22 @@ def told_of(condition: Wrong) -> Told:
 @pytest.mark.parametrize(
     ("condition", "before", "event"),
     [
-        (FAILING, Told(), "refresh_failing"),
-        (REJECTED, Told(), "refresh_failing"),
-        (DEAD, Told(), "reauthorization_required"),
+        (FAILING, LastNotice(), "refresh_failing"),
+        (REJECTED, LastNotice(), "refresh_failing"),
+        (DEAD, LastNotice(), "reauthorization_required"),
         (DEAD, told_of(FAILING), "reauthorization_required"),
         (REJECTED, told_of(FAILING), "refresh_failing"),
         ("well", told_of(DEAD), "recovered"),
         (FAILING, told_of(FAILING), None),
         (FAILING, told_of(DEAD), None),
         (DEAD, told_of(DEAD), None),
-        ("well", Told(), None),
+        ("well", LastNotice(), None),
         ("unsure", told_of(DEAD), None),
         ("gone", told_of(DEAD), None),
-        ("unsure", Told(), None),
+        ("unsure", LastNotice(), None),
     ],
 )
-def test_change_is_told_once(condition: Any, before: Told, event: str | None) -> None:
+def test_change_is_told_once(condition: Any, before: LastNotice, event: str | None) -> None:
     """Worse than what was told is told, and well again after it; never the same twice, never an easing."""
     look = decide(condition, before, NOW, ALL)
     assert look.tell == event
@@ -71,19 +71,19 @@ def test_change_is_told_once(condition: Any, before: Told, event: str | None) ->
         assert look.told.level == before.level
         assert look.look_at is not None
     if condition == "gone":
-        assert look == Look(None, Told(), None)
+        assert look == Decision(None, LastNotice(), None)
 
 
 def test_unsent_news_that_healed_is_dropped() -> None:
     """Bad news that could not be sent before the grant was well again is never sent, nor is its recovery."""
-    look = decide(DEAD, Told(), NOW, ALL)
+    look = decide(DEAD, LastNotice(), NOW, ALL)
     waiting, _ = failed(replace(look.told, id="msg_1"), NOW, 0.5)
-    assert decide("well", waiting, NOW + 5, ALL) == Look(None, Told(), None)
+    assert decide("well", waiting, NOW + 5, ALL) == Decision(None, LastNotice(), None)
 
 
 def test_repeats_under_one_id_until_the_news_is_another() -> None:
     """A notice keeps id and time over its tries; what is worse by then is another notice."""
-    look = decide(FAILING, Told(), NOW, ALL)
+    look = decide(FAILING, LastNotice(), NOW, ALL)
     told = replace(look.told, id="msg_1")
     for tries in range(1, 30):
         told, again = failed(told, NOW, 1.0)
@@ -92,24 +92,24 @@ def test_repeats_under_one_id_until_the_news_is_another() -> None:
         assert decide(FAILING, told, again, ALL).told == told
     worse = decide(REJECTED, told, NOW + 9, ALL).told
     assert (worse.id, worse.since, worse.tries) == ("", NOW + 9, 0)
-    assert Told.of(told.record()) == told
-    assert Told.of(Told().record()) == Told()
+    assert LastNotice.of(told.record()) == told
+    assert LastNotice.of(LastNotice().record()) == LastNotice()
 
 
 def test_events_filter() -> None:
     """What is not wanted is not told and not remembered as told; a recovery follows only what was told."""
-    assert decide(FAILING, Told(), NOW, ["recovered"]) == Look(None, Told(), None)
-    assert decide("well", told_of(DEAD), NOW, ["reauthorization_required"]) == Look(None, Told(), None)
+    assert decide(FAILING, LastNotice(), NOW, ["recovered"]) == Decision(None, LastNotice(), None)
+    assert decide("well", told_of(DEAD), NOW, ["reauthorization_required"]) == Decision(None, LastNotice(), None)
     kept = decide(DEAD, told_of(FAILING), NOW, ["refresh_failing", "recovered"])
     assert (kept.tell, kept.told.level) == (None, 1)
 
 
 def test_recovery_that_must_settle() -> None:
     """A provider must be well for a while: one taken up by hand that fails again is not told as recovered."""
-    told = told_of(Wrong(1, "provider_suspended", "invalid_client"))
+    told = told_of(Problem(1, "provider_suspended", "invalid_client"))
     look = decide("well", told, NOW, ALL, settle=10_000)
     assert (look.tell, look.told.well_at) == (None, NOW)
-    again = decide(Wrong(1, "provider_suspended", "invalid_client"), look.told, NOW + 5_000, ALL, settle=10_000)
+    again = decide(Problem(1, "provider_suspended", "invalid_client"), look.told, NOW + 5_000, ALL, settle=10_000)
     assert (again.tell, again.told.well_at, again.told.level) == (None, 0, 1)
     assert decide("well", look.told, NOW + 9_999, ALL, settle=10_000).tell is None
     assert decide("well", look.told, NOW + 10_000, ALL, settle=10_000).tell == "recovered"
@@ -131,24 +131,25 @@ def test_recovery_that_must_settle() -> None:
 )
 def test_condition_of_a_grant(state: dict[str, Any], expected: Any) -> None:
     """Well is only what was refreshed; a retry alone heals nothing."""
-    condition = grant_condition(grant(**state), Told())
-    assert (condition.level if isinstance(condition, Wrong) else condition) == expected
+    condition = grant_condition(grant(**state), LastNotice())
+    assert (condition.level if isinstance(condition, Problem) else condition) == expected
 
 
 def test_login_heals_and_import_alone_does_not() -> None:
     """After a login its token is newer than what was told; an import waits for its first refresh."""
     fresh = grant(last_outcome=None, last_at=None)
-    assert grant_condition(fresh, Told(level=3, at=NOW - 120_000)) == "well"
-    assert grant_condition(fresh, Told(level=3, at=NOW - 30_000)) == "unsure"
-    assert grant_condition(None, Told(level=3)) == "gone"
+    assert grant_condition(fresh, LastNotice(level=3, at=NOW - 120_000)) == "well"
+    assert grant_condition(fresh, LastNotice(level=3, at=NOW - 30_000)) == "unsure"
+    assert grant_condition(None, LastNotice(level=3)) == "gone"
 
 
 def test_provider_s_words_are_taken_apart() -> None:
     """The reason the store gives a dead grant is not taken for the provider's error code."""
     dead = grant_condition(
-        grant(reason="reauthorization_required", last_detail="reauthorization_required: invalid_grant: revoked"), Told()
+        grant(reason="reauthorization_required", last_detail="reauthorization_required: invalid_grant: revoked"),
+        LastNotice(),
     )
-    assert isinstance(dead, Wrong)
+    assert isinstance(dead, Problem)
     assert dead.detail == "invalid_grant: revoked"
 
 
@@ -175,6 +176,6 @@ def test_provider_s_words_are_taken_apart() -> None:
 def test_coming_end(granted: float, by: float, limits: Limits, level: int) -> None:
     """Two weeks and three days before the end, where that is not half of the grant's life."""
     condition = ending(grant(granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY)), limits, NOW)
-    assert (condition.level if isinstance(condition, Wrong) else 0) == level
+    assert (condition.level if isinstance(condition, Problem) else 0) == level
     dead = grant(reauthorize_by=NOW, reason="reauthorization_required")
     assert ending(dead, limits, NOW) == ending(None, limits, NOW) == ending(grant(), limits, NOW) == "gone"
