@@ -34,7 +34,7 @@ from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
-from broker.process.systemd import Supervisor
+from broker.process.systemd import Systemd
 from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
@@ -92,7 +92,7 @@ class Signals:
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run a broker until *signals* say stop. Raises `InvalidSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
-    supervisor = Supervisor.of_process() if signals.of_process else Supervisor()
+    supervisor = Systemd.of_process() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
@@ -306,7 +306,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     return adopting.done()
 
 
-def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Supervisor) -> None:
+def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Systemd) -> None:
     """Take over callers and log level from the settings as they are now; everything else needs a restart."""
     if reload is None:
         return

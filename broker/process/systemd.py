@@ -24,7 +24,7 @@ _LONGEST = 200
 """Characters of a status: it is one line of `systemctl status`."""
 
 
-class Supervisor:
+class Systemd:
     """Who started us and wants to hear of us, if anybody."""
 
     def __init__(self, address: str = "", *, watchdog: float = 0.0) -> None:
