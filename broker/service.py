@@ -39,7 +39,7 @@ from broker.process.tasks import finishing
 from broker.providers import Dialect, Endpoint, dies_at, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
-from broker.refresh.history import Tally
+from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import SETTLE_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
@@ -123,7 +123,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heartbeat(f"lane {name}") for name in endpoints]
         listening_heart, pulse = Heartbeat("follower"), Heartbeat("history")
-        tally = Tally(store, pulse)
+        tally = HistoryRecorder(store, pulse)
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
         replay, reads = Replay(store, journal), ReadActivity()
         scheduler = Scheduler(
@@ -226,7 +226,7 @@ def _collect_less() -> None:
 
 @asynccontextmanager
 async def _running(
-    scheduler: Scheduler, follower: Follower, tally: Tally, desk: Notifier, stopping: asyncio.Event
+    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, desk: Notifier, stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()

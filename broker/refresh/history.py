@@ -18,7 +18,7 @@ GOOD = frozenset({"refreshed", "unchanged"})
 """Outcomes of a token request that did what it was for."""
 
 
-class Tally:
+class HistoryRecorder:
     """The counts of this replica that the store has not heard yet."""
 
     def __init__(self, store: Store, heart: Heartbeat) -> None:

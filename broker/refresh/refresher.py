@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from broker.model import Claim, Outcome, Step, Token
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
-    from broker.refresh.history import Tally
+    from broker.refresh.history import HistoryRecorder
     from broker.refresh.recorder import Kept, Recorder
     from broker.store import Settled, Store
 
@@ -52,7 +52,7 @@ class Refresher:
         memory: Memory,
         settler: Recorder,
         metrics: Metrics,
-        tally: Tally,
+        tally: HistoryRecorder,
         *,
         request_timeout: float,
     ) -> None:

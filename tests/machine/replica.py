@@ -25,7 +25,7 @@ from broker.process.metrics import Metrics
 from broker.providers import Endpoint, token_response
 from broker.read import Cache
 from broker.read.activity import ReadActivity
-from broker.refresh.history import Tally
+from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane
@@ -178,7 +178,7 @@ class Replica:
         }
         metrics, cache = Metrics(), Cache(100)
         settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
-        tally = Tally(store, Heartbeat("history"))
+        tally = HistoryRecorder(store, Heartbeat("history"))
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
         replay = Replay(store, self.journal)
         self.lanes = {

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.process.heartbeat import Heartbeat
-from broker.refresh.history import Tally
+from broker.refresh.history import HistoryRecorder
 from broker.store.history import MINUTE_MS, MINUTES
 from tests.steps import authority_of, make_due, next_generation
 from tests.store.test_schedule import key, store
@@ -50,7 +50,7 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
 async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> None:
     """An emptied server gets no history, and what it would not hear is told once the data is back."""
     await minute_of(store)
-    tally = Tally(store, Heartbeat("history"))
+    tally = HistoryRecorder(store, Heartbeat("history"))
     tally.count("p", "refreshed")
     tally.count("p", "busy")
     held = await redis.dump("broker:{0}:meta") or b""
@@ -88,7 +88,7 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
 
 async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
     """A running tally tells what it counted without being stopped, and ends when it is told to."""
-    tally, ending = Tally(store, Heartbeat("history")), asyncio.Event()
+    tally, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
     tally.count("p", "rejected")
     running = asyncio.create_task(tally.run(ending))
 
