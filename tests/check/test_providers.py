@@ -21,12 +21,12 @@ from broker.providers import Endpoint, open_http
 from broker.providers.facts import look
 from broker.sandbox import Sandbox
 from broker.settings import Provider
-from tests.cases import fas as fakes
-from tests.cases.conftest import provider_at
-from tests.cases.fas import CLIENT_SECRET, Fas, says
-from tests.cases.test_addresses import black_hole
-from tests.cases.test_tls import server_context, sha1, tls_1_0
 from tests.conftest import free_port, provider_settings
+from tests.regressions import fas as fakes
+from tests.regressions.conftest import provider_at
+from tests.regressions.fas import CLIENT_SECRET, Fas, says
+from tests.regressions.test_addresses import black_hole
+from tests.regressions.test_tls import server_context, sha1, tls_1_0
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

@@ -20,10 +20,10 @@ from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
 from broker.store.facts import look
-from tests.cases.process import missing
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
 from tests.nonsense import NONSENSE
+from tests.regressions.process import missing
 from tests.waiting import meanwhile, until
 
 OLD, NEW = b"o" * 32, b"n" * 32

@@ -14,8 +14,8 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from broker.sandbox import Sandbox
-from tests.cases.process import missing
 from tests.conftest import RunningBroker, StartBroker
+from tests.regressions.process import missing
 from tests.steps import PROVIDERS, log_in
 
 _SCREENSHOTS = "TOKEN_BROKER_SCREENSHOTS"

@@ -1,0 +1,97 @@
+"""Wall clocks that are wrong, step, or live in another zone, by libfaketime; the monotonic clock is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import RedisServer, free_port, server_binary
+from tests.regressions.process import missing
+
+_PLACES = (
+    "/usr/lib/*/faketime/libfaketimeMT.so.1",
+    "/usr/lib*/faketime/libfaketimeMT.so.1",
+    "/usr/local/lib/faketime/libfaketimeMT.so.1",
+)
+
+
+def library() -> str:
+    """Where libfaketime is; the test is skipped where it is missing."""
+    for pattern in _PLACES:
+        for path in Path("/").glob(pattern.lstrip("/")):
+            return str(path)
+    missing("libfaketime (Debian: apt-get install faketime)")
+    raise AssertionError
+
+
+class WallClock:
+    """A wall clock that processes started under `env` go by, ahead of the true one by `ahead` seconds."""
+
+    def __init__(self, path: Path, ahead: float = 0.0) -> None:
+        self._path = path
+        self._library = library()
+        self.set(ahead)
+
+    def set(self, ahead: float) -> None:
+        """Step it to *ahead* seconds before the true time."""
+        self.ahead = ahead
+        beside = self._path.with_suffix(".new")
+        beside.write_text(f"{ahead:+f}\n")
+        beside.replace(self._path)  # nobody reads half a line
+
+    def __call__(self) -> float:
+        """What it shows now (epoch seconds)."""
+        return time.time() + self.ahead
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a process that goes by it."""
+        return {
+            "LD_PRELOAD": self._library,
+            "FAKETIME_TIMESTAMP_FILE": str(self._path),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+
+@contextlib.contextmanager
+def redis_at(clock: WallClock, folder: Path) -> Iterator[RedisServer]:
+    """A server that goes by *clock*."""
+    folder.mkdir()
+    port = free_port()
+    server = server_binary()
+    command = [
+        server,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(folder),
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **clock.env}
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            assert process.poll() is None, "the faked Redis ended"
+            assert time.monotonic() < deadline, "the faked Redis does not start"
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.01)
+        yield RedisServer(process, folder, port)
+    finally:
+        process.kill()
+        process.wait()
