@@ -248,9 +248,9 @@ async def _import(
         def count(told: dict[str, Any]) -> None:
             counts[told["status"]] = counts.get(told["status"], 0) + 1
             progress.update(bar, description=f"{sum(counts.values())} grants")
-            if told["status"] == "refused":
+            if words := told.get("error_description") or told.get("warning"):
                 name = f" ({told['grant_id']})" if "grant_id" in told else ""
-                err.print(f"line {told['line']}{name}: {told['error_description']}", markup=False)
+                err.print(f"line {told['line']}{name}: {words}", markup=False)
 
         try:
             async with (

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 MAX_BODY = 256 * 1024
 """Bytes of an answer that are read, decoded ones included."""
+MAX_HEAD = 256 * 1024
+"""Bytes of one header line, and of a whole head, that are read: as many as curl reads. A rotated token must not be lost
+because its server sends long headers."""
+MAX_HEADERS = 4096
+"""Header lines of one answer that are read."""
 KEEPALIVE = 2.0
 """Seconds. Token endpoints close idle connections after two to six, which looks like "sent, no answer"."""
 DNS_TTL = 10
@@ -222,6 +227,9 @@ async def open_http(request_timeout: float) -> AsyncIterator[Http]:
         # Ours is `asyncio.timeout`: aiohttp rounds its own up to whole seconds, past the end of a lease.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         request_class=_LastLook,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
+        max_headers=MAX_HEADERS,
     ) as session:
         # aiohttp repeats DELETE and GET on a connection that was closed meanwhile; nothing here is sent twice.
         session._retry_connection = False  # noqa: SLF001 - there is no public way

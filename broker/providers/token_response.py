@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, TokenResponse, Unknown, slotted
-from broker.providers import members, redaction
+from broker.providers import members, redaction, refresh_token
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
 
@@ -191,7 +191,12 @@ def _access_token(value: object) -> tuple[Secret | None, str]:
 
 def _refresh_token(value: object, warnings: list[str]) -> Secret | None:
     if isinstance(value, str) and value:
-        return Secret(value)
+        trimmed = refresh_token.trim(value)
+        if not trimmed:
+            warnings.append("refresh_token is blank: the old one is kept")
+        elif trimmed != value:
+            warnings.append("refresh_token has white space or control characters at its ends: kept without them")
+        return Secret(trimmed) if trimmed else None
     if value is not None and value != "":
         warnings.append("refresh_token is not a text: the old one is kept")
     return None

@@ -112,3 +112,14 @@ async def test_notices_carry_no_token(start_broker: StartBroker, sandbox: Sandbo
     assert heard[0]["event"] == "refreshed"
     assert heard[0]["generation"] == token["generation"]
     assert "access_token" not in heard[0]
+
+
+async def test_an_imported_token_is_trimmed_and_said(start_broker: StartBroker, sandbox: Sandbox) -> None:
+    """A line end that was pasted with a refresh token is cut off, the answer says so, and the grant lives."""
+    token = sandbox.rotating.issue().refresh_token
+    async with start_broker() as broker:
+        body = {"provider": "acme", "refresh_token": f"\ufeff{token}\r\n"}
+        status, answer, _ = await broker.ask("PUT", "/v1/grants/g1", json=body)
+        assert status == 201
+        assert "at its ends" in answer["warning"]
+        assert (await broker.token("g1"))["access_token"]

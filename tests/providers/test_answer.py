@@ -228,3 +228,21 @@ def test_our_names_and_other_tokens_are_never_passed_on() -> None:
         "list": ["client-secret", "kept"],
     }
     assert answered(body).extra == {"user": {"name": "n"}, "list": ["kept"]}
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\r\n", "\u00a0", "\ufeff", "\u200b", "\x00", " \u00a0\n"])
+def test_a_blank_refresh_token_replaces_none(blank: str) -> None:
+    """A refresh token that is blank counts as absent (RFC 6749 appendix A.17), so the old one stays."""
+    answer = answered({**TOKENS, "refresh_token": blank})
+    assert answer.refresh_token is None
+    assert bool(blank) == ("refresh_token is blank: the old one is kept" in answer.warnings)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", "\n"), ("", "\r\n"), ("\ufeff", ""), ("\u00a0", "\u00a0"), ("", "\x00")]
+)
+def test_what_no_refresh_token_has_at_its_ends_is_cut(before: str, after: str) -> None:
+    """Line ends, no-break spaces and byte order marks around a refresh token are no part of it, and that is said."""
+    answer = answered({**TOKENS, "refresh_token": before + "r2-new" + after})
+    assert answer.refresh_token == Secret("r2-new")
+    assert any("at its ends" in warning for warning in answer.warnings)

@@ -39,6 +39,10 @@ BARE = zlib.compress(BODY)[2:-4]
     [
         pytest.param(raw("HTTP/1.1 200 OK|Connection: close", BODY), "answered", id="whole by FIN"),
         pytest.param(raw("HTTP/1.0 200 OK", BODY), "answered", id="HTTP/1.0"),
+        pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 12_000, BODY), "answered", id="header line of 12 kB"),
+        pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 200_000, BODY), "answered", id="header line of 200 kB"),
+        pytest.param(raw("HTTP/1.1 200 OK" + "|X: y" * 129, BODY), "answered", id="129 header lines"),
+        pytest.param(raw("HTTP/1.1 200 OK" + "|X: y" * 2_000, BODY), "answered", id="2000 header lines"),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
             "answered",
@@ -107,7 +111,7 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(raw("HTTP/1.1 200 OK|Content-Length: 0"), "empty", id="T28 nothing"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n", "malformed", id="not HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\nbroken", "disconnected", id="head cut"),
-        pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 200_000), "malformed", id="endless header"),
+        pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 600_000), "malformed", id="endless header"),
     ],
 )
 async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, expected: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
 from broker.api.routes import shapes
 from broker.errors import BrokerError, Conflict, InvalidRequest, NotAllowed, UnknownGrant
 from broker.process.tasks import finish
+from broker.providers.refresh_token import problem_of, trim
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 
@@ -134,29 +135,44 @@ async def put_grant(request: web.Request) -> web.Response:
     """`PUT /v1/grants/{id}`: import a refresh token, due at once, without waiting for the provider."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
-    provider, refresh_token, scope = imported(
-        await json_body(request, "provider", "refresh_token", "scope?"), api.endpoints
-    )
+    body = await json_body(request, "provider", "refresh_token", "scope?")
+    provider, refresh_token, scope = imported(body, api.endpoints)
     registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
     status = refuse_conflict(registered)
     api.wake(provider)
     audit_import(caller, grant_id, registered)
-    answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status)
+    answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status, **trimmed(body))
     return json_answer(answer, status=201 if status == "created" else 200)
 
 
 def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
     """Provider, refresh token and scope of one imported grant; raises `InvalidRequest`."""
-    provider, refresh_token, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
+    provider, text, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
     if not isinstance(provider, str) or provider not in providers:
         raise InvalidRequest(
             f"provider must be one of those in the settings: {', '.join(providers) or 'there are none'}"
         )
-    if not isinstance(refresh_token, str) or not refresh_token or not _encodable(refresh_token):
+    if not isinstance(text, str):
         raise InvalidRequest("refresh_token must be a text that is not empty")
+    text = trim(text)
+    if (problem := problem_of(text)) is not None:
+        raise InvalidRequest(problem)
     if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
         raise InvalidRequest("scope must be a text, or be left out")
-    return provider, Secret(refresh_token), scope
+    return provider, Secret(text), scope
+
+
+class Trimmed(TypedDict):
+    """What the answer to an import says of a refresh token that was trimmed."""
+
+    warning: NotRequired[str]
+
+
+def trimmed(body: dict[str, Any]) -> Trimmed:
+    """Return a warning where the imported refresh token was trimmed."""
+    if trim(body["refresh_token"]) == body["refresh_token"]:
+        return {}
+    return {"warning": "refresh_token had white space or control characters at its ends: imported without them"}
 
 
 def _encodable(text: str) -> bool:

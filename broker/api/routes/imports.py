@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api.app import API, BODY_LIMIT, UNREADABLE
-from broker.api.routes.grants import admin_of, audit_import, imported
+from broker.api.routes.grants import admin_of, audit_import, imported, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest
 from broker.model import GRANT_ID
 
@@ -79,6 +79,7 @@ async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> s
         registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
     except BrokerError as error:
         return _refused(told, error)
+    told = {**told, **trimmed(line)}
     if registered.status == "leased":
         return _refused(told, Conflict("a refresh is in flight: send the line again"))
     if registered.status == "held":

@@ -110,6 +110,7 @@ class Imported(TypedDict):
     grant_id: GrantId
     provider: str
     status: Literal["created", "replaced", "unchanged"]
+    warning: NotRequired[str]
 
 
 class ImportOutcome(TypedDict):
@@ -118,6 +119,7 @@ class ImportOutcome(TypedDict):
     line: Annotated[int, Field(ge=1)]
     grant_id: NotRequired[GrantId]
     status: Literal["created", "replaced", "unchanged", "refused"]
+    warning: NotRequired[str]
     error: NotRequired[str]
     error_description: NotRequired[str]
     holder: NotRequired[Annotated[str, Field(description="the grant that holds this refresh token")]]
