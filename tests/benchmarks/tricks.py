@@ -1,0 +1,250 @@
+"""What each trick of the two data paths gains: a broker with it and one without it, in turn, in one run.
+
+    python -m tests.benchmarks.tricks [NAME …] [--rounds 9] [--grants 1000] [--seconds 2]
+
+A trick is code that is harder to read than what it replaces and stands there for speed alone. Each is described here
+as a change of source text that takes it away; a text that no longer occurs is an error. Real processes, A B A B. What
+is printed is the CPU time of a broker without the trick over that of one with it (medians): 1.05 means that the trick
+saves 5 %. For tricks of the mixed path it is the p99 of reads while many grants are refreshed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.machinery
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import redis
+
+from tests.benchmarks.read_path import load, request_for
+from tests.benchmarks.reads_meanwhile import herd, reads
+from tests.benchmarks.write_path import cpu, import_grants, refresh_all, running, settings, settled, wait_for_port
+from tests.conftest import free_port, server_binary
+
+PYTHON = [sys.executable, "-m"]
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+@dataclass(frozen=True)
+class Trick:
+    """What is taken away: by module, texts and what stands in their place."""
+
+    path: Literal["write", "read", "mixed"]
+    without: dict[str, list[tuple[str, str]]]
+    latency_ms: float = 0
+
+
+TRICKS = {
+    "slotted": Trick(
+        "write",
+        {
+            "broker.model": [
+                ("return dataclass(slots=True)(cls)", "return dataclass(frozen=True, slots=True)(cls)"),
+            ]
+        },
+    ),
+    "nonces": Trick("write", {"broker.secret": [("nonce = _nonce()", "nonce = os.urandom(_NONCE_BYTES)")]}),
+    "orjson": Trick(
+        "write",
+        {
+            "broker.token_answer": [
+                ("return orjson.dumps(value, default, _NO_DATACLASSES).decode()", "raise orjson.JSONEncodeError"),
+                ("return orjson.loads(data)", "return json.loads(data)"),
+            ]
+        },
+    ),
+    "gather": Trick("write", {"broker.refresh.scheduler": [("await asyncio.sleep(GATHER)", "pass")]}, latency_ms=10),
+    "gather-journal": Trick("write", {"broker.journal.journal": [("await asyncio.sleep(_GATHER)", "pass")]}),
+    "garbage-collection": Trick("write", {"broker.service": [("            _collect_less()\n", "            pass\n")]}),
+    "known-urls": Trick(
+        "write",
+        {
+            "broker.providers.http": [
+                (
+                    '_as_it_is(request.url) if "?" in request.url else _known(request.url)',
+                    "_as_it_is(request.url)",
+                )
+            ]
+        },
+    ),
+    "log-guard": Trick("write", {"broker.refresh.refresher": [('if logs.says("info"):', "if True:")]}),
+    "cached-labels": Trick(
+        "write",
+        {"broker.refresh.refresher": [("functools.cache(metrics.refreshes.labels)", "metrics.refreshes.labels")]},
+    ),
+    "cached-answers": Trick("read", {"broker.api.cached_responses": [("made = self._made.get(key)", "made = None")]}),
+    "raw-answers": Trick(
+        "read", {"broker.api.cached_responses": [("return made.ready", "return made.content.once()")]}
+    ),
+    "past-the-router": Trick(
+        "read",
+        {
+            "broker.api.front": [
+                (
+                    "read = None if hdrs.EXPECT in message.headers else _read_of(message.method, message.path)",
+                    "read = None",
+                )
+            ]
+        },
+    ),
+    "known-paths": Trick("read", {"broker.api.front": [("@lru_cache(4096)\n", "")]}),
+    "pacing": Trick(
+        "mixed",
+        {"broker.refresh.scheduler": [("if self._reads.recent and not self._urgent:", "if False:")]},
+        latency_ms=20,
+    ),
+}
+
+
+class Without(importlib.machinery.SourceFileLoader):
+    """Loads a module with some of its source text replaced."""
+
+    changes: list[tuple[str, str]]
+
+    def get_code(self, fullname: str) -> Any:
+        """Compile the changed source; no cached code is read or written."""
+        source = Path(self.path).read_text("utf-8")
+        for old, new in self.changes:
+            if source.count(old) != 1:
+                sys.exit(f"{fullname}: expected exactly once: {old!r}")
+            source = source.replace(old, new)
+        return compile(source, self.path, "exec")
+
+
+class Finder:
+    """Finds the modules that are to be changed."""
+
+    def __init__(self, without: dict[str, list[tuple[str, str]]]) -> None:
+        self._without = without
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        """Find *name* as Python does, with another loader where it is to be changed."""
+        if name not in self._without:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        assert spec is not None
+        assert spec.origin is not None
+        loader = Without(name, spec.origin)
+        loader.changes = self._without[name]
+        return importlib.util.spec_from_loader(name, loader, origin=spec.origin)
+
+
+def run_without(name: str, arguments: list[str]) -> None:
+    """Be `token-broker` without one trick."""
+    sys.meta_path.insert(0, Finder(TRICKS[name].without))
+    from broker.cli import main as token_broker
+
+    token_broker(arguments)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker with grants in it."""
+
+    pid: int
+    port: int
+    redis_port: int
+    key: str
+
+
+@contextlib.contextmanager
+def broker(token_port: int, grants: int, command: list[str]) -> Iterator[Broker]:
+    """Start a broker and its Redis, and import grants."""
+    with tempfile.TemporaryDirectory(prefix="tb-tricks-") as name, contextlib.ExitStack() as stack:
+        folder, redis_port, port = Path(name), free_port(), free_port()
+        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--appendonly", "yes", "--save", ""]
+        stack.enter_context(running(*server, "--appendfsync", "always", **QUIET))
+        wait_for_port(redis_port)
+        path = settings(folder, port, redis_port, token_port)
+        env = {**os.environ, "PYTHONPATH": "."}
+        process = stack.enter_context(running(*PYTHON, *command, "run", "--config", str(path), env=env))
+        wait_for_port(port)
+        key = (folder / "data" / "admin.key").read_text().strip()
+        import_grants(port, key, grants)
+        client = redis.Redis(port=redis_port)
+        while not settled(client, grants):
+            time.sleep(0.05)
+        yield Broker(process.pid, port, redis_port, key)
+
+
+def write_cost(at: Broker, grants: int) -> float:
+    """CPU seconds that refreshing every grant once takes."""
+    before = cpu(at.pid)
+    refresh_all(redis.Redis(port=at.redis_port), grants, at.port, at.key)
+    return cpu(at.pid) - before
+
+
+def read_cost(at: Broker, seconds: float) -> float:
+    """CPU seconds that one read takes."""
+    asked = request_for("/v1/grants/g0/token", f"Authorization: Bearer {at.key}")
+    return load(at.pid, at.port, asked, seconds).cpu
+
+
+def herd_p99(at: Broker, grants: int, seconds: float) -> tuple[float, float]:
+    """p99 (ms) of reads while all grants are refreshed again and again, and without that."""
+    asked = request_for("/v1/grants/g0/token", f"X-Broker-Key: {at.key}")
+    quiet = reads(at.port, asked, seconds)[1]
+    with herd(at.redis_port, at.port, at.key, grants):
+        return reads(at.port, asked, seconds)[1], quiet
+
+
+def measure(name: str, rounds: int, grants: int, seconds: float) -> None:
+    """Print what one trick gains."""
+    trick, token_port = TRICKS[name], free_port()
+    server = [*PYTHON, "tests.benchmarks.token_server", str(token_port), str(trick.latency_ms)]
+    without = ["tests.benchmarks.tricks", "--without", name]
+    with (
+        running(*server),
+        broker(token_port, grants, ["broker"]) as one,
+        broker(token_port, grants, without) as other,
+    ):
+        pairs: list[tuple[float, float]] = []
+        quiet: list[float] = []
+        for _ in range(rounds):
+            match trick.path:
+                case "write":
+                    pairs.append((write_cost(one, grants), write_cost(other, grants)))
+                case "read":
+                    pairs.append((read_cost(one, seconds), read_cost(other, seconds)))
+                case "mixed":
+                    ours, theirs = herd_p99(one, grants, seconds), herd_p99(other, grants, seconds)
+                    pairs.append((ours[0], theirs[0]))
+                    quiet += [ours[1], theirs[1]]
+    ratios = sorted(theirs / ours for ours, theirs in pairs)
+    middle, spread = statistics.median(ratios), (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
+    line = f"{name:20} {middle:5.2f}x without it (half of the rounds within {spread[0]:.2f} and {spread[1]:.2f})"
+    if quiet:
+        calm = statistics.median(quiet)
+        with_it, without_it = (statistics.median(column) / calm for column in zip(*pairs, strict=True))
+        line += f"; p99 of quiet reads: {with_it:.2f}x with it, {without_it:.2f}x without it"
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Measure the tricks that are named, or all."""
+    if sys.argv[1:2] == ["--without"]:
+        run_without(sys.argv[2], sys.argv[3:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRICKS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--grants", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    given = parser.parse_args()
+    for name in given.names or TRICKS:
+        measure(name, given.rounds, given.grants, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
