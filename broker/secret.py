@@ -157,7 +157,7 @@ def parse_sealing_keys(text: str) -> list[bytes]:
             key = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             key = b""
-        if not line.startswith(KEY_PREFIX) or len(key) != 32:  # noqa: PLR2004 - AES-256
+        if not line.startswith(KEY_PREFIX) or len(key) != 32:
             msg = f"line {number} is not a sealing key (`token-broker keys new` makes one)"
             raise ValueError(msg)
         keys.append(key)

@@ -97,7 +97,7 @@ def error_answer(
     headers = {"Cache-Control": "no-store"}
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
-    if status == 401:  # noqa: PLR2004
+    if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
     return json_answer({"error": code, "error_description": description, **more}, status=status, headers=headers)
 
@@ -154,7 +154,7 @@ def answer_to(error: Exception, method: str, route: str) -> web.Response:
             answer.force_close()  # where the next request would begin nobody knows
             return answer
         case web.HTTPException():
-            if error.status < 400:  # noqa: PLR2004 - a redirect is an answer
+            if error.status < 400:
                 raise error
             return error_answer(error.status, "invalid_request", error.reason)
         case _:

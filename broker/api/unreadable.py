@@ -24,7 +24,7 @@ class _Protocol(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """As aiohttp's, which closes the connection after it; a 400 in our words, and not logged."""
-        if status != 400:  # noqa: PLR2004
+        if status != 400:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer had begun: it is broken off")

@@ -154,7 +154,7 @@ async def _ready(config: Path, directory: Path) -> None:
     async with broker_at(config, None, None) as broker:
         while True:
             try:
-                if (await broker.ask("GET", "/readyz"))[0] == 200:  # noqa: PLR2004
+                if (await broker.ask("GET", "/readyz"))[0] == 200:
                     return
             except BrokerError:
                 pass

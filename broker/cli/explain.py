@@ -63,9 +63,9 @@ async def known_of(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
 async def _or_none(broker: Broker, path: str) -> Any:
     """What is there, or None where nothing is."""
     status, body = await broker.ask("GET", path)
-    if status == 404:  # noqa: PLR2004
+    if status == 404:
         return None
-    if status != 200:  # noqa: PLR2004
+    if status != 200:
         raise error_of(status, body)
     return body
 

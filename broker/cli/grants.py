@@ -257,7 +257,7 @@ async def _import(
                 broker_at(config, url, key_file, timeout=24 * 3600) as broker,
                 broker.stream("POST", "/v1/import", data=chunks()) as answer,
             ):
-                if answer.status != 200:  # noqa: PLR2004
+                if answer.status != 200:
                     raise error_of(answer.status, await answer.json())
                 async for raw in answer.content:
                     count(json.loads(raw))

@@ -63,7 +63,7 @@ class Broker:
     async def get(self, method: str, path: str, **options: Any) -> Any:
         """JSON of one request that must succeed; the broker's error is raised as ours."""
         status, body = await self.ask(method, path, **options)
-        if status != 200 and status not in _ACCEPTED:  # noqa: PLR2004
+        if status != 200 and status not in _ACCEPTED:
             raise error_of(status, body)
         return body
 

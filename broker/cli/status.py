@@ -42,7 +42,7 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
         typer.echo(json.dumps(report))
     else:
         out.print("\n  ".join([str(report.get("status")), *_bad(report)]), markup=False)
-    if status != 200:  # noqa: PLR2004
+    if status != 200:
         raise typer.Exit(EXIT_FAILURE)
 
 

@@ -279,7 +279,7 @@ def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
     Raises `InvalidRequest` when it is not our redirect_uri.
     """
     url = "".join(pasted.split()).replace("&amp;", "&")
-    if len(url) > 16_384:  # noqa: PLR2004 - far above any real redirect
+    if len(url) > 16_384:
         raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
     if _place(url) != _place(redirect_uri):
         raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")

@@ -172,7 +172,7 @@ def _words(found: Any, location: Sequence[int | str]) -> str:
     if found["type"] == "missing":
         return f"is missing: add it below [{'.'.join(map(str, location[:-1]))}]"
     words = WORDS.get(found["type"], "is not allowed here").format_map(found.get("ctx", {}))
-    table = len(location) == 2 and location[0] in {"providers", "callers"} and "table" in words  # noqa: PLR2004
+    table = len(location) == 2 and location[0] in {"providers", "callers"} and "table" in words
     return f"{words}, such as [{location[0]}.NAME]" if table else words
 
 

@@ -128,6 +128,6 @@ def _host(text: str, default_port: int, wrong: ValueError) -> tuple[str, int]:
     if match is None:
         raise wrong
     port = int(match[2]) if match[2] else default_port
-    if not 0 < port < 65536:  # noqa: PLR2004 - TCP
+    if not 0 < port < 65536:
         raise wrong
     return match[1].strip("[]"), port

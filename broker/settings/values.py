@@ -67,7 +67,7 @@ def _listen(value: str) -> str:
             raise ValueError(f"must be a shorter path: a socket's has at most {_SOCKET_PATH_MAX} bytes")
         return value
     match = _TCP.fullmatch(value)
-    if match is None or int(match[2]) > 65535:  # noqa: PLR2004 - TCP
+    if match is None or int(match[2]) > 65535:
         raise ValueError(
             'must be an address and a port, such as "127.0.0.1:8080" or "[::1]:8080", or '
             '"unix:/run/token-broker/http.sock"'

@@ -154,7 +154,7 @@ def grant_of(form: dict[str, str], caller: Caller) -> str:
 def refusal(status: int, code: str, description: str, retry_after: float | None = None) -> web.Response:
     """An error of RFC 6749 §5.2."""
     headers = {"Pragma": "no-cache"}
-    if status == 401:  # noqa: PLR2004
+    if status == 401:
         headers["WWW-Authenticate"] = 'Basic realm="token-broker", charset="UTF-8"'
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))

@@ -144,4 +144,4 @@ def prefers_text(lines: Sequence[str]) -> bool:
             rank = 2 if kind == offered else 1 if kind == offered.split("/")[0] + "/*" else 0 if kind == "*/*" else -1
             if rank > specific[offered]:
                 specific[offered], quality[offered] = rank, value
-    return quality["text/plain"] > max(quality["application/json"], 0.0) and specific["text/plain"] == 2  # noqa: PLR2004
+    return quality["text/plain"] > max(quality["application/json"], 0.0) and specific["text/plain"] == 2

@@ -198,13 +198,13 @@ class Feed:
         if self._generation is not None:
             headers["If-None-Match"] = f'"{self._generation}"'
         async with broker.stream("GET", f"/v1/grants/{self._wanted.grant}/token", headers=headers) as answer:
-            if answer.status == 304:  # noqa: PLR2004
+            if answer.status == 304:
                 return
             try:
                 body: Any = await answer.json(content_type=None)
             except ValueError:
                 body = None
-        if answer.status != 200:  # noqa: PLR2004
+        if answer.status != 200:
             raise error_of(answer.status, body)
         if not isinstance(body, dict) or "access_token" not in body:
             raise errors.TokenUnavailable(f"what answers is not token-broker (HTTP {answer.status})")

@@ -61,7 +61,7 @@ class Webhook:
             raise NotDelivered("no answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NotDelivered(f"it cannot be reached ({type(error).__name__})") from None
-        if not 200 <= status < 300:  # noqa: PLR2004
+        if not 200 <= status < 300:
             raise NotDelivered(f"it answered HTTP {status}")
         return f"HTTP {status}"
 
