@@ -95,7 +95,8 @@ ROWS = [
                    f"max by ({GRANT}) (token_broker_grant_reauthorize_by_timestamp_seconds{{{P}}}) * 1000",
                    "before", "dateTimeAsIso"))),
     row("Refreshing", 8,
-        (12, timeseries("Token requests by what they came to", "reqps", "refreshed is well; the README has the others.",
+        (12, timeseries("Token requests by what they came to", "reqps",
+                        "refreshed is well; deploy/prometheus/README.md has the others.",
                         **{"{{provider}} {{outcome}}":
                            f"sum by (provider, outcome) (rate(token_broker_refreshes_total{{{P}}}[$__rate_interval]))"
                            " > 0"})),
