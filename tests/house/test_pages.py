@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -95,3 +96,11 @@ def test_settings_on_pages_are_valid(name: str, block: str, tmp_path: Path) -> N
     file = tmp_path / "broker.toml"
     file.write_text(f'[redis]\nurl = "embedded:"\n{block}', "utf-8")
     load(file)
+
+
+def test_the_drawings_show_both_paths() -> None:
+    """The first two drawings go from due to publish, and from request to response."""
+    write, read = blocks(page("broker/README.md"), "mermaid")[:2]
+    assert re.findall(r"<b>([\w ]+)</b>", write)[0] == "due"
+    assert {"claim", "request", "journal", "commit", "publish"} < set(re.findall(r"<b>([\w ]+)</b>", write))
+    assert {"request", "memory", "store", "response"} < set(re.findall(r"<b>([\w ]+)</b>", read))
