@@ -104,3 +104,27 @@ def test_the_drawings_show_both_paths() -> None:
     assert re.findall(r"<b>([\w ]+)</b>", write)[0] == "due"
     assert {"claim", "request", "journal", "commit", "publish"} < set(re.findall(r"<b>([\w ]+)</b>", write))
     assert {"request", "memory", "store", "response"} < set(re.findall(r"<b>([\w ]+)</b>", read))
+
+
+def _named_files(text: str) -> set[str]:
+    """Return the files and folders that the architecture page names: in code spans, drawings and the tree."""
+    named = set(re.findall(r"`([\w./]+(?:\.(?:py|lua|js|toml|md|acl)|/))`", text))
+    for drawing in blocks(text, "mermaid"):
+        named |= set(re.findall(r"[\w/]+\.(?:py|lua)", drawing))
+    folder = ""
+    for line in blocks(text, "text")[0].splitlines():
+        if begin := re.match(r"([\w/]+/) ", line):
+            folder = begin[1]
+            named.add(folder)
+        elif line and not line.startswith(" "):
+            folder = ""
+        for name in re.findall(r"[\w/]+(?:\.py|/)(?=[ ,)]|$)", line):
+            named.add(name if name == folder or "/" in name.rstrip("/") else folder + name)
+    return named
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """Every file and folder that the architecture page names exists, below `broker/` or below the root."""
+    named = _named_files(page("broker/README.md")) - {"store/lua/VERB.lua", "broker/"}
+    assert len(named) > 60
+    assert {name for name in named if not ((ROOT / "broker" / name).exists() or (ROOT / name).exists())} == set()
