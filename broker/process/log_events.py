@@ -1,4 +1,4 @@
-"""Every event that is logged: how loud, what it means, what to do. The README's page of events is made from this.
+"""Every event that is logged: how loud, what it means, what to do. The page EVENTS.md is made from this.
 
 A test holds that nothing else is logged and that nothing here is never logged. Knows nothing of anything.
 """
@@ -143,10 +143,10 @@ EVENTS: dict[str, Event] = {
 
 
 def page() -> str:
-    """The README's page of events."""
+    """Return the table of events."""
     rows = [f"| `{name}` | {', '.join(e.levels)} | {e.means} | {e.do} |" for name, e in sorted(EVENTS.items())]
     return "\n".join(["| event | level | what it means | what to do |", "|---|---|---|---|", *rows])
 
 
 if __name__ == "__main__":
-    print(page())  # noqa: T201 - to be put between the README's markers
+    print(page())  # noqa: T201 - to be put between the markers of process/EVENTS.md

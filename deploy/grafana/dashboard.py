@@ -182,7 +182,7 @@ ROWS = [
             timeseries(
                 "Token requests by what they came to",
                 "reqps",
-                "refreshed is well; the README has the others.",
+                "refreshed is well; deploy/prometheus/README.md has the others.",
                 **{
                     "{{provider}} {{outcome}}": "sum by (provider, outcome) "
                     f"(rate(token_broker_refreshes_total{{{P}}}[$__rate_interval])) > 0"

@@ -1,4 +1,4 @@
-"""Limits that the README names: how long a sink's command may take, and how many files a broker asks for."""
+"""Limits that the pages name: how long a sink's command may take, and how many files a broker asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from broker.cli.sink.hook import Action
 
 
 async def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all that it started; the README says after how long."""
+    """With all that it started; broker/cli/README.md says after how long."""
     assert hook._TIMEOUT == 60
     monkeypatch.setattr(hook, "_TIMEOUT", 0.3)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the README shows of the client is run as it stands there."""
+"""What the pages show of the client is run as it stands there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import asyncio
 import inspect
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import Any
 
 from broker.testing import FakeBroker
 from tests.client.conftest import Api
-from tests.project.test_project import README
+from tests.project.pages import blocks, page, tracked
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SNIPPETS = [block for name in ("README.md", "broker/client/README.md") for block in blocks(page(name), "python")]
 FIRST_CALL, SYNC, TEST = SNIPPETS[:3]
 
 
 def _at(api: Api, snippet: str) -> Any:
     """The snippet, its API being *api*, as code that may await."""
     return compile(
-        snippet.replace("https://rest.cameramanager.com", api.url), "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        snippet.replace("https://rest.cameramanager.com", api.url), "a page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     )
 
 
@@ -80,5 +79,6 @@ def test_the_fixture(tmp_path: Path) -> None:
 
 
 def test_there_is_no_other_snippet() -> None:
-    """A Python block that nobody runs."""
-    assert len(SNIPPETS) == 3
+    """No page shows Python that no test runs."""
+    everywhere = [block for name in tracked() if name.endswith(".md") for block in blocks(page(name), "python")]
+    assert sorted(everywhere) == sorted([FIRST_CALL, SYNC, TEST])

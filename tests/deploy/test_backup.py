@@ -1,4 +1,4 @@
-"""The README's commands for backup and restore, run as written on the services of docker-compose.yml."""
+"""The commands for backup and restore of deploy/README.md, run as written on the services of docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import shutil
 import pytest
 
 from tests.deploy.composed import Stack
-from tests.deploy.deployment import ROOT
+from tests.project.pages import blocks, page
 from tests.waiting import until
 
 
 def runbook() -> tuple[list[str], list[str]]:
     """The commands that back up, and those that restore."""
-    section = (ROOT / "README.md").read_text().split("**Backup and restore.**")[1].split("**Status page.**")[0]
-    back_up, restore = (block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
+    section = page("deploy/README.md").split("## Backup and restore")[1].split("\n## ")[0]
+    back_up, restore = (block.strip().splitlines() for block in blocks(section, "sh"))
     return back_up, restore
 
 

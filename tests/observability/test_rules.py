@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tests.conftest import RunningBroker
 from tests.observability.queries import PROMETHEUS, UNITS, promtool, promtool_test, rules, samples, unknown_names
-from tests.project.test_project import README
+from tests.project.pages import page
 
 NAMES = sorted({rule["alert"] for rule in rules()})
 FAILED = re.compile(r'expr: "ALERTS\{alertname=\\"(\w+)\\"')
@@ -57,7 +57,7 @@ async def test_what_they_ask_for_exists(busy_broker: RunningBroker) -> None:
 
 
 async def test_words_and_links(tmp_path: Path) -> None:
-    """What an alert says is complete once its labels are put in, and its link leads to its own row of the README."""
+    """What an alert says is complete once its labels are put in, and its link leads to its own row of their page."""
     tests = []
     for case in yaml.safe_load(UNITS.read_text("utf-8"))["tests"]:
         fired = [at for at in case.pop("promql_expr_test") if at["exp_samples"]]
@@ -79,20 +79,21 @@ async def test_words_and_links(tmp_path: Path) -> None:
         assert found, (name, words)
         for said in found:
             assert not re.search(r"error expanding|no value|\{\{|<nil>| {2}|\(\)", said), said
-            assert f'runbook_url="https://git.example.com/blob/main/README.md#{name.lower()}"' in said
+            assert f'runbook_url="https://git.example.com/blob/main/deploy/prometheus/README.md#{name.lower()}"' in said
     assert "token-broker login dead --provider acme" in told["TokenBrokerReauthorizationRequired"][0]
 
 
-def test_readme_has_a_row_for_each() -> None:
+def test_a_row_for_each() -> None:
     """The row that an alert links to is there once, with its severity."""
-    rows = dict(re.findall(r'^\| <a id="(\w+)"></a>`\w+` \| ([\w, ]+) \| .+ \| .+ \|$', README, re.MULTILINE))
+    text = page("deploy/prometheus/README.md")
+    rows = dict(re.findall(r'^\| <a id="(\w+)"></a>`\w+` \| ([\w, ]+) \| .+ \| .+ \|$', text, re.MULTILINE))
     severities: dict[str, set[str]] = {}
     for rule in rules():
         anchor = rule["annotations"]["runbook_url"].rpartition("#")[2]
         assert anchor == rule["alert"].lower()
         severities.setdefault(anchor, set()).add(rule["labels"]["severity"])
     assert {anchor: set(words.split(", ")) for anchor, words in rows.items()} == severities
-    assert README.count('<a id="') == len(rows)
+    assert text.count('<a id="') == len(rows)
 
 
 def test_severities_and_example() -> None:

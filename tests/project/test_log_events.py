@@ -1,4 +1,4 @@
-"""The log's events: what is logged is in the register, what is in the register is logged, and the README shows it."""
+"""The log's events: what is logged is in the register, what is in the register is logged, and its page shows it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.process.log_events import EVENTS, page
-from tests.project.test_project import README, ROOT
+from broker.process import log_events
+from broker.process.log_events import EVENTS
+from tests.project.pages import ROOT, generated, page
 
 METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
 LOGGERS = {"log", "line"}
@@ -82,6 +83,6 @@ def test_words(name: str) -> None:
         assert event.do != "nothing"
 
 
-def test_the_readme_shows_them() -> None:
-    """The page between the README's markers is the register's: `python -m broker.process.log_events` prints it."""
-    assert README.partition("<!-- events -->\n")[2].partition("\n<!-- /events -->")[0] == page()
+def test_their_page_shows_them() -> None:
+    """The table on their page is the register's: `python -m broker.process.log_events` prints it."""
+    assert generated(page("broker/process/EVENTS.md"), "events") == log_events.page()

@@ -1,8 +1,7 @@
-"""The house itself: arrows, types, style, and that README and code say the same."""
+"""The project itself: arrows, types, style, and that pages and code say the same."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+from tests.project.pages import ROOT, blocks, generated, page, tracked
+
 TOP_LEVEL = {
     "pyproject.toml",
     "broker",
@@ -44,14 +43,6 @@ def test_checks_pass(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def tracked() -> list[str]:
-    """Files that belong to the project."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
-
-
 def test_top_level_is_the_agreed_one() -> None:
     """Nothing stands beside the agreed names but dotfiles."""
     assert {name.split("/")[0] for name in tracked() if not name.startswith(".")} <= TOP_LEVEL
@@ -67,28 +58,28 @@ def test_no_file_needs_much_scrolling() -> None:
 
 def test_readme_begins_with_two_lines_that_run() -> None:
     """The first two sh blocks are one line each: the demo, and the tests."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    demo, tests = blocks[0].strip(), blocks[1].strip()
+    demo, tests = (block.strip() for block in blocks(page("README.md"), "sh")[:2])
     assert "\n" not in demo
     assert demo.endswith("token-broker demo")
     assert "\n" not in tests
     assert "pytest" in tests
 
 
-def test_readme_names_every_setting() -> None:
-    """The table of settings in the README is the schema's."""
+def test_every_setting_is_on_its_page() -> None:
+    """The table of settings is the schema's."""
     from broker.settings import Caller, Provider, Settings
 
+    table_of_settings = generated(page("broker/settings/README.md"), "settings")
     for table, model in Settings.model_fields.items():
         sections = {"providers": Provider, "callers": Caller}
         annotation = sections.get(table, model.annotation)
         fields = getattr(annotation, "model_fields", {"": None})
         for key in fields:
             name = f"`{table}.NAME.{key}`" if table in sections else f"`{table}.{key}`" if key else f"`{table}`"
-            assert name in README, f"{name} is missing in the README's settings"
+            assert name in table_of_settings, f"{name} is missing in broker/settings/README.md"
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_on_its_page() -> None:
     """A command nobody is told of is none."""
     from typer.main import get_command
 
@@ -97,5 +88,6 @@ def test_every_command_is_in_the_readme() -> None:
 
     with pytest.raises(SystemExit):
         main(["--version"])
+    commands = generated(page("broker/cli/README.md"), "commands")
     for name in get_command(app).commands:  # type: ignore[attr-defined]
-        assert f"token-broker {name}" in README, name
+        assert f"token-broker {name}" in commands, name
