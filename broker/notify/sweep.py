@@ -74,7 +74,7 @@ class Sweep:
 
     async def _page(self) -> None:
         notices, grants, now = self._store.notices, self._store.grants, self._store.clock()
-        await notices.add(_SWEEP, [_SWEEP])
+        await notices.enqueue(_SWEEP, [_SWEEP])
         for leased in await notices.look(_SWEEP, 1, _LEASE_MS):
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
@@ -95,7 +95,7 @@ class Sweep:
         for teller in self._tellers:
             of_concern = [subject for subject in subjects if _concerns(subject, teller)]
             if of_concern:
-                await self._store.notices.add(teller.way.name, of_concern)
+                await self._store.notices.enqueue(teller.way.name, of_concern)
                 teller.wake()
 
 

@@ -38,11 +38,11 @@ class Notices:
         self._keys = keys
         self._clock = clock
 
-    async def add(self, way: str, subjects: Iterable[str]) -> None:
+    async def enqueue(self, way: str, subjects: Iterable[str]) -> None:
         """Have *subjects* looked at, before all others; those that stand in the schedule already stay as they are."""
         names = list(subjects)
         if names:
-            await self._primary.run(scripts.SUSPECT, [self._keys.subjects(way)], names)
+            await self._primary.run(scripts.ENQUEUE_SUBJECTS, [self._keys.subjects(way)], names)
 
     async def look(self, way: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- suspect: have subjects looked at before all others; one that stands in the schedule already stays where it is.
+-- enqueue_subjects: have subjects looked at before all others; one that stands in the schedule already stays where it is.
 --
 -- KEYS  1 subjects
 -- ARGV  the subjects
