@@ -75,7 +75,7 @@ class Sweep:
     async def _page(self) -> None:
         notices, grants, now = self._store.notices, self._store.grants, self._store.clock()
         await notices.enqueue(_SWEEP, [_SWEEP])
-        for leased in await notices.look(_SWEEP, 1, _LEASE_MS):
+        for leased in await notices.lease(_SWEEP, 1, _LEASE_MS):
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
             names = sorted(set(self._limits) | await grants.known_providers())

@@ -92,7 +92,7 @@ class Teller:
     async def _batch(self) -> None:
         lease = _LEASE + self._timeout  # one notice fits in, however long it may take
         ends = time.monotonic() + lease
-        leased = await self._notices.look(self.way.name, _BATCH, int(lease * 1000))
+        leased = await self._notices.lease(self.way.name, _BATCH, int(lease * 1000))
         conditions = await self._conditions(leased)
         if not self._failures:
             self.heart.trouble = ""

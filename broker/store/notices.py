@@ -44,11 +44,11 @@ class Notices:
         if names:
             await self._primary.run(scripts.ENQUEUE_SUBJECTS, [self._keys.subjects(way)], names)
 
-    async def look(self, way: str, n: int, lease_ms: int) -> list[Leased]:
+    async def lease(self, way: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""
         keys = [self._keys.subjects(way), self._keys.told(way)]
         asked = time.monotonic()
-        now, *rows = await self._primary.run(scripts.LOOK, keys, [n, lease_ms])
+        now, *rows = await self._primary.run(scripts.LEASE_SUBJECTS, keys, [n, lease_ms])
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- look: lease up to n subjects of one way of telling people that are due to be looked at.
+-- lease_subjects: lease up to n subjects of one way of telling people that are due to be looked at.
 --
 -- KEYS  1 subjects  2 told
 -- ARGV  1 n  2 lease in ms
