@@ -89,7 +89,7 @@ class Sweep:
                     found.add(f"ending/{grant.grant_id}")
             await self._bring(found)
             look_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS
-            await notices.note(_SWEEP, leased, following or "", look_at)
+            await notices.finish(_SWEEP, leased, following or "", look_at)
 
     async def _bring(self, subjects: set[str]) -> None:
         for teller in self._tellers:

@@ -100,7 +100,7 @@ class Teller:
             self.heart.beat(allow=self._timeout)
             if time.monotonic() + self._timeout > ends or not await self._look(subject, provider, condition):
                 for rest in leased[done + 1 :]:
-                    await self._notices.note(self.way.name, rest, rest.record, self._store.clock())
+                    await self._notices.finish(self.way.name, rest, rest.record, self._store.clock())
                 break
 
     async def _conditions(self, leased: Sequence[Leased]) -> list[tuple[str, Condition]]:
@@ -135,11 +135,11 @@ class Teller:
         look = policy.decide(condition, Told.of(leased.record), now, self.events, settle=settle)
         told = look.told
         if look.tell is None:
-            await self._notices.note(way, leased, told.record(), look.look_at)
+            await self._notices.finish(way, leased, told.record(), look.look_at)
             return True
         if not told.id:
             told = replace(told, id=f"msg_{secrets.token_hex(12)}")
-            ours = await self._notices.note(way, leased, told.record(), leased.ends)
+            ours = await self._notices.finish(way, leased, told.record(), leased.ends)
             if ours is None:
                 return True
             leased = ours
@@ -160,11 +160,11 @@ class Teller:
             self.heart.trouble = f"notices are not taken: {error}; they are sent again until they are"
             self._metrics.notices.labels(way, "failed").inc()
             line.warning("notice.failed", error=str(error), next_in=(again - self._store.clock()) / 1000)
-            await self._notices.note(way, leased, told.record(), again)
+            await self._notices.finish(way, leased, told.record(), again)
             return False
         self._failures, self.heart.trouble = 0, ""
         self._metrics.notices.labels(way, "sent").inc()
         line.info("notice.sent", detail=words)
         told, look_at = policy.sent(condition, self._store.clock())
-        await self._notices.note(way, leased, told.record(), look_at)
+        await self._notices.finish(way, leased, told.record(), look_at)
         return True

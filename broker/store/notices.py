@@ -52,14 +52,14 @@ class Notices:
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 
-    async def note(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
+    async def finish(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
         """Write down what came of a look, and when (epoch ms) to look again; None: never.
 
         Gives the lease as it stands from now on: *look_at* within the old one gives it up. None: it was no longer ours.
         """
         keys = [self._keys.subjects(way), self._keys.told(way)]
         args: list[Argument] = [leased.subject, leased.ends, record, "" if look_at is None else look_at]
-        if await self._primary.run(scripts.NOTE, keys, args) != b"noted":
+        if await self._primary.run(scripts.FINISH_SUBJECT, keys, args) != b"noted":
             return None
         return Leased(leased.subject, record, leased.ends if look_at is None else look_at)
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- note: write down what came of a look, as long as its lease is ours.
+-- finish_subject: write down what came of a look, as long as its lease is ours.
 --
 -- KEYS  1 subjects  2 told
 -- ARGV  1 subject  2 end of the lease as it was given  3 what it was told, or ""  4 when to look again, "" for never
