@@ -79,10 +79,10 @@ class Sweep:
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
             names = sorted(set(self._limits) | await grants.known_providers())
-            doubtful, following = await grants.doubtful(
+            needing_attention, following = await grants.needing_attention(
                 names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)
             )
-            for grant in doubtful:
+            for grant in needing_attention:
                 if isinstance(grant_condition(grant, Told()), Wrong):
                     found.add(f"grant/{grant.grant_id}")
                 if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Wrong):

@@ -180,7 +180,7 @@ class Grants:
         rows, following = await self._rows(providers, states, cursor, limit, permitted)
         return Page(await self._described(rows), following)
 
-    async def doubtful(
+    async def needing_attention(
         self, providers: Sequence[str], cursor: str | None, limit: int, *, failures: int, ends_by: int
     ) -> tuple[list[Grant], str | None]:
         """Of a page of *limit* grants those that are parked, failed so often in a row, or end by then (epoch ms).
@@ -189,7 +189,7 @@ class Grants:
         """
         rows, following = await self._rows(providers, _STATES, cursor, limit, lambda _: True)
         args: list[Argument] = [failures, ends_by, *(name for _, name, _ in rows)]
-        names = await self._primary.run(scripts.DOUBTFUL, [self._keys.grants], args) if rows else []
+        names = await self._primary.run(scripts.NEEDING_ATTENTION, [self._keys.grants], args) if rows else []
         grants = await self.get_many([name.decode() for name in names])
         return [grant for grant in grants if grant is not None], following
 

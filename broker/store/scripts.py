@@ -50,7 +50,7 @@ LEASE_SUBJECTS = Script("lease_subjects")
 FINISH_SUBJECT = Script("finish_subject")
 RESEAL = Script("reseal")
 REMEMBER = Script("remember")
-DOUBTFUL = Script("doubtful")
+NEEDING_ATTENTION = Script("needing_attention")
 
 
 class Keys:

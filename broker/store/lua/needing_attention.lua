@@ -1,5 +1,5 @@
 #!lua
--- doubtful: which of these grants people may have to be told of.
+-- needing_attention: which of these grants people may have to be told of.
 --
 -- KEYS  1 prefix of the grants' keys (all in one slot)
 -- ARGV  1 failures in a row that are worth a word  2 an end before that is, too (epoch ms)  then ids
