@@ -59,7 +59,7 @@ class Flows:
 
     async def put(self, name: str, flow: Flow) -> None:
         """Keep *flow* under *name* for ten minutes from now."""
-        await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), LIFE_S])
+        await self._primary.run(scripts.RECORD_LOGIN, [self._keys.flow(name)], [self._sealed(name, flow), LIFE_S])
 
     async def get(self, name: str) -> Flow | None:
         """The flow of that name, if it has not expired."""
@@ -67,5 +67,5 @@ class Flows:
 
     async def update(self, name: str, flow: Flow) -> Flow | None:
         """Replace a flow that is still there, keeping its life; gives the one before, so that one caller sees it."""
-        before = await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), ""])
+        before = await self._primary.run(scripts.RECORD_LOGIN, [self._keys.flow(name)], [self._sealed(name, flow), ""])
         return self._opened(name, before)

@@ -49,7 +49,7 @@ ENQUEUE_SUBJECTS = Script("enqueue_subjects")
 LEASE_SUBJECTS = Script("lease_subjects")
 FINISH_SUBJECT = Script("finish_subject")
 RESEAL = Script("reseal")
-REMEMBER = Script("remember")
+RECORD_LOGIN = Script("record_login")
 NEEDING_ATTENTION = Script("needing_attention")
 
 

@@ -110,7 +110,7 @@ for i = 1, #ids, 2 do
       -- Nobody wrote down what came of the attempt before this one.
       grant[10] = grant[10] or grant[12]
       redis.call('HSET', key, 'unknown_at', grant[10])
-      remember(KEYS[6] .. id, 'open',
+      record_attempt(KEYS[6] .. id, 'open',
         table.concat({'unknown', math.floor(grant[12] / 1000), '', grant[13] or '', 'lease_ended', ''}, '\t'))
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2

@@ -32,7 +32,7 @@ redis.call('ZREM', parked, id)
 redis.call('ZADD', due, refresh_at, id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
 
-remember(KEYS[7], 'kept', ARGV[7])
+record_attempt(KEYS[7], 'kept', ARGV[7])
 -- Last and protected: a publish that fails must not make a stored token look lost.
 for i = 9, 8 + messages do
   redis.pcall('PUBLISH', channel, ARGV[i])

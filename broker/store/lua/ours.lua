@@ -9,7 +9,7 @@ do
   end
 end
 -- The last ten attempts of a grant. Protected: whatever becomes of its history, what was settled stands.
-local function remember(attempts, decided, attempt)
+local function record_attempt(attempts, decided, attempt)
   redis.pcall('RPUSH', attempts, decided .. '\t' .. attempt)
   redis.pcall('LTRIM', attempts, -10, -1)
 end

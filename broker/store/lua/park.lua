@@ -44,7 +44,7 @@ if breaker > 0 then
     redis.call('HSETNX', provider, 'suspended_at', now)
     -- Behind the others, so that the next probe tries another grant.
     redis.call('ZADD', due, now + longest, id)
-    remember(KEYS[6], 'suspended', ARGV[10])
+    record_attempt(KEYS[6], 'suspended', ARGV[10])
     return 'suspended'
   end
 
@@ -57,6 +57,6 @@ if breaker > 0 then
 end
 redis.call('HSET', grant, 'reason', reason)
 redis.call('ZADD', parked, now, id)
-remember(KEYS[6], 'parked', ARGV[10])
+record_attempt(KEYS[6], 'parked', ARGV[10])
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 'parked'

@@ -59,7 +59,7 @@ if not_before > tonumber(redis.call('HGET', provider, 'not_before') or 0) then
   redis.call('HSET', provider, 'not_before', not_before)
 end
 if ARGV[17] ~= '' then
-  remember(KEYS[5], 'postponed', ARGV[17])
+  record_attempt(KEYS[5], 'postponed', ARGV[17])
 end
 if ARGV[14] ~= '' then
   redis.pcall('PUBLISH', ARGV[13], ARGV[14])

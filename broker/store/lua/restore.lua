@@ -42,6 +42,6 @@ redis.call('ZREM', was_due, id)
 redis.call('ZREM', was_leased, id)
 redis.call('ZREM', was_parked, id)
 redis.call('ZADD', due, ARGV[5], id)
-remember(KEYS[7], 'restored', ARGV[11])
+record_attempt(KEYS[7], 'restored', ARGV[11])
 redis.pcall('PUBLISH', ARGV[7], ARGV[8])
 return 'restored'

@@ -1,5 +1,5 @@
 #!lua
--- remember: keep a pending login for its life, or put what became of it in place of one that is still there.
+-- record_login: keep a pending login for its life, or put what became of it in place of one that is still there.
 --
 -- KEYS  1 flow
 -- ARGV  1 the flow, sealed  2 its life in s, or "": only in place of another, for what is left of its life
