@@ -1,5 +1,5 @@
 #!lua
--- tally: add what one replica counted to the providers' history, a field for each minute and kind.
+-- count_outcomes: add what one replica counted to the providers' history, a field for each minute and kind.
 --
 -- KEYS  a provider's history each
 -- ARGV  four for each count: number of its history among the keys, minute since the epoch, refreshed, failed
