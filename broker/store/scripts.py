@@ -14,14 +14,14 @@ def _read(name: str) -> str:
     return resources.files("broker.store").joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
-_OURS = _read("ours")
+_PRELUDE = _read("prelude")
 
 
 class Script:
     """One script of `lua/`, by its verb. Content-addressed, so replicas of two versions never mix them up."""
 
     def __init__(self, verb: str, *, allow_oom: bool = False) -> None:
-        text = _read(verb).replace("\n", f"\n{_OURS}", 1)
+        text = _read(verb).replace("\n", f"\n{_PRELUDE}", 1)
         if allow_oom:  # the same script, for what must be kept even when memory is full
             text = text.replace("#!lua\n", "#!lua flags=allow-oom\n", 1)
         self.verb = verb

@@ -1,4 +1,4 @@
--- ours: in front of every script. What another store holds is neither read nor written, whatever its grants are called.
+-- prelude: in front of every script. What another store holds is neither read nor written, whatever its grants are called.
 --
 -- Takes the last of KEYS (meta) and the last of ARGV (id of the store we know) away, and gives scripts that settle an
 -- attempt one way to remember it.
