@@ -59,7 +59,7 @@ class Flows:
 
     async def put(self, name: str, flow: Flow) -> None:
         """Keep *flow* under *name* for ten minutes from now."""
-        await self._primary.run(scripts.RECORD_LOGIN, [self._keys.flow(name)], [self._sealed(name, flow), LIFE_S])
+        await self._record(name, flow, LIFE_S)
 
     async def get(self, name: str) -> Flow | None:
         """The flow of that name, if it has not expired."""
@@ -67,5 +67,10 @@ class Flows:
 
     async def update(self, name: str, flow: Flow) -> Flow | None:
         """Replace a flow that is still there, keeping its life; gives the one before, so that one caller sees it."""
-        before = await self._primary.run(scripts.RECORD_LOGIN, [self._keys.flow(name)], [self._sealed(name, flow), ""])
-        return self._opened(name, before)
+        return self._opened(name, await self._record(name, flow))
+
+    async def _record(self, name: str, flow: Flow, life_s: int | None = None) -> bytes | None:
+        script = scripts.RECORD_LOGIN
+        args = script.args(sealed=self._sealed(name, flow), life_s="" if life_s is None else life_s)
+        before: bytes | None = await self._primary.run(script, script.keys(flow=self._keys.flow(name)), args)
+        return before

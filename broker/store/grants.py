@@ -188,8 +188,10 @@ class Grants:
         And the cursor to the next page. The others are not even read: one that goes through a million would be busy.
         """
         rows, following = await self._rows(providers, _STATES, cursor, limit, lambda _: True)
-        args: list[Argument] = [failures, ends_by, *(name for _, name, _ in rows)]
-        names = await self._primary.run(scripts.NEEDING_ATTENTION, [self._keys.grants], args) if rows else []
+        script = scripts.NEEDING_ATTENTION
+        keys = script.keys(grant_prefix=self._keys.grants)
+        args = script.args([name for _, name, _ in rows], failures=failures, ends_by=ends_by)
+        names = await self._primary.run(script, keys, args) if rows else []
         grants = await self.get_many([name.decode() for name in names])
         return [grant for grant in grants if grant is not None], following
 

@@ -48,7 +48,8 @@ class History:
         args: list[Argument] = []
         for (provider, minute), (refreshed, failed) in counts.items():
             args += [providers.index(provider) + 1, minute, refreshed, failed]
-        await self._primary.run(scripts.COUNT_OUTCOMES, [self._keys.history(provider) for provider in providers], args)
+        script = scripts.COUNT_OUTCOMES
+        await self._primary.run(script, script.keys([self._keys.history(p) for p in providers]), script.args(args))
 
     async def of(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """The last hour of each provider, oldest minute first, the one under way last; *now* is epoch ms."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.clock import Clock
-    from broker.store.connections import Argument
     from broker.store.primary import Primary
 
 
@@ -42,13 +41,15 @@ class Notices:
         """Have *subjects* looked at, before all others; those that stand in the schedule already stay as they are."""
         names = list(subjects)
         if names:
-            await self._primary.run(scripts.ENQUEUE_SUBJECTS, [self._keys.subjects(way)], names)
+            script = scripts.ENQUEUE_SUBJECTS
+            await self._primary.run(script, script.keys(subjects=self._keys.subjects(way)), script.args(names))
 
     async def lease(self, way: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""
-        keys = [self._keys.subjects(way), self._keys.told(way)]
+        script = scripts.LEASE_SUBJECTS
+        keys = script.keys(subjects=self._keys.subjects(way), last_notices=self._keys.told(way))
         asked = time.monotonic()
-        now, *rows = await self._primary.run(scripts.LEASE_SUBJECTS, keys, [n, lease_ms])
+        now, *rows = await self._primary.run(script, keys, script.args(n=n, lease_ms=lease_ms))
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 
@@ -57,9 +58,15 @@ class Notices:
 
         Gives the lease as it stands from now on: *look_at* within the old one gives it up. None: it was no longer ours.
         """
-        keys = [self._keys.subjects(way), self._keys.told(way)]
-        args: list[Argument] = [leased.subject, leased.ends, record, "" if look_at is None else look_at]
-        if await self._primary.run(scripts.FINISH_SUBJECT, keys, args) != b"noted":
+        script = scripts.FINISH_SUBJECT
+        keys = script.keys(subjects=self._keys.subjects(way), last_notices=self._keys.told(way))
+        args = script.args(
+            subject=leased.subject,
+            lease_ends=leased.ends,
+            record=record,
+            next_at="" if look_at is None else look_at,
+        )
+        if await self._primary.run(script, keys, args) != b"noted":
             return None
         return Leased(leased.subject, record, leased.ends if look_at is None else look_at)
 

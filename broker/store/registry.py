@@ -20,7 +20,7 @@ from broker.wire import message as notice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import Commit, Token
+    from broker.model import Commit, State, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.connections import Argument
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from broker.store.primary import Primary
 
 _TRIES = 8
+_STATES: tuple[State, ...] = ("due", "leased", "parked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ class Registry:
         self._grants = grants
         self._clock = clock
 
-    def _sets(self, provider: str) -> list[str]:
-        return [self._keys.ids(state, provider) for state in ("due", "leased", "parked")]
+    def _sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
+        return {f"{prefix}{state}": self._keys.ids(state, provider) for state in _STATES}
 
     async def generation(self, grant_id: str) -> Held | None:
         """Provider and generation a grant has right now, and when a person granted it."""
@@ -110,15 +111,28 @@ class Registry:
         keeps_token: bool = False,
     ) -> Registered | None:  # fmt: skip
         was_provider, was_generation = seen or ("", "")
-        sets = self._sets(was_provider or provider)
-        keys = [self._keys.grant(grant_id), self._keys.ids("due", provider), *sets, self._keys.held, self._keys.meta]
+        keys = script.keys(
+            grant=self._keys.grant(grant_id),
+            due=self._keys.ids("due", provider),
+            **self._sets(was_provider or provider, prefix="was_"),
+            held_by=self._keys.held,
+            meta=self._keys.meta,
+        )
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
         drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
-        args: list[Argument] = [
-            grant_id, mode, was_provider, was_generation, due_at, refresh_token.fingerprint(),
-            self._keys.channel(grant_id), message, " ".join(drop), provider,
-            "refresh_at", due_at, *self._grants.sealed_refresh_token(grant_id, refresh_token), *fields,
-        ]  # fmt: skip
+        args = script.args(
+            ["refresh_at", due_at, *self._grants.sealed_refresh_token(grant_id, refresh_token), *fields],
+            grant_id=grant_id,
+            mode=mode,
+            was_provider=was_provider,
+            was_generation=was_generation,
+            due_at=due_at,
+            fingerprint=refresh_token.fingerprint(),
+            channel=self._keys.channel(grant_id),
+            message=message,
+            dropped_fields=" ".join(drop),
+            provider=provider,
+        )
         status, detail = await self._primary.run(script, keys, args)
         if status == b"moved":
             return None
@@ -134,14 +148,21 @@ class Registry:
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             provider = raw.decode() if raw else ""
-            keys = [
-                self._keys.grant(grant_id), *self._sets(provider), self._keys.held, self._keys.forgotten,
-                self._keys.attempts_of(grant_id),
-            ]  # fmt: skip
-            args: list[Argument] = [
-                grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to,
-                "" if forgotten_at is None else forgotten_at,
-            ]  # fmt: skip
+            keys = scripts.FORGET.keys(
+                grant=self._keys.grant(grant_id),
+                **self._sets(provider),
+                held_by=self._keys.held,
+                forgotten=self._keys.forgotten,
+                attempts=self._keys.attempts_of(grant_id),
+            )
+            args = scripts.FORGET.args(
+                grant_id=grant_id,
+                provider=provider,
+                channel=self._keys.channel(grant_id),
+                message=message,
+                up_to="" if up_to is None else up_to,
+                forgotten_at="" if forgotten_at is None else forgotten_at,
+            )
             reply = await self._primary.run(scripts.FORGET, keys, args)
             if reply != b"moved":
                 return bool(reply == b"forgotten")
@@ -211,16 +232,27 @@ class Registry:
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             was_provider = raw.decode() if raw else ""
-            keys = [
-                self._keys.grant(grant_id), self._keys.ids("due", provider), *self._sets(was_provider or provider),
-                self._keys.forgotten, self._keys.attempts_of(grant_id),
-            ]  # fmt: skip
-            args: list[Argument] = [
-                grant_id, was_provider, generation, told["answered_at"], told["refresh_at"], told["attempt"],
-                self._keys.channel(grant_id), changed, told["followed"], told["granted_at"],
-                entry(_came_of(told), told["answered_at"], told["refresh_at"], replica_name()),
-                "provider", provider, "generation", generation, *fields,
-            ]  # fmt: skip
+            keys = scripts.RESTORE.keys(
+                grant=self._keys.grant(grant_id),
+                due=self._keys.ids("due", provider),
+                **self._sets(was_provider or provider, prefix="was_"),
+                forgotten=self._keys.forgotten,
+                attempts=self._keys.attempts_of(grant_id),
+            )
+            args = scripts.RESTORE.args(
+                ["provider", provider, "generation", generation, *fields],
+                grant_id=grant_id,
+                was_provider=was_provider,
+                generation=generation,
+                answered_at=told["answered_at"],
+                refresh_at=told["refresh_at"],
+                attempt=told["attempt"],
+                channel=self._keys.channel(grant_id),
+                message=changed,
+                followed=told["followed"],
+                granted_at=told["granted_at"],
+                record=entry(_came_of(told), told["answered_at"], told["refresh_at"], replica_name()),
+            )
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
             if reply != "moved":
                 return reply  # type: ignore[no-any-return]

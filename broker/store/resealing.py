@@ -93,7 +93,7 @@ class Resealing:
         The canary is put in place of itself: a write after all others, which is waited for.
         """
         canary = await self._primary.call("HGET", self._keys.meta, "canary")
-        call = ([self._keys.meta], ["canary", canary or b"", canary or b""])
+        call = _call(self._keys.meta, ["canary", canary or b"", canary or b""])
         return (await self._primary.run_durably(scripts.RESEAL, [call], replicas=self._replicas))[1]
 
     def _places(self, keys: Iterable[str]) -> Iterable[_Place]:
@@ -117,7 +117,7 @@ class Resealing:
                 changes = self._changes(place, values, unreadable)
                 if changes:
                     asked.append(place)
-                    calls.append(([place.key], changes))
+                    calls.append(_call(place.key, changes))
             if not calls:
                 break
             replies, _ = await self._primary.run_durably(scripts.RESEAL, calls, replicas=self._replicas)
@@ -146,6 +146,11 @@ class Resealing:
                 if place.name:
                     unreadable.add(place.name)
         return changes
+
+
+def _call(key: str, changes: Sequence[Argument]) -> tuple[Sequence[str], Sequence[Argument]]:
+    """Return the keys and arguments with which `reseal` makes *changes* under *key*."""
+    return scripts.RESEAL.keys(sealed=key), scripts.RESEAL.args(changes)
 
 
 def _some(reply: object) -> bool:

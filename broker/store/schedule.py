@@ -97,8 +97,8 @@ class Schedule:
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
 
-    def _sets(self, provider: str, *states: State) -> list[str]:
-        return [self._keys.ids(state, provider) for state in states]
+    def _sets(self, provider: str, *states: State) -> dict[str, str]:
+        return {state: self._keys.ids(state, provider) for state in states}
 
     async def claim(self, provider: str, n: int, lease_ms: int, *, expired_after: int | None = None) -> Claimed:
         """Lease up to *n* due grants of *provider*; *n* is what the lane has free, never more.
@@ -109,17 +109,25 @@ class Schedule:
         before = time.monotonic()
         await self._release_lost(provider)
         claim_id = f"{self.life}.{secrets.token_hex(6)}"
-        keys = [
-            *self._sets(provider, "due", "leased"),
-            self._keys.provider(provider),
-            self._keys.epoch,
-            self._keys.grants,
-            self._keys.attempts,
-        ]
-        args: list[Argument] = [
-            n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
-            "" if expired_after is None else expired_after, self.told_after, self._second_term_ms, self.replica,
-        ]  # fmt: skip
+        keys = scripts.CLAIM.keys(
+            **self._sets(provider, "due", "leased"),
+            provider=self._keys.provider(provider),
+            epoch=self._keys.epoch,
+            grant_prefix=self._keys.grants,
+            attempts_prefix=self._keys.attempts,
+        )
+        args = scripts.CLAIM.args(
+            n=n,
+            lease_ms=lease_ms,
+            claim_id=claim_id,
+            provider_name=provider,
+            half_close_after=HALF_CLOSE_AFTER,
+            hold_off_ms=self._hold_off_ms + self._primary.lag_ms,
+            pass_over="" if expired_after is None else expired_after,
+            replayed_after=self.told_after,
+            second_term_ms=self._second_term_ms,
+            replica=self.replica,
+        )
         asked = time.monotonic()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
@@ -146,8 +154,8 @@ class Schedule:
 
     async def _release_lost(self, provider: str) -> None:
         while lost := self._lost_claims.get(provider):
-            keys = [*self._sets(provider, "due", "leased"), self._keys.grants]
-            await self._primary.run(scripts.RELEASE, keys, [lost[-1]])
+            keys = scripts.RELEASE.keys(**self._sets(provider, "due", "leased"), grant_prefix=self._keys.grants)
+            await self._primary.run(scripts.RELEASE, keys, scripts.RELEASE.args(claim_id=lost[-1]))
             lost.pop()
 
     def _claim(self, provider: str, row: Sequence[bytes | None], now: int, lease_ends: float) -> tuple[Claim, bool]:
@@ -187,23 +195,24 @@ class Schedule:
         """
         claim, grant_id = commit.claim, commit.claim.grant_id
         fields = sealed or commit_fields(self._grants, commit)
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased", "parked"),
-            self._keys.provider(claim.provider),
-            self._keys.forgotten,
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id,
-            claim.attempt,
-            claim.generation,
-            claim.granted_at,
-            commit.refresh_at,
-            self._keys.channel(grant_id),
-            remembered(commit, self.replica),
-        ]
-        args += [len(messages), *messages, *fields]
+        keys = scripts.COMMIT.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased", "parked"),
+            provider=self._keys.provider(claim.provider),
+            forgotten=self._keys.forgotten,
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.COMMIT.args(
+            [*messages, *fields],
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            generation=claim.generation,
+            granted_at=claim.granted_at,
+            refresh_at=commit.refresh_at,
+            channel=self._keys.channel(grant_id),
+            record=remembered(commit, self.replica),
+            message_count=len(messages),
+        )
         return await self._commits.add(keys, args)
 
     async def postpone(self, step: Postpone, message: str | None) -> Settled:
@@ -211,37 +220,62 @@ class Schedule:
         claim, grant_id = step.claim, step.claim.grant_id
         suspended = step.lane == "suspended"
         first, longest = SUSPENDED_PAUSE_MS if suspended else AILING_PAUSE_MS
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased"),
-            self._keys.provider(claim.provider),
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
-            step.code, step.detail, 1 if suspended else HALF_CLOSE_AFTER, first, longest, random.random(),
-            self._keys.channel(grant_id), message or "", claim.generation, claim.claimed_at,
-            remembered(step, self.replica) if step.asked else "",
-            "failures", step.failures, "last_outcome", step.outcome, "last_detail", _told(step.code, step.detail),
-            "last_at", self._clock(),
-        ]  # fmt: skip
+        keys = scripts.POSTPONE.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased"),
+            provider=self._keys.provider(claim.provider),
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.POSTPONE.args(
+            ["failures", step.failures, *self._last(step.outcome, _told(step.code, step.detail))],
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            due_at=step.due_at,
+            unknown="unknown" if step.unknown else "",
+            lane=step.lane,
+            not_before=step.not_before,
+            code=step.code,
+            detail=step.detail,
+            half_close_after=1 if suspended else HALF_CLOSE_AFTER,
+            first_pause_ms=first,
+            longest_pause_ms=longest,
+            jitter=random.random(),
+            channel=self._keys.channel(grant_id),
+            message=message or "",
+            generation=claim.generation,
+            claimed_at=claim.claimed_at,
+            record=remembered(step, self.replica) if step.asked else "",
+        )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
     async def park(self, step: Park, message: str, *, counts: bool = True) -> Settled:
         """Take a grant out of the schedule, unless the breaker says it is the provider (then: suspended)."""
         claim, grant_id = step.claim, step.claim.grant_id
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased", "parked"),
-            self._keys.provider(claim.provider),
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id, claim.attempt, step.reason, step.detail, BREAKER if counts else 0, *SUSPENDED_PAUSE_MS,
-            self._keys.channel(grant_id), message, remembered(step, self.replica),
-            "last_outcome", step.outcome, "last_detail", _told(step.reason, step.detail), "last_at", self._clock(),
-        ]  # fmt: skip
+        first, longest = SUSPENDED_PAUSE_MS
+        keys = scripts.PARK.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased", "parked"),
+            provider=self._keys.provider(claim.provider),
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.PARK.args(
+            self._last(step.outcome, _told(step.reason, step.detail)),
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            reason=step.reason,
+            detail=step.detail,
+            breaker=BREAKER if counts else 0,
+            first_pause_ms=first,
+            longest_pause_ms=longest,
+            channel=self._keys.channel(grant_id),
+            message=message,
+            record=remembered(step, self.replica),
+        )
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]
+
+    def _last(self, outcome: str, detail: str) -> list[Argument]:
+        """Return the fields of a grant that say how its last token request ended."""
+        return ["last_outcome", outcome, "last_detail", detail, "last_at", self._clock()]
 
     async def expedite(
         self, grant: Grant, *, interval_ms: int, generation: int | None = None, budget: int | None = None
@@ -251,11 +285,16 @@ class Schedule:
         *budget*: how often that may be done in `REPORT_WINDOW_MS`, counting what was done with a budget only. Whoever
         finds the grant due already is not counted.
         """
-        keys = [self._keys.grant(grant.grant_id), *self._sets(grant.provider, "due", "leased")]
-        args: list[Argument] = [
-            grant.grant_id, "" if generation is None else generation, interval_ms, "" if budget is None else budget,
-            REPORT_WINDOW_MS,
-        ]  # fmt: skip
+        keys = scripts.EXPEDITE.keys(
+            grant=self._keys.grant(grant.grant_id), **self._sets(grant.provider, "due", "leased")
+        )
+        args = scripts.EXPEDITE.args(
+            grant_id=grant.grant_id,
+            generation="" if generation is None else generation,
+            interval_ms=interval_ms,
+            budget="" if budget is None else budget,
+            window_ms=REPORT_WINDOW_MS,
+        )
         status, number = await self._primary.run(scripts.EXPEDITE, keys, args)
         return Expedited(status.decode(), int(number))
 
@@ -263,11 +302,12 @@ class Schedule:
         """Take a grant up once more; *provider* is where it was seen last."""
         return await self._named(scripts.RETRY, grant_id, provider)  # type: ignore[return-value]
 
-    async def _named(self, script: scripts.Script, grant_id: str, provider: str, *args: Argument) -> str:
+    async def _named(self, script: scripts.Script, grant_id: str, provider: str, **more: Argument) -> str:
         """Run a script on one named grant, under whichever provider it is by now."""
         for _ in range(_TRIES):
-            keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
-            reply: str = (await self._primary.run(script, keys, [grant_id, provider, *args])).decode()
+            keys = script.keys(grant=self._keys.grant(grant_id), **self._sets(provider, "due", "leased", "parked"))
+            args = script.args(grant_id=grant_id, provider=provider, **more)
+            reply: str = (await self._primary.run(script, keys, args)).decode()
             if reply != "moved":
                 return reply
             held = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
@@ -276,27 +316,37 @@ class Schedule:
 
     async def resume(self, provider: str) -> list[str]:
         """Take a provider up again; gives the grants its breaker had seen refused."""
-        refused = await self._primary.run(scripts.RESUME, [self._keys.provider(provider)], [])
+        keys = scripts.RESUME.keys(provider=self._keys.provider(provider))
+        refused = await self._primary.run(scripts.RESUME, keys, scripts.RESUME.args())
         return refused.decode().split()  # type: ignore[no-any-return]
 
     async def hold(self, grant_id: str, provider: str, lease_ms: int) -> Literal["held", "leased", "gone"]:
         """Lease one named grant so that nobody refreshes it; *provider* is where it was seen last."""
-        return await self._named(scripts.HOLD, grant_id, provider, lease_ms)  # type: ignore[return-value]
+        return await self._named(scripts.HOLD, grant_id, provider, lease_ms=lease_ms)  # type: ignore[return-value]
 
     async def abandon(self, life: str, providers: Iterable[str]) -> int:
         """Let the leases of a process that is known to be dead last no longer than its requests may.
 
         Gives how many there were; their outcomes are unknown.
         """
-        keys = [[self._keys.ids("leased", provider), self._keys.grants] for provider in providers]
-        args: list[Argument] = [life, self._second_term_ms]
-        return sum([await self._primary.run(scripts.ABANDON, each, args) for each in keys])
+        held = 0
+        for provider in providers:
+            keys = scripts.ABANDON.keys(**self._sets(provider, "leased"), grant_prefix=self._keys.grants)
+            args = scripts.ABANDON.args(life=life, longest_ms=self._second_term_ms)
+            held += await self._primary.run(scripts.ABANDON, keys, args)
+        return held
 
     async def rewind(self, provider: str, lease_ms: int) -> None:
         """After the server's clock was set back: bring what was issued or leased "in the future" back to now."""
-        keys = [*self._sets(provider, "due", "leased"), self._keys.provider(provider), self._keys.grants]
-        offset = 0
-        while await self._primary.run(scripts.REWIND, keys, [offset, _REWIND_PAGE, lease_ms]) == _REWIND_PAGE:
+        keys = scripts.REWIND.keys(
+            **self._sets(provider, "due", "leased"),
+            provider=self._keys.provider(provider),
+            grant_prefix=self._keys.grants,
+        )
+        offset, examined = 0, _REWIND_PAGE
+        while examined == _REWIND_PAGE:
+            args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
+            examined = await self._primary.run(scripts.REWIND, keys, args)
             offset += _REWIND_PAGE
 
 

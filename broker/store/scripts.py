@@ -1,13 +1,27 @@
-"""The Lua scripts and the names of keys and channels, each in one place."""
+"""The Lua scripts, the names of their keys and arguments, and the names of all keys and channels.
+
+Knows nothing of connections, nor of what the scripts are run for.
+
+A script begins with a header that names its KEYS and ARGV in order; a name that ends in `...` stands for all items that
+follow. The caller names each value (`COMMIT.keys(grant=...)`), and `Order` puts them into the script's order.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib import resources
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from broker.model import State
+    from broker.store.connections import Argument
+
+_HEADER = re.compile(r"^-- (KEYS|ARGV): (.+)$", re.MULTILINE)
+_Value = TypeVar("_Value")
 
 
 def _read(name: str) -> str:
@@ -17,11 +31,50 @@ def _read(name: str) -> str:
 _PRELUDE = _read("prelude")
 
 
+class Order(Generic[_Value]):
+    """The order in which a script takes its keys, or its arguments."""
+
+    def __init__(self, text: str, kind: Literal["KEYS", "ARGV"]) -> None:
+        names = [name for found in _HEADER.finditer(text) if found[1] == kind for name in found[2].split()]
+        self.rest = names.pop().removesuffix("...") if names[-1].endswith("...") else ""
+        """The name of all items behind the others; empty where there are none."""
+        self.names = () if names == ["none"] else tuple(names)
+        self._count = len(self.names)
+        self._pick = _picker(self.names)
+
+    def arrange(self, rest: Sequence[_Value] = (), /, **named: _Value) -> tuple[_Value, ...]:
+        """Return the values of *named* in the script's order, and *rest* behind them.
+
+        Costs less than 0.4 us more than a list written by hand; a commit calls it twice.
+
+        Raises:
+            TypeError: The script's header names other items.
+        """
+        if len(named) == self._count and (self.rest or not rest):
+            try:
+                return (*self._pick(named), *rest) if rest else self._pick(named)
+            except KeyError:
+                pass
+        raise TypeError(f"the script takes {self.names} and {self.rest or 'no more'}, not {(*named, *rest[:1])}")
+
+
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return a function that takes the values of *names* out of a mapping."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda named: tuple(named[name] for name in names)
+
+
 class Script:
     """One script of `lua/`, by its verb. Content-addressed, so replicas of two versions never mix them up."""
 
     def __init__(self, verb: str, *, allow_oom: bool = False) -> None:
-        text = _read(verb).replace("\n", f"\n{_PRELUDE}", 1)
+        text = _read(verb)
+        self.key_order: Order[str] = Order(text, "KEYS")
+        self.arg_order: Order[Argument] = Order(text, "ARGV")
+        self.keys = self.key_order.arrange
+        self.args = self.arg_order.arrange
+        text = text.replace("\n", f"\n{_PRELUDE}", 1)
         if allow_oom:  # the same script, for what must be kept even when memory is full
             text = text.replace("#!lua\n", "#!lua flags=allow-oom\n", 1)
         self.verb = verb

@@ -1,8 +1,12 @@
 #!lua flags=allow-oom
--- enqueue_subjects: have subjects looked at before all others; one that stands in the schedule already stays where it is.
+-- enqueue_subjects: make subjects due before all others; one that is in the schedule already stays where it is.
 --
--- KEYS  1 subjects
--- ARGV  the subjects
-for i = 1, #ARGV do
-  redis.call('ZADD', KEYS[1], 'NX', 0, ARGV[i])
+-- KEYS: subjects
+-- ARGV: names...
+-- Returns: nothing
+local subjects = unpack(KEYS)
+local names = ARGV
+
+for i = 1, #names do
+  redis.call('ZADD', subjects, 'NX', 0, names[i])
 end

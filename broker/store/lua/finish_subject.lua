@@ -1,22 +1,27 @@
 #!lua flags=allow-oom
--- finish_subject: write down what came of a look, as long as its lease is ours.
+-- finish_subject: write down what was sent about a subject, as long as the caller still holds its lease.
 --
--- KEYS  1 subjects  2 told
--- ARGV  1 subject  2 end of the lease as it was given  3 what it was told, or ""  4 when to look again, "" for never
--- Gives noted or superseded. Nobody else looks before that time, so one further from now keeps the lease.
-local subjects, told, subject = KEYS[1], KEYS[2], ARGV[1]
+-- KEYS: subjects last_notices
+-- ARGV: subject lease_ends record next_at
+--   lease_ends: the end of the lease, as it was given
+--   record: what people know of the subject now, or "" for nothing
+--   next_at: when the subject is due again, or "" for never. Nobody leases it before, so a later time keeps the lease.
+-- Returns: noted or superseded
+local subjects, last_notices = unpack(KEYS)
+local subject, lease_ends, record, next_at = unpack(ARGV)
+
 local ends = redis.call('ZSCORE', subjects, subject)
-if not ends or tonumber(ends) ~= tonumber(ARGV[2]) then
+if not ends or tonumber(ends) ~= tonumber(lease_ends) then
   return 'superseded'
 end
-if ARGV[3] == '' then
-  redis.call('HDEL', told, subject)
+if record == '' then
+  redis.call('HDEL', last_notices, subject)
 else
-  redis.call('HSET', told, subject, ARGV[3])
+  redis.call('HSET', last_notices, subject, record)
 end
-if ARGV[4] == '' then
+if next_at == '' then
   redis.call('ZREM', subjects, subject)
 else
-  redis.call('ZADD', subjects, ARGV[4], subject)
+  redis.call('ZADD', subjects, next_at, subject)
 end
 return 'noted'

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
--- lease_subjects: lease up to n subjects of one way of telling people that are due to be looked at.
+-- lease_subjects: lease up to n due subjects of one notification channel.
 --
--- KEYS  1 subjects  2 told
--- ARGV  1 n  2 lease in ms
--- Gives {now, {subject, what it was told or "", end of the lease}...}.
-local subjects, told = KEYS[1], KEYS[2]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- KEYS: subjects last_notices
+-- ARGV: n lease_ms
+-- Returns: {now, {subject, record of its last notice or "", end of the lease}...}
+local subjects, last_notices = unpack(KEYS)
+local n, lease_ms = unpack(ARGV)
+
+local now = now_ms()
 local reply = {now}
-for _, subject in ipairs(redis.call('ZRANGEBYSCORE', subjects, '-inf', now, 'LIMIT', 0, ARGV[1])) do
-  local ends = now + ARGV[2]
+for _, subject in ipairs(redis.call('ZRANGEBYSCORE', subjects, '-inf', now, 'LIMIT', 0, n)) do
+  local ends = now + lease_ms
   redis.call('ZADD', subjects, ends, subject)
-  reply[#reply + 1] = {subject, redis.call('HGET', told, subject) or '', ends}
+  reply[#reply + 1] = {subject, redis.call('HGET', last_notices, subject) or '', ends}
 end
 return reply

@@ -1,15 +1,21 @@
 #!lua
--- needing_attention: which of these grants people may have to be told of.
+-- needing_attention: find the grants that a notice may be about: parked, failing, or ending soon.
 --
--- KEYS  1 prefix of the grants' keys (all in one slot)
--- ARGV  1 failures in a row that are worth a word  2 an end before that is, too (epoch ms)  then ids
--- Gives those that are parked, that fail, or that end soon.
-local prefix, failing, soon = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+-- KEYS: grant_prefix
+-- ARGV: failures ends_by grant_ids...
+--   failures: a grant that failed so often in a row is failing
+--   ends_by: a grant that must be reauthorized by then (epoch ms) ends soon
+-- Returns: their ids
+local grant_prefix = unpack(KEYS)
+local failures, ends_by = unpack(ARGV)
+local grant_ids = {unpack(ARGV, 3)}
+failures, ends_by = tonumber(failures), tonumber(ends_by)
+
 local reply = {}
-for i = 3, #ARGV do
-  local grant = redis.call('HMGET', prefix .. ARGV[i], 'reason', 'failures', 'reauthorize_by')
-  if grant[1] or tonumber(grant[2] or 0) >= failing or grant[3] and tonumber(grant[3]) <= soon then
-    reply[#reply + 1] = ARGV[i]
+for i = 1, #grant_ids do
+  local stored = redis.call('HMGET', grant_prefix .. grant_ids[i], 'reason', 'failures', 'reauthorize_by')
+  if stored[1] or tonumber(stored[2] or 0) >= failures or stored[3] and tonumber(stored[3]) <= ends_by then
+    reply[#reply + 1] = grant_ids[i]
   end
 end
 return reply

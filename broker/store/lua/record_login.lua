@@ -1,13 +1,17 @@
 #!lua
--- record_login: keep a pending login for its life, or put what became of it in place of one that is still there.
+-- record_login: keep a pending login for its life, or replace one that is still there by how it went on.
 --
--- KEYS  1 flow
--- ARGV  1 the flow, sealed  2 its life in s, or "": only in place of another, for what is left of its life
--- Gives what was there before.
-local before = redis.call('GET', KEYS[1])
-if ARGV[2] ~= '' then
-  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+-- KEYS: flow
+-- ARGV: sealed life_s
+--   life_s: "" to replace a flow that is there, for what is left of its life
+-- Returns: what was there before
+local flow = unpack(KEYS)
+local sealed, life_s = unpack(ARGV)
+
+local before = redis.call('GET', flow)
+if life_s ~= '' then
+  redis.call('SET', flow, sealed, 'EX', life_s)
 elseif before then
-  redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
+  redis.call('SET', flow, sealed, 'KEEPTTL')
 end
 return before
