@@ -50,7 +50,7 @@ class Claimed:
     """The server's clock was set back: `rewind` is called for."""
     fenced: int | None = None
     """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms), and
-    whoever claims has said again what it knows (`told_after`)."""
+    whoever claims has said again what it knows (`replayed_after`)."""
     passed_over: int = 0
     """Where to look on for what has expired; 0: from the beginning."""
 
@@ -92,7 +92,7 @@ class Schedule:
         """How we are called in what is remembered of an attempt."""
         self.life = secrets.token_hex(8)
         """This process, told apart from every other for good: the id of each of its attempts begins with it."""
-        self.told_after = -1
+        self.replayed_after = -1
         """The fence after which this replica has told the store all it knows: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
@@ -124,7 +124,7 @@ class Schedule:
             half_close_after=HALF_CLOSE_AFTER,
             hold_off_ms=self._hold_off_ms + self._primary.lag_ms,
             pass_over="" if expired_after is None else expired_after,
-            replayed_after=self.told_after,
+            replayed_after=self.replayed_after,
             second_term_ms=self._second_term_ms,
             replica=self.replica,
         )

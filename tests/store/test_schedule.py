@@ -60,7 +60,7 @@ async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
     """A claim of a replica that has told the store all it knows."""
     brought = await store.schedule.claim(provider, n, LEASE)
     if brought.fenced is not None:
-        store.schedule.told_after = brought.fenced
+        store.schedule.replayed_after = brought.fenced
         brought = await store.schedule.claim(provider, n, LEASE)
     return brought
 
@@ -381,7 +381,7 @@ async def test_what_has_expired_is_found_behind_what_lives(store: Store, redis: 
             _ = pipe.hset(f"broker:{{0}}:grant:g{number}", "expires_at", store.clock() + 3_600_000 if lives else 1)
             _ = pipe.zadd("broker:{0}:due:p", {f"g{number}": 1000 + number})
         await pipe.execute()
-    store.schedule.told_after = (await store.schedule.claim("p", 1, LEASE)).fenced or 0
+    store.schedule.replayed_after = (await store.schedule.claim("p", 1, LEASE)).fenced or 0
     after, found = 0, []
     for _ in range(5):
         brought = await store.schedule.claim("p", 2, LEASE, expired_after=after)
