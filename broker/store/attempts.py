@@ -104,7 +104,7 @@ def read(line: bytes) -> Attempt:
     return Attempt(at_ms, replica, outcome, error, description, decided, next_at)
 
 
-def remembered(step: Step, replica: str) -> str:
+def attempt_record(step: Step, replica: str) -> str:
     """What is to be remembered of an attempt that came to *step*; the script puts what was decided in front."""
     at = step.claim.claimed_at
     match step:

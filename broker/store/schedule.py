@@ -12,7 +12,7 @@ from broker.errors import NotOurStore, StoreUnavailable
 from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
-from broker.store.attempts import remembered, replica_name
+from broker.store.attempts import attempt_record, replica_name
 from broker.store.commit_group import CommitGroup
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Schedule:
             granted_at=claim.granted_at,
             refresh_at=commit.refresh_at,
             channel=self._keys.channel(grant_id),
-            record=remembered(commit, self.replica),
+            record=attempt_record(commit, self.replica),
             message_count=len(messages),
         )
         return await self._commits.add(keys, args)
@@ -227,7 +227,7 @@ class Schedule:
             attempts=self._keys.attempts_of(grant_id),
         )
         args = scripts.POSTPONE.args(
-            ["failures", step.failures, *self._last(step.outcome, _told(step.code, step.detail))],
+            ["failures", step.failures, *self._last(step.outcome, _describe(step.code, step.detail))],
             grant_id=grant_id,
             attempt=claim.attempt,
             due_at=step.due_at,
@@ -244,7 +244,7 @@ class Schedule:
             message=message or "",
             generation=claim.generation,
             claimed_at=claim.claimed_at,
-            record=remembered(step, self.replica) if step.asked else "",
+            record=attempt_record(step, self.replica) if step.asked else "",
         )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
@@ -259,7 +259,7 @@ class Schedule:
             attempts=self._keys.attempts_of(grant_id),
         )
         args = scripts.PARK.args(
-            self._last(step.outcome, _told(step.reason, step.detail)),
+            self._last(step.outcome, _describe(step.reason, step.detail)),
             grant_id=grant_id,
             attempt=claim.attempt,
             reason=step.reason,
@@ -269,7 +269,7 @@ class Schedule:
             longest_pause_ms=longest,
             channel=self._keys.channel(grant_id),
             message=message,
-            record=remembered(step, self.replica),
+            record=attempt_record(step, self.replica),
         )
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]
 
@@ -371,5 +371,5 @@ def _maybe(raw: bytes) -> int | None:
     return int(raw) if raw else None
 
 
-def _told(code: str, detail: str) -> str:
+def _describe(code: str, detail: str) -> str:
     return f"{code}: {detail}" if detail else code

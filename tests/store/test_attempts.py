@@ -9,7 +9,7 @@ import pytest
 
 from broker.model import Claim, Park, Postpone
 from broker.secret import Secret
-from broker.store.attempts import KEPT, Past, entry, read, remembered, replica_name
+from broker.store.attempts import KEPT, Past, attempt_record, entry, read, replica_name
 from tests.store.test_schedule import claimed, commit_of, imported, key, store
 from tests.waiting import until
 
@@ -205,8 +205,8 @@ def test_what_is_remembered_of_a_refusal() -> None:
     """A refusal whose reason is the server's own code keeps both; no code is repeated in front of its description."""
     claim = Claim("g", "p", 1, "a", Secret("r"), None, None, None, None, 1, 0, None, 1, 5_000, 0.0)
     slots = [
-        remembered(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
-        remembered(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
+        attempt_record(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
+        attempt_record(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
     ]
     read_back = [read(f"parked\t{slot}".encode()) for slot in slots]
     assert [(a.error, a.error_description) for a in read_back] == [
