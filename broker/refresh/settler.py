@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from broker.model import Event, Step
     from broker.refresh.journal import Entry, Journal
-    from broker.store import Settled, Store
+    from broker.store import Recorded, Store
     from broker.store.connections import Argument
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ SETTLE_LIMIT = 10.0
 
 
 # known: what the store has came of this very answer.
-_AFTER_RESTORE: dict[str, Settled] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
+_AFTER_RESTORE: dict[str, Recorded] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Settler:
         if kept.entry is not None and self._journal is not None:
             await self._journal.retract(kept.entry)
 
-    async def settle(self, step: Step, kept: Kept | None = None) -> Settled:
+    async def settle(self, step: Step, kept: Kept | None = None) -> Recorded:
         """Tell the store, again and again. *kept* is what `keep` gave for an answer.
 
         An answer that was received is told until it is heard, or the process must end. Anything else is dropped when
@@ -94,7 +94,7 @@ class Settler:
                 await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
                 tries += 1
 
-    async def _tell(self, step: Step, kept: Kept) -> Settled:
+    async def _tell(self, step: Step, kept: Kept) -> Recorded:
         schedule = self._store.schedule
         match step:
             case Commit():
@@ -110,7 +110,7 @@ class Settler:
             case Park():
                 return await schedule.park(step, self._message(step, step.event, step.outcome, step.reason))
 
-    async def _restored(self, commit: Commit) -> Settled:
+    async def _restored(self, commit: Commit) -> Recorded:
         """The store went back behind our claim (a failover, a restore): it takes the whole grant from us instead."""
         record = self._store.registry.committed(self._store.store_id, commit)
         restored = await self._store.registry.restore(self._store.store_id, record)

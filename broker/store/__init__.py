@@ -11,7 +11,7 @@ from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.primary import Primary
 from broker.store.registry import Held, Registered, Registry, Restored
-from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
+from broker.store.schedule import Claimed, Expedited, Recorded, Schedule, commit_fields
 
 __all__ = [
     "MOST_TOGETHER",
@@ -26,11 +26,11 @@ __all__ = [
     "Page",
     "Primary",
     "ProviderState",
+    "Recorded",
     "Registered",
     "Registry",
     "Restored",
     "Schedule",
-    "Settled",
     "Store",
     "commit_fields",
     "embedded_server",

@@ -66,7 +66,7 @@ class Expedited:
     number: int
 
 
-Settled = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
+Recorded = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
 
 
 class Schedule:
@@ -187,7 +187,7 @@ class Schedule:
 
     async def commit(
         self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
-    ) -> tuple[Settled, bool]:
+    ) -> tuple[Recorded, bool]:
         """Write an answer down and publish it. Idempotent by attempt: an error means "repeat", never "not written".
 
         *sealed*: its fields, where `commit_fields` made them already. Gives what the script said and whether the write
@@ -215,7 +215,7 @@ class Schedule:
         )
         return await self._commits.add(keys, args)
 
-    async def postpone(self, step: Postpone, message: str | None) -> Settled:
+    async def postpone(self, step: Postpone, message: str | None) -> Recorded:
         """Put a grant back to due; tells the lane what that says of the provider."""
         claim, grant_id = step.claim, step.claim.grant_id
         suspended = step.lane == "suspended"
@@ -248,7 +248,7 @@ class Schedule:
         )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
-    async def park(self, step: Park, message: str, *, counts: bool = True) -> Settled:
+    async def park(self, step: Park, message: str, *, counts: bool = True) -> Recorded:
         """Take a grant out of the schedule, unless the breaker says it is the provider (then: suspended)."""
         claim, grant_id = step.claim, step.claim.grant_id
         first, longest = SUSPENDED_PAUSE_MS
