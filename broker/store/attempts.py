@@ -73,7 +73,7 @@ class Attempts:
         self._keys = keys
         self._clock = clock
 
-    async def of(self, grant_id: str, grant: Grant | None) -> Past:
+    async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
         """The past of a grant, or of an id that has none any more."""
         keys, provider = self._keys, grant.provider if grant else ""
         row, tried, due, leased, open_at, forgotten = await self._primary.pipeline([

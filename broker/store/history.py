@@ -51,7 +51,7 @@ class History:
         script = scripts.COUNT_OUTCOMES
         await self._primary.run(script, script.keys([self._keys.history(p) for p in providers]), script.args(args))
 
-    async def of(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
+    async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """The last hour of each provider, oldest minute first, the one under way last; *now* is epoch ms."""
         providers = list(providers)
         replies = await self._primary.pipeline([("HGETALL", self._keys.history(name)) for name in providers])

@@ -63,7 +63,7 @@ class Soonest:
         self._primary = primary
         self._keys = keys
 
-    async def of(self, providers: Sequence[str], n: int) -> list[Soon]:
+    async def for_providers(self, providers: Sequence[str], n: int) -> list[Soon]:
         """The *n* grants that are due, or being refreshed, soonest; what is left of *n* goes to the latest parked."""
         due = await self._first("due", providers, n)
         leased = await self._first("leased", providers, n)

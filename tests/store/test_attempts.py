@@ -24,7 +24,7 @@ GRANT = "broker:{0}:grant:g1"
 
 async def past(store: Store, grant: str = "g1") -> Past:
     """What is remembered."""
-    return await store.attempts.of(grant, await store.grants.get(grant))
+    return await store.attempts.for_grant(grant, await store.grants.get(grant))
 
 
 async def again(store: Store, redis: Redis, grant: str = "g1") -> Claim:

@@ -35,7 +35,7 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
     minute = await minute_of(store)
     await store.history.add({("p", minute): (2, 1), ("q", minute): (0, 4)})
     await store.history.add({("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
-    hours = await store.history.of(["p", "q", "never"], minute * MINUTE_MS)
+    hours = await store.history.for_providers(["p", "q", "never"], minute * MINUTE_MS)
     assert [(m.at // MINUTE_MS - minute, m.refreshed, m.failed) for m in hours["p"][-2:]] == [(-1, 0, 1), (0, 5, 1)]
     assert (hours["q"][-1].refreshed, hours["q"][-1].failed) == (0, 4)
     assert {len(hour) for hour in hours.values()} == {MINUTES}
@@ -43,7 +43,7 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
     for ago in range(2, 300):
         await store.history.add({("p", minute - ago): (1, 1), ("p", minute + 10 * ago): (1, 0)})
     assert await redis.hlen("broker:{0}:history:p") < 200
-    (hour,) = (await store.history.of(["p"], minute * MINUTE_MS)).values()
+    (hour,) = (await store.history.for_providers(["p"], minute * MINUTE_MS)).values()
     assert [m.refreshed for m in hour] == [1] * (MINUTES - 2) + [0, 5]
 
 
@@ -61,7 +61,7 @@ async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> N
     tally.count("p", "unchanged")
     await tally.tell()
     await tally.tell()
-    ((*_, last),) = (await store.history.of(["p"], store.clock())).values()
+    ((*_, last),) = (await store.history.for_providers(["p"], store.clock())).values()
     assert (last.refreshed, last.failed) == (2, 1)
 
 
@@ -93,7 +93,7 @@ async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
     running = asyncio.create_task(tally.run(ending))
 
     async def heard() -> bool:
-        ((*_, before, last),) = (await store.history.of(["p"], store.clock())).values()
+        ((*_, before, last),) = (await store.history.for_providers(["p"], store.clock())).values()
         return before.failed + last.failed == 1
 
     await until(heard, timeout=8)
