@@ -112,8 +112,8 @@ class Admission:
         """Put it on our own disk before Redis is asked anything."""
         if self._journal is None:
             return None
-        record = self._store.registry.logged_in(
-            self._store.store_id, token, refresh_token,
+        record = self._store.registry.login_record(
+            token, refresh_token,
             reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at), followed=followed,
         )  # fmt: skip
         return await self._journal.append(token.grant_id, record)

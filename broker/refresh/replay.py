@@ -84,7 +84,7 @@ class Replay:
             log.info("journal.replayed", **{name.replace(" ", "_"): count for name, count in counts.items()})
 
     async def _restore(self, entry: Entry) -> str:
-        said = await self._store.registry.restore(self._store.store_id, entry.text)
+        said = await self._store.registry.restore(entry.text)
         if said != "another store":
             entry.settled = True
         return said

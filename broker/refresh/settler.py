@@ -61,7 +61,7 @@ class Settler:
         """Put an answer on disk before anybody relies on it. A disk that refuses is said aloud; the answer goes on."""
         kept = Kept(commit_fields(self._store.grants, commit))
         if self._journal is not None:
-            record = self._store.registry.committed(self._store.store_id, commit, kept.sealed)
+            record = self._store.registry.commit_record(commit, kept.sealed)
             kept.entry = await self._journal.append(commit.claim.grant_id, record)
         return kept
 
@@ -112,8 +112,8 @@ class Settler:
 
     async def _restored(self, commit: Commit) -> Recorded:
         """The store went back behind our claim (a failover, a restore): it takes the whole grant from us instead."""
-        record = self._store.registry.committed(self._store.store_id, commit)
-        restored = await self._store.registry.restore(self._store.store_id, record)
+        record = self._store.registry.commit_record(commit)
+        restored = await self._store.registry.restore(record)
         log.warning("grant.restored", grant_id=commit.claim.grant_id, restored=restored)
         return _AFTER_RESTORE.get(restored, "committed")
 

@@ -62,6 +62,8 @@ class Registry:
         self._keys = keys
         self._grants = grants
         self._clock = clock
+        self.store_id = ""
+        """The id of the store, from `Store.identify` on: it stands in every record and message."""
 
     def _sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
         return {f"{prefix}{state}": self._keys.ids(state, provider) for state in _STATES}
@@ -168,7 +170,7 @@ class Registry:
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
-    def committed(self, store_id: str, commit: Commit, sealed: Sequence[Argument] = ()) -> str:
+    def commit_record(self, commit: Commit, sealed: Sequence[Argument] = ()) -> str:
         """A record of an answer, for the journal: everything `restore` needs to write its grant anew.
 
         *sealed*: its fields, where `commit_fields` made them already.
@@ -179,30 +181,28 @@ class Registry:
             fields += self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
         generation = commit.token.generation if commit.token else claim.generation
         return _record(
-            store_id, claim.grant_id, claim.provider, claim.generation, generation, claim.granted_at,
+            self.store_id, claim.grant_id, claim.provider, claim.generation, generation, claim.granted_at,
             commit.answered_at, commit.refresh_at, claim.attempt, fields,
         )  # fmt: skip
 
-    def logged_in(
-        self, store_id: str, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
-    ) -> str:
+    def login_record(self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int) -> str:
         """A record of what a login brought, likewise; it follows whatever there is up to generation *followed*."""
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, reauthorize_by),
         ]
         return _record(
-            store_id, token.grant_id, token.provider, followed, token.generation, token.issued_at,
+            self.store_id, token.grant_id, token.provider, followed, token.generation, token.issued_at,
             token.issued_at, token.refresh_at, "login", fields,
         )  # fmt: skip
 
-    def forgot(self, store_id: str, grant_id: str, generation: int) -> str:
+    def forget_record(self, grant_id: str, generation: int) -> str:
         """A record of a grant that was forgotten just now, at *generation*."""
         return json.dumps({
-            "store": store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()
+            "store": self.store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()
         })  # fmt: skip
 
-    def resealed(self, record: str) -> str:
+    def reseal_record(self, record: str) -> str:
         """A record with what is sealed in it sealed with the first key; what no key of ours opens stays as it is."""
         told: dict[str, Any] = json.loads(record)
         names = told.get("fields", [])[::2]
@@ -213,22 +213,22 @@ class Registry:
                     cell["b"] = base64.b64encode(sealed).decode()
         return json.dumps(told)
 
-    async def restore(self, store_id: str, record: str) -> Restored:
+    async def restore(self, record: str) -> Restored:
         """Tell the store what a record says; it takes only what is newer than what it knows."""
         told: dict[str, Any] = json.loads(record)
-        if told["store"] != store_id:
+        if told["store"] != self.store_id:
             return "another store"
         if "forget" in told:
-            gone = notice("revoked", store_id, told["forget"], "", told["generation"])
+            gone = notice("revoked", self.store_id, told["forget"], "", told["generation"])
             at = told.get("forgotten_at", told["generation"])
             forgot = await self.forget(told["forget"], gone, up_to=told["generation"], forgotten_at=at)
             return "forgot" if forgot else "known"
-        return await self._restore(store_id, told)
+        return await self._restore(told)
 
-    async def _restore(self, store_id: str, told: dict[str, Any]) -> Restored:
+    async def _restore(self, told: dict[str, Any]) -> Restored:
         grant_id, provider, generation = told["grant_id"], told["provider"], told["generation"]
         fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in told["fields"]]
-        changed = notice("refreshed", store_id, grant_id, provider, generation)
+        changed = notice("refreshed", self.store_id, grant_id, provider, generation)
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             was_provider = raw.decode() if raw else ""

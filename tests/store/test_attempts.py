@@ -137,9 +137,9 @@ async def test_a_restored_answer_is_remembered(store: Store, redis: Redis) -> No
     await imported(store, "g1")
     await store.schedule.postpone(postponed(await again(store, redis)), None)
     claim = await again(store, redis)
-    record = store.registry.committed(store.store_id, commit_of(claim))
+    record = store.registry.commit_record(commit_of(claim))
     for expected in ("restored", "known"):
-        assert await store.registry.restore(store.store_id, record) == expected
+        assert await store.registry.restore(record) == expected
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [
         ("busy", "postponed"), ("refreshed", "restored")
     ]  # fmt: skip
@@ -237,9 +237,9 @@ async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> Non
     await imported(store, "g1")
     token = commit_of(await again(store, redis), "login").token
     assert token is not None
-    record = store.registry.logged_in(store.store_id, token, Secret("r"), reauthorize_by=None, followed=0)
+    record = store.registry.login_record(token, Secret("r"), reauthorize_by=None, followed=0)
     await redis.delete(GRANT)
-    assert await store.registry.restore(store.store_id, record) == "restored"
+    assert await store.registry.restore(record) == "restored"
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]
 
 

@@ -367,8 +367,8 @@ async def test_what_came_of_ours_is_not_taken_back(store: Store) -> None:
     (second,) = await claimed(store)
     await store.schedule.commit(commit_of(second, "a2", "r3"), [])
     assert (await store.schedule.commit(commit_of(first), []))[0] == "already"
-    record = store.registry.committed(store.store_id, commit_of(first))
-    assert await store.registry.restore(store.store_id, record) == "known"
+    record = store.registry.commit_record(commit_of(first))
+    assert await store.registry.restore(record) == "known"
 
 
 async def test_what_has_expired_is_found_behind_what_lives(store: Store, redis: Redis) -> None:

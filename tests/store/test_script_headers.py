@@ -128,12 +128,12 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
 
 async def write_down(store: Store, taken: dict[str, Claim]) -> None:
     """Commit, postpone and park a claim each, and restore one from its record."""
-    record = store.registry.committed(store.store_id, commit_of(taken["gone"]))
+    record = store.registry.commit_record(commit_of(taken["gone"]))
     await store.schedule.commit(commit_of(taken["kept"]), ["{}"])
     late = Postpone(taken["late"], "busy", "http_503", "", due_at=store.clock(), failures=1, lane="ailing")
     await store.schedule.postpone(late, "{}")
     await store.schedule.park(Park(taken["refused"], "dead", "invalid_grant", "gone", "refresh_failing"), "{}")
-    await store.registry.restore(store.store_id, record)
+    await store.registry.restore(record)
 
 
 async def log_in_and_out(store: Store) -> None:
