@@ -37,29 +37,29 @@ class Notices:
         self._keys = keys
         self._clock = clock
 
-    async def enqueue(self, way: str, subjects: Iterable[str]) -> None:
+    async def enqueue(self, channel: str, subjects: Iterable[str]) -> None:
         """Have *subjects* looked at, before all others; those that stand in the schedule already stay as they are."""
         names = list(subjects)
         if names:
             script = scripts.ENQUEUE_SUBJECTS
-            await self._primary.run(script, script.keys(subjects=self._keys.subjects(way)), script.args(names))
+            await self._primary.run(script, script.keys(subjects=self._keys.subjects(channel)), script.args(names))
 
-    async def lease(self, way: str, n: int, lease_ms: int) -> list[Leased]:
+    async def lease(self, channel: str, n: int, lease_ms: int) -> list[Leased]:
         """Lease up to *n* subjects that are due."""
         script = scripts.LEASE_SUBJECTS
-        keys = script.keys(subjects=self._keys.subjects(way), last_notices=self._keys.told(way))
+        keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
         asked = time.monotonic()
         now, *rows = await self._primary.run(script, keys, script.args(n=n, lease_ms=lease_ms))
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 
-    async def finish(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
+    async def finish(self, channel: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
         """Write down what came of a look, and when (epoch ms) to look again; None: never.
 
         Gives the lease as it stands from now on: *look_at* within the old one gives it up. None: it was no longer ours.
         """
         script = scripts.FINISH_SUBJECT
-        keys = script.keys(subjects=self._keys.subjects(way), last_notices=self._keys.told(way))
+        keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
         args = script.args(
             subject=leased.subject,
             lease_ends=leased.ends,

@@ -152,13 +152,13 @@ class Keys:
         """A pending login; the only keys that expire."""
         return self.flows + name
 
-    def subjects(self, way: str) -> str:
+    def subjects(self, channel: str) -> str:
         """Sorted set: what one way of telling people has to look at, by when."""
-        return f"{self.all}subjects:{way}"
+        return f"{self.all}subjects:{channel}"
 
-    def told(self, way: str) -> str:
+    def last_notices(self, channel: str) -> str:
         """Hash: of each of its subjects, what people were told that way."""
-        return f"{self.all}told:{way}"
+        return f"{self.all}told:{channel}"
 
     def channel(self, grant_id: str) -> str:
         """Pub/sub channel of one grant."""
