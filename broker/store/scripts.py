@@ -107,59 +107,59 @@ NEEDING_ATTENTION = Script("needing_attention")
 
 
 class Keys:
-    """Key and channel names. `{0}` is a hash tag: every key in one slot, whatever the topology."""
+    """Names of keys and channels. `{0}` is a hash tag: it puts every key into one slot, whatever the topology."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.all = f"{namespace}:{{0}}:"
-        """What every key begins with."""
+        """The prefix of every key."""
         self.grants = f"{self.all}grant:"
-        """What every grant's key begins with."""
+        """The prefix of every grant's key."""
         self.attempts = f"{self.all}attempts:"
-        """What the key of every grant's last attempts begins with."""
+        """The prefix of the key of every grant's last attempts."""
         self.flows = f"{self.all}flow:"
-        """What the key of every pending login begins with."""
+        """The prefix of the key of every pending login."""
         self.meta = f"{self.all}meta"
         """Hash: schema version, store id, sealed key canary, provider names."""
         self.held = f"{self.all}held"
         """Hash: fingerprint of an imported refresh token to the grant that holds it."""
         self.epoch = f"{self.all}epoch"
-        """Hash: which run of the server we know, and until when nobody claims after another one."""
+        """Hash: which run of the server is known, and until when nobody claims after another one was noticed."""
         self.forgotten = f"{self.all}forgotten"
-        """Sorted set of grant ids by when they were forgotten: what no journal may bring back."""
+        """Sorted set of grant ids by when they were forgotten: no journal may bring those grants back."""
 
     def grant(self, grant_id: str) -> str:
-        """Hash: one field per fact of a grant."""
+        """Return the key of a hash: one field per fact of a grant."""
         return self.grants + grant_id
 
     def attempts_of(self, grant_id: str) -> str:
-        """List: the last attempts of a grant, oldest first."""
+        """Return the key of a list: the last attempts of a grant, oldest first."""
         return self.attempts + grant_id
 
     def ids(self, state: State, provider: str) -> str:
-        """Sorted set of grant ids: due by due time, leased by end of lease, parked by since when."""
+        """Return the key of a sorted set of grant ids: due by due time, leased by end of lease, parked by beginning."""
         return f"{self.all}{state}:{provider}"
 
     def provider(self, name: str) -> str:
-        """Hash: what is known of a provider's health."""
+        """Return the key of a hash: what is known of a provider's health."""
         return f"{self.all}provider:{name}"
 
     def history(self, name: str) -> str:
-        """Hash: what the token requests of a provider came to, two counters a minute, for an hour."""
+        """Return the key of a hash: outcomes of a provider's token requests, two counters a minute, for an hour."""
         return f"{self.all}history:{name}"
 
     def flow(self, name: str) -> str:
-        """A pending login; the only keys that expire."""
+        """Return the key of a pending login, the only kind of key that expires."""
         return self.flows + name
 
     def subjects(self, channel: str) -> str:
-        """Sorted set: what one way of telling people has to look at, by when."""
+        """Return the key of a sorted set: subjects of one notification channel, by when they are due."""
         return f"{self.all}subjects:{channel}"
 
     def last_notices(self, channel: str) -> str:
-        """Hash: of each of its subjects, what people were told that way."""
+        """Return the key of a hash: of each subject of a notification channel, the record of its last notice."""
         return f"{self.all}told:{channel}"
 
     def channel(self, grant_id: str) -> str:
-        """Pub/sub channel of one grant."""
+        """Return the pub/sub channel of one grant."""
         return f"{self.namespace}:tokens:{grant_id}"

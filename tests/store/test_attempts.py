@@ -9,7 +9,7 @@ import pytest
 
 from broker.model import Claim, Park, Postpone
 from broker.secret import Secret
-from broker.store.attempts import KEPT, Past, attempt_record, entry, read, replica_name
+from broker.store.attempts import KEPT, Attempt, Past, attempt_record, entry, replica_name
 from tests.store.test_schedule import claimed, commit_of, imported, key, store
 from tests.waiting import until
 
@@ -180,7 +180,7 @@ def test_an_entry_is_bounded(letter: str) -> None:
     """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""
     slot = b"suspended\t" + entry("registration", 1, 10**12, "h" * 48 + ":123456", "e" * 64, letter * 300).encode()
     assert len(slot) <= 256
-    attempt = read(slot)
+    attempt = Attempt.parse(slot)
     assert (attempt.outcome, attempt.error, attempt.decided) == ("registration", "e" * 64, "suspended")
     assert attempt.error_description.startswith(letter.replace("\t", " ").encode("utf-8", "replace").decode() * 20)
 
@@ -208,7 +208,7 @@ def test_what_is_remembered_of_a_refusal() -> None:
         attempt_record(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
         attempt_record(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
     ]
-    read_back = [read(f"parked\t{slot}".encode()) for slot in slots]
+    read_back = [Attempt.parse(f"parked\t{slot}".encode()) for slot in slots]
     assert [(a.error, a.error_description) for a in read_back] == [
         ("invalid_scope", "not yours"),
         ("invalid_grant", ""),
