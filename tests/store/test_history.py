@@ -31,7 +31,7 @@ async def minute_of(store: Store) -> int:
 
 
 async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) -> None:
-    """What several replicas told of one minute is added; a hash that has grown keeps nothing but the last hour."""
+    """The counts of several replicas for one minute are added; a hash that has grown keeps only the last hour."""
     minute = await minute_of(store)
     await store.history.add({("p", minute): (2, 1), ("q", minute): (0, 4)})
     await store.history.add({("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
@@ -47,8 +47,8 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
     assert [m.refreshed for m in hour] == [1] * (MINUTES - 2) + [0, 5]
 
 
-async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> None:
-    """An emptied server gets no history, and what it would not hear is told once the data is back."""
+async def test_nothing_is_added_to_another_store(store: Store, redis: Redis) -> None:
+    """An emptied server gets no history, and the counts that it refused are added once the data is back."""
     await minute_of(store)
     tally = Tally(store, Heart("history"))
     tally.count("p", "refreshed")
@@ -75,19 +75,21 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
             await next_generation(there, "g", generation)
 
         async def told_by_both() -> dict[str, list[dict[str, int]]] | None:
-            told = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
-            return told if sum(minute["refreshed"] for minute in told["acme"][-2:]) == 2 else None
+            found = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
+            return found if sum(minute["refreshed"] for minute in found["acme"][-2:]) == 2 else None
 
-        told = await until(
+        found = await until(
             told_by_both
-        )  # either may have made the second request, and this one tells it a little later
-        assert {len(history) for history in told.values()} == {60}
-        assert [later["at"] - at["at"] for at, later in zip(told["acme"], told["acme"][1:], strict=False)] == [60] * 59
-        assert not any(minute["failed"] for history in told.values() for minute in history)
+        )  # either may have made the second request, and this one adds it a little later
+        assert {len(history) for history in found.values()} == {60}
+        assert [later["at"] - at["at"] for at, later in zip(found["acme"], found["acme"][1:], strict=False)] == [
+            60
+        ] * 59
+        assert not any(minute["failed"] for history in found.values() for minute in history)
 
 
-async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
-    """A running tally tells what it counted without being stopped, and ends when it is told to."""
+async def test_it_is_added_while_the_broker_runs(store: Store) -> None:
+    """A running tally adds its counts without being stopped, and ends when it is stopped."""
     tally, ending = Tally(store, Heart("history")), asyncio.Event()
     tally.count("p", "rejected")
     running = asyncio.create_task(tally.run(ending))

@@ -48,7 +48,7 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
     for grant in grants:
         registered = await store.registry.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
         assert registered.status == "created"
-    await asyncio.sleep(0.002)  # a login is told from what was before it by its millisecond
+    await asyncio.sleep(0.002)  # only its millisecond tells a login from what was before
 
 
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
@@ -57,7 +57,7 @@ async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
 
 
 async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
-    """A claim of a replica that has told the store all it knows."""
+    """A claim of a replica that has replayed its journal."""
     brought = await store.schedule.claim(provider, n, LEASE)
     if brought.fenced is not None:
         store.schedule.replayed_after = brought.fenced
@@ -69,13 +69,29 @@ def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **ch
     """A commit of new tokens for a claim."""
     generation = changes.pop("generation", claim.generation + 1)
     token = Token(
-        claim.grant_id, claim.provider, generation, Secret(access), "Bearer", None,
-        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, {"httpsBaseUrl": {"port": 443}},
-    )  # fmt: skip
+        claim.grant_id,
+        claim.provider,
+        generation,
+        Secret(access),
+        "Bearer",
+        None,
+        claim.claimed_at,
+        claim.claimed_at + 3_600_000,
+        claim.claimed_at + 2_700_000,
+        {"httpsBaseUrl": {"port": 443}},
+    )
     return Commit(
-        claim, "refreshed", None, token, Secret(refresh) if refresh else None, token.refresh_at, None, 0,
-        claim.claimed_at, recovered=False,
-    )  # fmt: skip
+        claim,
+        "refreshed",
+        None,
+        token,
+        Secret(refresh) if refresh else None,
+        token.refresh_at,
+        None,
+        0,
+        claim.claimed_at,
+        recovered=False,
+    )
 
 
 async def sets(redis: Redis, grant: str, provider: str = "p") -> list[str]:
@@ -317,7 +333,7 @@ async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key
                 await asyncio.wait_for(call, 3)
 
 
-async def test_a_replica_that_has_not_told_what_it_knows_claims_nothing(store: Store, redis: Redis) -> None:
+async def test_a_replica_that_has_not_replayed_its_journal_claims_nothing(store: Store, redis: Redis) -> None:
     """Whoever missed a fence is sent to replay first, however long it has been open."""
     await imported(store, "g1")
     first = await store.schedule.claim("p", 1, LEASE)
