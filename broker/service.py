@@ -297,7 +297,7 @@ async def _identified(
 
 async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
     """Take over the journals of brokers that are gone; the first claim has them replayed. False when told to stop."""
-    adopting = asyncio.create_task(journal.adopt(store.registry.resealed))
+    adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heart in hearts:
             heart.beat()

@@ -78,7 +78,7 @@ class Logout:
         if not forgotten and await store.registry.generation(grant_id) is not None:
             raise Conflict(f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}")
         if self._journal is not None:
-            record = store.registry.forgot(store.store_id, grant_id, grant.generation)
+            record = store.registry.forget_record(grant_id, grant.generation)
             (await self._journal.append(grant_id, record)).settled = True
 
     async def _hold(self, grant_id: str) -> Grant:

@@ -117,8 +117,7 @@ class LoginRecorder:
         """Put it on our own disk before Redis is asked anything."""
         if self._journal is None:
             return None
-        record = self._store.registry.logged_in(
-            self._store.store_id,
+        record = self._store.registry.login_record(
             token,
             refresh_token,
             reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),

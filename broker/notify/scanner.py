@@ -74,28 +74,28 @@ class Scanner:
 
     async def _page(self) -> None:
         notices, grants, now = self._store.notices, self._store.grants, self._store.clock()
-        await notices.add(_SWEEP, [_SWEEP])
-        for leased in await notices.look(_SWEEP, 1, _LEASE_MS):
+        await notices.enqueue(_SWEEP, [_SWEEP])
+        for leased in await notices.lease(_SWEEP, 1, _LEASE_MS):
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
             names = sorted(set(self._limits) | await grants.known_providers())
-            doubtful, following = await grants.doubtful(
+            needing_attention, following = await grants.needing_attention(
                 names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)
             )
-            for grant in doubtful:
+            for grant in needing_attention:
                 if isinstance(grant_condition(grant, LastNotice()), Problem):
                     found.add(f"grant/{grant.grant_id}")
                 if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Problem):
                     found.add(f"ending/{grant.grant_id}")
             await self._bring(found)
             look_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS
-            await notices.note(_SWEEP, leased, following or "", look_at)
+            await notices.finish(_SWEEP, leased, following or "", look_at)
 
     async def _bring(self, subjects: set[str]) -> None:
         for teller in self._tellers:
             of_concern = [subject for subject in subjects if _concerns(subject, teller)]
             if of_concern:
-                await self._store.notices.add(teller.way.name, of_concern)
+                await self._store.notices.enqueue(teller.way.name, of_concern)
                 teller.wake()
 
 

@@ -99,7 +99,7 @@ class Sender:
     async def _batch(self) -> None:
         lease = _LEASE + self._timeout  # one notice fits in, however long it may take
         ends = time.monotonic() + lease
-        leased = await self._notices.look(self.way.name, _BATCH, int(lease * 1000))
+        leased = await self._notices.lease(self.way.name, _BATCH, int(lease * 1000))
         conditions = await self._conditions(leased)
         if not self._failures:
             self.heart.trouble = ""
@@ -107,7 +107,7 @@ class Sender:
             self.heart.beat(allow=self._timeout)
             if time.monotonic() + self._timeout > ends or not await self._look(subject, provider, condition):
                 for rest in leased[done + 1 :]:
-                    await self._notices.note(self.way.name, rest, rest.record, self._store.clock())
+                    await self._notices.finish(self.way.name, rest, rest.record, self._store.clock())
                 break
 
     async def _conditions(self, leased: Sequence[Leased]) -> list[tuple[str, Condition]]:
@@ -142,11 +142,11 @@ class Sender:
         look = policy.decide(condition, LastNotice.of(leased.record), now, self.events, settle=settle)
         told = look.told
         if look.tell is None:
-            await self._notices.note(way, leased, told.record(), look.look_at)
+            await self._notices.finish(way, leased, told.record(), look.look_at)
             return True
         if not told.id:
             told = replace(told, id=f"msg_{secrets.token_hex(12)}")
-            ours = await self._notices.note(way, leased, told.record(), leased.ends)
+            ours = await self._notices.finish(way, leased, told.record(), leased.ends)
             if ours is None:
                 return True
             leased = ours
@@ -167,11 +167,11 @@ class Sender:
             self.heart.trouble = f"notices are not taken: {error}; they are sent again until they are"
             self._metrics.notices.labels(way, "failed").inc()
             line.warning("notice.failed", error=str(error), next_in=(again - self._store.clock()) / 1000)
-            await self._notices.note(way, leased, told.record(), again)
+            await self._notices.finish(way, leased, told.record(), again)
             return False
         self._failures, self.heart.trouble = 0, ""
         self._metrics.notices.labels(way, "sent").inc()
         line.info("notice.sent", detail=words)
         told, look_at = policy.sent(condition, self._store.clock())
-        await self._notices.note(way, leased, told.record(), look_at)
+        await self._notices.finish(way, leased, told.record(), look_at)
         return True

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from broker.journal.journal import Entry, Journal
     from broker.model import Event, Step
-    from broker.store import Settled, Store
+    from broker.store import Recorded, Store
     from broker.store.redis.connections import Argument
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ SETTLE_LIMIT = 10.0
 
 
 # known: what the store has came of this very answer.
-_AFTER_RESTORE: dict[str, Settled] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
+_AFTER_RESTORE: dict[str, Recorded] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class Recorder:
         """Put an answer on disk before anybody relies on it. A disk that refuses is said aloud; the answer goes on."""
         kept = Kept(commit_fields(self._store.grants, commit))
         if self._journal is not None:
-            record = self._store.registry.committed(self._store.store_id, commit, kept.sealed)
+            record = self._store.registry.commit_record(commit, kept.sealed)
             kept.entry = await self._journal.append(commit.claim.grant_id, record)
         return kept
 
@@ -75,7 +75,7 @@ class Recorder:
         if kept.entry is not None and self._journal is not None:
             await self._journal.retract(kept.entry)
 
-    async def settle(self, step: Step, kept: Kept | None = None) -> Settled:
+    async def settle(self, step: Step, kept: Kept | None = None) -> Recorded:
         """Tell the store, again and again. *kept* is what `keep` gave for an answer.
 
         An answer that was received is told until it is heard, or the process must end. Anything else is dropped when
@@ -102,7 +102,7 @@ class Recorder:
                 await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
                 tries += 1
 
-    async def _tell(self, step: Step, kept: Kept) -> Settled:
+    async def _tell(self, step: Step, kept: Kept) -> Recorded:
         schedule = self._store.schedule
         match step:
             case Commit():
@@ -118,10 +118,10 @@ class Recorder:
             case Park():
                 return await schedule.park(step, self._message(step, step.event, step.outcome, step.reason))
 
-    async def _restored(self, commit: Commit) -> Settled:
+    async def _restored(self, commit: Commit) -> Recorded:
         """The store went back behind our claim (a failover, a restore): it takes the whole grant from us instead."""
-        record = self._store.registry.committed(self._store.store_id, commit)
-        restored = await self._store.registry.restore(self._store.store_id, record)
+        record = self._store.registry.commit_record(commit)
+        restored = await self._store.registry.restore(record)
         log.warning("grant.restored", grant_id=commit.claim.grant_id, restored=restored)
         return _AFTER_RESTORE.get(restored, "committed")
 

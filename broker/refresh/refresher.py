@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from broker.providers import Endpoint
     from broker.refresh.history import HistoryRecorder
     from broker.refresh.recorder import Kept, Recorder
-    from broker.store import Settled, Store
+    from broker.store import Recorded, Store
 
 log = structlog.get_logger()
 
@@ -100,7 +100,7 @@ class Refresher:
         self._duration[claim.provider].observe(time.monotonic() - started)
         return outcome
 
-    def _tell(self, step: Step, settled: Settled) -> None:
+    def _tell(self, step: Step, settled: Recorded) -> None:
         claim = step.claim
         self._refreshes(claim.provider, step.outcome).inc()
         self._tally.count(claim.provider, step.outcome)

@@ -5,13 +5,13 @@ Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps an
 
 from broker.store.commit_group import MOST_TOGETHER
 from broker.store.flows import Flow, Flows
-from broker.store.grants import Grants, Page, ProviderState
+from broker.store.grants import Grants, Page, ProviderState, commit_fields
 from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
 from broker.store.registry import Held, Registered, Registry, Restored
-from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
+from broker.store.schedule import Claimed, Expedited, Recorded, Schedule
 
 __all__ = [
     "MOST_TOGETHER",
@@ -26,11 +26,11 @@ __all__ = [
     "Page",
     "Primary",
     "ProviderState",
+    "Recorded",
     "Registered",
     "Registry",
     "Restored",
     "Schedule",
-    "Settled",
     "Store",
     "commit_fields",
     "embedded_server",

@@ -1,11 +1,12 @@
-"""The last attempts of a grant: when, by which replica, what they came to, and what was decided.
+"""The last attempts of a grant: when, by which replica, with which outcome, and what was decided.
 
-A list beside each grant, oldest first, written by the script that settles the attempt. Not fields of the grant's own
-hash, which is where they were once: ten entries are half of what is known of a grant, and a claim, which wants none of
-them, had to read past them, cold, for each of its 32 grants (with a million grants 1.5 times the cost with a thousand).
+A list beside each grant, oldest first; the script that decides about an attempt appends to it. The entries are no
+fields of the grant's own hash, as they once were: ten entries are half of a grant's data, and a claim, which needs none
+of them, had to read past them, cold, for each of its 32 grants (with a million grants 1.5 times the cost with a
+thousand).
 
-An entry is `decided outcome at next_in replica error error_description`, separated by tabs, times in seconds, and
-bounded, since what a provider says may be long.
+An entry is `decided outcome at next_in replica error error_description`, separated by tabs, with times in seconds. It
+is bounded, since a provider's description may be long.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
     from broker.store.scripts import Keys
 
 KEPT = 10
-"""Attempts remembered of each grant; the scripts count by it too."""
+"""How many attempts are kept of each grant; the prelude of the scripts says the same."""
 _FIELDS = ("unknown_at", "attempt_at", "attempt_by")
 _LONGEST = 240
-"""Bytes of an entry, without `decided`."""
+"""Most bytes of an entry, without `decided`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One token request that is over, or of which nobody said how it ended."""
+    """One token request that ended, or of which nobody recorded how it ended."""
 
     at: int
     """When its grant was claimed for it (epoch ms, whole seconds)."""
@@ -43,51 +44,61 @@ class Attempt:
     error: str
     error_description: str
     decided: str
-    """kept, postponed, parked, suspended, restored (out of a journal) or open (its lease ended without a word)."""
+    """kept, postponed, parked, suspended, restored (from a journal) or open (its lease ended without a record)."""
     next_at: int | None
-    """When the next was planned to be (epoch ms, whole seconds)."""
+    """When the next attempt was planned (epoch ms, whole seconds)."""
+
+    @classmethod
+    def parse(cls, line: bytes) -> Attempt:
+        """Return the attempt of an entry as a script wrote it."""
+        decided, outcome, at, next_in, replica, error, description = line.decode("utf-8", "replace").split("\t", 6)
+        at_ms = int(float(at)) * 1000
+        next_at = at_ms + int(next_in) * 1000 if next_in else None
+        return cls(at_ms, replica, outcome, error, error_description=description, decided=decided, next_at=next_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is remembered of a grant, and what that means for its next attempt. Times are epoch ms."""
+    """The attempts of a grant, and what they mean for its next one. Times are epoch ms."""
 
     attempts: list[Attempt]
     """Oldest first."""
     under_way: tuple[int, str] | None
-    """Since when, and by which replica, a token request is under way."""
+    """Since when a token request is under way, and by which replica."""
     unknown_at: int | None
-    """When a request went out, with the very refresh token held, whose answer nobody saw."""
+    """When a request with the stored refresh token was sent, whose answer nobody saw."""
     next_at: int | None
-    """When it is due, or when its lease ends; None while it is parked."""
+    """When the grant is due, or when its lease ends; None while it is parked."""
     fenced_until: int | None
-    """Nobody claims anything until then: the store is another run than before."""
+    """Nobody claims anything until then, because another run of the server was noticed."""
     forgotten_at: int | None
 
 
 class Attempts:
-    """Reads them. Raises `StoreUnavailable` when Redis cannot answer."""
+    """Reads the attempts of grants. Raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(self, primary: Primary, keys: Keys, clock: Clock) -> None:
         self._primary = primary
         self._keys = keys
         self._clock = clock
 
-    async def of(self, grant_id: str, grant: Grant | None) -> Past:
-        """The past of a grant, or of an id that has none any more."""
+    async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
+        """Return the past of a grant, or of an id that has no grant any more (*grant* is None)."""
         keys, provider = self._keys, grant.provider if grant else ""
-        row, tried, due, leased, open_at, forgotten = await self._primary.pipeline([
-            ("HMGET", keys.grant(grant_id), *_FIELDS),
-            ("LRANGE", keys.attempts_of(grant_id), 0, -1),
-            ("ZSCORE", keys.ids("due", provider), grant_id),
-            ("ZSCORE", keys.ids("leased", provider), grant_id),
-            ("HGET", keys.epoch, "open_at"),
-            ("ZSCORE", keys.forgotten, grant_id),
-        ])  # fmt: skip
+        row, tried, due, leased, open_at, forgotten = await self._primary.pipeline(
+            [
+                ("HMGET", keys.grant(grant_id), *_FIELDS),
+                ("LRANGE", keys.attempts_of(grant_id), 0, -1),
+                ("ZSCORE", keys.ids("due", provider), grant_id),
+                ("ZSCORE", keys.ids("leased", provider), grant_id),
+                ("HGET", keys.epoch, "open_at"),
+                ("ZSCORE", keys.forgotten, grant_id),
+            ]
+        )
         unknown_at, attempt_at, attempt_by = row
         score, fence = due or leased, int(float(open_at or 0))
         return Past(
-            attempts=[read(line) for line in tried],
+            attempts=[Attempt.parse(line) for line in tried],
             under_way=(int(attempt_at), (attempt_by or b"").decode()) if leased and attempt_at else None,
             unknown_at=int(unknown_at) if unknown_at else None,
             next_at=int(float(score)) if score else None,
@@ -96,29 +107,21 @@ class Attempts:
         )
 
 
-def read(line: bytes) -> Attempt:
-    """An entry as a script wrote it."""
-    decided, outcome, at, next_in, replica, error, description = line.decode("utf-8", "replace").split("\t", 6)
-    at_ms = int(float(at)) * 1000
-    next_at = at_ms + int(next_in) * 1000 if next_in else None
-    return Attempt(at_ms, replica, outcome, error, description, decided, next_at)
-
-
-def remembered(step: Step, replica: str) -> str:
-    """What is to be remembered of an attempt that came to *step*; the script puts what was decided in front."""
+def attempt_record(step: Step, replica: str) -> str:
+    """Return the entry of the attempt that ended with *step*; the script puts its decision in front."""
     at = step.claim.claimed_at
     match step:
         case Commit():
-            return entry(step.outcome, at, step.refresh_at, replica, "", step.detail or "")
+            return entry(step.outcome, at, step.refresh_at, replica, description=step.detail or "")
         case Postpone():
-            return entry(step.outcome, at, step.due_at, replica, step.code, step.detail)
+            return entry(step.outcome, at, step.due_at, replica, error=step.code, description=step.detail)
         case Park():
             detail = step.detail.removeprefix(step.code).removeprefix(": ") if step.code else step.detail
-            return entry(step.outcome, at, None, replica, step.code or step.reason, detail)
+            return entry(step.outcome, at, None, replica, error=step.code or step.reason, description=detail)
 
 
 def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str = "", description: str = "") -> str:
-    """An entry without what was decided; *at* and *next_at* are epoch ms."""
+    """Return an entry without `decided`; *at* and *next_at* are epoch ms."""
     second = at // 1000
     next_in = "" if next_at is None else max(0, next_at // 1000 - second)
     head = f"{outcome}\t{second}\t{next_in}\t{replica}\t{_plain(error)}\t"
@@ -135,5 +138,5 @@ def _plain(text: str) -> str:
 
 @functools.cache
 def replica_name() -> str:
-    """How this broker is called where several are told apart: its host (a container's id, a pod's name) and process."""
+    """Return the name of this replica among others: its host (a container's id, a pod's name) and its process id."""
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', socket.gethostname())[:48]}:{os.getpid()}"

@@ -1,10 +1,10 @@
-"""What time it is: Redis's clock, carried on by the local monotonic one.
+"""The store's time: Redis's clock, continued by the local monotonic clock between two replies.
 
-Every point in time that is written down or compared is on this clock, so a replica whose wall clock is wrong, or
-jumps, neither refreshes too late nor serves what has expired. Until Redis answered once it is the wall clock.
+Every point in time that is stored or compared is on this clock. So a replica whose wall clock is wrong, or jumps,
+neither refreshes too late nor serves an expired token. Until the first reply it is the wall clock.
 
-Redis read its clock at some moment between our question and its answer. While one is slow, or we are, that leaves
-room for any error; so a time is moved only as far as an answer proves it wrong.
+Redis read its clock at some moment between the request and the reply. Where either side is slow, that moment is
+uncertain; so the clock is moved only as far as a reply proves it wrong.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ class Clock:
         self.observed = False
 
     def __call__(self) -> int:
-        """The time in epoch ms."""
+        """Return the time in epoch ms."""
         return int(time.monotonic() * 1000 + self._ahead)
 
     def observe(self, now: int, asked: float) -> None:
-        """Be within what Redis just said, *now* (whole epoch ms), of a question sent at *asked* (monotonic seconds)."""
+        """Move the clock into the bounds that a reply sets.
+
+        Args:
+            now: Redis's time in the reply, whole epoch ms.
+            asked: When the request was sent, monotonic seconds.
+        """
         least, most = now - time.monotonic() * 1000, now + 1 - asked * 1000
         self._ahead = min(max(self._ahead, least), most)
         self.observed = True

@@ -1,4 +1,7 @@
-"""Commits in groups: while one trip to Redis is under way, the next commits gather; one WAITAOF proves them all."""
+"""Send commits in groups: while one trip to Redis is under way, the next commits gather; one WAITAOF proves them all.
+
+Knows nothing of what a commit says.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ if TYPE_CHECKING:
     from broker.store.redis.primary import Primary
 
 MOST_TOGETHER = 256
-"""Commits in one trip: some 500 KiB, and a few ms of the server's time."""
+"""Most commits in one trip: some 500 KiB, and a few ms of the server's time."""
 
 
 class CommitGroup:
-    """Sends commits, together where several are ready."""
+    """Sends commits, those that are ready at the same time in one trip."""
 
     def __init__(self, primary: Primary, *, replicas: int) -> None:
         self._primary = primary
@@ -28,7 +31,14 @@ class CommitGroup:
         self._sending: asyncio.Task[None] | None = None
 
     async def add(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Any, bool]:
-        """What the script says of this commit, and whether it is known to be on disk. Raises `StoreUnavailable`."""
+        """Send one commit.
+
+        Returns:
+            What the script decided, and whether the write is known to be on disk.
+
+        Raises:
+            StoreUnavailable: Redis did not answer, or refused this commit.
+        """
         done: asyncio.Future[tuple[Any, bool]] = asyncio.get_running_loop().create_future()
         self._waiting.append((keys, args, done))
         if self._sending is None or self._sending.done():

@@ -1,4 +1,7 @@
-"""Pending logins: the only keys that expire. Sealed, since a flow holds a PKCE verifier."""
+"""Pending logins: the only keys that expire. They are sealed, since a flow holds a PKCE verifier.
+
+Knows nothing of how a login goes on.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ LIFE_S = 600
 class Flow:
     """One pending login.
 
-    A *ticket* is what `login_url` names: it opens again and again. A *state* is one authorization request: it is
-    used once. Both are kept by the same names under different keys.
+    A *ticket* is what `login_url` names: it may be opened again and again. A *state* is one authorization request: it
+    is used once. Each is stored under its own name.
     """
 
     kind: Literal["ticket", "state"]
@@ -31,7 +34,7 @@ class Flow:
     ticket: str
     code_verifier: str = ""
     cookie_digest: str = ""
-    """SHA-256 of the browser's cookie; empty: for `login/complete` alone."""
+    """SHA-256 of the browser's cookie; empty: only `login/complete` may end this login."""
     started_at: int = 0
     status: Literal["pending", "working", "completed", "failed"] = "pending"
     error: str = ""
@@ -39,7 +42,10 @@ class Flow:
 
 
 class Flows:
-    """Keeps flows by name (a ticket, a state) for ten minutes."""
+    """Keeps flows by name (a ticket, a state) for ten minutes.
+
+    Every method raises `StoreUnavailable` when Redis does not answer.
+    """
 
     def __init__(self, primary: Primary, keys: Keys, sealer: Sealer) -> None:
         self._primary = primary
@@ -55,17 +61,26 @@ class Flows:
         try:
             return Flow(**json.loads(self._sealer.open(sealed, "flow", name)))
         except (CannotOpen, TypeError, ValueError):
-            return None  # of another version, or sealed with a key that is gone: as good as expired
+            return None  # of another version, or sealed with a key that was removed: the same as expired
 
     async def put(self, name: str, flow: Flow) -> None:
-        """Keep *flow* under *name* for ten minutes from now."""
-        await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), LIFE_S])
+        """Store *flow* under *name* for ten minutes."""
+        await self._record(name, flow, LIFE_S)
 
     async def get(self, name: str) -> Flow | None:
-        """The flow of that name, if it has not expired."""
+        """Return the flow of that name, if it has not expired."""
         return self._opened(name, await self._primary.call("GET", self._keys.flow(name)))
 
     async def update(self, name: str, flow: Flow) -> Flow | None:
-        """Replace a flow that is still there, keeping its life; gives the one before, so that one caller sees it."""
-        before = await self._primary.run(scripts.REMEMBER, [self._keys.flow(name)], [self._sealed(name, flow), ""])
-        return self._opened(name, before)
+        """Replace a flow that is still there, and keep its life.
+
+        Returns:
+            The flow before, so that only one of several callers sees it.
+        """
+        return self._opened(name, await self._record(name, flow))
+
+    async def _record(self, name: str, flow: Flow, life_s: int | None = None) -> bytes | None:
+        script = scripts.RECORD_LOGIN
+        args = script.args(sealed=self._sealed(name, flow), life_s="" if life_s is None else life_s)
+        before: bytes | None = await self._primary.run(script, script.keys(flow=self._keys.flow(name)), args)
+        return before

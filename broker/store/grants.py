@@ -1,6 +1,6 @@
-"""Grants as they lie in Redis: sealed fields, reading, listing, counting.
+"""Grants as Redis stores them: their sealed fields; read, list and count them.
 
-The verbs that change them are in `schedule`.
+The verbs that change them are in `schedule` and `registry`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Grant, State, Token
+from broker.model import GRANT_ID, Commit, Grant, State, Token
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
 _GRANT_FIELDS = (
-    "provider", "generation", "access_token", "token_type", "scope", "issued_at", "expires_at", "refresh_at", "extra",
-    "granted_at", "reauthorize_by", "failures", "reason", "last_outcome", "last_detail", "last_at",
-)  # fmt: skip
+    *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
+    *("failures", "reason", "last_outcome", "last_detail", "last_at"),
+)
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _CURSOR = re.compile(
     rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
 )
 _BATCH = 100
 _MOST_PASSED = 2_000
-"""Ids that one page passes over, at most."""
-FOREIGN_CURSOR = "cursor is not one of ours: take it from `next` of the page before"
+"""Ids that one page skips, at most."""
+FOREIGN_CURSOR = "unknown cursor: take it from `next` of the page before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """What the store knows of a provider's health and how many grants it has in each state."""
+    """The health of a provider as the store knows it, and how many grants it has in each state."""
 
     name: str
     suspended: str | None
@@ -59,7 +59,7 @@ class ProviderState:
 
 
 class Grants:
-    """Read side of the store. Raises `StoreUnavailable` when Redis cannot answer."""
+    """Reads the store. Every asynchronous method raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(self, primary: Primary, keys: Keys, sealer: Sealer) -> None:
         self._primary = primary
@@ -67,40 +67,53 @@ class Grants:
         self._sealer = sealer
 
     def token_fields(self, token: Token) -> list[Argument]:
-        """A token as fields and values of its grant's hash."""
+        """Return a token as fields of its grant's hash, each with its value."""
         seal = self._sealer.seal
-        fields: list[Argument] = [
-            "generation", token.generation,
-            "access_token", seal(token.access_token.reveal(), token.grant_id, "access_token"),
-            "token_type", token.token_type,
-            "issued_at", token.issued_at,
-            "expires_at", token.expires_at,
-            "extra", seal(json.dumps(token.extra) if token.extra else "{}", token.grant_id, "extra"),
-        ]  # fmt: skip
+        access_token = seal(token.access_token.reveal(), token.grant_id, "access_token")
+        extra = seal(json.dumps(token.extra) if token.extra else "{}", token.grant_id, "extra")
+        fields: list[Argument] = ["generation", token.generation, "access_token", access_token]
+        fields += ["token_type", token.token_type, "issued_at", token.issued_at, "expires_at", token.expires_at]
+        fields += ["extra", extra]
         if token.scope is not None:
             fields += ["scope", token.scope]
         return fields
 
     def sealed_refresh_token(self, grant_id: str, refresh_token: Secret) -> list[Argument]:
-        """A refresh token as field and value of its grant's hash."""
+        """Return a refresh token as a field of its grant's hash, with its value."""
         return ["refresh_token", self._sealer.seal(refresh_token.reveal(), grant_id, "refresh_token")]
 
     def open(self, grant_id: str, name: str, sealed: bytes) -> Secret:
-        """A sealed field of a grant; raises `CannotOpen`."""
+        """Open a sealed field of a grant.
+
+        Raises:
+            CannotOpen: No key in the key file opens it.
+        """
         return Secret(self._sealer.open(sealed, grant_id, name))
 
     def resealed(self, grant_id: str, name: str, sealed: bytes) -> bytes:
-        """A sealed field of a grant as the first key seals it; raises `CannotOpen`."""
+        """Return a sealed field of a grant sealed anew, with the first key.
+
+        Raises:
+            CannotOpen: No key in the key file opens it.
+        """
         return self._sealer.reseal(sealed, grant_id, name)
 
     async def get(self, grant_id: str) -> Grant | None:
-        """One grant, or None where there is no such. Raises `WrongStore` where another store answers."""
+        """Return a grant, or None where there is no such.
+
+        Raises:
+            WrongStore: Another store answers.
+        """
         return (await self.get_many([grant_id]))[0]
 
     async def get_many(self, grant_ids: Sequence[str]) -> list[Grant | None]:
-        """Grants by id, in the order asked for, in one trip; likewise."""
-        of_grants = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
-        store, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), *of_grants])
+        """Return grants by id, in the order of *grant_ids*, in one trip; likewise.
+
+        Raises:
+            WrongStore: Another store answers.
+        """
+        commands = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
+        store, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), *commands])
         self._primary.recognise(store)
         return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
 
@@ -143,7 +156,7 @@ class Grants:
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
-        """Provider and refresh token of a grant, for a revocation; None where there is none that opens."""
+        """Return provider and refresh token of a grant, for a revocation; None where there is none that opens."""
         provider, sealed = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "refresh_token")
         if provider is None or sealed is None:
             return None
@@ -153,51 +166,78 @@ class Grants:
             return None
 
     async def placed(self, grant: Grant) -> tuple[State, Grant]:
-        """In which of the three sets it is (due while it moves between them), and it as the schedule has it.
+        """Return the state of a grant (due while it moves between the three sets), and the grant as it is now.
 
-        Read again, after the sets: what it came into one for is known of it.
+        The grant is read again, after the sets, so that it says why it is in its set.
         """
         keys = self._keys
         sets: tuple[State, ...] = ("leased", "parked", "due")
-        *scores, row = await self._primary.pipeline([
-            *(("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets),
-            ("HMGET", keys.grant(grant.grant_id), *_GRANT_FIELDS),
-        ])  # fmt: skip
+        *scores, row = await self._primary.pipeline(
+            [
+                *(("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets),
+                ("HMGET", keys.grant(grant.grant_id), *_GRANT_FIELDS),
+            ]
+        )
         grant = self._grant(grant.grant_id, row) or grant
         found = next((row for row in zip(sets, scores, strict=True) if row[1] is not None), None)
         return ("due", grant) if found is None else (found[0], _due(grant, *found))
 
     async def page(
-        self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
+        self,
+        providers: Sequence[str],
+        states: Sequence[State],
+        cursor: str | None,
+        limit: int,
         permitted: Callable[[str], bool] = lambda _: True,
-    ) -> Page:  # fmt: skip
-        """List grants, parked ones first, soonest first within a state and provider, from *cursor* (of a page before).
+    ) -> Page:
+        """List grants, parked ones first, soonest first within a state and provider.
 
-        The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all. Of
-        very many ids that are not *permitted* one page passes over some, and may end short of *limit*.
-        Raises `InvalidRequest` for a cursor that is not ours.
+        The three sorted sets are the index; a grant that moves between two calls may be seen twice or not at all.
+
+        Args:
+            providers: Whose grants.
+            states: Which of the three sets.
+            cursor: Where to go on: `next` of the page before; None: at the beginning.
+            limit: How many grants. Where very many ids are not permitted, a page may be shorter.
+            permitted: Whether the caller may see a grant of this id.
+
+        Raises:
+            InvalidRequest: The cursor is of no page.
         """
         rows, following = await self._rows(providers, states, cursor, limit, permitted)
         return Page(await self._described(rows), following)
 
-    async def doubtful(
+    async def needing_attention(
         self, providers: Sequence[str], cursor: str | None, limit: int, *, failures: int, ends_by: int
     ) -> tuple[list[Grant], str | None]:
-        """Of a page of *limit* grants those that are parked, failed so often in a row, or end by then (epoch ms).
+        """Return, of a page of *limit* grants, those that a notice may be about, and the cursor to the next page.
 
-        And the cursor to the next page. The others are not even read: one that goes through a million would be busy.
+        The others are not read in full: whoever walks through a million grants would be busy with them.
+
+        Args:
+            providers: Whose grants.
+            cursor: Where to go on; None: at the beginning.
+            limit: How many grants to examine.
+            failures: A grant that failed so often in a row is one of them, as every parked grant is.
+            ends_by: A grant that must be reauthorized by then (epoch ms) is one of them.
         """
         rows, following = await self._rows(providers, _STATES, cursor, limit, lambda _: True)
-        args: list[Argument] = [failures, ends_by, *(name for _, name, _ in rows)]
-        names = await self._primary.run(scripts.DOUBTFUL, [self._keys.grants], args) if rows else []
+        script = scripts.NEEDING_ATTENTION
+        keys = script.keys(grant_prefix=self._keys.grants)
+        args = script.args([name for _, name, _ in rows], failures=failures, ends_by=ends_by)
+        names = await self._primary.run(script, keys, args) if rows else []
         grants = await self.get_many([name.decode() for name in names])
         return [grant for grant in grants if grant is not None], following
 
     async def _rows(
-        self, providers: Sequence[str], states: Sequence[State], cursor: str | None, limit: int,
+        self,
+        providers: Sequence[str],
+        states: Sequence[State],
+        cursor: str | None,
+        limit: int,
         permitted: Callable[[str], bool],
-    ) -> tuple[list[tuple[State, str, str]], str | None]:  # fmt: skip
-        """State, id and score of the next *limit* grants, and the cursor to what follows them."""
+    ) -> tuple[list[tuple[State, str, str]], str | None]:
+        """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
         sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
         index, score, member = _read_cursor(cursor)
         rows: list[tuple[State, str, str]] = []
@@ -220,7 +260,7 @@ class Grants:
         return rows, None
 
     async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
-        """Members of a sorted set behind (score, member), at most *limit*, with their scores as text."""
+        """Return the members of a sorted set behind (score, member), at most *limit*, with their scores as text."""
         offset = 0
         found: list[tuple[str, str]] = []
         while len(found) < limit:
@@ -243,7 +283,7 @@ class Grants:
         ]
 
     async def providers(self, names: Iterable[str]) -> list[ProviderState]:
-        """Health and counts of providers, in one trip: counts are the sets' sizes."""
+        """Return health and counts of providers, in one trip: counts are the sets' sizes."""
         names, keys = list(names), self._keys
         commands: list[tuple[Argument, ...]] = []
         for name in names:
@@ -272,18 +312,33 @@ class Grants:
         return states
 
     async def known_providers(self) -> set[str]:
-        """Names of all providers that ever had a grant here, in the settings or not."""
+        """Return the names of all providers that ever had a grant here, in the settings or not."""
         fields = await self._primary.call("HKEYS", self._keys.meta)
         return {field.decode().partition(":")[2] for field in fields if field.startswith(b"provider:")}
 
     async def ids(self, provider: str) -> list[str]:
-        """Ids of all grants of a provider: for loading what is warm at start."""
+        """Return the ids of all grants of a provider, to load the `warm` ones at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
         return [name.decode() for reply in replies for name in reply]
 
 
+def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
+    """Return what an answer brought, as fields of its grant's hash, each with its value."""
+    fields: list[Argument] = ["answered_at", commit.answered_at, "last_outcome", commit.outcome]
+    fields += ["last_detail", commit.detail or "", "last_at", commit.answered_at]
+    if commit.failures:
+        fields += ["failures", commit.failures]
+    if commit.token is not None:
+        fields += grants.token_fields(commit.token)
+    if commit.refresh_token is not None:
+        fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
+    if commit.reauthorize_by is not None:
+        fields += ["reauthorize_by", commit.reauthorize_by]
+    return fields
+
+
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
-    """A grant that is due, with the time that it is due by now: one that failed is put off."""
+    """Return a grant that is due with the time at which it is due by now: one that failed was postponed."""
     return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
 
 

@@ -1,7 +1,7 @@
-"""What the token requests of a provider came to, minute by minute, over all replicas.
+"""The providers' history: outcomes of token requests, minute by minute, over all replicas.
 
-A hash for each provider with two counters for each minute of the last hour (some 2 KiB): replicas add to it what they
-counted in memory, so the write path pays nothing for it.
+A hash for each provider has two counters for each minute of the last hour (some 2 KiB). Replicas count in memory and
+add their counts to it, so it costs the write path nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from broker.store.redis.primary import Primary
 
 MINUTES = 60
-"""How far back it goes."""
+"""How many minutes a history has."""
 MINUTE_MS = 60_000
 
 
@@ -33,7 +33,7 @@ class Minute:
 
 
 class History:
-    """The providers' history. Every method raises `StoreUnavailable` when Redis cannot say."""
+    """The providers' history. Every method raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(self, primary: Primary, keys: scripts.Keys) -> None:
         self._primary = primary
@@ -42,23 +42,25 @@ class History:
     async def add(self, counts: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         """Add what this replica counted: refreshed and failed, by provider and minute (epoch ms // 60,000).
 
-        A reply that is lost leaves open whether it was added: repeating may count twice, which a history bears.
+        After a lost reply nobody knows whether the counts were added. A repetition may count twice, which does no harm
+        in a history.
         """
         providers = sorted({provider for provider, _ in counts})
         args: list[Argument] = []
         for (provider, minute), (refreshed, failed) in counts.items():
             args += [providers.index(provider) + 1, minute, refreshed, failed]
-        await self._primary.run(scripts.TALLY, [self._keys.history(provider) for provider in providers], args)
+        script = scripts.COUNT_OUTCOMES
+        await self._primary.run(script, script.keys([self._keys.history(p) for p in providers]), script.args(args))
 
-    async def of(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
-        """The last hour of each provider, oldest minute first, the one under way last; *now* is epoch ms."""
+    async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
+        """Return the last hour of each provider, oldest minute first, the current one last; *now* is epoch ms."""
         providers = list(providers)
         replies = await self._primary.pipeline([("HGETALL", self._keys.history(name)) for name in providers])
-        return {name: hour(reply, now) for name, reply in zip(providers, replies, strict=True)}
+        return {name: parse_hour(reply, now) for name, reply in zip(providers, replies, strict=True)}
 
 
-def hour(reply: Sequence[bytes], now: int) -> list[Minute]:
-    """The last hour out of a hash as Redis sends it: every minute, in order, those without a token request too."""
+def parse_hour(reply: Sequence[bytes], now: int) -> list[Minute]:
+    """Return every minute of the last hour, in order, from a hash as Redis sends it."""
     counters = {field: int(count) for field, count in zip(reply[::2], reply[1::2], strict=True)}
     last = now // MINUTE_MS
     return [

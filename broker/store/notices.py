@@ -1,7 +1,9 @@
-"""What people were told, and what is to be looked at: one schedule for each way of telling them.
+"""The last notice of each subject, and when a subject is due: one schedule for each notification channel.
 
-A *subject* is what a notice may be about, `grant/acme-1` or `provider/acme`; it stands in the schedule of a way as
-long as something is wrong with it, or as long as people were told that something is.
+A *subject* is what a notice may be about, `grant/acme-1` or `provider/acme`. It stays in the schedule of a channel as
+long as something is wrong with it, or as long as the last notice says that something is.
+
+Knows nothing of what makes a notice due, nor of how one is sent.
 """
 
 from __future__ import annotations
@@ -16,13 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.clock import Clock
-    from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A subject leased to us for one look; `record` is what the last look wrote down, or empty."""
+    """A subject that this replica has leased; `record` is what `finish` stored last, or empty."""
 
     subject: str
     record: str
@@ -31,38 +32,53 @@ class Leased:
 
 
 class Notices:
-    """Every method raises `StoreUnavailable` when Redis cannot say."""
+    """The schedules of notices. Every method raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(self, primary: Primary, keys: scripts.Keys, clock: Clock) -> None:
         self._primary = primary
         self._keys = keys
         self._clock = clock
 
-    async def add(self, way: str, subjects: Iterable[str]) -> None:
-        """Have *subjects* looked at, before all others; those that stand in the schedule already stay as they are."""
+    async def enqueue(self, channel: str, subjects: Iterable[str]) -> None:
+        """Make *subjects* due before all others; those that are in the schedule already stay where they are."""
         names = list(subjects)
         if names:
-            await self._primary.run(scripts.SUSPECT, [self._keys.subjects(way)], names)
+            script = scripts.ENQUEUE_SUBJECTS
+            await self._primary.run(script, script.keys(subjects=self._keys.subjects(channel)), script.args(names))
 
-    async def look(self, way: str, n: int, lease_ms: int) -> list[Leased]:
-        """Lease up to *n* subjects that are due."""
-        keys = [self._keys.subjects(way), self._keys.told(way)]
+    async def lease(self, channel: str, n: int, lease_ms: int) -> list[Leased]:
+        """Lease up to *n* subjects that are due, for *lease_ms*."""
+        script = scripts.LEASE_SUBJECTS
+        keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
         asked = time.monotonic()
-        now, *rows = await self._primary.run(scripts.LOOK, keys, [n, lease_ms])
+        now, *rows = await self._primary.run(script, keys, script.args(n=n, lease_ms=lease_ms))
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
 
-    async def note(self, way: str, leased: Leased, record: str, look_at: int | None) -> Leased | None:
-        """Write down what came of a look, and when (epoch ms) to look again; None: never.
+    async def finish(self, channel: str, leased: Leased, record: str, next_at: int | None) -> Leased | None:
+        """Store what people know of a subject now, and when it is due again.
 
-        Gives the lease as it stands from now on: *look_at* within the old one gives it up. None: it was no longer ours.
+        Args:
+            channel: The notification channel.
+            leased: The subject, as `lease` returned it.
+            record: What to store; empty: nothing.
+            next_at: When it is due again, epoch ms; None: never. A time within the lease ends that.
+
+        Returns:
+            The lease as it is from now on; None: another replica had the subject by now, and nothing was stored.
         """
-        keys = [self._keys.subjects(way), self._keys.told(way)]
-        args: list[Argument] = [leased.subject, leased.ends, record, "" if look_at is None else look_at]
-        if await self._primary.run(scripts.NOTE, keys, args) != b"noted":
+        script = scripts.FINISH_SUBJECT
+        keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
+        args = script.args(
+            subject=leased.subject,
+            lease_ends=leased.ends,
+            record=record,
+            next_at="" if next_at is None else next_at,
+        )
+        if await self._primary.run(script, keys, args) != b"noted":
             return None
-        return Leased(leased.subject, record, leased.ends if look_at is None else look_at)
+        return Leased(leased.subject, record, leased.ends if next_at is None else next_at)
 
     async def publish(self, grant_id: str, message: str) -> None:
-        """Tell a grant's subscribers, whoever they are."""
+        """Publish a message on a grant's pub/sub channel."""
         await self._primary.call("PUBLISH", self._keys.channel(grant_id), message)

@@ -52,8 +52,11 @@ class Store:
     resealing: Resealing
     clock: Clock
     sealer: Sealer
-    store_id: str = ""
-    """The store's own id, once `identify` has passed."""
+
+    @property
+    def store_id(self) -> str:
+        """The store's own id, once `identify` has passed; empty before."""
+        return self.registry.store_id
 
     async def identify(self, known: str | None = None) -> None:
         """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
@@ -85,7 +88,7 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.store_id = store_id.decode()
+        self.registry.store_id = store_id.decode()
         self.primary.ours = (self.keys.meta, self.store_id)
 
     async def _begin(self) -> None:
@@ -139,17 +142,17 @@ async def open_store(
             hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off // millisecond,
         )
         yield Store(
-            primary,
-            keys,
-            grants,
-            schedule,
-            Registry(primary, keys, grants, clock),
-            Flows(primary, keys, sealer),
-            History(primary, keys),
-            Attempts(primary, keys, clock),
-            Soonest(primary, keys),
-            Notices(primary, keys, clock),
-            Resealing(primary, keys, sealer, replicas=redis.replicas),
-            clock,
-            sealer,
+            primary=primary,
+            keys=keys,
+            grants=grants,
+            schedule=schedule,
+            registry=Registry(primary, keys, grants, clock),
+            flows=Flows(primary, keys, sealer),
+            history=History(primary, keys),
+            attempts=Attempts(primary, keys, clock),
+            soonest=Soonest(primary, keys),
+            notices=Notices(primary, keys, clock),
+            resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
+            clock=clock,
+            sealer=sealer,
         )

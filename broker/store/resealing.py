@@ -1,7 +1,7 @@
-"""Sealing anew, with the first key, what any of our keys opens: so that the others may go.
+"""Seal everything anew with the first key of the key file, so that the other keys may be removed.
 
-Walks all keys by SCAN, the one walk that misses nothing while grants move between due, leased and parked; in pages, so
-that whoever asks may be cut off and go on. Each value is put in place of itself only: what a commit or a login wrote
+Walks all keys by SCAN, the one walk that misses nothing while grants move between due, leased and parked. It goes in
+pages, so that a client that was cut off can continue. A value replaces only itself: what a commit or a login wrote
 meanwhile stays.
 """
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from broker.store.redis.primary import Primary
 
 SEALED_FIELDS = ("refresh_token", "access_token", "extra")
-"""Of a grant's hash."""
+"""The sealed fields of a grant's hash."""
 CANARY = ("meta", "canary")
-"""What the canary is sealed for."""
+"""The context for which the canary is sealed."""
 _PAGE = 500
-"""Keys that one page looks at, about."""
+"""About how many keys one page examines."""
 _TRIES = 8
 _CURSOR = re.compile(r"([0-9a-f]{1,64})~([0-9]{1,20})", re.ASCII)
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
@@ -35,24 +35,24 @@ _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 
 @dataclass(slots=True)
 class Resealed:
-    """What one page came to."""
+    """The result of one page."""
 
     grants: int = 0
-    """How many grants it looked at."""
+    """How many grants the page examined."""
     grants_resealed: int = 0
     logins_resealed: int = 0
     canary_resealed: bool = False
     unreadable: tuple[str, ...] = ()
-    """Grants with a value that none of our keys opens."""
+    """Grants with a value that no key in the key file opens."""
     next: str | None = None
     """Where to go on; None at the end."""
     restarted: bool = False
-    """The server is another run than the cursor was of: this page is the first again."""
+    """The cursor is of another run of the server: this page is the first again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A key with what is sealed in it: field ("" for a text) and what the value is sealed for."""
+    """A key with its sealed values: field ("" for a string), and the context for which the value is sealed."""
 
     key: str
     name: str
@@ -60,7 +60,7 @@ class _Place:
 
 
 class Resealing:
-    """Raises `StoreUnavailable` when Redis cannot say; what was done until then is done."""
+    """Reseals the store. Raises `StoreUnavailable` when Redis does not answer; what was done until then is done."""
 
     def __init__(self, primary: Primary, keys: scripts.Keys, sealer: Sealer, *, replicas: int) -> None:
         self._primary = primary
@@ -69,7 +69,14 @@ class Resealing:
         self._replicas = replicas
 
     async def page(self, cursor: str | None) -> Resealed:
-        """Reseal one page, from *cursor* (as the page before gave it). Raises `InvalidRequest` for a foreign one."""
+        """Reseal one page.
+
+        Args:
+            cursor: Where to go on: `next` of the page before; None: at the beginning.
+
+        Raises:
+            InvalidRequest: The cursor is of no page.
+        """
         read = _CURSOR.fullmatch(cursor or "0~0")
         if read is None:
             raise InvalidRequest(FOREIGN_CURSOR)
@@ -88,12 +95,12 @@ class Resealing:
         return done
 
     async def on_disk(self) -> bool:
-        """Whether all that was replaced is known to be on the store's disk (on replicas too, as `redis.replicas` says).
+        """Return whether everything that was replaced is known to be on disk, on `redis.replicas` replicas too.
 
-        The canary is put in place of itself: a write after all others, which is waited for.
+        Replaces the canary by itself, a write after all others, and waits for it.
         """
         canary = await self._primary.call("HGET", self._keys.meta, "canary")
-        call = ([self._keys.meta], ["canary", canary or b"", canary or b""])
+        call = _call(self._keys.meta, ["canary", canary or b"", canary or b""])
         return (await self._primary.run_durably(scripts.RESEAL, [call], replicas=self._replicas))[1]
 
     def _places(self, keys: Iterable[str]) -> Iterable[_Place]:
@@ -106,7 +113,7 @@ class Resealing:
                 yield _Place(key, "", [("", ("flow", key.removeprefix(flows)))])
 
     async def _reseal(self, places: Sequence[_Place], done: Resealed) -> None:
-        """Reseal what is in *places*; one that changes under our hands is read again."""
+        """Reseal the values in *places*; a value that changes meanwhile is read again."""
         done.grants += sum(bool(place.name) for place in places)
         unreadable: set[str] = set()
         resealed: set[str] = set()
@@ -117,7 +124,7 @@ class Resealing:
                 changes = self._changes(place, values, unreadable)
                 if changes:
                     asked.append(place)
-                    calls.append(([place.key], changes))
+                    calls.append(_call(place.key, changes))
             if not calls:
                 break
             replies, _ = await self._primary.run_durably(scripts.RESEAL, calls, replicas=self._replicas)
@@ -129,10 +136,7 @@ class Resealing:
         done.unreadable = (*done.unreadable, *sorted(unreadable))
 
     async def _read(self, places: Sequence[_Place]) -> list[list[bytes | None]]:
-        rows = await self._primary.pipeline([
-            ("HMGET", place.key, *(field for field, _ in place.fields)) if place.fields[0][0] else ("GET", place.key)
-            for place in places
-        ])  # fmt: skip
+        rows = await self._primary.pipeline([_read_command(place) for place in places])
         return [row if isinstance(row, list) else [row] for row in rows]
 
     def _changes(self, place: _Place, values: Sequence[bytes | None], unreadable: set[str]) -> list[Argument]:
@@ -148,10 +152,20 @@ class Resealing:
         return changes
 
 
+def _call(key: str, changes: Sequence[Argument]) -> tuple[Sequence[str], Sequence[Argument]]:
+    """Return the keys and arguments with which `reseal` makes *changes* under *key*."""
+    return scripts.RESEAL.keys(sealed=key), scripts.RESEAL.args(changes)
+
+
+def _read_command(place: _Place) -> Sequence[str]:
+    fields = [field for field, _ in place.fields]
+    return ("HMGET", place.key, *fields) if fields[0] else ("GET", place.key)
+
+
 def _some(reply: object) -> bool:
     return isinstance(reply, int) and reply > 0
 
 
 def _literally(text: str) -> str:
-    """A text as a pattern of Redis that matches nothing but it."""
+    """Return a pattern of Redis that matches *text* only."""
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)

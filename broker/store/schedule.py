@@ -1,4 +1,7 @@
-"""The schedule's verbs: each one script, so that a grant is always in exactly one of due, leased and parked."""
+"""The schedule: each of its verbs is one script, so a grant is always in exactly one of due, leased and parked.
+
+Knows nothing of when a grant should be refreshed, or of what a provider answered: callers decide both.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Claim, Commit, Grant, Park, Postpone
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
-from broker.store.attempts import remembered, replica_name
+from broker.store.attempts import attempt_record, replica_name
 from broker.store.commit_group import CommitGroup
+from broker.store.grants import commit_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,24 +44,24 @@ _TRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a claim brought, and when (ms from now) the next one may bring more."""
+    """The result of a claim, and when (ms from now) the next one may bring more."""
 
     claims: list[Claim]
     unreadable: list[Claim]
-    """Leased to us, but none of our keys opens them."""
+    """Leased to this broker, but no key in the key file opens them."""
     wait_ms: int
     set_back: bool
-    """The server's clock was set back: `rewind` is called for."""
+    """The server's clock was set back: the caller should `rewind`."""
     fenced: int | None = None
-    """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms), and
-    whoever claims has said again what it knows (`told_after`)."""
+    """Another run of the server answers, which may have lost writes: nobody claims until then (epoch ms), and a replica
+    claims only after it replayed its journal (`replayed_after`)."""
     passed_over: int = 0
-    """Where to look on for what has expired; 0: from the beginning."""
+    """Where to continue the search for expired tokens; 0: from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expedited:
-    """What came of an expedite.
+    """The result of an expedite.
 
     `number` is the current generation (changed), or how many ms to wait (fresh, spent, backing_off).
     """
@@ -66,21 +70,31 @@ class Expedited:
     number: int
 
 
-Settled = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
+Recorded = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
 
 
 class Schedule:
-    """Moves grants between due, leased and parked. Every method raises `StoreUnavailable` when Redis cannot say."""
+    """Moves grants between due, leased and parked.
+
+    Every method raises `StoreUnavailable` when Redis does not answer, or does not do what it was asked for.
+    """
 
     def __init__(
-        self, primary: Primary, keys: scripts.Keys, grants: Grants, clock: Clock, *, replicas: int, hold_off_ms: int,
+        self,
+        primary: Primary,
+        keys: scripts.Keys,
+        grants: Grants,
+        clock: Clock,
+        *,
+        replicas: int,
+        hold_off_ms: int,
         second_term_ms: int,
-    ) -> None:  # fmt: skip
-        """*hold_off_ms*: how long nobody claims after the server turned out to be another run than before.
+    ) -> None:
+        """Wire a schedule; a commit should be on the disks of *replicas* replicas of Redis.
 
-        It is longer by the time for which a primary may go on taking claims of those who were cut off with it.
-
-        *second_term_ms*: how much longer a lease lasts once its end was seen: its holder may be about to commit.
+        *hold_off_ms* is how long nobody claims after another run of the server was noticed. A claim adds the time for
+        which a primary may go on taking claims of brokers that were cut off with it. *second_term_ms* is how much
+        longer a lease lasts once its end was seen: its holder may be about to commit.
         """
         self._primary = primary
         self._keys = keys
@@ -89,50 +103,65 @@ class Schedule:
         self._hold_off_ms = hold_off_ms
         self._second_term_ms = second_term_ms
         self.replica = replica_name()
-        """How we are called in what is remembered of an attempt."""
+        """The name of this replica in the record of an attempt."""
         self.life = secrets.token_hex(8)
-        """This process, told apart from every other for good: the id of each of its attempts begins with it."""
-        self.told_after = -1
-        """The fence after which this replica has told the store all it knows: before that it claims nothing."""
+        """The id of this process, different from every other: the id of each of its attempts begins with it."""
+        self.replayed_after = -1
+        """The fence after which this replica replayed its journal: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
 
-    def _sets(self, provider: str, *states: State) -> list[str]:
-        return [self._keys.ids(state, provider) for state in states]
+    def _sets(self, provider: str, *states: State) -> dict[str, str]:
+        return {state: self._keys.ids(state, provider) for state in states}
 
     async def claim(self, provider: str, n: int, lease_ms: int, *, expired_after: int | None = None) -> Claimed:
-        """Lease up to *n* due grants of *provider*; *n* is what the lane has free, never more.
+        """Lease up to *n* due grants of *provider*.
 
-        *expired_after* leaves alone every grant whose token still lives; it is how many of those were passed over in
-        claims before this one (0 at first).
+        Args:
+            provider: Name of the provider.
+            n: How many slots the lane has free.
+            lease_ms: How long a grant is leased.
+            expired_after: None, or: claim only grants whose token has expired. The number says how many grants with a
+                living token were passed over in the claims before this one (0 at first).
+
+        Raises:
+            StoreUnavailable: Redis did not answer, or hides which run of it answers.
         """
         before = time.monotonic()
         await self._release_lost(provider)
         claim_id = f"{self.life}.{secrets.token_hex(6)}"
-        keys = [
-            *self._sets(provider, "due", "leased"),
-            self._keys.provider(provider),
-            self._keys.epoch,
-            self._keys.grants,
-            self._keys.attempts,
-        ]
-        args: list[Argument] = [
-            n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
-            "" if expired_after is None else expired_after, self.told_after, self._second_term_ms, self.replica,
-        ]  # fmt: skip
+        keys = scripts.CLAIM.keys(
+            **self._sets(provider, "due", "leased"),
+            provider=self._keys.provider(provider),
+            epoch=self._keys.epoch,
+            grant_prefix=self._keys.grants,
+            attempts_prefix=self._keys.attempts,
+        )
+        args = scripts.CLAIM.args(
+            n=n,
+            lease_ms=lease_ms,
+            claim_id=claim_id,
+            provider_name=provider,
+            half_close_after=HALF_CLOSE_AFTER,
+            hold_off_ms=self._hold_off_ms + self._primary.lag_ms,
+            pass_over="" if expired_after is None else expired_after,
+            replayed_after=self.replayed_after,
+            second_term_ms=self._second_term_ms,
+            replica=self.replica,
+        )
         asked = time.monotonic()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except WrongStore:
             raise
         except StoreUnavailable:
-            # It may have run: what it leased is given back before the next claim, since nothing was sent for it.
+            # The script may have run. The next claim first releases what it leased, since nothing was sent for it.
             self._lost_claims.setdefault(provider, []).append(claim_id)
             raise
         if status == b"blind":
             raise StoreUnavailable(
                 "Redis hides which run of it answers, so a failover that lost writes could not be noticed: "
-                "let our user ask (ACL: +info); nothing is refreshed until then"
+                "let the broker's user ask (ACL: +info); nothing is refreshed until then"
             )
         self._clock.observe(now, asked)
         if status == b"fenced":
@@ -146,8 +175,8 @@ class Schedule:
 
     async def _release_lost(self, provider: str) -> None:
         while lost := self._lost_claims.get(provider):
-            keys = [*self._sets(provider, "due", "leased"), self._keys.grants]
-            await self._primary.run(scripts.RELEASE, keys, [lost[-1]])
+            keys = scripts.RELEASE.keys(**self._sets(provider, "due", "leased"), grant_prefix=self._keys.grants)
+            await self._primary.run(scripts.RELEASE, keys, scripts.RELEASE.args(claim_id=lost[-1]))
             lost.pop()
 
     def _claim(self, provider: str, row: Sequence[bytes | None], now: int, lease_ends: float) -> tuple[Claim, bool]:
@@ -179,95 +208,142 @@ class Schedule:
 
     async def commit(
         self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
-    ) -> tuple[Settled, bool]:
-        """Write an answer down and publish it. Idempotent by attempt: an error means "repeat", never "not written".
+    ) -> tuple[Recorded, bool]:
+        """Store an answer and publish it. Idempotent by attempt: an error means "repeat", never "not written".
 
-        *sealed*: its fields, where `commit_fields` made them already. Gives what the script said and whether the write
-        is known to be on disk.
+        Args:
+            commit: The answer, and the claim that it belongs to.
+            messages: To publish on the grant's channel.
+            sealed: The grant's fields, if `commit_fields` made them already.
+
+        Returns:
+            What the script decided, and whether the write is known to be on disk.
         """
         claim, grant_id = commit.claim, commit.claim.grant_id
         fields = sealed or commit_fields(self._grants, commit)
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased", "parked"),
-            self._keys.provider(claim.provider),
-            self._keys.forgotten,
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id,
-            claim.attempt,
-            claim.generation,
-            claim.granted_at,
-            commit.refresh_at,
-            self._keys.channel(grant_id),
-            remembered(commit, self.replica),
-        ]
-        args += [len(messages), *messages, *fields]
+        keys = scripts.COMMIT.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased", "parked"),
+            provider=self._keys.provider(claim.provider),
+            forgotten=self._keys.forgotten,
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.COMMIT.args(
+            [*messages, *fields],
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            generation=claim.generation,
+            granted_at=claim.granted_at,
+            refresh_at=commit.refresh_at,
+            channel=self._keys.channel(grant_id),
+            record=attempt_record(commit, self.replica),
+            message_count=len(messages),
+        )
         return await self._commits.add(keys, args)
 
-    async def postpone(self, step: Postpone, message: str | None) -> Settled:
-        """Put a grant back to due; tells the lane what that says of the provider."""
+    async def postpone(self, step: Postpone, message: str | None) -> Recorded:
+        """Put a grant back to due, and record what its outcome says about the provider's lane."""
         claim, grant_id = step.claim, step.claim.grant_id
         suspended = step.lane == "suspended"
         first, longest = SUSPENDED_PAUSE_MS if suspended else AILING_PAUSE_MS
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased"),
-            self._keys.provider(claim.provider),
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
-            step.code, step.detail, 1 if suspended else HALF_CLOSE_AFTER, first, longest, random.random(),
-            self._keys.channel(grant_id), message or "", claim.generation, claim.claimed_at,
-            remembered(step, self.replica) if step.asked else "",
-            "failures", step.failures, "last_outcome", step.outcome, "last_detail", _told(step.code, step.detail),
-            "last_at", self._clock(),
-        ]  # fmt: skip
+        keys = scripts.POSTPONE.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased"),
+            provider=self._keys.provider(claim.provider),
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.POSTPONE.args(
+            ["failures", step.failures, *self._last(step.outcome, _describe(step.code, step.detail))],
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            due_at=step.due_at,
+            unknown="unknown" if step.unknown else "",
+            lane=step.lane,
+            not_before=step.not_before,
+            code=step.code,
+            detail=step.detail,
+            half_close_after=1 if suspended else HALF_CLOSE_AFTER,
+            first_pause_ms=first,
+            longest_pause_ms=longest,
+            jitter=random.random(),
+            channel=self._keys.channel(grant_id),
+            message=message or "",
+            generation=claim.generation,
+            claimed_at=claim.claimed_at,
+            record=attempt_record(step, self.replica) if step.asked else "",
+        )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
-    async def park(self, step: Park, message: str, *, counts: bool = True) -> Settled:
-        """Take a grant out of the schedule, unless the breaker says it is the provider (then: suspended)."""
+    async def park(self, step: Park, message: str, *, counts: bool = True) -> Recorded:
+        """Take a grant out of the schedule, or suspend the provider if the breaker blames that.
+
+        Args:
+            step: The refusal, and the claim that it belongs to.
+            message: To publish on the grant's channel if the grant is parked.
+            counts: Whether the refusal counts for the breaker.
+        """
         claim, grant_id = step.claim, step.claim.grant_id
-        keys = [
-            self._keys.grant(grant_id),
-            *self._sets(claim.provider, "due", "leased", "parked"),
-            self._keys.provider(claim.provider),
-            self._keys.attempts_of(grant_id),
-        ]
-        args: list[Argument] = [
-            grant_id, claim.attempt, step.reason, step.detail, BREAKER if counts else 0, *SUSPENDED_PAUSE_MS,
-            self._keys.channel(grant_id), message, remembered(step, self.replica),
-            "last_outcome", step.outcome, "last_detail", _told(step.reason, step.detail), "last_at", self._clock(),
-        ]  # fmt: skip
+        first, longest = SUSPENDED_PAUSE_MS
+        keys = scripts.PARK.keys(
+            grant=self._keys.grant(grant_id),
+            **self._sets(claim.provider, "due", "leased", "parked"),
+            provider=self._keys.provider(claim.provider),
+            attempts=self._keys.attempts_of(grant_id),
+        )
+        args = scripts.PARK.args(
+            self._last(step.outcome, _describe(step.reason, step.detail)),
+            grant_id=grant_id,
+            attempt=claim.attempt,
+            reason=step.reason,
+            detail=step.detail,
+            breaker=BREAKER if counts else 0,
+            first_pause_ms=first,
+            longest_pause_ms=longest,
+            channel=self._keys.channel(grant_id),
+            message=message,
+            record=attempt_record(step, self.replica),
+        )
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]
+
+    def _last(self, outcome: str, detail: str) -> list[Argument]:
+        """Return the fields of a grant that say how its last token request ended."""
+        return ["last_outcome", outcome, "last_detail", detail, "last_at", self._clock()]
 
     async def expedite(
         self, grant: Grant, *, interval_ms: int, generation: int | None = None, budget: int | None = None
     ) -> Expedited:
-        """Make a grant due now, if it waits, is not backing off, and its last answer is *interval_ms* old.
+        """Make a grant due now, if it waits, is not backing off, and its last answer is old enough.
 
-        *budget*: how often that may be done in `REPORT_WINDOW_MS`, counting what was done with a budget only. Whoever
-        finds the grant due already is not counted.
+        Args:
+            grant: The grant, as it was read last.
+            interval_ms: How old its last answer must be.
+            generation: The generation that must be current; None: any.
+            budget: How often this may be done in `REPORT_WINDOW_MS`, where calls with a budget count, and those that
+                find the grant due already do not. None: without limit.
         """
-        keys = [self._keys.grant(grant.grant_id), *self._sets(grant.provider, "due", "leased")]
-        args: list[Argument] = [
-            grant.grant_id, "" if generation is None else generation, interval_ms, "" if budget is None else budget,
-            REPORT_WINDOW_MS,
-        ]  # fmt: skip
+        keys = scripts.EXPEDITE.keys(
+            grant=self._keys.grant(grant.grant_id), **self._sets(grant.provider, "due", "leased")
+        )
+        args = scripts.EXPEDITE.args(
+            grant_id=grant.grant_id,
+            generation="" if generation is None else generation,
+            interval_ms=interval_ms,
+            budget="" if budget is None else budget,
+            window_ms=REPORT_WINDOW_MS,
+        )
         status, number = await self._primary.run(scripts.EXPEDITE, keys, args)
         return Expedited(status.decode(), int(number))
 
     async def retry(self, grant_id: str, provider: str) -> Literal["due", "leased", "gone"]:
-        """Take a grant up once more; *provider* is where it was seen last."""
+        """Have a grant tried once more; *provider* is where it was seen last."""
         return await self._named(scripts.RETRY, grant_id, provider)  # type: ignore[return-value]
 
-    async def _named(self, script: scripts.Script, grant_id: str, provider: str, *args: Argument) -> str:
+    async def _named(self, script: scripts.Script, grant_id: str, provider: str, **more: Argument) -> str:
         """Run a script on one named grant, under whichever provider it is by now."""
         for _ in range(_TRIES):
-            keys = [self._keys.grant(grant_id), *self._sets(provider, "due", "leased", "parked")]
-            reply: str = (await self._primary.run(script, keys, [grant_id, provider, *args])).decode()
+            keys = script.keys(grant=self._keys.grant(grant_id), **self._sets(provider, "due", "leased", "parked"))
+            args = script.args(grant_id=grant_id, provider=provider, **more)
+            reply: str = (await self._primary.run(script, keys, args)).decode()
             if reply != "moved":
                 return reply
             held = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
@@ -275,51 +351,45 @@ class Schedule:
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
     async def resume(self, provider: str) -> list[str]:
-        """Take a provider up again; gives the grants its breaker had seen refused."""
-        refused = await self._primary.run(scripts.RESUME, [self._keys.provider(provider)], [])
+        """Resume a provider; return the ids of the grants that its breaker had seen refused."""
+        keys = scripts.RESUME.keys(provider=self._keys.provider(provider))
+        refused = await self._primary.run(scripts.RESUME, keys, scripts.RESUME.args())
         return refused.decode().split()  # type: ignore[no-any-return]
 
     async def hold(self, grant_id: str, provider: str, lease_ms: int) -> Literal["held", "leased", "gone"]:
         """Lease one named grant so that nobody refreshes it; *provider* is where it was seen last."""
-        return await self._named(scripts.HOLD, grant_id, provider, lease_ms)  # type: ignore[return-value]
+        return await self._named(scripts.HOLD, grant_id, provider, lease_ms=lease_ms)  # type: ignore[return-value]
 
     async def abandon(self, life: str, providers: Iterable[str]) -> int:
-        """Let the leases of a process that is known to be dead last no longer than its requests may.
+        """Shorten the leases of a process that is known to be dead to what its requests may take.
 
-        Gives how many there were; their outcomes are unknown.
+        Returns:
+            How many leases it held; the outcomes of its requests are unknown.
         """
-        keys = [[self._keys.ids("leased", provider), self._keys.grants] for provider in providers]
-        args: list[Argument] = [life, self._second_term_ms]
-        return sum([await self._primary.run(scripts.ABANDON, each, args) for each in keys])
+        held = 0
+        for provider in providers:
+            keys = scripts.ABANDON.keys(**self._sets(provider, "leased"), grant_prefix=self._keys.grants)
+            args = scripts.ABANDON.args(life=life, longest_ms=self._second_term_ms)
+            held += await self._primary.run(scripts.ABANDON, keys, args)
+        return held
 
     async def rewind(self, provider: str, lease_ms: int) -> None:
-        """After the server's clock was set back: bring what was issued or leased "in the future" back to now."""
-        keys = [*self._sets(provider, "due", "leased"), self._keys.provider(provider), self._keys.grants]
-        offset = 0
-        while await self._primary.run(scripts.REWIND, keys, [offset, _REWIND_PAGE, lease_ms]) == _REWIND_PAGE:
+        """Bring back to now what was issued or leased "in the future", after the server's clock was set back."""
+        keys = scripts.REWIND.keys(
+            **self._sets(provider, "due", "leased"),
+            provider=self._keys.provider(provider),
+            grant_prefix=self._keys.grants,
+        )
+        offset, examined = 0, _REWIND_PAGE
+        while examined == _REWIND_PAGE:
+            args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
+            examined = await self._primary.run(scripts.REWIND, keys, args)
             offset += _REWIND_PAGE
-
-
-def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
-    """What an answer brought, as fields and values of its grant's hash."""
-    fields: list[Argument] = [
-        "answered_at", commit.answered_at,
-        "last_outcome", commit.outcome, "last_detail", commit.detail or "", "last_at", commit.answered_at,
-    ]  # fmt: skip
-    if commit.failures:
-        fields += ["failures", commit.failures]
-    if commit.token is not None:
-        fields += grants.token_fields(commit.token)
-    if commit.refresh_token is not None:
-        fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
-    if commit.reauthorize_by is not None:
-        fields += ["reauthorize_by", commit.reauthorize_by]
-    return fields
 
 
 def _maybe(raw: bytes) -> int | None:
     return int(raw) if raw else None
 
 
-def _told(code: str, detail: str) -> str:
+def _describe(code: str, detail: str) -> str:
     return f"{code}: {detail}" if detail else code

@@ -1,7 +1,7 @@
-"""The grants whose turn comes soonest, and those that wait for a person: what `/metrics` shows one by one.
+"""The grants that are due soonest, and those that wait for a person: `/metrics` shows them one by one.
 
-Reads the sorted sets from their beginnings and no further than needed, so it costs the same with a thousand grants as
-with a million.
+Reads each sorted set from its beginning and no further than needed, so it costs the same with a thousand grants as with
+a million.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from broker.store.scripts import Keys
 
 _LEAST = 16
-"""Ids read from one set at a time, at least."""
+"""Least number of ids that are read from one set at a time."""
 _AT_ONCE = 250
-"""Grants read in one trip: some ms of the server's time."""
+"""Most grants that are read in one trip: some ms of the server's time."""
 _DEAD = b"reauthorization_required"
 
 
@@ -31,7 +31,7 @@ class Soon:
     grant_id: str
     provider: str
     next_at: int | None
-    """When its next token request is due; None while one is under way, and while it is parked."""
+    """When its next token request is due; None while one is under way, and while the grant is parked."""
     expires_at: int | None
     succeeded_at: int | None
     granted_at: int | None
@@ -41,7 +41,7 @@ class Soon:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A grant that waits for a person, since when (epoch ms), and why."""
+    """A grant that waits for a person: since when (epoch ms), and why."""
 
     grant_id: str
     provider: str
@@ -50,21 +50,21 @@ class Parked:
 
 
 class _Place(NamedTuple):
-    """Where a grant stands: its score, and in whose set."""
+    """The score of a grant, and the provider whose set it is in."""
 
     at: float
     provider: str
 
 
 class Soonest:
-    """Reads them. Raises `StoreUnavailable` when Redis cannot answer."""
+    """Reads those grants. Raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(self, primary: Primary, keys: Keys) -> None:
         self._primary = primary
         self._keys = keys
 
-    async def of(self, providers: Sequence[str], n: int) -> list[Soon]:
-        """The *n* grants that are due, or being refreshed, soonest; what is left of *n* goes to the latest parked."""
+    async def for_providers(self, providers: Sequence[str], n: int) -> list[Soon]:
+        """Return the *n* grants that are due, or whose lease ends, soonest; the latest parked ones fill the rest."""
         due = await self._first("due", providers, n)
         leased = await self._first("leased", providers, n)
         chosen = dict(sorted({**due, **leased}.items(), key=lambda item: item[1])[:n])
@@ -77,11 +77,22 @@ class Soonest:
             expires_at, succeeded_at, granted_at, by = (None if raw is None else int(raw) for raw in times)
             next_at = int(place.at) if name in due and name not in leased else None
             dead = reason == _DEAD
-            found.append(Soon(name, place.provider, next_at, expires_at, succeeded_at, granted_at, by, dead))
+            found.append(
+                Soon(
+                    name,
+                    place.provider,
+                    next_at=next_at,
+                    expires_at=expires_at,
+                    succeeded_at=succeeded_at,
+                    granted_at=granted_at,
+                    reauthorize_by=by,
+                    dead=dead,
+                )
+            )
         return found
 
     async def parked(self, providers: Sequence[str], n: int) -> list[Parked]:
-        """The *n* grants that were parked last, latest first."""
+        """Return the *n* grants that were parked last, latest first."""
         rows = await self._read(await self._first("parked", providers, n, latest=True), "reason")
         return [
             Parked(name, place.provider, int(place.at), (reason or b"").decode()) for (name, place), (reason,) in rows
@@ -90,7 +101,10 @@ class Soonest:
     async def _first(
         self, state: State, providers: Sequence[str], n: int, *, latest: bool = False
     ) -> dict[str, _Place]:
-        """The *n* members with the lowest scores of the providers' sets, or the highest: read in ever longer pieces."""
+        """Return the *n* members with the lowest scores in the providers' sets, or the highest.
+
+        Reads a part of each set, and a part twice as long each time, until no set can hold a member that is missing.
+        """
         best: list[tuple[float, str, str]] = []
         unread = dict.fromkeys(providers, 0) if n > 0 else {}
         size = max(_LEAST, min(n, 2 * n // max(1, len(providers))))
@@ -124,7 +138,7 @@ class Soonest:
     async def _read(
         self, places: Mapping[str, _Place], *fields: str
     ) -> list[tuple[tuple[str, _Place], Sequence[bytes | None]]]:
-        """*fields* of each grant."""
+        """Return *fields* of each grant."""
         rows: list[Sequence[bytes | None]] = []
         names = list(places)
         for start in range(0, len(names), _AT_ONCE):

@@ -63,7 +63,7 @@ async def test_a_lost_reply_registers_no_second_time(
         assert await redis.hget("broker:{0}:grant:g1", "generation") == generation
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         for entry in journal.entries():
-            assert await ours.registry.restore(ours.store_id, entry.text) == "known"
+            assert await ours.registry.restore(entry.text) == "known"
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         assert [token.generation for token in served] == [int(generation or 0)] or refreshed
         await journal.close()

@@ -1,4 +1,4 @@
-"""A replica's whole write path in this process, on a line that is cut, loses replies, and by which it dies."""
+"""A replica's whole write path in this process; its line to the store is cut, loses replies, and may end it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Line(Primary):
 
     async def _through(self, verb: str, send: Callable[[], Awaitable[Any]]) -> Any:
         if not self.mended.is_set():
-            if verb not in {"claim", "release"}:  # what tells the store something hangs until it times out
+            if verb not in {"claim", "release"}:  # writes hang until they time out
                 self.held_up += 1
                 await self.mended.wait()
             raise StoreUnavailable("Redis: cut off")
@@ -90,7 +90,7 @@ class Line(Primary):
         fate = self.fates.pop((verb, when), "")
         if fate == "lost":
             raise StoreUnavailable("Redis: did not answer in time")
-        if fate == "dies":
+        if fate == "killed":
             self.died.set()
             self._limbo.append(asyncio.get_running_loop().create_future())
             await self._limbo[-1]
@@ -115,7 +115,7 @@ class Tasks:
 
 
 class Replica:
-    """One replica with a data directory of its own, that dies and is started again on it."""
+    """One replica with a data directory of its own, that is killed and started again on it."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Replica:
     ) -> None:
         self.name = name
         self.up = False
-        self.told = False
+        self.replayed = False
         """Whether the store has heard it out since it was started, mended, or the store went back."""
         self.line: Line
         self.store: Store
@@ -168,7 +168,7 @@ class Replica:
             self._wire()
         finally:
             OWNER.reset(token)
-        self.up, self.told = True, False
+        self.up, self.replayed = True, False
 
     def _wire(self) -> None:
         http, store = cast("Any", self._link), self.store
@@ -200,8 +200,8 @@ class Replica:
         self._logout = Logout(store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
-        """It ends where it stands: nothing of it runs on, its file is let go of, its connections close."""
-        self.up = self.told = False
+        """End the replica at once: nothing of it runs on, its file is released, its connections close."""
+        self.up = self.replayed = False
         mine = [task for task in asyncio.all_tasks() if _owners.get(task) == self.name]
         for task in mine:
             task.cancel()
@@ -210,14 +210,14 @@ class Replica:
         await self._stack.aclose()
 
     async def claim(self, provider: str, n: int) -> None:
-        """One step of a lane with *n* slots free; 0: it only hears and tells. Refreshes that begin go on."""
+        """Run one step of a lane with *n* slots free; 0: it only replays. Refreshes that begin go on."""
         await self._do(self.lanes[provider]._claim(n, cast("Any", self._tasks)))
         if self.connected and self.lanes[provider]._store_lost is False:
-            self.told = True
+            self.replayed = True
         await self.rest()
 
     async def step(self) -> None:
-        """What every lane does all the time: a lost reply or a fence takes it a second claim."""
+        """Run a step of every lane, twice: after a lost reply or a fence a lane needs a second claim."""
         for provider in self.lanes:
             await self.claim(provider, 0)
             await self.claim(provider, 0)
@@ -244,10 +244,10 @@ class Replica:
         return task.result() if task.done() else None
 
     async def respond(self, request: Request, kind: str) -> None:
-        """Have *request*, one of ours, answered, and wait for what comes of it."""
+        """Answer *request*, which this replica sent, and wait until the answer is recorded."""
         before, held_up = self._tasks.under_way(), self._held_up()
         request.server.respond(request, kind)
-        if self.cut:  # what came is in the journal by the time that the store is to be told
+        if self.cut:  # the answer is in the journal before the store gets it
             await until(lambda: self._tasks.under_way() < before or self._held_up() > held_up, 10, 0.001)
         await self.rest()
 

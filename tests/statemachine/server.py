@@ -22,7 +22,7 @@ GRACE = 30
 TokenResponse = provider_http.Reply | NotSent | Unknown
 
 REDEEMED = ("refreshed", "unusable", "kept", "same", "500 after", "cut off", "silent after")
-"""What comes back of a token request that was processed; the last three times nobody hears what it brought."""
+"""Answers to a token request that was processed; in the last three nobody receives the new token."""
 NOT_REDEEMED = (
     "refused",
     "503",
@@ -39,13 +39,13 @@ KINDS = REDEEMED + NOT_REDEEMED
 
 @dataclass(eq=False)
 class Request:
-    """A token request under way: who sent it, and who could have told it better."""
+    """A token request under way: who sent it, and who could have prevented it."""
 
     sender: str
     server: Server
     token: str
     reachable: frozenset[str]
-    """Replicas that the store had heard out when it was sent."""
+    """Replicas whose journals were replayed when it was sent."""
     answer: asyncio.Future[TokenResponse]
 
 
@@ -58,7 +58,7 @@ class Server:
     ahead: float = 0.0
     requests: list[Request] = field(default_factory=list)
     unheard: set[str] = field(default_factory=set)
-    """Families whose last rotation nobody was told of."""
+    """Families whose last rotation nobody received."""
     holders: dict[str, set[str]] = field(default_factory=dict)
     """Refresh token to the replicas that were given it, and so have it in their journals."""
     faults: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Grants, every outcome, every point to die at: whatever the order, nothing that reached us is lost or redeemed twice.
+"""Grants, every outcome, every point to be killed at: in any order, no received token is lost or redeemed twice.
 
 `BROKER_TEST_MACHINE=2000` runs so many examples, each one new.
 """
@@ -40,8 +40,8 @@ _FATES = [
     {},
     {"when": "before", "fate": "lost"},
     {"when": "after", "fate": "lost"},
-    {"when": "before", "fate": "dies"},
-    {"when": "after", "fate": "dies"},
+    {"when": "before", "fate": "killed"},
+    {"when": "after", "fate": "killed"},
 ]
 _KINDS = (*KINDS, *["refreshed"] * 8, *["silent after"] * 3)
 _BETWEEN = ["", "", "", "", "import", "log in", "copied", "goes back"]
@@ -116,7 +116,7 @@ class Machine(World, RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(pick=st.integers(0, 5), kind=st.sampled_from(_KINDS), fate=fates)
     def respond(self, pick: int, kind: str, fate: dict[str, str]) -> None:
-        """A server answers a request, in one way or another, and its sender tells the store, or dies of it."""
+        """A server answers a request, in one way or another, and its sender records the answer, or is killed."""
         request = self.requests[pick % len(self.requests)]
         replica = self.replicas[request.sender]
         if replica.connected:
@@ -144,17 +144,19 @@ class Machine(World, RuleBasedStateMachine):
             if self.requests:
                 self.respond(-1, self.dice.choice(_KINDS), self.dice.choice(_FATES))
 
-    @rule(name=names, how=st.sampled_from(["dies", "dies, its requests are processed", "is cut off", "is well again"]))
+    @rule(
+        name=names, how=st.sampled_from(["killed", "killed, its requests are processed", "is cut off", "is well again"])
+    )
     def harm(self, name: str, how: str) -> None:
-        """A replica dies, or no longer reaches the store and hears nothing of it; or that is over."""
+        """A replica is killed, or no longer reaches the store and hears nothing of it; or that is over."""
         replica = self.replicas[name]
         if how == "is well again":
             self.run(self.healed(replica))
         elif replica.up and how != "is cut off":
-            self.run(self.killed(replica, redeemed=how != "dies"))
+            self.run(self.killed(replica, redeemed=how != "killed"))
         elif replica.connected:
             replica.line.mended.clear()
-            replica.told = False
+            replica.replayed = False
 
     # What time does: the data is moved, not the clock ---------------------------------------------------
 
@@ -183,7 +185,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_redeemed_twice(self) -> None:
-        """A server has seen no token again whose successor we had, and no token twice at once."""
+        """No server has seen a token again whose successor a replica had, or a token twice at once."""
         for server in getattr(self, "servers", {}).values():
             assert not server.faults, server.faults
 

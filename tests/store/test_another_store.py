@@ -1,4 +1,4 @@
-"""Another store answers, with grants of the same names: nothing there is ours to read or to write."""
+"""Another store answers, with grants of the same names: nothing there is read or written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL = [script for script in vars(scripts).values() if isinstance(script, scripts
 
 @pytest.mark.parametrize("script", ALL, ids=lambda script: script.verb)
 async def test_no_verb_touches_another_store(store: Store, redis: Redis, script: scripts.Script) -> None:
-    """A store whose grants have the names of ours is neither read nor written, whatever is done to it."""
+    """No script reads or writes a store with another id, even if its grants have the same names."""
     await imported(store, "g1", "g2")
     await redis.hset(store.keys.meta, "store", "another")
     before = {key: await redis.dump(key) for key in await redis.keys("*")}
@@ -39,7 +39,7 @@ async def test_no_verb_touches_another_store(store: Store, redis: Redis, script:
 
 
 async def test_nothing_is_read_of_another_store(store: Store, redis: Redis) -> None:
-    """A grant of the same name in another store is not taken for ours, and no grant there for one that is gone."""
+    """A grant of the same name in another store is not returned, and a grant missing there does not count as gone."""
     await imported(store, "g1")
     await redis.hset(store.keys.meta, "store", "another")
     for asked in (store.grants.get("g1"), store.grants.get("none"), store.grants.providers(["p"])):

@@ -1,4 +1,4 @@
-"""A grant's last attempts: written by the scripts that settle them, bounded, and gone with the grant."""
+"""A grant's last attempts: written by the scripts that decide about them, bounded, and removed with the grant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from broker.model import Claim, Park, Postpone
 from broker.secret import Secret
-from broker.store.attempts import KEPT, Past, entry, read, remembered, replica_name
+from broker.store.attempts import KEPT, Attempt, Past, attempt_record, entry, replica_name
 from tests.store.test_schedule import claimed, commit_of, imported, key, store
 from tests.waiting import until
 
@@ -23,8 +23,8 @@ GRANT = "broker:{0}:grant:g1"
 
 
 async def past(store: Store, grant: str = "g1") -> Past:
-    """What is remembered."""
-    return await store.attempts.of(grant, await store.grants.get(grant))
+    """Return the attempts of a grant."""
+    return await store.attempts.for_grant(grant, await store.grants.get(grant))
 
 
 async def again(store: Store, redis: Redis, grant: str = "g1") -> Claim:
@@ -52,20 +52,20 @@ async def test_each_script_remembers_what_it_settled(store: Store, redis: Redis)
     detail = "invalid_grant: Token was revoked\tby its owner"
     step = Park(dead, "dead", "reauthorization_required", detail, "reauthorization_required", "invalid_grant")
     assert await store.schedule.park(step, "{}") == "parked"
-    told = await past(store)
-    assert [(a.outcome, a.error, a.error_description, a.decided) for a in told.attempts] == [
+    found = await past(store)
+    assert [(a.outcome, a.error, a.error_description, a.decided) for a in found.attempts] == [
         ("refreshed", "", "", "kept"),
         ("busy", "http_503", "come back later", "postponed"),
         ("dead", "invalid_grant", "Token was revoked by its owner", "parked"),
     ]
-    kept, later, parked = told.attempts
-    assert {a.replica for a in told.attempts} == {replica_name()}
+    kept, later, parked = found.attempts
+    assert {a.replica for a in found.attempts} == {replica_name()}
     assert kept.at == claim.claimed_at // 1000 * 1000
     assert kept.next_at == commit_of(claim).refresh_at // 1000 * 1000
     assert later.next_at is not None
     assert later.next_at - later.at == 60_000
     assert parked.next_at is None
-    assert (told.under_way, told.next_at, told.unknown_at) == (None, None, None)
+    assert (found.under_way, found.next_at, found.unknown_at) == (None, None, None)
 
 
 async def test_only_the_last_ten_are_kept_in_order(store: Store, redis: Redis) -> None:
@@ -109,17 +109,17 @@ async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> N
         await redis.zrem("broker:{0}:leased:p", "g1")
         await redis.zadd("broker:{0}:due:p", {"g1": 1})
         second = await again(store, redis)
-    told = await past(store)
-    assert [(a.outcome, a.error, a.decided, a.replica) for a in told.attempts] == [
+    found = await past(store)
+    assert [(a.outcome, a.error, a.decided, a.replica) for a in found.attempts] == [
         ("unknown", "lease_ended", "open", replica_name())
     ] * 2
-    assert told.unknown_at == first.claimed_at
-    assert told.under_way == (second.claimed_at, replica_name())
+    assert found.unknown_at == first.claimed_at
+    assert found.under_way == (second.claimed_at, replica_name())
     # The time of a replay is put off without a request: that is no attempt.
     held_back = postponed(second, outcome="unknown", unknown=True, asked=False)
     assert await store.schedule.postpone(held_back, None) == "postponed"
-    told = await past(store)
-    assert (len(told.attempts), told.next_at, told.unknown_at) == (2, held_back.due_at, first.claimed_at)
+    found = await past(store)
+    assert (len(found.attempts), found.next_at, found.unknown_at) == (2, held_back.due_at, first.claimed_at)
 
 
 async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> None:
@@ -133,16 +133,17 @@ async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> No
 
 
 async def test_a_restored_answer_is_remembered(store: Store, redis: Redis) -> None:
-    """What a store lost and a journal told it again is remembered once, as restored, beside what it still knew."""
+    """An answer that a store lost and a journal restored is recorded once, beside the attempts that it still had."""
     await imported(store, "g1")
     await store.schedule.postpone(postponed(await again(store, redis)), None)
     claim = await again(store, redis)
-    record = store.registry.committed(store.store_id, commit_of(claim))
+    record = store.registry.commit_record(commit_of(claim))
     for expected in ("restored", "known"):
-        assert await store.registry.restore(store.store_id, record) == expected
+        assert await store.registry.restore(record) == expected
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [
-        ("busy", "postponed"), ("refreshed", "restored")
-    ]  # fmt: skip
+        ("busy", "postponed"),
+        ("refreshed", "restored"),
+    ]
 
 
 async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: Redis) -> None:
@@ -157,9 +158,9 @@ async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: R
     assert [a.decided for a in (await past(store)).attempts] == ["parked"]
     assert (await past(store)).forgotten_at is None
     assert await store.registry.forget("g1", "{}")
-    told = await past(store)
-    assert told.attempts == []
-    assert told.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
+    found = await past(store)
+    assert found.attempts == []
+    assert found.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
     assert (await past(store, "never")).forgotten_at is None
 
 
@@ -180,7 +181,7 @@ def test_an_entry_is_bounded(letter: str) -> None:
     """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""
     slot = b"suspended\t" + entry("registration", 1, 10**12, "h" * 48 + ":123456", "e" * 64, letter * 300).encode()
     assert len(slot) <= 256
-    attempt = read(slot)
+    attempt = Attempt.parse(slot)
     assert (attempt.outcome, attempt.error, attempt.decided) == ("registration", "e" * 64, "suspended")
     assert attempt.error_description.startswith(letter.replace("\t", " ").encode("utf-8", "replace").decode() * 20)
 
@@ -190,9 +191,9 @@ async def test_the_fence_shows(store: Store, redis: Redis) -> None:
     await imported(store, "g1")
     assert (await past(store)).fenced_until is None
     await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() + 9_000))
-    told = await past(store)
-    assert told.fenced_until is not None
-    assert 8_000 < told.fenced_until - store.clock() <= 9_000
+    found = await past(store)
+    assert found.fenced_until is not None
+    assert 8_000 < found.fenced_until - store.clock() <= 9_000
     await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() - 1))
 
     async def open_again() -> bool:
@@ -205,10 +206,10 @@ def test_what_is_remembered_of_a_refusal() -> None:
     """A refusal whose reason is the server's own code keeps both; no code is repeated in front of its description."""
     claim = Claim("g", "p", 1, "a", Secret("r"), None, None, None, None, 1, 0, None, 1, 5_000, 0.0)
     slots = [
-        remembered(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
-        remembered(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
+        attempt_record(Park(claim, "rejected", "invalid_scope", "not yours", "refresh_failing"), "h:1"),
+        attempt_record(Park(claim, "dead", "x", "invalid_grant", "reauthorization_required", "invalid_grant"), "h:1"),
     ]
-    read_back = [read(f"parked\t{slot}".encode()) for slot in slots]
+    read_back = [Attempt.parse(f"parked\t{slot}".encode()) for slot in slots]
     assert [(a.error, a.error_description) for a in read_back] == [
         ("invalid_scope", "not yours"),
         ("invalid_grant", ""),
@@ -228,18 +229,19 @@ async def test_what_is_put_off_is_shown_as_due_then(store: Store, redis: Redis) 
     assert (state, placed.refresh_at) == ("due", step.due_at)
     page = await store.grants.page(["p"], ["due", "leased"], None, 10)
     assert [(s, g.grant_id, g.refresh_at == step.due_at) for s, g in page.rows] == [
-        ("leased", "g2", False), ("due", "g1", True)
-    ]  # fmt: skip
+        ("leased", "g2", False),
+        ("due", "g1", True),
+    ]
 
 
 async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> None:
-    """A login that a store lost, and is told again, is remembered as a login."""
+    """A login that a store lost, and a journal restored, is recorded as a login."""
     await imported(store, "g1")
     token = commit_of(await again(store, redis), "login").token
     assert token is not None
-    record = store.registry.logged_in(store.store_id, token, Secret("r"), reauthorize_by=None, followed=0)
+    record = store.registry.login_record(token, Secret("r"), reauthorize_by=None, followed=0)
     await redis.delete(GRANT)
-    assert await store.registry.restore(store.store_id, record) == "restored"
+    assert await store.registry.restore(record) == "restored"
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]
 
 

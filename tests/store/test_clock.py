@@ -12,7 +12,7 @@ from broker.store import clock as clock_module
 from broker.store.clock import Clock
 
 REDIS = 1_700_000_000_000.0
-"""What Redis's clock shows (epoch ms) when our monotonic one shows 0."""
+"""What Redis's clock shows (epoch ms) when the local monotonic one shows 0."""
 
 
 class Monotonic:
@@ -36,7 +36,7 @@ def monotonic(monkeypatch: pytest.MonkeyPatch) -> Monotonic:
 
 
 def ask(clock: Clock, moved: Monotonic, there_ms: float, back_ms: float, ahead_ms: float = 0) -> None:
-    """One question: *there_ms* until Redis reads its clock, which is *ahead_ms* ahead, *back_ms* until we hear it."""
+    """One request: *there_ms* until Redis reads its clock, which is *ahead_ms* ahead, *back_ms* until the reply."""
     asked = moved.seconds
     moved.seconds += there_ms / 1000
     read = int(REDIS + ahead_ms + moved.seconds * 1000)
@@ -77,7 +77,7 @@ def test_a_leap_is_followed_as_closely_as_the_answer_tells(monotonic: Monotonic,
 
 
 def test_a_wait_begun_during_slow_answers_ends_no_sooner_than_asked(monotonic: Monotonic) -> None:
-    """What a provider asks for (`Retry-After`) is written down on our estimate and ends on Redis's clock."""
+    """What a provider asks for (`Retry-After`) is stored by the local estimate and ends on Redis's clock."""
     clock = Clock()
     ask(clock, monotonic, 0.1, 0.1)
     ask(clock, monotonic, 0, 80)

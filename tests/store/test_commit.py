@@ -1,4 +1,4 @@
-"""What a commit hears when it is said again, or to a store that went back."""
+"""The reply to a commit that is repeated, or that meets a store that went back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["key", "store"]
 
 
 async def test_a_commit_of_the_same_generation_is_written_once(store: Store, redis: Redis) -> None:
-    """An answer without a new access token keeps the generation: only its attempt tells that it was heard."""
+    """An answer without a new access token keeps the generation: only its attempt shows that it was stored."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
     commit = replace(commit_of(claim), token=None)
@@ -28,8 +28,8 @@ async def test_a_commit_of_the_same_generation_is_written_once(store: Store, red
     assert await redis.hget("broker:{0}:grant:g1", "attempt") == again.attempt.encode()
 
 
-async def test_a_store_that_went_back_is_told_the_whole_grant(store: Store, redis: Redis) -> None:
-    """A generation older than the one claimed is of a store that forgot: what came is not given back to the server."""
+async def test_a_store_that_went_back_loses_a_commit(store: Store, redis: Redis) -> None:
+    """A generation older than the one claimed is of a store that lost writes: the new token is kept, not revoked."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
     await redis.hset("broker:{0}:grant:g1", "generation", claim.generation - 1)

@@ -1,4 +1,4 @@
-"""The follower on a real server: what it was not told it finds out."""
+"""The follower on a real server: it finds out what no message said."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatc
         await until(lambda: follower.connected)
         async with redis.pipeline(transaction=False) as pipe:
             for number in range(20):
-                told = {"store": store.store_id, "generation": 1, "event": "refreshed"}
-                _ = pipe.publish(f"broker:tokens:acme-{number}", json.dumps(told))
+                message = {"store": store.store_id, "generation": 1, "event": "refreshed"}
+                _ = pipe.publish(f"broker:tokens:acme-{number}", json.dumps(message))
             await pipe.execute()
         await until(lambda: len(silences) > 20)
         stopping.set()
@@ -81,7 +81,7 @@ async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatc
 
 @pytest.mark.parametrize("odd", NONSENSE, ids=range(len(NONSENSE)))
 async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, odd: bytes) -> None:
-    """Whatever anybody publishes under our name: the follower goes on, and hears what comes next."""
+    """Whatever anybody publishes on the broker's channels, the follower goes on, and receives the next message."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
     commit = commit_of(claim)
@@ -93,7 +93,7 @@ async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, od
         group.create_task(follower.run(stopping))
         await until(lambda: follower.connected)
         await redis.publish("broker:tokens:g1", odd.replace(b"%s", store.store_id.encode()))
-        told = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
-        await store.schedule.commit(commit, [json.dumps(told)])
+        message = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
+        await store.schedule.commit(commit, [json.dumps(message)])
         await until(lambda: "g1" in cache)
         stopping.set()

@@ -31,11 +31,11 @@ async def minute_of(store: Store) -> int:
 
 
 async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) -> None:
-    """What several replicas told of one minute is added; a hash that has grown keeps nothing but the last hour."""
+    """The counts of several replicas for one minute are added; a hash that has grown keeps only the last hour."""
     minute = await minute_of(store)
     await store.history.add({("p", minute): (2, 1), ("q", minute): (0, 4)})
     await store.history.add({("p", minute): (3, 0), ("p", minute - 1): (0, 1)})
-    hours = await store.history.of(["p", "q", "never"], minute * MINUTE_MS)
+    hours = await store.history.for_providers(["p", "q", "never"], minute * MINUTE_MS)
     assert [(m.at // MINUTE_MS - minute, m.refreshed, m.failed) for m in hours["p"][-2:]] == [(-1, 0, 1), (0, 5, 1)]
     assert (hours["q"][-1].refreshed, hours["q"][-1].failed) == (0, 4)
     assert {len(hour) for hour in hours.values()} == {MINUTES}
@@ -43,12 +43,12 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
     for ago in range(2, 300):
         await store.history.add({("p", minute - ago): (1, 1), ("p", minute + 10 * ago): (1, 0)})
     assert await redis.hlen("broker:{0}:history:p") < 200
-    (hour,) = (await store.history.of(["p"], minute * MINUTE_MS)).values()
+    (hour,) = (await store.history.for_providers(["p"], minute * MINUTE_MS)).values()
     assert [m.refreshed for m in hour] == [1] * (MINUTES - 2) + [0, 5]
 
 
-async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> None:
-    """An emptied server gets no history, and what it would not hear is told once the data is back."""
+async def test_nothing_is_added_to_another_store(store: Store, redis: Redis) -> None:
+    """An emptied server gets no history, and the counts that it refused are added once the data is back."""
     await minute_of(store)
     tally = HistoryRecorder(store, Heartbeat("history"))
     tally.count("p", "refreshed")
@@ -61,7 +61,7 @@ async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> N
     tally.count("p", "unchanged")
     await tally.tell()
     await tally.tell()
-    ((*_, last),) = (await store.history.of(["p"], store.clock())).values()
+    ((*_, last),) = (await store.history.for_providers(["p"], store.clock())).values()
     assert (last.refreshed, last.failed) == (2, 1)
 
 
@@ -75,25 +75,27 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
             await next_generation(there, "g", generation)
 
         async def told_by_both() -> dict[str, list[dict[str, int]]] | None:
-            told = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
-            return told if sum(minute["refreshed"] for minute in told["acme"][-2:]) == 2 else None
+            found = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
+            return found if sum(minute["refreshed"] for minute in found["acme"][-2:]) == 2 else None
 
-        told = await until(
+        found = await until(
             told_by_both
-        )  # either may have made the second request, and this one tells it a little later
-        assert {len(history) for history in told.values()} == {60}
-        assert [later["at"] - at["at"] for at, later in zip(told["acme"], told["acme"][1:], strict=False)] == [60] * 59
-        assert not any(minute["failed"] for history in told.values() for minute in history)
+        )  # either may have made the second request, and this one adds it a little later
+        assert {len(history) for history in found.values()} == {60}
+        assert [later["at"] - at["at"] for at, later in zip(found["acme"], found["acme"][1:], strict=False)] == [
+            60
+        ] * 59
+        assert not any(minute["failed"] for history in found.values() for minute in history)
 
 
-async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
-    """A running tally tells what it counted without being stopped, and ends when it is told to."""
+async def test_it_is_added_while_the_broker_runs(store: Store) -> None:
+    """A running tally adds its counts without being stopped, and ends when it is stopped."""
     tally, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
     tally.count("p", "rejected")
     running = asyncio.create_task(tally.run(ending))
 
     async def heard() -> bool:
-        ((*_, before, last),) = (await store.history.of(["p"], store.clock())).values()
+        ((*_, before, last),) = (await store.history.for_providers(["p"], store.clock())).values()
         return before.failed + last.failed == 1
 
     await until(heard, timeout=8)

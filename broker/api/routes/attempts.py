@@ -27,7 +27,7 @@ async def list_attempts(request: web.Request) -> web.Response:
     grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
     caller.require("admin", grant_id)
     grant = await store.grants.get(grant_id)
-    past = await store.attempts.of(grant_id, grant)
+    past = await store.attempts.for_grant(grant_id, grant)
     if grant is None and past.forgotten_at is None:
         raise UnknownGrant("no such grant")
     return json_answer(past_of(grant_id, past, store.clock()))

@@ -252,7 +252,7 @@ async def list_providers(request: web.Request) -> web.Response:
     admin_of(request)
     api, names = request.app[API], await _all_providers(request)
     states = await api.store.grants.providers(names)
-    history = await api.store.history.of(names, api.store.clock())
+    history = await api.store.history.for_providers(names, api.store.clock())
     answer = shapes.Providers(providers=[_provider(request, state, history[state.name]) for state in states])
     return json_answer(answer)
 

@@ -87,7 +87,9 @@ class Scrape:
 
     async def _single_grants(self, providers: Sequence[str]) -> bytes:
         if time.monotonic() > self._grants_until:
-            figures = [self._figures(soon) for soon in await self._store.soonest.of(providers, self._max_grants)]
+            figures = [
+                self._figures(soon) for soon in await self._store.soonest.for_providers(providers, self._max_grants)
+            ]
             parked = [
                 ParkedFigures(p.grant_id, p.provider, p.since, p.reason)
                 for p in await self._store.soonest.parked(providers, self._max_grants)

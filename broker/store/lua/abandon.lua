@@ -1,19 +1,21 @@
 #!lua
 -- abandon: shorten the leases of a process that is known to be dead, as far as its requests may still be on their way.
--- Their attempts stay open: nobody will say what came of them.
+-- The attempts stay open: nobody will say how they ended.
 --
--- KEYS  1 leased  2 prefix of the grants' keys
--- ARGV  1 that process's life  2 longest from a claim to the end of its request in ms
--- Gives how many leases it held.
-local leased, prefix, life, longest = KEYS[1], KEYS[2], ARGV[1] .. '.', tonumber(ARGV[2])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local held = 0
+-- KEYS: leased grant_prefix
+-- ARGV: life longest_ms
+--   life: the id of the dead process, with which the id of each of its attempts begins
+--   longest_ms: longest time from a claim to the end of its request
+-- Returns: the count of leases that the process held
+local leased, grant_prefix = unpack(KEYS)
+local life, longest_ms = unpack(ARGV)
+
+local begins_with, now, held = life .. '.', now_ms(), 0
 for _, id in ipairs(redis.call('ZRANGE', leased, 0, -1)) do
-  local grant = redis.call('HMGET', prefix .. id, 'attempt', 'attempt_at')
-  if grant[1] and string.sub(grant[1], 1, #life) == life then
-    -- The half millisecond: it has no second term, see claim.
-    redis.call('ZADD', leased, 'LT', math.max(now, grant[2] + longest) + 0.5, id)
+  local stored = redis.call('HMGET', grant_prefix .. id, 'attempt', 'attempt_at')
+  if stored[1] and string.sub(stored[1], 1, #begins_with) == begins_with then
+    -- The mark: this lease gets no second term.
+    redis.call('ZADD', leased, 'LT', math.max(now, stored[2] + longest_ms) + SECOND_TERM_MARK, id)
     held = held + 1
   end
 end

@@ -1,40 +1,47 @@
 #!lua flags=allow-oom
--- commit: keep what a token request brought; the same attempt may commit again and again.
+-- commit: store what a token request brought; the same attempt may commit again and again.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 provider  6 forgotten  7 attempts
--- ARGV  1 id  2 attempt  3 generation claimed  4 granted at, as claimed  5 refresh at  6 channel
---       7 what to remember of the attempt  8 count of messages, the messages, then fields and values
--- Gives committed, already, superseded, gone, or lost (the store went back behind the claim: restore). Whoever
--- hears superseded or gone revokes what it received.
-local grant, due, leased, parked, provider = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local id, attempt, claimed, refresh_at, channel, messages = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[8])
+-- KEYS: grant due leased parked provider forgotten attempts
+-- ARGV: grant_id attempt generation granted_at refresh_at channel record message_count messages_then_fields...
+--   generation, granted_at: as claimed
+--   record: the entry of the grant's attempts, without the decision
+--   messages_then_fields: message_count messages, then fields of the grant, each with its value
+-- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore). After
+--   superseded or gone the caller revokes what it received.
+local grant, due, leased, parked, provider, forgotten, attempts = unpack(KEYS)
+local grant_id, attempt, generation, granted_at, refresh_at, channel, record, message_count = unpack(ARGV)
+local messages_then_fields = {unpack(ARGV, 9)}
+message_count = tonumber(message_count)
 
-local held = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
-if held[2] == attempt then
+local stored = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
+if stored[2] == attempt then
   return 'already'
 end
-if not held[1] then
-  local forgotten = redis.call('ZSCORE', KEYS[6], id)
-  return forgotten and tonumber(forgotten) >= tonumber(claimed) and 'gone' or 'lost'
+if not stored[1] then
+  local forgotten_at = redis.call('ZSCORE', forgotten, grant_id)
+  return forgotten_at and tonumber(forgotten_at) >= tonumber(generation) and 'gone' or 'lost'
 end
-if held[1] ~= claimed then
-  if tonumber(held[1]) < tonumber(claimed) then
+if stored[1] ~= generation then
+  if tonumber(stored[1]) < tonumber(generation) then
     return 'lost'
   end
-  -- granted_at survives rotation and changes at a login or import: with the same one, what is there came of ours.
-  return held[3] == ARGV[4] and 'already' or 'superseded'
+  -- granted_at survives rotation and changes at a login or import: with the same one, the stored token came of this
+  -- very answer.
+  return stored[3] == granted_at and 'already' or 'superseded'
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
-redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, unpack(ARGV, 9 + messages))
-redis.call('ZREM', leased, id)
-redis.call('ZREM', parked, id)
-redis.call('ZADD', due, refresh_at, id)
-redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
+redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
+  unpack(messages_then_fields, message_count + 1))
+redis.call('ZREM', leased, grant_id)
+redis.call('ZREM', parked, grant_id)
+redis.call('ZADD', due, refresh_at, grant_id)
+redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
+  'detail')
 
-remember(KEYS[7], 'kept', ARGV[7])
+record_attempt(attempts, 'kept', record)
 -- Last and protected: a publish that fails must not make a stored token look lost.
-for i = 9, 8 + messages do
-  redis.pcall('PUBLISH', channel, ARGV[i])
+for i = 1, message_count do
+  redis.pcall('PUBLISH', channel, messages_then_fields[i])
 end
 return 'committed'

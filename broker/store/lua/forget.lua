@@ -1,37 +1,40 @@
 #!lua flags=allow-oom
 -- forget: remove a grant and every trace of it.
 --
--- KEYS  1 grant  2 due  3 leased  4 parked  5 held  6 forgotten  7 attempts
--- ARGV  1 id  2 provider its keys were named by  3 channel  4 message  5 the newest generation to forget, or ""
---       6 when it was forgotten, where a journal says so again, or ""
--- Gives forgotten, moved (read again), newer or gone.
-local grant, id = KEYS[1], ARGV[1]
-local held = redis.call('HMGET', grant, 'provider', 'imported', 'generation')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- As of then, not of now: a login since is not forgotten, even if the store has yet to be told of it.
-local forgotten_at = tonumber(ARGV[6]) or now
-if not held[1] then
-  if ARGV[6] ~= '' then
-    redis.call('ZADD', KEYS[6], 'GT', forgotten_at, id)
+-- KEYS: grant due leased parked held_by forgotten attempts
+-- ARGV: grant_id provider channel message up_to forgotten_at
+--   provider: the one that due, leased and parked belong to
+--   up_to: the newest generation to forget, or ""
+--   forgotten_at: when the grant was forgotten, if a journal is replayed, or ""
+-- Returns: forgotten, moved (read again), newer or gone
+local grant, due, leased, parked, held_by, forgotten, attempts = unpack(KEYS)
+local grant_id, provider, channel, message, up_to, forgotten_at = unpack(ARGV)
+up_to, forgotten_at = tonumber(up_to), tonumber(forgotten_at)
+
+local stored = redis.call('HMGET', grant, 'provider', 'imported', 'generation')
+local now = now_ms()
+if not stored[1] then
+  if forgotten_at then
+    redis.call('ZADD', forgotten, 'GT', forgotten_at, grant_id)
   end
   return 'gone'
 end
-if held[1] ~= ARGV[2] then
+if stored[1] ~= provider then
   return 'moved'
 end
-if ARGV[5] ~= '' and tonumber(held[3]) > tonumber(ARGV[5]) then
+if up_to and tonumber(stored[3]) > up_to then
   return 'newer'
 end
-if held[2] then
-  redis.call('HDEL', KEYS[5], string.match(held[2], '%x+')) -- the newest: the others are let go already
+if stored[2] then
+  -- The newest fingerprint: the older ones were removed when they were replaced.
+  redis.call('HDEL', held_by, string.match(stored[2], '%x+'))
 end
--- Remembered for a month, so that no journal brings it back.
-redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - 2592000000)
-redis.call('ZADD', KEYS[6], 'GT', math.max(forgotten_at, tonumber(held[3])), id)
-redis.call('DEL', grant, KEYS[7])
-redis.call('ZREM', KEYS[2], id)
-redis.call('ZREM', KEYS[3], id)
-redis.call('ZREM', KEYS[4], id)
-redis.pcall('PUBLISH', ARGV[3], ARGV[4])
+redis.call('ZREMRANGEBYSCORE', forgotten, '-inf', now - FORGOTTEN_FOR_MS)
+-- Forgotten as of then, not of now: a login since is not forgotten, even if it has yet to reach the store.
+redis.call('ZADD', forgotten, 'GT', math.max(forgotten_at or now, tonumber(stored[3])), grant_id)
+redis.call('DEL', grant, attempts)
+redis.call('ZREM', due, grant_id)
+redis.call('ZREM', leased, grant_id)
+redis.call('ZREM', parked, grant_id)
+redis.pcall('PUBLISH', channel, message)
 return 'forgotten'

@@ -1,23 +1,18 @@
 #!lua
--- hold: lease one named grant, wherever it is, so that nobody refreshes it meanwhile (for a log out).
+-- hold: lease one grant by its id, wherever it is, so that nobody refreshes it meanwhile (for a log out).
 --
--- KEYS  1 grant  2 due  3 leased  4 parked
--- ARGV  1 id  2 provider its keys were named by  3 lease in ms
--- Gives held, leased, moved (read again) or gone. The hold ends like any lease, or by forget or release.
-local grant, due, leased, parked, id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]
-local provider = redis.call('HGET', grant, 'provider')
-if not provider then
-  return 'gone'
+-- KEYS: grant due leased parked
+-- ARGV: grant_id provider lease_ms
+--   provider: the one that due, leased and parked belong to
+-- Returns: held, leased, moved (read again) or gone. The hold ends like any lease, or by forget or release.
+local grant, due, leased, parked = unpack(KEYS)
+local grant_id, provider, lease_ms = unpack(ARGV)
+
+local immovable = why_immovable(grant, leased, grant_id, provider)
+if immovable then
+  return immovable
 end
-if provider ~= ARGV[2] then
-  return 'moved'
-end
-if redis.call('ZSCORE', leased, id) then
-  return 'leased'
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREM', due, id)
-redis.call('ZREM', parked, id)
-redis.call('ZADD', leased, now + ARGV[3], id)
+redis.call('ZREM', due, grant_id)
+redis.call('ZREM', parked, grant_id)
+redis.call('ZADD', leased, now_ms() + lease_ms, grant_id)
 return 'held'

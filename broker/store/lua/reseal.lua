@@ -1,19 +1,24 @@
 #!lua flags=allow-oom
--- reseal: put values that were sealed anew in place of the same values as they were; what changed meanwhile stays.
+-- reseal: replace sealed values by the same values sealed anew; a value that changed meanwhile stays.
 --
--- KEYS  1 a hash, or a text
--- ARGV  field ("" where the key is a text), value as it was, value now; and again
--- Gives how many were replaced.
+-- KEYS: sealed
+-- ARGV: changes...
+--   sealed: a hash, or a string
+--   changes: three items each: field ("" where the key is a string), value before, value after
+-- Returns: the count of values that were replaced
+local sealed = unpack(KEYS)
+local changes = ARGV
+
 local replaced = 0
-for i = 1, #ARGV, 3 do
-  local field, before, now = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+for i = 1, #changes, 3 do
+  local field, before, after = changes[i], changes[i + 1], changes[i + 2]
   if field == '' then
-    if redis.call('GET', KEYS[1]) == before then
-      redis.call('SET', KEYS[1], now, 'KEEPTTL')
+    if redis.call('GET', sealed) == before then
+      redis.call('SET', sealed, after, 'KEEPTTL')
       replaced = replaced + 1
     end
-  elseif redis.call('HGET', KEYS[1], field) == before then
-    redis.call('HSET', KEYS[1], field, now)
+  elseif redis.call('HGET', sealed, field) == before then
+    redis.call('HSET', sealed, field, after)
     replaced = replaced + 1
   end
 end

@@ -1,8 +1,12 @@
 #!lua
--- resume: a person takes a provider up again: no suspension, no pause, no count of failures.
+-- resume: a person resumes a provider: no suspension, no pause, no count of failures.
 --
--- KEYS  1 provider
--- Gives the ids that the breaker had seen refused.
-local refused = redis.call('HGET', KEYS[1], 'refused') or ''
-redis.call('HDEL', KEYS[1], 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused', 'detail')
+-- KEYS: provider
+-- ARGV: none
+-- Returns: the ids of the grants that the breaker had seen refused, separated by blanks
+local provider = unpack(KEYS)
+
+local refused = redis.call('HGET', provider, 'refused') or ''
+redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
+  'detail')
 return refused

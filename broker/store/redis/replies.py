@@ -23,7 +23,7 @@ _WORDS = {
     "TRYAGAIN": "is giving our slot to another node",
 }
 _FOREIGN = "FOREIGN"
-"""What `lua/ours.lua` says where another store answers."""
+"""What `lua/prelude.lua` says where another store answers."""
 _NO_MORE_CLIENTS = "max number of clients"
 POOL_EMPTY = "No connection available"
 _ELSEWHERE = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED"})

@@ -1,0 +1,40 @@
+-- prelude: stands in every script, behind the first line.
+--
+-- Takes two items off: the last of KEYS (the hash `meta`) and the last of ARGV (the id of the store that this broker
+-- knows). Another store is neither read nor written, whatever its grants are called.
+do
+  local store = redis.call('HGET', table.remove(KEYS), 'store')
+  if store ~= table.remove(ARGV) then
+    return redis.error_reply('FOREIGN ' .. (store or ''))
+  end
+end
+
+-- The ids of forgotten grants are kept for so many ms (30 days): no journal brings such a grant back.
+local FORGOTTEN_FOR_MS = 2592000000
+-- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).
+local SECOND_TERM_MARK = 0.5
+
+-- Return the server's time in epoch ms.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Append to the last ten attempts of a grant. Protected: an error here must not undo what was decided of the attempt.
+local function record_attempt(attempts, decision, record)
+  redis.pcall('RPUSH', attempts, decision .. '\t' .. record)
+  redis.pcall('LTRIM', attempts, -10, -1)
+end
+
+-- Return why a grant that was named by its id cannot be moved: gone, moved (another provider has it: read again) or
+-- leased; nil where it can.
+local function why_immovable(grant, leased, grant_id, provider)
+  local current = redis.call('HGET', grant, 'provider')
+  if not current then
+    return 'gone'
+  end
+  if current ~= provider then
+    return 'moved'
+  end
+  return redis.call('ZSCORE', leased, grant_id) and 'leased' or nil
+end
