@@ -3,6 +3,7 @@
 Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps and hands out.
 """
 
+from broker.store.claims import Claimed
 from broker.store.commit_group import MOST_TOGETHER
 from broker.store.flows import Flow, Flows
 from broker.store.grants import Grants, Page, ProviderState, commit_fields
@@ -11,7 +12,7 @@ from broker.store.opening import Store, open_store
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
 from broker.store.registry import Held, Registered, Registry, Restored
-from broker.store.schedule import Claimed, Expedited, Recorded, Schedule
+from broker.store.schedule import Expedited, Recorded, Schedule
 
 __all__ = [
     "MOST_TOGETHER",

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from broker.errors import StoreUnavailable, WrongStore
-from broker.model import Claim, Commit, Grant, Park, Postpone
-from broker.secret import CannotOpen, Secret
 from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
+from broker.store.claims import Claimed, parse_claims
 from broker.store.commit_group import CommitGroup
 from broker.store.grants import commit_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import State
+    from broker.model import Commit, Grant, Park, Postpone
     from broker.store.clock import Clock
     from broker.store.grants import Grants
     from broker.store.redis.connections import Argument
@@ -40,23 +39,6 @@ REPORT_WINDOW_MS = 3_600_000
 """The time in which a budget of reports may be used up."""
 _REWIND_PAGE = 500
 _TRIES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """The result of a claim, and when (ms from now) the next one may bring more."""
-
-    claims: list[Claim]
-    unreadable: list[Claim]
-    """Leased to this broker, but no key in the key file opens them."""
-    wait_ms: int
-    set_back: bool
-    """The server's clock was set back: the caller should `rewind`."""
-    fenced: int | None = None
-    """Another run of the server answers, which may have lost writes: nobody claims until then (epoch ms), and a replica
-    claims only after it replayed its journal (`replayed_after`)."""
-    passed_over: int = 0
-    """Where to continue the search for expired tokens; 0: from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +93,6 @@ class Schedule:
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
 
-    def _sets(self, provider: str, *states: State) -> dict[str, str]:
-        return {state: self._keys.ids(state, provider) for state in states}
-
     async def claim(self, provider: str, n: int, lease_ms: int, *, expired_after: int | None = None) -> Claimed:
         """Lease up to *n* due grants of *provider*.
 
@@ -130,25 +109,7 @@ class Schedule:
         before = time.monotonic()
         await self._release_lost(provider)
         claim_id = f"{self.life}.{secrets.token_hex(6)}"
-        keys = scripts.CLAIM.keys(
-            **self._sets(provider, "due", "leased"),
-            provider=self._keys.provider(provider),
-            epoch=self._keys.epoch,
-            grant_prefix=self._keys.grants,
-            attempts_prefix=self._keys.attempts,
-        )
-        args = scripts.CLAIM.args(
-            n=n,
-            lease_ms=lease_ms,
-            claim_id=claim_id,
-            provider_name=provider,
-            half_close_after=HALF_CLOSE_AFTER,
-            hold_off_ms=self._hold_off_ms + self._primary.lag_ms,
-            pass_over="" if expired_after is None else expired_after,
-            replayed_after=self.replayed_after,
-            second_term_ms=self._second_term_ms,
-            replica=self.replica,
-        )
+        keys, args = self._claim_call(provider, claim_id, n=n, lease_ms=lease_ms, expired_after=expired_after)
         asked = time.monotonic()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
@@ -166,45 +127,43 @@ class Schedule:
         self._clock.observe(now, asked)
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced=int(number))
-        claims: list[Claim] = []
-        unreadable: list[Claim] = []
-        for row in rows:
-            claim, readable = self._claim(provider, row, now, before + lease_ms / 1000)
-            (claims if readable else unreadable).append(claim)
-        return Claimed(claims, unreadable, int(wait_ms), status == b"back", passed_over=int(number))
+        opened = parse_claims(self._grants, provider, rows, claimed_at=now, lease_ends=before + lease_ms / 1000)
+        return Claimed(*opened, int(wait_ms), set_back=status == b"back", passed_over=int(number))
+
+    def _claim_call(
+        self, provider: str, claim_id: str, *, n: int, lease_ms: int, expired_after: int | None
+    ) -> tuple[tuple[str, ...], tuple[Argument, ...]]:
+        keys = scripts.CLAIM.keys(
+            due=self._keys.ids("due", provider),
+            leased=self._keys.ids("leased", provider),
+            provider=self._keys.provider(provider),
+            epoch=self._keys.epoch,
+            grant_prefix=self._keys.grants,
+            attempts_prefix=self._keys.attempts,
+        )
+        args = scripts.CLAIM.args(
+            n=n,
+            lease_ms=lease_ms,
+            claim_id=claim_id,
+            provider_name=provider,
+            half_close_after=HALF_CLOSE_AFTER,
+            hold_off_ms=self._hold_off_ms + self._primary.lag_ms,
+            pass_over="" if expired_after is None else expired_after,
+            replayed_after=self.replayed_after,
+            second_term_ms=self._second_term_ms,
+            replica=self.replica,
+        )
+        return keys, args
 
     async def _release_lost(self, provider: str) -> None:
         while lost := self._lost_claims.get(provider):
-            keys = scripts.RELEASE.keys(**self._sets(provider, "due", "leased"), grant_prefix=self._keys.grants)
+            keys = scripts.RELEASE.keys(
+                due=self._keys.ids("due", provider),
+                leased=self._keys.ids("leased", provider),
+                grant_prefix=self._keys.grants,
+            )
             await self._primary.run(scripts.RELEASE, keys, scripts.RELEASE.args(claim_id=lost[-1]))
             lost.pop()
-
-    def _claim(self, provider: str, row: Sequence[bytes | None], now: int, lease_ends: float) -> tuple[Claim, bool]:
-        raw = [b"" if cell is None else cell for cell in row]
-        grant_id, readable = raw[0].decode(), True
-        try:
-            refresh_token = self._grants.open(grant_id, "refresh_token", raw[4])
-            access_token = self._grants.open(grant_id, "access_token", raw[5]) if raw[5] else None
-        except CannotOpen:
-            refresh_token, access_token, readable = Secret(""), None, False
-        claim = Claim(
-            grant_id=grant_id,
-            provider=provider,
-            generation=int(raw[3]),
-            attempt=raw[1].decode(),
-            refresh_token=refresh_token,
-            access_token=access_token,
-            scope=raw[6].decode() if row[6] is not None else None,
-            issued_at=_maybe(raw[7]),
-            expires_at=_maybe(raw[8]),
-            granted_at=int(raw[9]),
-            failures=int(raw[10] or 0),
-            unknown_at=_maybe(raw[11]),
-            due_at=int(float(raw[2])),
-            claimed_at=now,
-            lease_ends=lease_ends,
-        )
-        return claim, readable
 
     async def commit(
         self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
@@ -223,7 +182,9 @@ class Schedule:
         fields = sealed or commit_fields(self._grants, commit)
         keys = scripts.COMMIT.keys(
             grant=self._keys.grant(grant_id),
-            **self._sets(claim.provider, "due", "leased", "parked"),
+            due=self._keys.ids("due", claim.provider),
+            leased=self._keys.ids("leased", claim.provider),
+            parked=self._keys.ids("parked", claim.provider),
             provider=self._keys.provider(claim.provider),
             forgotten=self._keys.forgotten,
             attempts=self._keys.attempts_of(grant_id),
@@ -248,7 +209,8 @@ class Schedule:
         first, longest = SUSPENDED_PAUSE_MS if suspended else AILING_PAUSE_MS
         keys = scripts.POSTPONE.keys(
             grant=self._keys.grant(grant_id),
-            **self._sets(claim.provider, "due", "leased"),
+            due=self._keys.ids("due", claim.provider),
+            leased=self._keys.ids("leased", claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -286,7 +248,9 @@ class Schedule:
         first, longest = SUSPENDED_PAUSE_MS
         keys = scripts.PARK.keys(
             grant=self._keys.grant(grant_id),
-            **self._sets(claim.provider, "due", "leased", "parked"),
+            due=self._keys.ids("due", claim.provider),
+            leased=self._keys.ids("leased", claim.provider),
+            parked=self._keys.ids("parked", claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -322,7 +286,9 @@ class Schedule:
                 find the grant due already do not. None: without limit.
         """
         keys = scripts.EXPEDITE.keys(
-            grant=self._keys.grant(grant.grant_id), **self._sets(grant.provider, "due", "leased")
+            grant=self._keys.grant(grant.grant_id),
+            due=self._keys.ids("due", grant.provider),
+            leased=self._keys.ids("leased", grant.provider),
         )
         args = scripts.EXPEDITE.args(
             grant_id=grant.grant_id,
@@ -341,7 +307,12 @@ class Schedule:
     async def _named(self, script: scripts.Script, grant_id: str, provider: str, **more: Argument) -> str:
         """Run a script on one named grant, under whichever provider it is by now."""
         for _ in range(_TRIES):
-            keys = script.keys(grant=self._keys.grant(grant_id), **self._sets(provider, "due", "leased", "parked"))
+            keys = script.keys(
+                grant=self._keys.grant(grant_id),
+                due=self._keys.ids("due", provider),
+                leased=self._keys.ids("leased", provider),
+                parked=self._keys.ids("parked", provider),
+            )
             args = script.args(grant_id=grant_id, provider=provider, **more)
             reply: str = (await self._primary.run(script, keys, args)).decode()
             if reply != "moved":
@@ -368,7 +339,7 @@ class Schedule:
         """
         held = 0
         for provider in providers:
-            keys = scripts.ABANDON.keys(**self._sets(provider, "leased"), grant_prefix=self._keys.grants)
+            keys = scripts.ABANDON.keys(leased=self._keys.ids("leased", provider), grant_prefix=self._keys.grants)
             args = scripts.ABANDON.args(life=life, longest_ms=self._second_term_ms)
             held += await self._primary.run(scripts.ABANDON, keys, args)
         return held
@@ -376,7 +347,8 @@ class Schedule:
     async def rewind(self, provider: str, lease_ms: int) -> None:
         """Bring back to now what was issued or leased "in the future", after the server's clock was set back."""
         keys = scripts.REWIND.keys(
-            **self._sets(provider, "due", "leased"),
+            due=self._keys.ids("due", provider),
+            leased=self._keys.ids("leased", provider),
             provider=self._keys.provider(provider),
             grant_prefix=self._keys.grants,
         )
@@ -385,10 +357,6 @@ class Schedule:
             args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
             examined = await self._primary.run(scripts.REWIND, keys, args)
             offset += _REWIND_PAGE
-
-
-def _maybe(raw: bytes) -> int | None:
-    return int(raw) if raw else None
 
 
 def _describe(code: str, detail: str) -> str:

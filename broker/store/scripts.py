@@ -45,7 +45,8 @@ class Order(Generic[_Value]):
     def arrange(self, rest: Sequence[_Value] = (), /, **named: _Value) -> tuple[_Value, ...]:
         """Return the values of *named* in the script's order, and *rest* behind them.
 
-        Costs less than 0.4 us more than a list written by hand; a commit calls it twice.
+        Costs about 0.35 us more CPU than a list written by hand; a commit calls it twice. Write every name out where
+        a call is hot: a dict that is unpacked among the names costs as much again.
 
         Raises:
             TypeError: The script's header names other items.
