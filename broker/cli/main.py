@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demo,
         explain,
         grants,
+        init,
         keys,
         notify,
         operate,

@@ -12,9 +12,8 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, Valida
 
 from broker.cli.formats import FileForm
 from broker.errors import CorrectSettings
-from broker.settings import Section
 from broker.settings_source import WORDS
-from broker.settings_values import Name, matching
+from broker.settings_values import Name, Section, matching
 
 
 def _signal(value: str) -> str:

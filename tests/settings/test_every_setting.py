@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from broker.cli.keys import init
+from broker.cli.init import init
 from broker.settings import Caller, Provider, Settings
 from broker.settings_source import load
 from tests.settings.conftest import ACME, REDIS, Wrong
@@ -34,6 +35,15 @@ LEAVES = [
     *_leaves(Settings), *_leaves(Provider, "providers.acme."), *_leaves(Caller, "callers.wall."), "providers.acme",
     "callers.wall",
 ]  # fmt: skip
+
+
+def test_every_setting_is_described() -> None:
+    """Every field of every table says what it is for, in one line that fits a table cell of the reference."""
+    for model in (Settings, Provider, Caller, *(f.annotation for f in Settings.model_fields.values())):
+        for name, field in getattr(model, "model_fields", {}).items():
+            words = field.description or ""
+            assert 0 < len(words) <= 200, (model, name)
+            assert "\n" not in words, (model, name)
 
 
 def toml(value: Any) -> str:
@@ -82,12 +92,8 @@ def test_init_loads(capsys: pytest.CaptureFixture[str], tmp_path: Any, kind: Any
 def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     """The commented lines are settings too: opened, they load, and say what the defaults are."""
     init("oauth2")
-    lines = [
-        line.removeprefix("# ") if line.startswith("# ") and ("= " in line or line.startswith("# [")) else line
-        for line in capsys.readouterr().out.splitlines()
-    ]
     text = (
-        "\n".join(lines)
+        re.sub(r"^#(?! )", "", capsys.readouterr().out, flags=re.MULTILINE)
         .replace("https://…", "https://acme.test")
         .replace('key_sha256 = "…"', f'key_sha256 = "{"0" * 64}"')
     )
