@@ -38,6 +38,8 @@ def _duration(value: object) -> object:
 def spelled(duration: timedelta) -> str:
     """Return *duration* as the settings spell it, in the largest unit that divides it: `90s`, `5m`, `14d`."""
     milliseconds = duration // timedelta(milliseconds=1)
+    if not milliseconds:
+        return "0s"
     sizes = ((unit, round(seconds * 1000)) for unit, seconds in reversed(_UNITS.items()))
     return next(f"{milliseconds // size}{unit}" for unit, size in sizes if milliseconds % size == 0)
 
