@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from broker.log_events import EVENTS
+from tests.reference.pages import code, table
 from tests.reference.settings import kinds, settings
 
+
+def events() -> str:
+    """Return the table of log events."""
+    rows = ((code(name), ", ".join(event.levels), event.means, event.do) for name, event in sorted(EVENTS.items()))
+    return table(("event", "level", "what it means", "what to do"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
+    "events": events,
     "settings": settings,
     "kinds": kinds,
 }
