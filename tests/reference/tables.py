@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from broker.log_events import EVENTS
+from tests.reference.alerts import alerts
+from tests.reference.metrics import metrics
 from tests.reference.pages import code, table
 from tests.reference.settings import kinds, settings
 
@@ -16,7 +18,9 @@ def events() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
+    "alerts": alerts,
     "events": events,
     "settings": settings,
     "kinds": kinds,
+    "metrics": metrics,
 }
