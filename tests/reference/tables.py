@@ -8,6 +8,7 @@ from broker.log_events import EVENTS
 from tests.reference.alerts import alerts
 from tests.reference.metrics import metrics
 from tests.reference.pages import code, table
+from tests.reference.routes import routes
 from tests.reference.settings import kinds, settings
 
 
@@ -23,4 +24,5 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "kinds": kinds,
     "metrics": metrics,
+    "routes": routes,
 }
