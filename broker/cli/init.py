@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel
 
-from broker.cli.main import app
+from broker.cli.main import app, exits
 from broker.settings import Caller, Provider, Settings
 from broker.settings_values import choices, spelled
 
@@ -73,7 +73,7 @@ _PROVIDERS = {
 _CALLER = {"key_sha256": "…", "read": ["acme-*"], "refresh": ["acme-*"], "admin": []}
 
 
-@app.command()
+@app.command(epilog=exits())
 def init(
     provider: Annotated[
         Literal["cameramanager", "een-v3", "oidc", "oauth2"],

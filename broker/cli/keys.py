@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from broker.cli.broker_http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, app, err, out
+from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import key_digest, new_caller_key, new_sealing_key
 from broker.settings import Caller
@@ -22,18 +22,26 @@ app.add_typer(keys, name="keys")
 app.add_typer(callers, name="caller")
 
 
-@keys.command("new")
+_RESEAL_EXITS = {EXIT_FAILURE: "the other keys are still needed, or failure"}
+
+
+def _patterns(right: str) -> Any:
+    words = Caller.model_fields[right].description or ""
+    return typer.Option(metavar="PATTERN", help=f"{words[:1].upper()}{words[1:]}; may be repeated.")
+
+
+@keys.command("new", epilog=exits())
 def new_key() -> None:
-    """Print a new sealing key, alone on the last line. It opens every stored token: keep it like one."""
+    """Print a new sealing key on the last line. It opens every stored token: keep it as secret as those."""
     err.print("# a sealing key: put it into sealing.keys_file (mode 0600), first line seals, all lines open")
     typer.echo(new_sealing_key())
 
 
-@keys.command("reseal")
+@keys.command("reseal", epilog=exits(EXIT_TRY_AGAIN, EXIT_SETTINGS, own=_RESEAL_EXITS))
 def reseal(as_json: Json = False, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
-    """Have the running broker seal all that is stored with the first key, so that the others may go.
+    """Let the running broker seal all stored data with the first key, so that you can remove the others.
 
-    May be broken off and begun again at any time. Exit 1: the other keys are still needed, and why.
+    You can interrupt it and run it again at any time.
     """
 
     async def work() -> dict[str, Any]:
@@ -63,14 +71,14 @@ def reseal(as_json: Json = False, config: Config = None, url: Url = None, key_fi
         raise typer.Exit(EXIT_FAILURE)
 
 
-@callers.command("new")
+@callers.command("new", epilog=exits())
 def new_caller(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is, such as video-wall.")],
-    read: Annotated[list[str] | None, typer.Option(help="Pattern of grant ids it may read; may be repeated.")] = None,
-    refresh: Annotated[list[str] | None, typer.Option(help="Pattern it may have refreshed.")] = None,
-    admin: Annotated[list[str] | None, typer.Option(help="Pattern it may log in, import and delete.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller, such as video-wall.")],
+    read: Annotated[list[str] | None, _patterns("read")] = None,
+    refresh: Annotated[list[str] | None, _patterns("refresh")] = None,
+    admin: Annotated[list[str] | None, _patterns("admin")] = None,
 ) -> None:
-    """Make a caller's key: shown once, with the lines for the settings."""
+    """Make the key of a caller, and print it once, with the lines for the settings."""
     key = new_caller_key()
     rights = {"read": read or [], "refresh": refresh or [], "admin": admin or []}
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from broker.log_events import EVENTS
 from tests.reference.alerts import alerts
+from tests.reference.commands import commands
 from tests.reference.metrics import metrics
 from tests.reference.pages import code, table
 from tests.reference.routes import routes
@@ -20,6 +21,7 @@ def events() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "alerts": alerts,
+    "commands": commands,
     "events": events,
     "settings": settings,
     "kinds": kinds,
