@@ -21,7 +21,7 @@ from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, EXIT_TRY_A
 from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink_file import CannotWrite, TokenFile
 from broker.cli.sink_hook import Action, Hook
-from broker.cli.sink_settings import Sink, from_file, from_options
+from broker.cli.sink_settings import Sink, from_file, from_options, option
 from broker.finish import unless
 from broker.settings import Log
 
@@ -47,34 +47,20 @@ _EXITS = {
 
 @app.command(epilog=exits(EXIT_FAILURE, own=_EXITS))
 def sink(
-    grant: Annotated[str | None, typer.Option(help="Id of the grant whose token to write.")] = None,
-    file: Annotated[Path | None, typer.Option(help="File to write.")] = None,
-    form: Annotated[
-        FileForm | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORM",
-            help="text (default): the token only; header: for curl -H @FILE; env: for EnvironmentFile=; "
-            "json: the response without expires_in; k8s; netrc.",
-        ),
-    ] = None,
-    owner: Annotated[str | None, typer.Option(help="User that owns the file.")] = None,
-    group: Annotated[str | None, typer.Option(help="Group of the file.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Mode of the file, whatever the umask; 0600 by default.")] = None,
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Write into the file; else a rename replaces it.")
-    ] = False,
-    command: Annotated[str | None, typer.Option("--exec", help="Command to run after a change; no shell.")] = None,
-    to_send: Annotated[str | None, typer.Option("--signal", help="Signal to send after a change, such as HUP.")] = None,
-    pid_file: Annotated[Path | None, typer.Option(help="File with the id of the process that gets the signal.")] = None,
-    on_expiry: Annotated[
-        Literal["keep", "remove"] | None,
-        typer.Option(metavar="WHAT", help="keep (default) or remove an expired token."),
-    ] = None,
-    machine: Annotated[str | None, typer.Option(help="netrc: the host.")] = None,
-    login: Annotated[str | None, typer.Option(help="netrc: the user; oauth2 by default.")] = None,
-    sinks: Annotated[Path | None, typer.Option(help="TOML file that describes many files.")] = None,
+    grant: Annotated[str | None, option("grant")] = None,
+    file: Annotated[Path | None, option("file")] = None,
+    form: Annotated[FileForm | None, option("format", "-f", metavar="FORM")] = None,
+    owner: Annotated[str | None, option("owner")] = None,
+    group: Annotated[str | None, option("group")] = None,
+    mode: Annotated[str | None, option("mode")] = None,
+    in_place: Annotated[bool, option("in_place")] = False,
+    command: Annotated[str | None, option("exec")] = None,
+    to_send: Annotated[str | None, option("signal")] = None,
+    pid_file: Annotated[Path | None, option("pid_file")] = None,
+    on_expiry: Annotated[Literal["keep", "remove"] | None, option("on_expiry", metavar="WHAT")] = None,
+    machine: Annotated[str | None, option("machine")] = None,
+    login: Annotated[str | None, option("login")] = None,
+    sinks: Annotated[Path | None, typer.Option(help="TOML file with a sink table for each of many files.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Write once and exit: for an init container.")] = False,
     config: Config = None,
     url: Url = None,

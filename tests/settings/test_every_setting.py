@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from broker.cli.init import init
+from broker.cli.sink_settings import Sink
 from broker.settings import Caller, Provider, Settings
 from broker.settings_source import load
 from tests.settings.conftest import ACME, REDIS, Wrong
@@ -39,7 +40,7 @@ LEAVES = [
 
 def test_every_setting_is_described() -> None:
     """Every field of every table says what it is for, in one line that fits a table cell of the reference."""
-    for model in (Settings, Provider, Caller, *(f.annotation for f in Settings.model_fields.values())):
+    for model in (Settings, Provider, Caller, Sink, *(f.annotation for f in Settings.model_fields.values())):
         for name, field in getattr(model, "model_fields", {}).items():
             words = field.description or ""
             assert 0 < len(words) <= 200, (model, name)
