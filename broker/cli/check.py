@@ -1,4 +1,4 @@
-"""`check`: what is wrong, before it matters."""
+"""`check`: find what is wrong before it matters."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated
 
 import typer
 
+from broker.check.finding import EXITS
 from broker.cli.http import run
-from broker.cli.main import app, out
+from broker.cli.main import app, exits, out
 from broker.cli.options import Config, Json, config_path, load
 from broker.errors import InvalidSettings
 from broker.settings import file as settings_file
 
 
-@app.command()
+@app.command(epilog=exits(own=EXITS))
 def check(
-    online: Annotated[bool, typer.Option("--online", help="Try every connection: Redis, each provider.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for warnings too.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also try every connection: Redis, each provider.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for a warning too.")] = False,
     as_json: Json = False,
     config: Config = None,
 ) -> None:
-    """Look at settings, files and, with --online, connections: what is wrong, why it matters, and what mends it.
+    """Check settings, files and, with --online, connections: what is wrong, why it matters, and how to correct it.
 
-    Changes nothing. Exit 78: settings or files are wrong; 1: a connection failed, or --strict and a warning.
+    It changes nothing.
     """
     from broker import check as checking
     from broker.check.finding import wrong

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from broker.cli.http import Broker, broker_at
-from broker.cli.main import app, out
+from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.run import run_loop
 from broker.errors import BrokerError, InvalidSettings
 
@@ -65,14 +65,14 @@ client_secret = "{rotating.client_secret}"
 """
 
 
-@app.command()
+@app.command(epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def demo(
-    lifetime: Annotated[float, typer.Option(min=2, max=30, help="Life of an access token in seconds.")] = 20,
+    lifetime: Annotated[float, typer.Option(min=2, max=30, help="Lifetime of an access token in seconds.")] = 20,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="End by itself after so long [default: at Ctrl-C].")
+        float | None, typer.Option(min=1, help="Stop after this many seconds [default: at Ctrl-C].")
     ] = None,
 ) -> None:
-    """See it work: a store, an authorization server, three logins, and tokens that are refreshed before your eyes."""
+    """See it work: a store, an authorization server, three logins, and tokens that are refreshed while you watch."""
     for name in list(os.environ):
         if name.startswith("TOKEN_BROKER_"):
             del os.environ[name]  # the demo is the same everywhere

@@ -1,4 +1,4 @@
-"""`explain`: why a grant is as it is, what happens next and when, and what a person must do."""
+"""`explain`: the state of a grant, what happens next and when, and what a person must do."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.explanation import Explained, decision, explain, meaning
+from broker.cli.explanation import EXITS, Explained, decision, explain, meaning
 from broker.cli.grants import grant_path
 from broker.cli.http import Broker, broker_at, error_of, run
-from broker.cli.main import WIDE, app, out
+from broker.cli.main import EXIT_SETTINGS, WIDE, app, exits, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
 
 
-@app.command("explain")
+@app.command("explain", epilog=exits(EXIT_SETTINGS, own=EXITS))
 def explain_grant(
     grant: GrantId,
     as_json: Json = False,
@@ -27,10 +27,7 @@ def explain_grant(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Why a grant is as it is: last attempts, what happens next and when, what a person must do.
-
-    Exit 0: nothing to do; 1: something to mend; 75: no token now, heals by itself; 77: a person must log in.
-    """
+    """Explain a grant: its last token requests, what happens next and when, and what a person must do."""
 
     async def look() -> tuple[Any, Any, Any]:
         async with broker_at(config, url, key_file) as broker:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FINE, FAILED, TRY_AGAIN, LOG_IN = 0, 1, 75, 77
-"""Exit codes: nothing to do · a person must mend something · no token now, heals by itself · a person must log in."""
+EXITS = {
+    FINE: "nothing to do",
+    FAILED: "a person must correct something",
+    TRY_AGAIN: "no token now; it recovers by itself",
+    LOG_IN: "a person must log in",
+}
+"""What `Explained.exit_code` may be."""
 SOON = 14 * 86400
 """Seconds before the end of a grant at which a person is told of it."""
 _OVERDUE = 30

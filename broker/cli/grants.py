@@ -1,4 +1,4 @@
-"""Commands about one grant: login, logout, token, retry; and import of many."""
+"""The commands for one grant: login, logout, token and retry; and import, for many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from broker import errors
 from broker.cli.formats import Form, formatted
 from broker.cli.http import Broker, broker_at, error_of, read_from, run
-from broker.cli.main import EXIT_FAILURE, app, err, out
+from broker.cli.main import ASKS_BROKER, EXIT_FAILURE, EXIT_LOG_IN, app, err, exits, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.model import GRANT_ID
 
@@ -27,7 +27,7 @@ _POLL = 0.5
 _OK, _NOT_FOUND, _UNAVAILABLE = 200, 404, 503
 _LONGEST = 600.0
 """Seconds that a login may take."""
-_IMPORT_HELP = 'NDJSON: {"grant_id", "provider", "refresh_token", "scope"?} a line.'
+_IMPORT_HELP = 'NDJSON file, - for standard input: {"grant_id", "provider", "refresh_token", "scope"?} per line.'
 _CHUNK = 64 * 1024
 _STDIN = 0
 
@@ -41,16 +41,18 @@ def grant_path(grant_id: str, rest: str = "") -> str:
     return f"/v1/grants/{grant_id}{rest}"
 
 
-@app.command()
+@app.command(epilog=exits(*ASKS_BROKER))
 def login(
     grant: GrantId,
-    provider: Annotated[str, typer.Option("--provider", "-p", help="Provider's name in the settings.")],
-    paste: Annotated[bool, typer.Option("--paste", help="Without a browser here: paste the URL it ended at.")] = False,
+    provider: Annotated[str, typer.Option("--provider", "-p", help="Name of the provider in the settings.")],
+    paste: Annotated[
+        bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the URL it ends at.")
+    ] = False,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Log in once; from then on the broker keeps the grant alive. Logging in again heals a dead grant."""
+    """Log in once; from then on the broker keeps the grant alive. Logging in again revives a dead grant."""
     run(_login(grant, provider, paste, config, url, key_file))
 
 
@@ -134,9 +136,9 @@ async def _completed(broker: Broker, grant: str, started: dict[str, Any], before
     raise errors.InvalidRequest("the login was not completed within ten minutes: start again")
 
 
-@app.command()
+@app.command(epilog=exits(*ASKS_BROKER))
 def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
-    """Log out: revoke at the provider, then forget; says which of the two happened."""
+    """Log out: revoke the grant at the provider, then delete it; the output says which of the two happened."""
 
     async def work() -> None:
         async with broker_at(config, url, key_file) as broker:
@@ -146,7 +148,7 @@ def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: Key
     run(work())
 
 
-@app.command()
+@app.command(epilog=exits(*ASKS_BROKER, EXIT_LOG_IN))
 def token(
     grant: GrantId,
     form: Annotated[
@@ -155,19 +157,19 @@ def token(
             "--format",
             "-f",
             metavar="FORM",
-            help="text: the token alone; json: the whole answer; header: for curl -H @-; env: lines to source in a "
+            help="text: the token only; json: the whole response; header: for curl -H @-; env: lines to source in a "
             "shell; k8s: an ExecCredential for kubectl.",
         ),
     ] = "text",
     min_ttl: Annotated[
         int,
-        typer.Option("--min-ttl", min=0, metavar="SECONDS", help="Refresh first when fewer seconds of life are left."),
+        typer.Option("--min-ttl", min=0, metavar="SECONDS", help="Refresh first if the token has fewer seconds left."),
     ] = 0,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Print the current access token. Exit 75: try again; 77: a person must log in."""
+    """Print the current access token."""
 
     async def work() -> Any:
         async with broker_at(config, url, key_file) as broker:
@@ -176,15 +178,15 @@ def token(
     typer.echo(formatted(run(work()), form))
 
 
-@app.command()
+@app.command(epilog=exits(*ASKS_BROKER))
 def retry(
-    grant: Annotated[str | None, typer.Argument(metavar="GRANT", help="Id of one grant.")] = None,
-    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Take up a whole provider.")] = None,
+    grant: Annotated[str | None, typer.Argument(metavar="GRANT", help="Id of the grant to retry.")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Name of the provider to resume.")] = None,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Take up what is parked or suspended: one more request for a grant, or for all of a provider."""
+    """Retry a parked grant, or resume a suspended provider and retry its parked grants."""
     if (grant is None) == (provider is None):
         raise typer.BadParameter("name a GRANT or --provider P, one of them")
 
@@ -206,7 +208,7 @@ def retry(
     run(work())
 
 
-@app.command("import")
+@app.command("import", epilog=exits(*ASKS_BROKER, own={EXIT_FAILURE: "a line was refused, or failure"}))
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE|-", help=_IMPORT_HELP)],
     as_json: Json = False,
@@ -214,7 +216,7 @@ def import_file(
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Import refresh tokens that you have already. Safe to repeat: a line that stands changes nothing."""
+    """Import refresh tokens that you already have. It is safe to repeat: a line imported before changes nothing."""
     counts = run(_import(file, as_json, config, url, key_file))
     if as_json:
         typer.echo(json.dumps(counts))

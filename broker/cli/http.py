@@ -13,6 +13,7 @@ import aiohttp
 import typer
 
 from broker import errors
+from broker.cli.main import EXIT_INTERRUPTED
 from broker.cli.options import load
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 async def read_from(descriptor: int, size: int) -> bytes:

@@ -8,19 +8,26 @@ from typing import Any
 import typer
 
 from broker.cli.http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, app, out
+from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.errors import InvalidSettings
 
-notify = typer.Typer(help="Notices: telling people what is wrong.", no_args_is_help=True)
+notify = typer.Typer(help="Notices to people.", no_args_is_help=True)
 app.add_typer(notify, name="notify")
 _PATIENCE = 330.0
 """Seconds: more than notify.timeout may be."""
 
 
-@notify.command("test")
+_EXITS = {
+    0: "every channel accepted it",
+    EXIT_FAILURE: "a channel did not accept it, or failure",
+    EXIT_SETTINGS: "no channel is configured, or invalid settings",
+}
+
+
+@notify.command("test", epilog=exits(EXIT_TRY_AGAIN, own=_EXITS))
 def notify_test(as_json: Json = False, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
-    """Have the running broker send a test notice by every way. Exit 1: one did not arrive; 78: there is no way."""
+    """Let the running broker send a test notice by every channel."""
 
     async def work() -> Any:
         async with broker_at(config, url, key_file, timeout=_PATIENCE) as broker:

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands have, and the settings that --config names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="TOKEN_BROKER_URL",
-        help="A running broker: http://, https:// or unix:/PATH.",
+        help="Address of the running broker: http://, https:// or unix:/PATH.",
         show_default="from the settings",
         callback=_reachable,
     ),
@@ -48,14 +48,14 @@ KeyFile = Annotated[
         show_default="the admin key in data_dir",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of a grant, chosen by you.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of the grant, chosen by you.")]
 
 _PLACES = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
 
 
 def config_path(config: Path | None) -> Path | None:
-    """The settings file to read: the one named, else the first that is there, else none (environment alone)."""
+    """Return the settings file to read: *config*, else the first that exists, else None (environment only)."""
     return config or next((place for place in _PLACES if os.path.lexists(place)), None)
 
 

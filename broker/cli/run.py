@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from broker.cli.main import EXIT_FAILURE, app
+from broker.cli.main import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SETTINGS, app, exits
 from broker.cli.options import Config, config_path, load
 from broker.errors import InvalidSettings
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
-@app.command("run")
+@app.command("run", epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def run_broker(config: Config = None) -> None:
-    """Run the broker until SIGTERM or Ctrl-C. SIGHUP rereads callers and log level."""
+    """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads callers and log level."""
     from broker import service
     from broker.process import logs
 
@@ -55,7 +55,7 @@ def run_loop(work: Coroutine[object, object, None]) -> None:
         structlog.get_logger().critical("broker.died", exc_info=group)
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,4 +1,4 @@
-"""`health` and `status`: what lives and what fails, for supervisors and for people."""
+"""`health` and `status`: the state of the broker, for supervisors and for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from broker.cli.http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, WIDE, app, out
+from broker.cli.main import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, WIDE, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span
 from broker.errors import TokenUnavailable
@@ -26,9 +26,9 @@ _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0
 _STATES = {"reauthorization_required": "log in again"}
 
 
-@app.command()
+@app.command(epilog=exits(EXIT_SETTINGS, own={0: "alive", EXIT_FAILURE: "not alive, or no answer"}))
 def health(config: Config = None, url: Url = None, as_json: Json = False) -> None:
-    """Exit 0 when the broker lives: for a container's HEALTHCHECK."""
+    """Report whether the broker is alive, for the HEALTHCHECK of a container."""
 
     async def work() -> tuple[int, Any]:
         async with broker_at(config, url, None, keyless=True, timeout=_HEALTH_TIMEOUT) as broker:
@@ -55,15 +55,15 @@ def _bad(report: dict[str, Any]) -> list[str]:
     ]
 
 
-@app.command()
+@app.command(epilog=exits(*ASKS_BROKER))
 def status(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Renew it every second until Ctrl-C.")] = False,
     as_json: Json = False,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """One screen: checks, providers, and the grants that need attention or are due first."""
+    """Show one screen: checks, providers, and the grants that need attention or are due first."""
 
     async def look() -> dict[str, Any]:
         async with broker_at(config, url, key_file) as broker:

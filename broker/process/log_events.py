@@ -1,6 +1,7 @@
-"""Every event that is logged: how loud, what it means, what to do. The page EVENTS.md is made from this.
+"""The register of log events: the level of each, what it means, and what an operator does about it.
 
-A test holds that nothing else is logged and that nothing here is never logged. Knows nothing of anything.
+A test holds that the broker logs nothing else, and that every event here is logged. The reference of the events is
+made from it. Knows no other module.
 """
 
 from __future__ import annotations
@@ -22,131 +23,160 @@ _DEBUG, _INFO, _WARNING, _ERROR, _CRITICAL = ("debug",), ("info",), ("warning",)
 EVENTS: dict[str, Event] = {
     "access": Event(
         ("debug", "info"),
-        "a caller did something (`did`) to a grant; reads of tokens are at debug level",
+        "a caller acted on a grant (`did` says how); reads of tokens are logged at debug level",
         "keep it: it is the audit trail",
     ),
-    "broker.died": Event(_CRITICAL, "a loop ended that must not; the process exits 1", "report it with the traceback"),
-    "broker.listening": Event(_INFO, "the listeners are open"),
-    "broker.started": Event(_INFO, "Redis is known and refreshing begins"),
-    "broker.stopped": Event(_INFO, "everything under way was finished"),
-    "broker.stopping": Event(_INFO, "told to end; reads are served for `http.drain_delay` still"),
-    "cache.cold": Event(
-        _WARNING, "`cache.warm` could not be loaded at start; grants are read when asked for", "see Redis"
+    "broker.died": Event(
+        _CRITICAL, "a loop ended unexpectedly; the process exits 1", "report it together with the traceback"
     ),
-    "cache.newer": Event(_DEBUG, "Redis told of a token older than the one in memory"),
+    "broker.listening": Event(_INFO, "the listeners are open"),
+    "broker.started": Event(_INFO, "Redis answered, and refreshing begins"),
+    "broker.stopped": Event(_INFO, "the broker finished all work in flight and stopped"),
+    "broker.stopping": Event(_INFO, "the broker received a signal to stop; it serves reads for `http.drain_delay`"),
+    "cache.cold": Event(
+        _WARNING,
+        "the grants of `cache.warm` could not be loaded at start; each is loaded when a caller asks for it",
+        "see whether Redis answers",
+    ),
+    "cache.newer": Event(_DEBUG, "Redis published a token that is older than the one in memory"),
     "clock.set_back": Event(
-        _WARNING, "Redis's clock was set back; due times were brought back with it", "synchronise its host's clock"
+        _WARNING,
+        "the clock of Redis was set back; the broker moved due times back as well",
+        "synchronise the clock of the Redis host",
     ),
     "commit.abandoned": Event(
         _CRITICAL,
-        "the process had to end before Redis heard an answer; `journaled` says whether it is on disk",
-        "start the broker on the same `data_dir`: it tells Redis then. Not journaled: log in again",
+        "the process had to end before Redis confirmed a token response; `journaled` says whether it is on disk",
+        "journaled: start the broker on the same `data_dir`, and it commits the response then; else: log in again",
     ),
-    "commit.delayed": Event(_WARNING, "Redis does not take an answer yet; it is told until it hears", "see Redis"),
+    "commit.delayed": Event(
+        _WARNING,
+        "Redis does not confirm a token response; the broker repeats the commit until it does",
+        "see whether Redis answers",
+    ),
     "commit.unproved": Event(
-        _WARNING, "Redis cannot prove that commits are on its disk (`why`)", "appendonly yes, Redis 7.2 or newer"
+        _WARNING,
+        "Redis cannot prove that commits are on its disk (`why`)",
+        "set `appendonly yes`, and use Redis 7.2 or newer",
     ),
     "connections.full": Event(
         _WARNING,
-        "callers have as many connections (`open`) as they may (`limit`): the longest idle are closed for new ones",
-        "see who opens so many, or raise `http.max_connections` and the limit of open files",
+        "callers have `open` connections, and `limit` are allowed: the longest-idle ones are closed for new ones",
+        "find the caller that opens so many, or raise `http.max_connections` and the limit of open files",
     ),
     "grant.given_back": Event(
-        _WARNING, "a grant was replaced or forgotten while its answer was under way; what came was revoked"
+        _WARNING,
+        "a grant was replaced or deleted while a token request for it was in flight; the broker revoked what came back",
     ),
     "grant.parked": Event(
         _ERROR,
-        "a grant is asked for no more until a person acts: dead, rejected or sealed with a missing key",
+        "the broker stops refreshing a grant until a person acts: it is dead, rejected, or sealed with a missing key",
         "`token-broker explain GRANT`",
     ),
     "grant.postponed": Event(
         _WARNING,
-        "a token request brought nothing (`outcome`, `code`); the next is in `next_in` seconds",
-        "if it goes on: `token-broker explain GRANT`",
+        "a token request brought no token (`outcome`, `code`); the next one follows in `next_in` seconds",
+        "if it happens repeatedly: `token-broker explain GRANT`",
     ),
     "grant.reauthorized": Event(_INFO, "a person logged in"),
-    "grant.refreshed": Event(_INFO, "a new token was kept and published"),
+    "grant.refreshed": Event(_INFO, "the broker stored and published a new token"),
     "grant.restored": Event(
-        _WARNING, "Redis had lost a grant's last state and was told it again", "see what Redis lost"
+        _WARNING,
+        "Redis had lost the last state of a grant, and the broker restored it",
+        "find out why Redis lost data",
     ),
-    "grant.revoked": Event(_INFO, "a grant was logged out; `revoked` says whether the provider did its part"),
-    "grant.unchanged": Event(_WARNING, "the provider sent the same access token again; asked once more when it ends"),
+    "grant.revoked": Event(_INFO, "a grant was logged out; `revoked` says whether the provider confirmed it"),
+    "grant.unchanged": Event(
+        _WARNING, "the provider returned the same access token; the next request follows when that token expires"
+    ),
     "grant.unreadable": Event(
-        _ERROR, "no key in `sealing.keys_file` opens a grant", "put the old key back, below the new"
+        _ERROR, "no key in `sealing.keys_file` opens a grant", "put the old key back, below the new one"
     ),
     "grant.unusable": Event(
         _WARNING,
-        "an answer carried no usable access token (`detail`); its refresh token was kept",
-        "if it goes on: ask the provider",
+        "a token response had no usable access token (`detail`); the broker stored its refresh token",
+        "if it happens repeatedly: ask the provider",
     ),
-    "journal.adopted": Event(_INFO, "the journal of a broker that ended was taken over"),
+    "journal.adopted": Event(_INFO, "the broker took over the journal of a broker that has ended"),
     "journal.failed": Event(
         _ERROR,
-        "the journal cannot be written (`error`); only grants without a valid token are refreshed",
-        "make room in `data_dir`, or mend its disk",
+        "the broker cannot write the journal (`error`); it refreshes only grants without a valid token",
+        "free space in `data_dir`, or repair its disk",
     ),
     "hook.failed": Event(
         _ERROR,
-        "`sink`: what is to be done after a change failed (`error`); the file is good",
-        "mend the command or pid file",
+        "`sink`: the command or signal after a change failed (`error`); the file itself is good",
+        "correct the command or the pid file",
     ),
-    "hook.run": Event(_INFO, "`sink`: the command after a change ended well"),
+    "hook.run": Event(_INFO, "`sink`: the command after a change succeeded"),
     "hook.signalled": Event(_INFO, "`sink`: the signal after a change was sent"),
-    "journal.off": Event(_WARNING, "`refresh.journal` is false: what Redis loses is lost", "switch it on"),
-    "journal.recovered": Event(_INFO, "the journal can be written again"),
-    "journal.replayed": Event(_INFO, "Redis was told what it may have lost; by what it did with each"),
-    "journal.unreadable": Event(_ERROR, "a journal is sealed with a key that is missing", "put the old key back"),
-    "leases.abandoned": Event(
-        _WARNING, "a broker that was killed had requests under way (`count`); their outcomes are unknown"
+    "journal.off": Event(
+        _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
     ),
-    "login.failed": Event(_WARNING, "a login did not come to its end (`error`)", "log in again"),
+    "journal.recovered": Event(_INFO, "the broker can write the journal again"),
+    "journal.replayed": Event(
+        _INFO, "the broker sent Redis the journal, since Redis may have lost some of it; counts by what Redis did"
+    ),
+    "journal.unreadable": Event(_ERROR, "a journal is sealed with a missing key", "put the old key back"),
+    "leases.abandoned": Event(
+        _WARNING,
+        "a broker was killed while `count` token requests were in flight; their outcomes are unknown",
+    ),
+    "login.failed": Event(_WARNING, "a login failed (`error`)", "log in again"),
     "login.unrecorded": Event(
-        _WARNING, "a login succeeded, but how it ended could not be written down; the command may say otherwise"
+        _WARNING,
+        "a login succeeded, but its end could not be recorded; `token-broker login` may report another result",
     ),
     "notice.failed": Event(
-        _WARNING, "a notice was not taken (`error`); the next try is in `next_in` seconds", "`token-broker notify test`"
+        _WARNING,
+        "the receiver did not accept a notice (`error`); the next try follows in `next_in` seconds",
+        "`token-broker notify test`",
     ),
-    "notice.sent": Event(_INFO, "a person was told, by webhook or command"),
+    "notice.sent": Event(_INFO, "the receiver of a webhook or command accepted a notice"),
     "provider.suspended": Event(
         _ERROR,
-        "grant after grant was refused, so the provider is probed instead (a refused registration is `grant.postponed` "
-        "with outcome `registration`)",
+        "the provider refused several grants in a row, so the broker only probes it "
+        "(a refused registration is logged as `grant.postponed` with outcome `registration`)",
         "`token-broker explain GRANT`",
     ),
     "request.failed": Event(
-        _ERROR, "a fault in token-broker while it answered a request", "report it with the traceback"
+        _ERROR, "a bug in token-broker showed while it answered a request", "report it together with the traceback"
     ),
     "settings.not_reloaded": Event(
-        _ERROR, "SIGHUP found wrong settings; the old ones hold", "mend `findings`, SIGHUP again"
+        _ERROR,
+        "SIGHUP found invalid settings; the old ones stay in force",
+        "correct what `findings` lists, and send SIGHUP again",
     ),
-    "settings.reloaded": Event(_INFO, "callers and log level were taken over"),
+    "settings.reloaded": Event(_INFO, "SIGHUP reloaded callers and log level"),
     "sink.expired": Event(
-        _WARNING, "`sink`: the token in a file is dead and there is no other; `kept` or removed", "see the broker"
+        _WARNING,
+        "`sink`: the token in a file expired and there is no other; `kept` says whether the file stays",
+        "see the log of the broker",
     ),
-    "sink.not_written": Event(_ERROR, "`sink`: a file cannot be written (`error`)", "what it says"),
+    "sink.not_written": Event(_ERROR, "`sink`: a file cannot be written (`error`)", "correct what `error` says"),
     "sink.reauthorization_required": Event(
-        _ERROR, "`sink`: a grant is dead and nothing valid is left", "`token-broker login GRANT --provider P`"
+        _ERROR, "`sink`: a grant is dead and has no valid token", "`token-broker login GRANT --provider P`"
     ),
-    "sink.recovered": Event(_INFO, "`sink`: a file is followed again"),
+    "sink.recovered": Event(_INFO, "`sink`: a file is kept current again"),
     "sink.waiting": Event(
-        _ERROR, "`sink`: no broker, or no token, for now (`error`); the file stays", "what it says; it goes on trying"
+        _ERROR,
+        "`sink`: the broker or a token is unavailable for now (`error`); the file stays",
+        "correct what `error` says; `sink` keeps trying",
     ),
     "sink.written": Event(_INFO, "`sink`: a file has a new token"),
     "store.found": Event(_INFO, "Redis answers again"),
-    "store.located": Event(_INFO, "the primary was found, or found elsewhere, by Sentinel or Cluster"),
+    "store.located": Event(_INFO, "Sentinel or Cluster named the primary, or another one than before"),
     "store.lost": Event(
-        _ERROR, "Redis does not answer; valid tokens are served from memory", "start it, or mend `redis.url`"
+        _ERROR,
+        "Redis does not answer; the broker serves valid tokens from memory",
+        "start Redis, or correct `redis.url`",
     ),
-    "store.waiting": Event(_ERROR, "Redis has not answered since the start", "start it, or mend `redis.url`"),
-    "subscription.lost": Event(_WARNING, "what others publish is not heard; everything in memory is read again after"),
+    "store.waiting": Event(
+        _ERROR, "Redis has not answered since the broker started", "start Redis, or correct `redis.url`"
+    ),
+    "subscription.lost": Event(
+        _WARNING,
+        "the subscription to other brokers' changes was lost; afterwards the broker reads again all it has in memory",
+    ),
 }
-
-
-def page() -> str:
-    """Return the table of events."""
-    rows = [f"| `{name}` | {', '.join(e.levels)} | {e.means} | {e.do} |" for name, e in sorted(EVENTS.items())]
-    return "\n".join(["| event | level | what it means | what to do |", "|---|---|---|---|", *rows])
-
-
-if __name__ == "__main__":
-    print(page())  # noqa: T201 - to be put between the markers of process/EVENTS.md
+"""By name."""

@@ -1,7 +1,8 @@
-"""What is counted, and how it is shown. Names follow Prometheus: base units, timestamps rather than ages.
+"""The metrics of the broker, and their text form. Names follow Prometheus: base units, timestamps rather than ages.
 
-What happens is counted as it happens; how things stand is asked anew for each scrape and kept nowhere, so that a
-grant, a provider or a Redis that is gone leaves no stale figure behind.
+Counters and histograms are updated as things happen. Gauges are made anew for each scrape and kept nowhere, so that a
+grant, a provider or a Redis that is gone leaves no stale value behind. The reference of the metrics is made from this
+module. It does not know where the values come from.
 """
 
 from __future__ import annotations
@@ -38,21 +39,22 @@ OUTCOMES = (
     "registration",
     "rejected",
 )
-"""What a token request can come to."""
+"""The outcomes of a token request."""
 READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
-"""How a read of a token can be answered: from memory; from memory although its refresh is overdue; after waiting; asked
-too soon after the last refresh; only a login helps; nothing valid right now; no right."""
+"""The outcomes of a token read: from memory; from memory although its refresh is overdue; after waiting; refused since
+the last refresh was too recent; the grant is dead; no valid token right now; the caller lacks the right."""
 CLOSED = ("room", "silent", "stalled", "refused")
-"""Why we close a caller's connection: an idle one for a new one; no request came; a request or the taking of its answer
-stood still; it was one too many while all were busy."""
+"""Why the broker closes a caller's connection: to make room for a new one; no request came; a request, or the reading
+of its response, stalled; it was one too many while all were busy."""
 RISKS = ("journal_off", "journal_failing", "commit_unproved")
+"""Why a failure could lose a token response."""
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a second line for each counter that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call] # else each counter has a second line that nobody reads
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderFigures:
-    """How one provider stands; *error* while it is suspended."""
+    """The state of one provider; *error* while it is suspended."""
 
     name: str
     grants: Mapping[str, int]
@@ -61,7 +63,7 @@ class ProviderFigures:
 
 @dataclass(frozen=True, slots=True)
 class GrantFigures:
-    """One grant in epoch ms, as far as it is known. *nearness* of its end: 0, 1 or 2."""
+    """What is known of one grant, times in epoch ms. *nearness* of its end: 0, 1 or 2."""
 
     grant_id: str
     provider: str
@@ -74,7 +76,7 @@ class GrantFigures:
 
 @dataclass(frozen=True, slots=True)
 class ParkedFigures:
-    """A grant that waits for a person: since when (epoch ms), and why."""
+    """A grant that waits for a person, since when (epoch ms), and the reason."""
 
     grant_id: str
     provider: str
@@ -84,7 +86,7 @@ class ParkedFigures:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How things stand at one moment. *providers* is None when Redis did not say; then nothing is said of grants."""
+    """The values of the gauges at one moment. *providers* is None if Redis did not answer: then theirs are absent."""
 
     providers: Sequence[ProviderFigures] | None
     truncated: bool = False
@@ -98,7 +100,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Metrics:
-    """What this process counts, in a registry of its own. *providers* begin at zero, so that the first event shows."""
+    """Counters and histograms in a registry of their own. Those of *providers* begin at 0: rates see the first."""
 
     providers: Iterable[str] = ()
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -113,7 +115,7 @@ class Metrics:
     def __post_init__(self) -> None:
         r = self.registry
         self.refreshes = Counter(
-            f"{_NAME}_refreshes", "Token requests by what they came to.", ["provider", "outcome"], registry=r
+            f"{_NAME}_refreshes", "Token requests by outcome.", ["provider", "outcome"], registry=r
         )
         for provider in self.providers:
             for outcome in OUTCOMES:
@@ -123,38 +125,39 @@ class Metrics:
         )
         self.schedule_lag = Histogram(
             f"{_NAME}_schedule_lag_seconds",
-            "Between a grant's due time and its claim.",
+            "Time from a grant's due time to its claim.",
             ["provider"],
             registry=r,
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
         )
-        self.token_requests = Counter(
-            f"{_NAME}_token_requests", "Reads of a token by how they were answered.", ["outcome"], registry=r
-        )
+        self.token_requests = Counter(f"{_NAME}_token_requests", _TOKEN_REQUESTS, ["outcome"], registry=r)
         for outcome in READS:
             self.token_requests.labels(outcome)
         self.subscription_gaps = Counter(
-            f"{_NAME}_subscription_gaps", "Times the subscription was lost and everything read again.", registry=r
+            f"{_NAME}_subscription_gaps",
+            "Times the subscription was lost, and the broker read again all it has in memory.",
+            registry=r,
         )
         self.notices = Counter(
-            f"{_NAME}_notices", "Notices by way and whether the receiver took them.", ["way", "outcome"], registry=r
+            f"{_NAME}_notices",
+            "Notices by channel, and by whether the receiver accepted them.",
+            ["way", "outcome"],
+            registry=r,
         )
-        self.connections_closed = Counter(
-            f"{_NAME}_connections_closed", "Connections of callers that we closed, by why.", ["reason"], registry=r
-        )
+        self.connections_closed = Counter(f"{_NAME}_connections_closed", _CONNECTIONS_CLOSED, ["reason"], registry=r)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
 
     def render(self, standing: Standing) -> bytes:
-        """The text exposition format: what was counted, and how things stand."""
+        """Return counters, histograms and gauges in the text exposition format."""
         return generate_latest(self.registry) + _text(lambda: _standing(standing))
 
 
 def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> bytes:
-    """Single grants in the text exposition format.
+    """Return the metrics of single grants in the text exposition format.
 
-    They are thousands of lines, so they are written here: the library's way takes ten times as long.
+    They are thousands of lines, so they are written here: the library takes ten times as long.
     """
     labels = [_labels(grant=grant.grant_id, provider=grant.provider) for grant in grants]
     lines: list[str] = []
@@ -186,36 +189,40 @@ def _text(families: Callable[[], Iterator[GaugeMetricFamily]]) -> bytes:
 
 
 class _Shown(Collector):
-    """Families made for one scrape."""
+    """Metric families made for one scrape."""
 
     def __init__(self, families: Callable[[], Iterator[GaugeMetricFamily]]) -> None:
         self._families = families
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing that a registry would have to guard against."""
+        """Return nothing: no name here can clash with another collector's."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All of them."""
+        """Return the families."""
         return self._families()
 
 
 def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
-    """Every family but the single grants'; those of providers only where Redis told of them."""
-    yield _gauge("store_up", "1 when this scrape reached Redis.", float(standing.providers is not None))
-    yield _gauge("journal_entries", "Answers in the journal that Redis has not confirmed.", standing.journal_entries)
-    yield _gauge("subscribers", "Callers that wait here for a token, or for news of one.", standing.subscribers)
-    yield _gauge("cached_tokens", "Tokens in this replica's memory.", standing.cached_tokens)
-    yield _gauge("connections", "Connections of callers that are open.", standing.connections)
-    yield _gauge("clock_offset_seconds", "Local wall clock ahead of Redis's clock.", standing.clock_offset)
-    risks = _family("durability_at_risk", "1 when an answer could be lost, by why.", "reason")
+    """Yield every gauge but those of single grants; those of providers only if Redis answered."""
+    yield _gauge("store_up", "1 if this scrape reached Redis.", float(standing.providers is not None))
+    yield _gauge(
+        "journal_entries", "Token responses in the journal that Redis has not confirmed.", standing.journal_entries
+    )
+    yield _gauge(
+        "subscribers", "Callers that wait at this broker for a token or for the next one.", standing.subscribers
+    )
+    yield _gauge("cached_tokens", "Tokens in the memory of this broker.", standing.cached_tokens)
+    yield _gauge("connections", "Open connections of callers.", standing.connections)
+    yield _gauge("clock_offset_seconds", "Local wall clock minus the clock of Redis.", standing.clock_offset)
+    risks = _family("durability_at_risk", "1 if a failure could lose a token response, by reason.", "reason")
     for reason in RISKS:
         risks.add_metric([reason], float(reason in standing.risks))
     yield risks
     if standing.providers is None:
         return
     counts = _family("grants", "Grants by provider and state.", "provider", "state")
-    suspended = _family("provider_suspended", "1 while a provider is suspended, and why.", "provider", "error")
+    suspended = _family("provider_suspended", "1 while a provider is suspended; error says why.", "provider", "error")
     for provider in standing.providers:
         for state, count in provider.grants.items():
             counts.add_metric([provider.name, state], count)
@@ -223,20 +230,30 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     yield counts
     yield suspended
     yield _gauge(
-        "grants_truncated", "1 when there are more grants than are shown one by one.", float(standing.truncated)
+        "grants_truncated",
+        "1 if there are more grants than the soonest metrics.max_grants, which are shown individually.",
+        float(standing.truncated),
     )
 
 
 _TIMESTAMPS = (
-    ("access_token_expiry", "When the grant's access token ends.", "expires_at"),
-    ("next_refresh", "When the grant is due; absent while it is being refreshed or parked.", "next_at"),
-    ("last_success", "When the provider last gave the grant a token.", "succeeded_at"),
-    ("reauthorize_by", "When the provider ends the grant unless a person logs in again.", "reauthorize_by"),
+    ("access_token_expiry", "Expiry of the grant's access token.", "expires_at"),
+    ("next_refresh", "Time of the grant's next refresh; absent while it is being refreshed or parked.", "next_at"),
+    ("last_success", "Time when the provider last issued a token for the grant.", "succeeded_at"),
+    ("reauthorize_by", "Time when the provider ends the grant unless a person logs in again.", "reauthorize_by"),
 )
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-_SOON = "2 when a person must log in within three days, 1 within two weeks, else 0; as notices tell it."
-_PARKED = "Since when a grant is refreshed no more until a person acts, and why; of those parked last."
+_SOON = "2 if a person must log in within three days, 1 within two weeks, else 0; notices use the same thresholds."
+_PARKED = "Time when a grant was parked until a person acts; reason says why. Shows those parked last."
+_TOKEN_REQUESTS = (
+    "Token reads by outcome. stale: served although its refresh is overdue; waited: served after a wait; "
+    "too_fresh: refused, since the last refresh was too recent; denied: the caller lacks the right."
+)
+_CONNECTIONS_CLOSED = (
+    "Connections of callers that the broker closed. room: for a new one; silent: no request came; "
+    "stalled: within a request or response; refused: one too many while all were busy."
+)
 
 
 def _family(name: str, help_: str, *labels: str) -> GaugeMetricFamily:

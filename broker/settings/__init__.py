@@ -3,6 +3,8 @@
 Owns their schema, how values are spelled, and errors that name the place and the remedy. Knows nothing of the daemon.
 """
 
-from broker.settings.schema import LEASE_MARGIN, Caller, Http, Log, Notify, Provider, Redis, Section, Settings
+from broker.settings.provider import Provider
+from broker.settings.schema import LEASE_MARGIN, Caller, Http, Log, Notify, Redis, Settings
+from broker.settings.values import Section
 
 __all__ = ["LEASE_MARGIN", "Caller", "Http", "Log", "Notify", "Provider", "Redis", "Section", "Settings"]

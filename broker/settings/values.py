@@ -1,16 +1,17 @@
-"""Kinds of values in the settings: how each is spelled, and what to say where it is spelled otherwise.
+"""The types of values in the settings: how each is spelled, and the error message for another spelling.
 
-A message completes the sentence "KEY: …" and never holds the value, which may be a secret.
+A message completes the sentence "KEY: …" and never holds the value, which may be a secret. A type that JSON Schema
+has no word for names itself by `format`; the reference of the settings shows it.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from broker.model import GRANT_ID
 from broker.settings.redis_url import parse_redis_url
@@ -32,6 +33,15 @@ def _duration(value: object) -> object:
             return timedelta(seconds=seconds)
         raise ValueError(f"must be at most {_LONGEST.days}d")
     raise ValueError('must be a duration with its unit, such as "90s", "5m", "12h" or "14d"')
+
+
+def spelled(duration: timedelta) -> str:
+    """Return *duration* as the settings spell it, in the largest unit that divides it: `90s`, `5m`, `14d`."""
+    milliseconds = duration // timedelta(milliseconds=1)
+    if not milliseconds:
+        return "0s"
+    sizes = ((unit, round(seconds * 1000)) for unit, seconds in reversed(_UNITS.items()))
+    return next(f"{milliseconds // size}{unit}" for unit, size in sizes if milliseconds % size == 0)
 
 
 def _grace(value: object) -> object:
@@ -108,13 +118,24 @@ def _window(value: object) -> object:
     return value
 
 
+def choices(annotation: Any) -> tuple[str, ...]:
+    """Return the words that a setting of this type may hold; none where it is no choice."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := choices(part))), ())
+
+
 def plain_beyond_loopback(url: str) -> bool:
     """Whether *url* is http to another host."""
     parts = urlsplit(url)
     return parts.scheme == "http" and parts.hostname not in LOOPBACK
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(json_schema_extra={"format": "duration"})]
+def _format(name: str) -> Any:
+    return Field(json_schema_extra={"format": name})
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), _format("duration")]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 Grace = Annotated[timedelta | Literal["forever"], BeforeValidator(_grace)]
 Window = Annotated[tuple[float, float], BeforeValidator(_window)]
@@ -124,11 +145,18 @@ Pattern = Annotated[
         r"[A-Za-z0-9._*?-]{1,128}",
         'must be a pattern of grant ids, such as "acme-*" ("*" is all, "?" one character)',
     ),
+    _format("pattern"),
 ]
 Name = Annotated[
     str,
     matching(GRANT_ID.pattern, "is no name: a letter or digit, then letters, digits, '.', '_' or '-', at most 128"),
 ]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-Listen = Annotated[str, AfterValidator(_listen)]
-WebUrl = Annotated[str, AfterValidator(_web_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
+Listen = Annotated[str, AfterValidator(_listen), _format("address")]
+WebUrl = Annotated[str, AfterValidator(_web_url), _format("URL")]
+
+
+class Section(BaseModel):
+    """A table of the settings file. Unknown keys are errors, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)

@@ -1,4 +1,4 @@
-"""The project itself: arrows, types, style, and that pages and code say the same."""
+"""The project itself: layers, types, style, and how its pages begin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.pages import ROOT, blocks, generated, page, tracked
+from tests.project.pages import ROOT, blocks, page, tracked
 
 TOP_LEVEL = {
     "pyproject.toml",
@@ -63,31 +63,3 @@ def test_readme_begins_with_two_lines_that_run() -> None:
     assert demo.endswith("token-broker demo")
     assert "\n" not in tests
     assert "pytest" in tests
-
-
-def test_every_setting_is_on_its_page() -> None:
-    """The table of settings is the schema's."""
-    from broker.settings import Caller, Provider, Settings
-
-    table_of_settings = generated(page("broker/settings/README.md"), "settings")
-    for table, model in Settings.model_fields.items():
-        sections = {"providers": Provider, "callers": Caller}
-        annotation = sections.get(table, model.annotation)
-        fields = getattr(annotation, "model_fields", {"": None})
-        for key in fields:
-            name = f"`{table}.NAME.{key}`" if table in sections else f"`{table}.{key}`" if key else f"`{table}`"
-            assert name in table_of_settings, f"{name} is missing in broker/settings/README.md"
-
-
-def test_every_command_is_on_its_page() -> None:
-    """A command nobody is told of is none."""
-    from typer.main import get_command
-
-    from broker.cli import main
-    from broker.cli.main import app
-
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    commands = generated(page("broker/cli/README.md"), "commands")
-    for name in get_command(app).commands:  # type: ignore[attr-defined]
-        assert f"token-broker {name}" in commands, name

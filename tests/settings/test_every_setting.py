@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from broker.cli.keys import init
+from broker.cli.init import init
+from broker.cli.sink.settings import Sink
 from broker.settings import Caller, Provider, Settings
 from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
@@ -52,6 +54,15 @@ LEAVES = [
     "providers.acme",
     "callers.wall",
 ]
+
+
+def test_every_setting_is_described() -> None:
+    """Every field of every table says what it is for, in one line that fits a table cell of the reference."""
+    for model in (Settings, Provider, Caller, Sink, *(f.annotation for f in Settings.model_fields.values())):
+        for name, field in getattr(model, "model_fields", {}).items():
+            words = field.description or ""
+            assert 0 < len(words) <= 200, (model, name)
+            assert "\n" not in words, (model, name)
 
 
 def toml(value: Any) -> str:
@@ -100,12 +111,8 @@ def test_init_loads(capsys: pytest.CaptureFixture[str], tmp_path: Any, kind: Any
 def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     """The commented lines are settings too: opened, they load, and say what the defaults are."""
     init("oauth2")
-    lines = [
-        line.removeprefix("# ") if line.startswith("# ") and ("= " in line or line.startswith("# [")) else line
-        for line in capsys.readouterr().out.splitlines()
-    ]
     text = (
-        "\n".join(lines)
+        re.sub(r"^#(?! )", "", capsys.readouterr().out, flags=re.MULTILINE)
         .replace("https://…", "https://acme.test")
         .replace('key_sha256 = "…"', f'key_sha256 = "{"0" * 64}"')
     )

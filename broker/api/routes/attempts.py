@@ -20,9 +20,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def list_attempts(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/attempts`: the last token requests, what they came to, and what is planned.
+    """`GET /v1/grants/{id}/attempts`: list the last ten token requests with their outcomes, and what is planned.
 
-    A grant that was forgotten within the last month has no attempts but `forgotten_at`.
+    A grant that was deleted within the last month has no attempts, but `forgotten_at`.
     """
     grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
     caller.require("admin", grant_id)

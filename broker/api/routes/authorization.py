@@ -27,9 +27,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
-    """`* /v1/grants/{id}/authorization`: the token as a header, with 200 and an empty body, whatever the method.
+    """`* /v1/grants/{id}/authorization`: return the token in the header `Authorization`, for any method.
 
-    What was sent in a body is not read.
+    The response is 200 with an empty body. The body of the request is not read.
     """
     caller = api.callers.of(request.headers)
     caller.require("read", grant_id)

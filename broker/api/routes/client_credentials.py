@@ -49,7 +49,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def grant_token(api: Api, request: web.BaseRequest) -> web.StreamResponse:
-    """`POST /oauth2/token`: the current token of the grant in `scope`."""
+    """`POST /oauth2/token`: return the current token of the grant in `scope` (client credentials, RFC 6749 §4.4)."""
     try:
         caller, grant_id = understand(api.callers, request, await request.read())
         token = api.reader.at_hand(grant_id) or await api.reader.current(grant_id, wait=DEFAULT_WAIT)

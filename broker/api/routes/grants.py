@@ -53,9 +53,9 @@ def admin_of(request: web.Request) -> Caller:
 
 
 async def list_grants(request: web.Request) -> web.Response:
-    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: parked ones first; soonest first within a state.
+    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: list grants, parked ones first, then those due soonest.
 
-    *search* is a part of the id, in any case of its letters.
+    *search* is a part of the id; upper and lower case are equal.
     """
     caller, api, query = admin_of(request), request.app[API], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
@@ -98,7 +98,7 @@ async def _all_providers(request: web.Request) -> list[str]:
 
 
 async def describe_grant(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}`: a grant, everything but secrets."""
+    """`GET /v1/grants/{id}`: describe a grant, without secrets."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     grant = await api.store.grants.get(grant_id)
@@ -210,7 +210,7 @@ def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "u
 
 
 async def delete_grant(request: web.Request) -> web.Response:
-    """`DELETE /v1/grants/{id}`: log out at the provider, then forget; the answer says which of the two happened."""
+    """`DELETE /v1/grants/{id}`: log out at the provider, then delete; the response says which of the two happened."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     grant = await api.store.grants.get(grant_id)
@@ -235,7 +235,7 @@ async def _log_out(api: Api, caller: Caller, grant: Grant) -> LoggedOut:
 
 
 async def retry_grant(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/retry`: ask the provider once more, parked or not."""
+    """`POST /v1/grants/{id}/retry`: request a token for the grant once more, parked or not."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     known = await api.store.registry.generation(grant_id)
@@ -248,7 +248,7 @@ async def retry_grant(request: web.Request) -> web.Response:
 
 
 async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: each with its last hour, grants by state, and why it is suspended."""
+    """`GET /v1/providers`: list providers with their last hour, their grants by state, and why one is suspended."""
     admin_of(request)
     api, names = request.app[API], await _all_providers(request)
     states = await api.store.grants.providers(names)
@@ -280,9 +280,9 @@ def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
 
 
 async def retry_provider(request: web.Request) -> web.Response:
-    """`POST /v1/providers/{name}/retry`: end its suspension and take up what was parked.
+    """`POST /v1/providers/{name}/retry`: resume a suspended provider and retry its parked grants.
 
-    A grant that the provider declared dead stays parked, unless the breaker counted it: one by one is the way there.
+    A grant that the provider declared dead stays parked, unless the breaker counted it: retry such a grant by its id.
     """
     admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
     if not admin.administers_all:
@@ -316,7 +316,7 @@ async def _take_up(api: Api, admin: Caller, name: str) -> int:
 
 
 async def test_notices(request: web.Request) -> web.Response:
-    """`POST /v1/notify/test`: a test notice by every way of telling people, and what each receiver answered."""
+    """`POST /v1/notify/test`: send a test notice by every channel, and return what each receiver answered."""
     admin, api = admin_of(request), request.app[API]
     if not admin.administers_all:
         raise NotAllowed(

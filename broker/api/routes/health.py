@@ -156,19 +156,19 @@ def _pulse(heart: Heartbeat) -> str:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """`/healthz`: 200 as long as every loop beats."""
+    """`GET /healthz`: return every check; 200 while every loop is alive."""
     alive, report = await request.app[API].health.report()
     return json_answer(report, status=200 if alive else 503)
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """`/readyz`: 200 when a caller could be served."""
+    """`GET /readyz`: return every check; 200 when a caller could be served."""
     ready, report = await request.app[API].health.ready()
     return json_answer(report, status=200 if ready else 503)
 
 
 async def readyz_grant(request: web.Request) -> web.Response:
-    """`/readyz/{id}`: 200 when a live token of that grant can be read now."""
+    """`GET /readyz/{id}`: return 200 when a live token of the grant can be read now."""
     grant_id, caller = grant_id_of(request), caller_of(request)
     caller.require("read", grant_id)
     try:

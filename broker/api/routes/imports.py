@@ -27,10 +27,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def import_grants(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/import`: import many, one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
+    """`POST /v1/import`: import many grants, one `{"grant_id", "provider", "refresh_token", "scope"?}` per line.
 
-    Each line is answered by one: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
-    A line that stands already changes nothing, so the same file may be sent again.
+    The response has a line for each: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
+    A line that was imported before changes nothing, so the same file may be sent again.
     """
     caller, api = admin_of(request), request.app[API]
     answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})

@@ -87,7 +87,7 @@ async def _nothing(_request: web.Request) -> web.Response:
 
 
 async def start_login(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/login`: begin a login; nothing of the grant changes until it is completed."""
+    """`POST /v1/grants/{id}/login`: begin a login; the grant does not change until the login is completed."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     provider = (await json_body(request, "provider")).get("provider")
@@ -109,7 +109,7 @@ async def start_login(request: web.Request) -> web.Response:
 
 
 async def login_status(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/login/{ticket}`: how far a login is: pending, working, completed, or failed and why."""
+    """`GET /v1/grants/{id}/login/{ticket}`: return the state of a login: pending, working, completed, failed."""
     grant_id, caller = grant_id_of(request), caller_of(request)
     caller.require("admin", grant_id)
     flow = await request.app[API].login.status(request.match_info["ticket"])
@@ -122,7 +122,7 @@ async def login_status(request: web.Request) -> web.Response:
 
 
 async def complete_login(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/login/complete`: end a login without a browser here, by the redirect that is pasted."""
+    """`POST /v1/grants/{id}/login/complete`: complete a login by the URL that a browser elsewhere was redirected to."""
     grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
     caller.require("admin", grant_id)
     body = await json_body(request, "redirected_to")
@@ -154,7 +154,7 @@ def _prefetching(request: web.Request) -> bool:
 
 
 async def open_link(request: web.Request) -> web.Response:
-    """`GET /login/{ticket}`: a fresh state and cookie, then off to the provider."""
+    """`GET /login/{ticket}`: make a new state and cookie, and redirect the browser to the provider."""
     if _prefetching(request):
         return web.Response(status=503, headers=_HEADERS)
     api = request.app[API]
@@ -182,7 +182,7 @@ def _short(state: str) -> str:
 
 
 async def callback(request: web.Request) -> web.Response:
-    """`GET /callback`: the redirect back (RFC 6749 §4.1.2). Used once; a reload changes nothing."""
+    """`GET /callback`: receive the redirect from the provider (RFC 6749 §4.1.2), once; a reload changes nothing."""
     if _prefetching(request):
         return web.Response(status=503, headers=_HEADERS)
     cookies = dict(

@@ -143,7 +143,7 @@ class Scrape:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """`GET /metrics`: how grants, providers and this broker stand, for Prometheus."""
+    """`GET /metrics`: return the metrics of grants, providers and this broker, for Prometheus."""
     return web.Response(
         body=await request.app[API].scrape.text(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},

@@ -42,9 +42,9 @@ PATH = "/openapi.json"
 _REF = "#/components/schemas/{model}"
 _ABOUT = """Hands out the live access token of each grant.
 
-The key of a caller goes into `Authorization: Bearer KEY` or `X-Broker-Key: KEY`; the latter wins. Every answer that is
-no success has the body `{"error", "error_description"}`, and the description says what to do. Whoever may not know of
-a grant hears 403 whether there is one or not. HEAD answers as GET does, without the body."""
+The key of a caller goes into `Authorization: Bearer KEY` or `X-Broker-Key: KEY`; the latter wins. Every error
+has the body `{"error", "error_description"}`, and the description says what to do. A caller without the
+right gets 403 whether the grant exists or not. HEAD responds as GET does, without the body."""
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -53,7 +53,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     lock = asyncio.Lock()
 
     async def openapi(request: web.Request) -> web.Response:
-        """`GET /openapi.json`: this document."""
+        """`GET /openapi.json`: return the OpenAPI 3.1 document of these routes, without a key."""
         async with lock:
             if not told:  # in a thread: it takes as long as some hundred reads of a token
                 told.append(await asyncio.to_thread(_made, router))

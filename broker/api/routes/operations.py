@@ -1,4 +1,7 @@
-"""What each route takes and answers, where its path and its handler's docstring do not say it: data for `openapi`."""
+"""The parameters, rights and responses of each route, as far as its path and its handler's docstring do not say them.
+
+Data for the OpenAPI document and for the reference of the routes.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,39 @@ if TYPE_CHECKING:
 
 NDJSON, HTML, TEXT = "application/x-ndjson", "text/html", "text/plain"
 ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
-"""The methods of a route that takes any."""
+"""The methods of a route that accepts any."""
 
 ERRORS = {
-    400: ("BadRequest", "the request is wrong and will be again"),
-    401: ("Unauthorized", "no key, or one nobody knows"),
-    403: ("Forbidden", "a known caller without the right, on a grant that may or may not exist"),
-    404: ("NotFound", "no such thing, said to who may know"),
-    409: ("Conflict", "`reauthorization_required`: a person must log in; `conflict`: something else holds it"),
+    400: ("BadRequest", "the request is invalid; repeating it does not help"),
+    401: ("Unauthorized", "the key is missing or unknown"),
+    403: ("Forbidden", "the caller lacks the right; whether the grant exists stays open"),
+    404: ("NotFound", "there is no such grant, login or file; said only to a caller that may know"),
+    409: (
+        "Conflict",
+        "`reauthorization_required`: a person must log in; `conflict`: something else holds what the request wants",
+    ),
     413: ("TooLarge", "the body is too large"),
-    421: ("Misdirected", "this Host is not served here"),
-    428: ("PreconditionRequired", "a header that says of which token this is meant is missing"),
-    429: ("TooManyRequests", "the token is too fresh, or was reported too often, for a 401 to be about its age"),
+    421: ("Misdirected", "this broker does not serve the name in `Host`: use `http.public_url`"),
+    428: ("PreconditionRequired", "the header that names the token (`If-Match`) is missing"),
+    429: (
+        "TooManyRequests",
+        "the token is too fresh, or was reported too often, for its age to be the reason of the 401",
+    ),
     502: ("BadGateway", "the provider did not answer, or refused"),
-    503: ("Unavailable", "no token can be had right now, or Redis cannot be asked"),
+    503: (
+        "Unavailable",
+        "no token is available now, or Redis does not answer: try again, after `Retry-After` if it is given",
+    ),
 }
 ERRORS_HEADER = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After", 409: "Retry-After"}
 HEADERS = {
-    "Authorization": ("`Bearer` and the token", {"type": "string"}),
+    "Authorization": ("`Bearer`, a space and the token", {"type": "string"}),
     "ETag": ("the generation, or the file's version, in quotes", {"type": "string", "pattern": '^".+"$'}),
-    "Location": ("where to go on", {"type": "string"}),
-    "Preference-Applied": ("what was taken of `Prefer`", {"type": "string"}),
+    "Location": ("where the browser goes next", {"type": "string"}),
+    "Preference-Applied": ("the part of `Prefer` that was applied", {"type": "string"}),
     "Retry-After": ("seconds after which asking again helps", {"type": "integer", "minimum": 1}),
-    "Set-Cookie": ("what binds the browser", {"type": "string"}),
-    "Vary": ("the header that decides between the answer's kinds", {"type": "string"}),
+    "Set-Cookie": ("the cookie that binds the login or session to the browser", {"type": "string"}),
+    "Vary": ("the request header that selects the type of the response", {"type": "string"}),
     "WWW-Authenticate": ("the scheme to use", {"type": "string"}),
 }
 
@@ -48,32 +60,32 @@ _STATE = {"type": "array", "items": TypeAdapter(State).json_schema()}
 PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "id": ("path", "the grant", {"type": "string", "pattern": f"^{GRANT_ID.pattern}$", "examples": ["acme-cameras"]}),
     "name": ("path", "the provider", {"type": "string", "examples": ["cameramanager"]}),
-    "ticket": ("path", "of the login", TEXT_SCHEMA),
-    "file": ("path", "of the page", TEXT_SCHEMA),
-    "suffix": ("path", "whatever a proxy adds; may hold slashes", TEXT_SCHEMA),
+    "ticket": ("path", "the ticket of the login", TEXT_SCHEMA),
+    "file": ("path", "a file of the status page", TEXT_SCHEMA),
+    "suffix": ("path", "what a proxy appends; may contain slashes", TEXT_SCHEMA),
     "min_ttl": ("query", "seconds of life it must have; needs the right `refresh`", {"type": "number", "minimum": 0}),
     "state": ("query", "only grants in these states", _STATE),
     "provider": ("query", "only grants of these providers", {"type": "array", "items": TEXT_SCHEMA}),
-    "search": ("query", "a part of the id, in any case of its letters", TEXT_SCHEMA),
-    "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
-    "cursor": ("query", "`next` of the page before", TEXT_SCHEMA),
+    "search": ("query", "a part of the id; upper and lower case are equal", TEXT_SCHEMA),
+    "limit": ("query", "grants per page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "callback_state": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "iss": ("query", "RFC 9207 §2", TEXT_SCHEMA),
     "error": ("query", "RFC 6749 §4.1.2.1", TEXT_SCHEMA),
-    "If-None-Match": ("header", "answer with 304 while the token or file is still this one", TEXT_SCHEMA),
+    "If-None-Match": ("header", "respond with 304 while this token or file is current", TEXT_SCHEMA),
     "If-Match": ("header", "the ETag of the token that got the 401", {"type": "string", "pattern": '^"[0-9]{1,64}"$'}),
     "Prefer": ("header", "RFC 7240: `wait=SECONDS`, 55 at most; for a refresh also `return=minimal`", TEXT_SCHEMA),
-    "X-Broker-Page": ("header", "what only our own page can send", TEXT_SCHEMA),
-    "Origin": ("header", "of our own page", TEXT_SCHEMA),
+    "X-Broker-Page": ("header", "a header that only the status page can send", TEXT_SCHEMA),
+    "Origin": ("header", "the origin of the status page", TEXT_SCHEMA),
 }
 NEEDED = {"If-Match", "X-Broker-Page"}
-"""Parameters that must be there, beside those of the path."""
+"""Required parameters beside those of the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a status comes with: a JSON shape, or a body of other kinds, and headers beside `Cache-Control`."""
+    """The response of one status: a JSON shape, or a body of other types, and headers beside `Cache-Control`."""
 
     what: str
     shape: type | None = None
@@ -87,24 +99,24 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses that come with `Error`, beside those that any route may answer (401 and 403 where it takes a key)."""
+    """Statuses with the body `Error`, beside those that any route may return (401 and 403 where it needs a key)."""
     right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
-    """What the caller's key must allow; None: no key is asked for."""
+    """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
     media: str = "application/json"
     optional: bool = False
-    """Whether the body may be left out."""
+    """Whether the body may be omitted."""
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     client: bool = False
-    """Whether a client may say who it is by HTTP Basic."""
+    """Whether a client may authenticate by HTTP Basic."""
 
 
 _TOKEN = ("ETag", "Vary", "Preference-Applied")
-_PAGE = Answer("a page", others=(HTML,))
+_PAGE = Answer("an HTML page that says what is wrong", others=(HTML,))
 _FILE = {200: Answer("the file", others=("*/*",), headers=("ETag",)), 304: Answer("unchanged", headers=("ETag",))}
 _AUTHORIZATION = Operation(
-    {200: Answer("the token, in the header; no body", headers=("Authorization", "ETag"))},
+    {200: Answer("the token in the header, no body", headers=("Authorization", "ETag"))},
     (400, 404, 409, 503),
     "read",
     headers=("Prefer",),
@@ -115,7 +127,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}/token"): Operation(
             {
                 200: Answer("the token", shapes.TokenAnswer, (TEXT,), _TOKEN),
-                304: Answer("the token that is named is still current", headers=_TOKEN),
+                304: Answer("the named token is still current", headers=_TOKEN),
             },
             (400, 404, 409, 503),
             "read",
@@ -124,8 +136,8 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ),
         ("post", "/v1/grants/{id}/refresh"): Operation(
             {
-                200: Answer("the token after it", shapes.TokenAnswer, (TEXT,), _TOKEN),
-                204: Answer("there is one; it was not asked for", headers=_TOKEN),
+                200: Answer("the next token", shapes.TokenAnswer, (TEXT,), _TOKEN),
+                204: Answer("there is a next token; the body is empty as requested", headers=_TOKEN),
             },
             (400, 404, 409, 428, 429, 503),
             "refresh",
@@ -152,7 +164,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
         ("put", "/v1/grants/{id}"): Operation(
             {
-                200: Answer("replaced, or unchanged where it held the same", shapes.Imported),
+                200: Answer("replaced, or unchanged if it held the same", shapes.Imported),
                 201: Answer("created", shapes.Imported),
             },
             (400, 409, 413, 503),
@@ -160,16 +172,16 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             shapes.NewGrant,
         ),
         ("delete", "/v1/grants/{id}"): Operation(
-            {200: Answer("forgotten here", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
+            {200: Answer("deleted from this broker", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
         ),
         ("get", "/v1/grants/{id}/attempts"): Operation(
-            {200: Answer("its past, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
+            {200: Answer("its past token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/grants/{id}/retry"): Operation(
-            {202: Answer("it is asked for", shapes.Retried)}, (400, 404, 503), "admin"
+            {202: Answer("a token request follows", shapes.Retried)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/import"): Operation(
-            {200: Answer("an `ImportOutcome` for each line, as they are done", others=(NDJSON,))},
+            {200: Answer("an `ImportOutcome` for each line, as soon as it is done", others=(NDJSON,))},
             (),
             "admin",
             shapes.ImportLine,
@@ -185,7 +197,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             shapes.NewLogin,
         ),
         ("get", "/v1/grants/{id}/login/{ticket}"): Operation(
-            {200: Answer("how far it is", shapes.LoginStatus)}, (400, 404, 503), "admin"
+            {200: Answer("the state of the login", shapes.LoginStatus)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/grants/{id}/login/complete"): Operation(
             {200: Answer("logged in", shapes.LoggedIn)}, (400, 413, 502, 503), "admin", shapes.Redirected
@@ -193,7 +205,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/login/{ticket}"): Operation(
             {
                 200: Answer("logged in already", others=(HTML,)),
-                302: Answer("off to the provider", headers=("Location", "Set-Cookie")),
+                302: Answer("redirect to the provider", headers=("Location", "Set-Cookie")),
                 400: _PAGE,
                 502: _PAGE,
                 503: _PAGE,
@@ -207,26 +219,26 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
         ("post", "/v1/providers/{name}/retry"): Operation(
-            {202: Answer("they are asked for", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
+            {202: Answer("token requests follow", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
         ),
     },
     "operation": {
         ("get", "/healthz"): Operation(
             {
-                200: Answer("every loop beats", shapes.Health),
-                503: Answer("one does not", shapes.Health),
+                200: Answer("every loop is alive", shapes.Health),
+                503: Answer("a loop is not alive", shapes.Health),
             }
         ),
         ("get", "/readyz"): Operation(
             {
                 200: Answer("a caller could be served", shapes.Health),
-                503: Answer("none could", shapes.Health),
+                503: Answer("no caller could be served", shapes.Health),
             }
         ),
         ("get", "/readyz/{id}"): Operation(
             {
                 200: Answer("a live token can be read", shapes.GrantReady),
-                503: Answer("none can", shapes.GrantNotReady),
+                503: Answer("no live token can be read", shapes.GrantNotReady),
             },
             (400, 404),
             "read",
@@ -234,7 +246,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
         ("get", "/openapi.json"): Operation(
             {
-                200: Answer("this document", dict, headers=("ETag",)),
+                200: Answer("the document", dict, headers=("ETag",)),
                 304: Answer("unchanged", headers=("ETag",)),
             },
             headers=("If-None-Match",),
@@ -243,7 +255,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("what each receiver answered", shapes.NoticesTested)}, (503,), "admin of every grant"
         ),
         ("post", "/v1/sealing/reseal"): Operation(
-            {200: Answer("how far it is", shapes.Resealed)},
+            {200: Answer("the progress", shapes.Resealed)},
             (400, 409, 413, 503),
             "admin of every grant",
             shapes.Resume,
@@ -267,4 +279,4 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ),
     },
 }
-"""By tag, then by method and path; `*` is any method."""
+"""By tag, then by method and path; `*` means any method."""

@@ -54,10 +54,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def reseal(request: web.Request) -> web.Response:
-    """`POST /v1/sealing/reseal` `{"cursor"?}`: seal all that is stored with the first key, a few seconds' work at once.
+    """`POST /v1/sealing/reseal` `{"cursor"?}`: seal stored data with the first key, a few seconds of work per request.
 
-    `next` is the cursor to go on with. It is null when a whole pass found nothing left to do: then `old_keys_may_go`
-    says whether any other key is still needed, and `detail` what to do.
+    `next` is the cursor of the next request. It is null after a whole pass found nothing left to do: then
+    `old_keys_may_go` says whether any other key is still needed, and `detail` what to do.
     """
     admin, api = admin_of(request), request.app[API]
     if not admin.administers_all:

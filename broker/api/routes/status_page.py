@@ -75,7 +75,7 @@ def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=file.body, content_type=file.kind, charset="utf-8", headers=headers)
 
-    serve.__doc__ = f"`GET /page/{name}`: a file of the status page."
+    serve.__doc__ = f"`GET /page/{name}`: return a file of the status page."
     return serve
 
 
@@ -87,12 +87,12 @@ def _told(signed_in: session.Session | None) -> shapes.Session:
 
 
 async def get_session(request: web.Request) -> web.Response:
-    """`GET /session`: who is signed in; `{"caller": null}` for nobody."""
+    """`GET /session`: return who is signed in; `{"caller": null}` means nobody."""
     return json_answer(_told(session_of(request)))
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /session` `{"key"}`: a cookie for whoever has the key of an admin.
+    """`POST /session` `{"key"}`: sign in with the key of an admin; the response sets a cookie.
 
     A wrong key costs one look-up by its digest, the same for every key, and locks nobody out.
     """
@@ -123,7 +123,7 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 async def sign_out(request: web.Request) -> web.Response:
-    """`POST /session/end`: this browser forgets the cookie."""
+    """`POST /session/end`: sign out; the response deletes the cookie."""
     public_url = request.app[API].settings.http.public_url
     session.require_page(request.method, request.headers, public_url)
     signed_in = session_of(request)

@@ -37,7 +37,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.StreamResponse:
-    """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
+    """`GET /v1/grants/{id}/token`: return the current token; long-poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, api.reader
     caller = admitted(api, headers, "read", grant_id)
     min_ttl_ms = _min_ttl_ms(min_ttl)
@@ -62,9 +62,9 @@ async def _get_token(request: web.Request) -> web.StreamResponse:
 
 
 async def refresh(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/grants/{id}/refresh`: the API answered 401 to the token named by `If-Match`.
+    """`POST /v1/grants/{id}/refresh`: report an API's 401 to the token named by `If-Match`; return the next one.
 
-    With `Prefer: return=minimal` (RFC 7240 §4.2), and to the status page always, the answer is 204: no token goes out.
+    With `Prefer: return=minimal` (RFC 7240 §4.2), and to the status page always, the response is 204 without the token.
     """
     api, grant_id, paged = request.app[API], grant_id_of(request), by_session(request)
     caller = caller_of(request) if paged else admitted(api, request.headers, "refresh", grant_id)

@@ -1,4 +1,4 @@
-"""`token-broker sink`: keeps files current for services that read files."""
+"""`token-broker sink`: keep files current for services that read files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import typer
 from broker import errors
 from broker.cli.formats import FileForm, formatted
 from broker.cli.http import broker_at, error_of, run
-from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, app, err, exit_code
+from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exit_code, exits
 from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink.file import CannotWrite, TokenFile
 from broker.cli.sink.hook import Action, Hook
-from broker.cli.sink.settings import Sink, from_file, from_options
+from broker.cli.sink.settings import Sink, from_file, from_options, option
 from broker.process import logs
 from broker.process.tasks import unless
 from broker.settings import Log
@@ -38,33 +38,36 @@ _LEAST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 
 
-@app.command()
+_EXITS = {
+    0: "stopped by SIGTERM, or every file is written (--once)",
+    EXIT_TRY_AGAIN: "no broker or no token yet (--once)",
+    EXIT_LOG_IN: "a person must log in again (--once)",
+    EXIT_SETTINGS: "invalid settings or options",
+}
+
+
+@app.command(epilog=exits(EXIT_FAILURE, own=_EXITS))
 def sink(
-    grant: Annotated[str | None, typer.Option(help="Id of the grant whose token is written.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Where it is written.")] = None,
-    form: Annotated[
-        FileForm | None,
-        typer.Option("--format", "-f", metavar="FORM", help="text, json, header, env, k8s or netrc; text by default."),
-    ] = None,
-    owner: Annotated[str | None, typer.Option(help="User the file is given to.")] = None,
-    group: Annotated[str | None, typer.Option(help="Group the file is given to.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Its mode, whatever the umask; 0600 by default.")] = None,
-    in_place: Annotated[bool, typer.Option("--in-place", help="Write into the file that is there.")] = False,
-    command: Annotated[str | None, typer.Option("--exec", help="Run after each change; no shell.")] = None,
-    to_send: Annotated[str | None, typer.Option("--signal", help="Send after each change, such as HUP.")] = None,
-    pid_file: Annotated[Path | None, typer.Option(help="Whom to send it to.")] = None,
-    on_expiry: Annotated[
-        Literal["keep", "remove"] | None, typer.Option(metavar="WHAT", help="keep (default) or remove a dead token.")
-    ] = None,
-    machine: Annotated[str | None, typer.Option(help="Of netrc: the host.")] = None,
-    login: Annotated[str | None, typer.Option(help="Of netrc: the user; oauth2 by default.")] = None,
-    sinks: Annotated[Path | None, typer.Option(help="TOML file that describes many of them.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Write, and end: for an init container.")] = False,
+    grant: Annotated[str | None, option("grant")] = None,
+    file: Annotated[Path | None, option("file")] = None,
+    form: Annotated[FileForm | None, option("format", "-f", metavar="FORM")] = None,
+    owner: Annotated[str | None, option("owner")] = None,
+    group: Annotated[str | None, option("group")] = None,
+    mode: Annotated[str | None, option("mode")] = None,
+    in_place: Annotated[bool, option("in_place")] = False,
+    command: Annotated[str | None, option("exec")] = None,
+    to_send: Annotated[str | None, option("signal")] = None,
+    pid_file: Annotated[Path | None, option("pid_file")] = None,
+    on_expiry: Annotated[Literal["keep", "remove"] | None, option("on_expiry", metavar="WHAT")] = None,
+    machine: Annotated[str | None, option("machine")] = None,
+    login: Annotated[str | None, option("login")] = None,
+    sinks: Annotated[Path | None, typer.Option(help="TOML file with a sink table for each of many files.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write once and exit: for an init container.")] = False,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Keep a file current for services that read files. With --once, exit 75: try again; 77: log in again."""
+    """Keep a file current for services that read files."""
     given = {
         "grant": grant,
         "file": file,

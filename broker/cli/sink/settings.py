@@ -1,4 +1,4 @@
-"""What a sink is told: by options for one file, by a TOML file for many."""
+"""The settings of `sink`: options describe one file, a TOML file describes many."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from broker.cli.formats import FileForm
 from broker.errors import InvalidSettings
-from broker.settings import Section
 from broker.settings.file import WORDS
-from broker.settings.values import Name, matching
+from broker.settings.values import Name, Section, matching
 
 
 def _signal(value: str) -> str:
@@ -27,19 +27,37 @@ def _signal(value: str) -> str:
 class Sink(Section):
     """One file, and the grant whose token it holds."""
 
-    grant: Name
-    file: Annotated[Path, AfterValidator(Path.absolute)]
-    format: FileForm = "text"
-    owner: str | None = None
-    group: str | None = None
-    mode: Annotated[str, matching("0?[0-7]{3}", 'must be three octal digits in quotes, such as "0640"')] = "0600"
-    in_place: bool = False
-    exec: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
-    signal: Annotated[str, AfterValidator(_signal)] | None = None
-    pid_file: Path | None = None
-    on_expiry: Literal["keep", "remove"] = "keep"
-    machine: Annotated[str, matching(r"\S+", "must be a host's name")] | None = None
-    login: Annotated[str, matching(r"\S+", "must be one word")] = "oauth2"
+    grant: Name = Field(description="id of the grant whose token to write")
+    file: Annotated[Path, AfterValidator(Path.absolute)] = Field(description="file to write")
+    format: FileForm = Field(
+        default="text",
+        description="content of the file; text (default): the token only; header: for curl -H @FILE; "
+        "env: for EnvironmentFile=; json: the response without expires_in; k8s; netrc",
+    )
+    owner: str | None = Field(default=None, description="user that owns the file")
+    group: str | None = Field(default=None, description="group of the file")
+    mode: Annotated[str, matching("0?[0-7]{3}", 'must be three octal digits in quotes, such as "0640"')] = Field(
+        default="0600", description="mode of the file, whatever the umask; 0600 by default"
+    )
+    in_place: bool = Field(
+        default=False, description="write into the existing file; by default a rename replaces it where possible"
+    )
+    exec: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="command to run after a change, without a shell; it may take 60 s"
+    )
+    signal: Annotated[str, AfterValidator(_signal)] | None = Field(
+        default=None, description="signal to send after a change, such as HUP"
+    )
+    pid_file: Path | None = Field(default=None, description="file with the id of the process that gets the signal")
+    on_expiry: Literal["keep", "remove"] = Field(
+        default="keep", description="what to do with a file whose token has expired: keep (default) or remove it"
+    )
+    machine: Annotated[str, matching(r"\S+", "must be a host's name")] | None = Field(
+        default=None, description="host that the token is for; netrc needs it"
+    )
+    login: Annotated[str, matching(r"\S+", "must be one word")] = Field(
+        default="oauth2", description="user name in netrc; oauth2 by default"
+    )
 
     @field_validator("pid_file")
     @classmethod
@@ -91,6 +109,12 @@ def from_options(**given: Any) -> Sink:
         return _KIND.validate_python({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise InvalidSettings(*(f"--{words.replace('_', '-', 1)}" for words in found(error))) from None
+
+
+def option(key: str, *names: str, **more: Any) -> Any:
+    """Return the option of the command for the key of a sink, in the key's own words."""
+    words = Sink.model_fields[key].description or ""
+    return typer.Option(f"--{key.replace('_', '-')}", *names, help=f"{words[:1].upper()}{words[1:]}.", **more)
 
 
 _KIND = TypeAdapter(Sink)

@@ -1,0 +1,30 @@
+"""The reference tables by the names of their markers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from broker.process.log_events import EVENTS
+from tests.reference.alerts import alerts
+from tests.reference.commands import commands
+from tests.reference.metrics import metrics
+from tests.reference.pages import code, table
+from tests.reference.routes import routes
+from tests.reference.settings import kinds, settings
+
+
+def events() -> str:
+    """Return the table of log events."""
+    rows = ((code(name), ", ".join(event.levels), event.means, event.do) for name, event in sorted(EVENTS.items()))
+    return table(("event", "level", "what it means", "what to do"), rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "alerts": alerts,
+    "commands": commands,
+    "events": events,
+    "settings": settings,
+    "kinds": kinds,
+    "metrics": metrics,
+    "routes": routes,
+}
