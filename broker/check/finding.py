@@ -20,12 +20,6 @@ WORDS: dict[Level, str] = {
     "ok": "ok",
 }
 _SETTINGS, _FAILURE = 78, 1
-EXITS = {
-    0: "nothing is wrong",
-    _FAILURE: "a connection failed, or with --strict there is a warning",
-    _SETTINGS: "settings or files are wrong",
-}
-"""What `exit_code` returns."""
 
 
 @dataclass(frozen=True, slots=True)

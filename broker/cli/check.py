@@ -7,15 +7,21 @@ from typing import Annotated
 
 import typer
 
-from broker.check.finding import EXITS
 from broker.cli.http import run
-from broker.cli.main import app, exits, out
+from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.options import Config, Json, config_path, load
 from broker.errors import InvalidSettings
 from broker.settings import file as settings_file
 
+_EXITS = {
+    0: "nothing is wrong",
+    EXIT_FAILURE: "a connection failed, or with --strict there is a warning",
+    EXIT_SETTINGS: "settings or files are wrong",
+}
+"""What `check.exit_code` returns."""
 
-@app.command(epilog=exits(own=EXITS))
+
+@app.command(epilog=exits(own=_EXITS))
 def check(
     online: Annotated[bool, typer.Option("--online", help="Also try every connection: Redis, each provider.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for a warning too.")] = False,
