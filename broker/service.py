@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.api import Answers, Api, Callers, Health, Hosts
+from broker.api.cached_responses import CachedResponses
+from broker.api.callers import Callers
 from broker.api.connections import Connections
+from broker.api.context import Context
+from broker.api.hosts import Hosts
 from broker.api.listeners import SHUTDOWN, listening
+from broker.api.routes.health import Health
 from broker.api.routes.metrics import Scrape
 from broker.errors import InvalidSettings, StoreUnavailable
 from broker.journal.journal import Journal
@@ -159,7 +163,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
-        api = Api(
+        api = Context(
             settings,
             store,
             reader,
@@ -168,10 +172,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             logout,
             callers,
             Hosts(settings.http),
-            Answers(store.clock, dies_at(dialects)),
+            CachedResponses(store.clock, dies_at(dialects)),
             health,
             metrics,
-            scheduler.wake,
+            scheduler,
             desk,
             Scrape(
                 store,
@@ -306,7 +310,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     return adopting.done()
 
 
-def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Systemd) -> None:
+def _reload(reload: Callable[[], Settings] | None, api: Context, supervisor: Systemd) -> None:
     """Take over callers and log level from the settings as they are now; everything else needs a restart."""
     if reload is None:
         return

@@ -102,11 +102,11 @@ class Callers:
         """Take over another set of callers: what SIGHUP read."""
         self._by_digest, self.understood = other._by_digest, other.understood
 
-    def of(self, headers: Mapping[str, str]) -> Caller:
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """The caller of a request with these *headers*. Raises `UnknownKey`."""
         return self.identify(headers.get(hdrs.AUTHORIZATION), headers.get(BROKER_KEY))
 
-    def of_digest(self, digest: str) -> Caller | None:
+    def find_by_digest(self, digest: str) -> Caller | None:
         """The caller whose key has this digest, if there is still one."""
         return self._by_digest.get(digest)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from broker.api.app import BODY_LIMIT, answer_to, ending, misdirected
+from broker.api.requests import BODY_LIMIT
+from broker.api.responses import close_if_stopping, misdirected_response, response_to_error
 from broker.api.routes import client_credentials
 from broker.api.routes.authorization import authorize
 from broker.api.routes.tokens import get_token
@@ -21,9 +22,9 @@ from broker.api.routes.tokens import get_token
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from broker.api.app import Api
+    from broker.api.context import Context
 
-    Read = Callable[[Api, web.BaseRequest], Awaitable[web.StreamResponse]]
+    Read = Callable[[Context, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _READ = re.compile(
     r"/v1/grants/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/"
@@ -53,9 +54,9 @@ class ReadRequest(web.BaseRequest):
 class Front:
     """In front of an application's own handler, for aiohttp's low-level server."""
 
-    def __init__(self, api: Api, server: web.Server) -> None:
+    def __init__(self, context: Context, server: web.Server) -> None:
         """Step in front of *server*'s handler."""
-        self._api = api
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._make_other, self._answer_other = server.request_factory, server.request_handler
         server.request_factory, server.request_handler = self._make, self._answer
@@ -72,11 +73,11 @@ class Front:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if not isinstance(request, ReadRequest):
             return await self._answer_other(request)
-        if not self._api.hosts.serve(request):
-            return misdirected()
-        self._api.reads.note()
+        if not self._context.hosts.is_served(request):
+            return misdirected_response()
+        self._context.read_activity.note()
         try:
-            answer = await request.how(self._api, request)
+            answer = await request.how(self._context, request)
         except Exception as error:  # noqa: BLE001 - every error has an answer
-            answer = answer_to(error, request.method, "read")
-        return ending(self._api, answer)
+            answer = response_to_error(error, request.method, "read")
+        return close_if_stopping(self._context, answer)

@@ -24,7 +24,7 @@ class Hosts:
         self._names = {"localhost", "127.0.0.1", "::1", urlsplit(http.public_url).hostname or ""}
         self._names |= {_name(address) for address in (*http.listen, *http.public_listen)}
 
-    def serve(self, request: web.BaseRequest) -> bool:
+    def is_served(self, request: web.BaseRequest) -> bool:
         """Whether a request with this `Host` is answered on the listener it came to."""
         if _name(request.headers.get(hdrs.HOST, "")) in self._names:
             return True

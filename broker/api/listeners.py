@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api.app import applications
+from broker.api.app import make_applications
 from broker.api.front import Front
 from broker.api.unreadable import answer_unreadable
 from broker.errors import InvalidSettings
@@ -17,7 +17,7 @@ from broker.errors import InvalidSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from broker.api.app import Api
+    from broker.api.context import Context
     from broker.settings import Http
 
 _BACKLOG = 1024
@@ -27,33 +27,33 @@ SHUTDOWN = 1.0
 
 
 @asynccontextmanager
-async def listening(api: Api) -> AsyncIterator[list[str]]:
+async def listening(context: Context) -> AsyncIterator[list[str]]:
     """Listen on every address of the settings; gives them as bound. Raises `InvalidSettings` where one is taken."""
-    http = api.settings.http
-    whole, public = applications(api)
+    http = context.settings.http
+    whole, public = make_applications(context)
     async with AsyncExitStack() as stack:
         # Listeners close first, then whoever waits is told that there is no news, then what is left is closed.
-        whole.on_shutdown.append(api.reader.let_go)
-        runner = await _served(stack, whole, api)
+        whole.on_shutdown.append(context.reader.let_go)
+        runner = await _served(stack, whole, context)
         assert runner.server is not None  # noqa: S101 - it was set up
-        Front(api, runner.server)
+        Front(context, runner.server)
         bound = await _start(runner, http.listen, "http.listen", http)
         if http.public_listen:
-            bound += await _start(await _served(stack, public, api), http.public_listen, "http.public_listen", http)
-        api.connections.start()
-        stack.callback(api.connections.stop)
+            bound += await _start(await _served(stack, public, context), http.public_listen, "http.public_listen", http)
+        context.connections.start()
+        stack.callback(context.connections.stop)
         yield bound
 
 
-async def _served(stack: AsyncExitStack, application: web.Application, api: Api) -> web.AppRunner:
-    keepalive = api.settings.http.keepalive_timeout.total_seconds()
+async def _served(stack: AsyncExitStack, application: web.Application, context: Context) -> web.AppRunner:
+    keepalive = context.settings.http.keepalive_timeout.total_seconds()
     # No access log: a callback's query carries a code.
     runner = web.AppRunner(
         application, access_log=None, handler_cancellation=True, keepalive_timeout=keepalive, shutdown_timeout=SHUTDOWN
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - it was set up
-    api.connections.watch(runner.server)
+    context.connections.watch(runner.server)
     answer_unreadable(runner.server)
     stack.push_async_callback(runner.cleanup)
     return runner

@@ -79,7 +79,7 @@ def open_(sealer: Sealer, callers: Callers, value: str, now: int) -> Session | N
         name, digest, ends_at = held["caller"], held["digest"], held["ends_at"]
     except (ValueError, KeyError, CannotOpen):
         return None
-    caller = callers.of_digest(digest)
+    caller = callers.find_by_digest(digest)
     if caller is None or caller.name != name or ends_at <= now:
         return None
     return Session(caller, ends_at)
@@ -112,9 +112,6 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def over() -> UnknownKey:
+def session_over() -> UnknownKey:
     """What is said to a cookie that opens nothing any more."""
     return UnknownKey("signed out: the session is over, or its caller or key was changed. Sign in again")
-
-
-__all__ = ["LIFE_S", "PROOF", "ROUTES", "Session", "cookie_name", "has_key", "open_", "over", "require_page", "seal"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
 
-from broker.api.app import UNREADABLE, error_answer
+from broker.api.responses import UNREADABLE_BODY, error_response
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -28,7 +28,7 @@ class _Protocol(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer had begun: it is broken off")
-        answer = error_answer(400, "invalid_request", _words(exc))
+        answer = error_response(400, "invalid_request", _words(exc))
         answer.force_close()
         return answer
 
@@ -50,7 +50,7 @@ def _words(error: BaseException | None) -> str:
         case LineTooLong():
             return "the request line or a header is too long: 8190 bytes are allowed"
         case PayloadEncodingError():
-            return UNREADABLE
+            return UNREADABLE_BODY
         case _:
             return (
                 "this is no HTTP request: a header is malformed (a line's end or another control character in a key?), "

@@ -241,7 +241,7 @@ def test_it_ends(tmp_path: Path) -> None:
     sealer, other = (Sealer(parse_sealing_keys(new_sealing_key())) for _ in range(2))
     digest = key_digest("k")
     callers = Callers.load({"one": Caller(key_sha256=digest, admin=["*"])}, tmp_path)
-    caller = callers.of_digest(digest)
+    caller = callers.find_by_digest(digest)
     assert caller is not None
     value = session.seal(sealer, caller, digest, 1_000)
     assert session.open_(sealer, callers, value, 999) == session.Session(caller, 1_000)

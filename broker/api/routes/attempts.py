@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, read_grant_id
+from broker.api.responses import json_response
 from broker.errors import UnknownGrant
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ async def list_attempts(request: web.Request) -> web.Response:
 
     A grant that was forgotten within the last month has no attempts but `forgotten_at`.
     """
-    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
+    grant_id, caller, store = read_grant_id(request), authenticate(request), request.app[CONTEXT].store
     caller.require("admin", grant_id)
     grant = await store.grants.get(grant_id)
     past = await store.attempts.of(grant_id, grant)
     if grant is None and past.forgotten_at is None:
         raise UnknownGrant("no such grant")
-    return json_answer(past_of(grant_id, past, store.clock()))
+    return json_response(past_of(grant_id, past, store.clock()))
 
 
 def past_of(grant_id: str, past: Past, now: int) -> shapes.Attempts:

@@ -17,17 +17,18 @@ from aiohttp import hdrs
 
 from broker import errors
 from broker.api import audit
-from broker.api.app import API, json_answer, status_of
 from broker.api.cached_responses import SCOPE
 from broker.api.callers import BROKER_KEY, scheme_of
+from broker.api.context import CONTEXT
+from broker.api.responses import error_status, json_response
 from broker.model import GRANT_ID
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from broker.api.app import Api
     from broker.api.callers import Caller, Callers
+    from broker.api.context import Context
 
 PATH = "/oauth2/token"
 _MOST = 1024
@@ -48,24 +49,24 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post(PATH, _grant_token)
 
 
-async def grant_token(api: Api, request: web.BaseRequest) -> web.StreamResponse:
+async def grant_token(context: Context, request: web.BaseRequest) -> web.StreamResponse:
     """`POST /oauth2/token`: the current token of the grant in `scope`."""
     try:
-        caller, grant_id = understand(api.callers, request, await request.read())
-        token = api.reader.at_hand(grant_id) or await api.reader.current(grant_id, wait=DEFAULT_WAIT)
+        caller, grant_id = understand(context.callers, request, await request.read())
+        token = context.reader.at_hand(grant_id) or await context.reader.current(grant_id, wait=DEFAULT_WAIT)
     except Refused as error:
         return refusal(error.status, error.code, str(error))
     except errors.UnknownGrant:
         return refusal(400, "invalid_scope", "no such grant")
     except errors.BrokerError as error:
-        return refusal(status_of(error), error.code, str(error), error.retry_after)
+        return refusal(error_status(error), error.code, str(error), error.retry_after)
     audit.token_read(caller, grant_id, token.generation)
-    return api.answers.standard.to(request, token)
+    return context.responses.client_credentials.respond(request, token)
 
 
 @functools.wraps(grant_token)
 async def _grant_token(request: web.Request) -> web.StreamResponse:
-    return await grant_token(request.app[API], request)
+    return await grant_token(request.app[CONTEXT], request)
 
 
 def understand(callers: Callers, request: web.BaseRequest, body: bytes) -> tuple[Caller, str]:
@@ -113,7 +114,7 @@ def client_of(callers: Callers, request: web.BaseRequest, form: dict[str, str]) 
         pairs = [(form.get("client_id", ""), form["client_secret"])]
     else:
         try:
-            return callers.of(request.headers)
+            return callers.authenticate(request.headers)
         except errors.UnknownKey as error:
             raise Refused("invalid_client", str(error), 401) from None
     for name, key in pairs:
@@ -158,4 +159,4 @@ def refusal(status: int, code: str, description: str, retry_after: float | None 
         headers["WWW-Authenticate"] = 'Basic realm="token-broker", charset="UTF-8"'
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
-    return json_answer({"error": code, "error_description": description}, status=status, headers=headers)
+    return json_response({"error": code, "error_description": description}, status=status, headers=headers)

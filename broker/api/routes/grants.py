@@ -6,7 +6,9 @@ import base64
 from typing import TYPE_CHECKING, Any, Literal
 
 from broker.api import audit
-from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, authenticate_admin, read_grant_id, read_json
+from broker.api.responses import json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, Conflict, InvalidRequest, NotAllowed, UnknownGrant
 from broker.process.tasks import finish
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.api.context import Context
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
     from broker.providers import Endpoint
@@ -43,20 +45,12 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/notify/test", test_notices)
 
 
-def admin_of(request: web.Request) -> Caller:
-    """The caller, who must be admin of something."""
-    caller = caller_of(request)
-    if not caller.administers:
-        raise NotAllowed(f"caller {caller.name!r} has no admin right: see callers in the settings")
-    return caller
-
-
 async def list_grants(request: web.Request) -> web.Response:
     """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: parked ones first; soonest first within a state.
 
     *search* is a part of the id, in any case of its letters.
     """
-    caller, api, query = admin_of(request), request.app[API], request.query
+    caller, context, query = authenticate_admin(request), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
         raise InvalidRequest(f"state must be one of {', '.join(STATES)}")
@@ -65,46 +59,46 @@ async def list_grants(request: web.Request) -> web.Response:
         limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
     except ValueError:
         raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
-    cursor = _opened(api, caller, query.get("cursor"))
+    cursor = _opened(context, caller, query.get("cursor"))
     part = query.get("search", "").lower()
-    page = await api.store.grants.page(
+    page = await context.store.grants.page(
         providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
     )
-    rows = [described(grant, state, soon=api.desk.ends_soon(grant)) for state, grant in page.rows]
-    return json_answer(shapes.Grants(grants=rows, next=_sealed(api, caller, page.next)))
+    rows = [described(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
+    return json_response(shapes.Grants(grants=rows, next=_sealed(context, caller, page.next)))
 
 
-def _sealed(api: Api, caller: Caller, cursor: str | None) -> str | None:
+def _sealed(context: Context, caller: Caller, cursor: str | None) -> str | None:
     """A cursor as *caller* gets it: it names a grant, which may be one that the caller must not know of."""
     if cursor is None:
         return None
-    return base64.urlsafe_b64encode(api.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
+    return base64.urlsafe_b64encode(context.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
 
 
-def _opened(api: Api, caller: Caller, sealed: str | None) -> str | None:
+def _opened(context: Context, caller: Caller, sealed: str | None) -> str | None:
     if sealed is None:
         return None
     try:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
-        return api.store.sealer.open(raw, "cursor", caller.name)
+        return context.store.sealer.open(raw, "cursor", caller.name)
     except (ValueError, CannotOpen):
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
 async def _all_providers(request: web.Request) -> list[str]:
-    api = request.app[API]
-    return sorted(set(api.endpoints) | await api.store.grants.known_providers())
+    context = request.app[CONTEXT]
+    return sorted(set(context.endpoints) | await context.store.grants.known_providers())
 
 
 async def describe_grant(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}`: a grant, everything but secrets."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    grant = await api.store.grants.get(grant_id)
+    grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
-    state, grant = await api.store.grants.placed(grant)
-    return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
+    state, grant = await context.store.grants.placed(grant)
+    return json_response(described(grant, state, soon=context.notifier.ends_soon(grant)))
 
 
 def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
@@ -132,17 +126,19 @@ def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
 
 async def put_grant(request: web.Request) -> web.Response:
     """`PUT /v1/grants/{id}`: import a refresh token, due at once, without waiting for the provider."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
     provider, refresh_token, scope = imported(
-        await json_body(request, "provider", "refresh_token", "scope?"), api.endpoints
+        await read_json(request, "provider", "refresh_token", "scope?"), context.endpoints
     )
-    registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
+    registered = await context.store.registry.import_(
+        grant_id, provider, refresh_token, scope, due_at=context.store.clock()
+    )
     status = refuse_conflict(registered)
-    api.wake(provider)
+    context.scheduler.wake(provider)
     audit_import(caller, grant_id, registered)
     answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status)
-    return json_answer(answer, status=201 if status == "created" else 200)
+    return json_response(answer, status=201 if status == "created" else 200)
 
 
 def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
@@ -195,54 +191,54 @@ def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "u
 
 async def delete_grant(request: web.Request) -> web.Response:
     """`DELETE /v1/grants/{id}`: log out at the provider, then forget; the answer says which of the two happened."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    grant = await api.store.grants.get(grant_id)
+    grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
-    if api.logout.needs_live_token(grant):
+    if context.logout.needs_live_token(grant):
         try:  # the provider's logout is paid for with a living access token: have one made
-            await api.reader.current(grant_id, wait=api.settings.refresh.request_timeout.total_seconds())
+            await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())
         except UnknownGrant:
             raise
         except BrokerError:
             pass  # then the answer says that only our side was forgotten
-    logged_out = await finish(_log_out(api, caller, grant))
+    logged_out = await finish(_log_out(context, caller, grant))
     answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
-    return json_answer(answer)
+    return json_response(answer)
 
 
-async def _log_out(api: Api, caller: Caller, grant: Grant) -> LoggedOut:
-    logged_out = await api.logout.log_out(grant.grant_id)
+async def _log_out(context: Context, caller: Caller, grant: Grant) -> LoggedOut:
+    logged_out = await context.logout.log_out(grant.grant_id)
     audit.acted(caller, "grant.deleted", grant.grant_id, generation=grant.generation)
     return logged_out
 
 
 async def retry_grant(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/retry`: ask the provider once more, parked or not."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    known = await api.store.registry.generation(grant_id)
-    outcome = await api.store.schedule.retry(grant_id, known.provider) if known else "gone"
+    known = await context.store.registry.generation(grant_id)
+    outcome = await context.store.schedule.retry(grant_id, known.provider) if known else "gone"
     if known is None or outcome == "gone":
         raise UnknownGrant("no such grant")
-    api.wake(known.provider)
+    context.scheduler.wake(known.provider)
     audit.acted(caller, "grant.retried", grant_id, generation=known.generation)
-    return json_answer(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
+    return json_response(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
 
 
 async def list_providers(request: web.Request) -> web.Response:
     """`GET /v1/providers`: each with its last hour, grants by state, and why it is suspended."""
-    admin_of(request)
-    api, names = request.app[API], await _all_providers(request)
-    states = await api.store.grants.providers(names)
-    history = await api.store.history.of(names, api.store.clock())
+    authenticate_admin(request)
+    context, names = request.app[CONTEXT], await _all_providers(request)
+    states = await context.store.grants.providers(names)
+    history = await context.store.history.of(names, context.store.clock())
     answer = shapes.Providers(providers=[_provider(request, state, history[state.name]) for state in states])
-    return json_answer(answer)
+    return json_response(answer)
 
 
 def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
-    endpoint = request.app[API].endpoints.get(state.name)
+    endpoint = request.app[CONTEXT].endpoints.get(state.name)
     return {
         "provider": state.name,
         "kind": endpoint.dialect.kind if endpoint else None,
@@ -268,45 +264,45 @@ async def retry_provider(request: web.Request) -> web.Response:
 
     A grant that the provider declared dead stays parked, unless the breaker counted it: one by one is the way there.
     """
-    admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
+    admin, context, name = authenticate_admin(request), request.app[CONTEXT], request.match_info["name"]
     if not admin.administers_all:
         raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and a provider is taken up for all '
             "of them: retry grant by grant"
         )
-    if name not in api.endpoints:
-        raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
-    taken_up = await finish(_take_up(api, admin, name))
-    return json_answer(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
+    if name not in context.endpoints:
+        raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(context.endpoints)}")
+    taken_up = await finish(_take_up(context, admin, name))
+    return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
 
 
-async def _take_up(api: Api, admin: Caller, name: str) -> int:
+async def _take_up(context: Context, admin: Caller, name: str) -> int:
     """How many grants were taken up. To be finished: whom the breaker had seen refused is told only once."""
-    schedule, taken_up = api.store.schedule, 0
+    schedule, taken_up = context.store.schedule, 0
     for grant_id in await schedule.resume(name):
         taken_up += await schedule.retry(grant_id, name) == "due"
     cursor: str | None = None
     while True:
-        page = await api.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
+        page = await context.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
         for _, grant in page.rows:
             if grant.reason != "reauthorization_required":
                 taken_up += await schedule.retry(grant.grant_id, name) == "due"
         cursor = page.next
         if cursor is None:
             break
-    api.wake(name)
+    context.scheduler.wake(name)
     audit.acted(admin, "provider.retried", provider=name, grants_taken_up=taken_up)
     return taken_up
 
 
 async def test_notices(request: web.Request) -> web.Response:
     """`POST /v1/notify/test`: a test notice by every way of telling people, and what each receiver answered."""
-    admin, api = admin_of(request), request.app[API]
+    admin, context = authenticate_admin(request), request.app[CONTEXT]
     if not admin.administers_all:
         raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
         )
-    tested = await finish(api.desk.test())
+    tested = await finish(context.notifier.test())
     audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
     ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
-    return json_answer(shapes.NoticesTested(ways=ways))
+    return json_response(shapes.NoticesTested(ways=ways))

@@ -9,7 +9,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, read_grant_id
+from broker.api.responses import json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, StoreUnavailable, UnknownGrant, WrongStore
 
@@ -157,26 +159,26 @@ def _pulse(heart: Heartbeat) -> str:
 
 async def healthz(request: web.Request) -> web.Response:
     """`/healthz`: 200 as long as every loop beats."""
-    alive, report = await request.app[API].health.report()
-    return json_answer(report, status=200 if alive else 503)
+    alive, report = await request.app[CONTEXT].health.report()
+    return json_response(report, status=200 if alive else 503)
 
 
 async def readyz(request: web.Request) -> web.Response:
     """`/readyz`: 200 when a caller could be served."""
-    ready, report = await request.app[API].health.ready()
-    return json_answer(report, status=200 if ready else 503)
+    ready, report = await request.app[CONTEXT].health.ready()
+    return json_response(report, status=200 if ready else 503)
 
 
 async def readyz_grant(request: web.Request) -> web.Response:
     """`/readyz/{id}`: 200 when a live token of that grant can be read now."""
-    grant_id, caller = grant_id_of(request), caller_of(request)
+    grant_id, caller = read_grant_id(request), authenticate(request)
     caller.require("read", grant_id)
     try:
-        token = await request.app[API].reader.current(grant_id, wait=0)
+        token = await request.app[CONTEXT].reader.current(grant_id, wait=0)
     except UnknownGrant:
         raise
     except BrokerError as error:
         unready = shapes.GrantNotReady(status="failed", error=error.code, error_description=str(error))
-        return json_answer(unready, status=503)
+        return json_response(unready, status=503)
     ready = shapes.GrantReady(status="ok", generation=token.generation, expires_at=token.expires_at // 1000)
-    return json_answer(ready)
+    return json_response(ready)

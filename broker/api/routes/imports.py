@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api.app import API, BODY_LIMIT, UNREADABLE
-from broker.api.routes.grants import admin_of, audit_import, imported
+from broker.api.context import CONTEXT
+from broker.api.requests import BODY_LIMIT, authenticate_admin
+from broker.api.responses import UNREADABLE_BODY
+from broker.api.routes.grants import audit_import, imported
 from broker.errors import BrokerError, Conflict, InvalidRequest
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.api.context import Context
     from broker.api.routes import shapes
 
 
@@ -32,7 +34,7 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     Each line is answered by one: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
     A line that stands already changes nothing, so the same file may be sent again.
     """
-    caller, api = admin_of(request), request.app[API]
+    caller, context = authenticate_admin(request), request.app[CONTEXT]
     answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await answer.prepare(request)
     number = 0
@@ -40,9 +42,9 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
         async for raw in _lines(request):
             number += 1
             if raw is None or raw.strip():
-                await _tell(answer, await _outcome(api, caller, number, raw))
+                await _tell(answer, await _outcome(context, caller, number, raw))
     except web.RequestPayloadError:
-        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE)))
+        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE_BODY)))
     await answer.write_eof()
     return answer
 
@@ -51,14 +53,14 @@ async def _tell(answer: web.StreamResponse, outcome: shapes.ImportOutcome) -> No
     await answer.write(json.dumps(outcome).encode() + b"\n")
 
 
-async def _outcome(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+async def _outcome(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     try:
-        return await _import(api, caller, number, raw)
+        return await _import(context, caller, number, raw)
     except BrokerError as error:
         return _refused({"line": number, "status": "refused"}, error)
 
 
-async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+async def _import(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     if raw is None:
         raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
     try:
@@ -73,10 +75,10 @@ async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> s
     told: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}
     try:
         caller.require("admin", grant_id)
-        provider, refresh_token, scope = imported(line, api.endpoints)
-        spread = random.uniform(0, api.settings.refresh.import_spread.total_seconds() * 1000)
-        due_at = api.store.clock() + int(spread)
-        registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
+        provider, refresh_token, scope = imported(line, context.endpoints)
+        spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
+        due_at = context.store.clock() + int(spread)
+        registered = await context.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
     except BrokerError as error:
         return _refused(told, error)
     if registered.status == "leased":
@@ -87,7 +89,7 @@ async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> s
     audit_import(caller, grant_id, registered)
     if registered.status == "outdated":
         return {**told, "status": "unchanged"}  # a line that a later one replaced, in a file that is sent again
-    api.wake(provider)
+    context.scheduler.wake(provider)
     return {**told, "status": registered.status}
 
 

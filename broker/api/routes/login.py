@@ -14,7 +14,9 @@ import structlog
 from aiohttp import web
 
 from broker.api import audit
-from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, read_grant_id, read_json
+from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.login.login import AlreadyUsed, read_query
@@ -88,49 +90,49 @@ async def _nothing(_request: web.Request) -> web.Response:
 
 async def start_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login`: begin a login; nothing of the grant changes until it is completed."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    provider = (await json_body(request, "provider")).get("provider")
-    if not isinstance(provider, str) or provider not in api.endpoints:
+    provider = (await read_json(request, "provider")).get("provider")
+    if not isinstance(provider, str) or provider not in context.endpoints:
         raise InvalidRequest(
-            f"provider must be one of those in the settings: {', '.join(api.endpoints) or 'there are none'}"
+            f"provider must be one of those in the settings: {', '.join(context.endpoints) or 'there are none'}"
         )
-    started = await api.login.start(grant_id, provider)
+    started = await context.login.start(grant_id, provider)
     audit.acted(caller, "login.started", grant_id, provider=provider)
     answer = shapes.LoginStarted(
         grant_id=grant_id,
-        login_url=f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
+        login_url=f"{context.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
         authorization_url=started.authorization_url,
         state=started.state,
         ticket=started.ticket,
-        expires_at=api.store.clock() // 1000 + LIFE_S,
+        expires_at=context.store.clock() // 1000 + LIFE_S,
     )
-    return json_answer(answer)
+    return json_response(answer)
 
 
 async def login_status(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}/login/{ticket}`: how far a login is: pending, working, completed, or failed and why."""
-    grant_id, caller = grant_id_of(request), caller_of(request)
+    grant_id, caller = read_grant_id(request), authenticate(request)
     caller.require("admin", grant_id)
-    flow = await request.app[API].login.status(request.match_info["ticket"])
+    flow = await request.app[CONTEXT].login.status(request.match_info["ticket"])
     if flow is None or flow.grant_id != grant_id:
         raise UnknownGrant("this login is unknown or older than ten minutes")
     body = shapes.LoginStatus(grant_id=grant_id, provider=flow.provider, status=flow.status)
     if flow.error:
         body |= {"error": flow.error, "error_description": flow.error_description}
-    return json_answer(body)
+    return json_response(body)
 
 
 async def complete_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login/complete`: end a login without a browser here, by the redirect that is pasted."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    body = await json_body(request, "redirected_to")
+    body = await read_json(request, "redirected_to")
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
         raise InvalidRequest("redirected_to must be the URL the browser ended at")
-    completed = _completed(caller, api.login.complete(grant_id, redirected_to, state))
-    return json_answer(_told(await finish(completed)))
+    completed = _completed(caller, context.login.complete(grant_id, redirected_to, state))
+    return json_response(_told(await finish(completed)))
 
 
 async def _completed(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
@@ -157,13 +159,13 @@ async def open_link(request: web.Request) -> web.Response:
     """`GET /login/{ticket}`: a fresh state and cookie, then off to the provider."""
     if _prefetching(request):
         return web.Response(status=503, headers=_HEADERS)
-    api = request.app[API]
+    context = request.app[CONTEXT]
     try:
-        opened = await api.login.open(request.match_info["ticket"])
+        opened = await context.login.open(request.match_info["ticket"])
     except AlreadyUsed as error:
         return _already(error)
     except BrokerError as error:
-        return _page(status_of(error), "This link does not work", str(error))
+        return _page(error_status(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**_HEADERS, "Location": opened.authorization_url})
     answer.set_cookie(
         _COOKIE + _short(opened.state),
@@ -172,7 +174,7 @@ async def open_link(request: web.Request) -> web.Response:
         path="/callback",
         httponly=True,
         samesite="Lax",
-        secure=api.settings.http.public_url.startswith("https://"),
+        secure=context.settings.http.public_url.startswith("https://"),
     )
     return answer
 
@@ -190,12 +192,12 @@ async def callback(request: web.Request) -> web.Response:
     )
     try:
         query = read_query(request.rel_url.raw_query_string)
-        logged_in = await finish(_completed(None, request.app[API].login.callback(query, cookies)))
+        logged_in = await finish(_completed(None, request.app[CONTEXT].login.callback(query, cookies)))
     except AlreadyUsed as error:
         return _already(error)
     except BrokerError as error:
         log.warning("login.failed", error=error.code, detail=str(error))
-        return _page(status_of(error), "Not logged in", str(error))
+        return _page(error_status(error), "Not logged in", str(error))
     return _page(
         200,
         "Logged in",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api.app import API
+from broker.api.context import CONTEXT
 from broker.errors import StoreUnavailable
 from broker.process.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
 
@@ -37,7 +37,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 class Scrape:
-    """Answers scrapes."""
+    """CachedResponses scrapes."""
 
     def __init__(
         self,
@@ -143,6 +143,6 @@ class Scrape:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: how grants, providers and this broker stand, for Prometheus."""
     return web.Response(
-        body=await request.app[API].scrape.text(),
+        body=await request.app[CONTEXT].scrape.text(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},
     )

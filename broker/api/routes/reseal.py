@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.api import audit
-from broker.api.app import API, json_answer, optional_json_body
-from broker.api.routes.grants import admin_of
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate_admin, read_optional_json
+from broker.api.responses import json_response
 from broker.errors import Conflict, InvalidRequest, NotAllowed
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
@@ -19,7 +20,7 @@ from broker.store.grants import FOREIGN_CURSOR
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from broker.api.app import Api
+    from broker.api.context import Context
 
 _BUDGET = 3.0
 """Seconds of work for one request; what is left is for the next."""
@@ -59,41 +60,41 @@ async def reseal(request: web.Request) -> web.Response:
     `next` is the cursor to go on with. It is null when a whole pass found nothing left to do: then `old_keys_may_go`
     says whether any other key is still needed, and `detail` what to do.
     """
-    admin, api = admin_of(request), request.app[API]
+    admin, context = authenticate_admin(request), request.app[CONTEXT]
     if not admin.administers_all:
         raise NotAllowed(
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and resealing is for all of them'
         )
-    cursor = (await optional_json_body(request, "cursor?")).get("cursor")
+    cursor = (await read_optional_json(request, "cursor?")).get("cursor")
     if cursor is not None and not isinstance(cursor, str):
         raise InvalidRequest(FOREIGN_CURSOR)
     walk = _Walk.read(cursor)
-    await asyncio.to_thread(_same_keys, api)
+    await asyncio.to_thread(_same_keys, context)
     if cursor is None:
         audit.acted(admin, "sealing.resealing")
-    counts, walk = await _work(api, walk)
+    counts, walk = await _work(context, walk)
     body = {"pass": walk.number, **counts, "next": None if walk.cursor == "" else str(walk)}
     if body["next"] is None:
-        body |= await _end(api, counts["unreadable"])
+        body |= await _end(context, counts["unreadable"])
         audit.acted(admin, "sealing.resealed", old_keys_may_go=body["old_keys_may_go"])
-    return json_answer(body)
+    return json_response(body)
 
 
-def _same_keys(api: Api) -> None:
+def _same_keys(context: Context) -> None:
     """Refuse to work with other keys than the file holds by now: that would seal with the one that is to go."""
-    if Sealer(sealing_keys(api.settings)).first != api.store.sealer.first:
+    if Sealer(sealing_keys(context.settings)).first != context.store.sealer.first:
         raise Conflict(
             "sealing.keys_file begins with another key than it did when this broker started: restart every broker, "
             "then reseal"
         )
 
 
-async def _work(api: Api, walk: _Walk) -> tuple[dict[str, Any], _Walk]:
+async def _work(context: Context, walk: _Walk) -> tuple[dict[str, Any], _Walk]:
     """Pages from *walk* on until the time is up, or a pass ended that found nothing (its cursor is "" then)."""
     counts: dict[str, Any] = {"grants": 0, "grants_resealed": 0, "logins_resealed": 0, "unreadable": []}
     until = time.monotonic() + _BUDGET
     while True:
-        page = await api.store.resealing.page(walk.cursor)
+        page = await context.store.resealing.page(walk.cursor)
         if page.restarted:
             walk = replace(walk, found=True)  # what the pass had seen is not all there is now
         counts["grants"] += page.grants
@@ -115,9 +116,9 @@ async def _work(api: Api, walk: _Walk) -> tuple[dict[str, Any], _Walk]:
             return counts, walk
 
 
-async def _end(api: Api, unreadable: list[str]) -> dict[str, Any]:
+async def _end(context: Context, unreadable: list[str]) -> dict[str, Any]:
     """What a finished resealing means for the other keys."""
-    on_disk = await api.store.resealing.on_disk()
+    on_disk = await context.store.resealing.on_disk()
     if unreadable:
         detail = (
             f"{len(unreadable)} grants are sealed with a key that sealing.keys_file does not hold "

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api import audit, session
-from broker.api.app import API, json_answer, json_body, session_of
+from broker.api.context import CONTEXT
+from broker.api.requests import find_session, read_json
+from broker.api.responses import json_response
 from broker.errors import InvalidRequest, NotAllowed
 from broker.secret import key_digest
 
@@ -88,7 +90,7 @@ def _told(signed_in: session.Session | None) -> shapes.Session:
 
 async def get_session(request: web.Request) -> web.Response:
     """`GET /session`: who is signed in; `{"caller": null}` for nobody."""
-    return json_answer(_told(session_of(request)))
+    return json_response(_told(find_session(request)))
 
 
 async def sign_in(request: web.Request) -> web.Response:
@@ -96,22 +98,22 @@ async def sign_in(request: web.Request) -> web.Response:
 
     A wrong key costs one look-up by its digest, the same for every key, and locks nobody out.
     """
-    api = request.app[API]
-    public_url = api.settings.http.public_url
+    context = request.app[CONTEXT]
+    public_url = context.settings.http.public_url
     session.require_page(request.method, request.headers, public_url)
-    key = (await json_body(request, "key")).get("key")
+    key = (await read_json(request, "key")).get("key")
     if not isinstance(key, str) or not key.strip():
         raise InvalidRequest("key must be the key of a caller with the admin right")
-    caller = api.callers.identify(None, key)
+    caller = context.callers.identify(None, key)
     if not caller.administers:
         raise NotAllowed(
             f"caller {caller.name!r} has no admin right, and this page is for admins: see callers in the settings"
         )
-    signed_in = session.Session(caller, api.store.clock() + session.LIFE_S * 1000)
-    answer = json_answer(_told(signed_in))
+    signed_in = session.Session(caller, context.store.clock() + session.LIFE_S * 1000)
+    answer = json_response(_told(signed_in))
     answer.set_cookie(
         session.cookie_name(public_url),
-        session.seal(api.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
+        session.seal(context.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
         max_age=session.LIFE_S,
         path="/",
         httponly=True,
@@ -124,12 +126,12 @@ async def sign_in(request: web.Request) -> web.Response:
 
 async def sign_out(request: web.Request) -> web.Response:
     """`POST /session/end`: this browser forgets the cookie."""
-    public_url = request.app[API].settings.http.public_url
+    public_url = request.app[CONTEXT].settings.http.public_url
     session.require_page(request.method, request.headers, public_url)
-    signed_in = session_of(request)
+    signed_in = find_session(request)
     if signed_in is not None:
         audit.acted(signed_in.caller, "session.ended")
-    answer = json_answer(_told(None))
+    answer = json_response(_told(None))
     answer.del_cookie(
         session.cookie_name(public_url),
         path="/",

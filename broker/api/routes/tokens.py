@@ -10,16 +10,18 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from broker.api import audit
-from broker.api.app import API, by_session, caller_of, error_answer, grant_id_of
-from broker.api.cached_responses import applied, token_headers
+from broker.api.cached_responses import applied_preference, token_headers
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, is_from_status_page, read_grant_id
+from broker.api.responses import error_response
 from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.api.app import Api
     from broker.api.callers import Caller, Right
+    from broker.api.context import Context
     from broker.model import Token
 
 LONGEST_WAIT = 55.0
@@ -36,10 +38,12 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/grants/{id}/refresh", refresh)
 
 
-async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: str | None) -> web.StreamResponse:
+async def get_token(
+    context: Context, request: web.BaseRequest, grant_id: str, min_ttl: str | None
+) -> web.StreamResponse:
     """`GET /v1/grants/{id}/token`: the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
-    headers, reader = request.headers, api.reader
-    caller = admitted(api, headers, "read", grant_id)
+    headers, reader = request.headers, context.reader
+    caller = admitted(context, headers, "read", grant_id)
     min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
@@ -50,15 +54,15 @@ async def get_token(api: Api, request: web.BaseRequest, grant_id: str, min_ttl: 
     if _matches(headers.get(hdrs.IF_NONE_MATCH), token):
         newer = await reader.newer(grant_id, token.generation, wait) if wait else None
         if newer is None:
-            return api.answers.unchanged.to(request, token, wait)
+            return context.responses.not_modified.respond(request, token, wait)
         token = newer
     audit.token_read(caller, grant_id, token.generation)
-    return render(api, request, token, wait)
+    return render(context, request, token, wait)
 
 
 @functools.wraps(get_token)
 async def _get_token(request: web.Request) -> web.StreamResponse:
-    return await get_token(request.app[API], request, grant_id_of(request), request.query.get("min_ttl"))
+    return await get_token(request.app[CONTEXT], request, read_grant_id(request), request.query.get("min_ttl"))
 
 
 async def refresh(request: web.Request) -> web.StreamResponse:
@@ -66,12 +70,12 @@ async def refresh(request: web.Request) -> web.StreamResponse:
 
     With `Prefer: return=minimal` (RFC 7240 §4.2), and to the status page always, the answer is 204: no token goes out.
     """
-    api, grant_id, paged = request.app[API], grant_id_of(request), by_session(request)
-    caller = caller_of(request) if paged else admitted(api, request.headers, "refresh", grant_id)
+    context, grant_id, paged = request.app[CONTEXT], read_grant_id(request), is_from_status_page(request)
+    caller = authenticate(request) if paged else admitted(context, request.headers, "refresh", grant_id)
     caller.require("refresh", grant_id)
     condition = request.headers.get("If-Match")
     if condition is None:
-        return error_answer(
+        return error_response(
             428, "precondition_required", 'name the token that got the 401: If-Match: "GENERATION", its ETag'
         )
     match = _ETAG.match(condition)
@@ -79,31 +83,31 @@ async def refresh(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest('If-Match must be one ETag of ours, such as "1764000000000"')
     wait, reported = preferred_wait(request), int(match[1])
     audit.acted(caller, "refresh.reported", grant_id, generation=reported)
-    token = await api.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
+    token = await context.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
     if paged or _PREFER_MINIMAL.search(",".join(request.headers.getall(_PREFER, ()))):
         return web.Response(status=204, headers={**token_headers(token), "Preference-Applied": "return=minimal"})
     audit.token_read(caller, grant_id, token.generation)
-    return render(api, request, token, wait)
+    return render(context, request, token, wait)
 
 
-def admitted(api: Api, headers: Mapping[str, str], right: Right, grant_id: str) -> Caller:
+def admitted(context: Context, headers: Mapping[str, str], right: Right, grant_id: str) -> Caller:
     """Who asks, with *right* on the grant. Raises what refuses (`UnknownKey`, `NotAllowed`), and counts it."""
     try:
-        caller = api.callers.of(headers)
+        caller = context.callers.authenticate(headers)
         caller.require(right, grant_id)
     except (NotAllowed, UnknownKey):
-        api.metrics.token_requests.labels("denied").inc()
+        context.metrics.token_requests.labels("denied").inc()
         raise
     return caller
 
 
-def render(api: Api, request: web.BaseRequest, token: Token, wait: float | None) -> web.StreamResponse:
+def render(context: Context, request: web.BaseRequest, token: Token, wait: float | None) -> web.StreamResponse:
     """A token answer, as JSON or, where the caller would rather have it, as the bare token."""
     if prefers_text(request.headers.getall(hdrs.ACCEPT, ())):
         text = token.access_token.reveal()
-        headers = {**token_headers(token), **applied(wait)}
+        headers = {**token_headers(token), **applied_preference(wait)}
         return web.Response(body=text.encode(), content_type="text/plain", headers=headers)
-    return api.answers.token.to(request, token, wait)
+    return context.responses.token.respond(request, token, wait)
 
 
 def _matches(condition: str | None, token: Token) -> bool:
