@@ -24,9 +24,10 @@ from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
 from broker.api.hosts import Hosts
-from broker.api.listeners import SHUTDOWN, listening
+from broker.api.listeners import listening
 from broker.api.routes.health import Health
 from broker.api.routes.metrics import Scrape
+from broker.api.server import SHUTDOWN
 from broker.errors import InvalidSettings, StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
@@ -122,7 +123,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
-        connections = Connections.of(settings.http, metrics)
+        connections = Connections.from_settings(settings.http, metrics)
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
         settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heartbeat(f"lane {name}") for name in endpoints]
