@@ -23,10 +23,10 @@ from broker.api.cached_responses import CachedResponses
 from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
+from broker.api.exposition import Exposition
+from broker.api.health import Health
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
-from broker.api.routes.health import Health
-from broker.api.routes.metrics import Scrape
 from broker.api.server import SHUTDOWN
 from broker.errors import InvalidSettings, StoreUnavailable
 from broker.journal.journal import Journal
@@ -160,43 +160,50 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
         )
-        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
+        health = Health(
+            store=store,
+            journal=journal,
+            cache=cache,
+            connections=connections,
+            heartbeats=hearts,
+            providers=list(endpoints),
+        )
         admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
         api = Context(
-            settings,
-            store,
-            reader,
-            endpoints,
-            login,
-            logout,
-            callers,
-            Hosts(settings.http),
-            CachedResponses(store.clock, dies_at(dialects)),
-            health,
-            metrics,
-            scheduler,
-            desk,
-            Scrape(
-                store,
-                journal,
-                cache,
-                metrics,
-                connections,
-                list(endpoints),
-                desk.nearness,
+            settings=settings,
+            store=store,
+            reader=reader,
+            endpoints=endpoints,
+            login=login,
+            logout=logout,
+            callers=callers,
+            hosts=Hosts(settings.http),
+            responses=CachedResponses(store.clock, dies_at(dialects)),
+            health=health,
+            metrics=metrics,
+            scheduler=scheduler,
+            notifier=desk,
+            exposition=Exposition(
+                store=store,
+                journal=journal,
+                cache=cache,
+                metrics=metrics,
+                connections=connections,
+                notifier=desk,
+                providers=list(endpoints),
                 max_grants=settings.metrics.max_grants,
             ),
-            connections,
-            reads,
+            connections=connections,
+            read_activity=reads,
         )
 
         signals.listen(lambda: _reload(reload, api, supervisor))
         async with (
             finishing(timeout + SETTLE_LIMIT),
             listening(api) as addresses,
-            supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
+            supervisor.watching(lambda: health.stopping or health.alive, health.summary),
         ):
             log.info(
                 "broker.listening",
@@ -212,12 +219,12 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             health.started = True
             _collect_less()
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
-            supervisor.ready(health.in_a_line())
+            supervisor.ready(health.summary())
             async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
-                supervisor.stopping(health.in_a_line(), stop_limit(settings) + _CLOSING)
+                supervisor.stopping(health.summary(), stop_limit(settings) + _CLOSING)
                 if not signals.hurried:
                     await asyncio.sleep(settings.http.drain_delay.total_seconds())
     log.info("broker.stopped")
@@ -327,7 +334,7 @@ def _reload(reload: Callable[[], Settings] | None, api: Context, supervisor: Sys
     else:
         log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
     if running:
-        supervisor.ready(api.health.in_a_line())
+        supervisor.ready(api.health.summary())
 
 
 def stop_limit(settings: Settings) -> float:

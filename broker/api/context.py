@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from broker.api.cached_responses import CachedResponses
     from broker.api.callers import Callers
     from broker.api.connections import Connections
+    from broker.api.exposition import Exposition
+    from broker.api.health import Health
     from broker.api.hosts import Hosts
-    from broker.api.routes.health import Health
-    from broker.api.routes.metrics import Scrape
     from broker.login.login import Login
     from broker.login.logout import Logout
     from broker.notify import Notifier
@@ -45,7 +45,7 @@ class Context:
     metrics: Metrics
     scheduler: Scheduler
     notifier: Notifier
-    scrape: Scrape
+    exposition: Exposition
     connections: Connections
     read_activity: ReadActivity
 

@@ -113,7 +113,7 @@ async def test_a_login_survives_redis_going_away(
 
 async def _journaled(broker: RunningBroker) -> bool:
     detail = (await broker.get("/healthz"))["checks"]["journal"]["detail"]
-    return "1 answers not yet heard" in detail
+    return "1 responses not yet stored" in detail
 
 
 async def test_a_log_out_forgets_no_newer_login(start_broker: StartBroker, sandbox: Sandbox) -> None:
