@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker.api import audit
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, authenticate_admin, read_grant_id, read_json
+from broker.api.requests import authenticate, authenticate_admin, authenticate_admin_of_all, read_grant_id, read_json
 from broker.api.responses import json_response
 from broker.api.routes import shapes
-from broker.errors import BrokerError, Conflict, InvalidRequest, NotAllowed, UnknownGrant
+from broker.errors import BrokerError, Conflict, InvalidRequest, UnknownGrant
 from broker.process.tasks import finish
+from broker.refresh import retry
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 
@@ -215,16 +216,12 @@ async def _log_out(context: Context, caller: Caller, grant: Grant) -> LoggedOut:
 
 
 async def retry_grant(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/retry`: ask the provider once more, parked or not."""
+    """`POST /v1/grants/{id}/retry`: make a grant due now, parked or not."""
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    known = await context.store.registry.generation(grant_id)
-    outcome = await context.store.schedule.retry(grant_id, known.provider) if known else "gone"
-    if known is None or outcome == "gone":
-        raise UnknownGrant("no such grant")
-    context.scheduler.wake(known.provider)
-    audit.acted(caller, "grant.retried", grant_id, generation=known.generation)
-    return json_response(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
+    retried = await retry.retry_grant(context.store, context.scheduler, grant_id)
+    audit.acted(caller, "grant.retried", grant_id, generation=retried.generation)
+    return json_response(shapes.Retried(grant_id=grant_id, state=retried.state), status=202)
 
 
 async def list_providers(request: web.Request) -> web.Response:
@@ -260,49 +257,28 @@ def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
 
 
 async def retry_provider(request: web.Request) -> web.Response:
-    """`POST /v1/providers/{name}/retry`: end its suspension and take up what was parked.
+    """`POST /v1/providers/{name}/retry`: resume a suspended provider and retry its parked grants.
 
-    A grant that the provider declared dead stays parked, unless the breaker counted it: one by one is the way there.
+    A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
     """
-    admin, context, name = authenticate_admin(request), request.app[CONTEXT], request.match_info["name"]
-    if not admin.administers_all:
-        raise NotAllowed(
-            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and a provider is taken up for all '
-            "of them: retry grant by grant"
-        )
+    admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
+    context, name = request.app[CONTEXT], request.match_info["name"]
     if name not in context.endpoints:
         raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(context.endpoints)}")
-    taken_up = await finish(_take_up(context, admin, name))
-    return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
+    retried = await finish(_retry_provider(context, admin, name))
+    return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
 
 
-async def _take_up(context: Context, admin: Caller, name: str) -> int:
-    """How many grants were taken up. To be finished: whom the breaker had seen refused is told only once."""
-    schedule, taken_up = context.store.schedule, 0
-    for grant_id in await schedule.resume(name):
-        taken_up += await schedule.retry(grant_id, name) == "due"
-    cursor: str | None = None
-    while True:
-        page = await context.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
-        for _, grant in page.rows:
-            if grant.reason != "reauthorization_required":
-                taken_up += await schedule.retry(grant.grant_id, name) == "due"
-        cursor = page.next
-        if cursor is None:
-            break
-    context.scheduler.wake(name)
-    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=taken_up)
-    return taken_up
+async def _retry_provider(context: Context, admin: Caller, name: str) -> int:
+    retried = await retry.retry_provider(context.store, context.scheduler, name)
+    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=retried)
+    return retried
 
 
 async def test_notices(request: web.Request) -> web.Response:
-    """`POST /v1/notify/test`: a test notice by every way of telling people, and what each receiver answered."""
-    admin, context = authenticate_admin(request), request.app[CONTEXT]
-    if not admin.administers_all:
-        raise NotAllowed(
-            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
-        )
-    tested = await finish(context.notifier.test())
+    """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
+    admin = authenticate_admin_of_all(request, "notices are about all of them")
+    tested = await finish(request.app[CONTEXT].notifier.test())
     audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
     ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
     return json_response(shapes.NoticesTested(ways=ways))
