@@ -42,11 +42,11 @@ export class GrantLine {
     const before = this.grant;
     this.grant = grant;
     setText(this.provider, grant.provider);
-    const failing = grant.state === "due" && grant.attempts > 0;
+    const failing = grant.state === "due" && grant.failures > 0;
     const said = grant.unreadable ? "sealed with a key that is gone"
       : grant.state === "parked" ? REASONS[grant.reason] ?? grant.reason ?? "parked"
       : grant.state === "leased" ? "refreshing"
-      : failing ? `failing, ${grant.attempts} in a row` : "";
+      : failing ? `failing, ${grant.failures} in a row` : "";
     setText(this.state, said);
     this.node.dataset.state = grant.state;
     this.node.dataset.level = grant.state === "parked" || grant.unreadable ? "bad" : failing ? "warn" : "good";

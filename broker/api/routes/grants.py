@@ -117,7 +117,7 @@ def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
         "reauthorize_by": grant.reauthorize_by // 1000 if grant.reauthorize_by else None,
         "reauthorize_soon": soon,
         "scope": grant.token.scope if grant.token else None,
-        "attempts": grant.failures,
+        "failures": grant.failures,
         "unreadable": grant.unreadable,
         "last": {"outcome": grant.last_outcome, "detail": grant.last_detail, "at": grant.last_at // 1000}
         if grant.last_at and grant.last_outcome

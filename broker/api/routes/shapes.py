@@ -78,7 +78,7 @@ class Grant(TypedDict):
     reauthorize_by: At | None
     reauthorize_soon: Annotated[bool, Field(description="a person must log in again before long")]
     scope: str | None
-    attempts: Annotated[int, Field(ge=0, description="token requests in a row that brought nothing")]
+    failures: Annotated[int, Field(ge=0, description="failed token requests in a row")]
     unreadable: Annotated[bool, Field(description="no sealing key opens its token")]
     last: Last | None
 
