@@ -30,7 +30,10 @@ _GRANTS_TTL = 3.0
 
 
 class Exposition:
-    """Make the text exposition format of Prometheus."""
+    """Make the text exposition format of Prometheus.
+
+    *providers* are those of the settings; *max_grants* is how many grants are shown one by one.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,6 @@ class Exposition:
         providers: Sequence[str],
         max_grants: int,
     ) -> None:
-        """*providers* are those of the settings; *max_grants* is how many grants are shown one by one."""
         self._store = store
         self._journal = journal
         self._cache = cache

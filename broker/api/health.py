@@ -47,7 +47,7 @@ class Report:
 
 
 class Health:
-    """The process's state, and the checks of what it works with."""
+    """The process's state, and the checks of what it works with. *providers* are those of the settings."""
 
     def __init__(
         self,
@@ -59,7 +59,6 @@ class Health:
         heartbeats: Sequence[Heartbeat],
         providers: Sequence[str],
     ) -> None:
-        """*providers* are those of the settings."""
         self._store = store
         self._journal = journal
         self._cache = cache

@@ -11,6 +11,8 @@ from broker.api.context import CONTEXT
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from aiohttp import web
 
     from broker.api.callers import Caller
@@ -94,6 +96,20 @@ def authenticate_admin_of_all(request: web.Request, reason: str) -> Caller:
     if not caller.administers_all:
         raise errors.NotAllowed(f'caller {caller.name!r} is not admin of every grant (admin = ["*"]): {reason}')
     return caller
+
+
+def require_provider(provider: object, providers: Collection[str]) -> str:
+    """Return *provider*, which must be one of the *providers* in the settings.
+
+    Raises:
+        InvalidRequest: it is none of them.
+    """
+    known = ", ".join(providers)
+    if not isinstance(provider, str) or provider not in providers:
+        raise errors.InvalidRequest(
+            f"this provider is not in the settings: {f'use one of {known}' if known else 'add [providers.NAME] first'}"
+        )
+    return provider
 
 
 async def read_json(request: web.Request, *members: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -66,7 +67,7 @@ def error_response(
     headers = {}
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
-    if status == 401:  # noqa: PLR2004
+    if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
     return json_response({"error": code, "error_description": description, **more}, status=status, headers=headers)
 
@@ -108,7 +109,7 @@ def response_to_error(error: Exception, method: str, route: str) -> web.Response
             response.force_close()  # where the next request would begin is unknown
             return response
         case web.HTTPException():
-            if error.status < 400:  # noqa: PLR2004
+            if error.status < HTTPStatus.BAD_REQUEST:
                 raise error  # a redirect is a response
             return error_response(error.status, "invalid_request", error.reason)
         case _:

@@ -7,6 +7,7 @@ knows no route: `find_read` says which requests are frequent reads.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import hdrs, web
@@ -83,7 +84,7 @@ class Protocol(web.RequestHandler):
 
         aiohttp's own text shows the faulty line, which may hold a key: whoever sent it would log the response.
         """
-        if status != 400:  # noqa: PLR2004
+        if status != HTTPStatus.BAD_REQUEST:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun: the connection is closed")

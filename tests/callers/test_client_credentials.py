@@ -17,7 +17,7 @@ from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
 from broker.api.cached_responses import client_credentials_answer
-from broker.api.routes.client_credentials import basic_pairs
+from broker.api.routes.client_credentials import decode_basic
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret
@@ -171,7 +171,7 @@ async def test_dead_grant(broker: RunningBroker) -> None:
 )
 def test_basic_is_read_both_ways(value: str, pairs: list[tuple[str, str]]) -> None:
     """Plain, as most libraries send it, and form-encoded, as RFC 6749 §2.3.1 says."""
-    assert basic_pairs(value) == pairs
+    assert decode_basic(value) == pairs
 
 
 async def test_requests_oauthlib(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:

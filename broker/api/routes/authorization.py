@@ -1,7 +1,7 @@
-"""For proxies: the current token as an `Authorization` header, so that the services behind never see how.
+"""For proxies: the current token as an `Authorization` header, so that the services behind need not know the broker.
 
-nginx's `auth_request` asks with GET and takes any 2xx, Envoy with the client's own method and takes only 200, Traefik
-and Caddy forward all the client's headers, its `Authorization` among them: that is why `X-Broker-Key` wins.
+nginx's `auth_request` sends GET and accepts any 2xx. Envoy sends the client's own method and accepts only 200. Traefik
+and Caddy forward all headers of the client, also its `Authorization`: that is why `X-Broker-Key` wins.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def authorize(context: Context, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
-    """`* /v1/grants/{id}/authorization`: the token as a header, with 200 and an empty body, whatever the method.
+    """`* /v1/grants/{id}/authorization`: return the token as a header, with 200 and no body, whatever the method.
 
-    What was sent in a body is not read.
+    The request's body is not read.
     """
     caller = context.callers.authenticate(request.headers)
     caller.require("read", grant_id)

@@ -1,4 +1,4 @@
-"""What operators change: list, describe, import, log out, take up again."""
+"""What operators do with grants and providers: list, describe, import, log out, retry; and test notices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker.api import audit
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, authenticate_admin, authenticate_admin_of_all, read_grant_id, read_json
+from broker.api.requests import (
+    authenticate,
+    authenticate_admin,
+    authenticate_admin_of_all,
+    read_grant_id,
+    read_json,
+    require_provider,
+)
 from broker.api.responses import json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, Conflict, InvalidRequest, UnknownGrant
@@ -17,7 +24,7 @@ from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from aiohttp import web
 
@@ -47,36 +54,36 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def list_grants(request: web.Request) -> web.Response:
-    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: parked ones first; soonest first within a state.
+    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: list grants, parked ones first, then the soonest due.
 
-    *search* is a part of the id, in any case of its letters.
+    *search* is a part of the id; upper and lower case are the same.
     """
     caller, context, query = authenticate_admin(request), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
-        raise InvalidRequest(f"state must be one of {', '.join(STATES)}")
+        raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
     providers = query.getall("provider", None) or await _all_providers(request)
     try:
         limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
     except ValueError:
-        raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
-    cursor = _opened(context, caller, query.get("cursor"))
+        raise InvalidRequest(f"limit is not a number: send one from 1 to {_PAGE_MAX}") from None
+    cursor = _open_cursor(context, caller, query.get("cursor"))
     part = query.get("search", "").lower()
     page = await context.store.grants.page(
         providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
     )
-    rows = [described(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
-    return json_response(shapes.Grants(grants=rows, next=_sealed(context, caller, page.next)))
+    rows = [describe(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
+    return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
 
 
-def _sealed(context: Context, caller: Caller, cursor: str | None) -> str | None:
-    """A cursor as *caller* gets it: it names a grant, which may be one that the caller must not know of."""
+def _seal_cursor(context: Context, caller: Caller, cursor: str | None) -> str | None:
+    """Seal a cursor for *caller*: it names a grant, which the caller may have no right to know of."""
     if cursor is None:
         return None
     return base64.urlsafe_b64encode(context.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
 
 
-def _opened(context: Context, caller: Caller, sealed: str | None) -> str | None:
+def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | None:
     if sealed is None:
         return None
     try:
@@ -92,18 +99,24 @@ async def _all_providers(request: web.Request) -> list[str]:
 
 
 async def describe_grant(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}`: a grant, everything but secrets."""
+    """`GET /v1/grants/{id}`: describe a grant, without its secrets."""
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
     state, grant = await context.store.grants.placed(grant)
-    return json_response(described(grant, state, soon=context.notifier.ends_soon(grant)))
+    return json_response(describe(grant, state, soon=context.notifier.ends_soon(grant)))
 
 
-def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
-    """A grant on the wire, secrets aside. Times are epoch seconds; *soon*: a person must log in again before long."""
+def describe(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
+    """Return a grant as JSON members, without its secrets.
+
+    Args:
+        grant: the grant.
+        state: the sorted set that it is in.
+        soon: whether a person must log in again soon.
+    """
     return {
         "grant_id": grant.grant_id,
         "provider": grant.provider,
@@ -126,10 +139,10 @@ def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
 
 
 async def put_grant(request: web.Request) -> web.Response:
-    """`PUT /v1/grants/{id}`: import a refresh token, due at once, without waiting for the provider."""
+    """`PUT /v1/grants/{id}`: import a refresh token; it is due at once, and the response does not wait for that."""
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    provider, refresh_token, scope = imported(
+    provider, refresh_token, scope = read_import(
         await read_json(request, "provider", "refresh_token", "scope?"), context.endpoints
     )
     registered = await context.store.registry.import_(
@@ -142,18 +155,19 @@ async def put_grant(request: web.Request) -> web.Response:
     return json_response(answer, status=201 if status == "created" else 200)
 
 
-def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
-    """Provider, refresh token and scope of one imported grant; raises `InvalidRequest`."""
+def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, Secret, str | None]:
+    """Return provider, refresh token and scope of one grant to import.
+
+    Raises:
+        InvalidRequest: a member is missing or malformed.
+    """
     provider, refresh_token, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
-    if not isinstance(provider, str) or provider not in providers:
-        raise InvalidRequest(
-            f"provider must be one of those in the settings: {', '.join(providers) or 'there are none'}"
-        )
+    known = require_provider(provider, providers)
     if not isinstance(refresh_token, str) or not refresh_token or not _encodable(refresh_token):
-        raise InvalidRequest("refresh_token must be a text that is not empty")
+        raise InvalidRequest("refresh_token is no text, or is empty: send the refresh token")
     if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
-        raise InvalidRequest("scope must be a text, or be left out")
-    return provider, Secret(refresh_token), scope
+        raise InvalidRequest("scope is no text: send one, or leave it out")
+    return known, Secret(refresh_token), scope
 
 
 def _encodable(text: str) -> bool:
@@ -165,45 +179,49 @@ def _encodable(text: str) -> bool:
 
 
 def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
-    """Say who imported it; that nothing changed is nothing to say."""
+    """Audit the import, unless nothing changed."""
     if registered.status not in {"unchanged", "outdated"}:
         audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
 
 
 def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
-    """What an import did.
+    """Return what an import did.
 
-    Raises `Conflict` where it met a refresh in flight, another holder of the token, or a newer token.
+    Raises:
+        Conflict: a refresh is in flight, another grant holds the token, or a newer token was imported since.
     """
     if registered.status == "leased":
         raise Conflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
         raise Conflict(
-            f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
-            "redeem it twice; use that grant, or delete it first"
+            f"grant {registered.holder!r} holds the same refresh token already, and two grants would redeem it twice: "
+            "use that grant, or delete it first"
         )
     if registered.status == "outdated":
         raise Conflict(
-            "this refresh token was imported for this grant before, and another since, so it is likely to be spent: "
+            "this refresh token was imported for this grant before, and another one since, so it is probably spent: "
             "import a newer one, log in, or delete the grant first"
         )
     return registered.status
 
 
 async def delete_grant(request: web.Request) -> web.Response:
-    """`DELETE /v1/grants/{id}`: log out at the provider, then forget; the answer says which of the two happened."""
+    """`DELETE /v1/grants/{id}`: log out at the provider, then forget the grant.
+
+    `revoked` says whether the provider logged out; the grant is forgotten in any case.
+    """
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
     if context.logout.needs_live_token(grant):
-        try:  # the provider's logout is paid for with a living access token: have one made
+        try:  # the provider's logout needs a live access token: refresh for one
             await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())
         except UnknownGrant:
             raise
         except BrokerError:
-            pass  # then the answer says that only our side was forgotten
+            pass  # then the response says that the provider did not log out
     logged_out = await finish(_log_out(context, caller, grant))
     answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
     return json_response(answer)
@@ -225,16 +243,16 @@ async def retry_grant(request: web.Request) -> web.Response:
 
 
 async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: each with its last hour, grants by state, and why it is suspended."""
+    """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
     authenticate_admin(request)
     context, names = request.app[CONTEXT], await _all_providers(request)
     states = await context.store.grants.providers(names)
     history = await context.store.history.of(names, context.store.clock())
-    answer = shapes.Providers(providers=[_provider(request, state, history[state.name]) for state in states])
+    answer = shapes.Providers(providers=[_describe_provider(request, state, history[state.name]) for state in states])
     return json_response(answer)
 
 
-def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
+def _describe_provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
     endpoint = request.app[CONTEXT].endpoints.get(state.name)
     return {
         "provider": state.name,
@@ -251,7 +269,7 @@ def _provider(request: web.Request, state: ProviderState, history: Iterable[Minu
 
 
 def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
-    """For how long a spent refresh token may be presented again: seconds, or "forever"."""
+    """Return for how long a spent refresh token may be presented again: seconds, or "forever"."""
     grace = endpoint.dialect.reuse_grace_ms
     return "forever" if grace is None else grace / 1000
 
@@ -262,9 +280,8 @@ async def retry_provider(request: web.Request) -> web.Response:
     A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
     """
     admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
-    context, name = request.app[CONTEXT], request.match_info["name"]
-    if name not in context.endpoints:
-        raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(context.endpoints)}")
+    context = request.app[CONTEXT]
+    name = require_provider(request.match_info["name"], context.endpoints)
     retried = await finish(_retry_provider(context, admin, name))
     return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
 
