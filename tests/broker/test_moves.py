@@ -162,5 +162,5 @@ async def test_an_older_token_is_not_imported_over_a_newer(start_broker: StartBr
             await broker.token("g1")
         status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"provider": "acme", "refresh_token": older})
         assert (status, body["error"]) == (409, "conflict")
-        assert "another since" in body["error_description"]
+        assert "another one since" in body["error_description"]
         await assert_sound(broker, sandbox, ("g1", "acme"))

@@ -230,7 +230,7 @@ async def test_it_dies_with_the_caller(broker: RunningBroker, start_broker: Star
         async with start_broker(callers=settings, http=http) as other:
             status, body, _ = await by_cookie(other, "GET", "/v1/grants", sent(cookies))
             assert (status, body["error"]) == (401, "invalid_token")
-            assert "Sign in again" in body["error_description"]
+            assert "sign in again" in body["error_description"]
             assert (await by_cookie(other, "GET", "/session", sent(cookies)))[1] == {"caller": None}
     for wrong in (morsel.value[:-2], "x" + morsel.value, "", "å", "A" * 5000):
         assert (await by_cookie(broker, "GET", "/session", f"{name}={wrong}"))[1] == {"caller": None}, wrong[:9]

@@ -207,7 +207,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
             return _page(
                 200,
                 "Logged in",
-                f"Grant {flow.grant_id} at {flow.provider} was logged in with this link before.",
+                f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
                 good=True,
             )
         case "failed":
