@@ -1,4 +1,4 @@
-"""What `broker/api/server.py` takes from aiohttp beside its public names: a new version may drop it without notice."""
+"""The private attributes of aiohttp that `broker/api/server.py` uses: a new version may drop them without notice."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_private_attributes_are_listed() -> None:
     assert private - assigned == set.union(*PRIVATE.values())
 
 
-def test_our_names_hide_none_of_aiohttps() -> None:
+def test_names_do_not_shadow_aiohttp() -> None:
     """No private attribute that the subclasses set is one that aiohttp's classes use themselves."""
     tree = ast.parse(Path(server.__file__).read_text())
     for node in tree.body:

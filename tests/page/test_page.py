@@ -123,7 +123,7 @@ async def test_no_answer(start_broker: StartBroker, sandbox: Sandbox, screens: S
         await screen.line("acme-1").wait_for()
         await screen.page.evaluate("sessionStorage.clear()")
     await screen.page.get_by_role("heading", name="token-broker does not answer.").wait_for()
-    assert "What you see below is from" in await screen.page.locator("#aside").inner_text()
+    assert "The data below is from" in await screen.page.locator("#aside").inner_text()
     assert await screen.line("acme-1").count() == 1
     await screenshot(screen.page, "no-answer")
 

@@ -99,11 +99,13 @@ def read_form(content_type: str, body: bytes) -> dict[str, str]:
         RequestRefused: it is another body, or gives a parameter twice.
     """
     if content_type != _FORM:
-        raise RequestRefused("invalid_request", f"the body is not {_FORM}: send the parameters so")
+        raise RequestRefused("invalid_request", f"the Content-Type is not {_FORM}: send the parameters in that form")
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=32, errors="strict")
     except ValueError:  # UnicodeDecodeError is one
-        raise RequestRefused("invalid_request", f"the body is no {_FORM} of 1 to 32 parameters: correct it") from None
+        raise RequestRefused(
+            "invalid_request", f"the body is not {_FORM} in UTF-8 with at most 32 parameters: correct it"
+        ) from None
     form = dict(pairs)
     if len(form) < len(pairs):
         raise RequestRefused("invalid_request", "a parameter is given twice: send each once (RFC 6749 §3.2)")
@@ -135,8 +137,8 @@ def find_client(callers: Callers, request: web.BaseRequest, form: dict[str, str]
             return caller
     raise RequestRefused(
         "invalid_client",
-        "unknown client: client_id is the caller's name in the settings, client_secret its key "
-        "(`token-broker caller new NAME`)",
+        "unknown client: send the caller's name in the settings as client_id and its key as client_secret "
+        "(`token-broker caller new NAME` makes one)",
         401,
     )
 
