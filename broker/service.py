@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.api import Answers, Api, Callers, Health, Hosts
+from broker.api.cached_responses import CachedResponses
+from broker.api.callers import Callers
 from broker.api.connections import Connections
-from broker.api.listeners import SHUTDOWN, listening
-from broker.api.routes.metrics import Scrape
+from broker.api.context import Context
+from broker.api.exposition import Exposition
+from broker.api.health import Health
+from broker.api.hosts import Hosts
+from broker.api.listeners import listening
+from broker.api.server import SHUTDOWN
 from broker.errors import InvalidSettings, StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
@@ -118,7 +123,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
-        connections = Connections.of(settings.http, metrics)
+        connections = Connections.from_settings(settings.http, metrics)
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
         settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
         hearts = [Heartbeat(f"lane {name}") for name in endpoints]
@@ -155,43 +160,50 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
         )
-        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
+        health = Health(
+            store=store,
+            journal=journal,
+            cache=cache,
+            connections=connections,
+            heartbeats=hearts,
+            providers=list(endpoints),
+        )
         admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
         logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
-        api = Api(
-            settings,
-            store,
-            reader,
-            endpoints,
-            login,
-            logout,
-            callers,
-            Hosts(settings.http),
-            Answers(store.clock, dies_at(dialects)),
-            health,
-            metrics,
-            scheduler.wake,
-            desk,
-            Scrape(
-                store,
-                journal,
-                cache,
-                metrics,
-                connections,
-                list(endpoints),
-                desk.nearness,
+        api = Context(
+            settings=settings,
+            store=store,
+            reader=reader,
+            endpoints=endpoints,
+            login=login,
+            logout=logout,
+            callers=callers,
+            hosts=Hosts(settings.http),
+            responses=CachedResponses(store.clock, dies_at(dialects)),
+            health=health,
+            metrics=metrics,
+            scheduler=scheduler,
+            notifier=desk,
+            exposition=Exposition(
+                store=store,
+                journal=journal,
+                cache=cache,
+                metrics=metrics,
+                connections=connections,
+                notifier=desk,
+                providers=list(endpoints),
                 max_grants=settings.metrics.max_grants,
             ),
-            connections,
-            reads,
+            connections=connections,
+            read_activity=reads,
         )
 
         signals.listen(lambda: _reload(reload, api, supervisor))
         async with (
             finishing(timeout + SETTLE_LIMIT),
             listening(api) as addresses,
-            supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
+            supervisor.watching(lambda: health.stopping or health.alive, health.summary),
         ):
             log.info(
                 "broker.listening",
@@ -207,12 +219,12 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             health.started = True
             _collect_less()
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
-            supervisor.ready(health.in_a_line())
+            supervisor.ready(health.summary())
             async with _running(scheduler, follower, tally, desk, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
-                supervisor.stopping(health.in_a_line(), stop_limit(settings) + _CLOSING)
+                supervisor.stopping(health.summary(), stop_limit(settings) + _CLOSING)
                 if not signals.hurried:
                     await asyncio.sleep(settings.http.drain_delay.total_seconds())
     log.info("broker.stopped")
@@ -306,7 +318,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     return adopting.done()
 
 
-def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Systemd) -> None:
+def _reload(reload: Callable[[], Settings] | None, api: Context, supervisor: Systemd) -> None:
     """Take over callers and log level from the settings as they are now; everything else needs a restart."""
     if reload is None:
         return
@@ -322,7 +334,7 @@ def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Systemd
     else:
         log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
     if running:
-        supervisor.ready(api.health.in_a_line())
+        supervisor.ready(api.health.summary())
 
 
 def stop_limit(settings: Settings) -> float:

@@ -1,6 +1,6 @@
-"""Who did what to which grant: one `access` event each, never with a token in it.
+"""Log who did what to which grant: one `access` event each, never with a token in it.
 
-Reads come by the thousands a second, so they are said at debug level; everything else at info.
+Reads come by the thousands a second, so they are logged at debug level; everything else at info.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ log = structlog.get_logger()
 
 
 def token_read(caller: Caller, grant_id: str, generation: int) -> None:
-    """A token was handed out."""
+    """Log that *caller* got a token."""
     if logs.says("debug"):
         log.debug("access", did="token.read", caller=caller.name, grant_id=grant_id, generation=generation)
 
 
 def acted(caller: Caller | None, did: str, grant_id: str | None = None, **more: Any) -> None:
-    """*caller* did something that changes a grant or a provider; None: a browser, by a login link."""
+    """Log what *caller* did to a grant or a provider; None stands for a browser with a login link."""
     log.info("access", did=did, caller=caller.name if caller else None, grant_id=grant_id, **more)

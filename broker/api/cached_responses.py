@@ -1,4 +1,4 @@
-"""Answers with or about a token, as bytes: each made once a second however often it is asked for."""
+"""Cache responses about a token as bytes; rebuild them when `expires_in` changes (once a second)."""
 
 from __future__ import annotations
 
@@ -20,88 +20,94 @@ if TYPE_CHECKING:
     from broker.model import Token
 
 SCOPE = "grant:"
-"""In front of a grant id in the scope of RFC 6749."""
+"""Precedes the grant id in the `scope` of a client credentials request (RFC 6749 §4.4.2)."""
 _SKEW = 10
-"""Seconds by which standard clients hear that a token ends earlier: some use one to its last second, by their clock."""
-_MOST = 1024
-_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Seconds by which `expires_in` is shortened for OAuth clients: some use a token to its last second by their clock."""
+_MAX_ENTRIES = 1024
+_CONTROL_CODE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may carry (RFC 9110 §5.5)."""
 
 
 class Content(NamedTuple):
-    """Status, headers and body; no body where the status allows none."""
+    """Status, headers and body; the body is None where the status allows none."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | None
 
-    def once(self) -> web.Response:
-        """An answer to one request."""
+    def to_response(self) -> web.Response:
+        """Make a response for one request."""
         return web.Response(status=self.status, headers=self.headers, body=self.body)
 
 
-class Made(NamedTuple):
-    """An answer, what it was made of, and how long it is true (epoch ms)."""
+class _Entry(NamedTuple):
+    """A cached response, and when it holds: for this token, from `made_at` until before `good_until` (epoch ms)."""
 
     token: Token
     made_at: int
     good_until: int
     content: Content
-    ready: Ready
+    raw: RawResponse
 
 
-class Answers:
-    """What is said of tokens, by kind: the four that are asked for all the time."""
+class CachedResponses:
+    """The four caches, one for each kind of frequent response."""
 
     def __init__(self, clock: Callable[[], int], dies: Callable[[str], bool]) -> None:
         """*clock* gives epoch ms; *dies* says of a provider whether its refresh kills the old token."""
-        self.token = Kind(clock, dies, token_content)
-        self.unchanged = Kind(clock, dies, unchanged_content)
-        self.authorization = Kind(clock, dies, authorization_content)
-        self.standard = Kind(clock, dies, standard_content)
+        self.token = ResponseCache(clock, dies, token_content)
+        self.not_modified = ResponseCache(clock, dies, not_modified_content)
+        self.authorization = ResponseCache(clock, dies, authorization_content)
+        self.client_credentials = ResponseCache(clock, dies, client_credentials_content)
 
 
-class Kind:
-    """The last answer of one kind for each token that is asked for, at most `_MOST` of them."""
+class ResponseCache:
+    """The last response of one kind for each token, at most `_MAX_ENTRIES` of them."""
 
     def __init__(
         self, clock: Callable[[], int], dies: Callable[[str], bool], content: Callable[[Token, dict[str, Any]], Content]
     ) -> None:
-        """*content* makes an answer of a token and the members of its token answer."""
+        """*content* makes the response of a token and the members of its token answer."""
         self._clock = clock
         self._dies = dies
         self._content = content
-        self._made: dict[str | tuple[str, float], Made] = {}
+        self._entries: dict[str | tuple[str, float], _Entry] = {}
 
-    def to(self, request: web.BaseRequest, token: Token, wait: float | None = None) -> web.StreamResponse:
-        """The answer to *request*, which may have asked for a *wait* (seconds): long polls that end together share one.
+    def respond(self, request: web.BaseRequest, token: Token, wait: float | None = None) -> web.StreamResponse:
+        """Return the response about *token* to *request*.
 
-        Raises ValueError where a header would carry control codes.
+        Args:
+            request: decides how the response is sent, not what it says.
+            token: what the response is about.
+            wait: seconds that the request preferred to wait: long polls that end together share one response.
+
+        Raises:
+            ValueError: a header would carry control codes.
         """
         now = self._clock()
         key = token.grant_id if wait is None else (token.grant_id, wait)
-        made = self._made.get(key)
-        if made is None or made.token is not token or not made.made_at <= now < made.good_until:
-            made = self._made[key] = self._make(token, now, wait)
+        entry = self._entries.get(key)
+        if entry is None or entry.token is not token or not entry.made_at <= now < entry.good_until:
+            entry = self._entries[key] = self._make(token, now, wait)
         if request.version != HttpVersion11 or not request.keep_alive or request.method == "HEAD":
-            return made.content.once()
-        return made.ready
+            return entry.content.to_response()
+        return entry.raw
 
-    def _make(self, token: Token, now: int, wait: float | None) -> Made:
+    def _make(self, token: Token, now: int, wait: float | None) -> _Entry:
         dies = self._dies(token.provider)
         status, headers, body = self._content(token, token_answer(token, now, dies=dies))
-        content = Content(status, {**headers, **applied(wait)}, body)
-        # `expires_in` counts down next when what is left of its second has gone by.
+        content = Content(status, {**headers, **applied_preference(wait)}, body)
+        # `expires_in` counts down as soon as the current second of the remaining life has passed.
         good_until = now + usable_ms(token, now, dies=dies) % 1000 + 1
-        if len(self._made) >= _MOST:
-            self._made.clear()
-        return Made(token, now, good_until, content, Ready(content))
+        if len(self._entries) >= _MAX_ENTRIES:
+            self._entries.clear()
+        return _Entry(token, now, good_until, content, RawResponse(content))
 
 
-class Ready(web.StreamResponse):
-    """An answer as it goes over a kept HTTP/1.1 connection, sent as often as it is asked for.
+class RawResponse(web.StreamResponse):
+    """A response as the bytes of a kept HTTP/1.1 connection, which may be sent any number of times.
 
-    Nothing in it belongs to one request, so one object answers them all.
+    Nothing in it belongs to one request, so one object serves them all.
     """
 
     def __init__(self, content: Content) -> None:
@@ -112,53 +118,53 @@ class Ready(web.StreamResponse):
         self.headers["Date"] = formatdate(usegmt=True)
         self.headers["Server"] = SERVER_SOFTWARE
         lines = [f"{name}: {value}" for name, value in self.headers.items()]
-        if any(map(_UNFIT.search, lines)):
+        if any(map(_CONTROL_CODE.search, lines)):
             raise ValueError("a header with a control code")
         head = "\r\n".join([f"HTTP/1.1 {self.status} {self.reason}", *lines, "", ""])
-        self._wire = head.encode() + (content.body or b"")
+        self._bytes = head.encode() + (content.body or b"")
 
     @property
     def keep_alive(self) -> bool:
-        """Always: other requests get another answer."""
+        """Always True: `ResponseCache.respond` gives every other connection a plain response."""
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send all of it."""
         if request.transport is None:
-            raise ConnectionResetError("the caller is gone")
-        request.transport.write(self._wire)
+            raise ConnectionResetError("the caller has closed the connection")
+        request.transport.write(self._bytes)
         await request.writer.drain()
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to send."""
+        """Send nothing: `prepare` has sent all."""
 
 
 def token_content(token: Token, answer: dict[str, Any]) -> Content:
-    """The token answer."""
+    """Return the token answer as JSON."""
     headers = {"Content-Type": "application/json", **token_headers(token)}
     return Content(200, headers, json.dumps(answer).encode())
 
 
-def unchanged_content(token: Token, _: dict[str, Any]) -> Content:
-    """304: the caller has this token."""
+def not_modified_content(token: Token, _: dict[str, Any]) -> Content:
+    """Return 304: the caller has this token."""
     return Content(304, token_headers(token), None)
 
 
 def authorization_content(token: Token, _: dict[str, Any]) -> Content:
-    """200 without a body: the token as a header that a proxy passes on."""
+    """Return 200 without a body: the token is in a header that a proxy forwards."""
     bearer = {"Authorization": f"Bearer {token.access_token.reveal()}"}
     return Content(200, {**bearer, "Cache-Control": "no-store", "ETag": f'"{token.generation}"'}, b"")
 
 
-def standard_content(token: Token, answer: dict[str, Any]) -> Content:
-    """The token answer of RFC 6749 §5.1."""
+def client_credentials_content(token: Token, answer: dict[str, Any]) -> Content:
+    """Return the response to a client credentials request (RFC 6749 §5.1)."""
     headers = {"Content-Type": "application/json", **token_headers(token)}
-    return Content(200, headers, json.dumps(standard_answer(answer)).encode())
+    return Content(200, headers, json.dumps(client_credentials_answer(answer)).encode())
 
 
-def standard_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """The members of a token *answer* with `scope` as it was asked for, and the provider's beside it."""
+def client_credentials_answer(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of a token *answer* with the requested `scope`; the provider's is `provider_scope`."""
     lead = min(_SKEW, max(0, answer["expires_in"] - 1))
     return {
         **answer,
@@ -171,10 +177,10 @@ def standard_answer(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def token_headers(token: Token) -> dict[str, str]:
-    """What every answer with or about *token* says of itself."""
+    """Return the headers of every response about *token*."""
     return {"Cache-Control": "no-store", "ETag": f'"{token.generation}"', "Vary": "Accept"}
 
 
-def applied(wait: float | None) -> dict[str, str]:
-    """What an answer says of the wait that was asked for (RFC 7240 §3)."""
+def applied_preference(wait: float | None) -> dict[str, str]:
+    """Return the header that confirms the preferred *wait* in seconds (RFC 7240 §3)."""
     return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}

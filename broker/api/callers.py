@@ -1,4 +1,4 @@
-"""Who asks, and what they may: keys by digest, rights by patterns of grant ids."""
+"""The callers and their rights: keys by digest, rights by patterns of grant ids. Knows no route."""
 
 from __future__ import annotations
 
@@ -26,25 +26,29 @@ Right = Literal["read", "refresh", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A known caller and its patterns, one regular expression a right."""
+    """A known caller and its patterns: one regular expression for each right."""
 
     name: str
     patterns: Mapping[Right, re.Pattern[str]]
     administers_all: bool = False
-    """Whether one of its admin patterns is `*`: what is wider than any grant, such as a provider, is its to act on."""
+    """Whether one of its admin patterns is `*`: then it may also act on what concerns all grants."""
 
     def may(self, right: Right, grant_id: str) -> bool:
-        """Whether it has *right* on *grant_id*."""
+        """Return whether it has *right* on *grant_id*."""
         return self.patterns[right].fullmatch(grant_id) is not None
 
     def require(self, right: Right, grant_id: str) -> None:
-        """Raise `NotAllowed` unless it has *right* on *grant_id*, which may or may not exist."""
+        """Require *right* on *grant_id*, which may or may not exist.
+
+        Raises:
+            NotAllowed: the caller does not have it.
+        """
         if not self.may(right, grant_id):
             raise NotAllowed(f"caller {self.name!r} has no {right} right on this grant id: see callers in the settings")
 
     @property
     def administers(self) -> bool:
-        """Whether it is admin of anything at all."""
+        """Whether it is admin of any grant id at all."""
         return self.patterns["admin"].pattern != _NOTHING
 
 
@@ -60,14 +64,17 @@ class Callers:
 
     def __init__(self, callers: Mapping[str, Caller]) -> None:
         self._by_digest = callers
-        self.understood: dict[bytes, tuple[Caller, str]] = {}
-        """Caller and grant of requests that were understood before, by what they said: gone with the callers."""
+        self.known_requests: dict[bytes, tuple[Caller, str]] = {}
+        """Caller and grant of client credentials requests, by the requests' digests. Callers that change empty it."""
 
     @classmethod
     def load(cls, settings: Mapping[str, CallerSettings], data_dir: Path) -> Callers:
-        """Callers of the settings. Without any, the admin key of a first start (`data_dir/admin.key`).
+        """Load the callers of the settings, and the admin key in `data_dir/admin.key`.
 
-        Raises `InvalidSettings`.
+        Where there are neither, as at a first start, it makes that key.
+
+        Raises:
+            InvalidSettings: a key cannot be read, or two callers have the same.
         """
         found: dict[str, Caller] = {}
         wrong: list[str] = []
@@ -99,27 +106,35 @@ class Callers:
         return cls(found)
 
     def replace(self, other: Callers) -> None:
-        """Take over another set of callers: what SIGHUP read."""
-        self._by_digest, self.understood = other._by_digest, other.understood
+        """Take over another set of callers: what a reload of the settings gave."""
+        self._by_digest, self.known_requests = other._by_digest, other.known_requests
 
-    def of(self, headers: Mapping[str, str]) -> Caller:
-        """The caller of a request with these *headers*. Raises `UnknownKey`."""
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """Return the caller of a request with these *headers*.
+
+        Raises:
+            UnknownKey: there is no key, or no caller has it.
+        """
         return self.identify(headers.get(hdrs.AUTHORIZATION), headers.get(BROKER_KEY))
 
-    def of_digest(self, digest: str) -> Caller | None:
-        """The caller whose key has this digest, if there is still one."""
+    def find_by_digest(self, digest: str) -> Caller | None:
+        """Return the caller whose key has this digest; None where no caller has it any more."""
         return self._by_digest.get(digest)
 
-    def named(self, name: str, key: str) -> Caller | None:
-        """The caller of this *name*, if that is its *key*."""
+    def find_by_name(self, name: str, key: str) -> Caller | None:
+        """Return the caller of this *name*; None where it does not exist or *key* is not its key."""
         caller = self._by_digest.get(key_digest(key))
         return caller if caller is not None and caller.name == name else None
 
     def identify(self, authorization: str | None, broker_key: str | None) -> Caller:
-        """The caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins. Raises `UnknownKey`."""
+        """Return the caller of a request by its `Authorization` and `X-Broker-Key`; the latter wins.
+
+        Raises:
+            UnknownKey: there is no key, or no caller has it.
+        """
         key = broker_key
         if key is None and authorization is not None:
-            scheme, value = scheme_of(authorization)
+            scheme, value = split_authorization(authorization)
             key = value if scheme == "bearer" else None
         if not key:
             raise UnknownKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
@@ -131,12 +146,13 @@ class Callers:
         return caller
 
 
-def scheme_of(authorization: str) -> tuple[str, str]:
-    """Scheme, in lower case, and credentials of an `Authorization`, whatever blanks are between (RFC 9110 §11.4)."""
+def split_authorization(authorization: str) -> tuple[str, str]:
+    """Split an `Authorization` into its scheme, in lower case, and its credentials (RFC 9110 §11.4)."""
     scheme, *value = authorization.split(None, 1) or [""]
     return scheme.lower(), value[0].rstrip() if value else ""
 
 
 def _read_key(where: str, path: Path | None) -> str:
-    assert path is not None  # noqa: S101 - the settings' own rule
+    if path is None:
+        raise InvalidSettings(f"{where}: is missing: set key_sha256 or key_file")
     return secret_file(where, path, "`token-broker caller new NAME` makes a key").strip()

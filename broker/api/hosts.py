@@ -1,6 +1,7 @@
-"""By which names we are asked: a page in a browser must not reach a loopback listener by a name of its own.
+"""Check the `Host` of requests, against DNS rebinding.
 
-That is DNS rebinding: a foreign name that resolves to 127.0.0.1. Where others can reach us anyway it is no guard.
+There, a page in a browser uses a foreign name that resolves to 127.0.0.1 to reach a loopback listener. Listeners that
+others can reach anyway are not checked.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Hosts:
-    """The hosts of `http.listen`, `public_listen` and `public_url`, and what loopback is called."""
+    """The hosts of `http.listen`, `public_listen` and `public_url`, and the names of loopback."""
 
     def __init__(self, http: Http) -> None:
         self._names = {"localhost", "127.0.0.1", "::1", urlsplit(http.public_url).hostname or ""}
         self._names |= {_name(address) for address in (*http.listen, *http.public_listen)}
 
-    def serve(self, request: web.BaseRequest) -> bool:
-        """Whether a request with this `Host` is answered on the listener it came to."""
+    def is_served(self, request: web.BaseRequest) -> bool:
+        """Return whether a request with this `Host` is served on the listener that it came to."""
         if _name(request.headers.get(hdrs.HOST, "")) in self._names:
             return True
         transport = request.transport

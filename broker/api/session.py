@@ -1,7 +1,7 @@
-"""The status page's sign-in: a sealed cookie that stands for a caller, and nothing of their key.
+"""The status page's session: a sealed cookie that stands for a caller, and does not hold their key.
 
-Pure but for the sealer's randomness; knows nothing of routes' handlers. Without state on the server, so any replica
-that has the sealing keys takes it. It ends by itself, and with the caller or their key.
+Pure but for the sealer's randomness; knows no handler. The server keeps no state, so every replica with the sealing
+keys accepts the cookie. A session ends after `LIFE_S`, and when its caller or their key is removed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from broker.secret import Sealer
 
 LIFE_S = 8 * 3600
-"""Seconds a sign-in lasts: a shift."""
+"""Seconds that a session lasts: a working day."""
 PROOF = "X-Broker-Page"
-"""The header that only our page can send: one of another origin would need our leave (CORS), and gets none."""
+"""The header that only the status page can send: a page of another origin needs CORS for it, and gets none."""
 _LONGEST = 2048
 
 ROUTES = frozenset(
@@ -42,7 +42,7 @@ ROUTES = frozenset(
         ("POST", "/v1/providers/{name}/retry"),
     }
 )
-"""All that the cookie opens: what the page uses. No answer to it carries a token."""
+"""All that the cookie gives access to: what the page uses. No response to it carries a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +55,26 @@ class Session:
 
 
 def cookie_name(public_url: str) -> str:
-    """The cookie's name. Cookies ignore ports, so brokers on one host need names of their own.
+    """Return the cookie's name, which differs between brokers on one host, since cookies ignore ports.
 
-    Over https browsers hold a `__Host-` cookie to Secure, to this very host and to the path `/`.
+    Over https, browsers accept a `__Host-` cookie only with Secure, for this very host and for the path `/`.
     """
     name = f"token_broker_{hashlib.sha256(public_url.rstrip('/').encode()).hexdigest()[:8]}"
     return f"__Host-{name}" if public_url.startswith("https://") else name
 
 
 def seal(sealer: Sealer, caller: Caller, digest: str, ends_at: int) -> str:
-    """The cookie's value for *caller*, whose key has this *digest*, until *ends_at* (epoch ms)."""
+    """Return the cookie's value for *caller*, whose key has this *digest*, until *ends_at* (epoch ms)."""
     plain = json.dumps({"caller": caller.name, "digest": digest, "ends_at": ends_at})
     return base64.urlsafe_b64encode(sealer.seal(plain, "session")).decode().rstrip("=")
 
 
 def open_(sealer: Sealer, callers: Callers, value: str, now: int) -> Session | None:
-    """Whose session *value* is at *now* (epoch ms). None: not ours, over, or its caller or their key is gone."""
+    """Return the session in the cookie *value* at *now* (epoch ms).
+
+    Returns:
+        None where this broker did not seal it, where it is over, or where its caller or their key was removed.
+    """
     if len(value) > _LONGEST:
         return None
     try:
@@ -79,32 +83,35 @@ def open_(sealer: Sealer, callers: Callers, value: str, now: int) -> Session | N
         name, digest, ends_at = held["caller"], held["digest"], held["ends_at"]
     except (ValueError, KeyError, CannotOpen):
         return None
-    caller = callers.of_digest(digest)
+    caller = callers.find_by_digest(digest)
     if caller is None or caller.name != name or ends_at <= now:
         return None
     return Session(caller, ends_at)
 
 
 def has_key(headers: Mapping[str, str]) -> bool:
-    """Whether a request brings a key of its own, which then decides alone. A proxy's `Basic` is none."""
+    """Return whether a request carries a key, which then decides alone. A proxy's `Basic` is none."""
     return "X-Broker-Key" in headers or headers.get("Authorization", "").strip().lower().startswith("bearer")
 
 
 def require_page(method: str, headers: Mapping[str, str], public_url: str) -> None:
-    """Raise `NotAllowed` unless our own page sent this: a browser adds the cookie to others' requests too.
+    """Require that the status page itself sent a request: a browser adds the cookie to other pages' requests too.
 
-    What changes something must also say where it comes from: by `Sec-Fetch-Site`, or, where browsers leave that out
+    A request that changes something must also name its origin: by `Sec-Fetch-Site`, or, where browsers leave that out
     (plain http beyond loopback), by `Origin`.
+
+    Raises:
+        NotAllowed: another page, or no page, sent it.
     """
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if site is not None:
-        ours = site == "same-origin"
+        same_origin = site == "same-origin"
     elif origin is not None:
-        ours = origin in {_origin(public_url), f"http://{headers.get('Host')}", f"https://{headers.get('Host')}"}
+        same_origin = origin in {_origin(public_url), f"http://{headers.get('Host')}", f"https://{headers.get('Host')}"}
     else:
-        ours = method in {"GET", "HEAD"}
-    if PROOF not in headers or not ours:
-        raise NotAllowed("a signed-in browser is heard from the status page alone: programs send a key")
+        same_origin = method in {"GET", "HEAD"}
+    if PROOF not in headers or not same_origin:
+        raise NotAllowed("a session works on the status page only: programs send a key")
 
 
 def _origin(url: str) -> str:
@@ -112,9 +119,6 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def over() -> UnknownKey:
-    """What is said to a cookie that opens nothing any more."""
-    return UnknownKey("signed out: the session is over, or its caller or key was changed. Sign in again")
-
-
-__all__ = ["LIFE_S", "PROOF", "ROUTES", "Session", "cookie_name", "has_key", "open_", "over", "require_page", "seal"]
+def session_over() -> UnknownKey:
+    """Make the error for a cookie whose session is over."""
+    return UnknownKey("the session is over, or its caller or key was changed: sign in again")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.api import Callers
+from broker.api.callers import Callers
 from broker.errors import InvalidSettings
 from broker.notify.channels.command import runnable
 from broker.notify.channels.webhook import webhook_secret

@@ -124,7 +124,7 @@ def explain(
         return _unknown(seen)
     if (seen.provider["not_before"] or 0) > now or seen.provider["failures"] >= _HALF_CLOSED:
         return _waiting_for_provider(seen)
-    return _failing(seen) if grant["attempts"] else _planned(seen)
+    return _failing(seen) if grant["failures"] else _planned(seen)
 
 
 def _absent(name: str, past: Told | None, now: float) -> Explained:
@@ -294,7 +294,7 @@ def _waiting_for_provider(seen: _Seen) -> Explained:
 
 
 def _failing(seen: _Seen) -> Explained:
-    at, failures = seen.past["next_at"], seen.grant["attempts"]
+    at, failures = seen.past["next_at"], seen.grant["failures"]
     times = "once" if failures == 1 else f"{failures} times in a row"
     return Explained(
         f"The refresh of grant {seen.name} brought nothing {times}: "

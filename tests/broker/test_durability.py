@@ -109,7 +109,7 @@ async def test_a_lost_reply_of_each_script(
         await next_generation(broker, "g1", first["generation"], 15)
         await assert_sound(broker, sandbox, ("g1", "acme"))
         described = await state_of(broker, "g1")
-        assert (described["state"], described["attempts"]) == ("due", 0)
+        assert (described["state"], described["failures"]) == ("due", 0)
 
 
 async def _parked(broker: RunningBroker) -> bool:

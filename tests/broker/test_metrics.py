@@ -48,7 +48,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 @pytest.fixture(autouse=True)
 def _look_at_grants_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for single grants to be looked at again."""
-    monkeypatch.setattr("broker.api.routes.metrics._SINGLE_GRANTS", -1.0)
+    monkeypatch.setattr("broker.api.exposition._GRANTS_TTL", -1.0)
 
 
 async def imported(broker: RunningBroker, sandbox: Sandbox, *names: str) -> None:
@@ -251,7 +251,7 @@ async def test_many_scrapes_cost_little(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The route needs no key: scrapes that come together share one answer, and single grants are not read for each."""
-    monkeypatch.setattr("broker.api.routes.metrics._SINGLE_GRANTS", 60.0)
+    monkeypatch.setattr("broker.api.exposition._GRANTS_TTL", 60.0)
     async with start_broker() as broker:
         await imported(broker, sandbox, *(f"g{n}" for n in range(20)))
         await scraped(broker)

@@ -113,7 +113,7 @@ async def test_a_login_survives_redis_going_away(
 
 async def _journaled(broker: RunningBroker) -> bool:
     detail = (await broker.get("/healthz"))["checks"]["journal"]["detail"]
-    return "1 answers not yet heard" in detail
+    return "1 responses not yet stored" in detail
 
 
 async def test_a_log_out_forgets_no_newer_login(start_broker: StartBroker, sandbox: Sandbox) -> None:
@@ -162,5 +162,5 @@ async def test_an_older_token_is_not_imported_over_a_newer(start_broker: StartBr
             await broker.token("g1")
         status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"provider": "acme", "refresh_token": older})
         assert (status, body["error"]) == (409, "conflict")
-        assert "another since" in body["error_description"]
+        assert "another one since" in body["error_description"]
         await assert_sound(broker, sandbox, ("g1", "acme"))

@@ -29,7 +29,7 @@ async def report(broker: RunningBroker, generation: int) -> tuple[int, dict[str,
 
 async def failed(broker: RunningBroker) -> bool:
     """Whether the last refresh of g1 brought nothing."""
-    return bool((await state_of(broker, "g1"))["attempts"])
+    return bool((await state_of(broker, "g1"))["failures"])
 
 
 async def test_reports_of_old_generations_need_no_redis(

@@ -144,7 +144,7 @@ async def test_pages_go_on_where_they_were(
 ) -> None:
     """Over many requests, one repeated, and a restart of Redis between them, everything is resealed."""
     monkeypatch.setattr("broker.store.resealing._PAGE", 3)
-    monkeypatch.setattr("broker.api.routes.reseal._BUDGET", 0.0)
+    monkeypatch.setattr("broker.store.reseal_walk._BUDGET", 0.0)
     server = start_redis(tmp_path)
     try:
         tables: dict[str, Any] = {

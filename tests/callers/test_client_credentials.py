@@ -16,8 +16,8 @@ from oauthlib.oauth2 import BackendApplicationClient
 from requests.auth import HTTPBasicAuth
 from requests_oauthlib import OAuth2Session
 
-from broker.api.cached_responses import standard_answer
-from broker.api.routes.client_credentials import basic_pairs
+from broker.api.cached_responses import client_credentials_answer
+from broker.api.routes.client_credentials import decode_basic
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret
@@ -61,7 +61,7 @@ def test_expires_in_is_never_more_than_life(left: int, dies: bool) -> None:
     """However little is left, what is said is at least a second and, from two seconds on, less than the life left."""
     now = 1_764_000_000_000
     token = Token("g1", "p", 1, Secret("a"), "bearer", None, now - 10_000, now + left, now + left // 2)
-    said = standard_answer(token_answer(token, now, dies=dies))
+    said = client_credentials_answer(token_answer(token, now, dies=dies))
     assert 0 <= said["expires_in"] <= left // 1000
     assert left < 2000 or said["expires_in"] >= 1
     assert said["expires_at"] <= token.expires_at // 1000
@@ -171,7 +171,7 @@ async def test_dead_grant(broker: RunningBroker) -> None:
 )
 def test_basic_is_read_both_ways(value: str, pairs: list[tuple[str, str]]) -> None:
     """Plain, as most libraries send it, and form-encoded, as RFC 6749 §2.3.1 says."""
-    assert basic_pairs(value) == pairs
+    assert decode_basic(value) == pairs
 
 
 async def test_requests_oauthlib(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:

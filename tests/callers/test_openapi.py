@@ -73,7 +73,7 @@ async def test_every_route_is_told(told: dict[str, Any]) -> None:
 
     router.add_get("/v1/forgotten", forgotten)
     with pytest.raises(KeyError, match="/v1/forgotten"):
-        openapi.document(openapi.routes(router))
+        openapi.make_document(openapi.list_routes(router))
 
 
 def closed(schema: Any) -> Any:

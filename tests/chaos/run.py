@@ -72,7 +72,7 @@ async def _settle(here: World) -> float | None:
 
 def _is_fresh(row: dict[str, Any]) -> bool:
     now = time.time()
-    fresh = row["attempts"] == 0 and row["expires_at"] is not None and row["expires_at"] > now
+    fresh = row["failures"] == 0 and row["expires_at"] is not None and row["expires_at"] > now
     return bool(fresh and row["state"] in {"due", "leased"} and row["refresh_at"] + 1.5 > now)
 
 

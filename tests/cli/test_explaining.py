@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.api.routes.attempts import past_of
-from broker.api.routes.grants import described
+from broker.api.routes.attempts import describe_past
+from broker.api.routes.grants import describe
 from broker.cli import explanation
 from broker.cli.explanation import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
 from broker.cli.times import clock, moment, span
@@ -51,7 +51,7 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
         "last_at": None,
     } | changes
     made = Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields)
-    return {**described(made, state, soon=False)}
+    return {**describe(made, state, soon=False)}
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
         "fenced_until": None,
         "forgotten_at": None,
     } | changes
-    return {**past_of("door", Past(list(attempts), **fields), MS)}
+    return {**describe_past("door", Past(list(attempts), **fields), MS)}
 
 
 def attempt(outcome: str, decided: str, error: str = "", description: str = "", **changes: Any) -> Attempt:

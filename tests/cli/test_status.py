@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from broker.api.routes.grants import described
+from broker.api.routes.grants import describe
 from broker.cli import status
 from broker.cli.status import fitted, screen
 from broker.model import Grant, State, Token
@@ -23,7 +23,7 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
     token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, now + 3_600_000, now + 2_700_000)
     reason = "reauthorization_required" if state == "parked" else None
     made = Grant(grant_id, "cameramanager", now, token, now, None, now + 2_700_000, 0, reason, "refreshed", "", now)
-    return {**described(made, state, soon=False)}
+    return {**describe(made, state, soon=False)}
 
 
 def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dict[str, Any]:

@@ -129,7 +129,7 @@ async def test_a_hung_loop_starves_the_watchdog(home: Home, own_redis: RedisServ
                 [sys.executable, "-c", HUNG_LANE], cwd=home.directory, env=env, stdout=file, stderr=file
             )
         home.started.append(process)
-        await until(lambda: any("silent for" in words for words in of(heard, "STATUS")), timeout=20)
+        await until(lambda: any("no progress for" in words for words in of(heard, "STATUS")), timeout=20)
         assert of(heard, "READY") == ["1"]
         assert len(of(heard, "WATCHDOG")) > 1
         assert await home.status("/healthz", 503)

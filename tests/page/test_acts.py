@@ -87,7 +87,7 @@ async def test_a_person_must_log_in(
     await screenshot(page, "login-waits")
     await tab.get_by_role("button", name="Allow").click()
     await tab.get_by_role("heading", name="Logged in").wait_for()
-    await page.get_by_text("Logged in: acme-2 is kept alive from now on.").wait_for()
+    await page.get_by_text("Logged in: token-broker now keeps acme-2 alive.").wait_for()
     await page.get_by_role("button", name="Close").click()
     await page.get_by_role("heading", name="All is well.").wait_for()
     assert (await broker.get("/v1/grants/acme-2"))["reason"] is None
@@ -103,17 +103,17 @@ async def test_a_new_grant(broker: RunningBroker, screens: Screens) -> None:
     await page.get_by_role("button", name="Log in a new grant").click()
     await page.get_by_label("Grant id").fill("-bad id")
     await page.get_by_role("dialog").get_by_label("Provider").select_option("cameramanager")
-    await page.get_by_role("button", name="Go on").click()
+    await page.get_by_role("button", name="Continue").click()
     assert await page.get_by_label("Grant id").evaluate("node => node.validity.patternMismatch")
     await page.get_by_label("Grant id").fill("brand-new")
     async with screen.context.expect_page() as opening:
-        await page.get_by_role("button", name="Go on").click()
+        await page.get_by_role("button", name="Continue").click()
     tab = await opening.value
     await tab.get_by_label("User name").fill("demo")
     await tab.get_by_label("Password").fill("demo")
     await tab.get_by_role("button", name="Sign in").click()
     await tab.get_by_role("button", name="Allow").click()
-    await page.get_by_text("Logged in: brand-new").wait_for()
+    await page.get_by_text("Logged in: token-broker now keeps brand-new alive.").wait_for()
     await screen.line("brand-new").wait_for()
     screen.sound()
 
@@ -127,11 +127,11 @@ async def test_a_suspended_provider(
     screen = await screens(broker)
     await screen.sign_in()
     page = screen.page
-    await page.get_by_role("heading", name="Provider acme refuses us (invalid_client)").wait_for()
+    await page.get_by_role("heading", name="Provider acme refuses token-broker (invalid_client)").wait_for()
     await page.locator("#providers .card").filter(has_text="acme").get_by_text("suspended").wait_for()
     await screenshot(page, "a-suspended-provider")
     sandbox.rotating.faults.clear()
     await page.get_by_role("button", name="Try acme again").click()
-    await page.get_by_text("acme is asked again").wait_for()
+    await page.get_by_text("Requests to acme resume").wait_for()
     await page.get_by_role("heading", name="All is well.").wait_for()
     screen.sound()

@@ -52,7 +52,7 @@ async def test_signing_in_and_out(broker: RunningBroker, screens: Screens, scree
     screen = await screens(broker, viewport={"width": 900, "height": 620})
     page = screen.page
     await screen.sign_in("wrong")
-    await page.get_by_text("This key is not known here.").wait_for()
+    await page.get_by_text("token-broker does not know this key.").wait_for()
     await screenshot(page, "signing-in")
     assert "401" in " ".join(screen.console)  # the browser's own note of that answer
     screen.console.clear()
@@ -79,7 +79,7 @@ async def test_a_session_that_ends(broker: RunningBroker, screens: Screens) -> N
     await screen.line("acme-1").wait_for()
     await screen.context.clear_cookies()
     await screen.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # looked at again: it asks
-    await screen.page.get_by_text("no key").or_(screen.page.get_by_text("Sign in again")).first.wait_for()
+    await screen.page.get_by_text("no key").or_(screen.page.get_by_text("sign in again")).first.wait_for()
     assert await screen.page.locator("li.grant").count() == 0
 
 
@@ -110,7 +110,7 @@ async def test_filters(broker: RunningBroker, screens: Screens, sandbox: Sandbox
     await page.reload()
     await shows("een-2")
     await page.get_by_label("Id", exact=True).fill("nobody")
-    await page.get_by_text("No grant is like that.").wait_for()
+    await page.get_by_text("No grant matches.").wait_for()
     screen.sound()
 
 
@@ -123,7 +123,7 @@ async def test_no_answer(start_broker: StartBroker, sandbox: Sandbox, screens: S
         await screen.line("acme-1").wait_for()
         await screen.page.evaluate("sessionStorage.clear()")
     await screen.page.get_by_role("heading", name="token-broker does not answer.").wait_for()
-    assert "What you see below is from" in await screen.page.locator("#aside").inner_text()
+    assert "The data below is from" in await screen.page.locator("#aside").inner_text()
     assert await screen.line("acme-1").count() == 1
     await screenshot(screen.page, "no-answer")
 
@@ -141,7 +141,7 @@ async def test_markup_stays_text(broker: RunningBroker, screens: Screens, sandbo
     screen = await screens(broker)
     await screen.sign_in(hash_="#search=" + MARKUP.replace(" ", "%20"))
     page = screen.page
-    await page.get_by_text("No grant is like that.").wait_for()
+    await page.get_by_text("No grant matches.").wait_for()
     assert await page.get_by_label("Id", exact=True).input_value() == MARKUP
     await page.get_by_label("Id", exact=True).fill("")
     for grant in ("acme-1", "acme-2"):
@@ -165,7 +165,7 @@ async def test_an_admin_of_some(start_broker: StartBroker, sandbox: Sandbox, scr
         screen = await screens(broker)
         await screen.sign_in(FEW)
         page = screen.page
-        await page.get_by_role("heading", name="All is well among those you look after.").wait_for()
+        await page.get_by_role("heading", name="All is well among the grants that you administer.").wait_for()
         assert await page.locator("li.grant .id").all_inner_texts() == ["mine-1"]
         assert await page.locator(".states span").all_inner_texts() == ["all", "parked", "leased", "due"]
         assert "other-" not in await page.content()

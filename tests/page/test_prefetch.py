@@ -50,13 +50,13 @@ async def test_a_prefetched_link(
 ) -> None:
     """B13: looking ahead begins no login and spends nothing; the click afterwards works."""
     seen: list[str] = []
-    prefetching = login._prefetching
+    prefetching = login._is_prefetch
 
     def looked(request: web.Request) -> bool:
         seen.append(request.headers.get("Sec-Purpose", ""))
         return prefetching(request)
 
-    monkeypatch.setattr(login, "_prefetching", looked)
+    monkeypatch.setattr(login, "_is_prefetch", looked)
     _, started, _ = await broker.ask("POST", "/v1/grants/ahead/login", json={"provider": "acme"})
     flows = len([key async for key in redis.scan_iter("broker:{0}:flow:*")])
     url = started["login_url"]

@@ -230,7 +230,7 @@ async def test_it_dies_with_the_caller(broker: RunningBroker, start_broker: Star
         async with start_broker(callers=settings, http=http) as other:
             status, body, _ = await by_cookie(other, "GET", "/v1/grants", sent(cookies))
             assert (status, body["error"]) == (401, "invalid_token")
-            assert "Sign in again" in body["error_description"]
+            assert "sign in again" in body["error_description"]
             assert (await by_cookie(other, "GET", "/session", sent(cookies)))[1] == {"caller": None}
     for wrong in (morsel.value[:-2], "x" + morsel.value, "", "å", "A" * 5000):
         assert (await by_cookie(broker, "GET", "/session", f"{name}={wrong}"))[1] == {"caller": None}, wrong[:9]
@@ -241,7 +241,7 @@ def test_it_ends(tmp_path: Path) -> None:
     sealer, other = (Sealer(parse_sealing_keys(new_sealing_key())) for _ in range(2))
     digest = key_digest("k")
     callers = Callers.load({"one": Caller(key_sha256=digest, admin=["*"])}, tmp_path)
-    caller = callers.of_digest(digest)
+    caller = callers.find_by_digest(digest)
     assert caller is not None
     value = session.seal(sealer, caller, digest, 1_000)
     assert session.open_(sealer, callers, value, 999) == session.Session(caller, 1_000)

@@ -9,9 +9,8 @@ import re
 from types import SimpleNamespace
 from typing import Any, cast
 
-from broker.api.app import applications
-from broker.api.routes.openapi import routes as routes_of
-from broker.api.routes.openapi import said
+from broker.api.app import make_applications
+from broker.api.routes.openapi import list_routes, read_docstring
 from broker.api.routes.operations import ERRORS, OPERATIONS, PARAMETERS, Operation
 from tests.reference.pages import code, table
 
@@ -20,13 +19,15 @@ _NOTHING = "–"
 
 def routes() -> str:
     """Return the table of all routes, and those of their parameters and of the error statuses."""
-    whole, _ = applications(cast("Any", SimpleNamespace(hosts=None)))
-    handlers = {(method, re.sub("^/page/.+", "/page/{file}", path)): of for method, path, of in routes_of(whole.router)}
+    whole, _ = make_applications(cast("Any", SimpleNamespace(hosts=None)))
+    handlers = {
+        (method, re.sub("^/page/.+", "/page/{file}", path)): of for method, path, of in list_routes(whole.router)
+    }
     rows = []
     for group in OPERATIONS.values():
         for (method, path), operation in group.items():
             route = f"{'any method' if method == '*' else method.upper()} {path}"
-            summary, _ = said(handlers[method, path])
+            summary, _ = read_docstring(handlers[method, path])
             asked = (*operation.query, *operation.headers)
             named = ", ".join(code(_name(key)) for key in asked)
             rows.append(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from broker.api.connections import room_for_callers
+from broker.api.connections import limit_connections
 from tests.conftest import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
 from tests.regressions.fas import Fas
@@ -151,9 +151,9 @@ async def test_more_connections_than_files(
         (0, 2**20, 2**20 - 4096),
     ],
 )
-def test_room_for_callers(wanted: int, files: int, callers: int) -> None:
+def test_limit_connections(wanted: int, files: int, callers: int) -> None:
     """Whatever is wanted, a good part of the files stays with journal, store and providers."""
-    assert room_for_callers(wanted, files) == callers
+    assert limit_connections(wanted, files) == callers
 
 
 async def test_busy_connections_are_not_closed_for_new_ones(start: Start) -> None:

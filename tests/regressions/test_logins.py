@@ -67,8 +67,8 @@ async def test_abandoned(broker: RunningBroker, sandbox: Sandbox, redis: Redis) 
     before = await broker.token("g1")
     await make_due(redis, "acme", "g1")
     assert (await next_generation(broker, "g1", before["generation"]))["access_token"] != before["access_token"]
-    assert {k: v for k, v in (await state_of(broker, "g3")).items() if k != "attempts"} == {
-        k: v for k, v in parked.items() if k != "attempts"
+    assert {k: v for k, v in (await state_of(broker, "g3")).items() if k != "failures"} == {
+        k: v for k, v in parked.items() if k != "failures"
     }
     flows = [key async for key in redis.scan_iter("broker:{0}:flow:*", count=1000)]
     assert len(flows) == 2 * 1004 + 4, "a ticket, a state to paste, and one for each opening"

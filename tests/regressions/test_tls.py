@@ -67,7 +67,7 @@ async def recovered(ground: Ground, *grants: str) -> None:
 
         async def refreshed() -> bool:
             told = await ground.look(grant)  # noqa: B023 - awaited at once
-            return bool(told["state"] == "due" and told["attempts"] == 0)
+            return bool(told["state"] == "due" and told["failures"] == 0)
 
         await until(refreshed, 20)
 

@@ -179,7 +179,7 @@ async def _suspended(ground: Any) -> bool:
 
 async def _refreshed(ground: Any, grant: str) -> bool:
     told = await ground.look(grant)
-    return bool(told["state"] == "due" and told["last"]["outcome"] == "refreshed" and told["attempts"] == 0)
+    return bool(told["state"] == "due" and told["last"]["outcome"] == "refreshed" and told["failures"] == 0)
 
 
 YEAR = 31_536_000

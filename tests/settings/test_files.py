@@ -69,7 +69,7 @@ import os, sys
 from pathlib import Path
 from broker.process import data_dir
 from broker.settings import file as settings_file
-from broker.api import Callers
+from broker.api.callers import Callers
 from broker.errors import InvalidSettings
 directory = Path(sys.argv[1])
 settings = settings_file.load(directory / "good.toml")

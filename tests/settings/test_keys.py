@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.api import Callers
+from broker.api.callers import Callers
 from broker.errors import InvalidSettings, UnknownKey
 from broker.process.data_dir import prepare, redis_password, sealing_keys, write_private
 from broker.secret import key_digest, new_sealing_key

@@ -1,19 +1,19 @@
-// What a person can have done to a grant or a provider.
+// What a person can do to a grant or a provider: each function sends a request and returns a sentence about it.
 
 import { ask, grantPath, Refused } from "./api.js";
-import { $, say } from "./dom.js";
+import { $, notify } from "./dom.js";
 
 const POLL = 1500;
 
-/** Run *work* once for a press of its button, however often it is pressed meanwhile; say what came of it. */
-export async function acting(button, changed, work) {
+/** Run *work* for its button, ignore further presses meanwhile, and show the sentence that it returns. */
+export async function act(button, changed, work) {
   if (button.ariaBusy === "true") return;
-  button.ariaBusy = "true"; // not `disabled`: that would take the focus away
+  button.ariaBusy = "true"; // `disabled` would remove the focus
   try {
-    say(await work());
+    notify(await work());
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    say(error.message, true);
+    notify(error.message, true);
   } finally {
     button.ariaBusy = null;
     changed();
@@ -21,7 +21,7 @@ export async function acting(button, changed, work) {
 }
 
 export async function refreshNow(grant) {
-  // As a caller does whose token got a 401: of the generation shown, so that two clicks are one refresh.
+  // Like a caller whose token got a 401: it names the shown generation, so two clicks cause one refresh.
   await ask("POST", grantPath(grant.grant_id, "/refresh"), {
     headers: { "If-Match": `"${grant.generation}"`, Prefer: "return=minimal" },
   });
@@ -29,16 +29,16 @@ export async function refreshNow(grant) {
 }
 
 export async function tryAgain(grant) {
-  const told = await ask("POST", grantPath(grant.grant_id, "/retry"));
-  return told.state === "leased" ? `${grant.grant_id} is being refreshed right now.` : `${grant.grant_id}: one more request goes out.`;
+  const body = await ask("POST", grantPath(grant.grant_id, "/retry"));
+  return body.state === "leased" ? `${grant.grant_id} is being refreshed right now.` : `${grant.grant_id} is retried now.`;
 }
 
 export async function retryProvider(provider) {
-  const told = await ask("POST", `v1/providers/${encodeURIComponent(provider.provider)}/retry`);
-  return `${provider.provider} is asked again; parked grants taken up: ${told.grants_taken_up}.`;
+  const body = await ask("POST", `v1/providers/${encodeURIComponent(provider.provider)}/retry`);
+  return `Requests to ${provider.provider} resume; parked grants retried: ${body.grants_taken_up}.`;
 }
 
-/** Ask first; null when the person would rather not. */
+/** Log out after a confirmation; null when the person cancels. */
 export function logOut(grant) {
   const dialog = $("logout");
   $("logout-grant").textContent = grant.grant_id;
@@ -48,29 +48,29 @@ export function logOut(grant) {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
   }).then(async (sure) => {
     if (!sure) return null;
-    const told = await ask("DELETE", grantPath(grant.grant_id));
-    return `${grant.grant_id}: ${told.detail}.`;
+    const body = await ask("DELETE", grantPath(grant.grant_id));
+    return `${grant.grant_id}: ${body.detail}.`;
   });
 }
 
-/** Begin a login, open it in a new tab, and watch it until it ends or the dialog is closed. */
+/** Start a login, open it in a new tab, and poll it until it is completed or the dialog is closed. */
 export async function logIn(grantId, provider, changed) {
   const started = await ask("POST", grantPath(grantId, "/login"), { body: { provider } });
-  const dialog = $("login"), link = $("login-link"), said = $("login-said");
+  const dialog = $("login"), link = $("login-link"), message = $("login-said");
   $("login-grant").textContent = grantId;
   $("login-provider").textContent = provider;
   link.href = started.login_url;
-  said.textContent = "Waiting for the login…";
-  said.dataset.level = "wait";
+  message.textContent = "Waiting for the login…";
+  message.dataset.level = "wait";
   dialog.showModal();
   link.focus();
   link.click();
-  watch(grantId, started.ticket, dialog, said, changed);
+  pollLogin(grantId, started.ticket, dialog, message, changed);
 }
 
-async function watch(grantId, ticket, dialog, said, changed) {
-  const mine = (dialog.dataset.ticket = ticket);
-  while (dialog.open && dialog.dataset.ticket === mine) {
+async function pollLogin(grantId, ticket, dialog, message, changed) {
+  const own = (dialog.dataset.ticket = ticket);
+  while (dialog.open && dialog.dataset.ticket === own) {
     await new Promise((resolve) => setTimeout(resolve, POLL));
     let flow;
     try {
@@ -80,16 +80,16 @@ async function watch(grantId, ticket, dialog, said, changed) {
       if (error.status === 0 || error.status === 503) continue;
       flow = { status: "failed", error_description: error.message };
     }
-    if (dialog.dataset.ticket !== mine) return;
+    if (dialog.dataset.ticket !== own) return;
     if (flow.status === "completed") {
-      said.textContent = `Logged in: ${grantId} is kept alive from now on.`;
-      said.dataset.level = "good";
+      message.textContent = `Logged in: token-broker now keeps ${grantId} alive.`;
+      message.dataset.level = "good";
       changed();
       return;
     }
-    // A failed login's link can be opened again, so the watch goes on.
-    said.dataset.level = flow.status === "failed" ? "bad" : "wait";
+    // The link of a failed login can be opened again, so polling continues.
+    message.dataset.level = flow.status === "failed" ? "bad" : "wait";
     const words = flow.status === "failed" ? `Not logged in: ${flow.error_description}` : "Waiting for the login…";
-    if (said.textContent !== words) said.textContent = words;
+    if (message.textContent !== words) message.textContent = words;
   }
 }

@@ -1,24 +1,24 @@
-// Asking the broker, as whoever signed in. The cookie is the browser's; this header says that the page itself asks.
+// Requests to the broker, as the caller who signed in. The browser adds the cookie; a header proves that the page sent them.
 
 const TIMEOUT = 20000;
 let ahead = 0;
 
-/** Now by the broker's clock, in epoch seconds: this computer's own may be off. */
+/** Now by the broker's clock, in epoch seconds: the clock of this computer may be wrong. */
 export const now = () => Date.now() / 1000 + ahead;
 
-/** An answer other than 2xx. `status` 0: nobody answered. */
+/** A response other than 2xx. `status` 0: there was no response. */
 export class Refused extends Error {
-  constructor(status, code, words) {
-    super(words);
+  constructor(status, code, message) {
+    super(message);
     this.status = status;
     this.code = code;
   }
 }
 
 export async function ask(method, path, { body, headers } = {}) {
-  let answer, told;
+  let response, data;
   try {
-    answer = await fetch(path, {
+    response = await fetch(path, {
       method,
       headers: { "X-Broker-Page": "1", ...(body ? { "Content-Type": "application/json" } : {}), ...headers },
       body: body && JSON.stringify(body),
@@ -27,17 +27,17 @@ export async function ask(method, path, { body, headers } = {}) {
       redirect: "error",
       signal: AbortSignal.timeout(TIMEOUT),
     });
-    told = answer.status === 204 ? {} : await answer.json();
+    data = response.status === 204 ? {} : await response.json();
   } catch {
     throw new Refused(0, "no_answer", "token-broker does not answer");
   }
-  const date = Date.parse(answer.headers.get("Date"));
-  // `Date` has whole seconds: only more than one of difference is a clock that is off.
+  const date = Date.parse(response.headers.get("Date"));
+  // `Date` has whole seconds, so only a difference of more than one second means a wrong clock.
   if (date) ahead = Math.abs(date - Date.now()) > 1500 ? (date - Date.now()) / 1000 : 0;
-  if (!answer.ok && path !== "healthz") {
-    throw new Refused(answer.status, told.error, told.error_description ?? `HTTP ${answer.status}`);
+  if (!response.ok && path !== "healthz") {
+    throw new Refused(response.status, data.error, data.error_description ?? `HTTP ${response.status}`);
   }
-  return told;
+  return data;
 }
 
 export const grantPath = (id, rest = "") => `v1/grants/${encodeURIComponent(id)}${rest}`;

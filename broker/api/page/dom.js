@@ -1,8 +1,8 @@
-// Building and changing elements. Text is only ever set as text: nothing here parses HTML.
+// Build and change elements. Text is always set as text: nothing here parses HTML.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with properties (`class`, `dataset`, listeners by `onclick`, …) and children; strings become text. */
+/** Make an element with properties (`class`, `dataset`, listeners by `onclick`, …) and children; strings become text. */
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -22,12 +22,12 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Set text only where it differs, so that a screen reader is not told the same again. */
+/** Set text only where it differs, so that a screen reader does not read it again. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Make the children of *parent* these nodes in this order; nodes that stand right are not touched and keep the focus. */
+/** Make *nodes* the children of *parent*, in this order; nodes in the right place are not touched and keep the focus. */
 export function arrange(parent, nodes) {
   const wanted = new Set(nodes);
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
@@ -38,12 +38,12 @@ export function arrange(parent, nodes) {
   }
 }
 
-let saying;
-/** Say what came of an action, for a while. */
-export function say(text, bad = false) {
-  const said = $("said");
-  said.textContent = text;
-  said.dataset.bad = bad ? "yes" : "no";
-  clearTimeout(saying);
-  saying = setTimeout(() => { said.textContent = ""; }, bad ? 15000 : 6000);
+let hiding;
+/** Show the result of an action for some seconds. */
+export function notify(text, bad = false) {
+  const message = $("said");
+  message.textContent = text;
+  message.dataset.bad = bad ? "yes" : "no";
+  clearTimeout(hiding);
+  hiding = setTimeout(() => { message.textContent = ""; }, bad ? 15000 : 6000);
 }

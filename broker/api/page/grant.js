@@ -1,6 +1,6 @@
-// One grant in the list: a line that is changed in place, and details on demand.
+// One grant in the list: a line that is updated in place, and details on demand.
 
-import { acting, logIn, logOut, refreshNow, tryAgain } from "./actions.js";
+import { act, logIn, logOut, refreshNow, tryAgain } from "./actions.js";
 import { ask, grantPath, now, Refused } from "./api.js";
 import { el, setText } from "./dom.js";
 import { moment, since, span, until } from "./time.js";
@@ -20,7 +20,7 @@ export class GrantLine {
     this.by = el("span");
     this.provider = el("span");
     this.state = el("span", { class: "state" });
-    this.act = el("button", { class: "act", onclick: () => this.doNext() });
+    this.act = el("button", { class: "act", onclick: () => this.actNext() });
     this.details = el("div", { class: "details", hidden: true, id: `details-${grant.grant_id}` });
     this.name = el("button", {
       class: "id", "aria-expanded": "false", "aria-controls": this.details.id, onclick: () => this.toggle(),
@@ -42,25 +42,25 @@ export class GrantLine {
     const before = this.grant;
     this.grant = grant;
     setText(this.provider, grant.provider);
-    const failing = grant.state === "due" && grant.attempts > 0;
-    const said = grant.unreadable ? "sealed with a key that is gone"
+    const failing = grant.state === "due" && grant.failures > 0;
+    const status = grant.unreadable ? "sealed with a missing key"
       : grant.state === "parked" ? REASONS[grant.reason] ?? grant.reason ?? "parked"
       : grant.state === "leased" ? "refreshing"
-      : failing ? `failing, ${grant.attempts} in a row` : "";
-    setText(this.state, said);
+      : failing ? `failing, ${grant.failures} in a row` : "";
+    setText(this.state, status);
     this.node.dataset.state = grant.state;
     this.node.dataset.level = grant.state === "parked" || grant.unreadable ? "bad" : failing ? "warn" : "good";
     this.last.title = grant.last?.detail ?? "";
-    const act = grant.reason === "reauthorization_required" ? "Log in" : grant.state === "parked" || failing ? "Try again" : "";
-    setText(this.act, act);
-    this.act.hidden = !act;
-    this.act.setAttribute("aria-label", `${act} ${grant.grant_id}`);
-    this.pass();
+    const action = grant.reason === "reauthorization_required" ? "Log in" : grant.state === "parked" || failing ? "Try again" : "";
+    setText(this.act, action);
+    this.act.hidden = !action;
+    this.act.setAttribute("aria-label", `${action} ${grant.grant_id}`);
+    this.tickTime();
     if (!this.details.hidden && (before?.last?.at !== grant.last?.at || before?.state !== grant.state)) this.fillDetails();
   }
 
-  /** A second went by. */
-  pass() {
+  /** Update what depends on the time; called every second. */
+  tickTime() {
     const { grant } = this, at = now();
     const life = grant.expires_at ? Math.max(1, grant.expires_at - grant.issued_at) : 0;
     const left = grant.expires_at ? Math.max(0, grant.expires_at - at) : 0;
@@ -71,7 +71,7 @@ export class GrantLine {
     this.tick.hidden = grant.state === "parked" || planned <= 0 || planned >= 1;
     this.tick.style.left = `${(planned * 100).toFixed(1)}%`;
     setText(this.left, grant.expires_at ? (left > 0 ? span(left) : `expired ${since(grant.expires_at)}`) : "no token yet");
-    setText(this.next, grant.state === "parked" ? "waits" : grant.state === "leased" ? "right now" : until(grant.refresh_at));
+    setText(this.next, grant.state === "parked" ? "none" : grant.state === "leased" ? "right now" : until(grant.refresh_at));
     setText(this.last, grant.last ? `${grant.last.outcome.replaceAll("_", " ")} ${since(grant.last.at)}`
       : grant.expires_at ? `logged in ${since(grant.granted_at)}` : "none yet");
     const by = grant.reauthorize_by;
@@ -79,13 +79,13 @@ export class GrantLine {
     this.by.dataset.level = by && by - at < SOON ? (by - at < VERY_SOON ? "bad" : "warn") : "none";
   }
 
-  doNext() {
+  actNext() {
     if (this.grant.reason === "reauthorization_required") this.logIn(this.act);
-    else acting(this.act, this.changed, () => tryAgain(this.grant));
+    else act(this.act, this.changed, () => tryAgain(this.grant));
   }
 
   logIn(button) {
-    acting(button, () => {}, async () => {
+    act(button, () => {}, async () => {
       await logIn(this.grant.grant_id, this.grant.provider, this.changed);
       return "";
     });
@@ -99,10 +99,10 @@ export class GrantLine {
 
   buttons() {
     const { grant } = this;
-    const button = (words, work, kind = "") => el("button", {
-      class: kind, "aria-label": `${words} ${grant.grant_id}`,
-      onclick: (event) => acting(event.currentTarget, this.changed, () => work(this.grant)),
-    }, words);
+    const button = (label, work, kind = "") => el("button", {
+      class: kind, "aria-label": `${label} ${grant.grant_id}`,
+      onclick: (event) => act(event.currentTarget, this.changed, () => work(this.grant)),
+    }, label);
     const parked = grant.state === "parked";
     return el("p", { class: "buttons" },
       parked ? button("Try again", tryAgain) : button("Refresh now", refreshNow),
@@ -122,9 +122,9 @@ export class GrantLine {
       ["log in by", grant.reauthorize_by ? moment(grant.reauthorize_by) : "no limit known"],
       ["scope", grant.scope ?? "–"],
     ];
-    if (grant.last?.detail) facts.push(["last words", grant.last.detail]);
+    if (grant.last?.detail) facts.push(["last detail", grant.last.detail]);
     const table = el("dl", {}, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
-    // What is being pressed must not be taken away under the finger: buttons stay while they mean the same.
+    // A button that is being pressed must not disappear: the buttons stay while they mean the same.
     const kind = grant.state === "parked" ? "parked" : "alive";
     if (this.kind !== kind) this.held = this.buttons();
     this.kind = kind;
@@ -132,27 +132,27 @@ export class GrantLine {
       while (this.held.nextSibling) this.held.nextSibling.remove();
       this.details.append(table);
     } else this.details.replaceChildren(this.held, table);
-    const past = await attempts(grant.grant_id);
+    const past = await fetchAttempts(grant.grant_id);
     if (past && table.isConnected) table.after(past);
   }
 }
 
-async function attempts(grantId) {
-  let told;
+async function fetchAttempts(grantId) {
+  let body;
   try {
-    told = await ask("GET", grantPath(grantId, "/attempts"));
+    body = await ask("GET", grantPath(grantId, "/attempts"));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     return null;
   }
-  if (!told.attempts?.length) return el("p", { class: "hint" }, "No token request yet.");
-  const rows = told.attempts.toReversed().map((attempt) => el("tr", {},
+  if (!body.attempts?.length) return el("p", { class: "hint" }, "No token request yet.");
+  const rows = body.attempts.toReversed().map((attempt) => el("tr", {},
     el("td", {}, moment(attempt.at)),
     el("td", {}, attempt.outcome.replaceAll("_", " ")),
     el("td", {}, [attempt.error, attempt.error_description].filter(Boolean).join(": ") || "–"),
     el("td", {}, attempt.decided || "–"),
     el("td", { class: "mono" }, attempt.replica)));
-  const head = ["when", "outcome", "what the provider said", "then", "by"].map((name) => el("th", { scope: "col" }, name));
+  const head = ["when", "outcome", "provider's error", "decision", "broker"].map((name) => el("th", { scope: "col" }, name));
   return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `Token requests of ${grantId}` },
     el("table", {}, el("caption", {}, "Last token requests"), el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
 }

@@ -1,92 +1,92 @@
-// Asks the broker every few seconds while somebody looks, and shows what it says.
+// Polls the broker every few seconds while the page is visible, and shows the data.
 
 import { ask, now, Refused } from "./api.js";
-import { acting, logIn, retryProvider } from "./actions.js";
-import { $, arrange, el, say, setText } from "./dom.js";
+import { act, logIn, retryProvider } from "./actions.js";
+import { $, arrange, el, notify, setText } from "./dom.js";
 import { GrantLine } from "./grant.js";
 import { ProviderCard } from "./providers.js";
 import { until } from "./time.js";
 import { verdict } from "./verdict.js";
 
-const EVERY = 5000, PAGE = 100, SHOWN = 3, MOST_REQUESTS = 30;
+const INTERVAL = 5000, PAGE = 100, SHOWN = 3, MAX_REQUESTS = 30;
 const lines = new Map(), cards = new Map();
-let session = null, timer, asking = false, again = false, cursors = [null];
-let heard = fresh();
+let session = null, timer, polling = false, again = false, cursors = [null];
+let data = fresh();
 
 function fresh() {
-  return { providers: null, health: null, parked: [], grants: [], next: null, silentSince: null, trouble: null, heardAt: 0 };
+  return { providers: null, health: null, parked: [], grants: [], next: null, unansweredSince: null, trouble: null, fetchedAt: 0 };
 }
 
 const filters = () => Object.fromEntries(new FormData($("filters")));
 
-/** A page of grants from *cursor*: a search passes over many, and one answer may end before the page is full. */
+/** Fetch a page of grants from *cursor*. A search skips many grants, so one response may not fill the page. */
 async function page(query, cursor, wanted) {
   const grants = [];
-  for (let asked = 0; asked < MOST_REQUESTS; asked += 1) {
+  for (let sent = 0; sent < MAX_REQUESTS; sent += 1) {
     const parameters = new URLSearchParams({ ...query, limit: wanted - grants.length });
     if (cursor) parameters.set("cursor", cursor);
-    const told = await ask("GET", `v1/grants?${parameters}`);
-    grants.push(...told.grants);
-    cursor = told.next;
+    const body = await ask("GET", `v1/grants?${parameters}`);
+    grants.push(...body.grants);
+    cursor = body.next;
     if (!cursor || grants.length >= wanted) break;
   }
   return { grants, next: cursor };
 }
 
-const given = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
+const nonEmpty = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
 
-async function look() {
+async function poll() {
   clearTimeout(timer);
   if (!session || document.visibilityState === "hidden") return;
-  if (asking) { again = true; return; }
-  asking = true;
+  if (polling) { again = true; return; }
+  polling = true;
   const wanted = JSON.stringify([filters(), cursors.at(-1)]);
   try {
     const [health, { providers }, listed, parked] = await Promise.all([
-      ask("GET", "healthz"), ask("GET", "v1/providers"), page(given(filters()), cursors.at(-1), PAGE), page({ state: "parked" }, null, 20),
+      ask("GET", "healthz"), ask("GET", "v1/providers"), page(nonEmpty(filters()), cursors.at(-1), PAGE), page({ state: "parked" }, null, 20),
     ]);
-    heard = { ...heard, health, providers, parked: parked.grants, silentSince: null, trouble: null, heardAt: now(), adminOfAll: session?.admin_of_all };
-    // Another filter chosen meanwhile wants another page: that one is on its way.
-    if (wanted === JSON.stringify([filters(), cursors.at(-1)])) heard = { ...heard, grants: listed.grants, next: listed.next };
+    data = { ...data, health, providers, parked: parked.grants, unansweredSince: null, trouble: null, fetchedAt: now(), adminOfAll: session?.admin_of_all };
+    // If the filters changed meanwhile, another request fetches their page.
+    if (wanted === JSON.stringify([filters(), cursors.at(-1)])) data = { ...data, grants: listed.grants, next: listed.next };
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     if (error.status === 401 || error.status === 403) { signedOut(error.message); return; }
     if (error.status === 400 && cursors.length > 1) { cursors = [null]; again = true; }
-    else if (error.status === 0) heard.silentSince ||= heard.heardAt || now();
-    else { heard.trouble = error.message; say(error.message, true); await lookAtHealth(); }
+    else if (error.status === 0) data.unansweredSince ||= data.fetchedAt || now();
+    else { data.trouble = error.message; notify(error.message, true); await fetchHealth(); }
   } finally {
-    asking = false;
+    polling = false;
   }
   if (!session) return;
   show();
-  if (again) { again = false; look(); } else timer = setTimeout(look, EVERY);
+  if (again) { again = false; poll(); } else timer = setTimeout(poll, INTERVAL);
 }
 
-/** The lists cannot be had: what the broker says of itself tells why. */
-async function lookAtHealth() {
+/** Fetch the health alone where the lists fail: it says why. */
+async function fetchHealth() {
   try {
-    heard.health = await ask("GET", "healthz");
-    heard.providers ??= [];
-  } catch { heard.silentSince ||= heard.heardAt || now(); }
+    data.health = await ask("GET", "healthz");
+    data.providers ??= [];
+  } catch { data.unansweredSince ||= data.fetchedAt || now(); }
 }
 
 function show() {
   showVerdict();
-  if (!heard.providers) return;
-  arrange($("providers"), heard.providers.map((provider) => {
-    if (!cards.has(provider.provider)) cards.set(provider.provider, new ProviderCard(provider, look));
+  if (!data.providers) return;
+  arrange($("providers"), data.providers.map((provider) => {
+    if (!cards.has(provider.provider)) cards.set(provider.provider, new ProviderCard(provider, poll));
     const card = cards.get(provider.provider);
     card.show(provider, session.admin_of_all);
     return card.node;
   }));
-  for (const select of [$("provider"), $("begin-provider")]) offer(select, heard.providers);
+  for (const select of [$("provider"), $("begin-provider")]) offer(select, data.providers);
   showCounts();
-  const ids = new Set(heard.grants.map((grant) => grant.grant_id));
+  const ids = new Set(data.grants.map((grant) => grant.grant_id));
   for (const id of lines.keys()) if (!ids.has(id)) lines.delete(id);
-  arrange($("list"), heard.grants.map((grant) => {
+  arrange($("list"), data.grants.map((grant) => {
     const line = lines.get(grant.grant_id);
     if (line) line.show(grant);
-    else lines.set(grant.grant_id, new GrantLine(grant, look));
+    else lines.set(grant.grant_id, new GrantLine(grant, poll));
     return lines.get(grant.grant_id).node;
   }));
   showPager();
@@ -105,9 +105,9 @@ function offer(select, providers) {
 function showCounts() {
   const wanted = $("provider").value;
   for (const radio of document.querySelectorAll("input[name=state]")) {
-    const among = heard.providers.filter((provider) => !wanted || provider.provider === wanted);
+    const among = data.providers.filter((provider) => !wanted || provider.provider === wanted);
     const count = among.reduce((sum, { grants }) => sum + (radio.value ? grants[radio.value] : grants.due + grants.leased + grants.parked), 0);
-    // The counts are everybody's: to an admin of some grants they would say what is none of theirs to know.
+    // The counts cover all grants: an admin of some grants has no right to know them.
     setText(radio.nextElementSibling, session.admin_of_all ? `${radio.value || "all"} ${count.toLocaleString()}` : radio.value || "all");
     radio.nextElementSibling.dataset.some = radio.value === "parked" && count > 0 && session.admin_of_all ? "yes" : "no";
   }
@@ -116,34 +116,34 @@ function showCounts() {
 function showPager() {
   const { state, provider, search } = filters();
   const filtered = state || provider || search;
-  $("none").hidden = heard.grants.length > 0;
-  setText($("none"), filtered ? "No grant is like that." : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
-  document.querySelector(".pager").hidden = cursors.length === 1 && !heard.next;
+  $("none").hidden = data.grants.length > 0;
+  setText($("none"), filtered ? "No grant matches." : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
+  document.querySelector(".pager").hidden = cursors.length === 1 && !data.next;
   $("previous").disabled = cursors.length === 1;
-  $("next").disabled = !heard.next;
+  $("next").disabled = !data.next;
   setText($("page-of"), `page ${cursors.length}`);
 }
 
 function showVerdict() {
-  const told = verdict(heard, now());
-  $("verdict").dataset.level = told.level;
-  setText($("words"), told.words);
-  setText($("aside"), told.aside);
-  document.title = `${{ good: "✓", warn: "!", bad: "✗", wait: "…" }[told.level]} token-broker`;
-  const single = told.findings.length === 1;
-  const shown = told.findings.map((finding) => el("li", { dataset: { level: finding.level } },
-    single ? null : el("span", {}, finding.words), ...pointers(finding)));
-  const seen = JSON.stringify(told.findings.map(({ words, grants, provider }) => [words, grants, provider?.provider]));
+  const top = verdict(data, now());
+  $("verdict").dataset.level = top.level;
+  setText($("words"), top.text);
+  setText($("aside"), top.aside);
+  document.title = `${{ good: "✓", warn: "!", bad: "✗", wait: "…" }[top.level]} token-broker`;
+  const single = top.findings.length === 1;
+  const shown = top.findings.map((finding) => el("li", { dataset: { level: finding.level } },
+    single ? null : el("span", {}, finding.text), ...pointers(finding)));
+  const seen = JSON.stringify(top.findings.map(({ text, grants, provider }) => [text, grants, provider?.provider]));
   if (seen !== $("findings").dataset.seen) $("findings").replaceChildren(...shown);
   $("findings").dataset.seen = seen;
 }
 
-/** Where a finding leads: to its grants, or to one more try. */
+/** Make the buttons of a finding: its grants, or a retry of its provider. */
 function pointers({ grants = [], provider }) {
   const to = grants.slice(0, SHOWN).map((id) => el("button", { class: "pointer mono", onclick: () => find({ search: id }) }, id));
   if (grants.length > SHOWN) to.push(el("button", { class: "pointer", onclick: () => find({ state: "parked" }) }, "all of them"));
   if (provider?.kind && session.admin_of_all) {
-    to.push(el("button", { class: "pointer", onclick: (event) => acting(event.currentTarget, look, () => retryProvider(provider)) }, "Try again now"));
+    to.push(el("button", { class: "pointer", onclick: (event) => act(event.currentTarget, poll, () => retryProvider(provider)) }, "Try again now"));
   }
   return to;
 }
@@ -158,26 +158,26 @@ function find({ state = "", search = "" }) {
 
 function filtered() {
   cursors = [null];
-  history.replaceState(null, "", `#${new URLSearchParams(given(filters()))}`);
-  look();
+  history.replaceState(null, "", `#${new URLSearchParams(nonEmpty(filters()))}`);
+  poll();
 }
 
 function turn(to) {
   cursors = to;
-  look().then(() => $("grants").scrollIntoView());
+  poll().then(() => $("grants").scrollIntoView());
 }
 
-function signedIn(told) {
-  session = told;
-  heard = fresh();
+function signedIn(who) {
+  session = who;
+  data = fresh();
   $("sign-in").hidden = true;
   $("status").hidden = $("who").hidden = false;
-  setText($("caller"), told.caller);
-  $("caller").title = `signed in as ${told.caller}`;
-  look();
+  setText($("caller"), who.caller);
+  $("caller").title = `signed in as ${who.caller}`;
+  poll();
 }
 
-function signedOut(words = "") {
+function signedOut(text = "") {
   session = null;
   clearTimeout(timer);
   lines.clear();
@@ -187,7 +187,7 @@ function signedOut(words = "") {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("status").hidden = $("who").hidden = true;
   $("sign-in").hidden = false;
-  setText($("key-wrong"), words);
+  setText($("key-wrong"), text);
   document.title = "token-broker";
   $("key").focus();
 }
@@ -202,12 +202,12 @@ $("key-form").addEventListener("submit", async (event) => {
     $("words").focus();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    setText($("key-wrong"), error.status === 401 ? "This key is not known here." : error.message);
+    setText($("key-wrong"), error.status === 401 ? "token-broker does not know this key." : error.message);
     $("key").focus();
   }
 });
 
-$("sign-out").addEventListener("click", () => acting($("sign-out"), () => {}, async () => {
+$("sign-out").addEventListener("click", () => act($("sign-out"), () => {}, async () => {
   await ask("POST", "session/end");
   signedOut();
   return "Signed out.";
@@ -217,21 +217,21 @@ let typing;
 $("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(filtered, 200); });
 $("filters").addEventListener("change", (event) => { if (event.target !== $("search")) filtered(); });
 $("filters").addEventListener("submit", (event) => { event.preventDefault(); filtered(); });
-$("next").addEventListener("click", () => turn([...cursors, heard.next]));
+$("next").addEventListener("click", () => turn([...cursors, data.next]));
 $("previous").addEventListener("click", () => turn(cursors.slice(0, -1)));
 
 $("new-login").addEventListener("click", () => $("begin").showModal());
 $("begin-cancel").addEventListener("click", () => $("begin").close());
-$("begin-form").addEventListener("submit", () => acting($("new-login"), () => {}, async () => {
-  await logIn($("begin-id").value, $("begin-provider").value, look);
+$("begin-form").addEventListener("submit", () => act($("new-login"), () => {}, async () => {
+  await logIn($("begin-id").value, $("begin-provider").value, poll);
   return "";
 }));
 
-document.addEventListener("visibilitychange", look);
+document.addEventListener("visibilitychange", poll);
 setInterval(() => {
   if (!session || document.visibilityState === "hidden") return;
-  for (const line of lines.values()) line.pass();
-  for (const card of cards.values()) card.pass();
+  for (const line of lines.values()) line.tickTime();
+  for (const card of cards.values()) card.tickTime();
   if (session.ends_at - now() < 600) $("caller").title = `signed out ${until(session.ends_at)}`;
 }, 1000);
 
@@ -245,4 +245,4 @@ function fromAddress() {
 }
 
 fromAddress();
-ask("GET", "session").then((told) => (told.caller ? signedIn(told) : signedOut()), (error) => signedOut(error.message));
+ask("GET", "session").then((body) => (body.caller ? signedIn(body) : signedOut()), (error) => signedOut(error.message));

@@ -1,12 +1,12 @@
-// The providers: what each has in each state, its last hour, and what stops it.
+// The providers: the grants of each by state, its last hour, and why it is suspended.
 
-import { acting, retryProvider } from "./actions.js";
+import { act, retryProvider } from "./actions.js";
 import { el, setText, svg } from "./dom.js";
 import { since, until } from "./time.js";
 
 const MINUTES = 60, HEIGHT = 24;
 
-/** The last hour as bars: refreshed upwards, failed on top of it in another colour. */
+/** Draw the last hour as bars: refreshed, with failed on top in another colour. */
 function chart(history) {
   const most = Math.max(1, ...history.map((minute) => minute.refreshed + minute.failed));
   const bars = history.slice(-MINUTES).flatMap((minute, index) => {
@@ -29,7 +29,7 @@ export class ProviderCard {
     this.why = el("p", { class: "why" });
     this.counts = el("p", { class: "counts" });
     this.hour = el("div");
-    this.retry = el("button", { onclick: () => acting(this.retry, changed, () => retryProvider(this.provider)) }, "Try again");
+    this.retry = el("button", { onclick: () => act(this.retry, changed, () => retryProvider(this.provider)) }, "Try again");
     this.retry.setAttribute("aria-label", `Try ${provider.provider} again`);
     this.node = el("li", { class: "card" },
       el("h3", {}, provider.provider, el("small", {}, provider.kind ?? "not in the settings")), this.why, this.counts, this.hour, this.retry);
@@ -44,16 +44,16 @@ export class ProviderCard {
     const seen = JSON.stringify(provider.history ?? []);
     if (seen !== this.seen) this.hour.replaceChildren(...(provider.history?.length ? [chart(provider.history)] : []));
     this.seen = seen;
-    this.pass();
+    this.tickTime();
   }
 
-  /** A second went by. */
-  pass() {
+  /** Update what depends on the time; called every second. */
+  tickTime() {
     const { provider } = this;
-    const said = provider.detail ? `: ${provider.detail}` : "";
+    const detail = provider.detail ? `: ${provider.detail}` : "";
     const next = provider.not_before ? `, next try ${until(provider.not_before)}` : "";
     setText(this.why, provider.suspended
-      ? `suspended ${provider.suspended_at ? since(provider.suspended_at) : ""} (${provider.suspended})${said}${next}`
-      : provider.failures ? `${provider.failures} failures in a row${said}${next}` : "answers");
+      ? `suspended ${provider.suspended_at ? since(provider.suspended_at) : ""} (${provider.suspended})${detail}${next}`
+      : provider.failures ? `${provider.failures} failures in a row${detail}${next}` : "answers");
   }
 }

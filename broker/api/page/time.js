@@ -1,4 +1,4 @@
-// Times as people read them. Everything is epoch seconds.
+// Times as people read them. All arguments are epoch seconds.
 
 import { now } from "./api.js";
 
@@ -17,12 +17,12 @@ export function span(seconds) {
 }
 
 export const until = (at) => (at > now() ? `in ${span(at - now())}` : "now");
-/** What is past need not be told to the second: "29 min ago". */
+/** The past does not need seconds: "29 min ago". */
 export const since = (at) => {
   const gone = now() - at;
   return gone < 1 ? "just now" : `${span(gone < 3600 && gone >= 60 ? gone - (gone % 60) : gone)} ago`;
 };
 
-// Local time, spelled as in ISO 8601 ("2026-11-25 06:58:38"): short, and the same to everybody.
+// Local time in the form of ISO 8601 ("2026-11-25 06:58:38"): short, and the same everywhere.
 const exact = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
 export const moment = (at) => exact.format(new Date(at * 1000));

@@ -1,14 +1,14 @@
-// The top line: whether all is well, or what a person must do. Pure: what was heard in, words out.
+// The top line: whether all is well, or what a person must do. Pure: data in, text out.
 
 import { moment, span } from "./time.js";
 
 const many = (count, one, more = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : more}`;
 const SOON = 7 * 86400;
 
-/** How many grants there are, by what the providers' sorted sets count; for an admin of some, by what is listed. */
-function counted(heard, state) {
-  if (!heard.adminOfAll) return state === "parked" ? heard.parked.length : null;
-  return heard.providers.reduce((sum, provider) => sum + (provider.grants[state] ?? 0), 0);
+/** Count grants by the providers' sorted sets; for an admin of some grants, by the list. */
+function countGrants(data, state) {
+  if (!data.adminOfAll) return state === "parked" ? data.parked.length : null;
+  return data.providers.reduce((sum, provider) => sum + (provider.grants[state] ?? 0), 0);
 }
 
 function aboutProviders(providers) {
@@ -17,32 +17,32 @@ function aboutProviders(providers) {
     if (provider.suspended) {
       found.push({
         level: "bad", provider,
-        words: `Provider ${provider.provider} refuses us (${provider.suspended}): check its client id and secret.`,
+        text: `Provider ${provider.provider} refuses token-broker (${provider.suspended}): check its client id and secret.`,
       });
     } else if (provider.failures) {
       found.push({
         level: "warn", provider,
-        words: `Provider ${provider.provider} failed ${many(provider.failures, "time")} in a row. It is asked again by itself: nothing to do yet.`,
+        text: `Provider ${provider.provider} failed ${many(provider.failures, "time")} in a row. token-broker retries it: nothing to do yet.`,
       });
     }
   }
   return found;
 }
 
-function aboutParked(heard) {
-  const dead = heard.parked.filter((grant) => grant.reason === "reauthorization_required");
-  const other = heard.parked.filter((grant) => grant.reason !== "reauthorization_required");
-  const total = counted(heard, "parked");
-  const beyond = Math.max(0, total - heard.parked.length);
+function aboutParked(data) {
+  const dead = data.parked.filter((grant) => grant.reason === "reauthorization_required");
+  const other = data.parked.filter((grant) => grant.reason !== "reauthorization_required");
+  const total = countGrants(data, "parked");
+  const beyond = Math.max(0, total - data.parked.length);
   const found = [];
-  const about = (grants, words) => {
-    if (grants.length) found.push({ level: "bad", grants: grants.map((grant) => grant.grant_id), words });
+  const about = (grants, text) => {
+    if (grants.length) found.push({ level: "bad", grants: grants.map((grant) => grant.grant_id), text });
   };
   if (beyond > 0) {
-    about(heard.parked, `${many(total, "grant")} are parked: log in again, or try again, one by one or by provider.`);
+    about(data.parked, `${many(total, "grant")} are parked: log in again, or try again, one by one or by provider.`);
   } else {
     about(dead, `${many(dead.length, "grant")} must be logged in again: the provider no longer accepts ${dead.length === 1 ? "it" : "them"}.`);
-    about(other, `${many(other.length, "grant")} ${other.length === 1 ? "was" : "were"} refused: look at the reason, then try again.`);
+    about(other, `${many(other.length, "grant")} ${other.length === 1 ? "was" : "were"} refused: see the reason, then try again.`);
   }
   return found;
 }
@@ -51,7 +51,7 @@ function aboutHealth(health) {
   return Object.entries(health?.checks ?? {})
     .filter(([name, check]) => check.status !== "ok" && !name.startsWith("provider "))
     .map(([name, check]) => ({
-      level: name === "redis" || health.status === "failed" ? "bad" : "warn", words: `${name}: ${check.detail}.`,
+      level: name === "redis" || health.status === "failed" ? "bad" : "warn", text: `${name}: ${check.detail}.`,
     }));
 }
 
@@ -59,34 +59,34 @@ function aboutLimits(grants, at) {
   const soon = grants.filter((grant) => grant.reauthorize_by && grant.reauthorize_by - at < SOON && grant.state !== "parked");
   if (!soon.length) return [];
   const first = soon.reduce((a, b) => (a.reauthorize_by < b.reauthorize_by ? a : b));
-  const words = soon.length === 1 ? `${first.grant_id} must be logged in again` : `${many(soon.length, "grant")} must be logged in again soon, ${first.grant_id}`;
-  return [{ level: "warn", grants: [first.grant_id], words: `${words} within ${span(first.reauthorize_by - at)}.` }];
+  const text = soon.length === 1 ? `${first.grant_id} must be logged in again` : `${many(soon.length, "grant")} must be logged in again soon, ${first.grant_id}`;
+  return [{ level: "warn", grants: [first.grant_id], text: `${text} within ${span(first.reauthorize_by - at)}.` }];
 }
 
-/** {level: good | warn | bad | wait, words, aside, findings: [{level, words, grants?, provider?}]} */
-export function verdict(heard, at) {
-  if (heard.silentSince) {
+/** {level: good | warn | bad | wait, text, aside, findings: [{level, text, grants?, provider?}]} */
+export function verdict(data, at) {
+  if (data.unansweredSince) {
     return {
-      level: "bad", words: "token-broker does not answer.", findings: [],
-      aside: `Check that it runs. What you see below is from ${moment(heard.silentSince)}; this page asks again by itself.`,
+      level: "bad", text: "token-broker does not answer.", findings: [],
+      aside: `Check that it runs. The data below is from ${moment(data.unansweredSince)}; this page tries again by itself.`,
     };
   }
-  if (!heard.providers) return { level: "wait", words: heard.trouble ?? "Asking…", aside: "", findings: [] };
+  if (!data.providers) return { level: "wait", text: data.trouble ?? "Loading…", aside: "", findings: [] };
   const findings = [
-    ...aboutHealth(heard.health), ...aboutParked(heard), ...aboutProviders(heard.providers), ...aboutLimits(heard.grants, at),
+    ...aboutHealth(data.health), ...aboutParked(data), ...aboutProviders(data.providers), ...aboutLimits(data.grants, at),
   ];
   const bad = findings.filter((finding) => finding.level === "bad");
   if (bad.length) {
-    const words = bad.length === 1 ? bad[0].words : `${bad.length} things need a person.`;
-    return { level: "bad", words, aside: "", findings };
+    const text = bad.length === 1 ? bad[0].text : `${bad.length} problems need a person.`;
+    return { level: "bad", text, aside: "", findings };
   }
   if (findings.length) {
-    const words = findings.length === 1 ? findings[0].words : "Tokens are served; some things to keep an eye on.";
-    return { level: "warn", words, aside: "", findings };
+    const text = findings.length === 1 ? findings[0].text : `Tokens are served; there are ${findings.length} warnings.`;
+    return { level: "warn", text, aside: "", findings };
   }
-  const total = heard.adminOfAll ? heard.providers.reduce((n, p) => n + Object.values(p.grants).reduce((a, b) => a + b, 0), 0) : null;
-  const whose = heard.adminOfAll ? "" : " among those you look after";
-  if (total === 0) return { level: "good", words: "Nothing to look after yet: no grant is logged in.", aside: "", findings };
-  const kept = total === null ? "" : `${many(total, "grant is", "grants are")} kept alive at ${many(heard.providers.length, "provider")}.`;
-  return { level: "good", words: `All is well${whose}.`, aside: kept, findings };
+  const total = data.adminOfAll ? data.providers.reduce((n, p) => n + Object.values(p.grants).reduce((a, b) => a + b, 0), 0) : null;
+  const whose = data.adminOfAll ? "" : " among the grants that you administer";
+  if (total === 0) return { level: "good", text: "There are no grants yet.", aside: "", findings };
+  const kept = total === null ? "" : `${many(total, "grant is", "grants are")} kept alive at ${many(data.providers.length, "provider")}.`;
+  return { level: "good", text: `All is well${whose}.`, aside: kept, findings };
 }

@@ -1,1 +1,1 @@
-"""The routes, a file for each subject, and what OpenAPI says of them."""
+"""The routes, a file for each subject, and their description as OpenAPI."""

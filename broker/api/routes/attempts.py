@@ -1,10 +1,12 @@
-"""What was tried for a grant, what came of it, and what is planned: what `explain` is told."""
+"""The last token requests of a grant, their outcomes, and what is planned: what `explain` reads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.api.app import API, caller_of, grant_id_of, json_answer
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, read_grant_id
+from broker.api.responses import json_response
 from broker.errors import UnknownGrant
 
 if TYPE_CHECKING:
@@ -20,21 +22,27 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def list_attempts(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/attempts`: list the last ten token requests with their outcomes, and what is planned.
+    """`GET /v1/grants/{id}/attempts`: list the last token requests, their outcomes, and what is planned.
 
-    A grant that was deleted within the last month has no attempts, but `forgotten_at`.
+    A grant that was forgotten within the last month has no attempts, but `forgotten_at`.
     """
-    grant_id, caller, store = grant_id_of(request), caller_of(request), request.app[API].store
+    grant_id, caller, store = read_grant_id(request), authenticate(request), request.app[CONTEXT].store
     caller.require("admin", grant_id)
     grant = await store.grants.get(grant_id)
     past = await store.attempts.for_grant(grant_id, grant)
     if grant is None and past.forgotten_at is None:
         raise UnknownGrant("no such grant")
-    return json_answer(past_of(grant_id, past, store.clock()))
+    return json_response(describe_past(grant_id, past, store.clock()))
 
 
-def past_of(grant_id: str, past: Past, now: int) -> shapes.Attempts:
-    """A grant's past on the wire. Times are epoch seconds; `now` is Redis's, by which all of them were written."""
+def describe_past(grant_id: str, past: Past, now: int) -> shapes.Attempts:
+    """Return a grant's past as JSON members.
+
+    Args:
+        grant_id: the grant.
+        past: its past.
+        now: epoch ms by Redis's clock, which gave all the times in *past*.
+    """
     return {
         "grant_id": grant_id,
         "now": now // 1000,

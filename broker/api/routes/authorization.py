@@ -1,7 +1,7 @@
-"""For proxies: the current token as an `Authorization` header, so that the services behind never see how.
+"""For proxies: the current token as an `Authorization` header, so that the services behind need not know the broker.
 
-nginx's `auth_request` asks with GET and takes any 2xx, Envoy with the client's own method and takes only 200, Traefik
-and Caddy forward all the client's headers, its `Authorization` among them: that is why `X-Broker-Key` wins.
+nginx's `auth_request` sends GET and accepts any 2xx. Envoy sends the client's own method and accepts only 200. Traefik
+and Caddy forward all headers of the client, also its `Authorization`: that is why `X-Broker-Key` wins.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import functools
 from typing import TYPE_CHECKING
 
 from broker.api import audit
-from broker.api.app import API, grant_id_of
+from broker.api.context import CONTEXT
+from broker.api.requests import read_grant_id
 from broker.api.routes.tokens import preferred_wait
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from broker.api.app import Api
+    from broker.api.context import Context
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -26,21 +27,21 @@ def add_routes(router: web.UrlDispatcher) -> None:
         router.add_route("*", path, _authorize)
 
 
-async def authorize(api: Api, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
-    """`* /v1/grants/{id}/authorization`: return the token in the header `Authorization`, for any method.
+async def authorize(context: Context, request: web.BaseRequest, grant_id: str) -> web.StreamResponse:
+    """`* /v1/grants/{id}/authorization`: return the token as a header, with 200 and no body, whatever the method.
 
-    The response is 200 with an empty body. The body of the request is not read.
+    The request's body is not read.
     """
-    caller = api.callers.of(request.headers)
+    caller = context.callers.authenticate(request.headers)
     caller.require("read", grant_id)
-    token = api.reader.at_hand(grant_id)
+    token = context.reader.at_hand(grant_id)
     if token is None:
         wait = preferred_wait(request)
-        token = await api.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
+        token = await context.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
     audit.token_read(caller, grant_id, token.generation)
-    return api.answers.authorization.to(request, token)
+    return context.responses.authorization.respond(request, token)
 
 
 @functools.wraps(authorize)
 async def _authorize(request: web.Request) -> web.StreamResponse:
-    return await authorize(request.app[API], request, grant_id_of(request))
+    return await authorize(request.app[CONTEXT], request, read_grant_id(request))

@@ -1,4 +1,4 @@
-"""What operators change: list, describe, import, log out, take up again."""
+"""What operators do with grants and providers: list, describe, import, log out, retry; and test notices."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import base64
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from broker.api import audit
-from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body
+from broker.api.context import CONTEXT
+from broker.api.requests import (
+    authenticate,
+    authenticate_admin,
+    authenticate_admin_of_all,
+    read_grant_id,
+    read_json,
+    require_provider,
+)
+from broker.api.responses import json_response
 from broker.api.routes import shapes
-from broker.errors import BrokerError, Conflict, InvalidRequest, NotAllowed, UnknownGrant
+from broker.errors import BrokerError, Conflict, InvalidRequest, UnknownGrant
 from broker.process.tasks import finish
 from broker.providers.refresh_token import problem_of, trim
+from broker.refresh import retry
 from broker.secret import CannotOpen, Secret
 from broker.store.grants import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from aiohttp import web
 
-    from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.api.context import Context
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
     from broker.providers import Endpoint
@@ -44,72 +54,70 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/notify/test", test_notices)
 
 
-def admin_of(request: web.Request) -> Caller:
-    """The caller, who must be admin of something."""
-    caller = caller_of(request)
-    if not caller.administers:
-        raise NotAllowed(f"caller {caller.name!r} has no admin right: see callers in the settings")
-    return caller
-
-
 async def list_grants(request: web.Request) -> web.Response:
-    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: list grants, parked ones first, then those due soonest.
+    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: list grants, parked ones first, then the soonest due.
 
-    *search* is a part of the id; upper and lower case are equal.
+    *search* is a part of the id; upper and lower case are the same.
     """
-    caller, api, query = admin_of(request), request.app[API], request.query
+    caller, context, query = authenticate_admin(request), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
-        raise InvalidRequest(f"state must be one of {', '.join(STATES)}")
+        raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
     providers = query.getall("provider", None) or await _all_providers(request)
     try:
         limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
     except ValueError:
-        raise InvalidRequest(f"limit must be a number from 1 to {_PAGE_MAX}") from None
-    cursor = _opened(api, caller, query.get("cursor"))
+        raise InvalidRequest(f"limit is not a number: send one from 1 to {_PAGE_MAX}") from None
+    cursor = _open_cursor(context, caller, query.get("cursor"))
     part = query.get("search", "").lower()
-    page = await api.store.grants.page(
+    page = await context.store.grants.page(
         providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
     )
-    rows = [described(grant, state, soon=api.desk.ends_soon(grant)) for state, grant in page.rows]
-    return json_answer(shapes.Grants(grants=rows, next=_sealed(api, caller, page.next)))
+    rows = [describe(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
+    return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
 
 
-def _sealed(api: Api, caller: Caller, cursor: str | None) -> str | None:
-    """A cursor as *caller* gets it: it names a grant, which may be one that the caller must not know of."""
+def _seal_cursor(context: Context, caller: Caller, cursor: str | None) -> str | None:
+    """Seal a cursor for *caller*: it names a grant, which the caller may have no right to know of."""
     if cursor is None:
         return None
-    return base64.urlsafe_b64encode(api.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
+    return base64.urlsafe_b64encode(context.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
 
 
-def _opened(api: Api, caller: Caller, sealed: str | None) -> str | None:
+def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | None:
     if sealed is None:
         return None
     try:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
-        return api.store.sealer.open(raw, "cursor", caller.name)
+        return context.store.sealer.open(raw, "cursor", caller.name)
     except (ValueError, CannotOpen):
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
 async def _all_providers(request: web.Request) -> list[str]:
-    api = request.app[API]
-    return sorted(set(api.endpoints) | await api.store.grants.known_providers())
+    context = request.app[CONTEXT]
+    return sorted(set(context.endpoints) | await context.store.grants.known_providers())
 
 
 async def describe_grant(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}`: describe a grant, without secrets."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    """`GET /v1/grants/{id}`: describe a grant, without its secrets."""
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    grant = await api.store.grants.get(grant_id)
+    grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
-    state, grant = await api.store.grants.placed(grant)
-    return json_answer(described(grant, state, soon=api.desk.ends_soon(grant)))
+    state, grant = await context.store.grants.placed(grant)
+    return json_response(describe(grant, state, soon=context.notifier.ends_soon(grant)))
 
 
-def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
-    """A grant on the wire, secrets aside. Times are epoch seconds; *soon*: a person must log in again before long."""
+def describe(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
+    """Return a grant as JSON members, without its secrets.
+
+    Args:
+        grant: the grant.
+        state: the sorted set that it is in.
+        soon: whether a person must log in again soon.
+    """
     return {
         "grant_id": grant.grant_id,
         "provider": grant.provider,
@@ -123,7 +131,7 @@ def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
         "reauthorize_by": grant.reauthorize_by // 1000 if grant.reauthorize_by else None,
         "reauthorize_soon": soon,
         "scope": grant.token.scope if grant.token else None,
-        "attempts": grant.failures,
+        "failures": grant.failures,
         "unreadable": grant.unreadable,
         "last": {"outcome": grant.last_outcome, "detail": grant.last_detail, "at": grant.last_at // 1000}
         if grant.last_at and grant.last_outcome
@@ -132,38 +140,41 @@ def described(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
 
 
 async def put_grant(request: web.Request) -> web.Response:
-    """`PUT /v1/grants/{id}`: import a refresh token, due at once, without waiting for the provider."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    """`PUT /v1/grants/{id}`: import a refresh token; it is due at once, and the response does not wait for that."""
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    body = await json_body(request, "provider", "refresh_token", "scope?")
-    provider, refresh_token, scope = imported(body, api.endpoints)
-    registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=api.store.clock())
+    body = await read_json(request, "provider", "refresh_token", "scope?")
+    provider, refresh_token, scope = read_import(body, context.endpoints)
+    registered = await context.store.registry.import_(
+        grant_id, provider, refresh_token, scope, due_at=context.store.clock()
+    )
     status = refuse_conflict(registered)
-    api.wake(provider)
+    context.scheduler.wake(provider)
     audit_import(caller, grant_id, registered)
     answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status, **trimmed(body))
-    return json_answer(answer, status=201 if status == "created" else 200)
+    return json_response(answer, status=201 if status == "created" else 200)
 
 
-def imported(body: dict[str, Any], providers: Any) -> tuple[str, Secret, str | None]:
-    """Provider, refresh token and scope of one imported grant; raises `InvalidRequest`."""
+def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, Secret, str | None]:
+    """Return provider, refresh token and scope of one grant to import.
+
+    Raises:
+        InvalidRequest: a member is missing or malformed.
+    """
     provider, text, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
-    if not isinstance(provider, str) or provider not in providers:
-        raise InvalidRequest(
-            f"provider must be one of those in the settings: {', '.join(providers) or 'there are none'}"
-        )
+    known = require_provider(provider, providers)
     if not isinstance(text, str):
-        raise InvalidRequest("refresh_token must be a text that is not empty")
+        raise InvalidRequest("refresh_token is no text: send the refresh token")
     text = trim(text)
     if (problem := problem_of(text)) is not None:
         raise InvalidRequest(problem)
     if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
-        raise InvalidRequest("scope must be a text, or be left out")
-    return provider, Secret(text), scope
+        raise InvalidRequest("scope is no text: send one, or leave it out")
+    return known, Secret(text), scope
 
 
 class Trimmed(TypedDict):
-    """What the answer to an import says of a refresh token that was trimmed."""
+    """What the response to an import says of a refresh token that was trimmed."""
 
     warning: NotRequired[str]
 
@@ -184,81 +195,81 @@ def _encodable(text: str) -> bool:
 
 
 def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
-    """Say who imported it; that nothing changed is nothing to say."""
+    """Audit the import, unless nothing changed."""
     if registered.status not in {"unchanged", "outdated"}:
         audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
 
 
 def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
-    """What an import did.
+    """Return what an import did.
 
-    Raises `Conflict` where it met a refresh in flight, another holder of the token, or a newer token.
+    Raises:
+        Conflict: a refresh is in flight, another grant holds the token, or a newer token was imported since.
     """
     if registered.status == "leased":
         raise Conflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
         raise Conflict(
-            f"the same refresh token is already held as grant {registered.holder!r}: two grants with one token would "
-            "redeem it twice; use that grant, or delete it first"
+            f"grant {registered.holder!r} holds the same refresh token already, and two grants would redeem it twice: "
+            "use that grant, or delete it first"
         )
     if registered.status == "outdated":
         raise Conflict(
-            "this refresh token was imported for this grant before, and another since, so it is likely to be spent: "
+            "this refresh token was imported for this grant before, and another one since, so it is probably spent: "
             "import a newer one, log in, or delete the grant first"
         )
     return registered.status
 
 
 async def delete_grant(request: web.Request) -> web.Response:
-    """`DELETE /v1/grants/{id}`: log out at the provider, then delete; the response says which of the two happened."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    """`DELETE /v1/grants/{id}`: log out at the provider, then forget the grant.
+
+    `revoked` says whether the provider logged out; the grant is forgotten in any case.
+    """
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    grant = await api.store.grants.get(grant_id)
+    grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
-    if api.logout.needs_live_token(grant):
-        try:  # the provider's logout is paid for with a living access token: have one made
-            await api.reader.current(grant_id, wait=api.settings.refresh.request_timeout.total_seconds())
+    if context.logout.needs_live_token(grant):
+        try:  # the provider's logout needs a live access token: refresh for one
+            await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())
         except UnknownGrant:
             raise
         except BrokerError:
-            pass  # then the answer says that only our side was forgotten
-    logged_out = await finish(_log_out(api, caller, grant))
+            pass  # then the response says that the provider did not log out
+    logged_out = await finish(_log_out(context, caller, grant))
     answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
-    return json_answer(answer)
+    return json_response(answer)
 
 
-async def _log_out(api: Api, caller: Caller, grant: Grant) -> LoggedOut:
-    logged_out = await api.logout.log_out(grant.grant_id)
+async def _log_out(context: Context, caller: Caller, grant: Grant) -> LoggedOut:
+    logged_out = await context.logout.log_out(grant.grant_id)
     audit.acted(caller, "grant.deleted", grant.grant_id, generation=grant.generation)
     return logged_out
 
 
 async def retry_grant(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/retry`: request a token for the grant once more, parked or not."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    """`POST /v1/grants/{id}/retry`: make a grant due now, parked or not."""
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    known = await api.store.registry.generation(grant_id)
-    outcome = await api.store.schedule.retry(grant_id, known.provider) if known else "gone"
-    if known is None or outcome == "gone":
-        raise UnknownGrant("no such grant")
-    api.wake(known.provider)
-    audit.acted(caller, "grant.retried", grant_id, generation=known.generation)
-    return json_answer(shapes.Retried(grant_id=grant_id, state=outcome), status=202)
+    retried = await retry.retry_grant(context.store, context.scheduler, grant_id)
+    audit.acted(caller, "grant.retried", grant_id, generation=retried.generation)
+    return json_response(shapes.Retried(grant_id=grant_id, state=retried.state), status=202)
 
 
 async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: list providers with their last hour, their grants by state, and why one is suspended."""
-    admin_of(request)
-    api, names = request.app[API], await _all_providers(request)
-    states = await api.store.grants.providers(names)
-    history = await api.store.history.for_providers(names, api.store.clock())
-    answer = shapes.Providers(providers=[_provider(request, state, history[state.name]) for state in states])
-    return json_answer(answer)
+    """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
+    authenticate_admin(request)
+    context, names = request.app[CONTEXT], await _all_providers(request)
+    states = await context.store.grants.providers(names)
+    history = await context.store.history.for_providers(names, context.store.clock())
+    answer = shapes.Providers(providers=[_describe_provider(request, state, history[state.name]) for state in states])
+    return json_response(answer)
 
 
-def _provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
-    endpoint = request.app[API].endpoints.get(state.name)
+def _describe_provider(request: web.Request, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
+    endpoint = request.app[CONTEXT].endpoints.get(state.name)
     return {
         "provider": state.name,
         "kind": endpoint.dialect.kind if endpoint else None,
@@ -274,7 +285,7 @@ def _provider(request: web.Request, state: ProviderState, history: Iterable[Minu
 
 
 def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
-    """For how long a spent refresh token may be presented again: seconds, or "forever"."""
+    """Return for how long a spent refresh token may be presented again: seconds, or "forever"."""
     grace = endpoint.dialect.reuse_grace_ms
     return "forever" if grace is None else grace / 1000
 
@@ -282,47 +293,25 @@ def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
 async def retry_provider(request: web.Request) -> web.Response:
     """`POST /v1/providers/{name}/retry`: resume a suspended provider and retry its parked grants.
 
-    A grant that the provider declared dead stays parked, unless the breaker counted it: retry such a grant by its id.
+    A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
     """
-    admin, api, name = admin_of(request), request.app[API], request.match_info["name"]
-    if not admin.administers_all:
-        raise NotAllowed(
-            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and a provider is taken up for all '
-            "of them: retry grant by grant"
-        )
-    if name not in api.endpoints:
-        raise InvalidRequest(f"no provider {name[:64]!r} in the settings; there are: {', '.join(api.endpoints)}")
-    taken_up = await finish(_take_up(api, admin, name))
-    return json_answer(shapes.ProviderRetried(provider=name, grants_taken_up=taken_up), status=202)
+    admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
+    context = request.app[CONTEXT]
+    name = require_provider(request.match_info["name"], context.endpoints)
+    retried = await finish(_retry_provider(context, admin, name))
+    return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
 
 
-async def _take_up(api: Api, admin: Caller, name: str) -> int:
-    """How many grants were taken up. To be finished: whom the breaker had seen refused is told only once."""
-    schedule, taken_up = api.store.schedule, 0
-    for grant_id in await schedule.resume(name):
-        taken_up += await schedule.retry(grant_id, name) == "due"
-    cursor: str | None = None
-    while True:
-        page = await api.store.grants.page([name], ["parked"], cursor, _PAGE_MAX)
-        for _, grant in page.rows:
-            if grant.reason != "reauthorization_required":
-                taken_up += await schedule.retry(grant.grant_id, name) == "due"
-        cursor = page.next
-        if cursor is None:
-            break
-    api.wake(name)
-    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=taken_up)
-    return taken_up
+async def _retry_provider(context: Context, admin: Caller, name: str) -> int:
+    retried = await retry.retry_provider(context.store, context.scheduler, name)
+    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=retried)
+    return retried
 
 
 async def test_notices(request: web.Request) -> web.Response:
-    """`POST /v1/notify/test`: send a test notice by every channel, and return what each receiver answered."""
-    admin, api = admin_of(request), request.app[API]
-    if not admin.administers_all:
-        raise NotAllowed(
-            f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
-        )
-    tested = await finish(api.desk.test())
+    """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
+    admin = authenticate_admin_of_all(request, "notices are about all of them")
+    tested = await finish(request.app[CONTEXT].notifier.test())
     audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
     ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
-    return json_answer(shapes.NoticesTested(ways=ways))
+    return json_response(shapes.NoticesTested(ways=ways))

@@ -1,4 +1,4 @@
-"""Import in bulk: NDJSON in, NDJSON of outcomes out, streamed; memory stays flat however long the file is."""
+"""Import in bulk: NDJSON in, NDJSON of outcomes out, streamed, so memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from broker.api.app import API, BODY_LIMIT, UNREADABLE
-from broker.api.routes.grants import admin_of, audit_import, imported, trimmed
+from broker.api.context import CONTEXT
+from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin
+from broker.api.responses import UNREADABLE_BODY
+from broker.api.routes.grants import audit_import, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from broker.api.app import Api
     from broker.api.callers import Caller
+    from broker.api.context import Context
     from broker.api.routes import shapes
 
 
@@ -27,77 +29,75 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def import_grants(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/import`: import many grants, one `{"grant_id", "provider", "refresh_token", "scope"?}` per line.
+    """`POST /v1/import`: import many grants, one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
 
-    The response has a line for each: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
+    Each line is answered by one line: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
     A line that was imported before changes nothing, so the same file may be sent again.
     """
-    caller, api = admin_of(request), request.app[API]
-    answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-    await answer.prepare(request)
+    caller, context = authenticate_admin(request), request.app[CONTEXT]
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+    await response.prepare(request)
     number = 0
     try:
         async for raw in _lines(request):
             number += 1
             if raw is None or raw.strip():
-                await _tell(answer, await _outcome(api, caller, number, raw))
+                await _write(response, await _import_line(context, caller, number, raw))
     except web.RequestPayloadError:
-        await _tell(answer, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE)))
-    await answer.write_eof()
-    return answer
+        await _write(response, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE_BODY)))
+    await response.write_eof()
+    return response
 
 
-async def _tell(answer: web.StreamResponse, outcome: shapes.ImportOutcome) -> None:
-    await answer.write(json.dumps(outcome).encode() + b"\n")
+async def _write(response: web.StreamResponse, outcome: shapes.ImportOutcome) -> None:
+    await response.write(json.dumps(outcome).encode() + b"\n")
 
 
-async def _outcome(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+async def _import_line(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     try:
-        return await _import(api, caller, number, raw)
+        return await _import(context, caller, number, raw)
     except BrokerError as error:
         return _refused({"line": number, "status": "refused"}, error)
 
 
-async def _import(api: Api, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+async def _import(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
     if raw is None:
-        raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB")
+        raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB: one grant needs less")
     try:
         line = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        raise InvalidRequest("the line is not JSON") from None
+        raise InvalidRequest("the line is not JSON: send one JSON object a line") from None
     grant_id = line.get("grant_id") if isinstance(line, dict) else None
     if not isinstance(grant_id, str) or not GRANT_ID.fullmatch(grant_id):
-        raise InvalidRequest(
-            "grant_id must be a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
-        )
-    told: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}
+        raise InvalidRequest(INVALID_GRANT_ID)
+    outcome: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}
     try:
         caller.require("admin", grant_id)
-        provider, refresh_token, scope = imported(line, api.endpoints)
-        spread = random.uniform(0, api.settings.refresh.import_spread.total_seconds() * 1000)
-        due_at = api.store.clock() + int(spread)
-        registered = await api.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
+        provider, refresh_token, scope = read_import(line, context.endpoints)
+        spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
+        due_at = context.store.clock() + int(spread)
+        registered = await context.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
     except BrokerError as error:
-        return _refused(told, error)
-    told = {**told, **trimmed(line)}
+        return _refused(outcome, error)
+    outcome = {**outcome, **trimmed(line)}
     if registered.status == "leased":
-        return _refused(told, Conflict("a refresh is in flight: send the line again"))
+        return _refused(outcome, Conflict("a refresh of this grant is in flight: send the line again"))
     if registered.status == "held":
-        told["holder"] = registered.holder or ""
-        return _refused(told, Conflict("another grant holds this refresh token"))
+        outcome["holder"] = registered.holder or ""
+        return _refused(outcome, Conflict("another grant holds this refresh token: use that grant, or delete it first"))
     audit_import(caller, grant_id, registered)
     if registered.status == "outdated":
-        return {**told, "status": "unchanged"}  # a line that a later one replaced, in a file that is sent again
-    api.wake(provider)
-    return {**told, "status": registered.status}
+        return {**outcome, "status": "unchanged"}  # a file that is sent again: a later line of it replaced this one
+    context.scheduler.wake(provider)
+    return {**outcome, "status": registered.status}
 
 
-def _refused(told: shapes.ImportOutcome, error: BrokerError) -> shapes.ImportOutcome:
-    return {**told, "error": error.code, "error_description": str(error)}
+def _refused(outcome: shapes.ImportOutcome, error: BrokerError) -> shapes.ImportOutcome:
+    return {**outcome, "error": error.code, "error_description": str(error)}
 
 
 async def _lines(request: web.Request) -> AsyncIterator[bytes | None]:
-    """The body's lines, in pieces of bounded size; None for a line that is too long."""
+    """Yield the body's lines; None for a line that is too long."""
     rest, skipping = b"", False
     async for chunk in request.content.iter_any():
         *whole, rest = (rest + chunk).split(b"\n")

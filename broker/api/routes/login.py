@@ -1,6 +1,6 @@
 """What browsers see: the login link and the redirect back. Pages say in words what happened and what to do.
 
-Owns cookies and HTML; what a login is, `refresh.login` knows.
+Owns cookies and HTML; `broker.login` owns logins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import structlog
 from aiohttp import web
 
 from broker.api import audit
-from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
+from broker.api.context import CONTEXT
+from broker.api.requests import authenticate, read_grant_id, read_json, require_provider
+from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.login.login import AlreadyUsed, read_query
@@ -58,15 +60,15 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def add_browser_routes(router: web.UrlDispatcher) -> None:
-    """The two routes a browser comes to: all that `http.public_listen` serves."""
+    """Add the two routes for browsers: all that `http.public_listen` serves."""
     router.add_get("/login/{ticket}", _with_page(open_link), allow_head=False)
-    router.add_head("/login/{ticket}", _nothing)
+    router.add_head("/login/{ticket}", _head)
     router.add_get("/callback", _with_page(callback), allow_head=False)
-    router.add_head("/callback", _nothing)
+    router.add_head("/callback", _head)
 
 
 def _with_page(handler: Handler) -> Handler:
-    """A bug is a page too where a person looks."""
+    """Show a page for a bug too, since a person looks at the response."""
 
     @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -74,72 +76,66 @@ def _with_page(handler: Handler) -> Handler:
             return await handler(request)
         except Exception:
             log.exception("request.failed", method=request.method, route=handler.__name__)
-            return _page(
-                500, "Something broke here", "A fault in token-broker: its log says more. Open the login link again."
-            )
+            return _page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
 
     return answer
 
 
-async def _nothing(_request: web.Request) -> web.Response:
-    """Whoever only looks (link scanners, previews) changes nothing."""
+async def _head(_request: web.Request) -> web.Response:
+    """Answer HEAD without any effect: link scanners and previews send it."""
     return web.Response(headers=_HEADERS)
 
 
 async def start_login(request: web.Request) -> web.Response:
-    """`POST /v1/grants/{id}/login`: begin a login; the grant does not change until the login is completed."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    """`POST /v1/grants/{id}/login`: start a login; it changes the grant when it is completed, and not before."""
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    provider = (await json_body(request, "provider")).get("provider")
-    if not isinstance(provider, str) or provider not in api.endpoints:
-        raise InvalidRequest(
-            f"provider must be one of those in the settings: {', '.join(api.endpoints) or 'there are none'}"
-        )
-    started = await api.login.start(grant_id, provider)
+    provider = require_provider((await read_json(request, "provider")).get("provider"), context.endpoints)
+    started = await context.login.start(grant_id, provider)
     audit.acted(caller, "login.started", grant_id, provider=provider)
     answer = shapes.LoginStarted(
         grant_id=grant_id,
-        login_url=f"{api.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
+        login_url=f"{context.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
         authorization_url=started.authorization_url,
         state=started.state,
         ticket=started.ticket,
-        expires_at=api.store.clock() // 1000 + LIFE_S,
+        expires_at=context.store.clock() // 1000 + LIFE_S,
     )
-    return json_answer(answer)
+    return json_response(answer)
 
 
 async def login_status(request: web.Request) -> web.Response:
-    """`GET /v1/grants/{id}/login/{ticket}`: return the state of a login: pending, working, completed, failed."""
-    grant_id, caller = grant_id_of(request), caller_of(request)
+    """`GET /v1/grants/{id}/login/{ticket}`: report a login as pending, working, completed, or failed and why."""
+    grant_id, caller = read_grant_id(request), authenticate(request)
     caller.require("admin", grant_id)
-    flow = await request.app[API].login.status(request.match_info["ticket"])
+    flow = await request.app[CONTEXT].login.status(request.match_info["ticket"])
     if flow is None or flow.grant_id != grant_id:
-        raise UnknownGrant("this login is unknown or older than ten minutes")
+        raise UnknownGrant("this login is unknown or older than ten minutes: start another")
     body = shapes.LoginStatus(grant_id=grant_id, provider=flow.provider, status=flow.status)
     if flow.error:
         body |= {"error": flow.error, "error_description": flow.error_description}
-    return json_answer(body)
+    return json_response(body)
 
 
 async def complete_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login/complete`: complete a login by the URL that a browser elsewhere was redirected to."""
-    grant_id, caller, api = grant_id_of(request), caller_of(request), request.app[API]
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    body = await json_body(request, "redirected_to")
+    body = await read_json(request, "redirected_to")
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
-        raise InvalidRequest("redirected_to must be the URL the browser ended at")
-    completed = _completed(caller, api.login.complete(grant_id, redirected_to, state))
-    return json_answer(_told(await finish(completed)))
+        raise InvalidRequest("redirected_to is no text: send the URL that the browser was redirected to")
+    completing = _complete(caller, context.login.complete(grant_id, redirected_to, state))
+    return json_response(_describe(await finish(completing)))
 
 
-async def _completed(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
+async def _complete(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
     logged_in = await login
     audit.acted(caller, "login.completed", logged_in.grant_id, provider=logged_in.provider)
     return logged_in
 
 
-def _told(logged_in: LoggedIn) -> shapes.LoggedIn:
+def _describe(logged_in: LoggedIn) -> shapes.LoggedIn:
     return {
         "grant_id": logged_in.grant_id,
         "provider": logged_in.provider,
@@ -148,63 +144,63 @@ def _told(logged_in: LoggedIn) -> shapes.LoggedIn:
     }
 
 
-def _prefetching(request: web.Request) -> bool:
+def _is_prefetch(request: web.Request) -> bool:
     purpose = request.headers.get("Sec-Purpose", "") + request.headers.get("Purpose", "")
     return "prefetch" in purpose.lower()
 
 
 async def open_link(request: web.Request) -> web.Response:
-    """`GET /login/{ticket}`: make a new state and cookie, and redirect the browser to the provider."""
-    if _prefetching(request):
+    """`GET /login/{ticket}`: set a fresh state and cookie, and redirect to the provider."""
+    if _is_prefetch(request):
         return web.Response(status=503, headers=_HEADERS)
-    api = request.app[API]
+    context = request.app[CONTEXT]
     try:
-        opened = await api.login.open(request.match_info["ticket"])
+        opened = await context.login.open(request.match_info["ticket"])
     except AlreadyUsed as error:
-        return _already(error)
+        return _already_used(error)
     except BrokerError as error:
-        return _page(status_of(error), "This link does not work", str(error))
+        return _page(error_status(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**_HEADERS, "Location": opened.authorization_url})
     answer.set_cookie(
-        _COOKIE + _short(opened.state),
+        _COOKIE + _cookie_suffix(opened.state),
         f"{opened.state}.{opened.cookie}",
         max_age=LIFE_S,
         path="/callback",
         httponly=True,
         samesite="Lax",
-        secure=api.settings.http.public_url.startswith("https://"),
+        secure=context.settings.http.public_url.startswith("https://"),
     )
     return answer
 
 
-def _short(state: str) -> str:
+def _cookie_suffix(state: str) -> str:
     return hashlib.sha256(state.encode()).hexdigest()[:12]
 
 
 async def callback(request: web.Request) -> web.Response:
-    """`GET /callback`: receive the redirect from the provider (RFC 6749 §4.1.2), once; a reload changes nothing."""
-    if _prefetching(request):
+    """`GET /callback`: complete the login (RFC 6749 §4.1.2). A reload changes nothing."""
+    if _is_prefetch(request):
         return web.Response(status=503, headers=_HEADERS)
     cookies = dict(
         value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
     )
     try:
         query = read_query(request.rel_url.raw_query_string)
-        logged_in = await finish(_completed(None, request.app[API].login.callback(query, cookies)))
+        logged_in = await finish(_complete(None, request.app[CONTEXT].login.callback(query, cookies)))
     except AlreadyUsed as error:
-        return _already(error)
+        return _already_used(error)
     except BrokerError as error:
         log.warning("login.failed", error=error.code, detail=str(error))
-        return _page(status_of(error), "Not logged in", str(error))
+        return _page(error_status(error), "Not logged in", str(error))
     return _page(
         200,
         "Logged in",
-        f"Grant {logged_in.grant_id} at {logged_in.provider} is kept alive from now on. You can close this page.",
+        f"token-broker now keeps grant {logged_in.grant_id} at {logged_in.provider} alive. You can close this page.",
         good=True,
     )
 
 
-def _already(error: AlreadyUsed) -> web.Response:
+def _already_used(error: AlreadyUsed) -> web.Response:
     flow = error.flow
     match flow.status:
         case "completed":
@@ -216,10 +212,12 @@ def _already(error: AlreadyUsed) -> web.Response:
             )
         case "failed":
             return _page(
-                400, "Not logged in", f"{flow.error_description} (This page was opened again: nothing was done twice.)"
+                400,
+                "Not logged in",
+                f"{flow.error_description} (You opened this page again; that changed nothing.)",
             )
         case _:
-            return _page(400, "Just a moment", "This login is being completed in another window.")
+            return _page(400, "Just a moment", "Another window is completing this login.")
 
 
 def _page(status: int, title: str, text: str, *, good: bool = False) -> web.Response:

@@ -1,7 +1,7 @@
-"""`/openapi.json`: what this broker answers, told in OpenAPI 3.1.
+"""`/openapi.json`: this broker's API in OpenAPI 3.1.
 
-Made of what answers: the router's routes, their handlers' docstrings, the shapes that handlers answer with, and, for
-what stands in none of them, `operations`. Nothing in it is secret, so it needs no key.
+Generated from the router's routes, the handlers' docstrings and the shapes of the responses; `operations` holds what
+these do not say. Nothing in it is secret, so it needs no key.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ PATH = "/openapi.json"
 _REF = "#/components/schemas/{model}"
 _ABOUT = """Hands out the live access token of each grant.
 
-The key of a caller goes into `Authorization: Bearer KEY` or `X-Broker-Key: KEY`; the latter wins. Every error
-has the body `{"error", "error_description"}`, and the description says what to do. A caller without the
-right gets 403 whether the grant exists or not. HEAD responds as GET does, without the body."""
+Send a caller's key as `Authorization: Bearer KEY` or `X-Broker-Key: KEY`; the latter wins. Every error has the body
+`{"error", "error_description"}`, and the description says what to do. A caller that may not know of a grant gets 403
+whether it exists or not. The response to HEAD is that to GET, without the body."""
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
-    """The routes of this face: the last, since it tells of those that were there before it, and of itself."""
-    told: list[tuple[bytes, str]] = []
+    """Add the route of this module, after all others: it describes the routes before it, and itself."""
+    made: list[tuple[bytes, str]] = []
     lock = asyncio.Lock()
 
     async def openapi(request: web.Request) -> web.Response:
-        """`GET /openapi.json`: return the OpenAPI 3.1 document of these routes, without a key."""
+        """`GET /openapi.json`: return this document."""
         async with lock:
-            if not told:  # in a thread: it takes as long as some hundred reads of a token
-                told.append(await asyncio.to_thread(_made, router))
-        body, etag = told[0]
+            if not made:  # in a thread: it takes as long as some hundred reads of a token
+                made.append(await asyncio.to_thread(_make, router))
+        body, etag = made[0]
         headers = {"Cache-Control": "no-cache", "ETag": etag}
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers=headers)
@@ -66,28 +66,32 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get(PATH, openapi)
 
 
-def _made(router: web.UrlDispatcher) -> tuple[bytes, str]:
-    body = json.dumps(document(routes(router)), ensure_ascii=False).encode()
+def _make(router: web.UrlDispatcher) -> tuple[bytes, str]:
+    body = json.dumps(make_document(list_routes(router)), ensure_ascii=False).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def routes(router: web.UrlDispatcher) -> Iterator[tuple[str, str, Handler]]:
-    """Method (lower case, or `*`), path and handler of each route; HEAD, which goes with GET, is left out."""
+def list_routes(router: web.UrlDispatcher) -> Iterator[tuple[str, str, Handler]]:
+    """Yield method (lower case, or `*`), path and handler of each route, except HEAD, which accompanies GET."""
     for route in router.routes():
         if route.resource is not None and route.method != "HEAD":
             yield route.method.lower(), route.resource.canonical, route.handler
 
 
-def document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
-    """The document of what is *served*. Raises `KeyError` for a route that `operations` does not tell of."""
-    told = {route: (tag, operation) for tag, group in OPERATIONS.items() for route, operation in group.items()}
+def make_document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
+    """Make the document of the routes in *served*.
+
+    Raises:
+        KeyError: `operations` does not describe a route.
+    """
+    operations = {route: (tag, operation) for tag, group in OPERATIONS.items() for route, operation in group.items()}
     served = list(served)
     names = Counter(handler.__name__ for _, _, handler in served)
     paths: dict[str, dict[str, Any]] = {}
     for method, spelled, handler in served:
         path = re.sub("^/page/.+", "/page/{file}", spelled)
-        tag, operation = told[method, path]
-        # For generated clients; what several routes share has none.
+        tag, operation = operations[method, path]
+        # For generated clients; a handler of several routes has none.
         named = {"operationId": handler.__name__} if method != "*" and names[handler.__name__] == 1 else {}
         for one in ANY if method == "*" else (method,):
             paths.setdefault(path, {})[one] = {"tags": [tag], **named, **_operation(path, handler, operation)}
@@ -107,16 +111,21 @@ def document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
             "parameters": {key: _parameter(key) for key in PARAMETERS},
             "headers": {name: {"description": words, "schema": schema} for name, (words, schema) in HEADERS.items()},
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "the key of a caller"},
-                "key": {"type": "apiKey", "in": "header", "name": "X-Broker-Key", "description": "the same; it wins"},
-                "client": {"type": "http", "scheme": "basic", "description": "the caller's name and its key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "a caller's key"},
+                "key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Broker-Key",
+                    "description": "the same; this header wins",
+                },
+                "client": {"type": "http", "scheme": "basic", "description": "the caller's name and key"},
             },
         },
     }
 
 
 def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, Any]:
-    summary, more = said(handler)
+    summary, more = read_docstring(handler)
     statuses = {*operation.errors, 421}
     if operation.right is not None:
         more = "\n\n".join(filter(None, (more, f"Needs a key with the right `{operation.right}`.")))
@@ -137,13 +146,13 @@ def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, A
         made["parameters"] = [{"$ref": f"#/components/parameters/{key}"} for key in parameters]
     if operation.takes is not None:
         lines = operation.media.endswith("ndjson")
-        schema = {"type": "string", "description": "an `ImportLine` a line"} if lines else _ref(operation.takes)
+        schema = {"type": "string", "description": "one `ImportLine` a line"} if lines else _ref(operation.takes)
         made["requestBody"] = {"required": not operation.optional, "content": {operation.media: {"schema": schema}}}
     return made
 
 
-def said(handler: Handler) -> tuple[str, str]:
-    """Summary and description out of a handler's docstring, without the route in front."""
+def read_docstring(handler: Handler) -> tuple[str, str]:
+    """Return summary and description from a handler's docstring, without the route at its beginning."""
     text = re.sub(r"^`[^`]+`(?: `[^`]+`)?: ", "", inspect.getdoc(handler) or "")
     summary, _, more = text.partition("\n\n")
     summary = " ".join(summary.split()).removesuffix(".")
@@ -190,7 +199,7 @@ def _ref(shape: type) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    """Every shape, and what they are made of."""
+    """Make the schemas of every shape, and of their parts."""
     here = [shape for shape in vars(shapes).values() if getattr(shape, "__module__", "") == shapes.__name__]
     named = [shape for shape in here if not shape.__name__.startswith("_")]
     _, made = TypeAdapter.json_schemas(
@@ -202,7 +211,7 @@ def _schemas() -> dict[str, Any]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Members are called by their names alone."""
+    """Gives members no titles: their names say it."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
         return False

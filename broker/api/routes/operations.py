@@ -1,7 +1,4 @@
-"""The parameters, rights and responses of each route, as far as its path and its handler's docstring do not say them.
-
-Data for the OpenAPI document and for the reference of the routes.
-"""
+"""What each route takes and returns, beyond its path and its handler's docstring: data for `openapi`."""
 
 from __future__ import annotations
 
@@ -22,36 +19,30 @@ ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
 """The methods of a route that accepts any."""
 
 ERRORS = {
-    400: ("BadRequest", "the request is invalid; repeating it does not help"),
-    401: ("Unauthorized", "the key is missing or unknown"),
-    403: ("Forbidden", "the caller lacks the right; whether the grant exists stays open"),
-    404: ("NotFound", "there is no such grant, login or file; said only to a caller that may know"),
+    400: ("BadRequest", "the request is wrong: sending it again does not help"),
+    401: ("Unauthorized", "no key, or an unknown one"),
+    403: ("Forbidden", "the caller does not have the right; the grant may or may not exist"),
+    404: ("NotFound", "there is no such thing, and the caller may know that"),
     409: (
         "Conflict",
-        "`reauthorization_required`: a person must log in; `conflict`: something else holds what the request wants",
+        "`reauthorization_required`: a person must log in; `conflict`: another request or grant is in the way",
     ),
     413: ("TooLarge", "the body is too large"),
-    421: ("Misdirected", "this broker does not serve the name in `Host`: use `http.public_url`"),
-    428: ("PreconditionRequired", "the header that names the token (`If-Match`) is missing"),
-    429: (
-        "TooManyRequests",
-        "the token is too fresh, or was reported too often, for its age to be the reason of the 401",
-    ),
-    502: ("BadGateway", "the provider did not answer, or refused"),
-    503: (
-        "Unavailable",
-        "no token is available now, or Redis does not answer: try again, after `Retry-After` if it is given",
-    ),
+    421: ("Misdirected", "this Host is not served here"),
+    428: ("PreconditionRequired", "the header that names the token is missing"),
+    429: ("TooManyRequests", "the token is too fresh, or was reported too often, for a 401 to be about its age"),
+    502: ("BadGateway", "the provider did not respond, or refused"),
+    503: ("Unavailable", "no token is available right now, or Redis does not answer"),
 }
 ERRORS_HEADER = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After", 409: "Retry-After"}
 HEADERS = {
     "Authorization": ("`Bearer`, a space and the token", {"type": "string"}),
     "ETag": ("the generation, or the file's version, in quotes", {"type": "string", "pattern": '^".+"$'}),
-    "Location": ("where the browser goes next", {"type": "string"}),
+    "Location": ("the URL to continue at", {"type": "string"}),
     "Preference-Applied": ("the part of `Prefer` that was applied", {"type": "string"}),
-    "Retry-After": ("seconds after which asking again helps", {"type": "integer", "minimum": 1}),
-    "Set-Cookie": ("the cookie that binds the login or session to the browser", {"type": "string"}),
-    "Vary": ("the request header that selects the type of the response", {"type": "string"}),
+    "Retry-After": ("seconds after which to send the request again", {"type": "integer", "minimum": 1}),
+    "Set-Cookie": ("the cookie that binds the browser", {"type": "string"}),
+    "Vary": ("the header that decides the media type", {"type": "string"}),
     "WWW-Authenticate": ("the scheme to use", {"type": "string"}),
 }
 
@@ -60,32 +51,36 @@ _STATE = {"type": "array", "items": TypeAdapter(State).json_schema()}
 PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "id": ("path", "the grant", {"type": "string", "pattern": f"^{GRANT_ID.pattern}$", "examples": ["acme-cameras"]}),
     "name": ("path", "the provider", {"type": "string", "examples": ["cameramanager"]}),
-    "ticket": ("path", "the ticket of the login", TEXT_SCHEMA),
-    "file": ("path", "a file of the status page", TEXT_SCHEMA),
-    "suffix": ("path", "what a proxy appends; may contain slashes", TEXT_SCHEMA),
-    "min_ttl": ("query", "seconds of life it must have; needs the right `refresh`", {"type": "number", "minimum": 0}),
+    "ticket": ("path", "the login's ticket", TEXT_SCHEMA),
+    "file": ("path", "a file of the page", TEXT_SCHEMA),
+    "suffix": ("path", "any path that a proxy appends", TEXT_SCHEMA),
+    "min_ttl": (
+        "query",
+        "seconds of life that the token must have; needs the right `refresh`",
+        {"type": "number", "minimum": 0},
+    ),
     "state": ("query", "only grants in these states", _STATE),
     "provider": ("query", "only grants of these providers", {"type": "array", "items": TEXT_SCHEMA}),
-    "search": ("query", "a part of the id; upper and lower case are equal", TEXT_SCHEMA),
-    "limit": ("query", "grants per page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+    "search": ("query", "a part of the id; upper and lower case are the same", TEXT_SCHEMA),
+    "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "callback_state": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "iss": ("query", "RFC 9207 §2", TEXT_SCHEMA),
     "error": ("query", "RFC 6749 §4.1.2.1", TEXT_SCHEMA),
-    "If-None-Match": ("header", "respond with 304 while this token or file is current", TEXT_SCHEMA),
+    "If-None-Match": ("header", "respond with 304 while the token or file is still this one", TEXT_SCHEMA),
     "If-Match": ("header", "the ETag of the token that got the 401", {"type": "string", "pattern": '^"[0-9]{1,64}"$'}),
     "Prefer": ("header", "RFC 7240: `wait=SECONDS`, 55 at most; for a refresh also `return=minimal`", TEXT_SCHEMA),
-    "X-Broker-Page": ("header", "a header that only the status page can send", TEXT_SCHEMA),
-    "Origin": ("header", "the origin of the status page", TEXT_SCHEMA),
+    "X-Broker-Page": ("header", "any value: only the status page can send this header", TEXT_SCHEMA),
+    "Origin": ("header", "of the status page", TEXT_SCHEMA),
 }
 NEEDED = {"If-Match", "X-Broker-Page"}
-"""Required parameters beside those of the path."""
+"""Required parameters, beside those of the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of one status: a JSON shape, or a body of other types, and headers beside `Cache-Control`."""
+    """The response of one status: a JSON shape, or other media types, and headers beside `Cache-Control`."""
 
     what: str
     shape: type | None = None
@@ -99,13 +94,13 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside those that any route may return (401 and 403 where it needs a key)."""
+    """Statuses with the body `Error`, beside those of every route (421; 401 and 403 where it takes a key)."""
     right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
     media: str = "application/json"
     optional: bool = False
-    """Whether the body may be omitted."""
+    """Whether the body may be missing."""
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     client: bool = False
@@ -164,7 +159,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
         ("put", "/v1/grants/{id}"): Operation(
             {
-                200: Answer("replaced, or unchanged if it held the same", shapes.Imported),
+                200: Answer("replaced, or unchanged", shapes.Imported),
                 201: Answer("created", shapes.Imported),
             },
             (400, 409, 413, 503),
@@ -175,13 +170,13 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("deleted from this broker", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
         ),
         ("get", "/v1/grants/{id}/attempts"): Operation(
-            {200: Answer("its past token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
+            {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/grants/{id}/retry"): Operation(
-            {202: Answer("a token request follows", shapes.Retried)}, (400, 404, 503), "admin"
+            {202: Answer("it is due now, or being refreshed", shapes.Retried)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/import"): Operation(
-            {200: Answer("an `ImportOutcome` for each line, as soon as it is done", others=(NDJSON,))},
+            {200: Answer("an `ImportOutcome` for each line, as it is done", others=(NDJSON,))},
             (),
             "admin",
             shapes.ImportLine,
@@ -197,7 +192,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             shapes.NewLogin,
         ),
         ("get", "/v1/grants/{id}/login/{ticket}"): Operation(
-            {200: Answer("the state of the login", shapes.LoginStatus)}, (400, 404, 503), "admin"
+            {200: Answer("its progress", shapes.LoginStatus)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/grants/{id}/login/complete"): Operation(
             {200: Answer("logged in", shapes.LoggedIn)}, (400, 413, 502, 503), "admin", shapes.Redirected
@@ -205,7 +200,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/login/{ticket}"): Operation(
             {
                 200: Answer("logged in already", others=(HTML,)),
-                302: Answer("redirect to the provider", headers=("Location", "Set-Cookie")),
+                302: Answer("a redirect to the provider", headers=("Location", "Set-Cookie")),
                 400: _PAGE,
                 502: _PAGE,
                 503: _PAGE,
@@ -219,14 +214,14 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
         ("post", "/v1/providers/{name}/retry"): Operation(
-            {202: Answer("token requests follow", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
+            {202: Answer("its grants are due now", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
         ),
     },
     "operation": {
         ("get", "/healthz"): Operation(
             {
-                200: Answer("every loop is alive", shapes.Health),
-                503: Answer("a loop is not alive", shapes.Health),
+                200: Answer("every loop makes progress", shapes.Health),
+                503: Answer("a loop does not", shapes.Health),
             }
         ),
         ("get", "/readyz"): Operation(
@@ -255,7 +250,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("what each receiver answered", shapes.NoticesTested)}, (503,), "admin of every grant"
         ),
         ("post", "/v1/sealing/reseal"): Operation(
-            {200: Answer("the progress", shapes.Resealed)},
+            {200: Answer("its progress", shapes.Resealed)},
             (400, 409, 413, 503),
             "admin of every grant",
             shapes.Resume,
@@ -265,7 +260,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "status page": {
         ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
-        ("get", "/session"): Operation({200: Answer("who is signed in", shapes.Session)}),
+        ("get", "/session"): Operation({200: Answer("the caller who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(
             {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))},
             (400, 401, 403, 413),

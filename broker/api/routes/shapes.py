@@ -1,6 +1,6 @@
-"""What goes over the wire as JSON, by name: handlers answer with these, and `openapi` makes its schemas of them.
+"""The JSON bodies of requests and responses, by name; `openapi` makes its schemas from them.
 
-Members that end in `_at`, `_by` and `_until` are epoch seconds. More members may come with a later version.
+Members whose names end in `_at`, `_by` or `_until` are epoch seconds. A later version may add members.
 """
 
 from typing import Annotated, Literal, NotRequired
@@ -18,7 +18,7 @@ Generation = Annotated[
 
 
 class Error(TypedDict):
-    """Why not, and what to do."""
+    """An error: why, and what to do."""
 
     error: Annotated[str, Field(description="a code for programs")]
     error_description: Annotated[str, Field(description="what is wrong and what to do, for people")]
@@ -27,7 +27,7 @@ class Error(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class TokenAnswer(TypedDict):
-    """A token answer of RFC 6749 §5.1, our own members, and every other member that the provider sent."""
+    """A token answer of RFC 6749 §5.1, with the broker's own members and every other member that the provider sent."""
 
     access_token: str
     token_type: str
@@ -41,7 +41,7 @@ class TokenAnswer(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class StandardTokenAnswer(TokenAnswer):
-    """The same for stock OAuth clients: `scope` as it was asked for, and an end some seconds before the real one."""
+    """The same for OAuth clients: `scope` as requested, and an expiry some seconds before the real one."""
 
     provider_scope: NotRequired[str]
 
@@ -51,12 +51,12 @@ class ClientCredentials(TypedDict):
 
     grant_type: Literal["client_credentials"]
     scope: Annotated[str, Field(pattern=f"^grant:{GRANT_ID.pattern}$", examples=["grant:acme-cameras"])]
-    client_id: NotRequired[Annotated[str, Field(description="the caller's name, where Basic does not say it")]]
-    client_secret: NotRequired[Annotated[str, Field(description="the caller's key, where Basic does not say it")]]
+    client_id: NotRequired[Annotated[str, Field(description="the caller's name, without HTTP Basic")]]
+    client_secret: NotRequired[Annotated[str, Field(description="the caller's key, without HTTP Basic")]]
 
 
 class Last(TypedDict):
-    """What the last token request of a grant came to."""
+    """The outcome of a grant's last token request."""
 
     outcome: str
     detail: str | None
@@ -64,7 +64,7 @@ class Last(TypedDict):
 
 
 class Grant(TypedDict):
-    """A grant, secrets aside."""
+    """A grant, without its secrets."""
 
     grant_id: GrantId
     provider: str
@@ -76,10 +76,10 @@ class Grant(TypedDict):
     refresh_at: At
     granted_at: At
     reauthorize_by: At | None
-    reauthorize_soon: Annotated[bool, Field(description="a person must log in again before long")]
+    reauthorize_soon: Annotated[bool, Field(description="a person must log in again soon")]
     scope: str | None
-    attempts: Annotated[int, Field(ge=0, description="token requests in a row that brought nothing")]
-    unreadable: Annotated[bool, Field(description="no sealing key opens its token")]
+    failures: Annotated[int, Field(ge=0, description="failed token requests in a row")]
+    unreadable: Annotated[bool, Field(description="no sealing key opens its stored tokens")]
     last: Last | None
 
 
@@ -91,9 +91,9 @@ class Grants(TypedDict):
 
 
 class NewGrant(TypedDict):
-    """A refresh token to take over."""
+    """A refresh token to import."""
 
-    provider: Annotated[str, Field(description="one of those in the settings", examples=["cameramanager"])]
+    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
     refresh_token: Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]
     scope: NotRequired[str | None]
 
@@ -114,7 +114,7 @@ class Imported(TypedDict):
 
 
 class ImportOutcome(TypedDict):
-    """What became of one line of a bulk import."""
+    """What an import did with one line."""
 
     line: Annotated[int, Field(ge=1)]
     grant_id: NotRequired[GrantId]
@@ -126,16 +126,16 @@ class ImportOutcome(TypedDict):
 
 
 class LoggedOut(TypedDict):
-    """What a log out did."""
+    """What a logout did."""
 
     grant_id: GrantId
     forgotten: Literal[True]
-    revoked: Annotated[bool, Field(description="whether the provider did its part")]
+    revoked: Annotated[bool, Field(description="whether the provider logged out")]
     detail: str
 
 
 class Retried(TypedDict):
-    """A grant that is asked for once more."""
+    """A grant that is retried."""
 
     grant_id: GrantId
     state: Literal["due", "leased"]
@@ -154,22 +154,22 @@ class Attempt(TypedDict):
 
 
 class UnderWay(TypedDict):
-    """A token request that is not over."""
+    """A token request under way."""
 
     at: At
     replica: str
 
 
 class Attempts(TypedDict):
-    """What was tried for a grant, and what is planned."""
+    """The last token requests of a grant, and what is planned."""
 
     grant_id: GrantId
     now: At
     attempts: Annotated[list[Attempt], Field(description="oldest first, ten at most")]
     under_way: UnderWay | None
-    unknown_at: Annotated[int | None, Field(description="when a request went out whose answer nobody saw")]
+    unknown_at: Annotated[int | None, Field(description="when a token request was sent whose response was lost")]
     next_at: At | None
-    fenced_until: Annotated[int | None, Field(description="nobody refreshes until then: Redis was restarted")]
+    fenced_until: Annotated[int | None, Field(description="no broker refreshes until then, since Redis was restarted")]
     forgotten_at: At | None
 
 
@@ -185,11 +185,11 @@ class Provider(TypedDict):
     """A provider's health."""
 
     provider: str
-    kind: Annotated[str | None, Field(description="null: no longer in the settings")]
-    suspended: Annotated[str | None, Field(description="what the provider refuses us with")]
+    kind: Annotated[str | None, Field(description="null: the provider is no longer in the settings")]
+    suspended: Annotated[str | None, Field(description="the error with which the provider refuses this broker")]
     suspended_at: At | None
     not_before: At | None
-    failures: Annotated[int, Field(description="in a row, over all grants")]
+    failures: Annotated[int, Field(description="failed token requests in a row, over all grants")]
     reuse_grace: Annotated[
         float | Literal["forever"] | None,
         Field(description="seconds for which a spent refresh token may be presented again"),
@@ -200,20 +200,20 @@ class Provider(TypedDict):
 
 
 class Providers(TypedDict):
-    """All providers, those of the settings and those that only hold grants still."""
+    """All providers: those in the settings, and those that still have grants."""
 
     providers: list[Provider]
 
 
 class ProviderRetried(TypedDict):
-    """A provider that is asked again."""
+    """A provider that is retried."""
 
     provider: str
     grants_taken_up: int
 
 
 class WayTested(TypedDict):
-    """What came of a test notice by one way."""
+    """The result of a test notice by one channel."""
 
     way: str
     told: bool
@@ -221,15 +221,15 @@ class WayTested(TypedDict):
 
 
 class NoticesTested(TypedDict):
-    """What came of a test notice."""
+    """The results of a test notice."""
 
     ways: list[WayTested]
 
 
 class NewLogin(TypedDict):
-    """Where to log in."""
+    """The provider to log in at."""
 
-    provider: Annotated[str, Field(description="one of those in the settings", examples=["cameramanager"])]
+    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
 
 
 class LoginStarted(TypedDict):
@@ -237,14 +237,16 @@ class LoginStarted(TypedDict):
 
     grant_id: GrantId
     login_url: Annotated[str, Field(description="opens until the login is completed or has expired")]
-    authorization_url: Annotated[str, Field(description="for a browser elsewhere: see `login/complete`")]
+    authorization_url: Annotated[
+        str, Field(description="for a browser that cannot reach this broker: see `login/complete`")
+    ]
     state: str
     ticket: str
     expires_at: At
 
 
 class LoginStatus(TypedDict):
-    """How far a login is."""
+    """The progress of a login."""
 
     grant_id: GrantId
     provider: str
@@ -254,10 +256,10 @@ class LoginStatus(TypedDict):
 
 
 class Redirected(TypedDict):
-    """Where a browser ended, that logged in by an `authorization_url`."""
+    """The redirect of a browser that logged in at an `authorization_url`."""
 
     redirected_to: Annotated[str, Field(description="the whole URL")]
-    state: NotRequired[Annotated[str | None, Field(description="of the login, where the URL does not carry it")]]
+    state: NotRequired[Annotated[str | None, Field(description="of the login, where the URL does not have it")]]
 
 
 class LoggedIn(TypedDict):
@@ -266,38 +268,38 @@ class LoggedIn(TypedDict):
     grant_id: GrantId
     provider: str
     scope: str | None
-    expires_in: Annotated[int, Field(description="seconds, of the first access token")]
+    expires_in: Annotated[int, Field(description="seconds of life of the first access token")]
 
 
 class Resume(TypedDict):
-    """Where to go on."""
+    """Where to continue."""
 
-    cursor: NotRequired[Annotated[str | None, Field(description="`next` of the answer before")]]
+    cursor: NotRequired[Annotated[str | None, Field(description="`next` of the previous response")]]
 
 
-_Pass = TypedDict("_Pass", {"pass": int})  # a word of Python's
+_Pass = TypedDict("_Pass", {"pass": int})  # a keyword of Python
 
 
 class Resealed(_Pass):
-    """How far resealing is; when it is done, what that means for the old keys."""
+    """The progress of resealing; at the end, what it means for the old keys."""
 
     grants: int
     grants_resealed: int
     logins_resealed: int
     unreadable: Annotated[list[str], Field(description="grants that no key in the settings opens")]
-    next: Annotated[str | None, Field(description="the `cursor` to go on with; null: done")]
+    next: Annotated[str | None, Field(description="the `cursor` to continue with; null: done")]
     old_keys_may_go: NotRequired[bool]
     detail: NotRequired[str]
 
 
 class Key(TypedDict):
-    """Who signs in."""
+    """The key to sign in with."""
 
-    key: Annotated[str, Field(min_length=1, description="of a caller with the right `admin`")]
+    key: Annotated[str, Field(min_length=1, description="the key of a caller with the right `admin`")]
 
 
 class Session(TypedDict):
-    """Who is signed in at the status page; `caller` is null for nobody."""
+    """The caller who is signed in at the status page; null for nobody."""
 
     caller: str | None
     admin_of_all: NotRequired[bool]
@@ -309,18 +311,18 @@ class Check(TypedDict):
 
     status: Literal["ok", "degraded"]
     since: At
-    detail: Annotated[str, Field(description="how it is and what to do")]
+    detail: Annotated[str, Field(description="what is wrong and what to do")]
 
 
 class Health(TypedDict):
-    """All that can fail, by name."""
+    """All checks, by name."""
 
     status: Literal["ok", "degraded", "failed", "starting", "stopping"]
     checks: dict[str, Check]
 
 
 class GrantReady(TypedDict):
-    """A live token is there."""
+    """A live token can be read."""
 
     status: Literal["ok"]
     generation: Generation
@@ -328,6 +330,6 @@ class GrantReady(TypedDict):
 
 
 class GrantNotReady(Error):
-    """No live token is there."""
+    """No live token can be read."""
 
     status: Literal["failed"]

@@ -1,6 +1,6 @@
 """The status page at `/`, its files, and the routes that sign a person in and out.
 
-The page is static; everything it shows it asks of the API, as whoever signed in.
+The page is static; it fetches everything that it shows from the API, as the caller who signed in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api import audit, session
-from broker.api.app import API, json_answer, json_body, session_of
+from broker.api.context import CONTEXT
+from broker.api.requests import find_session, read_json
+from broker.api.responses import json_response
 from broker.errors import InvalidRequest, NotAllowed
 from broker.secret import key_digest
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from broker.api.routes import shapes
 
-_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+_MEDIA_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -45,28 +47,28 @@ class _File:
 def _read() -> dict[str, _File]:
     files = {}
     for path in resources.files("broker.api").joinpath("page").iterdir():
-        kind = _KINDS.get(path.name.rpartition(".")[2])
+        kind = _MEDIA_TYPES.get(path.name.rpartition(".")[2])
         if kind is not None:
             body = path.read_bytes()
             files[path.name] = _File(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
     return files
 
 
-_FILES = _read()  # at import: never while the loop runs
+_FILES = _read()  # at import, before the event loop runs
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Add the routes of this module."""
-    router.add_get("/", _serving("index.html"))
+    router.add_get("/", _handler_for("index.html"))
     for name in _FILES:
         if name != "index.html":
-            router.add_get(f"/page/{name}", _serving(name))
+            router.add_get(f"/page/{name}", _handler_for(name))
     router.add_get("/session", get_session)
     router.add_post("/session", sign_in)
     router.add_post("/session/end", sign_out)
 
 
-def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _handler_for(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     file = _FILES[name]
 
     async def serve(request: web.Request) -> web.Response:
@@ -79,7 +81,7 @@ def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     return serve
 
 
-def _told(signed_in: session.Session | None) -> shapes.Session:
+def _describe(signed_in: session.Session | None) -> shapes.Session:
     if signed_in is None:
         return {"caller": None}
     caller = signed_in.caller
@@ -87,31 +89,31 @@ def _told(signed_in: session.Session | None) -> shapes.Session:
 
 
 async def get_session(request: web.Request) -> web.Response:
-    """`GET /session`: return who is signed in; `{"caller": null}` means nobody."""
-    return json_answer(_told(session_of(request)))
+    """`GET /session`: return who is signed in; `{"caller": null}` for nobody."""
+    return json_response(_describe(find_session(request)))
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /session` `{"key"}`: sign in with the key of an admin; the response sets a cookie.
+    """`POST /session` `{"key"}`: sign in with the key of an admin; sets a cookie.
 
     A wrong key costs one look-up by its digest, the same for every key, and locks nobody out.
     """
-    api = request.app[API]
-    public_url = api.settings.http.public_url
+    context = request.app[CONTEXT]
+    public_url = context.settings.http.public_url
     session.require_page(request.method, request.headers, public_url)
-    key = (await json_body(request, "key")).get("key")
+    key = (await read_json(request, "key")).get("key")
     if not isinstance(key, str) or not key.strip():
-        raise InvalidRequest("key must be the key of a caller with the admin right")
-    caller = api.callers.identify(None, key)
+        raise InvalidRequest("key is missing: send the key of a caller with the admin right")
+    caller = context.callers.identify(None, key)
     if not caller.administers:
         raise NotAllowed(
-            f"caller {caller.name!r} has no admin right, and this page is for admins: see callers in the settings"
+            f"caller {caller.name!r} has no admin right, which this page needs: see callers in the settings"
         )
-    signed_in = session.Session(caller, api.store.clock() + session.LIFE_S * 1000)
-    answer = json_answer(_told(signed_in))
+    signed_in = session.Session(caller, context.store.clock() + session.LIFE_S * 1000)
+    answer = json_response(_describe(signed_in))
     answer.set_cookie(
         session.cookie_name(public_url),
-        session.seal(api.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
+        session.seal(context.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
         max_age=session.LIFE_S,
         path="/",
         httponly=True,
@@ -123,13 +125,13 @@ async def sign_in(request: web.Request) -> web.Response:
 
 
 async def sign_out(request: web.Request) -> web.Response:
-    """`POST /session/end`: sign out; the response deletes the cookie."""
-    public_url = request.app[API].settings.http.public_url
+    """`POST /session/end`: sign out; removes the cookie."""
+    public_url = request.app[CONTEXT].settings.http.public_url
     session.require_page(request.method, request.headers, public_url)
-    signed_in = session_of(request)
+    signed_in = find_session(request)
     if signed_in is not None:
         audit.acted(signed_in.caller, "session.ended")
-    answer = json_answer(_told(None))
+    answer = json_response(_describe(None))
     answer.del_cookie(
         session.cookie_name(public_url),
         path="/",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.api.cached_responses import Content, Kind, Ready
+from broker.api.cached_responses import Content, RawResponse, ResponseCache
 from broker.model import Token
 from broker.sandbox import Sandbox
 from broker.secret import Secret
@@ -128,9 +128,9 @@ def test_seconds_are_counted_down() -> None:
         return Content(200, {}, b"")
 
     token = Token("g1", "p", 1, Secret("a"), "bearer", None, 1_000_000, 1_010_500, 1_008_000)
-    kind = Kind(lambda: now[0], lambda _: False, content)
+    kind = ResponseCache(lambda: now[0], lambda _: False, content)
     for now[0] in range(1_000_000, 1_003_000, 100):
-        kind.to(Kept(), token)  # type: ignore[arg-type]
+        kind.respond(Kept(), token)  # type: ignore[arg-type]
     assert made == [10, 9, 8, 7]
 
 
@@ -138,4 +138,4 @@ def test_seconds_are_counted_down() -> None:
 def test_no_header_is_smuggled(odd: str) -> None:
     """A token with control codes becomes no header."""
     with pytest.raises(ValueError, match="control"):
-        Ready(Content(200, {"Authorization": f"Bearer {odd}"}, b""))
+        RawResponse(Content(200, {"Authorization": f"Bearer {odd}"}, b""))

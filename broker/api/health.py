@@ -1,0 +1,175 @@
+"""Whether the broker is alive and could serve a caller: every check, with its status, since when, and in words.
+
+`/healthz` follows the loops alone, so neither a dead grant nor a lost Redis restarts the process. Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from broker.errors import StoreUnavailable, WrongStore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from broker.api.connections import Connections
+    from broker.journal.journal import Journal
+    from broker.process.heartbeat import Heartbeat
+    from broker.read import Cache
+    from broker.store import ProviderState, Store
+
+_FETCH_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that can fail. *since* is in epoch seconds."""
+
+    ok: bool
+    since: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks by name, and what they come to."""
+
+    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
+    checks: Mapping[str, Check] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the route that was asked answers 503."""
+        return self.status not in {"ok", "degraded"}
+
+
+class Health:
+    """The process's state, and the checks of what it works with. *providers* are those of the settings."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal | None,
+        cache: Cache,
+        connections: Connections,
+        heartbeats: Sequence[Heartbeat],
+        providers: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._cache = cache
+        self._connections = connections
+        self._heartbeats = heartbeats
+        self._providers = providers
+        self._checks: dict[str, Check] = {}
+        self._store_error: StoreUnavailable | None = None
+        self.started = False
+        self.stopping = False
+        self.waiting = ""
+        """Why Redis cannot be used yet, before the start is done."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether every loop has made progress within its deadline: `/healthz` and the watchdog follow it."""
+        return all(heartbeat.alive for heartbeat in self._heartbeats)
+
+    def summary(self) -> str:
+        """Say in one line how the broker is, without asking Redis: for the supervisor of the process."""
+        if self.stopping:
+            return "stopping: serves reads and finishes refreshes under way"
+        if not self.started:
+            return f"waiting for Redis: {self.waiting}" if self.waiting else "starting"
+        troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats if not each.alive or each.trouble]
+        if self._journal is not None and self._journal.fault:
+            troubles.append(f"journal: {self._journal.fault}")
+        return "; ".join(troubles) or f"refreshing; {len(self._cache)} tokens in memory"
+
+    async def report(self) -> Report:
+        """Report every check. A loop without progress fails it; a dead grant or a lost Redis only degrades it."""
+        states = await self.fetch_status()
+        full = self._connections.trouble
+        checks = {
+            "redis": self._check_redis(answers=states is not None),
+            "journal": self._check_journal(),
+            "connections": self._check("connections", full or f"{len(self._connections)} open", ok=not full),
+        }
+        for each in self._heartbeats:
+            checks[each.name] = self._check(each.name, _progress(each), ok=each.alive and not each.trouble)
+        for state in states or ():
+            checks[f"provider {state.name}"] = self._check_provider(state)
+        good = all(check.ok for check in checks.values())
+        return Report("failed" if not self.alive else "ok" if good else "degraded", checks)
+
+    async def report_readiness(self) -> Report:
+        """Report whether a caller could be served at all."""
+        if self.stopping:
+            return Report("stopping")
+        if not self.started:
+            return Report("starting", {"redis": self._check("redis", self.waiting or "not asked yet", ok=False)})
+        answers = await self.fetch_status() is not None
+        # A server without this broker's data may be a different server: a load balancer should try another replica.
+        ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
+        return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
+
+    async def fetch_status(self) -> list[ProviderState] | None:
+        """Fetch the providers' states from Redis; None where it does not answer within a second."""
+        try:
+            async with asyncio.timeout(_FETCH_TIMEOUT):
+                states = await self._store.grants.providers(self._providers)
+        except StoreUnavailable as error:
+            self._store_error = error
+        except TimeoutError:
+            self._store_error = StoreUnavailable("Redis does not answer")
+        else:
+            self._store_error = None
+            return states
+        return None
+
+    def _check_redis(self, *, answers: bool) -> Check:
+        if not answers:
+            detail = (
+                f"{self._store_error}: valid tokens are served from memory, nothing is refreshed; "
+                "start Redis or correct redis.url"
+            )
+            return self._check("redis", detail, ok=False)
+        if unproved := self._store.primary.unproved:
+            detail = f"answers, but cannot prove that the last commit is on disk: {unproved}"
+            return self._check("redis", detail, ok=not self._store.primary.replicas)
+        return self._check("redis", "answers", ok=True)
+
+    def _check_journal(self) -> Check:
+        if self._journal is None:
+            return self._check("journal", "off (refresh.journal): a response that Redis loses is lost", ok=False)
+        if self._journal.fault:
+            detail = f"{self._journal.fault}: make room in data_dir; until then only expired tokens are refreshed"
+            return self._check("journal", detail, ok=False)
+        return self._check("journal", f"writes; {self._journal.unsettled} responses not yet stored in Redis", ok=True)
+
+    def _check_provider(self, state: ProviderState) -> Check:
+        if state.suspended:
+            detail = (
+                f"suspended ({state.suspended} {state.detail or ''}): check client id and secret; probes continue, "
+                f"`token-broker retry --provider {state.name}` tries at once"
+            )
+        elif state.ailing:
+            reason = state.detail or "no detail"
+            detail = f"{state.ailing} failures in a row ({reason}): it gets one request at a time until one succeeds"
+        else:
+            detail = "answers"
+        return self._check(f"provider {state.name}", detail, ok=not state.suspended and not state.ailing)
+
+    def _check(self, name: str, detail: str, *, ok: bool) -> Check:
+        last = self._checks.get(name)
+        since = last.since if last is not None and last.ok == ok else int(time.time())
+        check = self._checks[name] = Check(ok, since, detail)
+        return check
+
+
+def _progress(heartbeat: Heartbeat) -> str:
+    if heartbeat.alive:
+        return heartbeat.trouble or "runs"
+    return f"no progress for {heartbeat.silent_for():.0f} s: restart the broker"

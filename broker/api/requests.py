@@ -1,0 +1,137 @@
+"""What every route reads from a request: the grant id, the caller, a JSON body. Knows no route, makes no response."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from broker import errors
+from broker.api import session
+from broker.api.context import CONTEXT
+from broker.model import GRANT_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from aiohttp import web
+
+    from broker.api.callers import Caller
+
+BODY_LIMIT = 64 * 1024
+"""Bytes."""
+INVALID_GRANT_ID = "a grant id is a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
+
+
+def read_grant_id(request: web.Request) -> str:
+    """Return the grant id in the path.
+
+    Raises:
+        InvalidRequest: no grant can have this id.
+    """
+    grant_id = request.match_info["id"]
+    if not GRANT_ID.fullmatch(grant_id):
+        raise errors.InvalidRequest(INVALID_GRANT_ID)
+    return grant_id
+
+
+def find_session(request: web.Request) -> session.Session | None:
+    """Return the session of the status page's cookie, whatever the route; None where nobody is signed in."""
+    context = request.app[CONTEXT]
+    value = request.cookies.get(session.cookie_name(context.settings.http.public_url))
+    return session.open_(context.store.sealer, context.callers, value, context.store.clock()) if value else None
+
+
+def is_from_status_page(request: web.Request) -> bool:
+    """Return whether the status page sent this: with its cookie, on its routes, and without a key.
+
+    A key in the request decides alone.
+    """
+    resource = request.match_info.route.resource
+    return (
+        not session.has_key(request.headers)
+        and resource is not None
+        and (request.method, resource.canonical) in session.ROUTES
+        and session.cookie_name(request.app[CONTEXT].settings.http.public_url) in request.cookies
+    )
+
+
+def authenticate(request: web.Request) -> Caller:
+    """Return the caller, known by its key or by the status page's cookie.
+
+    Raises:
+        UnknownKey: no key, an unknown key, or a session that is over.
+        NotAllowed: another page sent the status page's cookie.
+    """
+    context, headers = request.app[CONTEXT], request.headers
+    if is_from_status_page(request):
+        session.require_page(request.method, headers, context.settings.http.public_url)
+        signed_in = find_session(request)
+        if signed_in is None:
+            raise session.session_over()
+        return signed_in.caller
+    return context.callers.authenticate(headers)
+
+
+def authenticate_admin(request: web.Request) -> Caller:
+    """Return the caller, who must be admin of some grant.
+
+    Raises:
+        UnknownKey: as `authenticate`.
+        NotAllowed: the caller is admin of no grant.
+    """
+    caller = authenticate(request)
+    if not caller.administers:
+        raise errors.NotAllowed(f"caller {caller.name!r} has no admin right: see callers in the settings")
+    return caller
+
+
+def authenticate_admin_of_all(request: web.Request, reason: str) -> Caller:
+    """Return the caller, who must be admin of every grant; *reason* says why one grant is not enough.
+
+    Raises:
+        UnknownKey: as `authenticate`.
+        NotAllowed: the caller is not admin of every grant.
+    """
+    caller = authenticate_admin(request)
+    if not caller.administers_all:
+        raise errors.NotAllowed(f'caller {caller.name!r} is not admin of every grant (admin = ["*"]): {reason}')
+    return caller
+
+
+def require_provider(provider: object, providers: Collection[str]) -> str:
+    """Return *provider*, which must be one of the *providers* in the settings.
+
+    Raises:
+        InvalidRequest: it is none of them.
+    """
+    known = ", ".join(providers)
+    if not isinstance(provider, str) or provider not in providers:
+        raise errors.InvalidRequest(
+            f"this provider is not in the settings: {f'use one of {known}' if known else 'add [providers.NAME] first'}"
+        )
+    return provider
+
+
+async def read_json(request: web.Request, *members: str) -> dict[str, Any]:
+    """Return the JSON object in the body.
+
+    Args:
+        request: the request.
+        members: the members that the route takes, for the error's text.
+
+    Raises:
+        InvalidRequest: the body is not a JSON object.
+    """
+    wanted = f"send a JSON object with {', '.join(members)}"
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise errors.InvalidRequest(f"the body is not JSON: {wanted}") from None
+    if not isinstance(body, dict):
+        raise errors.InvalidRequest(f"the body is not a JSON object: {wanted}")
+    return body
+
+
+async def read_optional_json(request: web.Request, *members: str) -> dict[str, Any]:
+    """Return the JSON object in the body, or `{}` where there is no body; as `read_json` otherwise."""
+    return await read_json(request, *members) if (await request.read()).strip() else {}
