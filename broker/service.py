@@ -1,8 +1,8 @@
 """The whole daemon, wired: read this first.
 
 Opens the store, the HTTP client and the listeners, then runs loops beside them: the scheduler (the write path), the
-follower (the read path's memory), the tally (the providers' history) and the desk (who tells people). A loop that ends
-unexpectedly ends the process.
+follower (the read path's memory), the tally (the providers' history) and the notifier (notices to people). A loop that
+ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from broker.journal.replay import Replay
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
-from broker.notify import Limits, open_desk
+from broker.notify import Limits, open_notifier
 from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.process.heartbeat import Heartbeat
@@ -111,7 +111,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         ) as store,
         open_http(timeout) as http,
         _journal(settings, sealer, store) as journal,
-        open_desk(settings.notify, store, _limits(settings), metrics) as desk,
+        open_notifier(settings.notify, store, _limits(settings), metrics) as notifier,
     ):
         endpoints = {
             name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
@@ -140,9 +140,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             )
             for name, heart in zip(endpoints, hearts, strict=True)
         )
-        hearts += [listening_heart, pulse, *desk.hearts]
+        hearts += [listening_heart, pulse, *notifier.heartbeats]
         follower = Follower(
-            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=desk.hint
+            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=notifier.check_soon
         )
         reader = Reader(
             store,
@@ -172,7 +172,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             health,
             metrics,
             scheduler.wake,
-            desk,
+            notifier,
             Scrape(
                 store,
                 journal,
@@ -180,7 +180,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 metrics,
                 connections,
                 list(endpoints),
-                desk.nearness,
+                notifier.warning_level,
                 max_grants=settings.metrics.max_grants,
             ),
             connections,
@@ -208,7 +208,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             _collect_less()
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
             supervisor.ready(health.in_a_line())
-            async with _running(scheduler, follower, tally, desk, stopping):
+            async with _running(scheduler, follower, tally, notifier, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
@@ -226,7 +226,7 @@ def _collect_less() -> None:
 
 @asynccontextmanager
 async def _running(
-    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, desk: Notifier, stopping: asyncio.Event
+    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, notifier: Notifier, stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()
@@ -234,7 +234,7 @@ async def _running(
         loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
         loops.create_task(_supervised(follower.run, ending), name="follower")
         loops.create_task(_supervised(tally.run, ending), name="history")
-        loops.create_task(_supervised(desk.run, stopping), name="notices")
+        loops.create_task(_supervised(notifier.run, stopping), name="notices")
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.api import Callers
 from broker.errors import InvalidSettings
-from broker.notify.channels.command import runnable
+from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
 from broker.store.redis.embedded import find_server
@@ -116,7 +116,7 @@ def refused(settings: Settings) -> list[str]:
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:
-        attempt(lambda: runnable(settings.notify.command))
+        attempt(lambda: require_program(settings.notify.command))
     if settings.redis.url.startswith("embedded:"):
         attempt(find_server)
     return found

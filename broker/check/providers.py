@@ -47,7 +47,7 @@ def _of_server(where: str, server: ServerFacts, now: float) -> Iterator[Finding]
         )
         return
     assert server.status is not None  # noqa: S101 - it answered
-    if server.status >= 500:  # noqa: PLR2004 - RFC 9110 §15.6
+    if server.status >= 500:
         yield Finding(
             "warning",
             named,

@@ -101,7 +101,7 @@ class Wire:
                 allow_redirects=False,
             ) as answer:
                 status, told = answer.status, answer.headers
-                body = None if status == 304 else _object(await answer.read())  # noqa: PLR2004
+                body = None if status == 304 else _object(await answer.read())
         except TimeoutError:
             raise errors.BrokerUnreachable(
                 f"the broker at {self._place.name} does not answer within {wait + _PATIENCE:.0f} s", grant_id=grant_id
@@ -111,9 +111,9 @@ class Wire:
                 f"no broker answers at {self._place.name} ({_why(error)}): is it running, and is that its address?",
                 grant_id=grant_id,
             ) from None
-        if status == 304:  # noqa: PLR2004
+        if status == 304:
             return None
-        if status == 200 and body is not None:  # noqa: PLR2004
+        if status == 200 and body is not None:
             return Token(body, answered_at=clock())
         raise self._error(status, body, told.get("Retry-After"), grant_id)
 

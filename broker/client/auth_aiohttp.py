@@ -32,7 +32,7 @@ class BearerMiddleware:
         token = await self._grant.token()
         request.headers[hdrs.AUTHORIZATION] = token.authorization
         response = await handler(request)
-        if response.status != 401:  # noqa: PLR2004
+        if response.status != 401:
             return response
         again = not request.body or not request.body.consumed
         try:

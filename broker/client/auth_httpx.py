@@ -85,7 +85,7 @@ def _with(request: Any, token: Token) -> Any:
 def _refused(response: Any, token: Token) -> bool:
     """Whether *token* was refused, by whoever the request ended at."""
     carried: Any = response.request.headers.get("Authorization")
-    return bool(response.status_code == 401 and carried == token.authorization)  # noqa: PLR2004
+    return bool(response.status_code == 401 and carried == token.authorization)
 
 
 def _replayable(request: Any, response: Any) -> bool:

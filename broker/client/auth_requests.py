@@ -51,7 +51,7 @@ class _Answered:
 
     def __call__(self, response: Any, **options: Any) -> Any:
         request = response.request
-        refused = response.status_code == 401 and request.headers.get("Authorization") == self._token.authorization  # noqa: PLR2004
+        refused = response.status_code == 401 and request.headers.get("Authorization") == self._token.authorization
         if not refused or self._done:
             return response
         self._done = True

@@ -41,7 +41,7 @@ class Pin:
             self._pinned = origin
         if origin == self._pinned and origin is not None:
             return True
-        if origin not in self._told and len(self._told) < 100:  # noqa: PLR2004 - said once each, not without end
+        if origin not in self._told and len(self._told) < 100:
             self._told.add(origin)
             log.warning("token-broker: no token of %s goes to %s, only to %s", self._grant_id, origin, self._pinned)
         return False

@@ -140,7 +140,7 @@ class Discovery:
         reply = await self._http.send(Request(method="GET", url=url, headers={}), timeout=timeout)
         if not isinstance(reply, Reply):
             raise self._unavailable(f"{reply.code} {reply.detail}".strip())
-        if reply.status != 200:  # noqa: PLR2004 - OIDC Discovery §4.2
+        if reply.status != 200:
             raise self._unavailable(f"HTTP {reply.status}")
         if reply.body is None:
             raise self._unavailable(reply.fault or "unreadable")

@@ -335,4 +335,4 @@ def decoded(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[byte
 
 def _has_zlib_head(body: bytes) -> bool:
     """RFC 1950 §2.2: the method is 8 and the first two bytes are a multiple of 31."""
-    return len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0  # noqa: PLR2004 - the RFC's
+    return len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

@@ -66,7 +66,7 @@ async def _log_out(
 def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secret, ...]) -> Revocation:
     if not isinstance(reply, Reply):
         return Revocation("failed", reply.code, reply.detail)
-    if 200 <= reply.status <= 299 and not _says_error(reply.body):  # noqa: PLR2004 - RFC 9110 §15.3
+    if 200 <= reply.status <= 299 and not _says_error(reply.body):
         return Revocation("revoked")
     # The refusals of RFC 7009 §2.2.1 are those of RFC 6749 §5.2.
     outcome = token_response.read(

@@ -113,7 +113,7 @@ def read(
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
     reply = _Reply(status, headers, found, dialect, now, tuple(sent))
-    if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 §15.3
+    if 200 <= status <= 299:
         return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None
     return _cut_refusal(reply, flaw) if cut_off else _refusal(reply)
@@ -123,14 +123,14 @@ def _cut_refusal(reply: _Reply, fault: str) -> Outcome:
     """A refusal whose body was cut off: a status that says all by itself stands, the rest is nobody's guess."""
     if reply.status in _BUSY_STATUSES:
         return Busy(f"http_{reply.status}", f"answer cut off: {fault}", reply.retry_after_ms)
-    if 300 <= reply.status <= 399:  # noqa: PLR2004 - RFC 9110 §15.4
+    if 300 <= reply.status <= 399:
         return _refusal(reply)
     return Unknown(fault, f"HTTP {reply.status}, its body cut off")
 
 
 def _refusal(reply: _Reply) -> Outcome:
     status = reply.status
-    if 300 <= status <= 399:  # noqa: PLR2004 - RFC 9110 §15.4
+    if 300 <= status <= 399:
         # No Location: it may carry a session or a token.
         return Rejected(f"http_{status}", "a redirect, not followed")
     code, nested = _code(reply.values)
@@ -138,7 +138,7 @@ def _refusal(reply: _Reply) -> Outcome:
     detail = _detail(reply) or _described(reply)
     if status in _BUSY_STATUSES or (code in _BUSY_CODES and not nested):
         return Busy(shown, detail, reply.retry_after_ms)
-    if status < 200 or status > 499:  # noqa: PLR2004 - neither a success nor the client's error
+    if status < 200 or status > 499:
         return Unknown(f"http_{status}", redaction.detail(f"{shown}: {detail}" if code else detail, ()))
     if code in _REGISTRATION_CODES:
         return InvalidClient(shown, detail)

@@ -145,7 +145,7 @@ async def _ask(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer |
         _of_info(facts, info)
     for name in ("appendfsync", "maxmemory-policy"):
         pair = await _maybe(primary, facts, f"CONFIG GET {name}", "CONFIG", "GET", name)
-        if isinstance(pair, list) and len(pair) == 2:  # noqa: PLR2004 - name and value
+        if isinstance(pair, list) and len(pair) == 2:
             value = pair[1].decode()
             if name == "appendfsync":
                 facts.appendfsync = value
@@ -221,4 +221,4 @@ def _store_of(message: bytes) -> str | None:
         store = json_value(message)["store"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None  # noqa: PLR2004
+    return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None

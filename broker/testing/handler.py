@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             grant, status = self._token(fake)
-            body = grant.answer() if status == 200 else None  # noqa: PLR2004
+            body = grant.answer() if status == 200 else None
             headers = {"ETag": f'"{grant.generation}"', "Vary": "Accept", **self._applied()}
         except _Refused as error:
             status, headers = _STATUS[error.code], error.headers

@@ -307,6 +307,6 @@ async def test_notices(request: web.Request) -> web.Response:
             f'caller {admin.name!r} is not admin of every grant (admin = ["*"]), and notices tell of all of them'
         )
     tested = await finish(api.desk.test())
-    audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
-    ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
+    audit.acted(admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
+    ways = [shapes.WayTested(way=each.channel, told=each.delivered, detail=each.detail) for each in tested]
     return json_answer(shapes.NoticesTested(ways=ways))
