@@ -114,7 +114,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         open_notifier(settings.notify, store, _limits(settings), metrics) as notifier,
     ):
         endpoints = {
-            name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
+            name: Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
@@ -331,7 +331,7 @@ def stop_limit(settings: Settings) -> float:
 
 
 def _limits(settings: Settings) -> dict[str, Limits]:
-    dialects = [Dialect.of(name, provider) for name, provider in settings.providers.items()]
+    dialects = [Dialect.from_settings(name, provider) for name, provider in settings.providers.items()]
     return {dialect.name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for dialect in dialects}
 
 

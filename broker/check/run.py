@@ -15,7 +15,7 @@ from broker.check.store import of_store
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
-from broker.providers.facts import look as look_at_provider
+from broker.providers.facts import fetch_facts
 from broker.secret import Sealer
 from broker.store.facts import look as look_at_store
 
@@ -98,5 +98,5 @@ def _sealer(settings: Settings) -> Sealer | None:
 async def _of_provider(settings: Settings, name: str) -> list[Finding]:
     timeout = settings.refresh.request_timeout.total_seconds()
     async with open_http(timeout) as http:
-        endpoint = Endpoint.of(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await look_at_provider(endpoint, timeout), time.time()))
+        endpoint = Endpoint.from_settings(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
+        return list(of_provider(await fetch_facts(endpoint, timeout), time.time()))

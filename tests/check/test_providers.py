@@ -18,7 +18,7 @@ import trustme
 from broker.check.finding import Finding
 from broker.check.providers import of_provider
 from broker.providers import Endpoint, open_http
-from broker.providers.facts import look
+from broker.providers.facts import fetch_facts
 from broker.sandbox import Sandbox
 from broker.settings import Provider
 from tests.conftest import free_port, provider_settings
@@ -35,8 +35,8 @@ DAY = dt.timedelta(days=1)
 async def found(provider: dict[str, Any], name: str = "as") -> list[Finding]:
     """The findings of one provider."""
     async with open_http(3) as http:
-        endpoint = Endpoint.of(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await look(endpoint, 3), time.time()))
+        endpoint = Endpoint.from_settings(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
+        return list(of_provider(await fetch_facts(endpoint, 3), time.time()))
 
 
 def bad(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -187,7 +187,7 @@ async def test_addresses(authority: trustme.CA) -> None:
 @pytest.mark.parametrize(
     ("said", "level", "words"),
     [
-        ("/r", "error", "they must be equal to the letter, a trailing slash included"),
+        ("/r", "error", "they must be equal in every character, a trailing slash included"),
         (None, "failed", "HTTP 503"),
         ("", "failed", "no discovery document"),
     ],

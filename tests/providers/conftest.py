@@ -167,6 +167,6 @@ def endpoint_at(http: Http) -> Callable[..., Endpoint]:
         provider = Provider.model_validate(
             {name: value for name, value in {**given, **settings}.items() if value is not None}
         )
-        return Endpoint.of("acme", provider, http, clock=clock)
+        return Endpoint.from_settings("acme", provider, http, clock=clock)
 
     return make

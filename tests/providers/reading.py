@@ -16,8 +16,8 @@ from broker.settings import Provider
 
 NOW = 1_800_000_000_000
 SENT = (Secret("r1-sent-refresh-token"), Secret("client-secret"))
-OAUTH2 = Dialect.of("acme", Provider(kind="oauth2", client_id="id", token_endpoint="https://as.test/token"))
-V3 = Dialect.of("v3", Provider(kind="een-v3", client_id="id"))
+OAUTH2 = Dialect.from_settings("acme", Provider(kind="oauth2", client_id="id", token_endpoint="https://as.test/token"))
+V3 = Dialect.from_settings("v3", Provider(kind="een-v3", client_id="id"))
 TOKENS = {"access_token": "a2", "refresh_token": "r2-new-refresh-token", "expires_in": 3600}
 
 

@@ -148,7 +148,7 @@ class TestTls:
             async def make(url: str) -> Endpoint:
                 http = await stack.enter_async_context(open_http(2.0))
                 provider = Provider(kind="oauth2", client_id="id", token_endpoint=f"{url}/token")
-                return Endpoint.of("acme", provider, http, clock=lambda: 0)
+                return Endpoint.from_settings("acme", provider, http, clock=lambda: 0)
 
             yield make
 

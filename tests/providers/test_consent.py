@@ -20,7 +20,7 @@ REDIRECT = "http://127.0.0.1:8080/callback"
 def dialect(kind: str = "oauth2", **settings: Any) -> Dialect:
     """A dialect of such settings."""
     given = {"kind": kind, "client_id": "an id", "token_endpoint": "https://as.test/token", **settings}
-    return Dialect.of("acme", Provider.model_validate(given))
+    return Dialect.from_settings("acme", Provider.model_validate(given))
 
 
 def test_order_and_encoding() -> None:
@@ -85,7 +85,7 @@ def test_rfc_9207(issuer: str | None, iss: str | None, required: bool, accepted:
     """`iss` is compared to the letter, and missed where metadata promises it."""
     settings = dialect(issuer=issuer)
     if accepted:
-        check_issuer(settings, iss, required)
+        check_issuer(settings, iss, required=required)
     else:
         with pytest.raises(InvalidRequest):
-            check_issuer(settings, iss, required)
+            check_issuer(settings, iss, required=required)

@@ -15,7 +15,7 @@ DAY = 86_400_000
 def dialect(window: tuple[float, float] | None = None, **settings: Any) -> Dialect:
     """The dialect of such settings."""
     provider = Provider.model_validate({"client_id": "id", "client_secret": "s", **settings})
-    return Dialect.of("acme", provider, window)
+    return Dialect.from_settings("acme", provider, window)
 
 
 def test_cameramanager() -> None:
@@ -124,7 +124,7 @@ def test_discovered_endpoints_fill_gaps_only() -> None:
         body_credentials_only=True,
     )
     filled = dialect(kind="oidc", issuer="https://as.test", revocation_endpoint="https://as.test/set")
-    found = filled.discovered(metadata)
+    found = filled.with_metadata(metadata)
     assert (found.authorization_endpoint, found.token_endpoint) == ("https://as.test/found", "https://as.test/found")
     assert (found.revocation_endpoint, found.iss_parameter_supported) == ("https://as.test/set", True)
     assert found.token_endpoint_auth_method == "client_secret_post"
@@ -136,5 +136,5 @@ def test_discovered_endpoints_fill_gaps_only() -> None:
 def test_discovery_does_not_overrule_how_we_authenticate(more: dict[str, Any]) -> None:
     """A method from the settings stays, and so does the default beside a token endpoint from the settings."""
     filled = dialect(kind="oidc", issuer="https://as.test", **more)
-    found = filled.discovered(Metadata(issuer="https://as.test", body_credentials_only=True))
+    found = filled.with_metadata(Metadata(issuer="https://as.test", body_credentials_only=True))
     assert found.token_endpoint_auth_method == "client_secret_basic"

@@ -31,7 +31,7 @@ TOKENS = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}
 
 def dialect(issuer: str = "https://as.test/r", **settings: Any) -> Dialect:
     """An oidc dialect."""
-    return Dialect.of(
+    return Dialect.from_settings(
         "acme", Provider.model_validate({"kind": "oidc", "client_id": "id", "issuer": issuer, **settings})
     )
 
@@ -231,7 +231,7 @@ async def test_refresh_by_discovery(serve: Serve, endpoint_at: EndpointAt, answe
     assert gone.result == "revoked"
     assert [got.path for got in server.requests[1:]] == ["/token", "/token", "/revoke"]
     assert all(got.form["client_secret"] for got in server.requests[1:])
-    assert (await endpoint.resolved()).authorization_endpoint == f"{server.url}/authorize"
+    assert (await endpoint.resolve()).authorization_endpoint == f"{server.url}/authorize"
 
 
 async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
@@ -244,7 +244,7 @@ async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: Endpo
     assert "https://other.test" in outcome.detail
     assert server.url in outcome.detail
     with pytest.raises(InvalidSettings):
-        await endpoint.resolved()
+        await endpoint.resolve()
 
 
 async def test_token_endpoint_from_the_settings_needs_no_discovery(
@@ -265,4 +265,4 @@ async def test_unreachable_issuer(http: Http) -> None:
 async def test_without_discovery_everything_is_known(endpoint_at: EndpointAt) -> None:
     """Other kinds than oidc resolve to what the settings say, without a request."""
     endpoint = endpoint_at("http://127.0.0.1:1")
-    assert await endpoint.resolved() is endpoint.dialect
+    assert await endpoint.resolve() is endpoint.dialect

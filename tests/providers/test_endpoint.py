@@ -14,8 +14,8 @@ import pytest
 from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
 from broker.providers.client_secret import ClientSecret
-from broker.providers.credentials import credentials
-from broker.providers.endpoint import authenticated
+from broker.providers.credentials import Credentials
+from broker.providers.endpoint import authenticate
 from broker.secret import Secret
 
 from .asking import TOKEN, TOKENS, raw, refresh
@@ -260,8 +260,8 @@ async def test_a_file_system_that_hangs(
 def test_half_a_surrogate_pair_can_be_sent(endpoint_at: EndpointAt) -> None:
     """A refresh token that JSON could carry and UTF-8 cannot still becomes a request."""
     dialect = endpoint_at("http://127.0.0.1").dialect
-    request = authenticated(
-        "http://127.0.0.1/", {"refresh_token": "r\ud800"}, credentials(dialect, Secret("s")), "body"
+    request = authenticate(
+        "http://127.0.0.1/", {"refresh_token": "r\ud800"}, Credentials.for_client(dialect, Secret("s")), "body"
     )
     assert request.body == b"refresh_token=r%ED%A0%80"
 

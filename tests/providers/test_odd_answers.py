@@ -29,7 +29,7 @@ async def ask(status: int, **answer: Any) -> Outcome:
     """What a refresh comes to when the server answers so."""
     provider = Provider(kind="oauth2", client_id="c", client_secret="secret-0123", token_endpoint=TOKEN_ENDPOINT)
     async with open_http(1) as http:
-        endpoint = Endpoint.of("as", provider, http, clock=lambda: 1_800_000_000_000)
+        endpoint = Endpoint.from_settings("as", provider, http, clock=lambda: 1_800_000_000_000)
         with aioresponses() as server:
             server.post(TOKEN_ENDPOINT, status=status, response_class=Response, **answer)
             return await endpoint.refresh(Secret("r1"), timeout=1)

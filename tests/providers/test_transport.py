@@ -290,4 +290,4 @@ def test_why_nobody_knows(error: Exception, code: str) -> None:
 
 def test_too_many_codings() -> None:
     """A body coded over and over is not worth the unpacking."""
-    assert provider_http.decoded(b"x", ["gzip"] * 5) == (None, "undecodable")
+    assert provider_http.decode(b"x", ["gzip"] * 5) == (None, "undecodable")
