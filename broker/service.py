@@ -92,7 +92,7 @@ class Signals:
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run a broker until *signals* say stop. Raises `InvalidSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
-    supervisor = Systemd.of_process() if signals.of_process else Systemd()
+    supervisor = Systemd.from_environment() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
@@ -142,7 +142,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         )
         hearts += [listening_heart, pulse, *notifier.heartbeats]
         follower = Follower(
-            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=notifier.check_soon
+            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, report=notifier.check_soon
         )
         reader = Reader(
             store,
@@ -276,7 +276,7 @@ async def _identified(
     known = known_store(data_dir)
     while not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
         try:
             await store.identify(known)
             if known is None:
@@ -300,7 +300,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     adopting = asyncio.create_task(journal.adopt(store.registry.resealed))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
     if adopting.done():
         adopting.result()
     return adopting.done()

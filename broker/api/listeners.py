@@ -33,7 +33,7 @@ async def listening(api: Api) -> AsyncIterator[list[str]]:
     whole, public = applications(api)
     async with AsyncExitStack() as stack:
         # Listeners close first, then whoever waits is told that there is no news, then what is left is closed.
-        whole.on_shutdown.append(api.reader.let_go)
+        whole.on_shutdown.append(api.reader.stop_waiting)
         runner = await _served(stack, whole, api)
         assert runner.server is not None  # noqa: S101 - it was set up
         Front(api, runner.server)

@@ -15,9 +15,9 @@ from broker.check.store import of_store
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
-from broker.providers.facts import fetch_facts
+from broker.providers.facts import fetch_facts as fetch_provider_facts
 from broker.secret import Sealer
-from broker.store.facts import look as look_at_store
+from broker.store.facts import fetch_facts as fetch_store_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,11 +42,11 @@ def _of_data_dir(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_dir
     try:
         if directory.exists():
-            private.examine(directory)
+            private.require_access(directory)
             if settings.refresh.journal or settings.redis.url == "embedded:":
-                private.lock(directory)
+                private.require_locks(directory)
         else:
-            private.examine(disk.nearest(directory))
+            private.require_access(disk.nearest(directory))
     except InvalidSettings as error:
         yield from map(wrong, error.findings)
         return
@@ -83,7 +83,7 @@ async def _of_redis(settings: Settings) -> list[Finding]:
     except (InvalidSettings, OSError):
         return []  # said already
     sealer = await asyncio.to_thread(_sealer, settings)
-    facts = await look_at_store(settings.redis, sealer, data_dir=settings.data_dir, password=password)
+    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, password=password)
     return list(of_store(facts, settings.redis, known))
 
 
@@ -99,4 +99,4 @@ async def _of_provider(settings: Settings, name: str) -> list[Finding]:
     timeout = settings.refresh.request_timeout.total_seconds()
     async with open_http(timeout) as http:
         endpoint = Endpoint.from_settings(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await fetch_facts(endpoint, timeout), time.time()))
+        return list(of_provider(await fetch_provider_facts(endpoint, timeout), time.time()))

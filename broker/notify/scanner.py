@@ -19,7 +19,7 @@ from broker.notify.policy import (
     ending_condition,
     grant_condition,
 )
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,11 +61,11 @@ class Scanner:
     async def run(self, stopping: asyncio.Event) -> None:
         """Scan until *stopping* is set."""
         while not stopping.is_set():
-            await unless(stopping, self.step())
+            await run_until(stopping, self.step())
 
     async def step(self) -> None:
         """Enqueue the reported grants, the suspended providers and one page of grants, then pause."""
-        self.heartbeat.beat()
+        self.heartbeat.signal()
         self._woken.clear()
         reported, self._reported = self._reported, set()  # more may be reported while these are enqueued
         try:

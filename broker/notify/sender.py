@@ -20,7 +20,7 @@ from broker.notify import policy
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.notice import Notice
 from broker.notify.policy import LastNotice, Limits
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -85,12 +85,12 @@ class Sender:
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until *stopping* is set; the next replica repeats a notice that is on its way then."""
         while not stopping.is_set():
-            await unless(stopping, self.step())
+            await run_until(stopping, self.step())
 
     async def step(self) -> None:
         """Process one batch of subjects, then pause."""
         self._woken.clear()
-        self.heartbeat.beat()
+        self.heartbeat.signal()
         try:
             await self._process_batch()
         except StoreUnavailable as error:
@@ -98,7 +98,7 @@ class Sender:
         if self._failures:
             first, longest = _FAILING_PAUSE
             pause = min(longest, first * 2 ** min(self._failures - 1, 16)) * (0.5 + random.random() / 2)
-            self.heartbeat.beat(allow=pause)
+            self.heartbeat.signal(allow=pause)
             await asyncio.sleep(pause)
             return
         try:
@@ -114,7 +114,7 @@ class Sender:
         if not self._failures:
             self.heartbeat.trouble = ""
         for done, (subject, (provider, condition)) in enumerate(zip(leased, conditions, strict=True)):
-            self.heartbeat.beat(allow=self._timeout)
+            self.heartbeat.signal(allow=self._timeout)
             if time.monotonic() + self._timeout > ends or not await self._process(subject, provider, condition):
                 for rest in leased[done + 1 :]:
                     await self._notices.note(self.channel.name, rest, rest.record, self._store.clock())

@@ -1,7 +1,7 @@
-"""What is counted, and how it is shown. Names follow Prometheus: base units, timestamps rather than ages.
+"""The metrics, and how they are rendered. Names follow Prometheus: base units, timestamps rather than ages.
 
-What happens is counted as it happens; how things stand is asked anew for each scrape and kept nowhere, so that a
-grant, a provider or a Redis that is gone leaves no stale figure behind.
+Events are counted as they happen; the current state is read anew for each scrape and kept nowhere, so that a grant,
+a provider or a Redis that is gone leaves no stale figure behind.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ OUTCOMES = (
     "registration",
     "rejected",
 )
-"""What a token request can come to."""
+"""The outcomes of a token request."""
 READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
-"""How a read of a token can be answered: from memory; from memory although its refresh is overdue; after waiting; asked
-too soon after the last refresh; only a login helps; nothing valid right now; no right."""
+"""The outcomes of a read of a token: from memory; from memory although its refresh is overdue; after waiting; a refresh
+was requested too soon after the last one; a person must log in; no valid token at the moment; no right."""
 CLOSED = ("room", "silent", "stalled", "refused")
-"""Why we close a caller's connection: an idle one for a new one; no request came; a request or the taking of its answer
-stood still; it was one too many while all were busy."""
+"""Why the broker closes a caller's connection: an idle one, to make room for a new one; no request arrived; a request
+or the reading of its response stalled; all connections were busy, and it was one too many."""
 RISKS = ("journal_off", "journal_failing", "commit_unproved")
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a second line for each counter that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call] # it adds a line to each counter, which nobody needs
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderFigures:
-    """How one provider stands; *error* while it is suspended."""
+    """The state of one provider; *error* while it is suspended."""
 
     name: str
     grants: Mapping[str, int]
@@ -61,7 +61,7 @@ class ProviderFigures:
 
 @dataclass(frozen=True, slots=True)
 class GrantFigures:
-    """One grant in epoch ms, as far as it is known. *nearness* of its end: 0, 1 or 2."""
+    """One grant, times in epoch ms, None if unknown. *warning_level*: how near its end is, 0, 1 or 2."""
 
     grant_id: str
     provider: str
@@ -69,7 +69,7 @@ class GrantFigures:
     next_at: int | None
     succeeded_at: int | None
     reauthorize_by: int | None
-    nearness: int | None
+    warning_level: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class ParkedFigures:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How things stand at one moment. *providers* is None when Redis did not say; then nothing is said of grants."""
+    """The state at one moment. *providers* is None when Redis did not respond; no grants are shown then."""
 
     providers: Sequence[ProviderFigures] | None
     truncated: bool = False
@@ -98,7 +98,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Metrics:
-    """What this process counts, in a registry of its own. *providers* begin at zero, so that the first event shows."""
+    """The counters of this process, in their own registry. *providers* start at zero, so that the first event shows."""
 
     providers: Iterable[str] = ()
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -147,14 +147,14 @@ class Metrics:
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
 
     def render(self, standing: Standing) -> bytes:
-        """The text exposition format: what was counted, and how things stand."""
+        """Return the text exposition format of the counters and the current state."""
         return generate_latest(self.registry) + _text(lambda: _standing(standing))
 
 
 def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures]) -> bytes:
-    """Single grants in the text exposition format.
+    """Return single grants in the text exposition format.
 
-    They are thousands of lines, so they are written here: the library's way takes ten times as long.
+    They are thousands of lines, so they are written here: prometheus_client takes ten times as long.
     """
     labels = [_labels(grant=grant.grant_id, provider=grant.provider) for grant in grants]
     lines: list[str] = []
@@ -163,7 +163,9 @@ def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures
         lines += _lines(
             f"grant_{name}_timestamp_seconds", help_, [(of, at / 1000) for of, at in moments if at is not None]
         )
-    near = [(of, grant.nearness) for of, grant in zip(labels, grants, strict=True) if grant.nearness is not None]
+    near = [
+        (of, grant.warning_level) for of, grant in zip(labels, grants, strict=True) if grant.warning_level is not None
+    ]
     lines += _lines("grant_reauthorize_soon", _SOON, near)
     since = [(_labels(grant=p.grant_id, provider=p.provider, reason=p.reason), p.since / 1000) for p in parked]
     lines += _lines("grant_parked_timestamp_seconds", _PARKED, since)
@@ -186,22 +188,22 @@ def _text(families: Callable[[], Iterator[GaugeMetricFamily]]) -> bytes:
 
 
 class _Shown(Collector):
-    """Families made for one scrape."""
+    """Metric families made for one scrape."""
 
     def __init__(self, families: Callable[[], Iterator[GaugeMetricFamily]]) -> None:
         self._families = families
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing that a registry would have to guard against."""
+        """Return no families: the registry need not check them for duplicates."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All of them."""
+        """Return all of them."""
         return self._families()
 
 
 def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
-    """Every family but the single grants'; those of providers only where Redis told of them."""
+    """Yield every family but those of single grants; those of providers only if Redis responded."""
     yield _gauge("store_up", "1 when this scrape reached Redis.", float(standing.providers is not None))
     yield _gauge("journal_entries", "Answers in the journal that Redis has not confirmed.", standing.journal_entries)
     yield _gauge("subscribers", "Callers that wait here for a token, or for news of one.", standing.subscribers)

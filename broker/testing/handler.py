@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             if grant.dead:
                 raise _dead(fake, grant)
             if time.monotonic() >= ends or not fake.is_up(self.server):
-                raise _Refused("token_unavailable", "no valid token yet, a refresh is under way", 5)
+                raise _Refused("token_unavailable", "no valid token yet, a refresh is in progress", 5)
             time.sleep(0.01)
 
     def _refreshed(self, fake: FakeBroker, grant: FakeGrant) -> tuple[FakeGrant, int]:
@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
                 if (seconds := grant.too_fresh()) > 0:
                     raise _Refused("too_fresh", "the token is fresh: the 401 is about something else", seconds)
                 if not grant.refresh():
-                    raise _Refused("token_unavailable", "the last refresh brought nothing; the next try is planned", 5)
+                    raise _Refused("token_unavailable", "the last refresh failed; the next try is scheduled", 5)
         return grant, 204 if self._minimal() else 200
 
     def _minimal(self) -> bool:

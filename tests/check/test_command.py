@@ -159,7 +159,7 @@ async def test_data_dir(home: Home, tmp_path: Path) -> None:
     home.data.write_text("")
     done = await home("check")
     assert done.code == 78
-    assert bad(done) == [f"error: data_dir: {home.data} is no directory: name another"]
+    assert bad(done) == [f"error: data_dir: {home.data} is not a directory: name another"]
     home.data.unlink()
     home.data.mkdir(mode=0o700)
     done = await home("check")

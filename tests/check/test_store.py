@@ -19,7 +19,7 @@ from broker.check.store import of_store
 from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
-from broker.store.facts import look
+from broker.store.facts import fetch_facts
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
 from tests.nonsense import NONSENSE
@@ -58,7 +58,7 @@ async def found(
 ) -> list[Finding]:
     """The findings of the server at *url*."""
     redis = Redis(url=url, **settings)
-    facts = await look(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
+    facts = await fetch_facts(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
     return list(of_store(facts, redis, known))
 
 
@@ -191,14 +191,14 @@ async def test_user_of_another_namespace(server: StartRedis, tmp_path: Path, nar
     """A user whose keys or channels are another namespace's cannot work here, and it is said."""
     url = await as_user(server(), acl(more=narrower))
     (denied,) = [f for f in await found(url, tmp_path, password="pw") if f.level == "failed"]
-    assert "may not send" in denied.what or "refused us" in denied.what
+    assert "may not send" in denied.what or "denied access" in denied.what
 
 
 async def test_wrong_password(server: StartRedis, tmp_path: Path) -> None:
     """A password that is refused is a connection that failed; it is not repeated."""
     url = await as_user(server(), acl())
     (finding,) = await found(url, tmp_path, password="not-this-one")
-    assert (finding.level, "refused us" in finding.what) == ("failed", True)
+    assert (finding.level, "denied access" in finding.what) == ("failed", True)
     assert "not-this-one" not in str(finding)
 
 

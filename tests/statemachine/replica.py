@@ -89,7 +89,7 @@ class Line(Primary):
     async def _meet(self, verb: str, when: str) -> None:
         fate = self.fates.pop((verb, when), "")
         if fate == "lost":
-            raise StoreUnavailable("Redis: did not answer in time")
+            raise StoreUnavailable("Redis: did not reply in time")
         if fate == "dies":
             self.died.set()
             self._limbo.append(asyncio.get_running_loop().create_future())

@@ -47,13 +47,13 @@ class Scrape:
         metrics: Metrics,
         connections: Connections,
         providers: Sequence[str],
-        nearness: Callable[[str, int, int], int],
+        warning_level: Callable[[str, int, int], int],
         *,
         max_grants: int,
     ) -> None:
         """*providers* are those of the settings; *max_grants* is how many grants are shown one by one.
 
-        *nearness*: how near the end of a grant is, by provider, `granted_at` and `reauthorize_by`.
+        *warning_level*: how near the end of a grant is, by provider, `granted_at` and `reauthorize_by`.
         """
         self._store = store
         self._journal = journal
@@ -61,7 +61,7 @@ class Scrape:
         self._metrics = metrics
         self._connections = connections
         self._providers = providers
-        self._nearness = nearness
+        self._warning_level = warning_level
         self._max_grants = max_grants
         self._scraping: asyncio.Task[bytes] | None = None
         self._grants = b""
@@ -98,9 +98,9 @@ class Scrape:
         return self._grants
 
     def _figures(self, soon: Soon) -> GrantFigures:
-        nearness = None  # a dead grant has come to its end
+        warning_level = None  # a dead grant has come to its end
         if not soon.dead and soon.reauthorize_by is not None and soon.granted_at is not None:
-            nearness = self._nearness(soon.provider, soon.granted_at, soon.reauthorize_by)
+            warning_level = self._warning_level(soon.provider, soon.granted_at, soon.reauthorize_by)
         return GrantFigures(
             soon.grant_id,
             soon.provider,
@@ -108,7 +108,7 @@ class Scrape:
             soon.next_at,
             soon.succeeded_at,
             soon.reauthorize_by,
-            nearness,
+            warning_level,
         )
 
     def _standing(self, states: Sequence[ProviderState] | None) -> Standing:
