@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
-from broker.check.clocks import of_clock
+from broker.check.clocks import check_clock
 from broker.check.disk import DiskFacts, FileFacts, write_probe
-from broker.check.files import SLOW_MS, of_disk, of_secret
-from broker.check.finding import Finding, Level, exit_code, summary, wrong
+from broker.check.files import SLOW_MS, check_disk, check_secret
+from broker.check.finding import Finding, Level, exit_code, from_error, summary
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,10 @@ def test_line() -> None:
     """What, why and how to mend it, in one line; what is empty leaves no trace."""
     assert str(Finding("warning", "a:1", "b", "c", "d")) == "warning: a:1: b (c): d"
     assert str(Finding("unknown", "a", "b")) == "cannot tell: a: b"
-    assert str(wrong("broker.toml:3: log.level: must be 'debug'")) == "error: broker.toml:3: log.level: must be 'debug'"
+    assert (
+        str(from_error("broker.toml:3: log.level: must be 'debug'"))
+        == "error: broker.toml:3: log.level: must be 'debug'"
+    )
     assert summary([]) == "0 error"
     assert summary([Finding("ok", "", ""), Finding("warning", "", "")]) == "0 error, 1 warning, 1 ok"
 
@@ -48,12 +51,12 @@ def test_line() -> None:
     [
         (DiskFacts(Path("/d"), 2**40, 0.2), []),
         (DiskFacts(Path("/d"), 20_480, 0.2), ["20 KiB are free"]),
-        (DiskFacts(Path("/d"), 2**40, 250.0), ["one write takes 250 ms to be on disk"]),
+        (DiskFacts(Path("/d"), 2**40, 250.0), ["one write takes 250 ms to reach the disk"]),
     ],
 )
 def test_disk(disk: DiskFacts, words: list[str]) -> None:
     """A disk that is nearly full, and one that is slow."""
-    assert [finding.what for finding in of_disk(disk) if finding.level == "warning"] == words
+    assert [finding.what for finding in check_disk(disk) if finding.level == "warning"] == words
 
 
 @pytest.mark.parametrize(("stalls", "slow"), [(1, False), (4, True)])
@@ -80,8 +83,8 @@ def test_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: int,
 )
 def test_secret_file(mode: int, owner: int, us: int, mends: str | None) -> None:
     """What mends a file that others may read or change never takes it from us, who may be one of them."""
-    found = list(of_secret(FileFacts("sealing.keys_file", Path("/s t"), owner, mode, us)))
-    assert [finding.mend.startswith(mends or "?") for finding in found] == ([] if mends is None else [True])
+    found = list(check_secret(FileFacts("sealing.keys_file", Path("/s t"), owner, mode, us)))
+    assert [finding.cure.startswith(mends or "?") for finding in found] == ([] if mends is None else [True])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,6 @@ def test_secret_file(mode: int, owner: int, us: int, mends: str | None) -> None:
 )
 def test_clock(offset: float | None, level: str) -> None:
     """A clock that is off by more than what a Date header can tell is warned of, in seconds."""
-    (finding,) = of_clock("redis", offset)
+    (finding,) = check_clock("redis", offset)
     assert finding.level == level
     assert offset is None or abs(offset) < 5 or f"{abs(offset):.0f} s" in finding.what

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from broker.check.finding import Finding
-from broker.check.providers import of_provider
+from broker.check.providers import check_provider
 from broker.providers import Endpoint, open_http
 from broker.providers.facts import fetch_facts
 from broker.sandbox import Sandbox
@@ -36,7 +36,7 @@ async def found(provider: dict[str, Any], name: str = "as") -> list[Finding]:
     """The findings of one provider."""
     async with open_http(3) as http:
         endpoint = Endpoint.from_settings(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await fetch_facts(endpoint, 3), time.time()))
+        return list(check_provider(await fetch_facts(endpoint, 3), time.time()))
 
 
 def bad(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
     """A server's clock that is far from ours, by its Date header, in seconds."""
     fas.page = says("", 200, f"Date: {email.utils.formatdate(time.time() + seconds, usegmt=True)}")
     ((level, what),) = bad(await found(provider_at(fas)))
-    said = re.fullmatch(rf"our clock is (\d+) s {words} its clock", what)
+    said = re.fullmatch(rf"this host's clock is (\d+) s {words} the server's", what)
     assert (level, said is not None) == ("warning", True), what
     assert said is not None
     assert abs(int(said[1]) - abs(seconds)) <= 2
@@ -94,13 +94,13 @@ async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
 async def test_no_clock(fas: Fas, date: str | None) -> None:
     """A server that does not say what time it is: cannot tell."""
     fas.page = says("", 200, *([date] if date else []))
-    assert bad(await found(provider_at(fas))) == [("unknown", "what time it is there")]
+    assert bad(await found(provider_at(fas))) == [("unknown", "its time")]
 
 
 async def test_fault_of_the_server(fas: Fas) -> None:
     """HTTP 503 is warned of."""
     fas.page = says("", 503, f"Date: {email.utils.formatdate(usegmt=True)}")
-    assert bad(await found(provider_at(fas))) == [("warning", f"{fas.url}/token answers HTTP 503")]
+    assert bad(await found(provider_at(fas))) == [("warning", f"{fas.url}/token responds with HTTP 503")]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ async def test_not_there(url: str, why: str) -> None:
     """Nobody listens, or the name means nothing: failed, with URL and reason."""
     url = url.format(port=free_port())
     ((level, what),) = bad(await found({"kind": "oauth2", "client_id": "x", "token_endpoint": url}))
-    assert (level, what.startswith(f"{url} cannot be asked: {why}")) == ("failed", True)
+    assert (level, what.startswith(f"{url} cannot be reached: {why}")) == ("failed", True)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ async def test_certificate_not_accepted(
     async with fakes.running(tls=spoilt(authority, tmp_path), name="localhost") as server:
         (finding,) = [finding for finding in await found(provider_at(server)) if finding.level != "ok"]
     assert (finding.level, words in finding.what) == ("failed", True)
-    assert "SSL_CERT_FILE" in finding.mend
+    assert "SSL_CERT_FILE" in finding.cure
 
 
 async def test_too_old_tls(authority: trustme.CA, tmp_path: Path, ended: list[subprocess.Popen[Any]]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis as Client
 
 from broker.check.finding import Finding, exit_code
-from broker.check.store import of_store
+from broker.check.store import check_store
 from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
@@ -59,7 +59,7 @@ async def found(
     """The findings of the server at *url*."""
     redis = Redis(url=url, **settings)
     facts = await fetch_facts(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
-    return list(of_store(facts, redis, known))
+    return list(check_store(facts, redis, known))
 
 
 def only(findings: list[Finding], *levels: str) -> list[str]:
@@ -91,7 +91,7 @@ async def test_nothing_wrong(server: StartRedis, tmp_path: Path) -> None:
         findings = await found(redis.url, tmp_path, known=store)
         assert only(findings) == []
         said = " ".join(finding.what for finding in findings)
-        assert "our user may send all" in said
+        assert "the broker's user may send every command" in said
         assert "appendonly, appendfsync always" in said
         assert "its first key opens what is stored" in said
         assert {key: await asked.dump(key) for key in await asked.keys("*")} == before
@@ -113,10 +113,10 @@ async def test_server_that_may_lose(
     redis = server(*options)
     (finding,) = [f for f in await found(redis.url, tmp_path) if f.level != "ok"]
     assert (finding.level, finding.what) == ("warning", what)
-    assert mend in finding.mend
+    assert mend in finding.cure
     assert finding.why
     async with client(redis) as asked:
-        words = finding.mend.split()
+        words = finding.cure.split()
         await asked.execute_command(*words)  # type: ignore[no-untyped-call]
     assert only(await found(redis.url, tmp_path)) == []
 
@@ -144,7 +144,7 @@ async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None
     redis = server()
     replica = server("--replicaof", f"127.0.0.1 {redis.port}")
     (finding,) = await found(replica.url, tmp_path)
-    assert (finding.level, finding.what) == ("failed", "it is a read-only replica")
+    assert (finding.level, finding.what) == ("failed", "Redis is a read-only replica")
     assert exit_code([finding], strict=False) == 1
 
 
@@ -169,21 +169,21 @@ async def test_managed_server(server: StartRedis, tmp_path: Path) -> None:
     assert [(finding.level, finding.what) for finding in findings if finding.level != "ok"] == [
         ("unknown", "appendfsync")
     ]
-    assert "our user may send all" in " ".join(finding.what for finding in findings)
+    assert "the broker's user may send every command" in " ".join(finding.what for finding in findings)
 
 
 @pytest.mark.parametrize("command", ["+waitaof", "+hset ", "+psubscribe", "+scan", "+eval ", "+info"])
 async def test_user_without_a_command(server: StartRedis, tmp_path: Path, command: str) -> None:
-    """Each command that our user lacks is named, with the words to grant it."""
+    """Each command that the broker's user lacks is named, with the words to grant it."""
     url = await as_user(server(), acl(without=command))
     findings = await found(url, tmp_path, password="pw")
     name = command.strip().removeprefix("+")
     if name == "eval":
-        assert "whether our user may send all that a broker sends" in only(findings, "unknown")
+        assert "whether the broker's user may send every command that a broker sends" in only(findings, "unknown")
         return
     (denied,) = [finding for finding in findings if "may not send" in finding.what]
-    assert (denied.level, denied.what) == ("failed", f"our user may not send {name.upper()}")
-    assert f"+{name}" in denied.mend
+    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}")
+    assert f"+{name}" in denied.cure
 
 
 @pytest.mark.parametrize("narrower", [" resetkeys ~other:*", " resetchannels &other:*"])
@@ -243,7 +243,7 @@ async def test_keys(server: StartRedis, tmp_path: Path) -> None:
     await started(redis.url, tmp_path, OLD)
     assert only(await found(redis.url, tmp_path, keys=(OLD, NEW))) == []
     (other,) = [f for f in await found(redis.url, tmp_path, keys=(NEW, OLD)) if f.level != "ok"]
-    assert (other.level, "keys reseal" in other.mend) == ("warning", True)
+    assert (other.level, "keys reseal" in other.cure) == ("warning", True)
     (none,) = [f for f in await found(redis.url, tmp_path, keys=(NEW,)) if f.level != "ok"]
     assert (none.level, none.what) == ("error", "none of its keys opens what is stored")
 
@@ -276,7 +276,7 @@ async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path)
         async with meanwhile(publish, 0.02):
             findings = await found(redis.url, tmp_path, known=ours, listen=0.5)
             elsewhere = await found(redis.url, tmp_path, listen=0.3, namespace="other")
-    assert only(findings) == [f"another store ({other}) publishes on our channels"]
+    assert only(findings) == [f"another store ({other}) publishes on this namespace's channels"]
     assert only(elsewhere) == []
 
 
