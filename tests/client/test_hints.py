@@ -52,7 +52,7 @@ async def following(server: RedisServer) -> AsyncIterator[tuple[Broker, Grant]]:
 
 def polls(fake: FakeBroker) -> int:
     """Long polls that came."""
-    return sum(asked.headers.get("Prefer") == "wait=50" for asked in fake.asked)
+    return sum(asked.headers.get("Prefer") == "wait=50" for asked in fake.requests)
 
 
 async def test_a_hint_leads_to_a_read(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
@@ -63,11 +63,11 @@ async def test_a_hint_leads_to_a_read(fake: FakeBroker, listener: tuple[RedisSer
         first = await grant.token()
         await until(lambda: client.following.has(grant))
         await until(lambda: not client.following._reads)  # type: ignore[attr-defined]
-        asked = len(fake.asked)
+        asked = len(fake.requests)
         for old in (b"no JSON", b"[]", b"{}", json.dumps({"generation": first.generation}).encode()):
             await redis.publish("broker:tokens:g1", old)
         await asyncio.sleep(0.2)
-        assert len(fake.asked) == asked
+        assert len(fake.requests) == asked
         rotated = fake.grants["g1"].rotate()
         told = json.dumps({"event": "refreshed", "generation": fake.grants["g1"].generation, "access_token": "forged"})
         await redis.publish("broker:tokens:g1", told)
@@ -173,4 +173,4 @@ async def test_no_redis_is_no_reason_to_fail(fake: FakeBroker, tmp_path: Path) -
         grant = client.grant("g1")
         for _ in range(20):
             assert (await grant.token()).value == fake.grants["g1"].token
-        assert len(fake.asked) <= 3
+        assert len(fake.requests) <= 3

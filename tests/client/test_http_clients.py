@@ -30,7 +30,7 @@ def sender(name: str) -> Sender:
 
 def reports(fake: FakeBroker) -> int:
     """How many times the broker was told of a 401."""
-    return sum(asked.method == "POST" for asked in fake.asked)
+    return sum(asked.method == "POST" for asked in fake.requests)
 
 
 async def test_the_token_goes_to_its_origin_alone(
@@ -45,7 +45,7 @@ async def test_the_token_goes_to_its_origin_alone(
     assert reports(fake) == 0, "a 401 to a request without our token says nothing about it"
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 1
-    assert "no token of g1 goes to" in warned[0]
+    assert "a token of g1 is not sent to" in warned[0]
 
 
 async def test_a_pinned_origin(sender: Sender, api: Api, elsewhere: Api) -> None:

@@ -46,7 +46,7 @@ from tests.waiting import until
         ({"TOKEN_BROKER_URL": "http://[a", "TOKEN_BROKER_KEY": "k"}, "must be http://HOST:PORT"),
         ({"TOKEN_BROKER_URL": "http://a/?x=1", "TOKEN_BROKER_KEY": "k"}, "must be http://HOST:PORT"),
         ({"TOKEN_BROKER_URL": "http://u:secret@a", "TOKEN_BROKER_KEY": "k"}, "holds a name or a password"),
-        ({"TOKEN_BROKER_URL": "unix:run/x.sock", "TOKEN_BROKER_KEY": "k"}, "whole path, unix:/PATH"),
+        ({"TOKEN_BROKER_URL": "unix:run/x.sock", "TOKEN_BROKER_KEY": "k"}, "absolute path, unix:/PATH"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY": "two words"}, "TOKEN_BROKER_KEY holds no key"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/nowhere"}, "KEY_FILE: /nowhere cannot be read"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/dev/null"}, "TOKEN_BROKER_KEY_FILE holds no key"),
@@ -279,7 +279,7 @@ async def test_many_grants_at_once(fake: FakeBroker) -> None:
         fake.add(f"m{number}")
     async with Broker.from_env() as client:
         await asyncio.gather(*(client.grant(f"m{number}").token() for number in range(150)))
-        await until(lambda: len(fake.asked) >= 300, 10)
+        await until(lambda: len(fake.requests) >= 300, 10)
         fake.add("last")
         assert (await client.grant("last").token(timeout=5)).value == fake.grants["last"].token
     assert os.environ["TOKEN_BROKER_URL"] == fake.url

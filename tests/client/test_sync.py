@@ -54,14 +54,14 @@ def test_many_threads_share_one_request(client: SyncBroker, fake: FakeBroker) ->
     with ThreadPoolExecutor(50) as threads:
         tokens = list(threads.map(lambda _: grant.token().value, range(200)))
     assert set(tokens) == {fake.grants["g1"].token}
-    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+    assert len([asked for asked in fake.requests if "If-None-Match" not in asked.headers]) == 1
 
 
 def test_memory_needs_no_other_thread(client: SyncBroker, fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in memory is handed out where it is asked for."""
     grant = client.grant("g1")
     token = grant.token()
-    monkeypatch.setattr(client, "_here", lambda: pytest.fail("the thread behind is asked"))
+    monkeypatch.setattr(client, "_thread", lambda: pytest.fail("the thread behind is asked"))
     for _ in range(100):
         assert grant.token().value == token.value
 

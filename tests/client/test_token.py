@@ -36,7 +36,7 @@ async def test_the_first_token(client: Broker, fake: FakeBroker) -> None:
     for _ in range(100):
         assert await grant.token() is token
     await asyncio.sleep(0.1)
-    assert fake.reads("g1") == 2, "one read and one long poll"
+    assert fake.count_reads("g1") == 2, "one read and one long poll"
 
 
 async def test_a_hundred_callers_share_one_request(client: Broker, fake: FakeBroker) -> None:
@@ -44,7 +44,7 @@ async def test_a_hundred_callers_share_one_request(client: Broker, fake: FakeBro
     grant = client.grant("g1")
     tokens = await asyncio.gather(*(grant.token() for _ in range(100)))
     assert {token.value for token in tokens} == {fake.grants["g1"].token}
-    plain = [asked for asked in fake.asked if "If-None-Match" not in asked.headers]
+    plain = [asked for asked in fake.requests if "If-None-Match" not in asked.headers]
     assert len(plain) == 1
 
 
@@ -59,7 +59,7 @@ async def test_the_next_token_comes_by_itself(client: Broker, fake: FakeBroker) 
         return (await grant.token()).value == rotated
 
     await until(there, 2)
-    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+    assert len([asked for asked in fake.requests if "If-None-Match" not in asked.headers]) == 1
 
 
 async def test_a_brokers_restart_is_invisible(client: Broker, fake: FakeBroker) -> None:
@@ -105,7 +105,7 @@ async def test_a_start_before_the_broker(client: Broker, fake: FakeBroker) -> No
     """`ready` waits for a broker that is still starting, and says so when its time is up."""
     fake.down()
     grant = client.grant("g1")
-    with pytest.raises(BrokerUnreachable, match=f"no broker answers at {fake.url}"):
+    with pytest.raises(BrokerUnreachable, match=f"no broker responds at {fake.url}"):
         await grant.ready(timeout=0.3)
     waiting = asyncio.create_task(grant.ready(timeout=10))
     await asyncio.sleep(0.3)
@@ -194,7 +194,7 @@ async def test_a_401_with_a_newer_token_in_hand(client: Broker, fake: FakeBroker
     newer = await grant.report(old)
     assert newer is not None
     assert newer.value == rotated
-    assert {asked.method for asked in fake.asked} == {"GET"}
+    assert {asked.method for asked in fake.requests} == {"GET"}
 
 
 async def unfollowed(client: Broker) -> None:
@@ -230,15 +230,15 @@ async def test_nobody_follows_what_is_not_used(
     """A grant that is used no longer costs the broker no connection, until it is used again."""
     grant = client.grant("g1")
     await grant.token()
-    await until(lambda: fake.reads("g1") == 2)
+    await until(lambda: fake.count_reads("g1") == 2)
     monkeypatch.setattr("broker.client.follow.IDLE", 0.1)
     await asyncio.sleep(0.2)
     assert client.following.has(grant)
     fake.grants["g1"].rotate()
     await until(lambda: not client.following.has(grant), 5)
-    reads = fake.reads("g1")
+    reads = fake.count_reads("g1")
     await asyncio.sleep(1.2)
-    assert fake.reads("g1") == reads
+    assert fake.count_reads("g1") == reads
     await grant.token()
     assert client.following.has(grant)
 
@@ -254,7 +254,7 @@ async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker)
     fake.hanging = False
     assert (await second).value == fake.grants["g1"].token
     assert first.cancelled()
-    assert fake.reads("g1") <= 2
+    assert fake.count_reads("g1") <= 2
 
 
 async def test_closing_ends_everything(fake: FakeBroker) -> None:
