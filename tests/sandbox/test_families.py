@@ -84,9 +84,9 @@ def test_grace_returns_the_same_successor(authority: Authority, clock: Clock) ->
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_old_token_dies(authority: Authority, dies: bool) -> None:
+def test_invalidate_old_token(authority: Authority, dies: bool) -> None:
     """Whether a refresh kills the access token before it is a matter of the option."""
-    authority.options.old_token_dies = dies
+    authority.options.invalidate_old_token = dies
     access, refresh = _issue(authority)
     _refresh(authority, refresh)
     assert authority.is_live_access(access) is not dies
