@@ -103,7 +103,7 @@ def _replayable(request: Any, response: Any) -> bool:
     if response.request.method != request.method:
         return False
     try:
-        request.content  # noqa: B018 - raises RequestNotRead for a stream
+        _content = request.content  # raises RequestNotRead for a stream
     except RuntimeError:
         return False
     return True

@@ -69,7 +69,7 @@ class _Resender:
             return response
         if self._start is not None:
             request.body.seek(self._start)
-        response.content  # noqa: B018 - reads it, so that its connection can be used again
+        _content = response.content  # reads it, so that its connection can be used again
         response.close()
         # Change this request itself: a redirect that follows is made from it.
         request.headers["Authorization"] = newer.authorization

@@ -69,7 +69,7 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "cameramanager": _Kind(
             scope="write",
             authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
-            token_endpoint="https://rest.cameramanager.com/oauth/token",  # noqa: S106 - a URL, no password
+            token_endpoint="https://rest.cameramanager.com/oauth/token",
             logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
             pkce=False,
             # The vendor's guide shows only `code` in the response.
@@ -83,10 +83,10 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "een-v3": _Kind(
             scope="vms.all",
             authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
-            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",  # noqa: S106 - a URL, no password
+            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",
             revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
             encode_redirect_uri=False,
-            old_token="dies",  # noqa: S106 - a setting's value, no password
+            old_token="dies",
             default_lifetime=timedelta(hours=12),
             idle_limit=timedelta(days=14),
             absolute_limit=timedelta(days=90),

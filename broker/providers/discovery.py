@@ -77,7 +77,7 @@ def _endpoint(value: object, dialect: Dialect) -> str | None:
         return None
     try:
         url = urlsplit(value)
-        url.port  # noqa: B018 - raises ValueError for a malformed port
+        _port = url.port  # raises ValueError for a malformed one
     except ValueError:
         return None
     if not url.hostname or url.username or url.password or url.fragment:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from broker.settings import Redis
-    from broker.store.redis.connections import Argument
 
 _KEY, _CHANNEL, _CHANNELS = "{key}", "{channel}", "{channels}"
 NEEDED: Sequence[tuple[str, ...]] = (
@@ -148,11 +147,11 @@ async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer
     seconds, micros = await primary.call("TIME")
     facts.offset = (began + time.time()) / 2 - (int(seconds) + int(micros) / 1_000_000)
     facts.denied = await _denied(primary, keys, cluster=cluster)
-    info = _parse(await _maybe(primary, facts, "INFO", "INFO") or b"")
+    info = _parse(await _maybe(primary, facts, "INFO") or b"")
     if "redis_version" in info:
         _add_info(facts, info)
     for name in ("appendfsync", "maxmemory-policy"):
-        pair = await _maybe(primary, facts, f"CONFIG GET {name}", "CONFIG", "GET", name)
+        pair = await _maybe(primary, facts, "CONFIG", "GET", name)
         if isinstance(pair, list) and len(pair) == 2:
             value = pair[1].decode()
             if name == "appendfsync":
@@ -174,12 +173,12 @@ async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer
             facts.canary = "none opens"
 
 
-async def _maybe(primary: Primary, facts: StoreFacts, what: str, *command: Argument) -> Any:
+async def _maybe(primary: Primary, facts: StoreFacts, *command: str) -> Any:
     """Return the reply to a query that may be denied; None then, and the error is kept."""
     try:
         return await primary.call(*command)
     except StoreUnavailable as error:
-        facts.unanswered[what] = str(error)
+        facts.unanswered[" ".join(command)] = str(error)
         return None
 
 

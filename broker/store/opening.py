@@ -133,32 +133,36 @@ async def open_store(
             url = await stack.enter_async_context(embedded_server(data_dir))
         primary = Primary(url, password=password)
         stack.push_async_callback(primary.close)
-        keys, clock = Keys(redis.namespace), Clock()
-        primary.mark = (keys.meta, "")  # until `identify`
-        grants = Grants(primary, keys, sealer)
+        yield _wire(primary, redis, sealer, hold_off)
+
+
+def _wire(primary: Primary, redis: Redis, sealer: Sealer, hold_off: timedelta) -> Store:
+    keys, clock = Keys(redis.namespace), Clock()
+    primary.mark = (keys.meta, "")  # until `identify`
+    grants = Grants(primary, keys, sealer)
+    hold_off_ms = hold_off // timedelta(milliseconds=1)
+    schedule = Schedule(
+        primary,
+        keys,
+        grants,
+        clock,
+        replicas=redis.replicas,
+        second_term_ms=hold_off_ms,
         # The embedded store syncs every write to the disk that it shares with the broker: another run lost nothing.
-        millisecond = timedelta(milliseconds=1)
-        schedule = Schedule(
-            primary,
-            keys,
-            grants,
-            clock,
-            replicas=redis.replicas,
-            second_term_ms=hold_off // millisecond,
-            hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off // millisecond,
-        )
-        yield Store(
-            primary,
-            keys,
-            grants,
-            schedule,
-            Registry(primary, keys, grants, clock),
-            Flows(primary, keys, sealer),
-            History(primary, keys),
-            Attempts(primary, keys, clock),
-            Soonest(primary, keys),
-            Notices(primary, keys, clock),
-            Resealing(primary, keys, sealer, replicas=redis.replicas),
-            clock,
-            sealer,
-        )
+        hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off_ms,
+    )
+    return Store(
+        primary=primary,
+        keys=keys,
+        grants=grants,
+        schedule=schedule,
+        registry=Registry(primary, keys, grants, clock),
+        flows=Flows(primary, keys, sealer),
+        history=History(primary, keys),
+        attempts=Attempts(primary, keys, clock),
+        soonest=Soonest(primary, keys),
+        notices=Notices(primary, keys, clock),
+        resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
+        clock=clock,
+        sealer=sealer,
+    )
