@@ -205,7 +205,7 @@ async def test_wrong_password(server: StartRedis, tmp_path: Path) -> None:
 async def test_nobody_answers(tmp_path: Path) -> None:
     """Without a server there is one finding, and no long wait."""
     (finding,) = await asyncio.wait_for(found(f"redis://:PASSWORD@127.0.0.1:{free_port()}/0", tmp_path), 10)
-    assert str(finding).startswith("failed: redis: it cannot be reached")
+    assert str(finding).startswith("failed: redis: Redis cannot be reached")
     assert "PASSWORD" not in str(finding)
 
 

@@ -158,7 +158,7 @@ async def test_the_key_follows_no_redirect(impostor: tuple[str, list[str]]) -> N
     """A server that redirects is not a broker: the key is not sent on."""
     url, seen = impostor
     async with Broker(url, "the-caller's-key") as client:
-        with pytest.raises(BrokerUnreachable, match=r"no token-broker \(HTTP 307\)"):
+        with pytest.raises(BrokerUnreachable, match=r"not a token-broker \(HTTP 307\)"):
             await client.grant("g1").token(timeout=0.2)
     assert set(seen) == {"/v1/grants/g1/token"}
 
@@ -199,7 +199,7 @@ async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         async with Broker(f"http://127.0.0.1:{port}", "key") as client:
-            with pytest.raises(BrokerUnreachable, match="no token-broker"):
+            with pytest.raises(BrokerUnreachable, match="not a token-broker"):
                 await client.grant("g1").token(timeout=0.2)
     finally:
         await runner.cleanup()

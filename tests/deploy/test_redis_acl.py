@@ -110,14 +110,14 @@ def used_by_the_broker() -> set[str]:
     found: set[str] = set()
     for path in store.glob("lua/*.lua"):
         found |= set(re.findall(r"redis\.p?call\('([A-Z]+)'", path.read_text()))
-    for path in store.glob("*.py"):
+    for path in store.rglob("*.py"):
         if path.name == "facts.py":
             continue  # asks what it may be refused
         text = path.read_text()
         found |= set(re.findall(r"redis\.p?call\('([A-Z]+)'", text))
         found |= set(re.findall(r"(?:\.call|execute_command|append|run)\(\s*\(?\s*\"([A-Z]+)\"", text))
         found |= set(re.findall(r"[\[(]\s*\(?\"([A-Z]{3,})\",\s*(?:self\._keys|keys|script\.sha|1|\"LOAD\")", text))
-    if '("CLUSTER", "SLOTS")' in (store / "locate.py").read_text():
+    if '("CLUSTER", "SLOTS")' in (store / "redis" / "locate.py").read_text():
         found.add("CLUSTER|SLOTS")
     return found
 

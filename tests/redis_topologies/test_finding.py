@@ -189,7 +189,7 @@ async def test_old_primary_that_still_answers_is_left(two: list[Server]) -> None
             return bool(await primary.call("GET", "port") == str(new.port).encode())
 
         await until(left, 15, 0.1)
-        with pytest.raises(StoreUnavailable, match="elsewhere"):
+        with pytest.raises(StoreUnavailable, match="has moved"):
             await subscription.receive()
         async with primary.subscription("x:*") as again:
             await new.ask("PUBLISH", "x:1", "hello")
