@@ -10,7 +10,7 @@ from broker.check.finding import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.check.disk import DiskFacts, FileFacts
+    from broker.check.file_facts import DiskFacts, FileFacts
 
 LITTLE = 64 * 1024 * 1024
 """Bytes: less than this under the journal causes a warning."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from broker.check import disk
+from broker.check import file_facts
 from broker.check.files import check_data_dir, check_disk, check_secret
 from broker.check.finding import Finding, from_error
 from broker.check.providers import check_provider
@@ -31,9 +31,9 @@ _AT_ONCE = 16
 def offline(settings: Settings, where: Where) -> Iterator[Finding]:
     """Yield the findings of *settings* and of the files that they name; *where* returns where a key was set."""
     yield from check_settings(settings, where)
-    yield from map(from_error, disk.find_problems(settings))
-    for key, path in disk.secret_files(settings):
-        if (file := disk.fetch_file_facts(key, path)) is not None:
+    yield from map(from_error, file_facts.find_problems(settings))
+    for key, path in file_facts.secret_files(settings):
+        if (file := file_facts.fetch_file_facts(key, path)) is not None:
             yield from check_secret(file)
     yield from _check_data_dir(settings)
 
@@ -46,18 +46,18 @@ def _check_data_dir(settings: Settings) -> Iterator[Finding]:
             if settings.refresh.journal or settings.redis.url == "embedded:":
                 private.require_locks(directory)
         else:
-            private.require_access(disk.nearest(directory))
+            private.require_access(file_facts.nearest(directory))
     except InvalidSettings as error:
         yield from map(from_error, error.findings)
         return
-    if (facts := disk.fetch_file_facts("data_dir", directory)) is None:
+    if (facts := file_facts.fetch_file_facts("data_dir", directory)) is None:
         yield Finding("ok", "data_dir", f"{directory} does not exist yet: `token-broker run` creates it")
         return
     yield from check_data_dir(facts)
     journal = directory / "journal"
     place = journal if journal.is_dir() else directory
     try:
-        yield from check_disk(disk.write_probe(place))
+        yield from check_disk(file_facts.write_probe(place))
     except OSError as error:
         yield Finding(
             "error",

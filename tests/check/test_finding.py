@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from broker.check.clocks import check_clock
-from broker.check.disk import DiskFacts, FileFacts, write_probe
+from broker.check.file_facts import DiskFacts, FileFacts, write_probe
 from broker.check.files import SLOW_MS, check_disk, check_secret
 from broker.check.finding import Finding, Level, exit_code, from_error, summary
 
