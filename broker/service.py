@@ -1,8 +1,8 @@
 """The whole daemon, wired: read this first.
 
 Opens the store, the HTTP client and the listeners, then runs loops beside them: the scheduler (the write path), the
-follower (the read path's memory), the tally (the providers' history) and the desk (who tells people). A loop that ends
-unexpectedly ends the process.
+follower (the read path's memory), the tally (the providers' history) and the notifier (notices to people). A loop that
+ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from broker.journal.replay import Replay
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
-from broker.notify import Limits, open_desk
+from broker.notify import Limits, open_notifier
 from broker.process import logs
 from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
 from broker.process.heartbeat import Heartbeat
@@ -97,7 +97,7 @@ class Signals:
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
     """Run a broker until *signals* say stop. Raises `InvalidSettings`, or an `ExceptionGroup` when a loop died."""
     refresh, stopping = settings.refresh, signals.stopping
-    supervisor = Systemd.of_process() if signals.of_process else Systemd()
+    supervisor = Systemd.from_environment() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
@@ -116,10 +116,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         ) as store,
         open_http(timeout) as http,
         _journal(settings, sealer, store) as journal,
-        open_desk(settings.notify, store, _limits(settings), metrics) as desk,
+        open_notifier(settings.notify, store, _limits(settings), metrics) as notifier,
     ):
         endpoints = {
-            name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
+            name: Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
         dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
@@ -145,9 +145,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             )
             for name, heart in zip(endpoints, hearts, strict=True)
         )
-        hearts += [listening_heart, pulse, *desk.hearts]
+        hearts += [listening_heart, pulse, *notifier.heartbeats]
         follower = Follower(
-            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, ailing=desk.hint
+            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, report=notifier.check_soon
         )
         reader = Reader(
             store,
@@ -184,14 +184,14 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             health=health,
             metrics=metrics,
             scheduler=scheduler,
-            notifier=desk,
+            notifier=notifier,
             exposition=Exposition(
                 store=store,
                 journal=journal,
                 cache=cache,
                 metrics=metrics,
                 connections=connections,
-                notifier=desk,
+                notifier=notifier,
                 providers=list(endpoints),
                 max_grants=settings.metrics.max_grants,
             ),
@@ -220,7 +220,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             _collect_less()
             log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
             supervisor.ready(health.summary())
-            async with _running(scheduler, follower, tally, desk, stopping):
+            async with _running(scheduler, follower, tally, notifier, stopping):
                 await stopping.wait()
                 health.stopping = True
                 log.info("broker.stopping")
@@ -238,7 +238,7 @@ def _collect_less() -> None:
 
 @asynccontextmanager
 async def _running(
-    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, desk: Notifier, stopping: asyncio.Event
+    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, notifier: Notifier, stopping: asyncio.Event
 ) -> AsyncIterator[None]:
     """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
     ending = asyncio.Event()
@@ -246,7 +246,7 @@ async def _running(
         loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
         loops.create_task(_supervised(follower.run, ending), name="follower")
         loops.create_task(_supervised(tally.run, ending), name="history")
-        loops.create_task(_supervised(desk.run, stopping), name="notices")
+        loops.create_task(_supervised(notifier.run, stopping), name="notices")
         try:
             yield
         finally:
@@ -288,7 +288,7 @@ async def _identified(
     known = known_store(data_dir)
     while not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
         try:
             await store.identify(known)
             if known is None:
@@ -312,7 +312,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
     if adopting.done():
         adopting.result()
     return adopting.done()
@@ -343,7 +343,7 @@ def stop_limit(settings: Settings) -> float:
 
 
 def _limits(settings: Settings) -> dict[str, Limits]:
-    dialects = [Dialect.of(name, provider) for name, provider in settings.providers.items()]
+    dialects = [Dialect.from_settings(name, provider) for name, provider in settings.providers.items()]
     return {dialect.name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for dialect in dialects}
 
 

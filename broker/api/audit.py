@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 def token_read(caller: Caller, grant_id: str, generation: int) -> None:
     """Log that *caller* got a token."""
-    if logs.says("debug"):
+    if logs.is_enabled("debug"):
         log.debug("access", did="token.read", caller=caller.name, grant_id=grant_id, generation=generation)
 
 

@@ -92,9 +92,9 @@ class Exposition:
         return self._grants
 
     def _figures(self, soon: Soon) -> GrantFigures:
-        nearness = None  # a dead grant has ended already
+        warning_level = None  # a dead grant has ended already
         if not soon.dead and soon.reauthorize_by is not None and soon.granted_at is not None:
-            nearness = self._notifier.nearness(soon.provider, soon.granted_at, soon.reauthorize_by)
+            warning_level = self._notifier.warning_level(soon.provider, soon.granted_at, soon.reauthorize_by)
         return GrantFigures(
             soon.grant_id,
             soon.provider,
@@ -102,7 +102,7 @@ class Exposition:
             soon.next_at,
             soon.succeeded_at,
             soon.reauthorize_by,
-            nearness,
+            warning_level,
         )
 
     def _standing(self, states: Sequence[ProviderState] | None) -> Standing:

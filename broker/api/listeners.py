@@ -35,7 +35,7 @@ async def listening(context: Context) -> AsyncIterator[list[str]]:
     """
     http = context.settings.http
     whole, public = make_applications(context)
-    whole.on_shutdown.append(context.reader.let_go)
+    whole.on_shutdown.append(context.reader.stop_waiting)
     async with AsyncExitStack() as stack:
         runner = await _set_up(stack, Runner(whole, context, find_read))
         bound = await _start(runner, http.listen, "http.listen", http)

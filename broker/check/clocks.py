@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FAR = 5.0
-"""Seconds. A Date header tells whole seconds, and comes late by the time it travels."""
+"""Seconds. A Date header holds whole seconds, and ages while it travels."""
 
 
-def of_clock(whose: str, offset: float | None) -> Iterator[Finding]:
-    """*offset*: seconds that our clock is ahead of the clock of *whose*."""
+def check_clock(whose: str, offset: float | None) -> Iterator[Finding]:
+    """Yield findings about a clock. *offset*: seconds by which this host's clock is ahead of the one of *whose*."""
     if offset is None:
-        yield Finding("unknown", whose, "what time it is there", "it does not say")
+        yield Finding("unknown", whose, "its time", "the server does not send it")
     elif abs(offset) > FAR:
         yield Finding(
             "warning",
             whose,
-            f"our clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} its clock",
-            "the broker goes by Redis's clock and by lifetimes; times in logs here, and expires_at for whoever has the "
-            "other clock, are off by that",
-            "synchronise clocks (chronyc tracking, timedatectl)",
+            f"this host's clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's",
+            "the broker uses Redis's clock and lifetimes; times in logs here, and expires_at for readers with the "
+            "other clock, are wrong by as much",
+            "synchronise the clocks (chronyc tracking, timedatectl)",
         )
     else:
-        yield Finding("ok", whose, f"our clocks are {abs(offset):.1f} s apart")
+        yield Finding("ok", whose, f"this host's clock and the server's are {abs(offset):.1f} s apart")

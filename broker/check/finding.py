@@ -1,16 +1,16 @@
-"""One thing that was looked at: what, why it matters, and what mends it. Pure data."""
+"""One result of a check: what was found, why it matters, and the cure. Pure data."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Level = Literal["error", "failed", "warning", "unknown", "ok"]
-"""Wrong settings or files; a connection that fails; works, but not as promised; cannot tell; as it should be."""
+"""Wrong settings or files; a failed connection; works, but not as promised; unknown; as it should be."""
 LEVELS: tuple[Level, ...] = ("error", "failed", "warning", "unknown", "ok")
 WORDS: dict[Level, str] = {
     "error": "error",
@@ -30,25 +30,25 @@ class Finding:
     where: str
     what: str
     why: str = ""
-    mend: str = ""
+    cure: str = ""
 
     def __str__(self) -> str:
-        rest = f" ({self.why})" if self.why else ""
-        return f"{WORDS[self.level]}: {self.where}: {self.what}{rest}{f': {self.mend}' if self.mend else ''}"
+        why = f" ({self.why})" if self.why else ""
+        return f"{WORDS[self.level]}: {self.where}: {self.what}{why}{f': {self.cure}' if self.cure else ''}"
 
-    def told(self) -> dict[str, str]:
-        """For machines."""
-        return asdict(self)
+    def to_json(self) -> dict[str, str]:
+        """Return the finding for `check --json`, where the cure is called `mend`."""
+        return {"level": self.level, "where": self.where, "what": self.what, "why": self.why, "mend": self.cure}
 
 
-def wrong(sentence: str) -> Finding:
-    """A finding of `InvalidSettings`: one line, `WHERE: WHAT: WAY OUT`."""
+def from_error(sentence: str) -> Finding:
+    """Make a finding of one line of `InvalidSettings`: `WHERE: WHAT: CURE`."""
     where, _, what = sentence.partition(": ")
     return Finding("error", where, what) if what else Finding("error", "settings", sentence)
 
 
 def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
-    """78 where settings or files are wrong; 1 where a connection failed, and for warnings where *strict*; else 0."""
+    """Return 78 for wrong settings or files; 1 for a failed connection, and for warnings if *strict*; else 0."""
     levels = {finding.level for finding in findings}
     if "error" in levels:
         return _SETTINGS
@@ -56,6 +56,6 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """How many of each."""
+    """Return how many findings of each level there are."""
     counts = Counter(finding.level for finding in findings)
     return ", ".join(f"{counts[level]} {WORDS[level]}" for level in LEVELS if counts[level] or level == "error")

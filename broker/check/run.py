@@ -1,4 +1,4 @@
-"""The two ways of looking: at settings and files, and at connections. Facts are gathered here, and handed on."""
+"""Run the checks: of settings and files, and of connections. Facts are gathered here, and handed on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from broker.check import disk
-from broker.check.files import of_data_dir, of_disk, of_secret
-from broker.check.finding import Finding, wrong
-from broker.check.providers import of_provider
-from broker.check.settings import of_settings
-from broker.check.store import of_store
+from broker.check import file_facts
+from broker.check.files import check_data_dir, check_disk, check_secret
+from broker.check.finding import Finding, from_error
+from broker.check.providers import check_provider
+from broker.check.settings import check_settings
+from broker.check.store import check_store
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
-from broker.providers.facts import look as look_at_provider
+from broker.providers.facts import fetch_facts as fetch_provider_facts
 from broker.secret import Sealer
-from broker.store.facts import look as look_at_store
+from broker.store.facts import fetch_facts as fetch_store_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,62 +29,62 @@ _AT_ONCE = 16
 
 
 def offline(settings: Settings, where: Where) -> Iterator[Finding]:
-    """Findings of *settings* and of the files that they name; *where* says where a key was set."""
-    yield from of_settings(settings, where)
-    yield from map(wrong, disk.refused(settings))
-    for key, path in disk.secret_files(settings):
-        if (file := disk.look_at(key, path)) is not None:
-            yield from of_secret(file)
-    yield from _of_data_dir(settings)
+    """Yield the findings of *settings* and of the files that they name; *where* returns where a key was set."""
+    yield from check_settings(settings, where)
+    yield from map(from_error, file_facts.find_problems(settings))
+    for key, path in file_facts.secret_files(settings):
+        if (file := file_facts.fetch_file_facts(key, path)) is not None:
+            yield from check_secret(file)
+    yield from _check_data_dir(settings)
 
 
-def _of_data_dir(settings: Settings) -> Iterator[Finding]:
+def _check_data_dir(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_dir
     try:
         if directory.exists():
-            private.examine(directory)
+            private.require_access(directory)
             if settings.refresh.journal or settings.redis.url == "embedded:":
-                private.lock(directory)
+                private.require_locks(directory)
         else:
-            private.examine(disk.nearest(directory))
+            private.require_access(file_facts.nearest(directory))
     except InvalidSettings as error:
-        yield from map(wrong, error.findings)
+        yield from map(from_error, error.findings)
         return
-    if (facts := disk.look_at("data_dir", directory)) is None:
-        yield Finding("ok", "data_dir", f"{directory} is not there yet: `token-broker run` makes it")
+    if (facts := file_facts.fetch_file_facts("data_dir", directory)) is None:
+        yield Finding("ok", "data_dir", f"{directory} does not exist yet: `token-broker run` creates it")
         return
-    yield from of_data_dir(facts)
+    yield from check_data_dir(facts)
     journal = directory / "journal"
     place = journal if journal.is_dir() else directory
     try:
-        yield from of_disk(disk.write_probe(place))
+        yield from check_disk(file_facts.write_probe(place))
     except OSError as error:
         yield Finding(
             "error",
             "data_dir",
             f"{place} cannot be written ({error.strerror})",
-            "where an answer cannot be written down, refreshing pauses",
-            "make room, or mend its owner",
+            "refreshing pauses while a token response cannot be written to the journal",
+            "free some space, or correct its owner",
         )
 
 
 async def online(settings: Settings) -> list[Finding]:
-    """Findings of Redis and of every provider, all asked at once."""
+    """Return the findings of Redis and of every provider, all queried at once."""
     store, *providers = await asyncio.gather(
-        _of_redis(settings), *(_of_provider(settings, name) for name in settings.providers)
+        _check_redis(settings), *(_check_provider(settings, name) for name in settings.providers)
     )
     return [*store, *(finding for found in providers for finding in found)]
 
 
-async def _of_redis(settings: Settings) -> list[Finding]:
+async def _check_redis(settings: Settings) -> list[Finding]:
     try:
         password = await asyncio.to_thread(private.redis_password, settings)
         known = await asyncio.to_thread(private.known_store, settings.data_dir)
     except (InvalidSettings, OSError):
-        return []  # said already
+        return []  # `offline` reports it
     sealer = await asyncio.to_thread(_sealer, settings)
-    facts = await look_at_store(settings.redis, sealer, data_dir=settings.data_dir, password=password)
-    return list(of_store(facts, settings.redis, known))
+    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, password=password)
+    return list(check_store(facts, settings.redis, known))
 
 
 def _sealer(settings: Settings) -> Sealer | None:
@@ -92,11 +92,11 @@ def _sealer(settings: Settings) -> Sealer | None:
     try:
         return Sealer(private.sealing_keys(settings)) if path.exists() else None
     except (InvalidSettings, OSError):
-        return None  # said already
+        return None  # `offline` reports it
 
 
-async def _of_provider(settings: Settings, name: str) -> list[Finding]:
+async def _check_provider(settings: Settings, name: str) -> list[Finding]:
     timeout = settings.refresh.request_timeout.total_seconds()
     async with open_http(timeout) as http:
-        endpoint = Endpoint.of(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await look_at_provider(endpoint, timeout), time.time()))
+        endpoint = Endpoint.from_settings(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
+        return list(check_provider(await fetch_provider_facts(endpoint, timeout), time.time()))

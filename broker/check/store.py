@@ -1,10 +1,10 @@
-"""What facts about the store mean. Pure."""
+"""What the facts about the store mean. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.check.clocks import of_clock
+from broker.check.clocks import check_clock
 from broker.check.finding import Finding
 
 if TYPE_CHECKING:
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from broker.store.facts import StoreFacts
 
 _OLDEST = (7, 2)
-"""Redis that knows WAITAOF."""
+"""The first Redis with WAITAOF."""
 _WHERE = "redis"
-_LOST = "what it acknowledged is lost when it crashes, but for what the brokers' journals still hold"
+_LOST = "a crash loses writes that it acknowledged, except those that the brokers' journals still hold"
 
 
-def of_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Finding]:
-    """Findings of the server behind `redis.url`; *known* is the store that data_dir remembers."""
+def check_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Finding]:
+    """Yield the findings of the server behind `redis.url`; *known* is the store that data_dir remembers."""
     if facts.unreachable is not None:
         if not facts.unreachable:
             yield Finding("ok", _WHERE, "the embedded store is not running: `token-broker run` starts it")
@@ -28,29 +28,29 @@ def of_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Fin
         yield Finding(
             "failed",
             _WHERE,
-            f"it {facts.unreachable}",
-            "nothing is refreshed and nobody is served but from memory",
-            "start it, or mend redis.url",
+            f"Redis {facts.unreachable}",
+            "the broker refreshes nothing and serves tokens only from memory",
+            "start it, or correct redis.url",
         )
         return
-    yield Finding("ok", _WHERE, facts.server or "it answers")
+    yield Finding("ok", _WHERE, facts.server or "it replies")
     embedded = redis.url == "embedded:"
-    yield from _permissions(facts)
+    yield from _check_permissions(facts)
     if not embedded:
-        yield from _durability(facts)
-        yield from _eviction(facts)
-        yield from _replicas(facts, redis)
-    yield from _contents(facts, redis, known)
-    yield from of_clock(_WHERE, facts.offset)
+        yield from _check_durability(facts)
+        yield from _check_eviction(facts)
+        yield from _check_replicas(facts, redis)
+    yield from _check_contents(facts, redis, known)
+    yield from check_clock(_WHERE, facts.offset)
 
 
-def _permissions(facts: StoreFacts) -> Iterator[Finding]:
+def _check_permissions(facts: StoreFacts) -> Iterator[Finding]:
     if facts.denied is None:
         yield Finding(
             "unknown",
             _WHERE,
-            "whether our user may send all that a broker sends",
-            "it lets no script ask (Redis before 7.0, or no EVAL)",
+            "whether the broker's user may send every command that a broker sends",
+            "Redis before 7.0, or no EVAL: no script can test it",
             "compare its ACL with deploy/redis/users.acl",
         )
     elif facts.denied:
@@ -58,17 +58,19 @@ def _permissions(facts: StoreFacts) -> Iterator[Finding]:
         yield Finding(
             "failed",
             _WHERE,
-            f"our user may not send {', '.join(facts.denied)}",
+            f"the broker's user may not send {', '.join(facts.denied)}",
             "a broker cannot work without",
-            f"ACL SETUSER … {words}, with our keys and channels, as deploy/redis/users.acl has it",
+            f"ACL SETUSER … {words}, with the broker's keys and channels, as deploy/redis/users.acl has it",
         )
     else:
-        yield Finding("ok", _WHERE, "our user may send all that a broker sends")
+        yield Finding("ok", _WHERE, "the broker's user may send every command that a broker sends")
 
 
-def _durability(facts: StoreFacts) -> Iterator[Finding]:
+def _check_durability(facts: StoreFacts) -> Iterator[Finding]:
     if facts.version is None:
-        yield Finding("unknown", _WHERE, "its version", "it does not answer INFO", "let our user ask (ACL: +info)")
+        yield Finding(
+            "unknown", _WHERE, "its version", "it denies INFO", "allow INFO to the broker's user (ACL: +info)"
+        )
     elif not facts.valkey and facts.version < _OLDEST:
         yield Finding(
             "warning",
@@ -83,7 +85,7 @@ def _durability(facts: StoreFacts) -> Iterator[Finding]:
         yield Finding(
             "warning",
             _WHERE,
-            f"WAITAOF is refused: it {facts.waitaof}",
+            f"WAITAOF fails: Redis {facts.waitaof}",
             "nothing proves that a commit is on its disk",
             "ACL: +waitaof; Redis 7.2 or Valkey",
         )
@@ -92,10 +94,10 @@ def _durability(facts: StoreFacts) -> Iterator[Finding]:
             "unknown",
             _WHERE,
             "appendfsync",
-            "it does not answer CONFIG GET, as managed servers do; WAITAOF proves each commit all the same"
+            "it denies CONFIG GET, as managed servers do; WAITAOF proves each commit anyway"
             if facts.waitaof == ""
-            else "it does not answer CONFIG GET",
-            "see to it that it is always or everysec",
+            else "it denies CONFIG GET",
+            "make sure that it is always or everysec",
         )
     elif facts.aof and facts.appendfsync == "no":
         yield Finding("warning", _WHERE, "appendfsync is no", _LOST, "CONFIG SET appendfsync always")
@@ -103,10 +105,10 @@ def _durability(facts: StoreFacts) -> Iterator[Finding]:
         yield Finding("ok", _WHERE, f"appendonly, appendfsync {facts.appendfsync}")
 
 
-def _eviction(facts: StoreFacts) -> Iterator[Finding]:
+def _check_eviction(facts: StoreFacts) -> Iterator[Finding]:
     if facts.policy is None:
         yield Finding(
-            "unknown", _WHERE, "what it evicts", "it says neither by INFO nor by CONFIG", "make sure it is noeviction"
+            "unknown", _WHERE, "maxmemory-policy", "neither INFO nor CONFIG shows it", "make sure that it is noeviction"
         )
     elif facts.policy not in {"noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"}:
         yield Finding(
@@ -121,12 +123,12 @@ def _eviction(facts: StoreFacts) -> Iterator[Finding]:
             "warning",
             _WHERE,
             f"maxmemory-policy is {facts.policy}",
-            "when its memory is full it deletes logins under way",
+            "when its memory is full it deletes pending logins",
             "CONFIG SET maxmemory-policy noeviction",
         )
 
 
-def _replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
+def _check_replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
     if facts.replicas is None:
         return
     if facts.replicas < redis.replicas:
@@ -134,7 +136,7 @@ def _replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
             "warning",
             _WHERE,
             f"{facts.replicas} replicas are connected, redis.replicas is {redis.replicas}",
-            "no commit can be confirmed by so many",
+            "no commit can be confirmed by as many",
             "start them, or lower redis.replicas",
         )
     if facts.replicas and not facts.min_replicas:
@@ -142,21 +144,22 @@ def _replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
             "warning",
             _WHERE,
             f"{facts.replicas} replicas, but min-replicas-to-write is 0",
-            "a primary that was cut off goes on taking claims and commits: a broker that was cut off with it redeems "
-            "refresh tokens that the others redeem too, and only its journal has what it got",
+            "a primary that was cut off still accepts claims and commits: a broker that was cut off with it redeems "
+            "refresh tokens that the others redeem too, and only its journal holds the responses",
             "CONFIG SET min-replicas-to-write 1",
         )
 
 
-def _contents(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Finding]:
+def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Finding]:
     if known is not None and facts.store != known:
         what = "is empty" if facts.store is None else f"holds another store ({facts.store})"
         yield Finding(
             "failed",
             _WHERE,
             f"namespace {redis.namespace!r} {what}, but this broker knows store {known}",
-            "it will not be ready, so that nothing is taken for gone",
-            "restore the data, mend redis.url, or, to begin anew, stop the broker and remove store.id from data_dir",
+            "the broker will not become ready, so that no grant counts as gone",
+            "restore the data, correct redis.url, or, to start from nothing, stop the broker and remove store.id from "
+            "data_dir",
         )
     if facts.canary == "none opens":
         yield Finding(
@@ -171,7 +174,7 @@ def _contents(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Fi
             "warning",
             "sealing.keys_file",
             "what is stored is sealed with another key than the first",
-            "the other key cannot go yet",
+            "the other key is still needed",
             "token-broker keys reseal, once every broker has the new key first",
         )
     elif facts.canary == "first":
@@ -180,7 +183,7 @@ def _contents(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Fi
         yield Finding(
             "warning",
             _WHERE,
-            f"another store ({', '.join(facts.foreign)}) publishes on our channels",
-            "channels know no database numbers: consumers may get tokens of another environment",
+            f"another store ({', '.join(facts.foreign)}) publishes on this namespace's channels",
+            "channels ignore database numbers: consumers may get tokens of another environment",
             f"give each environment its own redis.namespace (this one: {redis.namespace})",
         )

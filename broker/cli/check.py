@@ -33,19 +33,19 @@ def check(
     It changes nothing.
     """
     from broker import check as checking
-    from broker.check.finding import wrong
+    from broker.check.finding import from_error
 
     try:
         settings = load(config)
     except InvalidSettings as error:
-        findings = [wrong(sentence) for sentence in error.findings]
+        findings = [from_error(sentence) for sentence in error.findings]
     else:
         findings = list(checking.offline(settings, settings_file.origins(config_path(config))))
         if online:
             findings += run(checking.online(settings))
     code = checking.exit_code(findings, strict=strict)
     if as_json:
-        typer.echo(json.dumps({"exit": code, "findings": [finding.told() for finding in findings]}))
+        typer.echo(json.dumps({"exit": code, "findings": [finding.to_json() for finding in findings]}))
     else:
         for finding in findings:
             out.print(str(finding), markup=False)

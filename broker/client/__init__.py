@@ -5,8 +5,8 @@
         async with aiohttp.ClientSession(middlewares=[cameras.aiohttp("https://rest.example.com")]) as session:
             ...
 
-It speaks HTTP with a running broker and knows nothing of the daemon: of this package it imports itself alone, of
-others aiohttp. httpx, requests and redis are imported where they are asked for.
+It speaks HTTP with a running broker and knows nothing of the daemon: of this package it imports only itself, of others
+only aiohttp. httpx, requests and redis are imported by the functions that need them.
 """
 
 from broker.client.broker import Broker

@@ -1,4 +1,4 @@
-"""One exchange with the broker: a question, and a token or an error. What is kept, and when to ask, is not known here.
+"""One HTTP exchange with the broker: a request, and a token or an error. Keeps no token; others decide when to ask.
 
 The key goes to the broker alone: redirects are not followed, and no proxy of the environment is used.
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from broker.client.place import Place
 
 LONGEST_WAIT = 50.0
-"""Seconds of a long poll: below what proxies cut off."""
+"""Seconds of a long poll: below the time-outs of proxies."""
 _CONNECT = 5.0
-_PATIENCE = 5.0
-"""Seconds beyond the wait that was asked for, after which the broker is taken to hang."""
+_GRACE = 5.0
+"""Seconds beyond the requested wait after which the broker counts as hanging."""
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
     401: errors.UnknownKey,
@@ -34,12 +34,12 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
 }
 
 
-class Wire:
-    """Asks one broker, within one event loop."""
+class HttpApi:
+    """The routes of one broker, called within one event loop."""
 
     def __init__(self, place: Place, tls: ssl.SSLContext | None) -> None:
         self._place = place
-        # Every long poll holds a connection of its own: their number is the number of grants in use.
+        # Every long poll holds its own connection: their number is the number of grants in use.
         connector: aiohttp.BaseConnector
         if place.socket is not None:
             connector = aiohttp.UnixConnector(place.socket, limit=0)
@@ -59,39 +59,52 @@ class Wire:
     async def token(
         self, grant_id: str, *, newer_than: int | None = None, min_ttl: float = 0, wait: float = 0
     ) -> Token | None:
-        """The current token, waiting *wait* seconds for one; with *newer_than* (a generation) None for no news.
+        """Return the current token.
 
-        Raises `BrokerError`.
+        Args:
+            grant_id: whose token.
+            newer_than: a generation: return None if there is no newer one.
+            min_ttl: seconds that the token must still be valid.
+            wait: seconds that the broker may wait for a token.
+
+        Raises:
+            BrokerError: there is none.
         """
         headers = {"Prefer": f"wait={wait:.0f}"}
         if newer_than is not None:
             headers["If-None-Match"] = f'"{newer_than}"'
         query = f"?min_ttl={min_ttl:.3f}" if min_ttl > 0 else ""
-        return await self._ask("GET", grant_id, f"token{query}", headers, wait)
+        return await self._request("GET", grant_id, f"token{query}", headers, wait)
 
     async def report(self, grant_id: str, generation: int, *, wait: float) -> Token | None:
-        """The API answered 401 to the token of *generation*: the one after it. Raises `BrokerError`."""
-        headers = {"Prefer": f"wait={wait:.0f}", "If-Match": f'"{generation}"'}
-        return await self._ask("POST", grant_id, "refresh", headers, wait)
+        """Report that the API rejected the token of *generation* with 401; return the token after it.
 
-    async def _ask(self, method: str, grant_id: str, what: str, headers: dict[str, str], wait: float) -> Token | None:
+        Raises:
+            BrokerError: there is none.
+        """
+        headers = {"Prefer": f"wait={wait:.0f}", "If-Match": f'"{generation}"'}
+        return await self._request("POST", grant_id, "refresh", headers, wait)
+
+    async def _request(
+        self, method: str, grant_id: str, what: str, headers: dict[str, str], wait: float
+    ) -> Token | None:
         key = self._place.key.reveal()
         try:
-            return await self._exchange(method, grant_id, what, headers, wait, key)
+            return await self._exchange(method, grant_id, what, headers, wait=wait, key=key)
         except errors.UnknownKey:
             if self._place.key.file is None:
                 raise
-        # The file may hold a newer one, or another request has read it already.
+        # The file may hold a newer key, or another request has read it already.
         await asyncio.to_thread(self._place.key.reread)
         if self._place.key.reveal() == key:
             raise errors.UnknownKey(f"the broker at {self._place.name} does not know the key in {self._place.key.file}")
-        return await self._exchange(method, grant_id, what, headers, wait, self._place.key.reveal())
+        return await self._exchange(method, grant_id, what, headers, wait=wait, key=self._place.key.reveal())
 
     async def _exchange(
-        self, method: str, grant_id: str, what: str, headers: dict[str, str], wait: float, key: str
+        self, method: str, grant_id: str, what: str, headers: dict[str, str], *, wait: float, key: str
     ) -> Token | None:
         url = f"{self._place.base}/v1/grants/{quote(grant_id)}/{what}"
-        timeout = aiohttp.ClientTimeout(total=wait + _PATIENCE, sock_connect=_CONNECT)
+        timeout = aiohttp.ClientTimeout(total=wait + _GRACE, sock_connect=_CONNECT)
         try:
             async with self._session.request(
                 method,
@@ -99,30 +112,30 @@ class Wire:
                 headers={**headers, "X-Broker-Key": key},
                 timeout=timeout,
                 allow_redirects=False,
-            ) as answer:
-                status, told = answer.status, answer.headers
-                body = None if status == 304 else _object(await answer.read())
+            ) as response:
+                status, received = response.status, response.headers
+                body = None if status == 304 else _object(await response.read())
         except TimeoutError:
             raise errors.BrokerUnreachable(
-                f"the broker at {self._place.name} does not answer within {wait + _PATIENCE:.0f} s", grant_id=grant_id
+                f"the broker at {self._place.name} does not respond within {wait + _GRACE:.0f} s", grant_id=grant_id
             ) from None
-        except (aiohttp.ClientError, OSError) as error:  # its text would show the headers
+        except (aiohttp.ClientError, OSError) as error:  # its text may hold the headers
             raise errors.BrokerUnreachable(
-                f"no broker answers at {self._place.name} ({_why(error)}): is it running, and is that its address?",
+                f"no broker responds at {self._place.name} ({_why(error)}): is it running, and is the address right?",
                 grant_id=grant_id,
             ) from None
         if status == 304:
             return None
         if status == 200 and body is not None:
-            return Token(body, answered_at=clock())
-        raise self._error(status, body, told.get("Retry-After"), grant_id)
+            return Token(body, received_at=clock())
+        raise self._error(status, body, received.get("Retry-After"), grant_id)
 
     def _error(self, status: int, body: dict[str, Any] | None, pause: str | None, grant_id: str) -> errors.BrokerError:
-        """An error answer as the error it was."""
+        """Return the exception for an error response."""
         name = self._place.name
         if body is None or "error" not in body:
             return errors.BrokerUnreachable(
-                f"what answers at {name} is no token-broker (HTTP {status}): is that its address?", grant_id=grant_id
+                f"the server at {name} is not a token-broker (HTTP {status}): is the address right?", grant_id=grant_id
             )
         retry_after = float(pause) if pause is not None and pause.isdigit() else None
         text = f"{grant_id}: {body.get('error_description') or body['error']}"
@@ -132,9 +145,9 @@ class Wire:
         return kind(text, grant_id=grant_id, retry_after=retry_after)
 
     def _login_url(self, body: dict[str, Any], grant_id: str) -> str | None:
-        """Where a person logs in: as the broker says, else its status page as we reach it."""
-        if isinstance(told := body.get("login_url"), str):
-            return told
+        """Return where a person logs in: what the broker says, else its status page at this client's address."""
+        if isinstance(given := body.get("login_url"), str):
+            return given
         return self._place.web and f"{self._place.web}/#search={quote(grant_id)}"
 
 

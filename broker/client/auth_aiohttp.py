@@ -1,4 +1,4 @@
-"""A grant's token in aiohttp's requests: a client middleware (aiohttp 3.12 or newer)."""
+"""A grant's token in requests made with aiohttp: a client middleware (aiohttp 3.12 or newer)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 
 class BearerMiddleware:
-    """Adds the token, and after a 401 sends the request once more with the next one.
+    """Add the token, and after a 401 send the request once more with the next token.
 
-    aiohttp runs it anew for each redirect, with the headers of the first request.
+    aiohttp calls it again for each redirect, with the headers of the first request.
     """
 
     def __init__(self, grant: Grant, origin: str | None) -> None:
-        """For requests to *origin*, or to that of the first one. Raises `InvalidConfiguration`."""
+        """Add the token to requests to *origin*; None: to the origin of the first request.
+
+        Raises:
+            InvalidConfiguration: *origin* is not an origin.
+        """
         self._grant = grant
         self._pin = Pin(origin, grant.id)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Send *request*. Raises what `Grant.token` raises."""
-        if not self._pin.holds(str(request.url)):
+        """Send *request*; raise what `Grant.token` raises."""
+        if not self._pin.allows(str(request.url)):
             return await handler(request)
         token = await self._grant.token()
         request.headers[hdrs.AUTHORIZATION] = token.authorization
@@ -42,7 +46,7 @@ class BearerMiddleware:
             raise
         if newer is None or not again:
             return response
-        response.close()  # and with it what of the body is still on its way
+        response.close()  # also drops the rest of its body
         await request.close()
         request.headers[hdrs.AUTHORIZATION] = newer.authorization
         return await handler(request)

@@ -1,4 +1,4 @@
-"""A grant's token in httpx's requests, and in those of its successor httpx2: an `Auth` for whichever is there."""
+"""A grant's token in requests made with httpx, or with its successor httpx2: an `Auth` for each installed one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 def bearer_auth(grant: Grant | SyncGrant, origin: str | None) -> Any:
-    """An `auth` for requests to *origin*, or to that of the first one. Raises `InvalidConfiguration`, `ImportError`."""
+    """Return an `auth` for requests to *origin*; None: to the origin of the first request.
+
+    Defers the import of httpx and httpx2, which are optional.
+
+    Raises:
+        InvalidConfiguration: *origin* is not an origin.
+        ImportError: neither library is installed.
+    """
     bases = []
     for name in ("httpx2", "httpx"):
         try:
@@ -32,10 +39,10 @@ def bearer_auth(grant: Grant | SyncGrant, origin: str | None) -> Any:
 
 
 class _Flows:
-    """The flow of one request: with the token, and after a 401 once more with the next one.
+    """The flow of one request: with the token, and after a 401 once more with the next token.
 
-    The flow goes around redirects, and httpx itself drops `Authorization` on the way to another origin (but for the
-    same host's http on port 80 to https on port 443). So a 401 counts only where the answered request carried it.
+    The flow spans redirects, and httpx itself drops `Authorization` on the way to another origin (except for the
+    same host's http on port 80 to https on port 443). So a 401 counts only if the answered request carried the token.
     """
 
     requires_request_body = False
@@ -47,30 +54,30 @@ class _Flows:
         self._is_async = inspect.iscoroutinefunction(grant.token)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
-        """For `httpx.Client`. Raises what `SyncGrant.token` raises."""
+        """Run the flow for `httpx.Client`; raise what `SyncGrant.token` raises."""
         if self._is_async:
-            raise InvalidConfiguration("a Broker's grant is for httpx.AsyncClient: for httpx.Client use SyncBroker")
-        if not self._pin.holds(str(request.url)):
+            raise InvalidConfiguration("a Broker's grant works with httpx.AsyncClient: for httpx.Client use SyncBroker")
+        if not self._pin.allows(str(request.url)):
             yield request
             return
         token = self._grant.token()
         response = yield _with(request, token)
-        if _refused(response, token):
+        if _is_rejected(response, token):
             again = _replayable(request, response)
             newer = self._grant.report(token) if again else self._grant.report(token, timeout=0)
             if newer is not None and again:
                 yield _with(request, newer)
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
-        """For `httpx.AsyncClient`. Raises what `Grant.token` raises."""
+        """Run the flow for `httpx.AsyncClient`; raise what `Grant.token` raises."""
         if not self._is_async:
-            raise InvalidConfiguration("a SyncBroker's grant is for httpx.Client: for httpx.AsyncClient use Broker")
-        if not self._pin.holds(str(request.url)):
+            raise InvalidConfiguration("a SyncBroker's grant works with httpx.Client: for httpx.AsyncClient use Broker")
+        if not self._pin.allows(str(request.url)):
             yield request
             return
         token = await self._grant.token()
         response = yield _with(request, token)
-        if _refused(response, token):
+        if _is_rejected(response, token):
             again = _replayable(request, response)
             newer = await (self._grant.report(token) if again else self._grant.report(token, timeout=0))
             if newer is not None and again:
@@ -82,21 +89,21 @@ def _with(request: Any, token: Token) -> Any:
     return request
 
 
-def _refused(response: Any, token: Token) -> bool:
-    """Whether *token* was refused, by whoever the request ended at."""
+def _is_rejected(response: Any, token: Token) -> bool:
+    """Return whether *token* was rejected, by the last server that the request reached."""
     carried: Any = response.request.headers.get("Authorization")
     return bool(response.status_code == 401 and carried == token.authorization)
 
 
 def _replayable(request: Any, response: Any) -> bool:
-    """Whether *request* may be sent again: its body is in memory, and it is what was refused.
+    """Return whether *request* may be sent again: its body is in memory, and it is the rejected request.
 
-    After a redirect that made a GET of it (303), it was served, and what was refused is only what followed.
+    After a redirect that made it a GET (303) it was served, and only the GET was rejected.
     """
     if response.request.method != request.method:
         return False
     try:
-        request.content  # noqa: B018 - it raises RequestNotRead for a stream
+        _content = request.content  # raises RequestNotRead for a stream
     except RuntimeError:
         return False
     return True

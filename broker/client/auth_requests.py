@@ -1,4 +1,4 @@
-"""A grant's token in the requests of requests: an `AuthBase`."""
+"""A grant's token in requests made with the library `requests`: an `AuthBase`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ if TYPE_CHECKING:
 
 
 class BearerAuth(AuthBase):
-    """Adds the token, and after a 401 sends the request once more with the next one.
+    """Add the token, and after a 401 send the request once more with the next token.
 
-    requests itself drops `Authorization` on the way to another origin (but for the same host's http on port 80 to
-    https on port 443); hooks go along. So a 401 counts only where the answered request carried the token.
+    requests itself drops `Authorization` on the way to another origin (except for the same host's http on port 80 to
+    https on port 443), but keeps hooks. So a 401 counts only if the answered request carried the token.
     """
 
     def __init__(self, grant: SyncGrant, origin: str | None) -> None:
-        """For requests to *origin*, or to that of the first one. Raises `InvalidConfiguration`."""
+        """Add the token to requests to *origin*; None: to the origin of the first request.
+
+        Raises:
+            InvalidConfiguration: *origin* is not an origin.
+        """
         self._grant = grant
         self._pin = Pin(origin, grant.id)
 
     def __call__(self, request: Any) -> Any:
-        """Prepare *request*. Raises what `SyncGrant.token` raises."""
-        if self._pin.holds(request.url):
+        """Prepare *request*; raise what `SyncGrant.token` raises."""
+        if self._pin.allows(request.url):
             token = self._grant.token()
             request.headers["Authorization"] = token.authorization
-            request.register_hook("response", _Answered(self._grant, token, request.body))
+            request.register_hook("response", _Resender(self._grant, token, request.body))
         return request
 
 
-class _Answered:
-    """Looks at the answers to one request and its redirects; at most one of them is asked for again."""
+class _Resender:
+    """Check the responses to one request and its redirects; send at most one of them again."""
 
     def __init__(self, grant: SyncGrant, token: Token, body: Any) -> None:
         self._grant = grant
         self._token = token
         self._done = False
         self._start: int | None = None
-        """Where a file's part that was sent begins."""
+        """Where the sent part of a file begins."""
         if hasattr(body, "seek"):
             try:
                 self._start = body.tell()
@@ -51,8 +55,8 @@ class _Answered:
 
     def __call__(self, response: Any, **options: Any) -> Any:
         request = response.request
-        refused = response.status_code == 401 and request.headers.get("Authorization") == self._token.authorization
-        if not refused or self._done:
+        rejected = response.status_code == 401 and request.headers.get("Authorization") == self._token.authorization
+        if not rejected or self._done:
             return response
         self._done = True
         again = request.body is None or isinstance(request.body, str | bytes) or self._start is not None
@@ -65,9 +69,9 @@ class _Answered:
             return response
         if self._start is not None:
             request.body.seek(self._start)
-        response.content  # noqa: B018 - read, so that its connection can be used again
+        _content = response.content  # reads it, so that its connection can be used again
         response.close()
-        # In place: a redirect that follows is made from this very request.
+        # Change this request itself: a redirect that follows is made from it.
         request.headers["Authorization"] = newer.authorization
         answer = response.connection.send(request, **options)
         answer.history.append(response)

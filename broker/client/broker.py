@@ -1,4 +1,4 @@
-"""A broker as services see it: one per event loop, with its grants, one session and one subscription."""
+"""A broker as services see it: one for each event loop, with its grants, one session and one subscription."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Self
 
-from broker.client.api import Wire
+from broker.client.api import HttpApi
 from broker.client.errors import InvalidConfiguration
 from broker.client.follow import Following, LongPolls
 from broker.client.grant import Grant
@@ -21,10 +21,10 @@ _GRANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Broker:
-    """A running token-broker, asked with one key.
+    """A running token-broker, called with one key.
 
-    `async with Broker.from_env() as broker:`, or `await broker.close()` at the end. Nothing is asked before the first
-    use. It belongs to the event loop that uses it first; from threads and without a loop: `SyncBroker`.
+    `async with Broker.from_env() as broker:`, or `await broker.close()` at the end. Nothing is sent before the first
+    use. It belongs to the event loop that uses it first; for threads, or without a loop: `SyncBroker`.
     """
 
     def __init__(
@@ -37,21 +37,29 @@ class Broker:
         redis_url: str | None = None,
         namespace: str = "broker",
     ) -> None:
-        """The broker at *url* (`http://`, `https://` or `unix:/PATH`), asked with *key* or what *key_file* holds.
+        """Configure the client; defers the import of redis, which is optional, to brokers with *redis_url*.
 
-        *tls* verifies `https://` in place of the system's certificates. With *redis_url* news comes by Redis pub/sub
-        in the broker's *namespace* instead of long polls. Raises `InvalidConfiguration`.
+        Args:
+            url: of the broker: `http://`, `https://` or `unix:/PATH`.
+            key: the caller's key, or else
+            key_file: the file that holds it.
+            tls: verifies `https://` instead of the system's certificates.
+            redis_url: receive changes by Redis pub/sub instead of long polls.
+            namespace: of the broker's channels in that Redis.
+
+        Raises:
+            InvalidConfiguration: an argument is missing or malformed.
         """
         self._place = url if isinstance(url, Place) else place(url, key, key_file)
         self._tls = tls
         self._grants: dict[str, Grant] = {}
-        self._wire: Wire | None = None
+        self._api: HttpApi | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self.following: Following = LongPolls()
-        """How news of its grants comes."""
+        """How changes of its grants arrive."""
         if redis_url is not None:
-            from broker.client.hints import RedisHints
+            from broker.client.hints import RedisHints  # imports redis
 
             self.following = RedisHints(redis_url, namespace)
 
@@ -59,42 +67,47 @@ class Broker:
     def from_env(
         cls, *, tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker"
     ) -> Self:
-        """The broker at `TOKEN_BROKER_URL`, asked with `TOKEN_BROKER_KEY_FILE`'s key or `TOKEN_BROKER_KEY`.
+        """Configure the client by `TOKEN_BROKER_URL`, and `TOKEN_BROKER_KEY_FILE` or `TOKEN_BROKER_KEY`.
 
-        Raises `InvalidConfiguration` that names the variable.
+        Raises:
+            InvalidConfiguration: a variable is missing or malformed; the message names it.
         """
         return cls(place_from(os.environ), tls=tls, redis_url=redis_url, namespace=namespace)
 
     def grant(self, grant_id: str) -> Grant:
-        """The grant of this id, which may or may not exist: nothing is asked. Raises `InvalidConfiguration`."""
+        """Return the grant of this id, which may or may not exist: nothing is sent.
+
+        Raises:
+            InvalidConfiguration: *grant_id* is not a grant id.
+        """
         if not _GRANT_ID.fullmatch(grant_id):
             raise InvalidConfiguration(
-                f"{grant_id!r} is no grant id: a letter or digit, then letters, digits, '.', '_' or '-', 128 at most"
+                f"{grant_id!r} is not a grant id: a letter or digit, then letters, digits, '.', '_' or '-', 128 at most"
             )
         return self._grants.setdefault(grant_id, Grant(self, grant_id))
 
     @property
-    def wire(self) -> Wire:
-        """What asks the broker, within the running loop."""
+    def api(self) -> HttpApi:
+        """The routes of the broker, called within the running loop."""
         if self._closed:
-            raise InvalidConfiguration("this Broker is closed: make another one")
+            raise InvalidConfiguration("this Broker is closed: make a new one")
         loop = asyncio.get_running_loop()
-        if self._wire is None:
-            self._wire, self._loop = Wire(self._place, self._tls), loop
+        if self._api is None:
+            self._api, self._loop = HttpApi(self._place, self._tls), loop
         elif self._loop is not loop:
             raise InvalidConfiguration(
-                "this Broker belongs to another event loop: make one in each, or use SyncBroker, which has its own"
+                "this Broker belongs to another event loop: make one in each, or use SyncBroker, which has its own loop"
             )
-        return self._wire
+        return self._api
 
     async def close(self) -> None:
-        """End the subscription and close every connection; no task is left."""
+        """End the subscription and close every connection; leave no task behind."""
         self._closed = True
         await self.following.close()
         for grant in self._grants.values():
             await grant.close()
-        if self._wire is not None:
-            await self._wire.close()
+        if self._api is not None:
+            await self._api.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,13 +1,13 @@
-"""What a caller of the client is told, named by what it must do. No message holds a key or a token."""
+"""The exceptions of the client. No message holds a key or a token."""
 
 from __future__ import annotations
 
 
 class BrokerError(Exception):
-    """Base of all. The message says what is wrong and what to do."""
+    """Base of all. The message says what is wrong and what to do about it."""
 
     retry_after: float | None = None
-    """Seconds after which asking again may help, where that is known."""
+    """Seconds after which a retry may succeed, if known."""
 
     def __init__(self, message: str, *, grant_id: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -16,11 +16,11 @@ class BrokerError(Exception):
 
 
 class InvalidConfiguration(BrokerError, ValueError):
-    """The address, the key or an argument is missing or malformed: nothing was asked."""
+    """The address, the key or an argument is missing or malformed: nothing was sent."""
 
 
 class UnknownKey(BrokerError):
-    """The broker knows no such key (401): have one made, `token-broker caller new NAME`."""
+    """The broker does not know the key (401): have one made, `token-broker caller new NAME`."""
 
 
 class NotAllowed(BrokerError):
@@ -28,17 +28,17 @@ class NotAllowed(BrokerError):
 
 
 class UnknownGrant(BrokerError):
-    """The broker has no such grant (404): the id is mistyped, or nobody has logged in yet."""
+    """The broker has no such grant (404): the id is wrong, or nobody has logged in yet."""
 
 
 class InvalidRequest(BrokerError):
-    """The broker refuses what was asked and will again (400), such as more `min_ttl` than a token ever has."""
+    """The broker rejects the request and always will (400), such as more `min_ttl` than a token ever has."""
 
 
 class ReauthorizationRequired(BrokerError):
     """The provider no longer accepts the grant (409): a person must log in again.
 
-    `login_url` is where: the broker's status page at this grant, for whoever holds an admin key. None where the broker
+    `login_url` is where: the broker's status page at this grant, for a person with an admin key. None if the broker
     has no address that a browser could open.
     """
 
@@ -48,8 +48,8 @@ class ReauthorizationRequired(BrokerError):
 
 
 class TokenUnavailable(BrokerError):
-    """No valid token right now (429, 5xx): try again, after `retry_after` seconds where that is known."""
+    """No valid token at the moment (429, 5xx): retry, after `retry_after` seconds if known."""
 
 
 class BrokerUnreachable(TokenUnavailable):
-    """No broker answers at the address: it is down, restarting, or elsewhere."""
+    """No broker responds at the address: it is down, restarting, or elsewhere."""

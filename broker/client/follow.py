@@ -1,7 +1,7 @@
-"""The one subscription of a broker's caller: it brings the next token before anybody asks for it.
+"""The subscription to a broker's grants: it brings the next token before anybody asks for it.
 
-A grant is followed from its first use until it was not used for `IDLE` seconds. By long polls, one a grant: no more
-than the broker is needed. Who listens to Redis instead: `broker.client.hints`.
+A grant is followed from its first use until it was not used for `IDLE` seconds. By long polls, one for each grant: they
+need nothing but the broker. `broker.client.hints` uses Redis instead.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("broker.client")
 IDLE = 600.0
-"""Seconds without use after which a grant is followed no longer."""
+"""Seconds without use after which a grant is no longer followed."""
 _LEAST_PAUSE = 1.0
-"""Seconds between two polls, should something between us and the broker answer at once."""
+"""Seconds between two polls, should something between client and broker respond at once."""
 _LONGEST_PAUSE = 30.0
 
 
 class Following(Protocol):
-    """How news of grants comes."""
+    """How changes of grants arrive."""
 
     def want(self, grant: Grant) -> None:
-        """Follow *grant* from now on, as long as it is used."""
+        """Follow *grant* from now on, while it is used."""
 
     def has(self, grant: Grant) -> bool:
-        """Whether *grant* is followed."""
+        """Return whether *grant* is followed."""
 
     async def close(self) -> None:
-        """Follow nothing any more; no task is left."""
+        """Stop following; leave no task behind."""
 
 
 class LongPolls:
-    """Follows each grant by `If-None-Match` and `Prefer: wait`."""
+    """Follow each grant by `If-None-Match` and `Prefer: wait`."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     def want(self, grant: Grant) -> None:
-        """Follow *grant*, if it is not followed."""
+        """Follow *grant*, unless it is followed already."""
         if not self._closed and not self.has(grant):
             self._tasks[grant.id] = asyncio.create_task(_follow(grant), name=f"token-broker: follow {grant.id}")
 
     def has(self, grant: Grant) -> bool:
-        """Whether there is a poll for *grant*."""
+        """Return whether there is a poll for *grant*."""
         task = self._tasks.get(grant.id)
         return task is not None and not task.done()
 
     async def close(self) -> None:
-        """End every poll, and begin no other."""
+        """End every poll, and start no other."""
         self._closed = True
         await end(self._tasks.values())
         self._tasks.clear()
@@ -74,16 +74,16 @@ async def _follow(grant: Grant) -> None:
                 return
             failures = 0
         except BrokerError as error:
-            passing = isinstance(error, TokenUnavailable)  # a restart of the broker, as a rule
+            temporary = isinstance(error, TokenUnavailable)  # usually the broker restarts
             if not failures:
-                level = logging.INFO if passing else logging.WARNING
-                log.log(level, "token-broker: no news of %s: %s", grant.id, error)
-            failures = failures + 1 if passing else 16
+                level = logging.INFO if temporary else logging.WARNING
+                log.log(level, "token-broker: cannot follow %s: %s", grant.id, error)
+            failures = failures + 1 if temporary else 16
         await asyncio.sleep(pause(failures) if failures else max(0.0, _LEAST_PAUSE - (clock() - began)))
 
 
 def pause(failures: int) -> float:
-    """Seconds to wait after so many failures in a row, drawn anew each time."""
+    """Return the seconds to wait after so many failures in a row, drawn anew each time."""
     return min(_LONGEST_PAUSE, 0.5 * float(2 ** min(failures, 16))) * (0.5 + random.random() / 2)
 
 

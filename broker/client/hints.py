@@ -1,4 +1,4 @@
-"""News by Redis pub/sub in place of long polls: a hint that a grant changed. What is served is always read.
+"""Changes by Redis pub/sub instead of long polls: a message is a hint that a grant changed; the token is always read.
 
 Subscribe first, then read, then compare generations; after every gap, read again. Needs redis-py.
 """
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     from broker.client.grant import Grant
 
 log = logging.getLogger("broker.client")
-_LOOK = 0.5
-"""Seconds between two looks at which grants are in use."""
+_CHECK = 0.5
+"""Seconds between two checks of which grants are in use."""
 _OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 10,
     "protocol": 2,
     "client_name": "token-broker-client",
-    "driver_info": None,  # it would read package metadata from disk, once a connection
+    "driver_info": None,  # else each connection reads package metadata from disk
 }
 
 
 class RedisHints:
-    """Listens to the channels of the grants in use, on one connection."""
+    """Listen to the channels of the grants in use, on one connection."""
 
     def __init__(self, url: str, namespace: str) -> None:
         self._url = url
         self._prefix = f"{namespace}:tokens:"
         self._grants: dict[str, Grant] = {}
-        self._heard: set[str] = set()
+        self._subscribed: set[str] = set()
         """Grants whose channel the server has confirmed."""
         self._task: asyncio.Task[None] | None = None
         self._reads: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     def want(self, grant: Grant) -> None:
-        """Listen for *grant*, if nobody does."""
+        """Listen for *grant*, unless it is listened for already."""
         if self._closed:
             return
         self._grants.setdefault(grant.id, grant)
@@ -55,14 +55,14 @@ class RedisHints:
             self._task = asyncio.create_task(self._listen(), name="token-broker: listen")
 
     def has(self, grant: Grant) -> bool:
-        """Whether news of *grant* would be heard."""
-        return grant.id in self._heard and self._task is not None and not self._task.done()
+        """Return whether a message about *grant* would arrive."""
+        return grant.id in self._subscribed and self._task is not None and not self._task.done()
 
     async def close(self) -> None:
-        """Listen no more, not even when somebody wants it."""
+        """Stop listening, for good."""
         self._closed = True
         await end([*self._reads.values(), *([] if self._task is None else [self._task])])
-        self._heard.clear()
+        self._subscribed.clear()
 
     async def _listen(self) -> None:
         failures = 0
@@ -70,19 +70,19 @@ class RedisHints:
             try:
                 async with redis.from_url(self._url, **_OPTIONS) as client, client.pubsub() as pubsub:
                     while await self._subscribe(pubsub):
-                        message = await pubsub.get_message(timeout=_LOOK)
+                        message = await pubsub.get_message(timeout=_CHECK)
                         failures = 0
                         if message is not None:
-                            self._hear(message)
+                            self._handle(message)
             except (RedisError, OSError) as error:
                 if not failures:
-                    log.warning("token-broker: no news from Redis (%s)", type(error).__name__)
-            self._heard.clear()
+                    log.warning("token-broker: no connection to Redis (%s)", type(error).__name__)
+            self._subscribed.clear()
             failures += 1
             await asyncio.sleep(pause(failures))
 
     async def _subscribe(self, pubsub: Any) -> bool:
-        """Subscribe to what is used and to nothing else; False when nothing is."""
+        """Subscribe to the grants in use and to nothing else; return whether there is any."""
         now = clock()
         for grant in [grant for grant in self._grants.values() if grant.idle_for(now) >= IDLE]:
             del self._grants[grant.id]
@@ -91,22 +91,22 @@ class RedisHints:
         if more := wanted - subscribed:
             await pubsub.subscribe(*more)
         if less := subscribed - wanted:
-            self._heard -= {name.removeprefix(self._prefix) for name in less}
+            self._subscribed -= {name.removeprefix(self._prefix) for name in less}
             await pubsub.unsubscribe(*less)
         return bool(wanted)
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         grant = self._grants.get(message["channel"].decode().removeprefix(self._prefix))
         if grant is None:
             return
         if message["type"] == "subscribe":
-            self._heard.add(grant.id)
-            self._read(grant)  # what was published before is not heard any more
+            self._subscribed.add(grant.id)
+            self._read(grant)  # earlier messages are lost
         elif message["type"] == "message" and _is_news(grant, message["data"]):
             self._read(grant)
 
     def _read(self, grant: Grant) -> None:
-        """Have it read: once, however many hints come, but again until the broker has answered."""
+        """Read the grant: once, however many hints arrive, but again until the broker responds."""
         running = self._reads.get(grant.id)
         if running is not None:
             running.cancel()
@@ -119,10 +119,10 @@ class RedisHints:
 
 
 def _is_news(grant: Grant, data: bytes) -> bool:
-    """Whether a message is of another token than the one in hand, or that there is none any more."""
+    """Return whether a message is about another token than the held one, or says that there is none any more."""
     try:
-        told = json.loads(data)
-        return told.get("event") == "revoked" or grant.hears_of(int(told["generation"]))
+        message = json.loads(data)
+        return message.get("event") == "revoked" or grant.is_news(int(message["generation"]))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return False
 

@@ -1,4 +1,4 @@
-"""Where the broker is and with which key it is asked: from arguments, or from the environment."""
+"""Where the broker is, and the key that it is called with: from arguments, or from the environment."""
 
 from __future__ import annotations
 
@@ -19,29 +19,41 @@ _MAKE_ONE = "`token-broker caller new NAME` makes one"
 
 
 class Key:
-    """A caller's key. Only `reveal()` gives it; from a file it is read again when the broker no longer knows it."""
+    """A caller's key. Only `reveal()` returns it; a key file is read again when the broker does not know the key."""
 
     __slots__ = ("_text", "_where", "file")
 
     def __init__(self, text: str | None, file: Path | None, where: str) -> None:
-        """*text*, or else what *file* holds; *where* names it in errors. Raises `InvalidConfiguration`."""
+        """Hold *text*, or else what *file* holds; *where* names it in errors.
+
+        Raises:
+            InvalidConfiguration: there is no key.
+        """
         self.file = file
         self._where = where
         self._text = self._checked(text) if text is not None else self._read()
 
     def reveal(self) -> str:
-        """The key itself: only for the broker."""
+        """Return the key itself: only for the broker."""
         return HeaderValue(self._text)
 
     def reread(self) -> bool:
-        """Read the file again: whether it holds another key now. Raises `InvalidConfiguration`. Blocks."""
+        """Read the file again. Blocks.
+
+        Returns:
+            Whether it holds another key now.
+
+        Raises:
+            InvalidConfiguration: it holds no key, or cannot be read.
+        """
         if self.file is None:
             return False
         before, self._text = self._text, self._read()
         return self._text != before
 
     def _read(self) -> str:
-        assert self.file is not None  # noqa: S101 - there is a text or a file
+        if self.file is None:
+            raise InvalidConfiguration(f"{self._where}: neither a key nor a file")
         try:
             return self._checked(self.file.read_text("utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
@@ -62,12 +74,16 @@ class Key:
 
 
 class Place:
-    """A broker's address and the key it is asked with."""
+    """A broker's address and the key that it is called with."""
 
     __slots__ = ("base", "key", "name", "socket")
 
     def __init__(self, url: str, key: Key, *, where: str = "url") -> None:
-        """*url* is `http://`, `https://` or `unix:/PATH`; *where* names it in errors. Raises `InvalidConfiguration`."""
+        """Parse *url*: `http://`, `https://` or `unix:/PATH`; *where* names it in errors.
+
+        Raises:
+            InvalidConfiguration: it is none of them.
+        """
         self.key = key
         self.name = url
         """The address as it was given: for messages."""
@@ -76,7 +92,7 @@ class Place:
             self.socket = url.removeprefix("unix:").removeprefix("//")
             self.base = "http://localhost"
             if not self.socket.startswith("/"):
-                raise InvalidConfiguration(f"{where} is {url!r}: a socket is named by its whole path, unix:/PATH")
+                raise InvalidConfiguration(f"{where} is {url!r}: a socket needs its absolute path, unix:/PATH")
             return
         wrong = InvalidConfiguration(f"{where} must be {_FORMS}")
         try:
@@ -87,7 +103,7 @@ class Place:
         if not good or parts.query or parts.fragment:
             raise wrong
         if parts.username is not None or parts.password is not None:
-            raise InvalidConfiguration(f"{where} holds a name or a password: the key goes into {KEY} or {KEY_FILE}")
+            raise InvalidConfiguration(f"{where} holds a name or a password: put the key into {KEY} or {KEY_FILE}")
         self.base = url.rstrip("/")
 
     @property
@@ -100,15 +116,23 @@ class Place:
 
 
 def place(url: str, key: str | None = None, key_file: str | os.PathLike[str] | None = None) -> Place:
-    """The broker at *url*, asked with *key* or what *key_file* holds. Raises `InvalidConfiguration`."""
+    """Return the broker at *url*, called with *key* or with what *key_file* holds.
+
+    Raises:
+        InvalidConfiguration: an argument is missing or malformed.
+    """
     if (key is None) == (key_file is None):
-        raise InvalidConfiguration("give the key or the file it is in: key=… or key_file=…")
+        raise InvalidConfiguration("give either the key or its file: key=… or key_file=…")
     where = "key" if key_file is None else "key_file"
     return Place(url, Key(key, None if key_file is None else Path(key_file), where))
 
 
 def place_from(environment: Mapping[str, str]) -> Place:
-    """The broker that the *environment* names. Raises `InvalidConfiguration` that names the variable."""
+    """Return the broker that the *environment* names.
+
+    Raises:
+        InvalidConfiguration: a variable is missing or malformed; the message names it.
+    """
     url, key, file = (environment.get(name, "").strip() for name in (URL, KEY, KEY_FILE))
     if not url:
         raise InvalidConfiguration(f"{URL} is not set: where the broker is, {_FORMS}")

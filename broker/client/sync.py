@@ -1,4 +1,4 @@
-"""The same for programs without an event loop, and for threads: a loop of its own in one thread behind it."""
+"""The same for programs without an event loop, and for threads: it runs a loop in a background thread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from broker.client.auth_httpx import bearer_auth
 from broker.client.broker import Broker
 from broker.client.errors import InvalidConfiguration
 from broker.client.follow import end
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from broker.client.token import Token
 
 T = TypeVar("T")
-_CLOSED = "this SyncBroker is closed: make another one"
+_CLOSED = "this SyncBroker is closed: make a new one"
 
 
 class SyncBroker:
-    """A running token-broker, asked with one key, from any number of threads.
+    """A running token-broker, called with one key, from any number of threads.
 
-    `with SyncBroker.from_env() as broker:`, or `broker.close()` at the end. Made before a fork, it works on both sides
-    of it.
+    `with SyncBroker.from_env() as broker:`, or `broker.close()` at the end. One that was made before a fork works in
+    both processes.
     """
 
     def __init__(
@@ -44,23 +45,35 @@ class SyncBroker:
         redis_url: str | None = None,
         namespace: str = "broker",
     ) -> None:
-        """As `Broker`. Raises `InvalidConfiguration`."""
+        """Configure the client, as `Broker` does.
+
+        Raises:
+            InvalidConfiguration: an argument is missing or malformed.
+        """
         where = url if isinstance(url, Place) else place(url, key, key_file)
         self._make = partial(Broker, where, tls=tls, redis_url=redis_url, namespace=namespace)
         self._broker = self._make()
         self._lock = threading.Lock()
-        self._side: _Side | None = None
+        self._background: _LoopThread | None = None
         self._closed = False
 
     @classmethod
     def from_env(
         cls, *, tls: ssl.SSLContext | None = None, redis_url: str | None = None, namespace: str = "broker"
     ) -> Self:
-        """As `Broker.from_env`. Raises `InvalidConfiguration`."""
+        """Configure the client by the environment, as `Broker.from_env` does.
+
+        Raises:
+            InvalidConfiguration: a variable is missing or malformed; the message names it.
+        """
         return cls(place_from(os.environ), tls=tls, redis_url=redis_url, namespace=namespace)
 
     def grant(self, grant_id: str) -> SyncGrant:
-        """The grant of this id, which may or may not exist: nothing is asked. Raises `InvalidConfiguration`."""
+        """Return the grant of this id, which may or may not exist: nothing is sent.
+
+        Raises:
+            InvalidConfiguration: *grant_id* is not a grant id.
+        """
         self._broker.grant(grant_id)
         return SyncGrant(self, grant_id)
 
@@ -68,31 +81,31 @@ class SyncBroker:
         """End the subscription, close every connection and end the thread."""
         with self._lock:
             self._closed = True
-            side, self._side = self._side, None
-        if side is not None and side.pid == os.getpid():
-            side.end(self._broker.close())
+            background, self._background = self._background, None
+        if background is not None and background.pid == os.getpid():
+            background.end(self._broker.close())
 
-    def asked(self, grant_id: str, ask: Callable[[Grant], Coroutine[Any, Any, T]]) -> T:
-        """What *ask* of the grant comes to, run in the thread behind."""
-        return self._here().run(ask(self._broker.grant(grant_id)))
+    def run(self, grant_id: str, ask: Callable[[Grant], Coroutine[Any, Any, T]]) -> T:
+        """Run *ask* of the grant in the background thread; return its result."""
+        return self._thread().run(ask(self._broker.grant(grant_id)))
 
     def in_memory(self, grant_id: str) -> Grant | None:
-        """The grant, if its memory is this process's own."""
-        side = self._side
-        return self._broker.grant(grant_id) if side is not None and side.pid == os.getpid() else None
+        """Return the grant if its memory belongs to this process."""
+        background = self._background
+        return self._broker.grant(grant_id) if background is not None and background.pid == os.getpid() else None
 
-    def _here(self) -> _Side:
-        """The thread behind, started when it is first needed, and anew in the child of a fork."""
+    def _thread(self) -> _LoopThread:
+        """Return the background thread, started when first needed, and again in the child of a fork."""
         with self._lock:
             if self._closed:
                 raise InvalidConfiguration(_CLOSED)
-            if self._side is not None and self._side.pid != os.getpid():
-                # The parent's: its sockets are shared, so it is left as it is. The frames of a thread that is not on
-                # this side are never freed, so nothing of it is collected and closed either.
-                self._broker, self._side = self._make(), None
-            if self._side is None:
-                self._side = _Side()
-            return self._side
+            if self._background is not None and self._background.pid != os.getpid():
+                # The parent's: its sockets are shared, so it is left as it is. The frames of a thread that does not
+                # run in this process are never freed, so nothing of it is collected and closed either.
+                self._broker, self._background = self._make(), None
+            if self._background is None:
+                self._background = _LoopThread()
+            return self._background
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +120,7 @@ class SyncBroker:
 
 
 class SyncGrant:
-    """A grant by its id; `SyncBroker.grant` gives it."""
+    """A grant by its id; `SyncBroker.grant` returns it."""
 
     def __init__(self, broker: SyncBroker, grant_id: str) -> None:
         self.id = grant_id
@@ -117,38 +130,37 @@ class SyncGrant:
         return f"SyncGrant({self.id!r})"
 
     def ready(self, *, timeout: float = 30.0) -> None:
-        """As `Grant.ready`."""
-        self._broker.asked(self.id, lambda grant: grant.ready(timeout=timeout))
+        """Wait until there is a token, as `Grant.ready` does."""
+        self._broker.run(self.id, lambda grant: grant.ready(timeout=timeout))
 
     def token(self, *, min_ttl: float = 0, timeout: float = 10.0) -> Token:
-        """As `Grant.token`."""
+        """Return a valid token, as `Grant.token` does."""
         here = self._broker.in_memory(self.id)
         if here is not None and (token := here.at_hand(min_ttl)):
             return token
-        return self._broker.asked(self.id, lambda grant: grant.token(min_ttl=min_ttl, timeout=timeout))
+        return self._broker.run(self.id, lambda grant: grant.token(min_ttl=min_ttl, timeout=timeout))
 
     def report(self, token: Token, *, timeout: float = 10.0) -> Token | None:
-        """As `Grant.report`."""
-        return self._broker.asked(self.id, lambda grant: grant.report(token, timeout=timeout))
+        """Report a rejected token, as `Grant.report` does."""
+        return self._broker.run(self.id, lambda grant: grant.report(token, timeout=timeout))
 
     def requests(self, origin: str | None = None) -> BearerAuth:
-        """An `auth` for requests that adds the token for *origin* alone, or for that of the first request.
+        """Return an `auth` for requests that adds the token for *origin* alone, or for that of the first request.
 
-        A 401 is reported, and the request sent once more with the next token if its body can be.
+        A 401 is reported, and the request sent once more with the next token if its body can be. Defers the import of
+        requests, which is optional.
         """
         from broker.client.auth_requests import BearerAuth
 
         return BearerAuth(self, origin)
 
     def httpx(self, origin: str | None = None) -> Any:
-        """The same for `httpx.Client`, and httpx2's."""
-        from broker.client.auth_httpx import bearer_auth
-
+        """Return the same for `httpx.Client`, and httpx2's."""
         return bearer_auth(self, origin)
 
 
-class _Side:
-    """A thread with an event loop."""
+class _LoopThread:
+    """A thread that runs an event loop."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -159,10 +171,14 @@ class _Side:
         self._ending = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What *work* comes to; whoever is interrupted while waiting ends it. Raises `InvalidConfiguration`."""
+        """Run *work* and return its result; interrupting the wait cancels it.
+
+        Raises:
+            InvalidConfiguration: the broker is closed, or called from its own thread.
+        """
         if threading.current_thread() is self._thread:
             work.close()
-            raise InvalidConfiguration("SyncBroker is asked from its own thread, which would wait for itself")
+            raise InvalidConfiguration("SyncBroker is called from its own thread, which would wait for itself")
         with self._lock:
             if self._ending:
                 work.close()
@@ -177,7 +193,7 @@ class _Side:
             raise
 
     def end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*, then end what others still wait for, the loop and the thread."""
+        """Run *work*, then end everything that others wait for, the loop and the thread."""
         self.run(work)
         with self._lock:
             self._ending = True

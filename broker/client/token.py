@@ -1,4 +1,4 @@
-"""An access token in a caller's hands: it redacts itself, and knows how long it lives by a clock nobody sets."""
+"""An access token as a caller holds it: it redacts itself, and measures its life by a clock that nobody sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MARGIN = 10.0
-"""Seconds of life below which the broker is asked for a newer token; a tenth of a short life."""
+"""Seconds before a token's end at which to ask for a newer one; a tenth of a short life."""
 _STANDARD = frozenset(
     {"access_token", "token_type", "expires_in", "expires_at", "scope", "grant_id", "generation", "provider"}
 )
@@ -20,12 +20,12 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
 
 
 def clock() -> float:
-    """Seconds that only go forward, and go on while the machine sleeps: a wall clock set wrong ends no token."""
+    """Return seconds that only increase, also while the machine sleeps: a wrong wall clock ends no token."""
     return time.clock_gettime(_CLOCK)
 
 
 class HeaderValue(str):
-    """The value of a header that carries a secret: whoever shows the headers in an error or a log does not show it."""
+    """The value of a header with a secret: `repr`, as errors and logs show headers, hides it."""
 
     __slots__ = ()
 
@@ -36,7 +36,7 @@ class HeaderValue(str):
 class Token:
     """The current access token of a grant.
 
-    `str`, `repr` and `format` hide it, JSON and pickle refuse it; only `value` and `authorization` give it away.
+    `str`, `repr` and `format` hide it, JSON and pickle reject it; only `value` and `authorization` reveal it.
     """
 
     __slots__ = (
@@ -52,19 +52,27 @@ class Token:
         "token_type",
     )
 
-    def __init__(self, answer: Mapping[str, Any], *, answered_at: float) -> None:
-        """Of a token *answer*; its `expires_in` counts from *answered_at* (`clock()`). Raises `BrokerUnreachable`."""
+    def __init__(self, answer: Mapping[str, Any], *, received_at: float) -> None:
+        """Parse a token response.
+
+        Args:
+            answer: its members.
+            received_at: `clock()` when it arrived; `expires_in` counts from then.
+
+        Raises:
+            BrokerUnreachable: it is not a token-broker's response.
+        """
         try:
             self._value = str(answer["access_token"])
             life = float(answer["expires_in"])
             self.expires_at = int(answer["expires_at"])
             """Epoch seconds, by the broker's clock."""
             self.generation = int(answer["generation"])
-            """The grant's version: a newer token has a greater one."""
+            """The grant's version: a newer token has a higher one."""
             self.grant_id = str(answer["grant_id"])
         except (KeyError, TypeError, ValueError):
-            raise BrokerUnreachable("what answers is no token-broker: its answer lacks a token's members") from None
-        self._ends = answered_at + life
+            raise BrokerUnreachable("the server is not a token-broker: its response lacks a token's members") from None
+        self._ends = received_at + life
         self._margin = min(_MARGIN, life / 10)
         self.provider = str(answer.get("provider", ""))
         self.scope: str | None = answer.get("scope")
@@ -74,7 +82,7 @@ class Token:
 
     @property
     def value(self) -> str:
-        """The access token itself: only for the API it is meant for."""
+        """The access token itself: only for the API that it is for."""
         return self._value
 
     @property
@@ -83,11 +91,11 @@ class Token:
         return HeaderValue(f"Bearer {self._value}")
 
     def remaining(self, now: float | None = None) -> float:
-        """Seconds of life at *now* (`clock()`), negative when it has expired."""
+        """Return the seconds until it expires at *now* (`clock()`), negative when it has expired."""
         return self._ends - (clock() if now is None else now)
 
     def lasts(self, now: float, min_ttl: float = 0) -> bool:
-        """Whether at *now* it has *min_ttl* seconds of life, and more than its last few."""
+        """Return whether at *now* it is valid for *min_ttl* seconds more, and not about to expire."""
         return self.remaining(now) > max(min_ttl, self._margin)
 
     def __repr__(self) -> str:

@@ -120,7 +120,7 @@ class Login:
                 f"no provider {flow.provider!r} in the settings; there are: {', '.join(self._endpoints)}"
             )
         state = secrets.token_urlsafe(24)
-        dialect = await endpoint.resolved()
+        dialect = await endpoint.resolve()
         if dialect.authorization_endpoint is None:
             raise InvalidRequest(
                 f"provider {flow.provider!r} has no authorization_endpoint, so nobody can log in there: set it"
@@ -240,8 +240,8 @@ class Login:
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
-        dialect = await endpoint.resolved()
-        check_issuer(dialect, query.get("iss"), dialect.iss_parameter_supported)
+        dialect = await endpoint.resolve()
+        check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
         if "code" not in query:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused

@@ -1,10 +1,10 @@
-"""Telling people: what is wrong, once per change, by every way that the settings name.
+"""Notify people when something goes wrong, once per change, through every channel that the settings name.
 
 Owns what a notice is about, when it is due and how it is sent. Must not know how grants are refreshed: it reads the
-store as anybody may, so that what it says holds whichever replica saw it happen.
+store like any other reader, so a notice is right whichever replica saw the event.
 """
 
-from broker.notify.notifier import Notifier, TestResult, open_desk
+from broker.notify.notifier import Notifier, TestResult, open_notifier
 from broker.notify.policy import Limits
 
-__all__ = ["Limits", "Notifier", "TestResult", "open_desk"]
+__all__ = ["Limits", "Notifier", "TestResult", "open_notifier"]

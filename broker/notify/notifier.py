@@ -1,4 +1,4 @@
-"""Everything that tells, wired: a teller for each way that the settings name, and the sweep that brings them news."""
+"""Wire the notices: one sender for each channel that the settings name, and the scanner that finds problems."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from broker.notify.channels.channel import NotDelivered
-from broker.notify.channels.command import Command, runnable
+from broker.notify.channels.command import Command, require_program
 from broker.notify.channels.webhook import Webhook, webhook_secret
 from broker.notify.notice import Notice
-from broker.notify.policy import Limits, Problem, ending, nearness
+from broker.notify.policy import Limits, Problem, ending_condition, warning_level
 from broker.notify.scanner import Scanner
 from broker.notify.sender import Sender
 from broker.notify.subscribers import Subscribers
@@ -32,80 +32,101 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """What came of a test notice by one way."""
+    """The result of a test notice through one channel."""
 
-    way: str
-    told: bool
+    channel: str
+    delivered: bool
     detail: str
 
 
 class Notifier:
-    """All tellers. *people*: the ways by which people are told, as against subscribers."""
+    """All senders and the scanner that feeds them."""
 
     def __init__(
         self,
-        tellers: Sequence[Sender],
-        sweep: Scanner,
-        people: Sequence[Channel],
+        senders: Sequence[Sender],
+        scanner: Scanner,
+        channels: Sequence[Channel],
         limits: Mapping[str, Limits],
         clock: Callable[[], int],
     ) -> None:
-        self._tellers = tellers
-        self._sweep = sweep
-        self._people = people
+        """Wire them.
+
+        Args:
+            senders: one for each channel, and one for subscribers.
+            scanner: finds what the senders notify of.
+            channels: those that reach people; subscribers are not among them.
+            limits: how long the grants of each provider live.
+            clock: returns epoch ms.
+        """
+        self._senders = senders
+        self._scanner = scanner
+        self._channels = channels
         self._limits = limits
         self._clock = clock
-        self.hint = sweep.hint
-        self.hearts = [sweep.heart, *(teller.heart for teller in tellers)]
+        self.check_soon = scanner.check_soon
+        self.heartbeats = [scanner.heartbeat, *(sender.heartbeat for sender in senders)]
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Tell until *stopping*."""
+        """Notify until *stopping* is set."""
         async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._sweep.run(stopping), name=self._sweep.heart.name)
-            for teller in self._tellers:
-                loops.create_task(teller.run(stopping), name=teller.heart.name)
+            loops.create_task(self._scanner.run(stopping), name=self._scanner.heartbeat.name)
+            for sender in self._senders:
+                loops.create_task(sender.run(stopping), name=sender.heartbeat.name)
 
     def ends_soon(self, grant: Grant) -> bool:
-        """Whether a person must log in again soon: what `reauthorize_soon` tells."""
+        """Return whether a person must log in again soon: the condition of `reauthorize_soon`."""
         limits = self._limits.get(grant.provider, Limits())
-        return isinstance(ending(grant, limits, self._clock()), Problem)
+        return isinstance(ending_condition(grant, limits, self._clock()), Problem)
 
-    def nearness(self, provider: str, granted_at: int, by: int) -> int:
-        """How near the end *by* (epoch ms) is, by the same rule: 0, 1 within two weeks, 2 within three days."""
-        return nearness(granted_at, by, self._limits.get(provider, Limits()), self._clock())
+    def warning_level(self, provider: str, granted_at: int, by: int) -> int:
+        """Return how near the end *by* (epoch ms) is: 0, 1 within two weeks, 2 within three days."""
+        return warning_level(granted_at, by, self._limits.get(provider, Limits()), self._clock())
 
     async def test(self) -> list[TestResult]:
-        """Send a test notice by every way that tells people, all at once."""
-        return list(await asyncio.gather(*(self._test(way) for way in self._people)))
+        """Send a test notice through every channel that reaches people, all at once."""
+        return list(await asyncio.gather(*(self._test(channel) for channel in self._channels)))
 
-    async def _test(self, way: Channel) -> TestResult:
+    async def _test(self, channel: Channel) -> TestResult:
         try:
-            words = await way.tell(Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock()))
+            response = await channel.send(Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock()))
         except NotDelivered as error:
-            return TestResult(way.name, told=False, detail=str(error))
-        return TestResult(way.name, told=True, detail=words)
+            return TestResult(channel.name, delivered=False, detail=str(error))
+        return TestResult(channel.name, delivered=True, detail=response)
 
 
 @asynccontextmanager
-async def open_desk(
+async def open_notifier(
     settings: Notify, store: Store, limits: Mapping[str, Limits], metrics: Metrics
 ) -> AsyncIterator[Notifier]:
-    """The ways that *settings* name, and subscribers. Raises `InvalidSettings` where one of them cannot work."""
+    """Open the channels that *settings* name, and the one to subscribers.
+
+    Raises:
+        InvalidSettings: one of the channels cannot work.
+    """
     timeout = settings.timeout.total_seconds()
-    people: list[Channel] = []
+    channels: list[Channel] = []
     async with aiohttp.ClientSession() as session:
         if settings.webhook is not None:
             secret = webhook_secret(settings.secret_file) if settings.secret_file else None
-            people.append(Webhook(session, settings.webhook, secret, store.clock, timeout))
+            channels.append(Webhook(session, settings.webhook, secret, store.clock, timeout))
         if settings.command:
-            people.append(Command(runnable(settings.command), timeout))
-        tellers = [
-            Sender(way, store, limits, events, metrics, Heartbeat(f"notices {way.name}"), timeout=timeout)
-            for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
+            channels.append(Command(require_program(settings.command), timeout))
+        wanted = [(channel, settings.events) for channel in channels] + [(Subscribers(store), ["reauthorize_soon"])]
+        senders = [
+            Sender(
+                channel,
+                store,
+                limits,
+                events=events,
+                metrics=metrics,
+                heartbeat=Heartbeat(f"notices {channel.name}"),
+                timeout=timeout,
+            )
+            for channel, events in wanted
         ]
-        for way in people:
+        for channel in channels:
             for outcome in ("sent", "failed"):
-                metrics.notices.labels(way.name, outcome)  # at zero, so that the first event shows
-        yield Notifier(
-            tellers, Scanner(store, limits, tellers, Heartbeat("notices sweep")), people, limits, store.clock
-        )
+                metrics.notices.labels(channel.name, outcome)  # at zero, so that the first event shows
+        scanner = Scanner(store, limits, senders, Heartbeat("notices sweep"))
+        yield Notifier(senders, scanner, channels, limits, store.clock)

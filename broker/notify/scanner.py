@@ -1,7 +1,7 @@
-"""Finding what is wrong: hints as they are heard, and every grant in turn, a page at a time, by one replica.
+"""Find what to notify of: grants that were reported, and every grant in turn, a page at a time, by one replica.
 
-A page a second costs little however many grants there are. What no hint told of (a crash, a lost subscription) is
-found by the time the sweep has come round; the parked ones of a provider come first.
+A page a second costs little however many grants there are. A problem that nobody reported (a crash, a lost
+subscription) is found within one round; the parked grants of a provider come first.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
-from broker.notify.policy import FAILING_AFTER, THRESHOLDS, LastNotice, Limits, Problem, ending, grant_condition
-from broker.process.tasks import unless
+from broker.notify.policy import (
+    FAILING_AFTER,
+    THRESHOLDS,
+    LastNotice,
+    Limits,
+    Problem,
+    ending_condition,
+    grant_condition,
+)
+from broker.process.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,90 +28,94 @@ if TYPE_CHECKING:
     from broker.process.heartbeat import Heartbeat
     from broker.store import Store
 
-_SWEEP = "sweep"
+_SCHEDULE = "sweep"
+"""The schedule in Redis whose one subject, of the same name, is the scan: whoever leases it scans a page."""
 _PAGE = 200
 _PAUSE = 1.0
 """Seconds between two steps."""
 _ROUND_MS = 5_000
-"""Between the end of one round and the beginning of the next."""
+"""Between the end of one round and the start of the next."""
 _LEASE_MS = 30_000
-_MOST_HINTS = 10_000
+_MAX_REPORTED = 10_000
 
 
 class Scanner:
-    """Brings subjects to the *tellers*. *limits*: how long the grants of each provider in the settings live."""
+    """Enqueue subjects for the *senders*. *limits*: how long the grants of each provider in the settings live."""
 
-    def __init__(self, store: Store, limits: Mapping[str, Limits], tellers: Sequence[Sender], heart: Heartbeat) -> None:
-        self.heart = heart
+    def __init__(
+        self, store: Store, limits: Mapping[str, Limits], senders: Sequence[Sender], heartbeat: Heartbeat
+    ) -> None:
+        self.heartbeat = heartbeat
         self._store = store
         self._limits = limits
-        self._tellers = tellers
-        self._hints: set[str] = set()
-        self._hinted = asyncio.Event()
+        self._senders = senders
+        self._reported: set[str] = set()
+        self._woken = asyncio.Event()
 
-    def hint(self, grant_id: str) -> None:
-        """Something bad was heard of a grant."""
-        if len(self._hints) < _MOST_HINTS:
-            self._hints.add(grant_id)
-            self._hinted.set()
+    def check_soon(self, grant_id: str) -> None:
+        """Check a grant in the next step: a message reported a problem with it."""
+        if len(self._reported) < _MAX_REPORTED:
+            self._reported.add(grant_id)
+            self._woken.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Scanner until *stopping*."""
+        """Scan until *stopping* is set."""
         while not stopping.is_set():
-            await unless(stopping, self.step())
+            await run_until(stopping, self.step())
 
     async def step(self) -> None:
-        """The hints, the providers, one page of grants, and a pause."""
-        self.heart.beat()
-        self._hinted.clear()
-        hints, self._hints = self._hints, set()  # more may be heard while these are brought
+        """Enqueue the reported grants, the suspended providers and one page of grants, then pause."""
+        self.heartbeat.signal()
+        self._woken.clear()
+        reported, self._reported = self._reported, set()  # more may be reported while these are enqueued
         try:
-            await self._bring({f"grant/{grant_id}" for grant_id in hints})
-            hints = set()
-            await self._page()
+            await self._enqueue({f"grant/{grant_id}" for grant_id in reported})
+            reported = set()
+            await self._scan_page()
         except StoreUnavailable as error:
-            self._hints |= hints
-            self.heart.trouble = str(error)
-            self._hinted.clear()
+            self._reported |= reported
+            self.heartbeat.trouble = str(error)
+            self._woken.clear()
         else:
-            self.heart.trouble = ""
+            self.heartbeat.trouble = ""
         try:
-            await asyncio.wait_for(self._hinted.wait(), _PAUSE)
+            await asyncio.wait_for(self._woken.wait(), _PAUSE)
         except TimeoutError:
             pass
 
-    async def _page(self) -> None:
+    async def _scan_page(self) -> None:
         notices, grants, now = self._store.notices, self._store.grants, self._store.clock()
-        await notices.enqueue(_SWEEP, [_SWEEP])
-        for leased in await notices.lease(_SWEEP, 1, _LEASE_MS):
+        await notices.enqueue(_SCHEDULE, [_SCHEDULE])
+        for leased in await notices.lease(_SCHEDULE, 1, _LEASE_MS):
             states = await grants.providers(self._limits)
             found = {f"provider/{state.name}" for state in states if state.suspended}
             names = sorted(set(self._limits) | await grants.known_providers())
-            needing_attention, following = await grants.needing_attention(
+            candidates, following = await grants.needing_attention(
                 names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)
             )
-            for grant in needing_attention:
+            for grant in candidates:
                 if isinstance(grant_condition(grant, LastNotice()), Problem):
                     found.add(f"grant/{grant.grant_id}")
-                if isinstance(ending(grant, self._limits.get(grant.provider, Limits()), now), Problem):
+                limits = self._limits.get(grant.provider, Limits())
+                if isinstance(ending_condition(grant, limits, now), Problem):
                     found.add(f"ending/{grant.grant_id}")
-            await self._bring(found)
-            look_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS
-            await notices.finish(_SWEEP, leased, following or "", look_at)
+            await self._enqueue(found)
+            check_at = now + int(_PAUSE * 1000) if following else now + _ROUND_MS
+            await notices.finish(_SCHEDULE, leased, following or "", check_at)
 
-    async def _bring(self, subjects: set[str]) -> None:
-        for teller in self._tellers:
-            of_concern = [subject for subject in subjects if _concerns(subject, teller)]
-            if of_concern:
-                await self._store.notices.enqueue(teller.way.name, of_concern)
-                teller.wake()
+    async def _enqueue(self, subjects: set[str]) -> None:
+        for sender in self._senders:
+            concerned = [subject for subject in subjects if _concerns(subject, sender)]
+            if concerned:
+                await self._store.notices.enqueue(sender.channel.name, concerned)
+                sender.wake()
 
 
-def _concerns(subject: str, teller: Sender) -> bool:
-    """Whether a teller might have something to say of *subject*."""
-    bad: set[str] = {
+def _concerns(subject: str, sender: Sender) -> bool:
+    """Return whether *sender* may have to notify of *subject*."""
+    problems: set[str] = {
         "ending": {"reauthorize_soon"},
         "provider": {"provider_suspended"},
         "grant": {"reauthorization_required", "refresh_failing"},
     }[subject.partition("/")[0]]
-    return not bad.isdisjoint(teller.events)
+    return not problems.isdisjoint(sender.events)

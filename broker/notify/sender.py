@@ -1,7 +1,7 @@
-"""One way of telling, at work: leases what is to be looked at, decides, sends, and writes down what was told.
+"""Send notices through one channel: lease the subjects that are due, decide, send, and record what was sent.
 
-The lease makes one replica look at a subject at a time. What is sent has its id written down first, so whoever sends
-it again, after a crash or an answer that was lost, sends it under the same id.
+The lease lets one replica check a subject at a time. The id of a notice is recorded before it is sent, so a repetition
+after a crash or a lost response carries the same id.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import structlog
 from broker.errors import StoreUnavailable
 from broker.notify import policy
 from broker.notify.channels.channel import NotDelivered
-from broker.notify.notice import notice
+from broker.notify.notice import Notice
 from broker.notify.policy import LastNotice, Limits
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -35,31 +35,41 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 100
 _LEASE = 60.0
-"""Seconds for a batch: what it does not come to is left to whoever looks next."""
+"""Seconds for a batch: the next replica takes what this one does not get to."""
 _PAUSE = 1.0
-"""Seconds between two looks when nothing wakes us."""
+"""Seconds between two checks of the schedule when nothing wakes the sender."""
 _FAILING_PAUSE = (1.0, 60.0)
-"""First and longest pause, in seconds, while the receiver takes nothing: one notice is tried after each."""
+"""First and longest pause, in seconds, while the receiver accepts nothing: one notice is tried after each."""
 
 
 class Sender:
-    """Tells of *events* by one way. *limits*: how long the grants of each provider live."""
+    """Notify of *events* through one channel."""
 
     def __init__(
         self,
-        way: Channel,
+        channel: Channel,
         store: Store,
         limits: Mapping[str, Limits],
+        *,
         events: Collection[str],
         metrics: Metrics,
-        heart: Heartbeat,
-        *,
+        heartbeat: Heartbeat,
         timeout: float,
     ) -> None:
-        """*timeout*: the most seconds that one notice takes."""
-        self.way = way
+        """Wire the sender.
+
+        Args:
+            channel: delivers the notices.
+            store: holds the schedule and what was sent.
+            limits: how long the grants of each provider live.
+            events: those to notify of.
+            metrics: count the notices.
+            heartbeat: of this loop.
+            timeout: the longest that one delivery takes, in seconds.
+        """
+        self.channel = channel
         self.events = events
-        self.heart = heart
+        self.heartbeat = heartbeat
         self._store = store
         self._notices = store.notices
         self._limits = limits
@@ -69,26 +79,26 @@ class Sender:
         self._failures = 0
 
     def wake(self) -> None:
-        """Something is to be looked at."""
+        """End the pause: a subject is due."""
         self._woken.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Tell until *stopping*; what is then on its way is sent again by whoever comes next."""
+        """Send until *stopping* is set; the next replica repeats a notice that is on its way then."""
         while not stopping.is_set():
-            await unless(stopping, self.step())
+            await run_until(stopping, self.step())
 
     async def step(self) -> None:
-        """One batch of looks, and the pause until the next."""
+        """Process one batch of subjects, then pause."""
         self._woken.clear()
-        self.heart.beat()
+        self.heartbeat.signal()
         try:
-            await self._batch()
+            await self._process_batch()
         except StoreUnavailable as error:
-            self.heart.trouble = str(error)
+            self.heartbeat.trouble = str(error)
         if self._failures:
             first, longest = _FAILING_PAUSE
             pause = min(longest, first * 2 ** min(self._failures - 1, 16)) * (0.5 + random.random() / 2)
-            self.heart.beat(allow=pause)
+            self.heartbeat.signal(allow=pause)
             await asyncio.sleep(pause)
             return
         try:
@@ -96,22 +106,22 @@ class Sender:
         except TimeoutError:
             pass
 
-    async def _batch(self) -> None:
-        lease = _LEASE + self._timeout  # one notice fits in, however long it may take
+    async def _process_batch(self) -> None:
+        lease = _LEASE + self._timeout  # one delivery fits in, even if it takes its whole timeout
         ends = time.monotonic() + lease
-        leased = await self._notices.lease(self.way.name, _BATCH, int(lease * 1000))
+        leased = await self._notices.lease(self.channel.name, _BATCH, int(lease * 1000))
         conditions = await self._conditions(leased)
         if not self._failures:
-            self.heart.trouble = ""
+            self.heartbeat.trouble = ""
         for done, (subject, (provider, condition)) in enumerate(zip(leased, conditions, strict=True)):
-            self.heart.beat(allow=self._timeout)
-            if time.monotonic() + self._timeout > ends or not await self._look(subject, provider, condition):
+            self.heartbeat.signal(allow=self._timeout)
+            if time.monotonic() + self._timeout > ends or not await self._process(subject, provider, condition):
                 for rest in leased[done + 1 :]:
-                    await self._notices.finish(self.way.name, rest, rest.record, self._store.clock())
+                    await self._notices.finish(self.channel.name, rest, rest.record, self._store.clock())
                 break
 
     async def _conditions(self, leased: Sequence[Leased]) -> list[tuple[str, Condition]]:
-        """Of each subject its provider's name and what is the matter with it."""
+        """Return each subject's provider and condition."""
         names = [subject.subject.partition("/")[::2] for subject in leased]
         grants = await self._grants([name for kind, name in names if kind != "provider"])
         states = await self._store.grants.providers([name for kind, name in names if kind == "provider"])
@@ -124,9 +134,10 @@ class Sender:
             grant = grants.get(name)
             provider = grant.provider if grant else ""
             if kind == "ending":
-                found.append((provider, policy.ending(grant, self._limits.get(provider, Limits()), now)))
+                limits = self._limits.get(provider, Limits())
+                found.append((provider, policy.ending_condition(grant, limits, now)))
             else:
-                found.append((provider, policy.grant_condition(grant, LastNotice.of(subject.record))))
+                found.append((provider, policy.grant_condition(grant, LastNotice.parse(subject.record))))
         return found
 
     async def _grants(self, grant_ids: Sequence[str]) -> dict[str, Grant | None]:
@@ -135,43 +146,53 @@ class Sender:
         grants = await self._store.grants.get_many(grant_ids)
         return dict(zip(grant_ids, grants, strict=True))
 
-    async def _look(self, leased: Leased, provider: str, condition: Condition) -> bool:
-        """Decision at one subject and tell of it what there is to tell; False when the receiver did not take it."""
-        way, now = self.way.name, self._store.clock()
-        settle = policy.SETTLED if leased.subject.startswith("provider/") else 0
-        look = policy.decide(condition, LastNotice.of(leased.record), now, self.events, settle=settle)
-        told = look.told
-        if look.tell is None:
-            await self._notices.finish(way, leased, told.record(), look.look_at)
+    async def _process(self, leased: Leased, provider: str, condition: Condition) -> bool:
+        """Decide on one subject and send the notice that is due; return False if the receiver did not accept it."""
+        channel, now = self.channel.name, self._store.clock()
+        recovered_after = policy.RECOVERED_AFTER if leased.subject.startswith("provider/") else 0
+        parsed = LastNotice.parse(leased.record)
+        decision = policy.decide(condition, parsed, now, self.events, recovered_after=recovered_after)
+        last = decision.last
+        if decision.event is None:
+            await self._notices.finish(channel, leased, last.serialize(), decision.check_at)
             return True
-        if not told.id:
-            told = replace(told, id=f"msg_{secrets.token_hex(12)}")
-            ours = await self._notices.finish(way, leased, told.record(), leased.ends)
-            if ours is None:
+        if not last.id:
+            last = replace(last, id=f"msg_{secrets.token_hex(12)}")
+            renewed = await self._notices.finish(channel, leased, last.serialize(), leased.ends)
+            if renewed is None:
                 return True
-            leased = ours
-        news = notice(told.id, look.tell, told.since, leased.subject, provider, condition)
+            leased = renewed
+        notice = Notice.for_subject(
+            last.id, decision.event, last.since, leased.subject, provider=provider, condition=condition
+        )
+        if not await self._deliver(notice, leased, last):
+            return False
+        last, check_at = policy.after_delivery(condition, self._store.clock())
+        await self._notices.finish(channel, leased, last.serialize(), check_at)
+        return True
+
+    async def _deliver(self, notice: Notice, leased: Leased, last: LastNotice) -> bool:
+        """Send *notice*, log and count the result, and schedule the next try of one that was not delivered."""
+        channel = self.channel.name
         line = log.bind(
-            way=way,
-            notice=news.id,
-            about=look.tell,
-            grant_id=news.grant_id,
-            provider=news.provider,
-            tries=told.tries + 1,
+            way=channel,
+            notice=notice.id,
+            about=notice.event,
+            grant_id=notice.grant_id,
+            provider=notice.provider,
+            tries=last.tries + 1,
         )
         try:
-            words = await self.way.tell(news)
+            response = await self.channel.send(notice)
         except NotDelivered as error:
-            told, again = policy.failed(told, self._store.clock(), random.random())
+            last, again = policy.after_failure(last, self._store.clock(), random.random())
             self._failures += 1
-            self.heart.trouble = f"notices are not taken: {error}; they are sent again until they are"
-            self._metrics.notices.labels(way, "failed").inc()
+            self.heartbeat.trouble = f"notices are not delivered: {error}; the broker retries until they are"
+            self._metrics.notices.labels(channel, "failed").inc()
             line.warning("notice.failed", error=str(error), next_in=(again - self._store.clock()) / 1000)
-            await self._notices.finish(way, leased, told.record(), again)
+            await self._notices.finish(channel, leased, last.serialize(), again)
             return False
-        self._failures, self.heart.trouble = 0, ""
-        self._metrics.notices.labels(way, "sent").inc()
-        line.info("notice.sent", detail=words)
-        told, look_at = policy.sent(condition, self._store.clock())
-        await self._notices.finish(way, leased, told.record(), look_at)
+        self._failures, self.heartbeat.trouble = 0, ""
+        self._metrics.notices.labels(channel, "sent").inc()
+        line.info("notice.sent", detail=response)
         return True

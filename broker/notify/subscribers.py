@@ -1,4 +1,4 @@
-"""Telling a grant's subscribers that a person must log in soon: the one event no token request brings about."""
+"""Tell a grant's subscribers that a person must log in soon: the one event that no token request causes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ if TYPE_CHECKING:
 
 
 class Subscribers:
-    """Publishes on the grant's channel."""
+    """Publish on the grant's channel in Redis."""
 
     name = "subscribers"
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def tell(self, notice: Notice) -> str:
-        """Publish it, whoever hears it. Raises `NotDelivered`."""
+    async def send(self, notice: Notice) -> str:
+        """Publish the notice, whether or not anybody subscribes.
+
+        Raises:
+            NotDelivered: the store is unavailable.
+        """
         grant_id, ends_at = notice.grant_id or "", notice.ends_at or 0
         try:
             held = await self._store.registry.generation(grant_id)
-            told = message(
+            published = message(
                 "reauthorize_soon",
                 self._store.store_id,
                 grant_id,
@@ -34,7 +38,7 @@ class Subscribers:
                 held[1] if held else 0,
                 reauthorize_by=ends_at // 1000,
             )
-            await self._store.notices.publish(grant_id, told)
+            await self._store.notices.publish(grant_id, published)
         except StoreUnavailable as error:
             raise NotDelivered(str(error)) from None
         return "published"

@@ -1,4 +1,4 @@
-"""The data directory: made private, checked, and the keys that are generated in it."""
+"""The data directory: create it, check it, and read and write the private files in it."""
 
 from __future__ import annotations
 
@@ -19,50 +19,66 @@ _STORE = "store.id"
 
 
 def prepare(data_dir: Path, *, locking: bool = True) -> None:
-    """Make *data_dir* (0700), or make sure that we can work in it. Raises `InvalidSettings` with the way out.
+    """Create *data_dir* (0700), or check that this process can work in it.
 
-    *locking*: whether what we keep there must be locked against other brokers.
+    Args:
+        data_dir: from the settings.
+        locking: whether files in it must be locked against other brokers.
+
+    Raises:
+        InvalidSettings: the directory cannot be used; the message names the cure.
     """
     uid = os.getuid()
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        raise InvalidSettings(f"data_dir: {data_dir} is no directory: name another") from None
+        raise InvalidSettings(f"data_dir: {data_dir} is not a directory: name another") from None
     except OSError as error:
         raise InvalidSettings(
-            f"data_dir: {data_dir} cannot be made ({error.strerror}): make it and give it to uid {uid}, or name another"
+            f"data_dir: {data_dir} cannot be created ({error.strerror}): create it and give it to uid {uid}, "
+            "or name another"
         ) from None
-    examine(data_dir)
+    require_access(data_dir)
     if locking:
-        lock(data_dir)
+        require_locks(data_dir)
 
 
-def examine(data_dir: Path) -> None:
-    """Make sure that we can write in *data_dir*, and read all journals there. Raises `InvalidSettings`."""
+def require_access(data_dir: Path) -> None:
+    """Check that this process can write in *data_dir*, and read all journals there.
+
+    Raises:
+        InvalidSettings: it cannot.
+    """
     uid = os.getuid()
     if not data_dir.is_dir():
-        raise InvalidSettings(f"data_dir: {data_dir} is no directory: name another")
+        raise InvalidSettings(f"data_dir: {data_dir} is not a directory: name another")
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         owner = data_dir.stat().st_uid
-        way_out = f"chmod u+rwx {data_dir}" if owner == uid else f"chown {uid} {data_dir}"
+        cure = f"chmod u+rwx {data_dir}" if owner == uid else f"chown {uid} {data_dir}"
         raise InvalidSettings(
-            f"data_dir: {data_dir} belongs to uid {owner} and cannot be written by us (uid {uid}): {way_out}, "
+            f"data_dir: {data_dir} belongs to uid {owner} and this process (uid {uid}) cannot write there: {cure}, "
             "or name another"
         )
     journal = data_dir / "journal"
     for path in [journal, *journal.glob("*.journal")] if journal.is_dir() else []:
         wanted = os.R_OK | os.W_OK | os.X_OK if path is journal else os.R_OK
         if not os.access(path, wanted) and path.exists():
-            raise InvalidSettings(f"data_dir: {path} cannot be used by us: {_whose(path)}, which may hold answers")
+            raise InvalidSettings(
+                f"data_dir: this process cannot use {path}, which may hold token responses: {_ownership(path)}"
+            )
 
 
-def lock(data_dir: Path) -> None:
-    """Make sure that a lock on a file in *data_dir* keeps others out. Raises `InvalidSettings` where it does not."""
+def require_locks(data_dir: Path) -> None:
+    """Check that a lock on a file in *data_dir* keeps other processes out.
+
+    Raises:
+        InvalidSettings: it does not.
+    """
     probe = data_dir / f"lock.{secrets.token_hex(8)}.tmp"
     try:
         descriptors = [os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2)]
     except OSError:
-        return  # whoever writes there next says what is wrong
+        return  # the next write there reports the problem
     try:
         fcntl.flock(descriptors[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -78,25 +94,26 @@ def lock(data_dir: Path) -> None:
         probe.unlink(missing_ok=True)
     raise InvalidSettings(
         f"data_dir: the file system of {data_dir} does not lock files ({why}), so two brokers could write one file: "
-        "use a local disk, or a network file system with locks, one data_dir for each broker"
+        "use a local disk, or a network file system with locks, and one data_dir for each broker"
     )
 
 
-def _whose(path: Path) -> str:
-    """Whose *path* is, and the command that makes it ours."""
+def _ownership(path: Path) -> str:
+    """Describe who owns *path*, and the command that gives this process access to it."""
     try:
         state = path.stat()
     except OSError:
         return f"chown it to uid {os.getuid()}"
     uid = os.getuid()
-    way_out = f"chmod u+r {path}" if state.st_uid == uid else f"chown {uid} {path}"
-    return f"it belongs to uid {state.st_uid}, mode {state.st_mode & 0o7777:04o}, and we are uid {uid}: {way_out}"
+    cure = f"chmod u+r {path}" if state.st_uid == uid else f"chown {uid} {path}"
+    return f"it belongs to uid {state.st_uid}, mode {state.st_mode & 0o7777:04o}, this process is uid {uid}: {cure}"
 
 
 def write_private(path: Path, text: str) -> None:
     """Write a whole file aside (0600), sync it, and put it in place: never a mixture of old and new.
 
-    Raises `InvalidSettings` where the disk is full or may not be written.
+    Raises:
+        InvalidSettings: the disk is full, or the file may not be written.
     """
     aside = path.with_name(path.name + ".new")
     try:
@@ -110,26 +127,39 @@ def write_private(path: Path, text: str) -> None:
         raise InvalidSettings(f"data_dir: {path} cannot be written ({error.strerror})") from None
 
 
-def secret_file(key: str, path: Path, way_out: str) -> str:
-    """What the file that the settings' *key* names holds. Raises `InvalidSettings`, never with anything it holds."""
+def secret_file(key: str, path: Path, cure: str) -> str:
+    """Return the content of the file that the settings' *key* names.
+
+    Args:
+        key: of the settings, for messages.
+        path: of the file.
+        cure: what to do about a file without a usable content, for messages.
+
+    Raises:
+        InvalidSettings: the file cannot be used. The message never quotes its content.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except PermissionError as error:
-        whose = _whose(path)
+        ownership = _ownership(path)
         raise InvalidSettings(
-            f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {whose}"
+            f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {ownership}"
         ) from None
     except OSError as error:
         raise InvalidSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise InvalidSettings(f"{key}: {path} is not UTF-8 text: {way_out}") from None
+        raise InvalidSettings(f"{key}: {path} is not UTF-8 text: {cure}") from None
     if not text.strip():
-        raise InvalidSettings(f"{key}: {path} is empty: {way_out}")
+        raise InvalidSettings(f"{key}: {path} is empty: {cure}")
     return text
 
 
 def redis_password(settings: Settings) -> str | None:
-    """The password of Redis where a file holds it. Raises `InvalidSettings`."""
+    """Return the password of Redis if a file holds it.
+
+    Raises:
+        InvalidSettings: the file cannot be read.
+    """
     path = settings.redis.password_file
     if path is None:
         return None
@@ -137,7 +167,11 @@ def redis_password(settings: Settings) -> str | None:
 
 
 def sealing_keys(settings: Settings) -> list[bytes]:
-    """The sealing keys; beside an embedded store one is made on first use. Raises `InvalidSettings`."""
+    """Return the sealing keys; with an embedded store one is made on first use.
+
+    Raises:
+        InvalidSettings: the file cannot be read, or holds no key.
+    """
     key, path = "sealing.keys_file", settings.sealing.keys_file
     if path is None:
         path = settings.data_dir / "sealing.keys"
@@ -154,7 +188,7 @@ def sealing_keys(settings: Settings) -> list[bytes]:
 
 
 def known_store(data_dir: Path) -> str | None:
-    """The id of the store this broker has seen, or None when it begins."""
+    """Return the id of the store that this broker last used; None at its first start."""
     path = data_dir / _STORE
     return path.read_text("utf-8").strip() if path.exists() else None
 

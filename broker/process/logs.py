@@ -1,4 +1,4 @@
-"""structlog, set up once: JSON off a terminal, readable on one. UTC, no locals in tracebacks, no secrets."""
+"""Set up structlog, once: JSON off a terminal, readable on one. UTC, no locals in tracebacks, no secrets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def set_up(log: Log, stream: TextIO | None = None) -> None:
-    """Send everything to *stream* (by default standard error), one event a line."""
-    global _level  # noqa: PLW0603 - as structlog's own configuration is
+    """Log everything to *stream* (by default standard error), one event a line."""
+    global _level  # noqa: PLW0603 - structlog's own configuration is global too
     _level = log.level
     stream = stream or sys.stderr
     _append(stream)
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show it shows by its code
+        stream.reconfigure(errors="backslashreplace")  # a terminal shows the code of what it cannot show
     readable = log.format == "text" or (log.format == "auto" and stream.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -50,27 +50,27 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
-    # Libraries: warnings and worse, through the same door.
+    # Libraries: warnings and worse, to the same stream.
     logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it repeats what it cannot parse, keys included
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it quotes what it cannot parse, keys included
 
 
 def _append(stream: TextIO) -> None:
-    """Write at the end of a file, wherever that is by then: one that is cut short while we write gets no hole.
+    """Write at the end of a file, wherever that is by then: truncating the file leaves no hole in it.
 
-    As with `>>`. There is no setting for a log file and so none to open anew: logrotate's `copytruncate` is for us.
+    As with `>>`. There is no setting for a log file, so none is reopened: use logrotate's `copytruncate`.
     """
     try:
         descriptor = stream.fileno()
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
-    except OSError:  # it is no file at all: a test's
+    except OSError:  # a test's stream is not a file
         pass
 
 
-def says(level: str) -> bool:
-    """Whether events of *level* are said: asked where even the saying of nothing would cost too much."""
+def is_enabled(level: str) -> bool:
+    """Return whether events of *level* are logged, for places where even a discarded event would cost too much."""
     return _LEVELS[level] >= _LEVELS[_level]
 
 

@@ -63,7 +63,7 @@ class ProviderFigures:
 
 @dataclass(frozen=True, slots=True)
 class GrantFigures:
-    """What is known of one grant, times in epoch ms. *nearness* of its end: 0, 1 or 2."""
+    """What is known of one grant, times in epoch ms. *warning_level* of its end: 0, 1 or 2."""
 
     grant_id: str
     provider: str
@@ -71,7 +71,7 @@ class GrantFigures:
     next_at: int | None
     succeeded_at: int | None
     reauthorize_by: int | None
-    nearness: int | None
+    warning_level: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,9 @@ def render_grants(grants: Sequence[GrantFigures], parked: Sequence[ParkedFigures
         lines += _lines(
             f"grant_{name}_timestamp_seconds", help_, [(of, at / 1000) for of, at in moments if at is not None]
         )
-    near = [(of, grant.nearness) for of, grant in zip(labels, grants, strict=True) if grant.nearness is not None]
+    near = [
+        (of, grant.warning_level) for of, grant in zip(labels, grants, strict=True) if grant.warning_level is not None
+    ]
     lines += _lines("grant_reauthorize_soon", _SOON, near)
     since = [(_labels(grant=p.grant_id, provider=p.provider, reason=p.reason), p.since / 1000) for p in parked]
     lines += _lines("grant_parked_timestamp_seconds", _PARKED, since)

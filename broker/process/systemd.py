@@ -1,6 +1,6 @@
-"""Telling whoever supervises the process how things stand: systemd's protocol, sd_notify(3).
+"""Report the process's state to its supervisor: systemd's protocol, sd_notify(3).
 
-Without NOTIFY_SOCKET nothing is said. What cannot be said is dropped: a supervisor that is gone stops nothing here.
+Without NOTIFY_SOCKET nothing is sent. What cannot be sent is dropped: a supervisor that is gone stops nothing here.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-_PACE = 10.0
-"""Seconds between two looks where no watchdog asks for more."""
-_PATIENCE = 60.0
-"""Seconds more that a start is asked to be given at each look, while it waits for Redis."""
-_LONGEST = 200
+_INTERVAL = 10.0
+"""Seconds between two reports where no watchdog asks for more."""
+_START_EXTENSION = 60.0
+"""Seconds by which each report extends the start, while it waits for Redis."""
+_MAX_STATUS = 200
 """Characters of a status: it is one line of `systemctl status`."""
 
 
 class Systemd:
-    """Who started us and wants to hear of us, if anybody."""
+    """The supervisor that started this process and wants reports, if there is one."""
 
     def __init__(self, address: str = "", *, watchdog: float = 0.0) -> None:
-        """*address*: of a Unix datagram socket, `@` in front of an abstract one. *watchdog*: seconds, 0 for none."""
+        """Connect to the supervisor.
+
+        Args:
+            address: of a Unix datagram socket, an abstract one begins with `@`; empty: no supervisor.
+            watchdog: seconds; 0: none.
+        """
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog = watchdog
         self._started = False
@@ -38,15 +43,18 @@ class Systemd:
             self._socket.setblocking(False)
 
     @classmethod
-    def of_process(cls) -> Self:
-        """The one that the environment names. Its variables are taken out: nothing that we start speaks for us."""
+    def from_environment(cls) -> Self:
+        """Connect to the supervisor that the environment names.
+
+        Its variables are removed, so that no child process reports for this one.
+        """
         address, usec, pid = (os.environ.pop(name, "") for name in _VARIABLES)
-        ours = pid in {"", str(os.getpid())} and usec.isascii() and usec.isdigit()
-        return cls(address, watchdog=int(usec) / 1e6 if ours else 0.0)
+        addressed = pid in {"", str(os.getpid())} and usec.isascii() and usec.isdigit()
+        return cls(address, watchdog=int(usec) / 1e6 if addressed else 0.0)
 
     @asynccontextmanager
     async def watching(self, alive: Callable[[], bool], status: Callable[[], str]) -> AsyncIterator[None]:
-        """During the body: feed the watchdog, at half its time, as long as the process is *alive*; say its *status*."""
+        """Report while the body runs: feed the watchdog at half its time while the process is *alive*, and *status*."""
         if self._socket is None:
             yield
             return
@@ -60,29 +68,29 @@ class Systemd:
             self._socket = None
 
     async def _watch(self, alive: Callable[[], bool], status: Callable[[], str]) -> None:
-        pause = self._watchdog / 2 if self._watchdog else _PACE
+        pause = self._watchdog / 2 if self._watchdog else _INTERVAL
         while True:
             lines = [_line(status())]
             if alive():
                 lines += ["WATCHDOG=1"] if self._watchdog else []
-                lines += [] if self._started else [_extend(_PATIENCE)]
-            self._say(*lines)
+                lines += [] if self._started else [_extend(_START_EXTENSION)]
+            self._send(*lines)
             await asyncio.sleep(pause)
 
     def ready(self, status: str) -> None:
-        """The start, or a reload, is done."""
+        """Report that the start, or a reload, is done."""
         self._started = True
-        self._say("READY=1", _line(status))
+        self._send("READY=1", _line(status))
 
     def reloading(self) -> None:
-        """The settings are being read again; `ready` says when that is done."""
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        """Report that the settings are being read again; `ready` reports the end of that."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str, limit: float) -> None:
-        """The end has begun, and may take *limit* seconds, whatever the unit's TimeoutStopSec says."""
-        self._say("STOPPING=1", _extend(limit), _line(status))
+        """Report that the end has begun; it may take *limit* seconds, whatever the unit's TimeoutStopSec says."""
+        self._send("STOPPING=1", _extend(limit), _line(status))
 
-    def _say(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if self._socket is None:
             return
         try:
@@ -96,5 +104,5 @@ def _extend(limit: float) -> str:
 
 
 def _line(status: str) -> str:
-    """*status* as an assignment: one line, since the next line would be another assignment."""
-    return f"STATUS={' '.join(status.split())[:_LONGEST]}"
+    """Return *status* as an assignment: one line, since the next line would be another assignment."""
+    return f"STATUS={' '.join(status.split())[:_MAX_STATUS]}"

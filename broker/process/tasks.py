@@ -1,4 +1,4 @@
-"""Work that must run to its end once begun, and work that is left as it is when it is time to stop."""
+"""Finish work despite cancellation; or drop it on shutdown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
 T = TypeVar("T")
-_AGAIN = 1.0
-"""Seconds that work may take to end once it was cancelled."""
+_CANCEL_AGAIN = 1.0
+"""Seconds that work may take to end once it was cancelled, before it is cancelled again."""
 _begun: set[asyncio.Future[Any]] = set()
 
 
 def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Begin *work* that nobody is to cancel: `finishing` waits for it where nobody else does any more."""
+    """Begin *work* that must not be cancelled: `finishing` waits for it if nobody else does."""
     task = asyncio.create_task(work)
     _begun.add(task)
     task.add_done_callback(_begun.discard)
@@ -24,7 +24,7 @@ def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 
 
 async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
-    """Await *work* to its end even if cancelled meanwhile; then let the cancellation through."""
+    """Await *work* to its end even if cancelled meanwhile; then raise the cancellation."""
     task: asyncio.Future[T] = work if isinstance(work, asyncio.Future) else begin(work)
     try:
         return await asyncio.shield(task)
@@ -36,29 +36,29 @@ async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
 
 @asynccontextmanager
 async def finishing(limit: float) -> AsyncIterator[None]:
-    """At the end of the body, wait *limit* seconds for work that was begun and that nobody awaits any more.
+    """After the body, wait up to *limit* seconds for work that was begun and that nobody awaits any more.
 
-    A web server that closes stops waiting for its handlers; what they had begun goes on, and needs what the caller is
-    about to close.
+    A web server that closes stops waiting for its handlers; the work that they began goes on, and needs what the
+    caller is about to close.
     """
     try:
         yield
     finally:
-        mine = {task for task in _begun if task.get_loop() is asyncio.get_running_loop()}
-        if mine:
-            await asyncio.wait(mine, timeout=limit)
+        here = {task for task in _begun if task.get_loop() is asyncio.get_running_loop()}
+        if here:
+            await asyncio.wait(here, timeout=limit)
 
 
-async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do *work*, but leave it as it is once *stopping* is set."""
+async def run_until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run *work*, but cancel it once *stopping* is set."""
     working, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
     try:
         await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
         working.cancel()
-        # Python 3.11's `wait_for`, which libraries await, can lose a cancellation: then it is said again.
-        while (await asyncio.wait({working, stop}, timeout=_AGAIN))[1]:
+        # Python 3.11's `wait_for`, which libraries await, can lose a cancellation: then cancel again.
+        while (await asyncio.wait({working, stop}, timeout=_CANCEL_AGAIN))[1]:
             working.cancel()
     if not working.cancelled():
         working.result()

@@ -1,4 +1,4 @@
-"""The HTTP client of authorization servers: what is said to authorization servers, and what their answers meant.
+"""The HTTP client of authorization servers: it builds and sends requests, and reads what the responses mean.
 
 Owns the dialects, the building and the single sending of token requests, discovery, the authorization URL and
 revocation. Must not know the store, the schedule, callers or `aiohttp.web`; decides nothing about grants, logs

@@ -1,4 +1,4 @@
-"""The client secret, from the settings or from a file that may be rotated under a running process.
+"""The client secret, from the settings or from a file that may be rotated while the process runs.
 
 Owns the reading of that file, nothing else.
 """
@@ -21,7 +21,7 @@ _MAX_FILE = 64 * 1024
 
 
 class ClientSecret:
-    """Where one provider's client secret comes from."""
+    """The source of one provider's client secret."""
 
     def __init__(self, secret: SecretStr | None = None, file: Path | None = None) -> None:
         self._secret = None if secret is None else Secret(secret.get_secret_value())
@@ -30,25 +30,29 @@ class ClientSecret:
         self._reading: asyncio.Task[Secret] | None = None
 
     async def current(self, timeout: float) -> Secret | None:
-        """The secret, read anew if its file changed, within *timeout* seconds; None for a public client.
+        """Return the secret, read again if its file changed; None for a public client.
 
-        Raises `InvalidSettings` with path and reason when the file cannot be read.
+        Args:
+            timeout: for reading the file, in seconds.
+
+        Raises:
+            InvalidSettings: the file cannot be read in time; the message holds its path and the reason.
         """
         if self._file is None:
             return self._secret
         if self._reading is None or self._reading.done():
-            # A file system may hang, and another provider must not wait for it. Whoever asks meanwhile waits with us.
+            # A file system may hang, and another provider must not wait for it. Concurrent calls share one read.
             self._reading = asyncio.create_task(asyncio.to_thread(self._read, self._file))
-            self._reading.add_done_callback(_heard)
+            self._reading.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.shield(self._reading)
         except TimeoutError:
-            raise InvalidSettings("client_secret_file: its file system does not answer") from None
+            raise InvalidSettings("client_secret_file: its file system does not respond") from None
 
     def _read(self, file: Path) -> Secret:
         try:
-            # Opened first: mounted secrets are swapped by symlink, and state and content must be of one file.
+            # Open first: mounted secrets are swapped by symlink, and state and content must be of one file.
             with file.open("rb") as opened:
                 state = _state(opened.fileno())
                 if self._read_before is not None and self._read_before[0] == state:
@@ -65,8 +69,8 @@ class ClientSecret:
         return secret
 
 
-def _heard(reading: asyncio.Task[Secret]) -> None:
-    """Nobody may be left to hear that it failed."""
+def _retrieve(reading: asyncio.Task[Secret]) -> None:
+    """Retrieve the exception: every caller may have left, and asyncio reports one that nobody retrieved."""
     if not reading.cancelled():
         reading.exception()
 

@@ -1,6 +1,6 @@
-"""The authorization request and what of its answer can be checked without a request (RFC 6749 §4.1.1, 7636, 9207).
+"""The authorization request, and the checks of its response that need no request (RFC 6749 §4.1.1, 7636, 9207).
 
-Pure but for the randomness of a verifier. Knows nothing of browsers, cookies or pending logins.
+Pure except for the randomness of a verifier. Knows nothing of browsers, cookies or pending logins.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def new_verifier() -> Secret:
-    """A fresh `code_verifier` (RFC 7636 §4.1): 64 characters, 384 random bits."""
+    """Return a fresh `code_verifier` (RFC 7636 §4.1): 64 characters, 384 random bits."""
     return Secret(secrets.token_urlsafe(48))
 
 
 def challenge(verifier: Secret) -> str:
-    """The `code_challenge` of *verifier* by S256 (RFC 7636 §4.2)."""
+    """Return the `code_challenge` of *verifier* by S256 (RFC 7636 §4.2)."""
     digest = hashlib.sha256(verifier.reveal().encode("ascii")).digest()
     return base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
 
@@ -33,11 +33,11 @@ def challenge(verifier: Secret) -> str:
 def authorization_url(
     dialect: Dialect, endpoint: str, *, redirect_uri: str, state: str, code_challenge: str | None
 ) -> str:
-    """The authorization request (RFC 6749 §4.1.1) as the URL for the browser; *endpoint* keeps its own query.
+    """Return the authorization request (RFC 6749 §4.1.1) as the URL for the browser.
 
-    The dialect's `authorization_params` come last and replace none of ours.
+    *endpoint* keeps its own query. The dialect's `authorization_params` come last and replace no parameter of the RFC.
     """
-    asked = {
+    params = {
         "response_type": "code",
         "client_id": dialect.client_id,
         "redirect_uri": redirect_uri,
@@ -45,33 +45,36 @@ def authorization_url(
         "state": state,
     }
     if code_challenge is not None:
-        asked |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
-    asked |= {name: value for name, value in dialect.authorization_params.items() if not asked.get(name)}
-    # Eagle Eye V3 refuses a redirect_uri whose `://` is percent-encoded.
+        params |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
+    params |= {name: value for name, value in dialect.authorization_params.items() if not params.get(name)}
+    # Eagle Eye V3 rejects a redirect_uri whose `://` is percent-encoded.
     plain = {"redirect_uri": ":/"} if not dialect.encode_redirect_uri else {}
-    # `quote`, not `quote_plus`: a blank as %20 is understood by everybody.
+    # `quote`, not `quote_plus`: every server understands a space as %20.
     query = "&".join(
-        f"{quote(name, safe='')}={quote(value, safe=plain.get(name, ''))}" for name, value in asked.items() if value
+        f"{quote(name, safe='')}={quote(value, safe=plain.get(name, ''))}" for name, value in params.items() if value
     )
     if endpoint.endswith(("?", "&")):
         return endpoint + query
     return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
 
 
-def check_issuer(dialect: Dialect, iss: str | None, metadata_requires: bool) -> None:  # noqa: FBT001 - as the RFC has it
-    """Compare the callback's `iss` with the issuer, to the letter (RFC 9207 §2.4). Raises `InvalidRequest`.
+def check_issuer(dialect: Dialect, iss: str | None, *, required: bool) -> None:
+    """Compare the callback's `iss` with the issuer, character by character (RFC 9207 §2.4).
 
-    *metadata_requires* is the dialect's `iss_parameter_supported`: a callback without `iss` is refused then. Where
-    no issuer is known there is nothing to compare with.
+    Where no issuer is known there is nothing to compare with.
+
+    Args:
+        dialect: names the issuer.
+        iss: the parameter of the callback.
+        required: the dialect's `iss_parameter_supported`: a callback without `iss` is rejected then.
+
+    Raises:
+        InvalidRequest: the issuers differ, or a required `iss` is missing.
     """
     if iss is None:
-        if metadata_requires:
-            raise InvalidRequest(
-                "the provider's answer does not say which issuer it is from (no iss): start the login anew"
-            )
+        if required:
+            raise InvalidRequest("the provider's response does not name its issuer (no iss): start a new login")
         return
     if dialect.issuer is not None and iss != dialect.issuer:
         shown = redaction.detail(iss, ())
-        raise InvalidRequest(
-            f"the answer is from the issuer {shown!r}, not from {dialect.issuer!r}: start the login anew"
-        )
+        raise InvalidRequest(f"the response is from issuer {shown!r}, not from {dialect.issuer!r}: start a new login")

@@ -1,7 +1,7 @@
 """What each provider speaks: its settings, filled in by its kind.
 
-Owns the facts about Eagle Eye's two servers and the defaults of RFC 6749 and OpenID Connect ones. Pure: no I/O,
-no clock. Knows nothing of requests, and nothing of the client secret but whether there is one.
+Owns the facts about Eagle Eye's two servers and the defaults of RFC 6749 and OpenID Connect servers. Pure: no I/O,
+no clock. Knows nothing of requests, and of the client secret only whether there is one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ OldToken = Literal["survives", "dies"]
 Parameters = Literal["body", "query"]
 
 WINDOW = (0.70, 0.85)
-"""Part of a token's life after which it is refreshed, where nothing is said."""
+"""Fraction of a token's life after which it is refreshed, unless the settings say otherwise."""
 LATE_WINDOW = (0.92, 0.96)
-"""The same where a refresh kills the old token: every refresh costs callers a token that still lived."""
+"""The same where a refresh invalidates the old token: every refresh costs callers a token that was still valid."""
 
 _T = TypeVar("_T")
 
@@ -38,12 +38,12 @@ class Metadata:
     revocation_endpoint: str | None = None
     iss_parameter_supported: bool = False
     body_credentials_only: bool = False
-    """It takes `client_secret_post` and not `client_secret_basic`."""
+    """The issuer supports `client_secret_post` and not `client_secret_basic`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """What a kind says where the settings are silent."""
+    """The defaults of a kind, where the settings are silent."""
 
     scope: str | None = None
     authorization_endpoint: str | None = None
@@ -69,10 +69,10 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "cameramanager": _Kind(
             scope="write",
             authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
-            token_endpoint="https://rest.cameramanager.com/oauth/token",  # noqa: S106 - a URL, no password
+            token_endpoint="https://rest.cameramanager.com/oauth/token",
             logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
             pkce=False,
-            # The vendor's guide shows only `code` coming back.
+            # The vendor's guide shows only `code` in the response.
             state_may_be_missing=True,
             scope_on_refresh=True,
             scope_on_exchange=True,
@@ -83,14 +83,14 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "een-v3": _Kind(
             scope="vms.all",
             authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
-            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",  # noqa: S106 - a URL, no password
+            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",
             revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
             encode_redirect_uri=False,
-            old_token="dies",  # noqa: S106 - a fate, no password
+            old_token="dies",
             default_lifetime=timedelta(hours=12),
             idle_limit=timedelta(days=14),
             absolute_limit=timedelta(days=90),
-            # It answers 401 where RFC 6749 §5.2 says 400 `invalid_grant`.
+            # It responds 401 where RFC 6749 §5.2 says 400 `invalid_grant`.
             dead_statuses=(401,),
         ),
         "oauth2": _Kind(),
@@ -107,25 +107,25 @@ class Dialect:
     kind: Literal["cameramanager", "een-v3", "oauth2", "oidc"]
     client_id: str
     scope: str | None
-    """Asked for at login; on refresh and code exchange only where the next two say so."""
+    """Requested at login; on refresh and code exchange only where the next two say so."""
     scope_on_refresh: bool
     scope_on_exchange: bool
     issuer: str | None
-    """What `iss` and a discovery document must equal, as the settings spell it."""
+    """What `iss` and a discovery document must equal, as spelled in the settings."""
     authorization_endpoint: str | None
     token_endpoint: str | None
     """None only where `discovery` has yet to find it."""
     revocation_endpoint: str | None
     logout_endpoint: str | None
-    """Where DELETE with the live access token logs out; it precedes `revocation_endpoint`."""
+    """Where DELETE with the valid access token logs out; it precedes `revocation_endpoint`."""
     discovery: bool
     allow_http: bool
     """Whether discovery may name endpoints on plain http beyond loopback."""
     iss_parameter_supported: bool
-    """RFC 9207 §3: a callback without `iss` must be refused. Known only after discovery."""
+    """RFC 9207 §3: a callback without `iss` must be rejected. Known only after discovery."""
     token_endpoint_auth_method: AuthMethod
     auth_method_is_default: bool
-    """The settings did not say, so discovery may."""
+    """The settings are silent, so discovery may choose."""
     basic_encoding: Literal["form", "plain"]
     parameters: Parameters
     pkce: bool
@@ -134,7 +134,7 @@ class Dialect:
     authorization_params: Mapping[str, str]
     token_params: Mapping[str, str]
     reuse_grace_ms: int | None
-    """How long a spent refresh token may be presented again; None: for ever."""
+    """How long a spent refresh token may be redeemed again; None: for ever."""
     old_token: OldToken
     default_lifetime_ms: int
     idle_limit_ms: int | None
@@ -143,8 +143,8 @@ class Dialect:
     window: tuple[float, float]
 
     @classmethod
-    def of(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
-        """The dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
+    def from_settings(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
+        """Make the dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
         kind = _KINDS[provider.kind]
         old_token: OldToken = _first(provider.old_token, kind.old_token)
         has_secret = provider.client_secret is not None or provider.client_secret_file is not None
@@ -169,7 +169,7 @@ class Dialect:
             ),
             auth_method_is_default=provider.token_endpoint_auth_method is None,
             basic_encoding=_first(provider.basic_encoding, "form"),
-            # A refresh token does not belong into a URL, so "query", CameraManager's documented form, is a setting.
+            # A refresh token does not belong in a URL, so "query", CameraManager's documented form, is a setting.
             parameters=_first(provider.parameters, "body"),
             pkce=_first(provider.pkce, kind.pkce),
             state_may_be_missing=_first(
@@ -190,10 +190,10 @@ class Dialect:
             window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
 
-    def discovered(self, metadata: Metadata) -> Dialect:
-        """This dialect with what *metadata* adds; what stands in the settings wins."""
+    def with_metadata(self, metadata: Metadata) -> Dialect:
+        """Return this dialect with what *metadata* adds; the settings win."""
         method = self.token_endpoint_auth_method
-        # A token endpoint from the settings is asked without discovery, so it must not depend on it.
+        # A token endpoint from the settings is used without discovery, so it must not depend on it.
         open_to_advice = self.auth_method_is_default and self.token_endpoint is None
         if open_to_advice and method == "client_secret_basic" and metadata.body_credentials_only:
             method = "client_secret_post"
@@ -207,10 +207,10 @@ class Dialect:
         )
 
     def reauthorize_by(self, granted_at: int, issued_at: int) -> int | None:
-        """When a person must log in again at the latest (epoch ms), None: never that we know.
+        """Return when a person must log in again at the latest (epoch ms); None: no known limit.
 
         The absolute limit counts from the login (*granted_at*, which survives rotation), the idle limit from the
-        last answer (*issued_at*).
+        last token response (*issued_at*).
         """
         limits = []
         if self.absolute_limit_ms is not None:
@@ -221,13 +221,13 @@ class Dialect:
 
 
 def dies_at(dialects: Mapping[str, Dialect]) -> Callable[[str], bool]:
-    """Says of a provider's name whether a refresh there kills the access token before it."""
+    """Return a predicate on a provider's name: whether a refresh there invalidates the previous access token."""
     fatal = {name for name, dialect in dialects.items() if dialect.old_token == "dies"}
     return fatal.__contains__
 
 
-def _first(said: _T | None, default: _T) -> _T:
-    return default if said is None else said
+def _first(given: _T | None, default: _T) -> _T:
+    return default if given is None else given
 
 
 def _ms(duration: timedelta) -> int:

@@ -1,6 +1,6 @@
-"""What an OpenID Connect issuer says of itself (OIDC Discovery §4, RFC 8414 §3), fetched rarely and kept long.
+"""The metadata that an OpenID Connect issuer publishes (OIDC Discovery §4, RFC 8414 §3), fetched rarely, cached long.
 
-Owns the discovery document: its check, its cache, and the patience after a failure. Knows nothing of tokens.
+Owns the discovery document: its validation, its cache, and the backoff after a failure. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ if TYPE_CHECKING:
     from broker.providers.http import Http
 
 FRESH = 3_600.0
-"""Seconds for which a document is believed without asking again."""
+"""Seconds for which a document is used without fetching it again."""
 MAX_BACKOFF = 60.0
-"""Seconds to the next try at most; the first failure costs one second, each further one doubles it."""
-STALE_PATIENCE = 2.0
-"""Seconds that asking again may take where an old document would do."""
+"""The longest pause before the next try, in seconds; it is one second after one failure, and doubles with each."""
+STALE_TIMEOUT = 2.0
+"""Seconds that fetching may take where an old document would do."""
 
 
 def discovery_url(issuer: str) -> str:
-    """Where the document of *issuer* is (OIDC Discovery §4.1): a trailing slash is dropped, there is no `//`."""
+    """Return where the document of *issuer* is (OIDC Discovery §4.1): without a trailing slash there is no `//`."""
     return issuer.rstrip("/") + "/.well-known/openid-configuration"
 
 
 def backoff(failures: int) -> float:
-    """Seconds from the last of so many *failures* in a row to the next try."""
+    """Return the seconds from the last of so many *failures* in a row to the next try."""
     return float(min(MAX_BACKOFF, 2 ** min(failures - 1, 10)))
 
 
 def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
-    """The metadata in *document*. Raises `InvalidSettings` when it is not the issuer's, or not to be used."""
+    """Return the metadata in *document*.
+
+    Raises:
+        InvalidSettings: the document is another issuer's, or names no usable token endpoint.
+    """
     issuer = document.get("issuer")
     if issuer != dialect.issuer:
-        said = repr(issuer[:200]) if isinstance(issuer, str) else "no issuer"
+        named = repr(issuer[:200]) if isinstance(issuer, str) else "no issuer"
         raise InvalidSettings(
-            f"providers.{dialect.name}: issuer is {dialect.issuer!r}, but its discovery document says {said}: "
-            "they must be equal to the letter, a trailing slash included"
+            f"providers.{dialect.name}: issuer is {dialect.issuer!r}, but its discovery document says {named}: "
+            "they must be equal in every character, a trailing slash included"
         )
     token_endpoint = _endpoint(document.get("token_endpoint"), dialect)
     if token_endpoint is None and dialect.token_endpoint is None:
@@ -68,12 +72,12 @@ def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
 
 
 def _endpoint(value: object, dialect: Dialect) -> str | None:
-    """*value* if it is an endpoint that may be given secrets, else None."""
+    """Return *value* if it is an endpoint that may receive secrets, else None."""
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
         return None
     try:
         url = urlsplit(value)
-        url.port  # noqa: B018 - raises when it is none
+        _port = url.port  # raises ValueError for a malformed one
     except ValueError:
         return None
     if not url.hostname or url.username or url.password or url.fragment:
@@ -89,7 +93,7 @@ class Discovery:
         self._dialect = dialect
         self._http = http
         self._monotonic = monotonic
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._metadata: Metadata | None = None
         self._fresh_until = 0.0
         self._failures = 0
@@ -97,30 +101,35 @@ class Discovery:
         self._failure: BrokerError | None = None
 
     async def metadata(self, timeout: float) -> Metadata:
-        """The metadata, within *timeout* seconds; what is an hour old is asked for again, but kept if that fails.
+        """Return the metadata; a document older than an hour is fetched again, but kept if that fails.
 
-        Raises `InvalidSettings` (the document is not this issuer's) or `ProviderUnavailable` (it cannot be had).
+        Args:
+            timeout: for waiting and fetching, in seconds.
+
+        Raises:
+            InvalidSettings: the document is not this issuer's.
+            ProviderUnavailable: the document cannot be fetched.
         """
-        if self._metadata is not None and (self._one_at_a_time.locked() or not self._is_time()):
+        if self._metadata is not None and (self._lock.locked() or not self._is_due()):
             return self._metadata
         if self._metadata is not None:
-            timeout = min(timeout / 2, STALE_PATIENCE)
+            timeout = min(timeout / 2, STALE_TIMEOUT)
         deadline = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                await self._one_at_a_time.acquire()
+                await self._lock.acquire()
         except TimeoutError:
-            raise self._unavailable("still waiting for its answer") from None
+            raise self._unavailable("another request for it has not returned in time") from None
         try:
-            if self._is_time():
+            if self._is_due():
                 await self._fetch(deadline - time.monotonic())
         finally:
-            self._one_at_a_time.release()
+            self._lock.release()
         if self._metadata is None:
-            raise self._again()
+            raise self._last_failure()
         return self._metadata
 
-    def _is_time(self) -> bool:
+    def _is_due(self) -> bool:
         now = self._monotonic()
         return now >= self._not_before and (self._metadata is None or now >= self._fresh_until)
 
@@ -153,8 +162,8 @@ class Discovery:
         issuer = self._dialect.issuer
         return ProviderUnavailable(f"providers.{self._dialect.name}: no discovery document from {issuer}: {reason}")
 
-    def _again(self) -> BrokerError:
-        """The last failure, as a new exception: one that is raised twice collects tracebacks."""
+    def _last_failure(self) -> BrokerError:
+        """Return the last failure as a new exception: one that is raised twice collects tracebacks."""
         if isinstance(self._failure, InvalidSettings):
             return InvalidSettings(*self._failure.findings)
         wait = max(0.0, self._not_before - self._monotonic())

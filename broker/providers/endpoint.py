@@ -1,7 +1,7 @@
-"""One provider's token endpoint: token requests (RFC 6749 §4.1.3, §6) and what they came to.
+"""One provider's token endpoint: token requests (RFC 6749 §4.1.3, §6) and their outcomes.
 
-Owns how a request is built and authenticated. Each is sent at most once: a retry is a new due time, and that is
-the business of `refresh`. Knows nothing of grants, of the store or of callers.
+Owns how a request is built and authenticated. Each is sent at most once: a retry is a new due time, and scheduling it
+is up to `refresh`. Knows nothing of grants, of the store or of callers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from broker.errors import BrokerError, InvalidSettings
 from broker.model import NotSent, Outcome, Unknown
 from broker.providers import token_response
 from broker.providers.client_secret import ClientSecret
-from broker.providers.credentials import Credentials, credentials, encoded
+from broker.providers.credentials import Credentials, to_bytes
 from broker.providers.dialects import Dialect
 from broker.providers.discovery import Discovery
 from broker.providers.http import TOO_LATE, Reply, Request
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 FORM = "application/x-www-form-urlencoded"
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
-"""What a form has as it is: nearly every token."""
+"""Text that a form leaves as it is: nearly every token."""
 NO_ENDPOINT = NotSent("no_endpoint", "neither settings nor discovery name such an endpoint")
 
 
 class Endpoint:
-    """One provider, seen through our registration with it."""
+    """One provider, seen through one client registration."""
 
     def __init__(self, dialect: Dialect, http: Http, client_secret: ClientSecret, clock: Callable[[], int]) -> None:
-        """*clock* tells the time in epoch ms."""
+        """Wire the endpoint. *clock* returns epoch ms."""
         self.dialect = dialect
-        """As the settings have it; `resolved` adds what discovery finds."""
+        """As the settings have it; `resolve` adds what discovery finds."""
         self.http = http
         self._client_secret = client_secret
         self._clock = clock
         self._discovery = Discovery(dialect, http) if dialect.discovery else None
         self._discovered: tuple[Metadata, Dialect] | None = None
-        self._ours: tuple[Dialect, Secret | None, Credentials] | None = None
+        self._credentials: tuple[Dialect, Secret | None, Credentials] | None = None
 
     @classmethod
-    def of(
+    def from_settings(
         cls,
         name: str,
         provider: Provider,
@@ -59,20 +59,25 @@ class Endpoint:
         clock: Callable[[], int],
         window: tuple[float, float] | None = None,
     ) -> Endpoint:
-        """The endpoint of the provider *name* in the settings; *window* is `settings.refresh.window`."""
+        """Make the endpoint of the provider *name* in the settings; *window* is `settings.refresh.window`."""
         secret = ClientSecret(provider.client_secret, provider.client_secret_file)
-        return cls(Dialect.of(name, provider, window), http, secret, clock)
+        return cls(Dialect.from_settings(name, provider, window), http, secret, clock)
 
-    async def resolved(self, timeout: float | None = None) -> Dialect:
-        """The dialect with every endpoint known, within *timeout* seconds (None: the time of one request).
+    async def resolve(self, timeout: float | None = None) -> Dialect:
+        """Return the dialect with every endpoint known.
 
-        Raises `InvalidSettings` or `ProviderUnavailable` when discovery is needed and fails.
+        Args:
+            timeout: for discovery, in seconds; None: the time of one request.
+
+        Raises:
+            InvalidSettings: discovery is needed, and the document contradicts the settings.
+            ProviderUnavailable: discovery is needed, and the document cannot be fetched.
         """
         if self._discovery is None:
             return self.dialect
         metadata = await self._discovery.metadata(self.http.request_timeout if timeout is None else timeout)
         if self._discovered is None or self._discovered[0] is not metadata:
-            self._discovered = (metadata, self.dialect.discovered(metadata))
+            self._discovered = (metadata, self.dialect.with_metadata(metadata))
         return self._discovered[1]
 
     async def refresh(
@@ -82,14 +87,16 @@ class Endpoint:
         scope: str | None = None,
         timeout: float,
     ) -> Outcome:
-        """Redeem *refresh_token* (RFC 6749 §6), at most once, within *timeout* seconds.
+        """Redeem *refresh_token* (RFC 6749 §6), at most once. Never raises except `CancelledError`.
 
-        *scope* is the grant's own; it goes along only where the dialect says so. Never raises except
-        `CancelledError`; a time-out of zero or less sends nothing.
+        Args:
+            refresh_token: the grant's.
+            scope: the grant's own; it is sent only where the dialect says so.
+            timeout: for the whole request, in seconds; zero or less sends nothing.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()}
-        if self.dialect.scope_on_refresh and (asked := scope or self.dialect.scope):
-            form["scope"] = asked
+        if self.dialect.scope_on_refresh and (requested := scope or self.dialect.scope):
+            form["scope"] = requested
         return await self._token(form, (refresh_token,), timeout)
 
     async def exchange_code(
@@ -112,7 +119,7 @@ class Endpoint:
 
     async def _token(self, form: dict[str, str], secrets: tuple[Secret, ...], timeout: float) -> Outcome:
         dialect = self.dialect
-        # What we say wins over what the settings add: `redirect_uri` may be asked for on refresh, and is ours on login.
+        # The RFC's parameters win over `token_params`, which may add `redirect_uri` for refresh: login has its own.
         form = {**dialect.token_params, **form}
         reply, sent = await self.post(form, secrets, timeout=timeout)
         if not isinstance(reply, Reply):
@@ -135,20 +142,22 @@ class Endpoint:
         timeout: float,
         revocation: bool = False,
     ) -> tuple[Reply | NotSent | Unknown, tuple[Secret, ...]]:
-        """POST *form* to the token endpoint (or the *revocation* endpoint) as our client, once.
+        """POST *form* to the token endpoint (or the *revocation* endpoint) with the client's credentials, once.
 
-        Returns what came of it and every secret that was part of it, *secrets* included. Never raises except
-        `CancelledError`.
+        Never raises except `CancelledError`.
+
+        Returns:
+            The reply or what prevented it, and every secret that was part of the request, *secrets* included.
         """
         if timeout <= 0:
             return TOO_LATE, secrets
         deadline = time.monotonic() + timeout
         dialect = self.dialect
         wanted = dialect.revocation_endpoint if revocation else dialect.token_endpoint
-        # Beside a discovered token endpoint the way to authenticate is a discovered one, for revocation too.
+        # With a discovered token endpoint the authentication method is a discovered one, for revocation too.
         if self._discovery is not None and (wanted is None or dialect.token_endpoint is None):
             try:
-                dialect = await self.resolved(timeout)
+                dialect = await self.resolve(timeout)
             except BrokerError as error:
                 return NotSent("discovery", str(error)), secrets
         url = dialect.revocation_endpoint if revocation else dialect.token_endpoint
@@ -158,37 +167,38 @@ class Endpoint:
             client_secret = await self._client_secret.current(deadline - time.monotonic())
         except InvalidSettings as error:
             return NotSent("client_secret_unreadable", str(error)), secrets
-        ours = self._shown(dialect, client_secret)
-        request = authenticated(url, form, ours, "body" if revocation else dialect.parameters)
+        client = self._client_credentials(dialect, client_secret)
+        request = authenticate(url, form, client, "body" if revocation else dialect.parameters)
         reply = await self.http.send(request, timeout=deadline - time.monotonic())
-        return reply, (*secrets, *ours.secrets)
+        return reply, (*secrets, *client.secrets)
 
-    def _shown(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:
-        """Our credentials, made once for as long as neither changes."""
-        if self._ours is None or self._ours[0] is not dialect or self._ours[1] is not client_secret:
-            self._ours = (dialect, client_secret, credentials(dialect, client_secret))
-        return self._ours[2]
+    def _client_credentials(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:
+        """Return the client's credentials, made anew only when the dialect or the secret changes."""
+        made = self._credentials
+        if made is None or made[0] is not dialect or made[1] is not client_secret:
+            made = self._credentials = (dialect, client_secret, Credentials.for_client(dialect, client_secret))
+        return made[2]
 
 
-def authenticated(url: str, form: Mapping[str, str], ours: Credentials, parameters: Parameters) -> Request:
-    """A POST of *form* to *url* with the client's credentials (RFC 6749 §2.3.1). Pure.
+def authenticate(url: str, form: Mapping[str, str], client: Credentials, parameters: Parameters) -> Request:
+    """Return a POST of *form* to *url* with the client's credentials (RFC 6749 §2.3.1). Pure.
 
     *parameters* "query" puts *form* into the URL; credentials never go there.
     """
-    headers = {"Content-Type": FORM, **ours.headers}
+    headers = {"Content-Type": FORM, **client.headers}
     if parameters == "query":
-        url += ("&" if "?" in url else "?") + _form_encoded(form)
-        return Request(method="POST", url=url, headers=headers, body=_form_encoded(ours.form).encode("ascii"))
-    return Request(method="POST", url=url, headers=headers, body=_form_encoded({**form, **ours.form}).encode("ascii"))
+        url += ("&" if "?" in url else "?") + _encode_form(form)
+        return Request(method="POST", url=url, headers=headers, body=_encode_form(client.form).encode("ascii"))
+    return Request(method="POST", url=url, headers=headers, body=_encode_form({**form, **client.form}).encode("ascii"))
 
 
-def _form_encoded(form: Mapping[str, str]) -> str:
-    return "&".join([f"{_name(name)}={_quoted(value)}" for name, value in form.items()])
+def _encode_form(form: Mapping[str, str]) -> str:
+    return "&".join([f"{_quote_name(name)}={_quote(value)}" for name, value in form.items()])
 
 
-def _quoted(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else quote_plus(encoded(text))
+def _quote(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else quote_plus(to_bytes(text))
 
 
-_name = functools.cache(_quoted)
+_quote_name = functools.cache(_quote)
 """For the names of parameters: the standard's, and those of the settings."""

@@ -1,6 +1,7 @@
-"""What a provider's servers are like: asked for `check`. Sends no token, no secret and no client id.
+"""What a provider's servers are like: fetched for `check`. Sends no token, no secret and no client id.
 
-Each server is asked once, by a GET of the endpoint, as the daemon would ask: same trust, same addresses.
+Each server gets one GET of the endpoint, sent as the daemon sends its requests: same trusted certificates, same
+addresses.
 """
 
 from __future__ import annotations
@@ -26,50 +27,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What was learned of one endpoint's server."""
+    """What a GET of one endpoint shows of its server."""
 
     what: str
     """Which endpoint."""
     url: str
     status: int | None = None
     failure: str | None = None
-    """In words, why it did not answer."""
+    """Why it did not respond, in words."""
     sent: bool = False
-    """It failed after the request had gone out."""
+    """It failed after the request was sent."""
     tls: str | None = None
     expires_at: float | None = None
-    """When its certificate ends (epoch seconds)."""
+    """When its certificate expires (epoch seconds)."""
     offset: float | None = None
-    """Seconds that our clock is ahead of its Date header."""
+    """Seconds by which this host's clock is ahead of its Date header."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderFacts:
-    """What was learned of one provider."""
+    """What one provider's servers and its discovery document show."""
 
     name: str
     servers: tuple[ServerFacts, ...] = ()
     wrong: str | None = None
-    """What discovery found wrong with the settings."""
+    """What discovery found wrong in the settings."""
     undiscovered: str | None = None
-    """Why discovery brought nothing."""
+    """Why discovery failed."""
 
 
-async def look(endpoint: Endpoint, timeout: float) -> ProviderFacts:
-    """Ask the servers of one provider, within *timeout* seconds each. Never raises for them."""
+async def fetch_facts(endpoint: Endpoint, timeout: float) -> ProviderFacts:
+    """Query the servers of one provider, within *timeout* seconds each. Never raises for them."""
     dialect, wrong, undiscovered = endpoint.dialect, None, None
     try:
-        dialect = await endpoint.resolved(timeout)
+        dialect = await endpoint.resolve(timeout)
     except InvalidSettings as error:
         wrong = str(error)
     except BrokerError as error:
         undiscovered = str(error)
-    servers = await asyncio.gather(*(_look_at(endpoint, what, url, timeout) for what, url in _of_each_server(dialect)))
+    servers = await asyncio.gather(
+        *(_fetch_server_facts(endpoint, what, url, timeout) for what, url in _one_of_each_server(dialect))
+    )
     return ProviderFacts(dialect.name, tuple(servers), wrong, undiscovered)
 
 
-def _of_each_server(dialect: Dialect) -> Iterable[tuple[str, str]]:
-    """The endpoints that we ask ourselves, but one of each server."""
+def _one_of_each_server(dialect: Dialect) -> Iterable[tuple[str, str]]:
+    """Yield the endpoints that the daemon itself requests, but one of each server."""
     seen: set[tuple[str, str]] = set()
     for what in ("token_endpoint", "revocation_endpoint", "logout_endpoint"):
         url = getattr(dialect, what)
@@ -81,7 +84,7 @@ def _of_each_server(dialect: Dialect) -> Iterable[tuple[str, str]]:
             yield what, url
 
 
-async def _look_at(endpoint: Endpoint, what: str, url: str, timeout: float) -> ServerFacts:
+async def _fetch_server_facts(endpoint: Endpoint, what: str, url: str, timeout: float) -> ServerFacts:
     began = time.time()
     reply = await endpoint.http.send(Request(method="GET", url=url, headers={}), timeout=timeout)
     if not isinstance(reply, Reply):
@@ -114,7 +117,7 @@ _NOT_SENT = frozenset(
 
 
 def _offset(date: str | None, now: float) -> float | None:
-    """Seconds that *now* is ahead of a Date header (RFC 9110 §6.6.1), which tells whole ones."""
+    """Return the seconds by which *now* is ahead of a Date header (RFC 9110 §6.6.1), which holds whole seconds."""
     if date is None:
         return None
     try:
@@ -124,7 +127,7 @@ def _offset(date: str | None, now: float) -> float | None:
 
 
 async def _certificate(url: str, timeout: float) -> tuple[str | None, float | None]:
-    """TLS version and end of the certificate at *url*; None where it is plain http."""
+    """Return the TLS version and the end of the certificate at *url*; None where it is plain http."""
     parts = urlsplit(url)
     if parts.scheme != "https":
         return None, None

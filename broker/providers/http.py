@@ -1,7 +1,7 @@
 """One HTTP request, sent at most once, and what became of it.
 
 Owns the client session for authorization servers: connections, TLS, time limits, content codings, and above all the
-answer to "did anything reach the server?". Knows nothing of OAuth. Errors are told by code and status; no URL, header
+answer to "did anything reach the server?". Knows nothing of OAuth. Errors hold a code and a status; no URL, header
 or body is ever part of them.
 """
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
 MAX_BODY = 256 * 1024
-"""Bytes of an answer that are read, decoded ones included."""
+"""Bytes of a response that are read, decoded ones included."""
 MAX_HEAD = 256 * 1024
 """Bytes of one header line, and of a whole head, that are read: as many as curl reads. A rotated token must not be lost
 because its server sends long headers."""
 MAX_HEADERS = 4096
-"""Header lines of one answer that are read."""
+"""Header lines of one response that are read."""
 KEEPALIVE = 2.0
-"""Seconds. Token endpoints close idle connections after two to six, which looks like "sent, no answer"."""
+"""Seconds. Token endpoints close idle connections after two to six, which looks like "sent, no response"."""
 DNS_TTL = 10
-"""Seconds a name's addresses are believed."""
+"""Seconds for which a name's addresses are cached."""
 TLS_RENEWAL = 10.0
 """Seconds between two readings of the trusted certificates."""
 
@@ -52,7 +52,7 @@ TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 @slotted
 class Request:
-    """What goes out. Everything but the method may hold secrets, so `repr` shows nothing else."""
+    """A request to send. Everything but the method may hold secrets, so `repr` shows nothing else."""
 
     method: str
     url: str = field(repr=False)
@@ -62,51 +62,51 @@ class Request:
 
 @slotted
 class Reply:
-    """What came back. `headers` are as they came: a name is found in any case, and may be there more than once."""
+    """A response. `headers` are as they arrived: names match in any case, and may occur more than once."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
     """None: it cannot be read, `fault` says why."""
     fault: str | None = None
-    """Beside a body: why it may not be whole."""
+    """With a body: why it may not be complete."""
 
 
 FROZEN = 0.05
-"""Seconds by which the end of a request's time is noticed late where this process was frozen, or starved of CPU."""
-READ_ON = 0.25
-"""Seconds for which an answer is read on then: it may have been here all the while, its tokens nowhere else."""
+"""The end of a request's time noticed so many seconds late means that this process was frozen, or starved of CPU."""
+READ_LATE = 0.25
+"""Seconds for which a response is still read then: it may have been in the socket, and its tokens are nowhere else."""
 
 
 class _TooLateToSend(Exception):
-    """The deadline passed between the connecting and the sending."""
+    """The deadline passed between connecting and sending."""
 
 
 @dataclass(slots=True)
 class _Flight:
-    """A request under way."""
+    """A request in flight."""
 
     deadline: float
     sent: bool = False
     response: aiohttp.ClientResponse | None = field(default=None, repr=False)
-    """Its status and header, once they came."""
+    """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
     oversized: bool = False
 
 
-_under_way: ContextVar[_Flight] = ContextVar("_under_way")
-_send = aiohttp.ClientRequest.send  # a library without it must fail here, not where an answer is judged
+_current: ContextVar[_Flight] = ContextVar("_current")
+_send = aiohttp.ClientRequest.send  # an aiohttp without it must fail at import, not where a response is judged
 
 
-class _LastLook(aiohttp.ClientRequest):
-    """Looks at the deadline when the connection stands and before the first byte is written.
+class _DeadlineRequest(aiohttp.ClientRequest):
+    """Check the deadline after the connection is open and before the first byte is written.
 
-    A process that was frozen meanwhile finds its lease gone: what has not begun must not begin then. (The library's
-    own tracing could tell us too, at twenty times the cost.)
+    A process that was frozen meanwhile finds its lease gone: a request that has not begun must not begin then.
+    (aiohttp's own tracing could report this too, at twenty times the cost.)
     """
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        flight = _under_way.get()
+        flight = _current.get()
         if time.monotonic() >= flight.deadline:
             raise _TooLateToSend
         flight.sent = True
@@ -114,50 +114,55 @@ class _LastLook(aiohttp.ClientRequest):
 
 
 class Http:
-    """Sends requests; made by `open_http`, shared by all endpoints."""
+    """Send requests; made by `open_http`, shared by all endpoints."""
 
     def __init__(self, session: aiohttp.ClientSession, tls: ssl.SSLContext, request_timeout: float) -> None:
         self._session = session
         self._tls = tls
         self._tls_read_at = time.monotonic()
-        self._tls_doubted = False
+        self._tls_suspect = False
         self.request_timeout = request_timeout
-        """Seconds for one request where nothing else bounds it."""
+        """Seconds for one request where the caller gives no limit."""
 
     async def send(self, request: Request, *, timeout: float) -> Reply | NotSent | Unknown:
-        """Send *request* once, within *timeout* seconds in all, from connecting to the last byte of the answer.
+        """Send *request* once. Never raises except `CancelledError`.
 
-        Never raises except `CancelledError`. Before its header goes out a failure is `NotSent`; after that it is
-        `Unknown`, or a `Reply` with a fault once a status has come.
+        Args:
+            request: what to send.
+            timeout: in seconds, from connecting to the last byte of the response.
+
+        Returns:
+            `NotSent` for a failure before the request's header was sent; `Unknown` after it, or a `Reply` with a
+            fault once a status has arrived.
         """
         if timeout <= 0:
             return TOO_LATE
         flight = _Flight(deadline=time.monotonic() + timeout)
         fault: NotSent | Unknown | None = None
-        token = _under_way.set(flight)
+        token = _current.set(flight)
         limit = asyncio.timeout(None)
-        watch = asyncio.get_running_loop().call_later(timeout, _time_is_up, limit, flight)
+        watch = asyncio.get_running_loop().call_later(timeout, _expire, limit, flight)
         try:
             async with limit:
                 await self._exchange(request, flight)
-        except Exception as error:  # noqa: BLE001 - whatever it is, all that counts is whether the request was sent
+        except Exception as error:  # noqa: BLE001 - any error: all that counts is whether the request was sent
             fault = _after_sending(error) if flight.sent else self._unconnected(error)
         finally:
             watch.cancel()
-            _under_way.reset(token)
+            _current.reset(token)
         if flight.response is None:
             return fault or Unknown("no_answer")
         status, headers = flight.response.status, flight.response.headers
         if flight.oversized:
             return Reply(status, headers, None, "oversized")
-        body, flaw = decoded(bytes(flight.body), _codings(headers), cut=fault is not None)
+        body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
         return Reply(status, headers, body, flaw or cut)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(
             request.method,
-            _as_it_is(request.url) if "?" in request.url else _known(request.url),
+            _verbatim(request.url) if "?" in request.url else _cached_url(request.url),
             headers=request.headers,
             data=request.body,
             ssl=await self._trust(),
@@ -171,44 +176,44 @@ class Http:
                     flight.oversized = True
                     return
         finally:
-            # After a whole answer this does nothing: the connection is back in the pool already.
+            # After a complete response this does nothing: the connection is back in the pool already.
             response.close()
 
     async def _trust(self) -> ssl.SSLContext:
-        """The TLS context; made anew after a certificate failure, so that a renewed trust bundle is taken up."""
-        if self._tls_doubted and time.monotonic() - self._tls_read_at >= TLS_RENEWAL:
-            self._tls_doubted = False
+        """Return the TLS context, made anew after a certificate failure so that a renewed trust bundle takes effect."""
+        if self._tls_suspect and time.monotonic() - self._tls_read_at >= TLS_RENEWAL:
+            self._tls_suspect = False
             self._tls_read_at = time.monotonic()
             self._tls = await _tls_context()
         return self._tls
 
     def _unconnected(self, error: Exception) -> NotSent:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            self._tls_doubted = True
+            self._tls_suspect = True
         return _not_sent(error)
 
 
-def _as_it_is(url: str) -> URL:
-    """Nothing is requoted but a host name in its own script: a requoted token could be another one."""
+def _verbatim(url: str) -> URL:
+    """Parse *url* without requoting anything but a host name in its own script: a requoted token is another one."""
     return URL(url, encoded=url.isascii())
 
 
-_known = functools.lru_cache(maxsize=64)(_as_it_is)
-"""For URLs without a query, where tokens may be."""
+_cached_url = functools.lru_cache(maxsize=64)(_verbatim)
+"""For URLs without a query: a query may hold tokens."""
 
 
-def _time_is_up(limit: asyncio.Timeout, flight: _Flight) -> None:
-    """End a request; but what came while this process could not run is read before it is given up for lost."""
+def _expire(limit: asyncio.Timeout, flight: _Flight) -> None:
+    """End a request; but read what arrived while this process was frozen before giving the response up."""
     frozen = time.monotonic() - flight.deadline > FROZEN
-    limit.reschedule(asyncio.get_running_loop().time() + (READ_ON if frozen else 0))
+    limit.reschedule(asyncio.get_running_loop().time() + (READ_LATE if frozen else 0))
 
 
 @asynccontextmanager
 async def open_http(request_timeout: float) -> AsyncIterator[Http]:
-    """The client session that all endpoints share, closed at the end. *request_timeout* is in seconds."""
+    """Open the client session that all endpoints share, closed at the end. *request_timeout* is in seconds."""
     tls = await _tls_context()
     connector = aiohttp.TCPConnector(
-        limit=0,  # the lanes of `refresh` bound what is in flight
+        limit=0,  # the lanes of `refresh` bound the requests in flight
         keepalive_timeout=KEEPALIVE,
         ttl_dns_cache=DNS_TTL,
     )
@@ -218,21 +223,21 @@ async def open_http(request_timeout: float) -> AsyncIterator[Http]:
         headers={
             "Accept": "application/json",
             "Accept-Encoding": "identity",
-            # Web firewalls refuse an empty or a changing one.
+            # Web application firewalls reject an empty or a changing one.
             "User-Agent": f"token-broker/{__version__}",
         },
         trust_env=False,
         auto_decompress=False,
         raise_for_status=False,
-        # Ours is `asyncio.timeout`: aiohttp rounds its own up to whole seconds, past the end of a lease.
+        # `asyncio.timeout` bounds each request: aiohttp rounds its own up to whole seconds, past the end of a lease.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-        request_class=_LastLook,
+        request_class=_DeadlineRequest,
         max_line_size=MAX_HEAD,
         max_field_size=MAX_HEAD,
         max_headers=MAX_HEADERS,
     ) as session:
         # aiohttp repeats DELETE and GET on a connection that was closed meanwhile; nothing here is sent twice.
-        session._retry_connection = False  # noqa: SLF001 - there is no public way
+        session._retry_connection = False  # noqa: SLF001 - aiohttp has no public option for it
         yield Http(session, tls, request_timeout)
 
 
@@ -244,7 +249,7 @@ async def _tls_context() -> ssl.SSLContext:
 
 
 def _not_sent(error: Exception) -> NotSent:
-    """Why nothing went out. Words come from OpenSSL and the C library, which know host names at most."""
+    """Return why nothing was sent. The words come from OpenSSL and the C library, which know host names at most."""
     match error:
         case _TooLateToSend():
             return TOO_LATE
@@ -258,9 +263,9 @@ def _not_sent(error: Exception) -> NotSent:
             reason = getattr(error.os_error, "reason", None) or type(error.os_error).__name__
             return NotSent("tls", f"the TLS handshake failed: {reason}")
         case aiohttp.ClientConnectorDNSError():
-            return NotSent("dns", error.os_error.strerror or "the name was not resolved")
+            return NotSent("dns", error.os_error.strerror or "the name could not be resolved")
         case ValueError():
-            return NotSent("invalid_url", "the endpoint's URL cannot be used")
+            return NotSent("invalid_url", "the endpoint's URL is not valid")
         case aiohttp.ClientConnectorError():
             return _not_connected(error.os_error)
         case OSError():
@@ -277,8 +282,8 @@ def _not_connected(error: OSError) -> NotSent:
     if isinstance(error, ConnectionRefusedError) or number == errno.ECONNREFUSED:
         return NotSent("connection_refused", words)
     if isinstance(error, ConnectionResetError | ConnectionAbortedError):
-        told = "the connection ended before the request was sent, in the TLS handshake if there is one"
-        return NotSent("connection_reset", f"{told}: {words}")
+        what = "the connection ended before the request was sent, in the TLS handshake if there is one"
+        return NotSent("connection_reset", f"{what}: {words}")
     if number in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
         return NotSent("unreachable", words)
     if number == errno.ETIMEDOUT:
@@ -289,13 +294,13 @@ def _not_connected(error: OSError) -> NotSent:
 def _after_sending(error: Exception) -> Unknown:
     match error:
         case TimeoutError():
-            return Unknown("timeout", "no whole answer within the time for one request")
+            return Unknown("timeout", "no complete response within the time for one request")
         case aiohttp.ServerDisconnectedError():
-            return Unknown("disconnected", "the server closed the connection without an answer")
+            return Unknown("disconnected", "the server closed the connection without a response")
         case aiohttp.ClientPayloadError():
-            return Unknown("truncated", "the answer ended too early")
+            return Unknown("truncated", "the response ended too early")
         case aiohttp.ClientResponseError():
-            return Unknown("malformed", "the answer is not HTTP")
+            return Unknown("malformed", "the response is not HTTP")
         case OSError():
             words = os.strerror(error.errno) if error.errno else type(error).__name__
             return Unknown("reset", f"the connection was lost: {words}")
@@ -304,7 +309,7 @@ def _after_sending(error: Exception) -> Unknown:
 
 
 def _codings(headers: CIMultiDictProxy[str]) -> list[str]:
-    """Codings in the order in which they were applied (RFC 9110 §8.4, RFC 9112 §7)."""
+    """Return the codings in the order in which they were applied (RFC 9110 §8.4, RFC 9112 §7)."""
     if "content-encoding" not in headers and "transfer-encoding" not in headers:
         return []
     listed = ",".join([*headers.getall("content-encoding", ()), *headers.getall("transfer-encoding", ())])
@@ -312,11 +317,16 @@ def _codings(headers: CIMultiDictProxy[str]) -> list[str]:
     return [coding for coding in codings if coding not in {"", "identity", "chunked"}]
 
 
-def decoded(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[bytes | None, str | None]:
-    """*body* without its *codings*, and what is wrong with it: `undecodable`, `oversized` (no body then), `truncated`.
+def decode(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[bytes | None, str | None]:
+    """Remove *codings* from *body*. None is requested, but a refresh token in gzip is a refresh token.
 
-    We ask for none, but a refresh token in gzip is a refresh token. *cut*: the body ended early, an unfinished
-    stream is no further news.
+    Args:
+        body: as it arrived.
+        codings: in the order in which they were applied.
+        cut: the body ended early; an unfinished stream is then no further fault.
+
+    Returns:
+        The decoded body, and its fault: `undecodable` or `oversized` (no body then), or `truncated`.
     """
     if not body:
         return body, None
@@ -328,7 +338,7 @@ def decoded(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[byte
             return None, "undecodable"
         bits = _WINDOW_BITS[coding]
         if coding == "deflate" and not _has_zlib_head(body):
-            bits = -15  # some servers send the bare stream
+            bits = -15  # some servers send the raw deflate stream
         stream = zlib.decompressobj(bits)
         try:
             body = stream.decompress(body, MAX_BODY + 1)
@@ -342,5 +352,5 @@ def decoded(body: bytes, codings: list[str], *, cut: bool = False) -> tuple[byte
 
 
 def _has_zlib_head(body: bytes) -> bool:
-    """RFC 1950 §2.2: the method is 8 and the first two bytes are a multiple of 31."""
+    """Return whether *body* begins as RFC 1950 §2.2 says: method 8, the first two bytes a multiple of 31."""
     return len(body) > 1 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0

@@ -1,7 +1,7 @@
-"""From bytes to members, and from members to values: the lenient half of reading an answer.
+"""From bytes to members, and from members to values: the lenient half of reading a response.
 
-Owns what counts as readable: UTF-8, JSON as Python reads it or a form, the last of doubled members, numbers in any
-dress, and extra members that stay strict JSON. Pure; what an answer *means* is decided in `answer`.
+Owns what counts as readable: UTF-8, JSON as Python reads it or a form, the last of repeated members, numbers in any
+notation, and extra members that stay strict JSON. Pure; `token_response` decides what a response *means*.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MIN_RETRY_AFTER_MS = 1_000
 MAX_RETRY_AFTER_MS = DAY_MS
 
 _MAX_DEPTH = 32
-"""Deeper members are dropped: whoever writes them out again may nest less deep than our parser."""
+"""Deeper members are dropped: another parser that reads what the broker writes may nest less deep than Python's."""
 _MAX_DIGITS = 300
-"""Longer integers are read as floats, hence as infinite: Python refuses to print them from 4300 digits on."""
+"""Longer integers are read as floats, hence as infinite: Python does not print integers from 4300 digits on."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,4})?")
 _DELAY = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _FORM = re.compile(r"[A-Za-z0-9_.\-]+=[^&\s<>{}\"]*(&[A-Za-z0-9_.\-]+=[^&\s<>{}\"]*)*")
@@ -40,7 +40,7 @@ _DROP = object()
 
 
 class Unreadable(Exception):
-    """A body from which no members can be had; `code` says why."""
+    """A body without readable members; `code` says why."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -49,24 +49,29 @@ class Unreadable(Exception):
 
 @slotted
 class Members:
-    """The members of an answer, and the names that stood there twice."""
+    """The members of a response, and the names that occurred twice."""
 
     values: Mapping[str, object]
-    doubled: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
     odd_bytes: bool = False
-    """Some bytes are no UTF-8: they stand in the texts as `surrogateescape` makes them."""
+    """Some bytes are not UTF-8: the texts hold them as `surrogateescape` makes them."""
 
 
 def parse(body: bytes, *, whole: bool = True) -> Members:
-    """The members of *body*, JSON or (only if *whole*, for a form has no end) form-encoded. Raises `Unreadable`.
+    """Return the members of *body*, whatever its Content-Type: servers send good JSON under any.
 
-    The Content-Type is not asked: servers send good JSON under any.
+    Args:
+        body: JSON or a form.
+        whole: False: the body may be cut off; only JSON is read then, since a form has no end.
+
+    Raises:
+        Unreadable: the body is neither.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
         text, odd_bytes = body.decode(), False
     except UnicodeDecodeError:
-        # Not replaced: a refresh token with U+FFFD in it is another one. Not refused either: a Latin-1 letter in a
+        # Not replaced: a refresh token with U+FFFD in it is another one. Not rejected either: a Latin-1 letter in a
         # member that nobody needs must not lose the refresh token beside it.
         text, odd_bytes = body.decode(errors="surrogateescape"), True
     if not text.strip():
@@ -79,11 +84,11 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
             raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):
         raise Unreadable("not_an_object")
-    return Members(value, value.names if isinstance(value, _Doubled) else (), odd_bytes)
+    return Members(value, value.names if isinstance(value, _Repeated) else (), odd_bytes)
 
 
-class _Doubled(dict[str, object]):
-    """A JSON object in which *names* stood twice; the last of each counts."""
+class _Repeated(dict[str, object]):
+    """A JSON object in which *names* occurred twice; the last of each counts."""
 
     names: tuple[str, ...] = ()
 
@@ -91,7 +96,7 @@ class _Doubled(dict[str, object]):
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        members = _Doubled(members)
+        members = _Repeated(members)
         members.names = tuple(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
     return members
 
@@ -116,7 +121,7 @@ def _form(text: str) -> dict[str, object] | None:
 
 
 def number(value: object) -> float | None:
-    """*value* as a number, be it one or the text of one; infinite when beyond all bounds; None when it is none."""
+    """Return a number, or the text of one, as a float: infinite beyond all bounds; None if it is no number."""
     if isinstance(value, str):
         value = value.strip()
         return float(value) if _NUMBER.fullmatch(value) else None
@@ -127,9 +132,9 @@ def number(value: object) -> float | None:
 
 
 def epoch_to_ms_from(value: float, now: int) -> int | None:
-    """Milliseconds from *now* (epoch ms) to *value*, an epoch in seconds or milliseconds; None if it is neither.
+    """Return the milliseconds from *now* (epoch ms) to *value*, an epoch in seconds or milliseconds.
 
-    A point in time that has passed, or that is more than ten years ahead, is none.
+    None if it is neither: a point in time that has passed, or that is more than ten years ahead.
     """
     for in_ms in (value * 1_000, value):
         if math.isfinite(in_ms) and 0 < in_ms - now <= TEN_YEARS_MS:
@@ -138,7 +143,7 @@ def epoch_to_ms_from(value: float, now: int) -> int | None:
 
 
 def date_ms(text: str | None) -> int | None:
-    """An HTTP date (RFC 9110 §5.6.7) as epoch ms, None when it is none."""
+    """Return an HTTP date (RFC 9110 §5.6.7) as epoch ms; None if it is none."""
     if not text:
         return None
     try:
@@ -149,9 +154,9 @@ def date_ms(text: str | None) -> int | None:
 
 
 def retry_after_ms(text: str | None, now: int) -> int | None:
-    """`Retry-After` (RFC 9110 §10.2.3) in ms, between one second and one day; None when there is none to read.
+    """Return `Retry-After` (RFC 9110 §10.2.3) in ms, between one second and one day; None if it is unreadable.
 
-    *now* (epoch ms) is what a date is compared with. Of several values the longest holds.
+    *now* (epoch ms) is what a date is compared with. Of several values the longest counts.
     """
     if not text:
         return None
@@ -161,7 +166,7 @@ def retry_after_ms(text: str | None, now: int) -> int | None:
         spans.append(date - now)
     pieces = [piece.strip() for piece in text.split(",")]
     spans += [float(piece) * 1_000 for piece in pieces if _DELAY.fullmatch(piece)]
-    # A date contains a comma itself: doubled dates are pairs of pieces.
+    # A date itself contains a comma: repeated dates are pairs of pieces.
     dates = (date_ms(f"{day}, {rest}") for day, rest in pairwise(pieces))
     spans += [date - now for date in dates if date is not None]
     if not spans:
@@ -170,7 +175,7 @@ def retry_after_ms(text: str | None, now: int) -> int | None:
 
 
 def strict_text(text: str) -> str:
-    """*text* such that it can be written as UTF-8: what was half a surrogate pair becomes U+FFFD."""
+    """Return *text* such that UTF-8 can encode it: half a surrogate pair becomes U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -179,7 +184,7 @@ def strict_text(text: str) -> str:
 
 
 def strict(values: Mapping[str, object], hide: Callable[[str], bool]) -> dict[str, object]:
-    """*values* as strict JSON: no NaN, no lone surrogate, no bottomless nesting.
+    """Return *values* as strict JSON: no NaN, no lone surrogate, no unbounded nesting.
 
     Refresh and ID tokens are left out at any depth, and so is every text that *hide* says repeats a secret.
     """

@@ -1,6 +1,6 @@
-"""How foreign words are shown: bounded, escaped, and without any secret that we sent.
+"""How text from a provider is shown: bounded, escaped, and without any secret that the request carried.
 
-Owns the cutting out of secrets. Pure; what is shown where is the business of others.
+Owns the removal of secrets. Pure; other modules decide what is shown where.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 CUT = "[secret]"
 _MARK = "\ue000"
-"""Stands for a cut until all are made: one character, so that cutting never lengthens a text."""
+"""Stands for a removed secret until all are removed: one character, so that cutting never lengthens a text."""
 MAX_DETAIL = 300
 MAX_CODE = 64
 _MIN_BASE64 = 8
-"""Below so many characters base64 of a secret is no longer telling, but would hit ordinary words."""
+"""Below so many characters base64 of a secret reveals nothing, but would match ordinary words."""
 
 
 def without(text: str, secrets: Iterable[Secret]) -> str:
-    """*text* with every one of *secrets* cut out: as it is, percent-encoded (once or twice), or in base64.
+    """Return *text* with every one of *secrets* cut out: verbatim, percent-encoded (once or twice), or in base64.
 
-    Where a secret was percent-encoded the whole text comes back decoded.
+    Where a secret was percent-encoded the whole text is returned decoded.
     """
     plain = [secret.reveal() for secret in secrets if secret]
     # The longest first: `id:secret` before `secret`.
@@ -46,7 +46,7 @@ def _cut(text: str, forms: Iterable[str]) -> str:
 
 
 def detail(text: str, secrets: Iterable[Secret], limit: int = MAX_DETAIL) -> str:
-    """*text* as it may be shown to people: without *secrets*, control characters escaped, at most *limit* long."""
+    """Return *text* for people: without *secrets*, control characters escaped, at most *limit* characters."""
     cut = without(text, secrets)
     # Bounded twice: escaping may lengthen each character tenfold, and a long text need not be escaped to its end.
     shown = "".join(char if char.isprintable() else _escaped(char) for char in cut[: limit + 1])
@@ -54,7 +54,7 @@ def detail(text: str, secrets: Iterable[Secret], limit: int = MAX_DETAIL) -> str
 
 
 def code(text: str, secrets: Iterable[Secret]) -> str:
-    """*text* as an error code: without *secrets*, at most 64 printable ASCII characters; "" when nothing is left."""
+    """Return *text* as an error code: without *secrets*, at most 64 printable ASCII characters; it may be empty."""
     cut = without(text, secrets).strip()[:MAX_CODE]
     return "".join(char if " " <= char <= "~" else "?" for char in cut)
 
@@ -64,7 +64,7 @@ def _escaped(char: str) -> str:
 
 
 def _base64_forms(secret: str) -> Iterator[str]:
-    """Base64 of *secret* wherever it may stand in a longer text: its characters that no neighbour touches."""
+    """Yield base64 of *secret* at each place in a longer text: the characters that no neighbour changes."""
     data = secret.encode("utf-8", "surrogatepass")
     for offset, spoilt in ((0, 0), (1, 2), (2, 3)):
         whole = (offset + len(data)) * 8 // 6

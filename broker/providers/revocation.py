@@ -1,7 +1,7 @@
-"""Telling a provider that a grant is over: RFC 7009, or CameraManager's logout.
+"""Revoke a grant at its provider: RFC 7009, or CameraManager's logout.
 
-Owns the wording of that request and the reading of its answer. A success proves little (revoking a spent refresh
-token leaves the current one alive), so whoever calls this holds the lease and gives the current token.
+Owns the form of that request and the reading of its response. A success proves little (revoking a spent refresh
+token leaves the current one alive), so whoever calls this holds the lease and passes the current token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What became of a revocation; `code` and `detail` say why it failed."""
+    """The result of a revocation; `code` and `detail` say why it failed."""
 
     result: Literal["revoked", "not_supported", "failed"]
     code: str = ""
@@ -35,12 +35,16 @@ async def revoke(
     refresh_token: Secret,
     timeout: float,
 ) -> Revocation:
-    """Revoke the grant at its provider, once, within *timeout* seconds. Never raises except `CancelledError`.
+    """Revoke the grant at its provider, once. Never raises except `CancelledError`.
 
-    Where the dialect has a logout endpoint *access_token* must be live: refresh first if it is not.
+    Args:
+        endpoint: of the provider.
+        access_token: where the dialect has a logout endpoint it must be valid: refresh first if it is not.
+        refresh_token: the current one.
+        timeout: in seconds.
     """
     if endpoint.dialect.logout_endpoint is not None:
-        return await _log_out(endpoint, endpoint.dialect.logout_endpoint, access_token, refresh_token, timeout)
+        return await _log_out(endpoint, access_token, refresh_token, timeout)
     form = {"token": refresh_token.reveal(), "token_type_hint": "refresh_token"}
     reply, sent = await endpoint.post(form, (refresh_token,), timeout=timeout, revocation=True)
     if reply == NO_ENDPOINT:
@@ -49,15 +53,12 @@ async def revoke(
 
 
 async def _log_out(
-    endpoint: Endpoint,
-    url: str,
-    access_token: Secret | None,
-    refresh_token: Secret,
-    timeout: float,
+    endpoint: Endpoint, access_token: Secret | None, refresh_token: Secret, timeout: float
 ) -> Revocation:
-    """CameraManager's logout: DELETE with the live access token, any 2xx is good. It deletes both tokens."""
+    """Log out at CameraManager: DELETE with the valid access token, any 2xx is a success. It deletes both tokens."""
+    url = endpoint.dialect.logout_endpoint or ""
     if access_token is None:
-        return Revocation("failed", "access_token_required", "logging out takes a live access token: refresh first")
+        return Revocation("failed", "access_token_required", "logging out needs a valid access token: refresh first")
     headers = {"Authorization": f"Bearer {access_token.reveal()}"}
     reply = await endpoint.http.send(Request(method="DELETE", url=url, headers=headers), timeout=timeout)
     return _read(endpoint, reply, (access_token, refresh_token))
@@ -66,9 +67,9 @@ async def _log_out(
 def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secret, ...]) -> Revocation:
     if not isinstance(reply, Reply):
         return Revocation("failed", reply.code, reply.detail)
-    if 200 <= reply.status <= 299 and not _says_error(reply.body):
+    if 200 <= reply.status <= 299 and not _reports_error(reply.body):  # RFC 9110 §15.3
         return Revocation("revoked")
-    # The refusals of RFC 7009 §2.2.1 are those of RFC 6749 §5.2.
+    # The errors of RFC 7009 §2.2.1 are those of RFC 6749 §5.2.
     outcome = token_response.read(
         reply.status, reply.headers, reply.body, dialect=endpoint.dialect, now=0, sent=sent, fault=reply.fault
     )
@@ -77,7 +78,7 @@ def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secr
     return Revocation("failed", outcome.code, outcome.detail)
 
 
-def _says_error(body: bytes | None) -> bool:
+def _reports_error(body: bytes | None) -> bool:
     try:
         return bool(body) and bool(members.parse(body or b"").values.get("error"))
     except members.Unreadable:

@@ -1,7 +1,7 @@
-"""What an answer of a token endpoint meant (RFC 6749 §5): from status, headers and body to an `Outcome`.
+"""What a response of a token endpoint means (RFC 6749 §5): from status, headers and body to an `Outcome`.
 
-Owns the outcome table. Pure: no I/O, and `now` is given. It knows nothing of how the answer was fetched beyond
-whether it came whole, and keeps no secret that was sent in what it says.
+Owns the outcome table. Pure: no I/O, and `now` is given. It knows nothing of how the response was fetched beyond
+whether it is complete, and no outcome holds a secret that the request carried.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RESERVED = frozenset(
         "error_uri",
     }
 )
-"""Members that are ours on the wire, or that leave the broker never: no foreign one of these names is passed on."""
+"""Members that the broker sets on the wire, or never sends: a provider's member of such a name is not passed on."""
 
 _BUSY_STATUSES = frozenset({429, 503})
 _BUSY_CODES = frozenset({"temporarily_unavailable", "slow_down"})
@@ -50,18 +50,18 @@ _DESCRIPTIONS = ("error_description", "message", "detail", "title")
 _NESTED_CODES = ("code", "error", "type", "status")
 
 _USABLE = re.compile(r"[\x21-\x7e\xa1-\xff]+")
-"""What may stand in `Authorization: Bearer …`: Latin-1 without blanks and control characters."""
+"""What `Authorization: Bearer …` may hold: Latin-1 without spaces and control characters."""
 _TOKEN_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _NOT_IN_SCOPES = re.compile(r"[^ \x21\x23-\x5b\x5d-\x7e]")
 _MAX_WARNED = 8
-"""Doubled members that are warned of."""
+"""Repeated members that are warned of."""
 _MIN_HIDDEN = 8
-"""A secret shorter than this hides a member only if it is the whole of it."""
+"""A secret shorter than this hides a member only if it is all of it."""
 
 
 @slotted
 class _Reply:
-    """An answer half read: its members, if it had any, and what is needed to judge them."""
+    """A response half read: its members, if it had any, and what is needed to judge them."""
 
     status: int
     headers: Mapping[str, str]
@@ -72,22 +72,22 @@ class _Reply:
 
     @property
     def values(self) -> Mapping[str, object]:
-        """The members, none if none could be read."""
+        """The members; empty if none could be read."""
         return {} if self.found is None else self.found.values
 
     def field(self, name: str) -> str | None:
-        """A header field by its lower-case name, doubled ones joined (RFC 9110 §5.3)."""
+        """Return a header field by its lower-case name, repeated ones joined (RFC 9110 §5.3)."""
         return ", ".join([value for given, value in self.headers.items() if given.lower() == name]) or None
 
     @property
     def server_now(self) -> int:
-        """The server's clock (epoch ms) by its Date, else ours: its points in time are relative to its own."""
+        """The server's clock (epoch ms) by its Date, else this host's: its points in time are relative to its own."""
         date = members.date_ms(self.field("date"))
         return self.now if date is None else date
 
     @property
     def retry_after_ms(self) -> int | None:
-        """How long the server asks us to wait, within bounds."""
+        """How long the server asks to wait, within bounds."""
         return members.retry_after_ms(self.field("retry-after"), self.server_now)
 
 
@@ -101,10 +101,16 @@ def read(
     sent: Iterable[Secret],
     fault: str | None = None,
 ) -> Outcome:
-    """What the answer meant; *now* is when it came (epoch ms), *sent* every secret that its request carried.
+    """Return what the response means.
 
-    *body* None: there was one that cannot be read, *fault* says why (default `oversized`). A *body* with a *fault*
-    was cut off: if its JSON is whole all the same it counts, else nobody knows what it would have said.
+    Args:
+        status: of the response.
+        headers: of the response.
+        body: None: it exists, but cannot be read; *fault* says why (default `oversized`).
+        dialect: of the provider.
+        now: when the response arrived (epoch ms).
+        sent: every secret that the request carried.
+        fault: of a *body* that was cut off: complete JSON still counts, else its meaning is unknown.
     """
     found, flaw = None, fault or "oversized"
     if body is not None:
@@ -112,33 +118,33 @@ def read(
             found = members.parse(body, whole=fault is None)
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
-    reply = _Reply(status, headers, found, dialect, now, tuple(sent))
-    if 200 <= status <= 299:
-        return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
+    reply = _Reply(status, headers, found, dialect=dialect, now=now, secrets=tuple(sent))
+    if 200 <= status <= 299:  # RFC 9110 §15.3
+        return _success(reply) if reply.found is not None else Unknown(flaw, _describe(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None
-    return _cut_refusal(reply, flaw) if cut_off else _refusal(reply)
+    return _cut_error(reply, flaw) if cut_off else _error(reply)
 
 
-def _cut_refusal(reply: _Reply, fault: str) -> Outcome:
-    """A refusal whose body was cut off: a status that says all by itself stands, the rest is nobody's guess."""
+def _cut_error(reply: _Reply, fault: str) -> Outcome:
+    """Judge an error whose body was cut off: some statuses are clear by themselves, the rest is unknown."""
     if reply.status in _BUSY_STATUSES:
-        return Busy(f"http_{reply.status}", f"answer cut off: {fault}", reply.retry_after_ms)
-    if 300 <= reply.status <= 399:
-        return _refusal(reply)
+        return Busy(f"http_{reply.status}", f"response cut off: {fault}", reply.retry_after_ms)
+    if 300 <= reply.status <= 399:  # RFC 9110 §15.4
+        return _error(reply)
     return Unknown(fault, f"HTTP {reply.status}, its body cut off")
 
 
-def _refusal(reply: _Reply) -> Outcome:
+def _error(reply: _Reply) -> Outcome:
     status = reply.status
-    if 300 <= status <= 399:
+    if 300 <= status <= 399:  # RFC 9110 §15.4
         # No Location: it may carry a session or a token.
         return Rejected(f"http_{status}", "a redirect, not followed")
     code, nested = _code(reply.values)
     shown = redaction.code(code, reply.secrets) or f"http_{status}"
-    detail = _detail(reply) or _described(reply)
+    detail = _detail(reply) or _describe(reply)
     if status in _BUSY_STATUSES or (code in _BUSY_CODES and not nested):
         return Busy(shown, detail, reply.retry_after_ms)
-    if status < 200 or status > 499:
+    if status < 200 or status > 499:  # neither a success nor the client's error
         return Unknown(f"http_{status}", redaction.detail(f"{shown}: {detail}" if code else detail, ()))
     if code in _REGISTRATION_CODES:
         return InvalidClient(shown, detail)
@@ -149,21 +155,21 @@ def _refusal(reply: _Reply) -> Outcome:
 
 def _success(reply: _Reply) -> Outcome:
     values, secrets = reply.values, reply.secrets
-    doubled = () if reply.found is None else reply.found.doubled[:_MAX_WARNED]
-    warnings = [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in doubled]
+    repeated = () if reply.found is None else reply.found.repeated[:_MAX_WARNED]
+    warnings = [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in repeated]
     access, problem = _access_token(values.get("access_token"))
     if reply.found is not None and reply.found.odd_bytes:
-        warnings.append("the answer is not UTF-8: its tokens are kept byte for byte")
+        warnings.append("the response is not UTF-8: its tokens are kept byte for byte")
     refresh = _refresh_token(values.get("refresh_token"), warnings)
     if access is None:
-        # A refresh token that only echoes ours would be no loss; any other one may be the only one that still works.
+        # A refresh token that only repeats the request's is no loss; any other may be the only one that still works.
         if values.get("error") and (refresh is None or refresh in secrets):
-            return _refusal(reply)
+            return _error(reply)
         if refresh is None:
             return Unknown("unusable_access_token" if values.get("access_token") else "no_access_token", problem)
     if values.get("error"):
         code = redaction.code(_code(values)[0], secrets) or "an error"
-        warnings.append(f"the answer brought tokens together with {code}: the tokens count")
+        warnings.append(f"the response holds tokens together with {code}: the tokens count")
     answer = TokenResponse(
         access_token=access,
         refresh_token=refresh,
@@ -179,13 +185,13 @@ def _success(reply: _Reply) -> Outcome:
 
 
 def _access_token(value: object) -> tuple[Secret | None, str]:
-    """The access token, or what is wrong with it."""
+    """Return the access token, or what is wrong with it."""
     if value is None or value == "":
-        return None, "the answer has no access_token"
+        return None, "the response has no access_token"
     if not isinstance(value, str):
-        return None, "access_token is not a text"
+        return None, "access_token is not a string"
     if not _USABLE.fullmatch(value):
-        return None, "access_token has characters that no Authorization header can carry"
+        return None, "access_token has characters that no Authorization header may hold"
     return Secret(value), ""
 
 
@@ -198,7 +204,7 @@ def _refresh_token(value: object, warnings: list[str]) -> Secret | None:
             warnings.append("refresh_token has white space or control characters at its ends: kept without them")
         return Secret(trimmed) if trimmed else None
     if value is not None and value != "":
-        warnings.append("refresh_token is not a text: the old one is kept")
+        warnings.append("refresh_token is not a string: the old one is kept")
     return None
 
 
@@ -206,13 +212,13 @@ def _token_type(value: object, warnings: list[str]) -> str:
     if not isinstance(value, str) or not value:
         return "Bearer"
     if not _TOKEN_TYPE.fullmatch(value):
-        warnings.append("token_type is no authentication scheme: read as Bearer")
+        warnings.append("token_type is not an authentication scheme: read as Bearer")
         return "Bearer"
     return value
 
 
 def _scope(value: object) -> str | None:
-    """RFC 6749 §3.3: words of its characters with single blanks between, whatever the server made of it."""
+    """Return the scope as RFC 6749 §3.3 has it: its characters, single spaces between, whatever the server sent."""
     if isinstance(value, list):
         value = " ".join(item for item in value if isinstance(item, str))
     if not isinstance(value, str):
@@ -230,15 +236,15 @@ def _lifetime_ms(reply: _Reply, warnings: list[str]) -> int | None:
             warnings.append(f"{name} is not a number")
             continue
         if name != "expires_in":
-            warnings.append(f"expires_in is missing: the life is read from {name}")
+            warnings.append(f"expires_in is missing: the lifetime is read from {name}")
         if seconds * 1_000 > TEN_YEARS_MS:
             life = members.epoch_to_ms_from(seconds, reply.server_now)
-            how = "absurd, passed over" if life is None else "read as a point in time"
+            how = "implausible, ignored" if life is None else "read as a point in time"
             warnings.append(f"{name} is more than ten years: {how}")
             return life
         life = int(seconds * 1_000) if seconds > 0 else 0
         if life <= 0:
-            warnings.append(f"{name} is zero or negative: the default lifetime holds")
+            warnings.append(f"{name} is zero or negative: default_lifetime applies")
         return life if life > 0 else None
     return None
 
@@ -248,15 +254,15 @@ def _refresh_in_ms(value: object, warnings: list[str]) -> int | None:
         return None
     seconds = members.number(value)
     if seconds is None or not 0 < seconds * 1_000 <= TEN_YEARS_MS:
-        warnings.append("refresh_in is not a number of seconds to be believed")
+        warnings.append("refresh_in is not a plausible number of seconds")
         return None
     return int(seconds * 1_000) or None
 
 
 def _code(values: Mapping[str, object]) -> tuple[str, bool]:
-    """The error code (RFC 6749 §5.2, "" if none), and whether it had to be dug out of an object or a list.
+    """Return the error code (RFC 6749 §5.2, "" if none), and whether it was nested in an object or a list.
 
-    A nested code is shown, but of itself never kills a grant: it is not the RFC's.
+    A nested code is shown, but never ends a grant by itself: it is not the RFC's.
     """
     error = values.get("error")
     if isinstance(error, str):
@@ -277,15 +283,15 @@ def _detail(reply: _Reply) -> str:
     return ""
 
 
-def _described(reply: _Reply, body: bytes | None = None) -> str:
-    """An answer without words, described from outside."""
+def _describe(reply: _Reply, body: bytes | None = None) -> str:
+    """Describe a response without words: status, type and size."""
     kind = reply.field("content-type") or "no Content-Type"
     size = "" if body is None else f", {len(body)} bytes"
     return redaction.detail(f"HTTP {reply.status}, {kind[:100]}{size}", reply.secrets)
 
 
 def _extra(values: Mapping[str, object], secrets: tuple[Secret, ...]) -> dict[str, object]:
-    """What goes on to callers beside the standard's members; nothing that repeats one of *secrets*."""
+    """Return what callers get beside the standard's members, without anything that repeats one of *secrets*."""
     others = {name: value for name, value in values.items() if name not in RESERVED}
     return members.strict(others, _repeats(secrets)) if others else others
 

@@ -1,6 +1,7 @@
-"""The read path: what callers are answered from memory, and how memory follows the store.
+"""The read path: serve tokens from memory, and keep memory current with the store.
 
-`cache` holds, `follower` keeps it current, `reader` answers. Knows nothing of HTTP or of providers' answers.
+`cache` holds tokens, `follower` keeps it current, `reader` serves them. Knows nothing of HTTP or of providers'
+responses.
 """
 
 from broker.read.cache import Cache

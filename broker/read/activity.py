@@ -16,7 +16,7 @@ PAUSE = 0.001
 LATE = 0.0005
 """Seconds by which the event loop may be late before no token request is added to its work."""
 _MAX_PAUSES = 4
-"""Pauses after which a token request is sent all the same: a loop that is always late must not stop refreshing."""
+"""Pauses after which a token request is sent anyway: a loop that is always late must not stop refreshing."""
 
 
 class ReadActivity:

@@ -1,4 +1,4 @@
-"""Tokens in memory, newest generation only, and who waits for a newer one."""
+"""Tokens in memory, only the newest generation of each grant, and the callers that wait for a newer one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ class Cache:
     def __init__(
         self, max_entries: int, warm: Callable[[str], bool] = lambda _: False, *, max_waiting: int = 100_000
     ) -> None:
-        """*warm* says of a grant id whether it is kept although nobody has read it yet."""
+        """Make an empty cache.
+
+        Args:
+            max_entries: tokens that are kept.
+            warm: returns whether a grant is kept although nobody has read it yet.
+            max_waiting: callers that may wait at once.
+        """
         self._max_entries = max_entries
         self._max_waiting = max_waiting
         self._warm = warm
         self._tokens: OrderedDict[str, Token] = OrderedDict()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self.waiting = 0
-        """How many callers wait for something to change."""
+        """How many callers wait for a change."""
         self.closed = False
 
     def __len__(self) -> int:
@@ -37,14 +43,18 @@ class Cache:
         return grant_id in self._tokens
 
     def get(self, grant_id: str) -> Token | None:
-        """The token held, living or not."""
+        """Return the cached token, valid or not."""
         token = self._tokens.get(grant_id)
         if token is not None:
             self._tokens.move_to_end(grant_id)
         return token
 
     def put(self, token: Token) -> bool:
-        """Hold *token* unless a newer generation is held; whoever waits is woken. Says whether it was taken."""
+        """Cache *token* unless a newer generation is cached, and wake the waiting callers.
+
+        Returns:
+            Whether it was cached.
+        """
         held = self._tokens.get(token.grant_id)
         if held is not None and held.generation > token.generation:
             return False
@@ -57,54 +67,58 @@ class Cache:
         return True
 
     def succeed(self, token: Token, generation: int) -> bool:
-        """Hold *token* as what follows *generation*, unless something else has followed it already."""
+        """Cache *token* as the successor of *generation*, unless another successor is cached already."""
         held = self._tokens.get(token.grant_id)
         return (held is None or held.generation <= generation) and self.put(token)
 
     def retract(self, token: Token) -> None:
-        """Hold *token* no more: the store would not have it."""
+        """Drop *token*: the store did not accept it."""
         held = self._tokens.get(token.grant_id)
         if held is not None and held.generation == token.generation:
             self.evict(token.grant_id)
 
     def evict(self, grant_id: str) -> None:
-        """Hold nothing for this grant any more: it is gone, or belongs to another provider now."""
+        """Drop this grant: it is gone, or belongs to another provider now."""
         self._tokens.pop(grant_id, None)
         self.wake(grant_id)
 
     def ids(self) -> list[str]:
-        """Ids of all grants held or waited for."""
+        """Return the ids of all grants that are cached or waited for."""
         return list(self._tokens.keys() | self._waiting.keys())
 
     def tokens(self) -> list[Token]:
-        """All tokens held."""
+        """Return all cached tokens."""
         return list(self._tokens.values())
 
-    def wanted(self, grant_id: str) -> bool:
-        """Whether anybody here has read this grant or waits for it, or it is to be kept warm."""
+    def is_wanted(self, grant_id: str) -> bool:
+        """Return whether a caller here has read this grant or waits for it, or it is to be kept warm."""
         return grant_id in self._tokens or grant_id in self._waiting or self._warm(grant_id)
 
     def wake(self, grant_id: str) -> None:
-        """Have everybody who waits for this grant look again."""
+        """Have the callers that wait for this grant check again."""
         for waiter in self._waiting.pop(grant_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
     def close(self) -> None:
-        """Nobody waits any longer."""
+        """Let nobody wait any longer."""
         self.closed = True
         for grant_id in list(self._waiting):
             self.wake(grant_id)
 
     async def changed(self, grant_id: str, timeout: float) -> bool:
-        """Wait until something about this grant changes here; False after *timeout* seconds, or where it is closed.
+        """Wait until something about this grant changes here.
 
-        Raises `TokenUnavailable` where as many wait as may.
+        Returns:
+            False after *timeout* seconds, or if the cache is closed.
+
+        Raises:
+            TokenUnavailable: too many callers wait already.
         """
         if self.closed:
             return False
         if self.waiting >= self._max_waiting:
-            words = f"{self.waiting} callers wait here, as many as may: ask again, or ask another broker"
+            words = f"{self.waiting} callers wait here, the most that may: retry, or use another broker"
             raise TokenUnavailable(words, retry_after=5)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(grant_id, set()).add(waiter)

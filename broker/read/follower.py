@@ -1,4 +1,4 @@
-"""Keeps the cache current: one subscription, and a re-read of everything after every gap in it.
+"""Keep the cache current: one subscription, and a re-read of everything after every gap in it.
 
 A message is a hint that a grant changed; what is served is always read from the store, sealed and authentic.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import StoreUnavailable
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 from broker.token_answer import json_value
 
 if TYPE_CHECKING:
@@ -27,41 +27,41 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 200
 _RECONNECT = 0.5
-_BAD_NEWS = (b'"refresh_failing"', b'"reauthorization_required"')
+_PROBLEMS = (b'"refresh_failing"', b'"reauthorization_required"')
 _OVERDUE_MS = 3_000
 _REVALIDATE = 3.0
-"""Seconds between two looks for what is overdue."""
+"""Seconds between two searches for overdue refreshes."""
 
 
 class Follower:
-    """Follows the store for the grants in the cache."""
+    """Follow the store for the grants in the cache."""
 
     def __init__(
         self,
         store: Store,
         cache: Cache,
         metrics: Metrics,
-        heart: Heartbeat,
+        heartbeat: Heartbeat,
         *,
         namespace: str,
-        ailing: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
-        """*ailing* is told each grant of which something bad is heard."""
+        """Wire the follower. *report* receives the id of each grant with a problem."""
         self._store = store
         self._cache = cache
         self._metrics = metrics
-        self._heart = heart
+        self._heartbeat = heartbeat
         self._pattern = f"{namespace}:tokens:*"
         self._prefix = len(self._pattern) - 1
-        self._ailing = ailing
+        self._report = report
         self.connected = False
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Follow until *stopping*; a lost connection is found again."""
+        """Follow until *stopping* is set; reconnect after a lost connection."""
         while not stopping.is_set():
-            self._heart.beat()
+            self._heartbeat.signal()
             try:
-                await unless(stopping, self.follow())
+                await run_until(stopping, self.follow())
             except StoreUnavailable as error:
                 if self.connected:
                     log.warning("subscription.lost", error=str(error))
@@ -73,49 +73,54 @@ class Follower:
                 pass
 
     async def follow(self) -> None:
-        """One subscription: subscribe, re-read what may have been missed, then listen until it breaks."""
+        """Subscribe, re-read what may have been missed, then listen until the connection breaks."""
         async with self._store.primary.subscription(self._pattern) as subscription:
             await self.reread(self._cache.ids())
             self.connected = True
-            looked = time.monotonic()
+            revalidated = time.monotonic()
             while True:
-                self._heart.beat()
-                for channel, data in await subscription.hear():
-                    self._heart.beat()  # each may take a trip to a slow Redis
-                    await self._heard(channel, data)
-                if time.monotonic() > looked + _REVALIDATE:
-                    looked = time.monotonic()
+                self._heartbeat.signal()
+                for channel, data in await subscription.receive():
+                    self._heartbeat.signal()  # each may take a round trip to a slow Redis
+                    await self._handle(channel, data)
+                if time.monotonic() > revalidated + _REVALIDATE:
+                    revalidated = time.monotonic()
                     await self._revalidate()
 
     async def warm(self) -> None:
-        """Load what the settings want in memory before anybody asks."""
+        """Load the grants that the settings want in memory before anybody reads them."""
         try:
             for provider in await self._store.grants.known_providers():
-                await self.reread([gid for gid in await self._store.grants.ids(provider) if self._cache.wanted(gid)])
+                ids = await self._store.grants.ids(provider)
+                await self.reread([grant_id for grant_id in ids if self._cache.is_wanted(grant_id)])
         except StoreUnavailable as error:
             log.warning("cache.cold", error=str(error))
 
-    async def _heard(self, channel: bytes, data: bytes) -> None:
+    async def _handle(self, channel: bytes, data: bytes) -> None:
         grant_id = channel[self._prefix :].decode("utf-8", "replace")
-        if any(event in data for event in _BAD_NEWS):
-            self._ailing(grant_id)
-        if not self._cache.wanted(grant_id):
+        if any(event in data for event in _PROBLEMS):
+            self._report(grant_id)
+        if not self._cache.is_wanted(grant_id):
             return
         try:
-            told = json_value(data)
-            store_id, generation = told["store"], int(told["generation"])
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # nobody of ours wrote that
+            message = json_value(data)
+            store_id, generation = message["store"], int(message["generation"])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # no broker published that
             return
-        if store_id != self._store.store_id:  # another store with our namespace on the same server
+        if store_id != self._store.store_id:  # another store with the same namespace on the same server
             return
         held = self._cache.get(grant_id)
-        if held is None or held.generation != generation or told.get("event") == "revoked":
+        if held is None or held.generation != generation or message.get("event") == "revoked":
             await self.reread([grant_id])
         else:
             self._cache.wake(grant_id)
 
     async def reread(self, grant_ids: Sequence[str]) -> None:
-        """Take over what the store holds for these grants now. Raises `StoreUnavailable`, also where it is not ours."""
+        """Cache what the store holds for these grants now.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached, or the server there holds another store.
+        """
         for start in range(0, len(grant_ids), _BATCH):
             batch = grant_ids[start : start + _BATCH]
             grants = await self._store.grants.get_many(batch)
@@ -129,7 +134,7 @@ class Follower:
                 self._cache.wake(grant_id)
 
     async def _revalidate(self) -> None:
-        """Read again what should have been refreshed by now and of which nothing was heard."""
+        """Read again the tokens whose refresh is overdue and of which no message arrived."""
         now = self._store.clock()
         overdue = [t.grant_id for t in self._cache.tokens() if t.refresh_at + _OVERDUE_MS < now]
         await self.reread(random.sample(overdue, min(len(overdue), _BATCH)))

@@ -1,7 +1,7 @@
-"""A caller's request for a token, from memory to answer.
+"""A caller's request for a token, from memory to response.
 
-Read `current` top to bottom: a living token is answered at once, whatever Redis or the provider are doing. Only
-where there is none, or it has too little life, is a refresh asked for and waited for.
+Read `current` top to bottom: a valid token is served at once, whatever Redis or the provider are doing. Only if there
+is none, or it expires too soon, is a refresh requested and awaited.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ DEFAULT_WAIT = 5.0
 """Seconds that a read without a valid token waits for one."""
 _SOON = 0.5
 _OVERDUE_MS = 30_000
-"""After its planned refresh a token is counted as stale: it lives, but its refresh is late."""
+"""A token whose planned refresh is so late counts as stale: it is valid, but its refresh is late."""
 
 
 class Reader:
-    """Answers reads.
+    """Serve reads.
 
-    *dies* says of a provider whether its refresh kills the old token; *wake* tells this replica's scheduler that a
-    provider has something due.
+    *dies* says of a provider whether its refresh kills the old token; *wake* wakes this replica's scheduler for a
+    provider with a due grant.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Reader:
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
 
-    async def let_go(self, *_: object) -> None:
-        """Nobody waits here any longer: the broker ends."""
+    async def stop_waiting(self, *_: object) -> None:
+        """Let nobody wait here any longer: the broker ends."""
         self._cache.close()
 
     def usable_ms(self, token: Token) -> int:
-        """How long a caller may count on *token* (ms)."""
+        """Return how long a caller may rely on *token* (ms)."""
         return usable_ms(token, self._store.clock(), dies=self.dies(token.provider))
 
     def at_hand(self, grant_id: str, min_ttl_ms: int = 0) -> Token | None:
-        """The token in memory, if it has at least *min_ttl_ms* of life: what nearly every read is answered with."""
+        """Return the token in memory if it has at least *min_ttl_ms* left: nearly every read is served so."""
         token = self._cache.get(grant_id)
         if token is None or token.expires_at <= (now := self._store.clock()):
             return None
@@ -102,7 +102,7 @@ class Reader:
         return await self._refreshed(grant_id, min_ttl_ms, wait)
 
     async def newer(self, grant_id: str, generation: int, wait: float) -> Token | None:
-        """The token after *generation*, waiting *wait* seconds for it; None when there is no news (a long poll)."""
+        """Wait up to *wait* seconds for the token after *generation* (a long poll); return None if there is none."""
         ends = time.monotonic() + wait
         while True:
             token = await self.current(grant_id, wait=max(0.0, ends - time.monotonic()))
@@ -111,16 +111,17 @@ class Reader:
             left, life = ends - time.monotonic(), (token.expires_at - self._store.clock()) / 1000
             if await self._cache.changed(grant_id, min(left, life)):
                 continue
-            # "No news" is said of a token that lives; of one that died meanwhile, what is said to everybody.
+            # "No change" is the response for a valid token; one that expired meanwhile gets what every read gets.
             if left <= life or self._cache.closed:
                 return None
 
     async def refreshed(self, grant_id: str, generation: int, wait: float) -> Token:
-        """The API answered 401 to *generation*: the token after it. One refresh, however many ask.
+        """Return the token after *generation*, which the API rejected with 401: one refresh for all who report it.
 
-        Raises `TooFresh` when the token is too fresh for the 401 to be about its age or the grant's budget of
-        reports is spent, `TokenUnavailable` while the
-        grant backs off, `ReauthorizationRequired` when it turns out dead: the reported token is as good as none.
+        Raises:
+            TooFresh: the token is too fresh for the 401 to be about its age, or the grant's budget of reports is spent.
+            TokenUnavailable: the grant backs off.
+            ReauthorizationRequired: the grant turns out dead: the rejected token is as good as none.
         """
         held = self._cache.get(grant_id)
         if held is not None and held.generation > generation and self.usable_ms(held) > 0:
@@ -140,15 +141,15 @@ class Reader:
             self._metrics.token_requests.labels("too_fresh").inc()
             raise TooFresh(
                 f"{self._report_budget} tokens of this grant were reported within an hour: so many 401s mean that the "
-                "API refuses for another reason (scope, account, permission), which no new token mends; where it is "
-                "the token after all, refresh.report_budget allows more",
+                "API rejects for another reason (scope, account, permission), which no new token cures; if the token "
+                "is the reason after all, raise refresh.report_budget",
                 code="too_many_reports",
                 retry_after=_seconds(expedited.number),
             )
         if expedited.status == "backing_off":
             self._metrics.token_requests.labels("unavailable").inc()
             raise TokenUnavailable(
-                f"the last refresh brought nothing{_because(grant)}; the next try is planned",
+                f"the last refresh failed{_because(grant)}; the next try is scheduled",
                 retry_after=_seconds(expedited.number),
             )
         if expedited.status == "parked":
@@ -158,27 +159,27 @@ class Reader:
         return token or await self._refuse(grant_id, 0, wait, refused=generation)
 
     async def _refreshed(self, grant_id: str, min_ttl_ms: int, wait: float) -> Token:
-        """No token, or too little life left: have one made."""
+        """Have a token made: there is none, or it expires too soon."""
         grant = await self._load(grant_id)
         if grant.parked:
             return await self._refuse(grant_id, min_ttl_ms, wait)
         if grant.token:
             if min_ttl_ms > 0:
                 self._check_yield(grant.token, min_ttl_ms)
-            # It may have come since the first look.
+            # It may have arrived since memory was read.
             if self.usable_ms(grant.token) > max(0, min_ttl_ms - 1):
                 return grant.token
-        # A token that is still good is not asked for again and again only because the answer has no more life.
+        # A valid token is not requested again and again only because the provider grants no more lifetime.
         life = grant.token.expires_at - grant.token.issued_at if grant.token else 0
         living = grant.token is not None and self.usable_ms(grant.token) > 0
         interval = min(self._min_interval_ms, life // 10) if living else 0
-        # Only the generation that was looked at: another may have come since, and is not to be refreshed again.
+        # Only the generation that was read: another may have come since, and is not to be refreshed again.
         expedited = await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
         if expedited.status == "fresh" and grant.token is not None:
             self._metrics.token_requests.labels("too_fresh").inc()
             raise TokenUnavailable(
-                f"the token was made a moment ago: it has {self.usable_ms(grant.token) // 1000} s of life, less than "
-                f"the min_ttl of {min_ttl_ms // 1000} s, and is there when you ask without min_ttl",
+                f"the token was issued a moment ago: it has {self.usable_ms(grant.token) // 1000} s left, less than "
+                f"the min_ttl of {min_ttl_ms // 1000} s; it is served without min_ttl",
                 retry_after=_seconds(expedited.number),
             )
         self._wake(grant.provider)
@@ -189,7 +190,7 @@ class Reader:
         return await self._refuse(grant_id, min_ttl_ms, wait)
 
     async def _wait_for(self, grant_id: str, good: Callable[[Token], bool], wait: float) -> Token | None:
-        """A token that is *good*, waiting *wait* seconds; ends at once when the grant is parked or gone."""
+        """Wait up to *wait* seconds for a token that is *good*; end at once when the grant is parked or gone."""
         ends = time.monotonic() + wait
         while True:
             token = self._cache.get(grant_id)
@@ -201,7 +202,7 @@ class Reader:
             if not await self._cache.changed(grant_id, min(left, _SOON)):
                 if self._cache.closed:
                     return None
-                # Nothing was heard: the message may be late, or lost. Look.
+                # No message: it may be late, or lost. Read the store.
                 try:
                     grant = await self._load(grant_id)
                 except StoreUnavailable:
@@ -210,15 +211,15 @@ class Reader:
                     return grant.token if grant.token and good(grant.token) else None
 
     async def _refuse(self, grant_id: str, min_ttl_ms: int, wait: float, *, refused: int | None = None) -> Token:
-        """Say why there is no token, unless there is one now.
+        """Raise why there is no token, unless there is one now.
 
-        The generation *refused* is none to serve, however long its clock still runs.
+        The generation *refused* is not served, however long it is still valid.
         """
         grant = await self._load(grant_id)
         token = grant.token if grant.token and grant.token.generation != refused else None
         if token is not None and self.usable_ms(token) > max(0, min_ttl_ms - 1):
             self._metrics.token_requests.labels("waited").inc()
-            return token  # it came at the last moment
+            return token  # it arrived at the last moment
         living = self.usable_ms(token) // 1000 if token else 0
         if grant.reason == "reauthorization_required" and living <= 0:
             self._metrics.token_requests.labels("dead").inc()
@@ -231,16 +232,16 @@ class Reader:
         self._metrics.token_requests.labels("unavailable").inc()
         if min_ttl_ms and living > 0:
             raise TokenUnavailable(
-                f"no token with {min_ttl_ms // 1000} s of life came within {wait:g} s; one with {living} s is there "
-                "when you ask without min_ttl",
+                f"no token with {min_ttl_ms // 1000} s left came within {wait:g} s; one with {living} s is served "
+                "without min_ttl",
                 retry_after=5,
             )
         if grant.parked:
             raise TokenUnavailable(
-                f"this grant is parked ({grant.reason}): an operator must look, then `token-broker retry {grant_id}`",
+                f"this grant is parked ({grant.reason}): fix that, then `token-broker retry {grant_id}`",
                 retry_after=60,
             )
-        raise TokenUnavailable(f"no valid token yet, a refresh is under way{_because(grant)}", retry_after=5)
+        raise TokenUnavailable(f"no valid token yet, a refresh is in progress{_because(grant)}", retry_after=5)
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
         most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
@@ -250,14 +251,15 @@ class Reader:
             )
 
     async def _load(self, grant_id: str) -> Grant:
-        """The grant from the store; its token goes into the cache."""
+        """Read the grant from the store; cache its token."""
         grant = await self._store.grants.get(grant_id)
         if grant is None:
             self._cache.evict(grant_id)
             raise UnknownGrant("no such grant")
         if grant.unreadable:
             raise TokenUnavailable(
-                "none of our sealing keys opens this grant: an operator must put the old key back", code="unreadable"
+                "none of this broker's sealing keys opens this grant: an operator must put the old key back",
+                code="unreadable",
             )
         if grant.token is not None:
             self._cache.put(grant.token)
@@ -265,7 +267,7 @@ class Reader:
 
 
 def _seconds(ms: int) -> int:
-    """Whole seconds to wait, at least one."""
+    """Return whole seconds to wait, at least one."""
     return max(1, -(-ms // 1000))
 
 

@@ -107,7 +107,7 @@ class Refresher:
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
-                if logs.says("info"):
+                if logs.is_enabled("info"):
                     log.info(
                         "grant.refreshed",
                         **whose,

@@ -1,7 +1,7 @@
 """A real OAuth 2.0 authorization server over HTTP, for tests and the demo.
 
-It owns three servers with their own dialects, a ledger of everything that they issued, and faults to order.
-It stands apart: it knows nothing of the broker.
+It owns three servers with their own dialects, a ledger of everything that they issued, and faults on demand.
+It is separate: it knows nothing of the broker.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def describe(sandbox: Sandbox) -> Iterator[str]:
-    """Yield the lines that tell a person where everything is."""
+    """Yield the lines that show a person every address and account."""
     yield f"Sandbox: {sandbox.url}  (user {USER}, password {PASSWORD}; Ctrl-C ends it)"
     for name, authority in sandbox.authorities.items():
         yield ""

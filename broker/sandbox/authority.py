@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Code:
-    """An authorization code's terms (RFC 6749 §4.1.2); `family` is what its first use yielded."""
+    """An authorization code's terms (RFC 6749 §4.1.2); `family` is what its first use created."""
 
     user: str
     scope: str
     redirect_uri: str
     challenge: str | None
     nonce: str | None
-    dies_at: float
+    expires_at: float
     family: str | None = None
 
 
@@ -61,9 +61,9 @@ class Authority:
         self.clock = clock
         self.faults = Faults()
         self.base_url = ""
-        """Where the sandbox listens; set by it."""
+        """The sandbox's address, set by it."""
         self.issuer = ""
-        """What discovery and `iss` say; set by the sandbox, may be changed to provoke a mismatch."""
+        """The issuer in discovery and `iss`, set by the sandbox; change it to cause a mismatch."""
         self.redirect_uris: set[str] = set()
         """The registered redirect URIs; while empty, any loopback URI is accepted."""
         self.client_id = f"{dialect.name}-client"
@@ -95,7 +95,7 @@ class Authority:
     # The protocol ---------------------------------------------------------------------------------------
 
     def accepts_redirect(self, uri: str) -> bool:
-        """Tell whether *uri* may be redirected to: registered, or with no registration, on loopback."""
+        """Return whether redirects to *uri* are allowed: it is registered, or without registrations on loopback."""
         try:
             parts = urlsplit(uri)
             host = parts.hostname or ""
@@ -110,7 +110,7 @@ class Authority:
         return _is_loopback(host)
 
     def checked_scope(self, scope: str | None) -> str:
-        """Return the scope that a login asks for.
+        """Return the scope that a login requests.
 
         Raises:
             Refused: `invalid_scope` for one that this server does not know or that is required and missing.
@@ -135,25 +135,25 @@ class Authority:
     ) -> str:
         """Return a fresh single-use code for what *user* has just allowed (RFC 6749 §4.1.2)."""
         code = secrets.token_urlsafe(24)
-        dies_at = self.clock() + self.options.code_lifetime
-        self._codes[code] = Code(user, scope, redirect_uri, challenge, nonce, dies_at)
+        expires_at = self.clock() + self.options.code_lifetime
+        self._codes[code] = Code(user, scope, redirect_uri, challenge=challenge, nonce=nonce, expires_at=expires_at)
         self.note_secret(code)
         return code
 
     def exchange(self, code: str, redirect_uri: str | None, verifier: str | None) -> tuple[TokenPair, Code]:
-        """Redeem a code (RFC 6749 §4.1.3, RFC 7636 §4.6); return the tokens and the terms they stand on.
+        """Redeem a code (RFC 6749 §4.1.3, RFC 7636 §4.6); return the tokens and the code's terms.
 
         Raises:
-            Refused: `invalid_grant`; for a second use, after revoking what the first one yielded.
+            Refused: `invalid_grant`; for a second use, after revoking what the first one created.
 
         """
         terms = self._codes.get(code)
         now = self.clock()
-        if terms is None or now >= terms.dies_at:
+        if terms is None or now >= terms.expires_at:
             raise Refused(INVALID_GRANT, "unknown or expired code")
         if terms.family is not None:
             self._families.revoke(self._families.get(terms.family))
-            raise Refused(INVALID_GRANT, "the code was already used; what it yielded is revoked")
+            raise Refused(INVALID_GRANT, "the code was already used; its tokens are revoked")
         if redirect_uri != terms.redirect_uri:
             raise Refused(INVALID_GRANT, "redirect_uri differs from the authorization request's")
         if not _proves(verifier, terms.challenge):
@@ -164,7 +164,7 @@ class Authority:
         return pair, terms
 
     def refresh(self, token: str, scope: str | None = None) -> TokenPair:
-        """Redeem a refresh token (RFC 6749 §6); see `Families.refresh` for what is refused."""
+        """Redeem a refresh token (RFC 6749 §6); see `Families.refresh` for what is rejected."""
         return self._families.refresh(token, scope, self.options, self.clock())
 
     def revoke(self, token: str) -> None:
@@ -172,7 +172,7 @@ class Authority:
         self._families.revoke_token(token)
 
     def bearer(self, token: str) -> FamilyView | None:
-        """Return whose live access token this is (RFC 6750), None if it is not alive."""
+        """Return the family whose valid access token this is (RFC 6750), None if it is not valid."""
         now = self.clock()
         family = self._families.bearer(token, now)
         return None if family is None else view(family, self.options, now)
@@ -181,12 +181,12 @@ class Authority:
 
     @property
     def reuse(self) -> int:
-        """How many spent refresh tokens were presented outside the grace."""
+        """How many spent refresh tokens were redeemed again outside the grace."""
         return self._families.reuse
 
     @property
     def families(self) -> list[FamilyView]:
-        """Every family as it stands now, oldest first."""
+        """Every family in its current state, oldest first."""
         now = self.clock()
         return [view(family, self.options, now) for family in self._families]
 
@@ -196,11 +196,11 @@ class Authority:
         return None if family is None else view(family, self.options, self.clock())
 
     def is_live_refresh(self, token: str) -> bool:
-        """Tell whether *token* is a family's current refresh token, neither revoked nor past its limits."""
+        """Return whether *token* is a family's current refresh token, neither revoked nor past its limits."""
         return self._families.is_live_refresh(token, self.options, self.clock())
 
     def is_live_access(self, token: str) -> bool:
-        """Tell whether *token* would open the API now."""
+        """Return whether the API would accept *token* now."""
         return self._families.bearer(token, self.clock()) is not None
 
     def issue(self, scope: str | None = None, user: str = "demo") -> TokenPair:
@@ -222,7 +222,7 @@ class Authority:
             self._families.revoke(family)
 
     def note_secret(self, secret: str) -> None:
-        """Remember something that went out and must not be seen elsewhere."""
+        """Remember a secret that was sent and must not appear elsewhere."""
         self._secrets.add(secret)
 
     def secrets(self) -> set[str]:
@@ -230,13 +230,13 @@ class Authority:
         return self._secrets | self._families.tokens()
 
     def note_request(self) -> TokenRequest:
-        """Enter a token request into the ledger; the endpoint fills in what it learns."""
+        """Enter a token request into the ledger; the endpoint adds what it learns."""
         record = TokenRequest(at=self.clock(), monotonic=time.monotonic())
         self.token_requests.append(record)
         return record
 
     def note_presented(self, record: TokenRequest, grant_type: str | None, token: str | None) -> None:
-        """Enter what a token request presented; *token* is a refresh token or a code."""
+        """Enter what a token request redeems; *token* is a refresh token or a code."""
         record.grant_type = grant_type
         if token is not None:
             record.token = fingerprint(token)
@@ -244,7 +244,7 @@ class Authority:
             record.family = None if family is None else family.id
 
     def state(self) -> dict[str, Any]:
-        """Return the ledger, the options and the faults still ordered, ready for JSON; tokens included."""
+        """Return the ledger, the options and the pending faults, ready for JSON; tokens included."""
         return {
             "client_id": self.client_id,
             "issuer": self.issuer,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 USER: Final = "demo"
 PASSWORD: Final = "demo"
-"""Opens the account of any user name."""
+"""Opens the account of every user name."""
 
 _TWICE: Final = "A parameter occurs twice."
 _UNKNOWN_CLIENT: Final = "This client is not registered here."
@@ -42,7 +42,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AuthorizationRequest:
     """An authorization request that may be shown to a user."""
 
     scope: str
@@ -51,7 +51,7 @@ class Asked:
 
 
 class Untrusted(Exception):
-    """Client or redirect URI cannot be trusted, so the user must be told instead (RFC 6749 §4.1.2.1)."""
+    """Client or redirect URI cannot be trusted, so the user gets the error instead (RFC 6749 §4.1.2.1)."""
 
 
 class AuthorizationEndpoint:
@@ -61,7 +61,7 @@ class AuthorizationEndpoint:
         """Serve *authority*."""
         self._authority = authority
         self._sessions: dict[str, Session] = {}
-        # Cookies ignore ports, so several servers on 127.0.0.1 need names of their own.
+        # Cookies ignore ports, so several servers on 127.0.0.1 need different names.
         self._cookie = f"sandbox_{authority.dialect.name}"
 
     def handler(self) -> Handler:
@@ -75,7 +75,7 @@ class AuthorizationEndpoint:
         except Untrusted as untrusted:
             return error_page(title, str(untrusted))
         try:
-            asked = self._asked(parameters)
+            asked = self._parse(parameters)
         except Refused as refused:
             return self._redirect(parameters, error=refused.error, error_description=refused.description)
         form = await request.post() if request.method == "POST" else {}
@@ -87,7 +87,11 @@ class AuthorizationEndpoint:
         return self._consent(parameters, asked, session, form)
 
     def _consent(
-        self, parameters: Mapping[str, str], asked: Asked, session: Session, form: Mapping[str, object]
+        self,
+        parameters: Mapping[str, str],
+        asked: AuthorizationRequest,
+        session: Session,
+        form: Mapping[str, object],
     ) -> web.Response:
         title = self._authority.dialect.title
         if "decision" not in form:
@@ -103,7 +107,7 @@ class AuthorizationEndpoint:
         if not secrets.compare_digest(str(form.get("csrf", "")).encode(), session.csrf.encode()):
             return error_page(title, "This form was not sent by the page that it belongs to.", status=403)
         if form["decision"] != "allow":
-            return self._redirect(parameters, error=ACCESS_DENIED, error_description="the user said no")
+            return self._redirect(parameters, error=ACCESS_DENIED, error_description="the user denied it")
         code = self._authority.authorize(
             session.user,
             asked.scope,
@@ -114,7 +118,7 @@ class AuthorizationEndpoint:
         return self._redirect(parameters, code=code)
 
     def _trusted(self, request: web.Request) -> dict[str, str]:
-        """Return the parameters once client and redirect URI are known to be right."""
+        """Return the parameters once client and redirect URI are known to be valid."""
         raw = raw_query(request)
         pairs = parse_qsl(raw)
         parameters = dict(pairs)
@@ -129,7 +133,7 @@ class AuthorizationEndpoint:
             raise Untrusted(_UNREGISTERED)
         return parameters
 
-    def _asked(self, parameters: Mapping[str, str]) -> Asked:
+    def _parse(self, parameters: Mapping[str, str]) -> AuthorizationRequest:
         if parameters.get("response_type") != "code":
             raise Refused(UNSUPPORTED_RESPONSE_TYPE, "response_type=code only")
         challenge = parameters.get("code_challenge")
@@ -138,9 +142,9 @@ class AuthorizationEndpoint:
         if challenge is not None and parameters.get("code_challenge_method", "plain") != "S256":
             raise Refused(INVALID_REQUEST, "code_challenge_method=S256 only")
         if challenge is not None and len(challenge) != _S256_LENGTH:
-            raise Refused(INVALID_REQUEST, "code_challenge is no SHA-256")
+            raise Refused(INVALID_REQUEST, "code_challenge is not a SHA-256")
         scope = self._authority.checked_scope(parameters.get("scope"))
-        return Asked(scope, challenge, parameters.get("nonce"))
+        return AuthorizationRequest(scope, challenge, parameters.get("nonce"))
 
     def _sign_in(self, request: web.Request, user: str, password: str) -> web.Response:
         if not user.strip() or not secrets.compare_digest(password.encode(), PASSWORD.encode()):
@@ -153,12 +157,12 @@ class AuthorizationEndpoint:
         response.set_cookie(self._cookie, session_id, path=path, httponly=True, samesite="Lax")
         return response
 
-    def _redirect(self, parameters: Mapping[str, str], **answer: str) -> web.Response:
+    def _redirect(self, parameters: Mapping[str, str], **members: str) -> web.Response:
         options = self._authority.options
         if options.return_state and "state" in parameters:
-            answer["state"] = parameters["state"]
+            members["state"] = parameters["state"]
         if options.send_iss:
-            answer["iss"] = self._authority.issuer
+            members["iss"] = self._authority.issuer
         target = parameters["redirect_uri"]
-        location = f"{target}{'&' if '?' in target else '?'}{urlencode(answer)}"
+        location = f"{target}{'&' if '?' in target else '?'}{urlencode(members)}"
         return web.Response(status=302, headers={**HEADERS, "Location": location})

@@ -1,4 +1,4 @@
-"""A browser just good enough to sign in: follows redirects, keeps cookies, fills in the sandbox's forms."""
+"""A browser just good enough to sign in: it follows redirects, keeps cookies, fills in the sandbox's forms."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OK: Final = range(200, 300)
 
 
 class BrowserError(Exception):
-    """The walk did not end on a page; `status`, `url` (without its query) and the page's `text` say where."""
+    """The walk did not end on a page; `status`, `url` (without its query) and the page's `text` show where."""
 
     def __init__(self, reason: str, url: URL, *, status: int = 0, text: str = "") -> None:
-        """Keep where it happened; the query may hold a code, so the message leaves it out."""
+        """Keep where it happened; the query may hold a code, so the message omits it."""
         self.status = status
         self.url = str(url.with_query(None))
         self.text = text
@@ -32,7 +32,7 @@ class BrowserError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who sits in front of the browser, and what they will press."""
+    """The user in front of the browser, and the button that they press."""
 
     user: str
     password: str
@@ -41,7 +41,7 @@ class Person:
 
 @dataclass(slots=True)
 class Form:
-    """A form as it was parsed: fields with their values, and the buttons that send it."""
+    """A parsed form: fields with their values, and the buttons that send it."""
 
     action: str = ""
     method: str = "get"
@@ -64,7 +64,7 @@ async def walk_login(
     *timeout* is seconds per request.
 
     Raises:
-        BrowserError: a page answered something other than 2xx, or the redirects do not end.
+        BrowserError: a page responded with something other than 2xx, or the redirects do not end.
         aiohttp.ClientError: a server on the way cannot be reached.
 
     """
@@ -84,7 +84,7 @@ async def walk_to_redirect(
     """Do as `walk_login`, but return the URL that leads back to *redirect_uri* instead of opening it.
 
     Raises:
-        BrowserError: as for `walk_login`; also if the walk ends on a page before.
+        BrowserError: as for `walk_login`; also if the walk ends on a page before that.
 
     """
     async with _session(timeout) as session:
@@ -101,7 +101,7 @@ def _session(timeout: float) -> ClientSession:
 
 
 async def _walk(session: ClientSession, start: str, person: Person, *, until: str | None = None) -> tuple[URL, str]:
-    # Encoded throughout: yarl would otherwise rewrite percent-encoding that a strict server looks at.
+    # Encoded throughout: yarl would otherwise rewrite percent-encoding that a strict server checks.
     url, method, data = URL(start, encoded=True), "GET", None
     for _ in range(_MAX_STEPS):
         if until is not None and str(url).startswith(until):
@@ -128,7 +128,7 @@ async def _walk(session: ClientSession, start: str, person: Person, *, until: st
 
 
 def _filled(forms: list[Form], person: Person) -> tuple[Form, Mapping[str, str]] | None:
-    """Return the form to send and its data: a login, or a consent with the wanted button; None if neither."""
+    """Return the form to send and its data: a login, or a consent with the chosen button; None if neither."""
     for form in forms:
         if form.password is not None:
             name = next((name for name in form.fields if name != form.password), "user")

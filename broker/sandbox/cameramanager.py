@@ -33,7 +33,7 @@ DIALECT: Final = Dialect(
     },
     options=_options,
     mint=lambda: f"{uuid.uuid4()}:10003",
-    token_type="bearer",  # noqa: S106 - a type, not a token
+    token_type="bearer",
     scopes=frozenset({"write", "read"}),
     default_scope="write",
     query_parameters=True,

@@ -1,4 +1,4 @@
-"""The ways in which authorization servers differ, as data."""
+"""How authorization servers differ, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What sets one server apart from RFC 6749 and from the others; fixed, unlike its `Options`."""
+    """What distinguishes one server from RFC 6749 and from the others; fixed, unlike its `Options`."""
 
     name: str
     title: str
@@ -28,7 +28,7 @@ class Dialect:
     scopes: frozenset[str] | None = None
     """The scopes that exist; None takes any."""
     default_scope: str = ""
-    """What `Authority.issue` grants when it is told nothing."""
+    """The scope that `Authority.issue` grants by default."""
     query_parameters: bool = False
     """Whether a token request's parameters may stand in the query."""
     body_credentials: bool = False
@@ -36,4 +36,4 @@ class Dialect:
     dead_grant_status: int = 400
     """The status that comes with `invalid_grant` (RFC 6749 §5.2 says 400)."""
     strict_redirect_uri: bool = False
-    """Refuses a percent-encoded redirect_uri, `localhost`, and a trailing slash."""
+    """Rejects a percent-encoded redirect_uri, `localhost`, and a trailing slash."""

@@ -1,4 +1,4 @@
-"""The endpoints that every dialect has in some form: token, revocation, and APIs behind an access token."""
+"""The endpoints that every dialect has in some form: token, revocation, and APIs that need an access token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from broker.sandbox.forms import NO_STORE, authenticate, read_parameters, refusal, token_answer
-from broker.sandbox.mischief import perform
+from broker.sandbox.fault_effects import perform
+from broker.sandbox.forms import NO_STORE, authenticate, read_parameters, refusal, token_response
 from broker.sandbox.options import fingerprint
 from broker.sandbox.refusal import INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, Refused
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Process = Callable[[web.Request], Awaitable[web.Response]]
     Extras = Callable[[TokenPair, Code | None], Mapping[str, Any]]
-    """Makes a dialect's own members of a token answer; the code's terms are None at a refresh."""
+    """Makes a dialect's own members of a token response; the code's terms are None at a refresh."""
 
 _STANDARD: Final = frozenset(
     {
@@ -36,11 +36,11 @@ _STANDARD: Final = frozenset(
         "client_secret",
     }
 )
-"""What RFC 6749 and RFC 7636 send to a token endpoint."""
+"""The parameters of RFC 6749 and RFC 7636 at a token endpoint."""
 
 
 def faulty(authority: Authority, endpoint: str, process: Process) -> Handler:
-    """Return *process* as a handler that suffers the faults ordered for *endpoint*."""
+    """Return *process* as a handler with the faults ordered for *endpoint*."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         fault = authority.faults.take(endpoint)
@@ -104,8 +104,8 @@ async def _redeem(
         return refusal(refused, authority)
     record.family = pair.family
     record.issued = None if pair.refresh_token is None else fingerprint(pair.refresh_token)
-    answer = token_answer(pair, authority, None if extras is None else extras(pair, terms))
-    return web.json_response(answer, headers=NO_STORE)
+    body = token_response(pair, authority, None if extras is None else extras(pair, terms))
+    return web.json_response(body, headers=NO_STORE)
 
 
 def _granted(parameters: Mapping[str, str], authority: Authority) -> tuple[TokenPair, Code | None]:

@@ -1,4 +1,4 @@
-"""Owns which tokens are alive: families, rotation, reuse detection, limits.
+"""Own which tokens are valid: families, rotation, reuse detection, limits.
 
 Pure: it takes `now` (epoch seconds) and knows neither HTTP nor clients nor the clock.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """When a refresh token was used up, and the tokens that replaced it."""
+    """When a refresh token was redeemed, and the tokens that replaced it."""
 
     at: float
     access_token: str
@@ -29,7 +29,7 @@ class Spent:
 
 @dataclass(slots=True, eq=False)
 class Family:
-    """All tokens that stem from one authorization."""
+    """All tokens that come from one authorization."""
 
     id: str
     user: str
@@ -43,7 +43,7 @@ class Family:
     generation: int = 0
 
     def live_refresh(self, options: Options, now: float) -> str | None:
-        """Return the refresh token if it would be honoured at *now*."""
+        """Return the refresh token if it would be accepted at *now*."""
         idle, absolute = options.idle_limit, options.absolute_limit
         if self.revoked or (idle is not None and now - self.used_at >= idle):
             return None
@@ -53,7 +53,7 @@ class Family:
 
     def live_accesses(self, now: float) -> tuple[str, ...]:
         """Return the access tokens that are valid at *now*, oldest first."""
-        return tuple(token for token, dies_at in self.accesses.items() if dies_at > now)
+        return tuple(token for token, expires_at in self.accesses.items() if expires_at > now)
 
 
 class Families:
@@ -66,10 +66,10 @@ class Families:
         self._by_refresh: dict[str, Family] = {}
         self._by_access: dict[str, Family] = {}
         self.reuse = 0
-        """How many spent refresh tokens were presented outside the grace."""
+        """How many spent refresh tokens were redeemed again outside the grace."""
 
     def open(self, user: str, scope: str, options: Options, now: float, *, refreshable: bool) -> TokenPair:
-        """Begin a family and return its first tokens."""
+        """Start a family and return its first tokens."""
         family = Family(secrets.token_hex(8), user, scope, created_at=now, used_at=now)
         self._by_id[family.id] = family
         if refreshable:
@@ -81,9 +81,9 @@ class Families:
         """Redeem a refresh token (RFC 6749 §6).
 
         Raises:
-            Refused: `invalid_grant` if it is unknown, dead or spent; spent and outside the grace it
-                revokes the whole family first (RFC 9700 §4.14.2). `invalid_scope` if *scope* is more
-                than was granted.
+            Refused: `invalid_grant` if it is unknown, expired, revoked or spent; a spent one outside the grace
+                revokes the whole family first (RFC 9700 §4.14.2). `invalid_scope` if *scope* is more than was
+                granted.
 
         """
         family = self._by_refresh.get(token)
@@ -101,7 +101,7 @@ class Families:
         if options.same_token_until_expiry:
             access = current[-1] if current else self._add_access(family, options, now)
             return self._answer(family, access, token, options, now)
-        if options.old_token_dies:
+        if options.invalidate_old_token:
             family.accesses.clear()
         access = self._add_access(family, options, now)
         if options.omit_refresh_token_on_refresh:
@@ -112,7 +112,7 @@ class Families:
         return self._answer(family, access, family.refresh_token, options, now)
 
     def revoke_token(self, token: str) -> None:
-        """Revoke one token as RFC 7009 §2.1 says: a refresh token takes the family along.
+        """Revoke one token as RFC 7009 §2.1 says: a refresh token revokes the family.
 
         A spent refresh token, or one that was never issued, changes nothing.
         """
@@ -137,12 +137,12 @@ class Families:
         return self._by_id[family_id]
 
     def bearer(self, token: str, now: float) -> Family | None:
-        """Return the family whose live access token this is."""
+        """Return the family whose valid access token this is."""
         family = self._by_access.get(token)
         return family if family is not None and family.accesses.get(token, now) > now else None
 
     def is_live_refresh(self, token: str, options: Options, now: float) -> bool:
-        """Tell whether redeeming *token* would succeed without a grace."""
+        """Return whether redeeming *token* would succeed without a grace."""
         family = self._by_refresh.get(token)
         return family is not None and family.live_refresh(options, now) == token
 
@@ -151,7 +151,7 @@ class Families:
         return {*self._by_refresh, *self._by_access}
 
     def __iter__(self) -> Iterator[Family]:
-        """Go through the families, oldest first."""
+        """Iterate over the families, oldest first."""
         return iter(list(self._by_id.values()))
 
     def _replay(self, family: Family, spent: Spent, options: Options, now: float) -> TokenPair:
@@ -168,8 +168,8 @@ class Families:
 
     def _add_access(self, family: Family, options: Options, now: float) -> str:
         life = options.unstated_lifetime if options.access_lifetime is None else options.access_lifetime
-        # Only live ones are kept in the family, or a demo that runs for days would drag them all along.
-        family.accesses = {token: dies_at for token, dies_at in family.accesses.items() if dies_at > now}
+        # Only valid ones stay in the family, or a demo that runs for days would collect them all.
+        family.accesses = {token: expires_at for token, expires_at in family.accesses.items() if expires_at > now}
         token = self._mint()
         family.accesses[token] = now + life
         family.generation += 1
@@ -185,7 +185,7 @@ class Families:
 
 
 def view(family: Family, options: Options, now: float) -> FamilyView:
-    """Return *family* as it stands at *now*."""
+    """Return the state of *family* at *now*."""
     return FamilyView(
         id=family.id,
         user=family.user,

@@ -1,4 +1,4 @@
-"""Owns the order book of faults: which kinds there are and whose turn it is. It performs none of them."""
+"""Own the queue of ordered faults: which kinds there are and which is next. `fault_effects` performs them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS: Final[Mapping[str, frozenset[str]]] = {
 }
 """Each kind with the details it takes.
 
-`status`: answers a status (503) without processing. `refuse`: closes the connection unread. `hang`: never
-answers until cleared or closed. `reset`: RST in the middle of an answer. `status_after`: processes, then
-answers a status (500). `truncate`: processes, sends half the body and closes. `body`: 200 with the bytes
-given, without processing. `members`: processes, then overrides members of the JSON answer, None removes.
-`drip`: processes, then sends a byte per `interval` seconds (1). `invalid_client`: answers just that.
-With `after_rotation` the request is processed first, so that a token is spent and its successor lost.
+`status`: respond with a status (503) without processing. `refuse`: close the connection unread. `hang`: do not
+respond until cleared or closed. `reset`: RST in the middle of a response. `status_after`: process, then respond
+with a status (500). `truncate`: process, send half of the body and close. `body`: 200 with the given bytes,
+without processing. `members`: process, then override members of the JSON response, None removes. `drip`: process,
+then send a byte per `interval` seconds (1). `invalid_client`: respond with that error. With `after_rotation` the
+request is processed first, so that a token is spent and its successor lost.
 """
 
 
@@ -49,7 +49,7 @@ _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
 
 
 class Details(TypedDict, total=False):
-    """What can be said about a fault beyond its kind."""
+    """The details of a fault beyond its kind."""
 
     endpoint: str
     status: int
@@ -63,7 +63,7 @@ class Details(TypedDict, total=False):
 
 @dataclass(slots=True, eq=False)
 class Fault:
-    """One order; `times` counts down to 0, None means until cleared; `taken` says how often it struck."""
+    """One order; `times` counts down to 0, None means until cleared; `taken` counts the requests that it met."""
 
     kind: str
     times: int | None = 1
@@ -77,21 +77,21 @@ class Fault:
     interval: float = 1.0
     taken: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the request that this one struck is let go."""
+    """Set when the request with this fault is released."""
 
 
 class Faults:
-    """The faults that one authority still owes, first ordered first served."""
+    """The faults that one authority has still to perform, in the order in which they were ordered."""
 
     def __init__(self) -> None:
-        """Begin with an empty order book."""
+        """Start with an empty queue."""
         self.ordered: list[Fault] = []
         self._release = asyncio.Event()
 
     def order(self, kind: str, times: int | None = 1, **details: Unpack[Details]) -> Fault:
         """Order *kind* for the next *times* requests (None: until cleared) at `endpoint` ("token").
 
-        A `body` given as a mapping is sent as JSON.
+        A `body` given as a mapping is sent as JSON; one of the wrong type raises the same error as any bad order.
 
         Raises:
             ValueError: an unknown kind or endpoint, a detail that this kind does not take, or one of the
@@ -112,22 +112,22 @@ class Faults:
         if endpoint not in ENDPOINTS:
             message = f"unknown endpoint {endpoint!r}; known: {', '.join(sorted(ENDPOINTS))}"
             raise ValueError(message)
-        fault = Fault(kind, times, **_settled(details))
+        fault = Fault(kind, times, **_normalize(details))
         self.ordered.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Forget every order and let go of the requests that hang or drip."""
+        """Forget every order and release the requests that hang or drip."""
         self.ordered.clear()
         self.release()
 
     def release(self) -> None:
-        """Let go of the requests that hang or drip: their connections are closed unanswered."""
+        """Release the requests that hang or drip: their connections are closed without a response."""
         self._release.set()
         self._release = asyncio.Event()
 
     def take(self, endpoint: str) -> Fault | None:
-        """Return a copy of the fault that is due for a request that has just arrived, if there is one."""
+        """Return a copy of the fault for a request that has just arrived, if there is one."""
         fault = next((fault for fault in self.ordered if fault.endpoint == endpoint), None)
         if fault is None:
             return None
@@ -136,24 +136,25 @@ class Faults:
             fault.times -= 1
             if fault.times == 0:
                 self.ordered.remove(fault)
-        # Handed over at once: a release that comes before the request waits for it must not be missed.
+        # Handed over now: a release before the request waits for it must not be missed.
         return replace(fault, released=self._release)
 
     def owed(self) -> list[dict[str, Any]]:
-        """Return what is still ordered, ready for JSON."""
+        """Return the orders that remain, ready for JSON."""
         return [{"kind": each.kind, "endpoint": each.endpoint, "times": each.times} for each in self.ordered]
 
 
-def _settled(details: Details) -> dict[str, Any]:
-    settled: dict[str, Any] = dict(details)
-    body = settled.get("body")
+def _normalize(details: Details) -> dict[str, Any]:
+    """Return *details* with the body as bytes, once their types are right."""
+    normalized: dict[str, Any] = dict(details)
+    body = normalized.get("body")
     if isinstance(body, Mapping):
-        settled["body"] = json.dumps(dict(body)).encode()
-        settled.setdefault("content_type", "application/json")
+        normalized["body"] = json.dumps(dict(body)).encode()
+        normalized.setdefault("content_type", "application/json")
     elif isinstance(body, str):
-        settled["body"] = body.encode()
-    for name, value in settled.items():
-        if not isinstance(value, _TYPES[name]):
-            message = f"{name} has the wrong type"
-            raise ValueError(message)  # noqa: TRY004 - one error for every bad order
-    return settled
+        normalized["body"] = body.encode()
+    wrong = [name for name, value in normalized.items() if not isinstance(value, _TYPES[name])]
+    if wrong:
+        message = f"{wrong[0]} has the wrong type"
+        raise ValueError(message)
+    return normalized

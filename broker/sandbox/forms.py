@@ -1,4 +1,4 @@
-"""Reads a token request off the wire and writes answers and errors onto it (RFC 6749 §2.3.1, §3.2, §5)."""
+"""Read token requests, and write their responses and errors (RFC 6749 §2.3.1, §3.2, §5)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def read_parameters(request: web.Request, authority: Authority) -> dict[st
     Those without a value count as absent (RFC 6749 §3.1).
 
     Raises:
-        Refused: `invalid_request` for a parameter twice, a body that is no form, or parameters in the query
-            where the dialect does not take them.
+        Refused: `invalid_request` for a repeated parameter, a body that is not a form, or parameters in the query
+            where the dialect does not allow them.
 
     """
     body = await request.read()
@@ -37,7 +37,7 @@ async def read_parameters(request: web.Request, authority: Authority) -> dict[st
         raise Refused(INVALID_REQUEST, "the body must be application/x-www-form-urlencoded")
     query = raw_query(request)
     if query and not authority.dialect.query_parameters:
-        raise Refused(INVALID_REQUEST, "parameters belong into the body")
+        raise Refused(INVALID_REQUEST, "parameters belong in the body")
     try:
         pairs = parse_qsl(query, keep_blank_values=True) + parse_qsl(body.decode(), keep_blank_values=True)
     except ValueError:
@@ -83,22 +83,22 @@ def raw_query(request: web.Request) -> str:
     return request.raw_path.partition("?")[2].partition("#")[0]
 
 
-def token_answer(pair: TokenPair, authority: Authority, extras: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the members of a successful answer (RFC 6749 §5.1)."""
-    answer: dict[str, Any] = {"access_token": pair.access_token, "token_type": authority.dialect.token_type}
+def token_response(pair: TokenPair, authority: Authority, extras: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the members of a successful response (RFC 6749 §5.1)."""
+    members: dict[str, Any] = {"access_token": pair.access_token, "token_type": authority.dialect.token_type}
     if pair.refresh_token is not None:
-        answer["refresh_token"] = pair.refresh_token
+        members["refresh_token"] = pair.refresh_token
     if pair.expires_in is not None:
-        # Servers send whole seconds; a fraction is sent only to whom configured one, for quick tests.
+        # Servers send whole seconds; a fraction is sent only if one was configured, for quick tests.
         whole = float(authority.options.access_lifetime or 0).is_integer()
-        answer["expires_in"] = math.floor(pair.expires_in) if whole else pair.expires_in
+        members["expires_in"] = math.floor(pair.expires_in) if whole else pair.expires_in
     if pair.scope:
-        answer["scope"] = pair.scope
-    return {**answer, **(extras or {})}
+        members["scope"] = pair.scope
+    return {**members, **(extras or {})}
 
 
 def refusal(refused: Refused, authority: Authority) -> web.Response:
-    """Return the error answer of a token endpoint (RFC 6749 §5.2, with the dialect's own statuses)."""
+    """Return the error response of a token endpoint (RFC 6749 §5.2, with the dialect's own statuses)."""
     headers = dict(NO_STORE)
     status = 400
     if refused.error == INVALID_CLIENT:

@@ -84,7 +84,7 @@ def consent_page(server: str, *, user: str, client: str, scope: str, destination
 
 
 def error_page(server: str, message: str, *, status: int = 400) -> web.Response:
-    """Return a page for what must not be sent back to the client (RFC 6749 §4.1.2.1)."""
+    """Return a page for an error that must not be sent back to the client (RFC 6749 §4.1.2.1)."""
     content = f'<p role="alert">{escape(message)}</p>'
     return _page(server, "This request cannot be honoured", content, status=status)
 

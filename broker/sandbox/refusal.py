@@ -1,4 +1,4 @@
-"""The one way in which a server says no, with the error codes of RFC 6749 §4.1.2.1 and §5.2."""
+"""How a server rejects a request: one exception, with the error codes of RFC 6749 §4.1.2.1 and §5.2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSUPPORTED_RESPONSE_TYPE: Final = "unsupported_response_type"
 
 
 class Refused(Exception):
-    """A request that is denied with an error code."""
+    """A request that is rejected with an error code."""
 
     def __init__(self, error: str, description: str) -> None:
         """Keep the *error* code and what a developer should read about it."""

@@ -1,4 +1,4 @@
-"""A server by the book: RFC 6749 with rotation and reuse detection, OpenID Connect discovery, RFC 7009."""
+"""A server as the RFCs describe it: RFC 6749 with rotation and reuse detection, OIDC discovery, RFC 7009."""
 
 from __future__ import annotations
 

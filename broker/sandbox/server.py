@@ -1,4 +1,4 @@
-"""The sandbox itself: three authorities behind one port on loopback, and orders taken over HTTP."""
+"""The sandbox itself: three authorities behind one port on loopback, and faults ordered over HTTP."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SHUTDOWN: Final = 0.2
 """Seconds that requests in flight have to end."""
 
-_FAREWELL: Final = 0.01
-"""Seconds until closed connections are seen to be closed."""
+_CLOSE_PAUSE: Final = 0.01
+"""Seconds in which clients notice that their connections were closed."""
 
 
 class Sandbox:
@@ -50,12 +50,12 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The base URL, without a slash at its end; it stays the same while not listening."""
+        """The base URL, without a trailing slash; it stays the same while the sandbox does not listen."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
     async def start_listening(self) -> None:
-        """Accept connections, on the same port as before; does nothing if it already listens.
+        """Accept connections, on the same port as before; do nothing if it already listens.
 
         Raises:
             OSError: the port is taken.
@@ -78,21 +78,21 @@ class Sandbox:
             authority.issuer = authority.issuer or self.url + authority.dialect.paths.get("issuer", "")
 
     async def stop_listening(self) -> None:
-        """Close the port and every connection, hanging ones too; what was issued and ordered stays."""
+        """Close the port and every connection, hanging ones too; tokens and ordered faults stay."""
         runner, self._runner = self._runner, None
         for authority in self.authorities.values():
             authority.faults.release()
         if runner is not None:
             await runner.cleanup()
-            # A client in this very loop must see its kept connections end before it tries the next request.
-            await asyncio.sleep(_FAREWELL)
+            # A client in this event loop must see its kept connections end before it tries the next request.
+            await asyncio.sleep(_CLOSE_PAUSE)
 
     def secrets(self) -> set[str]:
         """Return every secret that any authority ever issued."""
         return set().union(*(authority.secrets() for authority in self.authorities.values()))
 
     async def __aenter__(self) -> Self:
-        """Begin to listen."""
+        """Start listening."""
         await self.start_listening()
         return self
 

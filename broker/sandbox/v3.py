@@ -1,4 +1,4 @@
-"""Eagle Eye API V3's dialect: rotates at every refresh, kills the old access token, names a base URL."""
+"""Eagle Eye API V3's dialect: rotates at every refresh, invalidates the old access token, sends a base URL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DAY: Final = 86400.0
 def _options() -> Options:
     return Options(
         access_lifetime=43198,
-        old_token_dies=True,
+        invalidate_old_token=True,
         basic_encoding="plain",
         idle_limit=14 * _DAY,
         absolute_limit=90 * _DAY,

@@ -1,6 +1,6 @@
-"""What the server behind `redis.url` is like: asked for `check`. Changes nothing there.
+"""What the server behind `redis.url` is like: queried for `check`. Changes nothing there.
 
-Nothing asked here is needed to run: a server or an ACL that refuses a question leaves its answer open (None).
+Nothing queried here is needed to run: where a server or an ACL denies a query, the fact stays unknown (None).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from broker.settings import Redis
-    from broker.store.redis.connections import Argument
 
 _KEY, _CHANNEL, _CHANNELS = "{key}", "{channel}", "{channels}"
 NEEDED: Sequence[tuple[str, ...]] = (
@@ -64,7 +63,7 @@ NEEDED: Sequence[tuple[str, ...]] = (
     ("PUBLISH", _CHANNEL, "x"),
     ("PSUBSCRIBE", _CHANNELS),
 )
-"""Every command that a broker sends, as our user must be allowed to: what deploy/redis/users.acl grants."""
+"""Every command that a broker sends, as its user must be allowed to: what deploy/redis/users.acl grants."""
 OF_CLUSTER = ("CLUSTER", "SLOTS")
 
 _MAY = """
@@ -75,15 +74,15 @@ for _, line in ipairs(cjson.decode(ARGV[1])) do
 end
 return denied
 """
-"""Whether we may send each command, without sending any (Redis 7.0)."""
+"""Check whether the broker's user may send each command, without sending any (Redis 7.0)."""
 
 
 @dataclass(slots=True)
 class StoreFacts:
-    """What was learned. None: the server does not say, or not to us."""
+    """What the queries showed. None: the server does not say, or not to this user."""
 
     unreachable: str | None = None
-    """In words, why nothing was learned."""
+    """Why nothing is known, in words."""
     server: str = ""
     """`valkey 9.1.2`."""
     version: tuple[int, ...] | None = None
@@ -92,31 +91,39 @@ class StoreFacts:
     aof: bool | None = None
     appendfsync: str | None = None
     policy: str | None = None
-    """What it evicts when its memory is full."""
+    """What it evicts when its memory is full (`maxmemory-policy`)."""
     replicas: int | None = None
     """Connected ones."""
     min_replicas: bool | None = None
-    """Whether it refuses writes without enough of them."""
+    """Whether it rejects writes without enough of them."""
     waitaof: str | None = None
-    """What a WAITAOF came to: empty where it works."""
+    """The error of a WAITAOF: empty if it works."""
     denied: tuple[str, ...] | None = None
-    """Commands that our user may not send."""
+    """Commands that the broker's user may not send."""
     store: str | None = None
-    """Id of the store there; None where there is none yet."""
+    """Id of the store there; None if there is none yet."""
     canary: Literal["first", "other", "none opens"] | None = None
-    """Which of our keys opens what is stored."""
+    """Which of the sealing keys opens what is stored."""
     foreign: tuple[str, ...] = ()
-    """Ids of other stores that were heard on our channels."""
+    """Ids of other stores that published on the namespace's channels."""
     offset: float | None = None
-    """Seconds that our clock is ahead of the server's."""
-    asked: dict[str, str] = field(default_factory=dict)
-    """What it would not say, and what it said instead."""
+    """Seconds by which this host's clock is ahead of the server's."""
+    unanswered: dict[str, str] = field(default_factory=dict)
+    """Queries without a result, and the error instead."""
 
 
-async def look(
+async def fetch_facts(
     redis: Redis, sealer: Sealer | None, *, data_dir: Path, password: str | None, listen: float = 1.0
 ) -> StoreFacts:
-    """Ask the server that *redis* names; *listen* (seconds) is for messages of other stores. Never raises for it."""
+    """Query the server that *redis* names, and listen for messages of other stores. Never raises for the server.
+
+    Args:
+        redis: the settings.
+        sealer: tries what is stored; None: no sealing key is known.
+        data_dir: where an embedded store would run.
+        password: of Redis.
+        listen: seconds.
+    """
     facts, url = StoreFacts(), redis.url
     if url.startswith("embedded:"):
         running = await running_server(data_dir)
@@ -126,8 +133,8 @@ async def look(
         url = running
     primary = Primary(url, password=password)
     try:
-        await _ask(primary, facts, Keys(redis.namespace), sealer, cluster="cluster" in redis.url.partition(":")[0])
-        facts.foreign = await _overheard(primary, redis.namespace, facts.store, listen)
+        await _query(primary, facts, Keys(redis.namespace), sealer, cluster="cluster" in redis.url.partition(":")[0])
+        facts.foreign = await _foreign_stores(primary, redis.namespace, facts.store, listen)
     except StoreUnavailable as error:
         facts.unreachable = str(error).removeprefix("Redis: ")
     finally:
@@ -135,16 +142,16 @@ async def look(
     return facts
 
 
-async def _ask(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer | None, *, cluster: bool) -> None:
+async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer | None, *, cluster: bool) -> None:
     began = time.time()
     seconds, micros = await primary.call("TIME")
     facts.offset = (began + time.time()) / 2 - (int(seconds) + int(micros) / 1_000_000)
     facts.denied = await _denied(primary, keys, cluster=cluster)
-    info = _parsed(await _maybe(primary, facts, "INFO", "INFO") or b"")
+    info = _parse(await _maybe(primary, facts, "INFO") or b"")
     if "redis_version" in info:
-        _of_info(facts, info)
+        _add_info(facts, info)
     for name in ("appendfsync", "maxmemory-policy"):
-        pair = await _maybe(primary, facts, f"CONFIG GET {name}", "CONFIG", "GET", name)
+        pair = await _maybe(primary, facts, "CONFIG", "GET", name)
         if isinstance(pair, list) and len(pair) == 2:
             value = pair[1].decode()
             if name == "appendfsync":
@@ -166,12 +173,12 @@ async def _ask(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer |
             facts.canary = "none opens"
 
 
-async def _maybe(primary: Primary, facts: StoreFacts, what: str, *command: Argument) -> Any:
-    """The reply to a question that may be refused; None then, and why is written down."""
+async def _maybe(primary: Primary, facts: StoreFacts, *command: str) -> Any:
+    """Return the reply to a query that may be denied; None then, and the error is kept."""
     try:
         return await primary.call(*command)
     except StoreUnavailable as error:
-        facts.asked[what] = str(error)
+        facts.unanswered[" ".join(command)] = str(error)
         return None
 
 
@@ -186,12 +193,12 @@ async def _denied(primary: Primary, keys: Keys, *, cluster: bool) -> tuple[str, 
     return tuple(name.decode() for name in denied)
 
 
-def _parsed(info: bytes) -> Mapping[str, str]:
+def _parse(info: bytes) -> Mapping[str, str]:
     pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines() if ":" in line)
     return {name: value for name, _, value in pairs}
 
 
-def _of_info(facts: StoreFacts, info: Mapping[str, str]) -> None:
+def _add_info(facts: StoreFacts, info: Mapping[str, str]) -> None:
     valkey = info.get("valkey_version")
     facts.valkey = valkey is not None
     facts.server = f"valkey {valkey}" if valkey else f"redis {info['redis_version']}"
@@ -205,14 +212,14 @@ def _of_info(facts: StoreFacts, info: Mapping[str, str]) -> None:
         facts.min_replicas = "min_slaves_good_slaves" in info
 
 
-async def _overheard(primary: Primary, namespace: str, ours: str | None, seconds: float) -> tuple[str, ...]:
-    """Ids of other stores on our channels, as far as *seconds* let hear."""
+async def _foreign_stores(primary: Primary, namespace: str, own: str | None, seconds: float) -> tuple[str, ...]:
+    """Listen for *seconds* and return the ids of other stores that publish on the namespace's channels."""
     heard: set[str] = set()
     with contextlib.suppress(TimeoutError, StoreUnavailable):
         async with asyncio.timeout(seconds), primary.subscription(f"{namespace}:tokens:*") as subscription:
             while True:
-                stores = {_store_of(data) for _, data in await subscription.hear()}
-                heard |= {store for store in stores if store is not None and store != ours}
+                stores = {_store_of(data) for _, data in await subscription.receive()}
+                heard |= {store for store in stores if store is not None and store != own}
     return tuple(sorted(heard))
 
 

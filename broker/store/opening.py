@@ -1,4 +1,4 @@
-"""Opening the store: the server behind the URL, its identity, and whether our keys open it."""
+"""Open the store: the server behind the URL, its identity, and whether the sealing keys open it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CANARY = "token-broker canary"
 
 @dataclass(slots=True)
 class Store:
-    """What the rest of the house sees of Redis. `identify` must have passed before anything is claimed."""
+    """What other packages use of Redis. `identify` must have passed before anything is claimed."""
 
     primary: Primary
     keys: Keys
@@ -61,8 +61,10 @@ class Store:
     async def identify(self, known: str | None = None) -> None:
         """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
 
-        Raises `StoreUnavailable` while Redis cannot say, `InvalidSettings` when the data there is of another schema
-        or sealed with keys we do not have.
+        Raises:
+            StoreUnavailable: Redis did not reply.
+            WrongStore: the server holds another store than the *known* one, or none.
+            InvalidSettings: the data there has another schema, or is sealed with keys that this broker lacks.
         """
         asked = time.monotonic()
         seconds, micros = await self.primary.call("TIME")
@@ -73,8 +75,8 @@ class Store:
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(
-                f"Redis {what}, but this broker knows store {known}: restore its data, mend redis.url, or, to "
-                "begin anew, stop the broker and remove store.id from data_dir"
+                f"Redis {what}, but this broker knows store {known}: restore its data, correct redis.url, or, to "
+                "start from nothing, stop the broker and remove store.id from data_dir"
             )
         if int(schema or 0) != SCHEMA:
             raise InvalidSettings(
@@ -89,13 +91,13 @@ class Store:
                 "the file, below the new one"
             ) from None
         self.registry.store_id = store_id.decode()
-        self.primary.ours = (self.keys.meta, self.store_id)
+        self.primary.mark = (self.keys.meta, self.store_id)
 
     async def _begin(self) -> None:
-        """Mark an empty Redis as a new store; one that is marked stays what it is."""
+        """Mark an empty Redis as a new store; leave a marked one as it is."""
         canary = self.sealer.seal(_CANARY, *CANARY)
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
-        # All three at once or none: two brokers that start on an empty server agree on one identity.
+        # All three or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",
             "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
@@ -116,10 +118,17 @@ async def open_store(
     password: str | None = None,
     hold_off: timedelta = timedelta(seconds=15),
 ) -> AsyncIterator[Store]:
-    """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it.
+    """Open the store that the settings name, without waiting for it.
 
-    *hold_off*: longest from a token request to its commit. So long nobody claims after Redis turned out to be another
-    run than before, and so long is the second term of a lease that ended.
+    `embedded:` starts or joins the server in *data_dir*.
+
+    Args:
+        redis: the settings.
+        sealer: of tokens.
+        data_dir: holds the embedded store.
+        password: of Redis.
+        hold_off: longest from a token request to its commit. After Redis turned out to be another run than before
+            nobody claims for so long, and the second term of a lease that ended is so long.
     """
     async with AsyncExitStack() as stack:
         url = redis.url
@@ -127,32 +136,36 @@ async def open_store(
             url = await stack.enter_async_context(embedded_server(data_dir))
         primary = Primary(url, password=password)
         stack.push_async_callback(primary.close)
-        keys, clock = Keys(redis.namespace), Clock()
-        primary.ours = (keys.meta, "")  # until `identify`
-        grants = Grants(primary, keys, sealer)
-        # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
-        millisecond = timedelta(milliseconds=1)
-        schedule = Schedule(
-            primary,
-            keys,
-            grants,
-            clock,
-            replicas=redis.replicas,
-            second_term_ms=hold_off // millisecond,
-            hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off // millisecond,
-        )
-        yield Store(
-            primary=primary,
-            keys=keys,
-            grants=grants,
-            schedule=schedule,
-            registry=Registry(primary, keys, grants, clock),
-            flows=Flows(primary, keys, sealer),
-            history=History(primary, keys),
-            attempts=Attempts(primary, keys, clock),
-            soonest=Soonest(primary, keys),
-            notices=Notices(primary, keys, clock),
-            resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
-            clock=clock,
-            sealer=sealer,
-        )
+        yield _wire(primary, redis, sealer, hold_off)
+
+
+def _wire(primary: Primary, redis: Redis, sealer: Sealer, hold_off: timedelta) -> Store:
+    keys, clock = Keys(redis.namespace), Clock()
+    primary.mark = (keys.meta, "")  # until `identify`
+    grants = Grants(primary, keys, sealer)
+    hold_off_ms = hold_off // timedelta(milliseconds=1)
+    schedule = Schedule(
+        primary,
+        keys,
+        grants,
+        clock,
+        replicas=redis.replicas,
+        second_term_ms=hold_off_ms,
+        # The embedded store syncs every write to the disk that it shares with the broker: another run lost nothing.
+        hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off_ms,
+    )
+    return Store(
+        primary=primary,
+        keys=keys,
+        grants=grants,
+        schedule=schedule,
+        registry=Registry(primary, keys, grants, clock),
+        flows=Flows(primary, keys, sealer),
+        history=History(primary, keys),
+        attempts=Attempts(primary, keys, clock),
+        soonest=Soonest(primary, keys),
+        notices=Notices(primary, keys, clock),
+        resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
+        clock=clock,
+        sealer=sealer,
+    )

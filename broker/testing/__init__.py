@@ -1,6 +1,6 @@
-"""For the tests of whoever uses `broker.client`: a broker that answers as a real one does and does as it is told.
+"""For the tests of programs that use `broker.client`: a fake broker that a test controls.
 
-`FakeBroker` is a real HTTP server on loopback, so that the client under test is run whole. For pytest,
+`FakeBroker` is a real HTTP server on loopback, so that the whole client under test runs. For pytest,
 `pytest_plugins = ["broker.testing.fixtures"]` in `conftest.py` gives the fixture `fake_broker`.
 """
 

@@ -1,7 +1,7 @@
-"""A broker for tests: the wire of a real one, on loopback, in threads of its own.
+"""A broker for tests: the routes of a real one, on loopback, in its own threads.
 
-It holds no refresh token and asks no provider: a test says what happens to each grant. What it answers is held to the
-real broker's answers by this package's own tests.
+It holds no refresh token and calls no provider: a test says what happens to each grant. This package's own tests
+compare its responses with the real broker's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from broker.testing.grants import FakeGrant
-from broker.testing.handler import Asked, Handler
+from broker.testing.handler import Handler, ReceivedRequest
 
 if TYPE_CHECKING:
     import os
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class FakeBroker:
-    """A broker that does as it is told: `with FakeBroker() as fake: fake.add("acme-cameras")`."""
+    """A broker under a test's control: `with FakeBroker() as fake: fake.add("acme-cameras")`."""
 
     def __init__(self, *, key: str = "fake-broker-key", socket_path: str | os.PathLike[str] | None = None) -> None:
-        """Known to it is *key* alone; on a loopback port, or on a Unix socket at *socket_path*."""
+        """Make a broker that knows *key* alone; on a loopback port, or on a Unix socket at *socket_path*."""
         self.key = key
         self.grants: dict[str, FakeGrant] = {}
-        self.asked: list[Asked] = []
-        """Every request that came, in order."""
+        self.requests: list[ReceivedRequest] = []
+        """Every request that arrived, in order."""
         self.changed = threading.Condition()
         self.hanging = False
-        """True: connections are taken, and nothing is answered."""
+        """True: connections are accepted, and no request gets a response."""
         self._path = None if socket_path is None else str(socket_path)
         self._address: Any = ("127.0.0.1", 0) if self._path is None else self._path
         self._server: _Server | None = None
@@ -41,31 +41,31 @@ class FakeBroker:
 
     @property
     def url(self) -> str:
-        """Its address, the same for as long as it exists."""
+        """Its address, the same while it exists."""
         return f"unix:{self._path}" if self._path else "http://{}:{}".format(*self._address)
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables by which `Broker.from_env` finds it."""
+        """The environment variables with which `Broker.from_env` finds it."""
         return {"TOKEN_BROKER_URL": self.url, "TOKEN_BROKER_KEY": self.key}
 
     def add(self, grant_id: str, *, lifetime: float = 3600, **extra: Any) -> FakeGrant:
-        """A new grant with a token of *lifetime* seconds; *extra* are further members of its answers."""
+        """Add a grant with a token of *lifetime* seconds; *extra* are further members of its token responses."""
         grant = self.grants[grant_id] = FakeGrant(grant_id, self.changed, lifetime, extra)
         return grant
 
     def forget(self, grant_id: str) -> None:
-        """There is no such grant any more."""
+        """Remove a grant."""
         with self.changed:
             del self.grants[grant_id]
             self.changed.notify_all()
 
-    def reads(self, grant_id: str) -> int:
-        """How many requests for the token of this grant came."""
-        return sum(asked.path.partition("?")[0] == f"/v1/grants/{grant_id}/token" for asked in self.asked)
+    def count_reads(self, grant_id: str) -> int:
+        """Return how many requests for the token of this grant arrived."""
+        return sum(each.path.partition("?")[0] == f"/v1/grants/{grant_id}/token" for each in self.requests)
 
     def up(self) -> None:
-        """Answer from now on, where it answered before."""
+        """Serve from now on, at the same address as before."""
         if self._server is not None:
             return
         self._server = server = (_UnixServer if self._path else _Server)(self._address, Handler)
@@ -76,7 +76,7 @@ class FakeBroker:
         self._thread.start()
 
     def down(self) -> None:
-        """Be gone, as a broker that is restarting: connections break, new ones are refused."""
+        """Stop serving, like a broker that restarts: connections break, new ones are refused."""
         server, self._server = self._server, None
         if server is None or self._thread is None:
             return
@@ -91,7 +91,7 @@ class FakeBroker:
                 Path(self._path).unlink()
 
     def is_up(self, server: object) -> bool:
-        """Whether *server* is the one that answers now."""
+        """Return whether *server* is the one that serves now."""
         return self._server is server
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class FakeBroker:
 
 
 class _Server(ThreadingHTTPServer):
-    """One thread a connection; all of them can be broken off."""
+    """One thread for each connection; all of them can be broken off."""
 
     daemon_threads = True
     block_on_close = False
@@ -116,7 +116,7 @@ class _Server(ThreadingHTTPServer):
     fake: FakeBroker
 
     def server_bind(self) -> None:
-        """Without asking DNS for our own name."""
+        """Bind without asking DNS for this host's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "localhost", 0
         self._open: set[socket.socket] = set()
@@ -127,7 +127,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self._open.discard(request)
         super().shutdown_request(request)
 
@@ -138,7 +138,7 @@ class _Server(ThreadingHTTPServer):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever went away in the middle is no matter of the test's."""
+        """Ignore a client that left in the middle: the test knows."""
 
 
 class _UnixServer(_Server):

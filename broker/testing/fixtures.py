@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fake_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
-    """A running `FakeBroker` that `Broker.from_env()` finds."""
+    """Run a `FakeBroker` that `Broker.from_env()` finds."""
     with FakeBroker() as fake:
         monkeypatch.delenv("TOKEN_BROKER_KEY_FILE", raising=False)
         for name, value in fake.env.items():

@@ -1,4 +1,4 @@
-"""The grants of a fake broker: what they hold, and what a test does to them. All from any thread."""
+"""The grants of a fake broker: what they hold, and what a test does to them, from any thread."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 
 class FakeGrant:
-    """A grant whose token is made up. Every method takes effect at once, and wakes who waits."""
+    """A grant whose token is made up. Every method takes effect at once, and wakes waiting requests."""
 
     def __init__(self, grant_id: str, changed: threading.Condition, lifetime: float, extra: dict[str, Any]) -> None:
         self.id = grant_id
         self.lifetime = lifetime
-        """Seconds that the next tokens live."""
+        """Seconds that the next tokens are valid."""
         self.extra = extra
-        """Further members of a token answer."""
+        """Further members of a token response."""
         self.readable = True
         """Whether the caller has the right `read`; without it 403."""
         self.refreshable = True
         """Whether the caller has the right `refresh`; without it 403 for `min_ttl` and reports."""
         self.provider_up = True
-        """False: no refresh brings anything, as with a provider that is down."""
+        """False: no refresh succeeds, as with a provider that is down."""
         self.min_interval = 0.0
-        """Seconds after a refresh in which a report is answered 429, `too_fresh`; a real broker's default is 60."""
+        """Seconds after a refresh in which a report gets 429, `too_fresh`; a real broker's default is 60."""
         self.dead = False
         self.refreshes = 0
-        """How often a refresh was asked for and made."""
+        """How many refreshes were requested and made."""
         self._changed = changed
         self.generation = 0
         self._new_token()
@@ -40,7 +40,7 @@ class FakeGrant:
         return self._token
 
     def rotate(self, *, lifetime: float | None = None) -> str:
-        """A new token, as after a planned refresh; what it is. *lifetime* (seconds) holds from now on."""
+        """Make a new token, as after a planned refresh, and return it. *lifetime* (seconds) holds from now on."""
         with self._changed:
             if lifetime is not None:
                 self.lifetime = lifetime
@@ -49,28 +49,28 @@ class FakeGrant:
             return self._token
 
     def expire(self) -> None:
-        """The current token's life is over. The next read has a new one made, if the provider is up."""
+        """Expire the current token. The next read has a new one made, if the provider is up."""
         with self._changed:
             self._ends = 0.0
             self._changed.notify_all()
 
     def kill(self) -> None:
-        """The provider no longer accepts the grant: its token is over, and a person must log in again."""
+        """Have the provider end the grant: its token expires, and a person must log in again."""
         with self._changed:
             self.dead, self._ends = True, 0.0
             self._changed.notify_all()
 
     def log_in(self) -> str:
-        """Somebody logs in again: the grant lives, with a new token; what it is."""
+        """Log in again: the grant works, with a new token, which is returned."""
         self.dead = False
         return self.rotate()
 
     def remaining(self) -> float:
-        """Seconds of life of the current token, negative when it has expired."""
+        """Return the seconds until the current token expires, negative when it has expired."""
         return self._ends - time.time()
 
     def answer(self) -> dict[str, Any]:
-        """The token answer at this moment."""
+        """Return the token response at this moment."""
         return {
             **self.extra,
             "access_token": self._token,
@@ -84,7 +84,7 @@ class FakeGrant:
         }
 
     def refresh(self) -> bool:
-        """Make a new token if that can be; whether there is one."""
+        """Make a new token if possible; return whether there is one."""
         if self.dead or not self.provider_up:
             return False
         self.refreshes += 1
@@ -92,7 +92,7 @@ class FakeGrant:
         return True
 
     def too_fresh(self) -> float:
-        """Seconds for which a report is of no use."""
+        """Return the seconds for which a report is of no use."""
         return self._made_at + self.min_interval - time.time()
 
     def _new_token(self) -> None:

@@ -1,4 +1,4 @@
-"""What a fake broker answers: the read of a token and the report of a 401, as `broker.api.routes.tokens` does."""
+"""The responses of a fake broker to reads of a token and reports of a 401, as `broker.api.routes.tokens` gives them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _STATUS = {
 }
 
 
-class Asked(NamedTuple):
-    """A request that came."""
+class ReceivedRequest(NamedTuple):
+    """A request that arrived."""
 
     method: str
     path: str
@@ -40,8 +40,8 @@ class Asked(NamedTuple):
     headers: Mapping[str, str]
 
 
-class _Refused(Exception):
-    """An error answer: its code, and what to do."""
+class _ErrorResponse(Exception):
+    """An error response: its code, and what to do about it."""
 
     def __init__(
         self,
@@ -71,17 +71,17 @@ class Handler(BaseHTTPRequestHandler):
     server: Any
 
     def do_GET(self) -> None:
-        """Answer a read."""
-        self._answer()
+        """Respond to a read."""
+        self._respond()
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - the library's names
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - http.server looks for these names
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         fake: FakeBroker = self.server.fake
-        fake.asked.append(Asked(self.command, self.path, dict(self.headers.items())))
+        fake.requests.append(ReceivedRequest(self.command, self.path, dict(self.headers.items())))
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         while fake.hanging and fake.is_up(self.server):
             time.sleep(0.01)
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             grant, status = self._token(fake)
             body = grant.answer() if status == 200 else None
             headers = {"ETag": f'"{grant.generation}"', "Vary": "Accept", **self._applied()}
-        except _Refused as error:
+        except _ErrorResponse as error:
             status, headers = _STATUS[error.code], error.headers
             body = {"error": error.code, "error_description": str(error), **error.members}
         if not fake.is_up(self.server):
@@ -112,45 +112,49 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def _token(self, fake: FakeBroker) -> tuple[FakeGrant, int]:
-        """The grant whose current token is the answer, and its status. Raises `_Refused`."""
-        self._known(fake)
+        """Return the grant whose current token is the response, and the status; raise `_ErrorResponse`."""
+        self._check_key(fake)
         parts = urlsplit(self.path)
         match = _PATH.fullmatch(parts.path)
         if match is None:
-            raise _Refused("not_found", "no such route")
+            raise _ErrorResponse("not_found", "no such route")
         grant_id, what = match.groups()
         if self.command != ("GET" if what == "token" else "POST"):
             allowed = "GET, HEAD" if what == "token" else "POST"
-            raise _Refused("method_not_allowed", f"allowed here: {allowed}", headers={"Allow": allowed})
+            raise _ErrorResponse("method_not_allowed", f"allowed here: {allowed}", headers={"Allow": allowed})
         grant = fake.grants.get(grant_id)
         if grant is not None and not (grant.readable and (what == "token" or grant.refreshable)):
-            raise _Refused("access_denied", "caller 'fake' has no right on this grant id: see callers in the settings")
+            raise _ErrorResponse(
+                "access_denied", "caller 'fake' has no right on this grant id: see callers in the settings"
+            )
         if grant is None:
-            raise _Refused("not_found", "no such grant")
+            raise _ErrorResponse("not_found", "no such grant")
         if what == "refresh":
             return self._refreshed(fake, grant)
         min_ttl = parse_qs(parts.query).get("min_ttl", ["0"])[0]
         return self._read(fake, grant, min_ttl)
 
-    def _known(self, fake: FakeBroker) -> None:
+    def _check_key(self, fake: FakeBroker) -> None:
         key = self.headers.get("X-Broker-Key")
         if key is None:
             scheme, _, value = (self.headers.get("Authorization") or "").partition(" ")
             key = value.strip() if scheme.lower() == "bearer" else None
         if not key:
-            raise _Refused("invalid_token", "no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
+            raise _ErrorResponse("invalid_token", "no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
         if key != fake.key:
-            raise _Refused("invalid_token", "unknown key: make one with `token-broker caller new NAME`")
+            raise _ErrorResponse("invalid_token", "unknown key: make one with `token-broker caller new NAME`")
 
     def _read(self, fake: FakeBroker, grant: FakeGrant, raw: str) -> tuple[FakeGrant, int]:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", raw):
-            raise _Refused("invalid_request", "min_ttl must be seconds, 0 or more, such as min_ttl=60")
+            raise _ErrorResponse("invalid_request", "min_ttl must be seconds, 0 or more, such as min_ttl=60")
         min_ttl = float(raw)
         if min_ttl and not grant.refreshable:
-            raise _Refused("access_denied", "caller 'fake' has no refresh right on this grant id")
+            raise _ErrorResponse("access_denied", "caller 'fake' has no refresh right on this grant id")
         if min_ttl > grant.lifetime:
-            raise _Refused("invalid_request", f"a refresh of this grant yields {grant.lifetime:.0f} s: ask for less")
-        self._living(fake, grant, min_ttl)
+            raise _ErrorResponse(
+                "invalid_request", f"a refresh of this grant yields {grant.lifetime:.0f} s: ask for less"
+            )
+        self._ensure_valid(fake, grant, min_ttl)
         condition, wait = self.headers.get("If-None-Match"), self._wait()
         if condition != f'"{grant.generation}"':
             return grant, 200
@@ -158,12 +162,12 @@ class Handler(BaseHTTPRequestHandler):
         if not wait or not _changes(fake, grant, generation, wait, self.server):
             return grant, 304
         if fake.grants.get(grant.id) is not grant:
-            raise _Refused("not_found", "no such grant")
-        self._living(fake, grant, 0)
+            raise _ErrorResponse("not_found", "no such grant")
+        self._ensure_valid(fake, grant, 0)
         return grant, 200
 
-    def _living(self, fake: FakeBroker, grant: FakeGrant, min_ttl: float) -> None:
-        """Have it refreshed where it has too little life; wait for that as long as is wanted."""
+    def _ensure_valid(self, fake: FakeBroker, grant: FakeGrant, min_ttl: float) -> None:
+        """Refresh a grant whose token expires too soon; wait for that as long as the caller wants."""
         if grant.remaining() > min_ttl:
             return
         wait = self._wait()
@@ -172,24 +176,26 @@ class Handler(BaseHTTPRequestHandler):
             if grant.dead:
                 raise _dead(fake, grant)
             if time.monotonic() >= ends or not fake.is_up(self.server):
-                raise _Refused("token_unavailable", "no valid token yet, a refresh is under way", 5)
+                raise _ErrorResponse("token_unavailable", "no valid token yet, a refresh is in progress", 5)
             time.sleep(0.01)
 
     def _refreshed(self, fake: FakeBroker, grant: FakeGrant) -> tuple[FakeGrant, int]:
         condition = self.headers.get("If-Match")
         if condition is None:
-            raise _Refused("precondition_required", 'name the token that got the 401: If-Match: "GENERATION", its ETag')
+            raise _ErrorResponse(
+                "precondition_required", 'name the token that got the 401: If-Match: "GENERATION", its ETag'
+            )
         match = re.fullmatch(r'\s*(?:W/)?"([0-9]+)"\s*', condition)
         if match is None:
-            raise _Refused("invalid_request", 'If-Match must be one ETag of ours, such as "1764000000000"')
+            raise _ErrorResponse("invalid_request", 'If-Match must be one ETag of ours, such as "1764000000000"')
         with fake.changed:  # of many reports of one token one refreshes
             if int(match[1]) == grant.generation or grant.remaining() <= 0:
                 if grant.dead:
                     raise _dead(fake, grant)
                 if (seconds := grant.too_fresh()) > 0:
-                    raise _Refused("too_fresh", "the token is fresh: the 401 is about something else", seconds)
+                    raise _ErrorResponse("too_fresh", "the token is fresh: the 401 is about something else", seconds)
                 if not grant.refresh():
-                    raise _Refused("token_unavailable", "the last refresh brought nothing; the next try is planned", 5)
+                    raise _ErrorResponse("token_unavailable", "the last refresh failed; the next try is scheduled", 5)
         return grant, 204 if self._minimal() else 200
 
     def _minimal(self) -> bool:
@@ -206,8 +212,8 @@ class Handler(BaseHTTPRequestHandler):
         return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
 
 
-def _dead(fake: FakeBroker, grant: FakeGrant) -> _Refused:
-    return _Refused(
+def _dead(fake: FakeBroker, grant: FakeGrant) -> _ErrorResponse:
+    return _ErrorResponse(
         "reauthorization_required",
         f"the provider no longer accepts this grant: log in again with `token-broker login {grant.id}`",
         login_url=f"{fake.url}/#search={grant.id}",
@@ -215,7 +221,7 @@ def _dead(fake: FakeBroker, grant: FakeGrant) -> _Refused:
 
 
 def _changes(fake: FakeBroker, grant: FakeGrant, generation: int, seconds: float, server: object) -> bool:
-    """Wait until *grant* has another generation, is dead or gone; False after *seconds*, or when the broker is gone."""
+    """Wait for another generation of *grant*, or its end; return False after *seconds*, or when the broker is down."""
     ends = time.monotonic() + seconds
     with fake.changed:
         while grant.generation == generation and grant.remaining() > 0 and fake.grants.get(grant.id) is grant:

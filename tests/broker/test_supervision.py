@@ -14,7 +14,7 @@ import typer
 
 from broker.cli.run import run_loop
 from broker.process import logs
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 from broker.read import Follower
 from broker.refresh.scheduler import Lane
 from broker.sandbox import walk_to_redirect
@@ -143,7 +143,7 @@ async def test_a_stop_finishes_logins_and_logouts(
 
 async def test_work_that_loses_its_cancellation_is_left_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that swallows what was to end it does not keep the process from ending."""
-    monkeypatch.setattr("broker.process.tasks._AGAIN", 0.05)
+    monkeypatch.setattr("broker.process.tasks._CANCEL_AGAIN", 0.05)
     stopping, lost = asyncio.Event(), 0
 
     async def work() -> None:
@@ -156,7 +156,7 @@ async def test_work_that_loses_its_cancellation_is_left_all_the_same(monkeypatch
                 if lost > 2:
                     raise
 
-    leaving = asyncio.create_task(unless(stopping, work()))
+    leaving = asyncio.create_task(run_until(stopping, work()))
     await asyncio.sleep(0.02)
     stopping.set()
     await asyncio.wait_for(leaving, 5)

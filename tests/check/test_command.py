@@ -18,20 +18,20 @@ __all__ = ["home"]  # the fixture
 
 
 def bad(done: Done) -> list[str]:
-    """The lines of what is not as it should be, but of how busy this machine's disk is."""
+    """Return the lines that are not ok, without the one about a busy disk of this machine."""
     lines = [line for line in done.out.splitlines()[:-1] if not line.startswith("ok: ")]
-    return [line for line in lines if " ms to be on disk " not in line]
+    return [line for line in lines if " ms to reach the disk " not in line]
 
 
 def snapshot(directory: Path) -> dict[str, Any]:
-    """Every file below, with mode and content."""
+    """Return every file below, with mode and content."""
     return {
         str(path): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"") for path in directory.rglob("*")
     }
 
 
 async def test_fresh_settings_are_good(home: Home) -> None:
-    """What `init` prints, filled in, has nothing wrong; looking changes nothing and makes nothing."""
+    """The settings that `init` prints, filled in, have no error; a check changes nothing and creates nothing."""
     printed = (await home("init", "--provider", "cameramanager")).out
     (home.directory / "client_secret").write_text("a-client-secret\n")
     (home.directory / "client_secret").chmod(0o600)
@@ -43,7 +43,7 @@ async def test_fresh_settings_are_good(home: Home) -> None:
 
 
 async def test_wrong_settings(home: Home) -> None:
-    """Everything wrong at once, each with file, line and the nearest known key; exit 78, as `run` does."""
+    """Every error at once, each with file, line and the nearest known key; exit 78, as `run` does."""
     home.settings.write_text(
         '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "x"\n'
     )
@@ -61,7 +61,7 @@ async def test_wrong_settings(home: Home) -> None:
 
 
 async def test_settings_that_may_cost(home: Home) -> None:
-    """What is allowed and may cost: a warning each, with where it was set; 0, and 1 by --strict."""
+    """Valid but costly settings cause a warning each, with where they were set; exit 0, and 1 with --strict."""
     home.settings.write_text(
         'data_dir = "data"\n[redis]\nurl = "embedded:"\n[refresh]\njournal = false\n[providers.acme]\nkind = "oauth2"\n'
         'client_id = "x"\nclient_secret = "THE-SECRET"\nallow_http = true\nparameters = "query"\n'
@@ -76,7 +76,7 @@ async def test_settings_that_may_cost(home: Home) -> None:
         "warning: broker.toml:10: providers.acme.allow_http = true",
         'warning: broker.toml:11: providers.acme.parameters = "query"',
     ]
-    assert "an answer that Redis loses" in done.out
+    assert "a token response that Redis loses" in done.out
     strict = await home("check", "--strict", env={"TOKEN_BROKER_REFRESH__JOURNAL": "false"})
     assert strict.code == 1
     assert "warning: environment: TOKEN_BROKER_REFRESH__JOURNAL: refresh.journal = false" in strict.out
@@ -84,7 +84,7 @@ async def test_settings_that_may_cost(home: Home) -> None:
 
 
 def with_secrets(home: Home) -> dict[str, Path]:
-    """Settings that name a file of each kind, all good and private."""
+    """Write settings that name a file of each kind, all good and private."""
     contents = {
         "sealing": new_sealing_key(),
         "password": "pw",
@@ -116,7 +116,7 @@ KEYS = {
 
 
 async def test_secret_files_that_others_read(home: Home) -> None:
-    """Loose modes are warned of with the command that narrows them, and that command does; groups may read."""
+    """A loose mode causes a warning with the command that narrows it, and that command does; groups may read."""
     paths = with_secrets(home)
     home.data.mkdir(mode=0o700)
     assert bad(await home("check", "--strict")) == []
@@ -139,7 +139,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "  \n", b"\xff\xfe\x00"])
 async def test_secret_files_that_hold_nothing(home: Home, content: str | bytes | None) -> None:
-    """Files that are not there, are empty or are no text: every one is named, in one look; exit 78."""
+    """Missing files, empty ones and ones that are not text are all named in one run; exit 78."""
     paths = with_secrets(home)
     for path in paths.values():
         if content is None:
@@ -154,22 +154,22 @@ async def test_secret_files_that_hold_nothing(home: Home, content: str | bytes |
 
 
 async def test_data_dir(home: Home, tmp_path: Path) -> None:
-    """A file in its place; then a good directory, which is written to and left as it was."""
+    """A file in the place of data_dir is an error; a good directory is written to and left as it was."""
     with_secrets(home)
     home.data.write_text("")
     done = await home("check")
     assert done.code == 78
-    assert bad(done) == [f"error: data_dir: {home.data} is no directory: name another"]
+    assert bad(done) == [f"error: data_dir: {home.data} is not a directory: name another"]
     home.data.unlink()
     home.data.mkdir(mode=0o700)
     done = await home("check")
     assert done.code == 0
-    assert any(line.startswith(f"ok: {home.data}: written, synced in ") for line in done.out.splitlines())
+    assert any(line.startswith(f"ok: {home.data}: can be written, syncs in ") for line in done.out.splitlines())
     assert list(home.data.iterdir()) == []
 
 
 async def test_no_server_to_embed(home: Home) -> None:
-    """`embedded:` without a server: exit 78, and how to get one."""
+    """`embedded:` without a server exits with 78, and says how to get one."""
     empty = home.directory / "bin"
     empty.mkdir()
     blocked = home.directory / "blocked"
@@ -182,7 +182,7 @@ async def test_no_server_to_embed(home: Home) -> None:
 
 
 async def test_online(home: Home, own_redis: RedisServer) -> None:
-    """Connections are tried by --online alone: all good is 0, one that fails is 1, each told by its own line."""
+    """Only --online tries connections: all good is 0, one that fails is 1, each reported in its own line."""
     (home.directory / "sealing.keys").write_text(new_sealing_key() + "\n")
     (home.directory / "sealing.keys").chmod(0o600)
     home.write('[sealing]\nkeys_file = "sealing.keys"', redis=f'url = "{own_redis.url}"')

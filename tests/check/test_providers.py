@@ -1,4 +1,4 @@
-"""What `check --online` says of providers: each kind of finding, from a server that is really like that."""
+"""The findings of `check --online` about providers: each kind, from a server that is really like that."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 import trustme
 
 from broker.check.finding import Finding
-from broker.check.providers import of_provider
+from broker.check.providers import check_provider
 from broker.providers import Endpoint, open_http
-from broker.providers.facts import look
+from broker.providers.facts import fetch_facts
 from broker.sandbox import Sandbox
 from broker.settings import Provider
 from tests.conftest import free_port, provider_settings
@@ -33,20 +33,20 @@ DAY = dt.timedelta(days=1)
 
 
 async def found(provider: dict[str, Any], name: str = "as") -> list[Finding]:
-    """The findings of one provider."""
+    """Return the findings of one provider."""
     async with open_http(3) as http:
-        endpoint = Endpoint.of(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
-        return list(of_provider(await look(endpoint, 3), time.time()))
+        endpoint = Endpoint.from_settings(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
+        return list(check_provider(await fetch_facts(endpoint, 3), time.time()))
 
 
 def bad(findings: list[Finding]) -> list[tuple[str, str]]:
-    """Level and words of what is not as it should be."""
+    """Return level and words of the findings that are not ok."""
     return [(finding.level, finding.what) for finding in findings if finding.level != "ok"]
 
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority that is trusted."""
+    """Make an authority that is trusted."""
     made = trustme.CA()
     made.cert_pem.write_to_path(str(tmp_path / "bundle.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle.pem"))
@@ -55,7 +55,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 @pytest.mark.parametrize("provider", ["cameramanager", "een", "acme"])
 async def test_nothing_wrong(sandbox: Sandbox, provider: str) -> None:
-    """Good servers of all kinds: good news alone, and no secret, client id or token is sent by asking."""
+    """Good servers of all kinds are ok, and no secret, client id or token is sent to them."""
     settings = provider_settings(sandbox)[provider]
     findings = await found(settings, provider)
     assert bad(findings) == [] != findings
@@ -63,7 +63,7 @@ async def test_nothing_wrong(sandbox: Sandbox, provider: str) -> None:
 
 
 async def test_only_looks(fas: Fas) -> None:
-    """One GET without a body, credentials or parameters; nothing was redeemed."""
+    """A check sends one GET without a body, credentials or parameters; nothing was redeemed."""
     fas.page = says("", 405, f"Date: {email.utils.formatdate(usegmt=True)}")
     assert bad(await found(provider_at(fas))) == []
     (asked,) = fas.pages
@@ -74,17 +74,17 @@ async def test_only_looks(fas: Fas) -> None:
 
 @pytest.fixture
 async def fas() -> Any:
-    """FAS."""
+    """Start a scripted authorization server."""
     async with fakes.running() as server:
         yield server
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(-600, "ahead of"), (3600, "behind")])
 async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
-    """A server's clock that is far from ours, by its Date header, in seconds."""
+    """A server's clock that is far from this host's, by its Date header, causes a warning in seconds."""
     fas.page = says("", 200, f"Date: {email.utils.formatdate(time.time() + seconds, usegmt=True)}")
     ((level, what),) = bad(await found(provider_at(fas)))
-    said = re.fullmatch(rf"our clock is (\d+) s {words} its clock", what)
+    said = re.fullmatch(rf"this host's clock is (\d+) s {words} the server's", what)
     assert (level, said is not None) == ("warning", True), what
     assert said is not None
     assert abs(int(said[1]) - abs(seconds)) <= 2
@@ -92,15 +92,15 @@ async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
 
 @pytest.mark.parametrize("date", [None, "Date: yesterday"])
 async def test_no_clock(fas: Fas, date: str | None) -> None:
-    """A server that does not say what time it is: cannot tell."""
+    """A server that sends no time: unknown."""
     fas.page = says("", 200, *([date] if date else []))
-    assert bad(await found(provider_at(fas))) == [("unknown", "what time it is there")]
+    assert bad(await found(provider_at(fas))) == [("unknown", "its time")]
 
 
 async def test_fault_of_the_server(fas: Fas) -> None:
-    """HTTP 503 is warned of."""
+    """HTTP 503 causes a warning."""
     fas.page = says("", 503, f"Date: {email.utils.formatdate(usegmt=True)}")
-    assert bad(await found(provider_at(fas))) == [("warning", f"{fas.url}/token answers HTTP 503")]
+    assert bad(await found(provider_at(fas))) == [("warning", f"{fas.url}/token responds with HTTP 503")]
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ async def test_fault_of_the_server(fas: Fas) -> None:
     ],
 )
 async def test_not_there(url: str, why: str) -> None:
-    """Nobody listens, or the name means nothing: failed, with URL and reason."""
+    """A refused connection and an unknown name fail, with URL and reason."""
     url = url.format(port=free_port())
     ((level, what),) = bad(await found({"kind": "oauth2", "client_id": "x", "token_endpoint": url}))
-    assert (level, what.startswith(f"{url} cannot be asked: {why}")) == ("failed", True)
+    assert (level, what.startswith(f"{url} cannot be reached: {why}")) == ("failed", True)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_not_there(url: str, why: str) -> None:
     ids=["good", "soon", "now", "over"],
 )
 async def test_certificate_expiring(authority: trustme.CA, days: int, level: str | None) -> None:
-    """A certificate that ends within two weeks is warned of with the days; one that has ended has failed."""
+    """A certificate that expires within two weeks causes a warning with the days; an expired one fails."""
     context = server_context(authority, not_before=NOW - 30 * DAY, not_after=NOW + days * DAY + DAY / 2)
     async with fakes.running(tls=context, name="localhost") as server:
         server.page = says("", 200, f"Date: {email.utils.formatdate(usegmt=True)}")
@@ -139,12 +139,12 @@ async def test_certificate_expiring(authority: trustme.CA, days: int, level: str
 
 
 def misnamed(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate for another host."""
+    """Make a certificate for another host."""
     return server_context(authority, "elsewhere.test")
 
 
 def unknown(_authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate of an authority that is not trusted."""
+    """Make a certificate of an authority that is not trusted."""
     return server_context(trustme.CA())
 
 
@@ -156,15 +156,15 @@ def unknown(_authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
 async def test_certificate_not_accepted(
     authority: trustme.CA, tmp_path: Path, spoilt: Callable[[trustme.CA, Path], ssl.SSLContext], words: str
 ) -> None:
-    """What the daemon would not accept has failed here too, for the same reason."""
+    """What the daemon would not accept fails here too, for the same reason."""
     async with fakes.running(tls=spoilt(authority, tmp_path), name="localhost") as server:
         (finding,) = [finding for finding in await found(provider_at(server)) if finding.level != "ok"]
     assert (finding.level, words in finding.what) == ("failed", True)
-    assert "SSL_CERT_FILE" in finding.mend
+    assert "SSL_CERT_FILE" in finding.cure
 
 
 async def test_too_old_tls(authority: trustme.CA, tmp_path: Path, ended: list[subprocess.Popen[Any]]) -> None:
-    """A server that speaks TLS 1.0 alone."""
+    """A server with TLS 1.0 at most fails."""
     port = free_port()
     ended.append(await tls_1_0(authority, tmp_path, port))
     url = f"https://localhost:{port}/token"
@@ -173,7 +173,7 @@ async def test_too_old_tls(authority: trustme.CA, tmp_path: Path, ended: list[su
 
 
 async def test_addresses(authority: trustme.CA) -> None:
-    """A literal IPv6 address; and an IPv6 that leads nowhere beside an IPv4 that works."""
+    """A literal IPv6 address works; so does an IPv4 address beside an IPv6 one that leads nowhere."""
     page = says("", 200, f"Date: {email.utils.formatdate(usegmt=True)}")
     async with fakes.running(tls=server_context(authority, "::1"), host="::1", name="[::1]") as server:
         server.page = page
@@ -187,7 +187,7 @@ async def test_addresses(authority: trustme.CA) -> None:
 @pytest.mark.parametrize(
     ("said", "level", "words"),
     [
-        ("/r", "error", "they must be equal to the letter, a trailing slash included"),
+        ("/r", "error", "they must be equal in every character, a trailing slash included"),
         (None, "failed", "HTTP 503"),
         ("", "failed", "no discovery document"),
     ],

@@ -1,4 +1,4 @@
-"""What `check --online` says of Redis: each kind of finding, from a server that is really like that."""
+"""The findings of `check --online` about Redis: each kind, from a server that is really like that."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from redis.asyncio import Redis as Client
 
 from broker.check.finding import Finding, exit_code
-from broker.check.store import of_store
+from broker.check.store import check_store
 from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
-from broker.store.facts import look
+from broker.store.facts import fetch_facts
 from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
 from tests.nonsense import NONSENSE
@@ -32,7 +32,7 @@ StartRedis = Callable[..., RedisServer]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[StartRedis]:
-    """Starts servers with options of the test's own."""
+    """Return a function that starts servers with the test's own options."""
     started: list[RedisServer] = []
 
     def start(*options: str) -> RedisServer:
@@ -56,21 +56,21 @@ async def found(
     listen: float = 0.05,
     **settings: Any,
 ) -> list[Finding]:
-    """The findings of the server at *url*."""
+    """Return the findings of the server at *url*."""
     redis = Redis(url=url, **settings)
-    facts = await look(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
-    return list(of_store(facts, redis, known))
+    facts = await fetch_facts(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
+    return list(check_store(facts, redis, known))
 
 
 def only(findings: list[Finding], *levels: str) -> list[str]:
-    """What is found at these levels, but for good news."""
+    """Return what is found at these levels, by default all but ok."""
     return [
         finding.what for finding in findings if finding.level in (levels or ("error", "failed", "warning", "unknown"))
     ]
 
 
 async def started(url: str, tmp_path: Path, key: bytes = NEW, **settings: Any) -> str:
-    """Have a broker's store made there; its id."""
+    """Make a broker's store there; return its id."""
     async with open_store(Redis(url=url, **settings), Sealer([key]), data_dir=tmp_path) as store:
         await store.identify()
         return store.store_id
@@ -83,7 +83,7 @@ async def client(server: RedisServer) -> AsyncIterator[Client]:
 
 
 async def test_nothing_wrong(server: StartRedis, tmp_path: Path) -> None:
-    """A server as it should be: good news alone, and not one key changed by asking."""
+    """A good server causes no finding but ok, and the check changes no key."""
     redis = server()
     store = await started(redis.url, tmp_path)
     async with client(redis) as asked:
@@ -91,7 +91,7 @@ async def test_nothing_wrong(server: StartRedis, tmp_path: Path) -> None:
         findings = await found(redis.url, tmp_path, known=store)
         assert only(findings) == []
         said = " ".join(finding.what for finding in findings)
-        assert "our user may send all" in said
+        assert "the broker's user may send every command" in said
         assert "appendonly, appendfsync always" in said
         assert "its first key opens what is stored" in said
         assert {key: await asked.dump(key) for key in await asked.keys("*")} == before
@@ -109,20 +109,20 @@ async def test_nothing_wrong(server: StartRedis, tmp_path: Path) -> None:
 async def test_server_that_may_lose(
     server: StartRedis, tmp_path: Path, options: tuple[str, ...], what: str, mend: str
 ) -> None:
-    """Each setting that lets Redis lose what it acknowledged is one warning, with the command that mends it."""
+    """Each setting that lets Redis lose acknowledged writes is one warning, with the command that cures it."""
     redis = server(*options)
     (finding,) = [f for f in await found(redis.url, tmp_path) if f.level != "ok"]
     assert (finding.level, finding.what) == ("warning", what)
-    assert mend in finding.mend
+    assert mend in finding.cure
     assert finding.why
     async with client(redis) as asked:
-        words = finding.mend.split()
+        words = finding.cure.split()
         await asked.execute_command(*words)  # type: ignore[no-untyped-call]
     assert only(await found(redis.url, tmp_path)) == []
 
 
 async def test_replicas(server: StartRedis, tmp_path: Path) -> None:
-    """Replicas without min-replicas-to-write, and fewer than redis.replicas."""
+    """Replicas without min-replicas-to-write, and fewer than redis.replicas, cause a warning each."""
     redis = server()
     server("--replicaof", f"127.0.0.1 {redis.port}")
     async with client(redis) as asked:
@@ -144,73 +144,73 @@ async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None
     redis = server()
     replica = server("--replicaof", f"127.0.0.1 {redis.port}")
     (finding,) = await found(replica.url, tmp_path)
-    assert (finding.level, finding.what) == ("failed", "it is a read-only replica")
+    assert (finding.level, finding.what) == ("failed", "Redis is a read-only replica")
     assert exit_code([finding], strict=False) == 1
 
 
 def acl(*, without: str = "", more: str = "") -> str:
-    """The deployed user `broker`, a little changed, with the password `pw`."""
+    """Return the rules of the deployed user `broker`, changed as the test wants, with the password `pw`."""
     text = USERS.read_text().replace("\\\n", " ")
     line = next(line for line in text.splitlines() if line.startswith("user broker "))
     return line.replace("@BROKER_PASSWORD@", ">pw").replace(without, "").removeprefix("user ") + more
 
 
 async def as_user(redis: RedisServer, rules: str) -> str:
-    """Give the server a user `broker`; the URL with it."""
+    """Give the server a user `broker`; return the URL with it."""
     async with client(redis) as asked:
         await asked.execute_command("ACL", "SETUSER", *rules.split())  # type: ignore[no-untyped-call]
     return redis.url.replace("redis://", "redis://broker@")
 
 
 async def test_managed_server(server: StartRedis, tmp_path: Path) -> None:
-    """The deployed user may not ask CONFIG: `cannot tell`, which is no fault; everything else is known all the same."""
+    """The deployed user may not send CONFIG: `unknown`, which is no fault; everything else is known anyway."""
     url = await as_user(server(), acl())
     findings = await found(url, tmp_path, password="pw")
     assert [(finding.level, finding.what) for finding in findings if finding.level != "ok"] == [
         ("unknown", "appendfsync")
     ]
-    assert "our user may send all" in " ".join(finding.what for finding in findings)
+    assert "the broker's user may send every command" in " ".join(finding.what for finding in findings)
 
 
 @pytest.mark.parametrize("command", ["+waitaof", "+hset ", "+psubscribe", "+scan", "+eval ", "+info"])
 async def test_user_without_a_command(server: StartRedis, tmp_path: Path, command: str) -> None:
-    """Each command that our user lacks is named, with the words to grant it."""
+    """Each command that the broker's user lacks is named, with the words that grant it."""
     url = await as_user(server(), acl(without=command))
     findings = await found(url, tmp_path, password="pw")
     name = command.strip().removeprefix("+")
     if name == "eval":
-        assert "whether our user may send all that a broker sends" in only(findings, "unknown")
+        assert "whether the broker's user may send every command that a broker sends" in only(findings, "unknown")
         return
     (denied,) = [finding for finding in findings if "may not send" in finding.what]
-    assert (denied.level, denied.what) == ("failed", f"our user may not send {name.upper()}")
-    assert f"+{name}" in denied.mend
+    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}")
+    assert f"+{name}" in denied.cure
 
 
 @pytest.mark.parametrize("narrower", [" resetkeys ~other:*", " resetchannels &other:*"])
 async def test_user_of_another_namespace(server: StartRedis, tmp_path: Path, narrower: str) -> None:
-    """A user whose keys or channels are another namespace's cannot work here, and it is said."""
+    """A user with another namespace's keys or channels cannot work here, and the finding says so."""
     url = await as_user(server(), acl(more=narrower))
     (denied,) = [f for f in await found(url, tmp_path, password="pw") if f.level == "failed"]
-    assert "may not send" in denied.what or "refused us" in denied.what
+    assert "may not send" in denied.what or "denied access" in denied.what
 
 
 async def test_wrong_password(server: StartRedis, tmp_path: Path) -> None:
-    """A password that is refused is a connection that failed; it is not repeated."""
+    """A rejected password is a failed connection; the finding does not repeat it."""
     url = await as_user(server(), acl())
     (finding,) = await found(url, tmp_path, password="not-this-one")
-    assert (finding.level, "refused us" in finding.what) == ("failed", True)
+    assert (finding.level, "denied access" in finding.what) == ("failed", True)
     assert "not-this-one" not in str(finding)
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:
-    """No server: one finding, and no long wait."""
+    """Without a server there is one finding, and no long wait."""
     (finding,) = await asyncio.wait_for(found(f"redis://:PASSWORD@127.0.0.1:{free_port()}/0", tmp_path), 10)
-    assert str(finding).startswith("failed: redis: it cannot be reached")
+    assert str(finding).startswith("failed: redis: Redis cannot be reached")
     assert "PASSWORD" not in str(finding)
 
 
 async def test_old_server(tmp_path: Path) -> None:
-    """A Redis before 7.2: it is said what cannot be proved."""
+    """A Redis before 7.2 causes a warning of what cannot be proved."""
     binary = shutil.which("redis-server")
     if binary is None:
         missing("redis-server")
@@ -238,18 +238,18 @@ async def test_old_server(tmp_path: Path) -> None:
 
 
 async def test_keys(server: StartRedis, tmp_path: Path) -> None:
-    """The first key, another key, none: what is stored is opened by, and what to do."""
+    """The first key opens what is stored, or another, or none; each finding names the next step."""
     redis = server()
     await started(redis.url, tmp_path, OLD)
     assert only(await found(redis.url, tmp_path, keys=(OLD, NEW))) == []
     (other,) = [f for f in await found(redis.url, tmp_path, keys=(NEW, OLD)) if f.level != "ok"]
-    assert (other.level, "keys reseal" in other.mend) == ("warning", True)
+    assert (other.level, "keys reseal" in other.cure) == ("warning", True)
     (none,) = [f for f in await found(redis.url, tmp_path, keys=(NEW,)) if f.level != "ok"]
     assert (none.level, none.what) == ("error", "none of its keys opens what is stored")
 
 
 async def test_another_store(server: StartRedis, tmp_path: Path) -> None:
-    """An emptied server, and another store, where this broker knows one."""
+    """An emptied server fails, and so does another store, if this broker knows one."""
     redis = server()
     (empty,) = only(await found(redis.url, tmp_path, known="abc"), "failed")
     assert "is empty, but this broker knows store abc" in empty
@@ -259,29 +259,29 @@ async def test_another_store(server: StartRedis, tmp_path: Path) -> None:
     assert only(await found(redis.url, tmp_path)) == []
 
 
-async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path) -> None:
-    """Two environments in two databases of one server with one namespace: the other's messages are heard."""
+async def test_foreign_store_on_the_namespace_s_channels(server: StartRedis, tmp_path: Path) -> None:
+    """Two environments in two databases of one server with one namespace: the other's messages are noticed."""
     redis = server()
-    ours = await started(redis.url, tmp_path)
+    own = await started(redis.url, tmp_path)
     other = await started(redis.url.replace("/0", "/1"), tmp_path)
 
     async with client(redis) as asked:
 
         async def publish() -> None:
             no_store = [odd for odd in NONSENSE if b'"store": "' not in odd]
-            told = [json.dumps({"store": store}).encode() for store in (ours, other)]
-            for message in (*no_store, *told, b"no JSON"):
+            stores = [json.dumps({"store": store}).encode() for store in (own, other)]
+            for message in (*no_store, *stores, b"no JSON"):
                 await asked.publish("broker:tokens:g1", message)
 
         async with meanwhile(publish, 0.02):
-            findings = await found(redis.url, tmp_path, known=ours, listen=0.5)
+            findings = await found(redis.url, tmp_path, known=own, listen=0.5)
             elsewhere = await found(redis.url, tmp_path, listen=0.3, namespace="other")
-    assert only(findings) == [f"another store ({other}) publishes on our channels"]
+    assert only(findings) == [f"another store ({other}) publishes on this namespace's channels"]
     assert only(elsewhere) == []
 
 
 async def test_embedded_store(tmp_path: Path) -> None:
-    """An embedded store that does not run is not started for being looked at; one that runs is asked."""
+    """A check does not start an embedded store that does not run; it queries one that runs."""
     (finding,) = await found("embedded:", tmp_path)
     assert (finding.level, "is not running" in finding.what) == ("ok", True)
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ async def test_notify_test(home: Home) -> None:
     script.write_text(f"#!/bin/sh\ncat > {home.directory}/paged\n")
     script.chmod(0o755)
     receiver = Receiver(Path())
-    await receiver.come()
+    await receiver.start()
     home.write(f'[notify]\nwebhook = "{receiver.url}"\nsecret_file = "secret"\ncommand = ["{script}"]\n')
     assert (await home("notify", "test")).code == 75
     await home.run()
@@ -24,10 +24,10 @@ async def test_notify_test(home: Home) -> None:
     assert (done.code, done.out, done.err) == (0, "webhook: told (HTTP 204)\ncommand: told (exit 0)\n", "")
     assert json.loads((home.directory / "paged").read_text())["event"] == "test"
     receiver.verify()
-    await receiver.go()
+    await receiver.stop()
     done = await home("notify", "test")
     assert done.code == 1
-    assert done.out.startswith("webhook: not told (it cannot be reached")
+    assert done.out.startswith("webhook: not told (the receiver cannot be reached")
     assert json.loads((await home("notify", "test", "--json")).out)["ways"][1]["told"] is True
 
 

@@ -1,4 +1,4 @@
-"""A fake broker, a real one, and an API that takes tokens: what the client stands between."""
+"""A fake broker, a real one, and an API that accepts tokens: everything that the client talks to."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Came:
 
 @dataclass(slots=True)
 class Api:
-    """An API on a port of its own: it answers 401 to every token that it does not take."""
+    """An API on its own port: it responds with 401 to every token that it does not accept."""
 
     url: str
     takes: Callable[[str], bool]
     came: list[Came] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
-    """Where a path leads with 307, which keeps the method; with 303 after `see_other`."""
+    """Where a path redirects with 307, which keeps the method; with 303 after `see_other`."""
     see_other: set[str] = field(default_factory=set)
     hesitation: float = 0
     """Seconds before a 401."""
@@ -64,13 +64,13 @@ class Api:
 
     @property
     def tokens(self) -> list[str]:
-        """The tokens that came, in order."""
+        """Return the tokens that arrived, in order."""
         return [(each.authorization or "").removeprefix("Bearer ") for each in self.came]
 
 
 @contextlib.asynccontextmanager
 async def start_api(takes: Callable[[str], bool]) -> AsyncIterator[Api]:
-    """An API that takes the tokens of which *takes* says so."""
+    """Start an API that accepts the tokens for which *takes* returns True."""
     port = free_port()
     api = Api(f"http://127.0.0.1:{port}", takes)
     server = web.Server(api.answer)  # type: ignore[arg-type]
@@ -85,27 +85,27 @@ async def start_api(takes: Callable[[str], bool]) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def fake(fake_broker: FakeBroker) -> FakeBroker:
-    """A fake broker with one grant, g1."""
+    """Start a fake broker with one grant, g1."""
     fake_broker.add("g1", httpsBaseUrl={"hostname": "api.example.com"})
     return fake_broker
 
 
 @pytest.fixture
 async def client(fake: FakeBroker) -> AsyncIterator[Broker]:
-    """A client of the fake broker."""
+    """Open a client of the fake broker."""
     async with Broker.from_env() as broker:
         yield broker
 
 
 @pytest.fixture
 async def api(fake: FakeBroker) -> AsyncIterator[Api]:
-    """An API that takes the fake's current token alone."""
+    """Start an API that accepts only the fake's current token."""
     async with start_api(lambda token: token == fake.grants["g1"].token) as api:
         yield api
 
 
 @pytest.fixture
 async def elsewhere() -> AsyncIterator[Api]:
-    """Another API, which takes no token."""
+    """Start another API, which accepts no token."""
     async with start_api(lambda _: False) as api:
         yield api

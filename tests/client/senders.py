@@ -1,4 +1,4 @@
-"""The HTTP clients that services use, each asked the same way."""
+"""The HTTP clients that services use, each called alike."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import requests
 from broker.client import Broker, SyncBroker
 
 TLS = ssl.create_default_context()
-"""Made once: httpx would load all certificates anew for each client."""
+"""Made once: httpx would load all certificates again for each client."""
 
 
 class Send(Protocol):
-    """Send a request; status and text of the answer."""
+    """Send a request; return status and text of the response."""
 
     async def __call__(self, method: str, url: str, body: Any = None) -> tuple[int, str]: ...
 
@@ -30,7 +30,7 @@ Sender = Callable[..., AbstractAsyncContextManager[Send]]
 
 @asynccontextmanager
 async def aiohttp_sender(origin: str | None = None) -> AsyncIterator[Send]:
-    """Aiohttp with the middleware."""
+    """Send with aiohttp and the middleware."""
     async with Broker.from_env() as broker:
         middleware = broker.grant("g1").aiohttp(origin)
         async with aiohttp.ClientSession(middlewares=[middleware]) as session:
@@ -80,7 +80,7 @@ def _sync_httpx_sender(library: Any) -> Sender:
 
 @asynccontextmanager
 async def requests_sender(origin: str | None = None) -> AsyncIterator[Send]:
-    """The requests library with its auth."""
+    """Send with the requests library and its auth."""
     broker = SyncBroker.from_env()
     with requests.Session() as session:
         session.auth = broker.grant("g1").requests(origin)
@@ -108,7 +108,7 @@ SENDERS: dict[str, Sender] = {
 
 
 def stream_for(name: str, size: int) -> Any:
-    """A body that goes by once, as the client of this *name* takes it."""
+    """Make a body that can be read only once, as the client of this *name* takes it."""
 
     def once() -> Iterator[bytes]:
         yield b"x" * (size // 2)

@@ -1,4 +1,4 @@
-"""News by Redis pub/sub: a hint that leads to a read, on one connection with no right but to listen."""
+"""Changes by Redis pub/sub: a hint causes a read, on one connection whose only right is to listen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RIGHTS = [
 
 @pytest.fixture
 async def listener(own_redis: RedisServer) -> AsyncIterator[tuple[RedisServer, Redis]]:
-    """A Redis whose user `video-wall` has the rights that deploy/ gives a consumer."""
+    """Start a Redis whose user `video-wall` has the rights that deploy/ gives a consumer."""
     client = Redis.from_url(own_redis.url)
     await client.execute_command("ACL", "SETUSER", "video-wall", *RIGHTS[0])  # type: ignore[no-untyped-call]
     yield own_redis, client
@@ -42,7 +42,7 @@ def as_consumer(port: int) -> str:
 
 @contextlib.asynccontextmanager
 async def following(server: RedisServer) -> AsyncIterator[tuple[Broker, Grant]]:
-    """A client that has a token of g1, and hears of the next."""
+    """Open a client that has a token of g1, and follows it."""
     async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
         grant = client.grant("g1")
         await grant.token()
@@ -51,26 +51,28 @@ async def following(server: RedisServer) -> AsyncIterator[tuple[Broker, Grant]]:
 
 
 def polls(fake: FakeBroker) -> int:
-    """Long polls that came."""
-    return sum(asked.headers.get("Prefer") == "wait=50" for asked in fake.asked)
+    """Return how many long polls arrived."""
+    return sum(asked.headers.get("Prefer") == "wait=50" for asked in fake.requests)
 
 
 async def test_a_hint_leads_to_a_read(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
-    """One subscription and no poll; what is old news, or no news at all, is not read for."""
+    """One subscription and no poll; an old message, or a malformed one, causes no read."""
     server, redis = listener
     async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
         grant = client.grant("g1")
         first = await grant.token()
         await until(lambda: client.following.has(grant))
         await until(lambda: not client.following._reads)  # type: ignore[attr-defined]
-        asked = len(fake.asked)
+        asked = len(fake.requests)
         for old in (b"no JSON", b"[]", b"{}", json.dumps({"generation": first.generation}).encode()):
             await redis.publish("broker:tokens:g1", old)
         await asyncio.sleep(0.2)
-        assert len(fake.asked) == asked
+        assert len(fake.requests) == asked
         rotated = fake.grants["g1"].rotate()
-        told = json.dumps({"event": "refreshed", "generation": fake.grants["g1"].generation, "access_token": "forged"})
-        await redis.publish("broker:tokens:g1", told)
+        message = json.dumps(
+            {"event": "refreshed", "generation": fake.grants["g1"].generation, "access_token": "forged"}
+        )
+        await redis.publish("broker:tokens:g1", message)
         await until(lambda: (held := grant.at_hand()) and held.value == rotated, 2)
         assert polls(fake) == 0
         assert await redis.execute_command("PUBSUB", "NUMSUB", "broker:tokens:g1") == [b"broker:tokens:g1", 1]  # type: ignore[no-untyped-call]
@@ -80,7 +82,7 @@ async def test_a_hint_leads_to_a_read(fake: FakeBroker, listener: tuple[RedisSer
 
 
 async def test_what_was_missed_is_read(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
-    """A rotation in a gap of the subscription is found when there is one again; meanwhile the token is there."""
+    """A rotation in a gap of the subscription is found when the gap ends; meanwhile the old token is served."""
     server, _ = listener
     async with (
         RedisProxy(server.port) as proxy,
@@ -98,7 +100,7 @@ async def test_what_was_missed_is_read(fake: FakeBroker, listener: tuple[RedisSe
 
 
 async def test_a_hint_while_the_broker_is_away(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
-    """A hint that cannot be followed yet is not forgotten."""
+    """A hint is not forgotten while the broker cannot be read."""
     server, redis = listener
     async with following(server) as (_, grant):
         fake.down()
@@ -112,7 +114,7 @@ async def test_a_hint_while_the_broker_is_away(fake: FakeBroker, listener: tuple
 async def test_nobody_listens_for_what_is_not_used(
     fake: FakeBroker, listener: tuple[RedisServer, Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The channel of a grant that is used no longer is left, and taken up again when it is used again."""
+    """The channel of an unused grant is unsubscribed, and subscribed again when the grant is used again."""
     monkeypatch.setattr("broker.client.hints.IDLE", 0.2)
     server, redis = listener
 
@@ -138,14 +140,14 @@ async def test_nobody_listens_for_what_is_not_used(
 
 
 async def test_nonsense_ends_nothing(fake: FakeBroker, listener: tuple[RedisServer, Redis]) -> None:
-    """Whatever anybody publishes there, the client hears what comes next."""
+    """Whatever is published there, the client receives the next message."""
     server, redis = listener
     async with following(server) as (client, grant):
         for odd in NONSENSE:
             await redis.publish("broker:tokens:g1", odd)
         rotated = fake.grants["g1"].rotate()
-        told = {"event": "refreshed", "generation": fake.grants["g1"].generation}
-        await redis.publish("broker:tokens:g1", json.dumps(told))
+        message = {"event": "refreshed", "generation": fake.grants["g1"].generation}
+        await redis.publish("broker:tokens:g1", json.dumps(message))
         await until(lambda: (held := grant.at_hand()) and held.value == rotated)
         assert client.following.has(grant)
 
@@ -153,7 +155,7 @@ async def test_nonsense_ends_nothing(fake: FakeBroker, listener: tuple[RedisServ
 async def test_with_a_real_broker(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, shared_redis: RedisServer
 ) -> None:
-    """The messages of a real broker, in a namespace of its own for each environment."""
+    """The client follows the messages of a real broker, in a namespace of each environment."""
     async with start_broker() as running:
         await running.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         async with Broker(running.url, running.admin_key, redis_url=shared_redis.url) as client:
@@ -166,11 +168,11 @@ async def test_with_a_real_broker(
 
 
 async def test_no_redis_is_no_reason_to_fail(fake: FakeBroker, tmp_path: Path) -> None:
-    """Without its Redis the client reads as it must, at most once a second while the token lives."""
+    """Without its Redis the client reads at need, at most once a second while the token is valid."""
     server = start_redis(tmp_path)
     server.stop()
     async with Broker.from_env(redis_url=server.url) as client:
         grant = client.grant("g1")
         for _ in range(20):
             assert (await grant.token()).value == fake.grants["g1"].token
-        assert len(fake.asked) <= 3
+        assert len(fake.requests) <= 3

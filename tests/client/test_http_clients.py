@@ -1,4 +1,4 @@
-"""A grant's token in the requests of aiohttp, httpx, httpx2 and requests: where it goes, and what follows a 401."""
+"""A grant's token in requests of aiohttp, httpx, httpx2 and requests: where it is sent, and what follows a 401."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def sender(name: str) -> Sender:
 
 
 def reports(fake: FakeBroker) -> int:
-    """How many times the broker was told of a 401."""
-    return sum(asked.method == "POST" for asked in fake.asked)
+    """Return how many times the broker received a report."""
+    return sum(asked.method == "POST" for asked in fake.requests)
 
 
 async def test_the_token_goes_to_its_origin_alone(
     sender: Sender, fake: FakeBroker, api: Api, elsewhere: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without an origin it is that of the first request, and a request elsewhere goes without the token."""
+    """Without an origin it is that of the first request, and a request elsewhere is sent without the token."""
     async with sender() as send:
         assert (await send("GET", api.url + "/a"))[0] == 200
         assert (await send("GET", elsewhere.url + "/b"))[0] == 401
         assert (await send("GET", api.url + "/c"))[0] == 200
     assert [came.authorization for came in elsewhere.came] == [None]
-    assert reports(fake) == 0, "a 401 to a request without our token says nothing about it"
+    assert reports(fake) == 0, "a 401 to a request without the token says nothing about the token"
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 1
-    assert "no token of g1 goes to" in warned[0]
+    assert "a token of g1 is not sent to" in warned[0]
 
 
 async def test_a_pinned_origin(sender: Sender, api: Api, elsewhere: Api) -> None:
-    """With an origin, the first request elsewhere goes without the token too."""
+    """With an origin, the first request elsewhere is sent without the token too."""
     async with sender(api.url.upper().replace("HTTP", "http") + "/some/path") as send:
         assert (await send("GET", elsewhere.url + "/b"))[0] == 401
         assert (await send("GET", api.url + "/a"))[0] == 200
@@ -59,7 +59,7 @@ async def test_a_pinned_origin(sender: Sender, api: Api, elsewhere: Api) -> None
 async def test_a_redirect_elsewhere_takes_no_token_along(
     sender: Sender, fake: FakeBroker, api: Api, elsewhere: Api
 ) -> None:
-    """Neither on the way out, nor in the retry after a 401 that another origin gave."""
+    """A redirect to another origin carries no token, and neither does the retry after that origin's 401."""
     api.redirects["/out"] = elsewhere.url + "/b"
     async with sender() as send:
         assert (await send("GET", api.url + "/out"))[0] == 401
@@ -77,7 +77,7 @@ async def test_a_redirect_within_the_origin_keeps_it(sender: Sender, api: Api) -
 
 
 async def test_what_was_served_is_not_sent_again(sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """A POST is served and leads elsewhere (303): that this is refused does not have the POST served a second time."""
+    """A POST that was served and redirects elsewhere (303) is not served again when the second request is rejected."""
     api.redirects["/jobs"], api.takes = "/jobs/1", lambda _: False
     api.see_other.add("/jobs")
     async with sender() as send:
@@ -87,7 +87,7 @@ async def test_what_was_served_is_not_sent_again(sender: Sender, fake: FakeBroke
 
 
 async def test_there_and_back_again(sender: Sender, fake: FakeBroker, api: Api, elsewhere: Api) -> None:
-    """A redirect that comes back from another origin: no report of a request that may have gone without the token."""
+    """A redirect back from another origin causes no report: the request may have been sent without the token."""
     api.redirects["/out"], elsewhere.redirects["/b"] = elsewhere.url + "/b", api.url + "/back"
     async with sender() as send:
         await send("GET", api.url + "/out")
@@ -100,7 +100,7 @@ async def test_there_and_back_again(sender: Sender, fake: FakeBroker, api: Api, 
 async def test_a_401_is_reported_and_the_request_sent_again(
     sender: Sender, fake: FakeBroker, api: Api, body: bytes | None
 ) -> None:
-    """The API refuses the token in hand: the broker has it refreshed, and the caller does not notice."""
+    """The API rejects the held token: the broker has it refreshed, and the caller does not notice."""
     grant = fake.grants["g1"]
     async with sender() as send:
         await send("POST", api.url + "/warm", body)
@@ -117,7 +117,7 @@ async def test_a_401_is_reported_and_the_request_sent_again(
 async def test_a_file_is_sent_again_from_where_it_began(
     name: str, sender: Sender, fake: FakeBroker, api: Api, tmp_path: Path
 ) -> None:
-    """A file that can be wound back is a body that can be sent again; httpx sends it as a stream, once."""
+    """A file that can be rewound is a body that can be sent again; httpx sends it as a stream, once."""
     if name in {"httpx", "httpx2"}:
         pytest.skip("an AsyncClient takes no open file")
     path = tmp_path / "body"
@@ -139,7 +139,7 @@ async def test_a_file_is_sent_again_from_where_it_began(
 
 
 async def test_what_has_gone_by_is_not_sent_again(name: str, sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """A stream cannot be sent twice: the caller gets its 401 at once, and the report helps whoever comes next."""
+    """A stream cannot be sent twice: the caller gets its 401 at once, and the report helps the next request."""
     grant = fake.grants["g1"]
     refused = grant.token
     api.takes = lambda token: token == grant.token != refused
@@ -156,7 +156,7 @@ async def test_what_has_gone_by_is_not_sent_again(name: str, sender: Sender, fak
 async def test_a_rotation_while_a_request_is_under_way(
     name: str, sender: Sender, fake: FakeBroker, api: Api, streamed: bool
 ) -> None:
-    """The newer token is in hand when the 401 comes: the request is sent again, if it can be, and nobody is told."""
+    """When a newer token is held at the 401 the request is sent again, if it can be, and nothing is reported."""
     grant = fake.grants["g1"]
     old, api.hesitation = grant.token, 0.3
 
@@ -176,7 +176,7 @@ async def test_a_rotation_while_a_request_is_under_way(
 
 
 async def test_an_api_that_always_refuses(sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """Two requests and one report, never a loop; while the broker says that it is no use, one request and none."""
+    """A 401 that repeats causes two requests and one report, never a loop; during the broker's pause one and none."""
     grant = fake.grants["g1"]
     grant.min_interval = 0.3
     api.takes = lambda _: False
@@ -186,11 +186,11 @@ async def test_an_api_that_always_refuses(sender: Sender, fake: FakeBroker, api:
         assert (len(api.came), reports(fake), grant.refreshes) == (2, 1, 1)
         for _ in range(10):
             assert (await send("GET", api.url + "/a"))[0] == 401
-        assert (len(api.came), reports(fake), grant.refreshes) == (12, 2, 1), "the second report is told: too fresh"
+        assert (len(api.came), reports(fake), grant.refreshes) == (12, 2, 1), "the second report gets: too fresh"
 
 
 async def test_many_refused_at_once(sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """One report and one refresh, however many requests got the 401."""
+    """However many requests got the 401, there is one report and one refresh."""
     grant = fake.grants["g1"]
     refused = grant.token
     async with sender() as send:
@@ -203,7 +203,7 @@ async def test_many_refused_at_once(sender: Sender, fake: FakeBroker, api: Api) 
 
 
 async def test_without_the_right_to_refresh(sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """Who may only read gets its 401, and is not asked to wait for it."""
+    """A caller that may only read gets its 401 without a wait."""
     fake.grants["g1"].refreshable = False
     api.takes = lambda _: False
     async with sender() as send:
@@ -213,7 +213,7 @@ async def test_without_the_right_to_refresh(sender: Sender, fake: FakeBroker, ap
 
 
 async def test_a_dead_grant_is_an_error_with_a_link(sender: Sender, fake: FakeBroker, api: Api) -> None:
-    """Before the request and after its 401 alike, the caller hears where a person must log in."""
+    """Before the request as after its 401, the error names where a person must log in."""
     grant = fake.grants["g1"]
     async with sender() as send:
         await send("GET", api.url + "/a")
@@ -230,7 +230,7 @@ async def test_a_dead_grant_is_an_error_with_a_link(sender: Sender, fake: FakeBr
 
 
 async def test_an_error_of_aiohttp_does_not_show_the_token(fake: FakeBroker, client: Broker, api: Api) -> None:
-    """`raise_for_status` keeps the request's headers, and prints them."""
+    """`raise_for_status` keeps the request's headers, and its text does not show the token."""
     api.takes = lambda _: False
     fake.grants["g1"].refreshable = False
     async with aiohttp.ClientSession(middlewares=[client.grant("g1").aiohttp()], raise_for_status=True) as session:
@@ -242,13 +242,13 @@ async def test_an_error_of_aiohttp_does_not_show_the_token(fake: FakeBroker, cli
 
 @pytest.mark.parametrize("origin", ["api.example.com", "ftp://api.example.com", "https://", "https://a:x", ""])
 def test_no_origin(origin: str) -> None:
-    """What is none is refused when the service starts, with an example of one."""
+    """A malformed origin is rejected when the service starts, with an example."""
     with pytest.raises(InvalidConfiguration, match=r"https://api\.example\.com"):
         Broker("http://127.0.0.1:1", "key").grant("g1").aiohttp(origin)
 
 
 async def test_the_wrong_twin(fake: FakeBroker, api: Api) -> None:
-    """A Broker's grant in a synchronous client, and the reverse, name the other."""
+    """A Broker's grant in a synchronous client is rejected, and the reverse; the error names the other class."""
     broker, sync = Broker.from_env(), SyncBroker.from_env()
     with (
         httpx.Client(auth=broker.grant("g1").httpx(), verify=TLS) as client,

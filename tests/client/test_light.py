@@ -1,4 +1,4 @@
-"""What a service pays for the import: none of the daemon, and of others' packages aiohttp alone."""
+"""The cost of importing the client: nothing of the daemon, and of other packages only aiohttp."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print(sorted(rooms))
 
 
 def test_the_import_is_light(fake: FakeBroker) -> None:
-    """With every other package blocked it serves tokens, and says what is missing where it is asked for."""
+    """With every other package blocked it serves tokens, and a function that needs one names it."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env={**os.environ, **fake.env},

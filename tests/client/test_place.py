@@ -1,4 +1,4 @@
-"""Where the broker is and with which key: what is missing is named, and the key goes to the broker alone."""
+"""The broker's address and key: what is missing is named, and the key is sent to the broker alone."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from tests.waiting import until
         ({"TOKEN_BROKER_URL": "http://[a", "TOKEN_BROKER_KEY": "k"}, "must be http://HOST:PORT"),
         ({"TOKEN_BROKER_URL": "http://a/?x=1", "TOKEN_BROKER_KEY": "k"}, "must be http://HOST:PORT"),
         ({"TOKEN_BROKER_URL": "http://u:secret@a", "TOKEN_BROKER_KEY": "k"}, "holds a name or a password"),
-        ({"TOKEN_BROKER_URL": "unix:run/x.sock", "TOKEN_BROKER_KEY": "k"}, "whole path, unix:/PATH"),
+        ({"TOKEN_BROKER_URL": "unix:run/x.sock", "TOKEN_BROKER_KEY": "k"}, "absolute path, unix:/PATH"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY": "two words"}, "TOKEN_BROKER_KEY holds no key"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/nowhere"}, "KEY_FILE: /nowhere cannot be read"),
         ({"TOKEN_BROKER_URL": "http://a", "TOKEN_BROKER_KEY_FILE": "/dev/null"}, "TOKEN_BROKER_KEY_FILE holds no key"),
     ],
 )
 def test_what_is_missing_is_named(environment: dict[str, str], said: str) -> None:
-    """The variable, what is allowed, and what to do; never what a key or a password was."""
+    """The error names the variable, what is allowed, and what to do; never what a key or a password was."""
     with pytest.raises(InvalidConfiguration) as wrong:
         place_from(environment)
     assert said in str(wrong.value)
@@ -63,14 +63,14 @@ def test_what_is_missing_is_named(environment: dict[str, str], said: str) -> Non
 
 @pytest.mark.parametrize("arguments", [{}, {"key": "k", "key_file": "/k"}])
 def test_one_key(arguments: dict[str, Any]) -> None:
-    """Exactly one of the two ways to give it."""
+    """The key is given as a text or as a file, not both and not neither."""
     for kind in (Broker, SyncBroker):
         with pytest.raises(InvalidConfiguration, match="key=… or key_file=…"):
             kind("http://a", **arguments)
 
 
 def test_a_file_wins(tmp_path: Path) -> None:
-    """As with the commands: the file, then the variable; the end of its line and a byte order mark are not the key."""
+    """The file precedes the variable; line end and byte order mark are not part of the key."""
     (tmp_path / "key").write_bytes(b"\xef\xbb\xbffrom-file\r\n")
     found = place_from(
         {
@@ -84,7 +84,7 @@ def test_a_file_wins(tmp_path: Path) -> None:
 
 
 async def test_a_unix_socket() -> None:
-    """By `unix:/PATH`; there is no address that a browser could open."""
+    """`unix:/PATH` works; it has no address that a browser could open."""
     with tempfile.TemporaryDirectory(prefix="tb-") as directory, FakeBroker(socket_path=directory + "/s") as fake:
         grant = fake.add("g1")
         async with Broker(fake.url, fake.key) as client:
@@ -99,7 +99,7 @@ async def test_a_unix_socket() -> None:
 
 
 async def test_a_key_file_that_is_replaced(fake: FakeBroker, tmp_path: Path) -> None:
-    """A new key in the file is taken up when the broker no longer knows the old one, without a restart."""
+    """A new key in the file is used once the broker no longer knows the old one, without a restart."""
     file = tmp_path / "key"
     file.write_text(fake.key)
     async with Broker(fake.url, key_file=file) as client:
@@ -113,12 +113,12 @@ async def test_a_key_file_that_is_replaced(fake: FakeBroker, tmp_path: Path) -> 
 
 
 async def test_https(tmp_path: Path, fake: FakeBroker) -> None:
-    """A certificate is verified, by *tls* where it is of one's own authority."""
+    """A certificate is verified, with *tls* against a private authority."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server)
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
+    private = ssl.create_default_context()
+    authority.configure_trust(private)
     port = free_port()
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -128,7 +128,7 @@ async def test_https(tmp_path: Path, fake: FakeBroker) -> None:
     await runner.setup()
     await web.TCPSite(runner, "localhost", port, ssl_context=server).start()
     try:
-        async with Broker(f"https://localhost:{port}", "key", tls=ours) as client:
+        async with Broker(f"https://localhost:{port}", "key", tls=private) as client:
             assert (await client.grant("g1").token()).value == fake.grants["g1"].token
         async with Broker(f"https://localhost:{port}", "key") as client:
             with pytest.raises(BrokerUnreachable, match="its certificate: "):
@@ -139,7 +139,7 @@ async def test_https(tmp_path: Path, fake: FakeBroker) -> None:
 
 @pytest.fixture
 async def impostor() -> AsyncIterator[tuple[str, list[str]]]:
-    """Something else at the broker's address: it redirects whoever asks."""
+    """Start another server at the broker's address: it redirects every request."""
     seen: list[str] = []
     port = free_port()
 
@@ -155,16 +155,16 @@ async def impostor() -> AsyncIterator[tuple[str, list[str]]]:
 
 
 async def test_the_key_follows_no_redirect(impostor: tuple[str, list[str]]) -> None:
-    """What redirects is no broker: the key is not carried on."""
+    """A server that redirects is not a broker: the key is not sent on."""
     url, seen = impostor
     async with Broker(url, "the-caller's-key") as client:
-        with pytest.raises(BrokerUnreachable, match=r"no token-broker \(HTTP 307\)"):
+        with pytest.raises(BrokerUnreachable, match=r"not a token-broker \(HTTP 307\)"):
             await client.grant("g1").token(timeout=0.2)
     assert set(seen) == {"/v1/grants/g1/token"}
 
 
 async def test_the_key_goes_through_no_proxy(fake: FakeBroker, elsewhere: Api, monkeypatch: Any) -> None:
-    """A proxy of the environment is for the world outside."""
+    """A proxy of the environment is not used for the broker."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, elsewhere.url)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -188,7 +188,7 @@ async def test_the_key_goes_through_no_proxy(fake: FakeBroker, elsewhere: Api, m
     ],
 )
 async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
-    """Any 200 that is no token answer."""
+    """A 200 that is not a token response is an error."""
     port = free_port()
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -199,14 +199,14 @@ async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         async with Broker(f"http://127.0.0.1:{port}", "key") as client:
-            with pytest.raises(BrokerUnreachable, match="no token-broker"):
+            with pytest.raises(BrokerUnreachable, match="not a token-broker"):
                 await client.grant("g1").token(timeout=0.2)
     finally:
         await runner.cleanup()
 
 
 def _locals(error: BaseException | None) -> list[str]:
-    """What a tool shows that collects the variables of every frame of an error, and of what led to it."""
+    """Render what a tool shows that collects the variables of every frame of an error, and of its causes."""
     shown: list[str] = []
     while error is not None:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]
@@ -216,7 +216,7 @@ def _locals(error: BaseException | None) -> list[str]:
 
 
 async def test_nothing_shows_a_secret(fake: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the key nor a token in any text of ours; JSON, pickle and copies are refused."""
+    """No text of the client shows the key or a token; JSON, pickle and copies are rejected."""
     caplog.set_level("DEBUG")
     shown: list[str] = []
     async with Broker.from_env() as client:
@@ -257,12 +257,12 @@ async def test_nothing_shows_a_secret(fake: FakeBroker, caplog: pytest.LogCaptur
 
 
 def test_a_place_hides_its_key() -> None:
-    """Whatever shows it."""
+    """No text shows it."""
     assert "the-key" not in repr(place("http://a", "the-key")) + repr(place("http://a", "the-key").key)
 
 
 async def test_another_event_loop(fake: FakeBroker) -> None:
-    """A Broker that a loop has used is refused in another, with what to do."""
+    """A Broker that a loop has used is rejected in another, with what to do."""
     async with Broker.from_env() as client:
         await client.grant("g1").token()
 
@@ -274,12 +274,12 @@ async def test_another_event_loop(fake: FakeBroker) -> None:
 
 
 async def test_many_grants_at_once(fake: FakeBroker) -> None:
-    """Each grant in use holds a connection of its own, and none waits for another's."""
+    """Each grant in use holds its own connection, and none waits for another's."""
     for number in range(150):
         fake.add(f"m{number}")
     async with Broker.from_env() as client:
         await asyncio.gather(*(client.grant(f"m{number}").token() for number in range(150)))
-        await until(lambda: len(fake.asked) >= 300, 10)
+        await until(lambda: len(fake.requests) >= 300, 10)
         fake.add("last")
         assert (await client.grant("last").token(timeout=5)).value == fake.grants["last"].token
     assert os.environ["TOKEN_BROKER_URL"] == fake.url

@@ -20,7 +20,7 @@ FIRST_CALL, SYNC, TEST = SNIPPETS[:3]
 
 
 def _at(api: Api, snippet: str) -> Any:
-    """The snippet, its API being *api*, as code that may await."""
+    """Return the snippet, with *api* as its API, as code that may await."""
     return compile(
         snippet.replace("https://rest.cameramanager.com", api.url), "a page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     )
@@ -31,7 +31,7 @@ def _lines(snippet: str) -> int:
 
 
 async def test_the_first_call(fake: FakeBroker, api: Api) -> None:
-    """Six lines from import to the first call."""
+    """The asynchronous example needs six lines from import to the first call."""
     cameras = fake.add("acme-cameras")
     api.takes = lambda token: token == cameras.token
     room: dict[str, Any] = {}
@@ -46,7 +46,7 @@ async def test_the_first_call(fake: FakeBroker, api: Api) -> None:
 
 
 async def test_without_an_event_loop(fake: FakeBroker, api: Api) -> None:
-    """Five lines."""
+    """The synchronous example needs five lines."""
     cameras = fake.add("acme-cameras")
     api.takes = lambda token: token == cameras.token
     room: dict[str, Any] = {}
@@ -58,7 +58,7 @@ async def test_without_an_event_loop(fake: FakeBroker, api: Api) -> None:
 
 
 def test_the_fixture(tmp_path: Path) -> None:
-    """The fixture as it is told of, in a project of somebody else's."""
+    """The fixture works as documented, in a project of its own."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["broker.testing.fixtures"]\n')
     (tmp_path / "test_it.py").write_text(f"from broker.client import Broker\n\n\n{TEST}")
     (tmp_path / "pytest.ini").write_text(

@@ -34,7 +34,7 @@ CALLERS = {"svc": {"key_sha256": key_digest(KEY), "read": ["g*", "h*"], "refresh
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker with one living grant; the caller `svc` may read it and have it refreshed."""
+    """Start a broker with one valid grant; the caller `svc` may read it and have it refreshed."""
     data = tmp_path / "own"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")
@@ -45,19 +45,19 @@ async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) ->
 
 
 async def test_a_living_token(broker: RunningBroker, sandbox: Sandbox) -> None:
-    """The token of the provider, its life and the members that the provider sent."""
+    """The client returns the provider's token, its lifetime and the members that the provider sent."""
     async with Broker(broker.url, KEY) as client:
         grant = client.grant("g1")
         await grant.ready(timeout=5)
         token = await grant.token(min_ttl=60)
-        told = await broker.token("g1")
-        assert token.value == told["access_token"]
-        assert (token.generation, token.expires_at, token.scope) == (told["generation"], told["expires_at"], "a b")
+        served = await broker.token("g1")
+        assert token.value == served["access_token"]
+        assert (token.generation, token.expires_at, token.scope) == (served["generation"], served["expires_at"], "a b")
         assert 3590 < token.remaining() <= 3600
 
 
 async def test_the_next_token_within_a_moment(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """A refresh reaches the client by its long poll, without anybody asking."""
+    """A refresh reaches the client by its long poll, before anybody asks."""
     async with Broker(broker.url, KEY) as client:
         grant = client.grant("g1")
         first = await grant.token()
@@ -73,7 +73,7 @@ async def test_the_next_token_within_a_moment(broker: RunningBroker, sandbox: Sa
 
 
 async def test_refusals_of_a_real_broker(broker: RunningBroker, sandbox: Sandbox) -> None:
-    """Every error comes as what it is, and leads to what helps."""
+    """Every error arrives as the exception that names it, with what helps."""
     async with Broker(broker.url, KEY) as client:
         with pytest.raises(UnknownGrant):
             await client.grant("g9").token()
@@ -87,7 +87,7 @@ async def test_refusals_of_a_real_broker(broker: RunningBroker, sandbox: Sandbox
 
 
 async def test_a_dead_grant_and_its_healing(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """The link leads to the status page at the grant; once somebody has logged in, the same call succeeds."""
+    """The link leads to the status page at the grant; once a person has logged in, the same call succeeds."""
     sandbox.rotating.options.access_lifetime = 2
     async with Broker(broker.url, KEY) as client:
         await log_in(broker, "g2", "acme")
@@ -114,7 +114,7 @@ async def test_a_dead_grant_and_its_healing(broker: RunningBroker, sandbox: Sand
 
 
 async def test_no_page_where_only_logins_are_public(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Behind a public listener there is no status page: the client names it where it reaches the broker itself."""
+    """Behind a public listener there is no status page: the client names the address that it uses itself."""
     port = free_port()
     http = {"public_listen": [f"127.0.0.1:{port}"], "public_url": f"http://127.0.0.1:{port}"}
     async with start_broker(http=http, refresh={"min_interval": "1s"}) as running:
@@ -136,7 +136,7 @@ async def test_no_page_where_only_logins_are_public(start_broker: StartBroker, s
 
 
 async def test_a_401_through_a_real_broker(broker: RunningBroker, sandbox: Sandbox) -> None:
-    """A hundred requests whose token the API refuses: one refresh at the provider, and none of them notices."""
+    """A hundred requests whose token the API rejects cause one refresh at the provider, and none of them notices."""
     refused: set[str] = set()
     async with (
         start_api(lambda token: sandbox.rotating.is_live_access(token) and token not in refused) as api,
@@ -158,7 +158,7 @@ async def test_a_401_through_a_real_broker(broker: RunningBroker, sandbox: Sandb
 
 
 async def test_a_restart_is_invisible(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> None:
-    """Another broker in the place of the one that ended: who held a token saw nothing, and follows the new one."""
+    """Another broker replaces the one that ended: a client with a token notices nothing, and follows the new one."""
     port = free_port()
     places: dict[str, Any] = {
         "data_dir": tmp_path / "own",

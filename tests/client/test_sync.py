@@ -1,4 +1,4 @@
-"""The synchronous twin: from threads, across a fork, and to its end."""
+"""The synchronous client: from threads, across a fork, and to its end."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ from broker.testing import FakeBroker
 
 @pytest.fixture
 def client(fake: FakeBroker) -> Iterator[SyncBroker]:
-    """A synchronous client of the fake broker."""
+    """Open a synchronous client of the fake broker."""
     with SyncBroker.from_env() as broker:
         yield broker
 
 
-def ours() -> list[str]:
-    """The threads that clients have started."""
+def client_threads() -> list[str]:
+    """Return the threads that clients have started."""
     return [thread.name for thread in threading.enumerate() if thread.name == "token-broker"]
 
 
 def test_nothing_runs_before_it_is_used(fake: FakeBroker) -> None:
-    """Made at import time, as such things are, it starts no thread; closed, it leaves none."""
+    """Made at import time, as clients are, it starts no thread; closed, it leaves none."""
     broker = SyncBroker(fake.url, fake.key)
     grant = broker.grant("g1")
-    assert ours() == []
+    assert client_threads() == []
     assert grant.token().value == fake.grants["g1"].token
-    assert ours() == ["token-broker"]
+    assert client_threads() == ["token-broker"]
     broker.close()
     broker.close()
-    assert ours() == []
+    assert client_threads() == []
     with pytest.raises(InvalidConfiguration, match="closed"):
         grant.token()
 
 
 def test_many_threads_share_one_request(client: SyncBroker, fake: FakeBroker) -> None:
-    """From fifty threads at once: one read, and afterwards none."""
+    """Fifty threads at once cause one read, and afterwards none."""
     grant = client.grant("g1")
     with ThreadPoolExecutor(50) as threads:
         tokens = list(threads.map(lambda _: grant.token().value, range(200)))
     assert set(tokens) == {fake.grants["g1"].token}
-    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+    assert len([asked for asked in fake.requests if "If-None-Match" not in asked.headers]) == 1
 
 
 def test_memory_needs_no_other_thread(client: SyncBroker, fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in memory is handed out where it is asked for."""
+    """A held token is returned in the calling thread."""
     grant = client.grant("g1")
     token = grant.token()
-    monkeypatch.setattr(client, "_here", lambda: pytest.fail("the thread behind is asked"))
+    monkeypatch.setattr(client, "_thread", lambda: pytest.fail("the thread behind is asked"))
     for _ in range(100):
         assert grant.token().value == token.value
 
 
 def test_the_next_token_comes_by_itself(client: SyncBroker, fake: FakeBroker) -> None:
-    """The thread behind follows the grant."""
+    """The background thread follows the grant."""
     grant = client.grant("g1")
     grant.token()
     time.sleep(0.05)
@@ -79,7 +79,7 @@ def test_the_next_token_comes_by_itself(client: SyncBroker, fake: FakeBroker) ->
 
 
 def test_a_restart_is_invisible(client: SyncBroker, fake: FakeBroker) -> None:
-    """As with `Broker`."""
+    """Missing variables raise as with `Broker`."""
     grant = client.grant("g1")
     token = grant.token()
     fake.down()
@@ -90,7 +90,7 @@ def test_a_restart_is_invisible(client: SyncBroker, fake: FakeBroker) -> None:
 
 
 def test_errors_come_as_they_are(client: SyncBroker, fake: FakeBroker) -> None:
-    """From the thread behind to the one that asks."""
+    """An error passes from the background thread to the caller."""
     fake.grants["g1"].kill()
     with pytest.raises(ReauthorizationRequired) as dead:
         client.grant("g1").ready()
@@ -105,7 +105,7 @@ def test_errors_come_as_they_are(client: SyncBroker, fake: FakeBroker) -> None:
 
 
 def test_a_report(client: SyncBroker, fake: FakeBroker) -> None:
-    """As `Grant.report`, for whoever sends requests by something else."""
+    """`report` does what `Grant.report` does, for callers with another HTTP client."""
     grant = client.grant("g1")
     token = grant.token()
     newer = grant.report(token)
@@ -143,7 +143,7 @@ print("followed")
 
 
 def test_both_sides_of_a_fork(fake: FakeBroker) -> None:
-    """As a preforking server does it: made and used in the parent, used in the child, and the parent goes on."""
+    """A preforking server works: made and used in the parent, used in the child, and the parent goes on."""
     process = subprocess.Popen(
         [sys.executable, "-W", "error::ResourceWarning", "-c", FORK],
         env={**os.environ, **fake.env},
@@ -164,7 +164,7 @@ def test_both_sides_of_a_fork(fake: FakeBroker) -> None:
 
 @pytest.mark.parametrize("retry_after", [None, 30])
 def test_who_waits_when_it_is_closed_hears_of_it(fake: FakeBroker, retry_after: int | None) -> None:
-    """A service that stops while its broker is away: every thread that waits for a token comes back, with an error."""
+    """When a service stops while its broker is down, every thread that waits for a token returns, with an error."""
     fake.grants["g1"].provider_up = False
     fake.grants["g1"].expire()
     if retry_after is None:
@@ -177,4 +177,4 @@ def test_who_waits_when_it_is_closed_hears_of_it(fake: FakeBroker, retry_after: 
         for each in waiting:
             with pytest.raises(InvalidConfiguration, match="closed"):
                 each.result(5)
-    assert ours() == []
+    assert client_threads() == []

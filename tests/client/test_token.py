@@ -1,4 +1,4 @@
-"""From a grant's name to a token, and what happens to it while the broker comes and goes."""
+"""From a grant's id to a token, and what happens to it while the broker stops and starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import until
 
 
 async def test_the_first_token(client: Broker, fake: FakeBroker) -> None:
-    """Asked once, with everything the provider sent; from then on out of memory."""
+    """The token is read once, with everything the provider sent; from then on it comes from memory."""
     grant = client.grant("g1")
     await grant.ready(timeout=5)
     token = await grant.token()
@@ -36,20 +36,20 @@ async def test_the_first_token(client: Broker, fake: FakeBroker) -> None:
     for _ in range(100):
         assert await grant.token() is token
     await asyncio.sleep(0.1)
-    assert fake.reads("g1") == 2, "one read and one long poll"
+    assert fake.count_reads("g1") == 2, "one read and one long poll"
 
 
 async def test_a_hundred_callers_share_one_request(client: Broker, fake: FakeBroker) -> None:
-    """Whoever asks while somebody asks waits for the same answer."""
+    """Concurrent callers share one request."""
     grant = client.grant("g1")
     tokens = await asyncio.gather(*(grant.token() for _ in range(100)))
     assert {token.value for token in tokens} == {fake.grants["g1"].token}
-    plain = [asked for asked in fake.asked if "If-None-Match" not in asked.headers]
+    plain = [asked for asked in fake.requests if "If-None-Match" not in asked.headers]
     assert len(plain) == 1
 
 
 async def test_the_next_token_comes_by_itself(client: Broker, fake: FakeBroker) -> None:
-    """A rotation reaches who holds the old token without being asked for."""
+    """A rotation reaches a client that holds the old token without a call."""
     grant = client.grant("g1")
     await grant.token()
     await asyncio.sleep(0.05)
@@ -59,11 +59,11 @@ async def test_the_next_token_comes_by_itself(client: Broker, fake: FakeBroker) 
         return (await grant.token()).value == rotated
 
     await until(there, 2)
-    assert len([asked for asked in fake.asked if "If-None-Match" not in asked.headers]) == 1
+    assert len([asked for asked in fake.requests if "If-None-Match" not in asked.headers]) == 1
 
 
 async def test_a_brokers_restart_is_invisible(client: Broker, fake: FakeBroker) -> None:
-    """While the token lives nobody sees that there is no broker, and the next one comes when there is one again."""
+    """While the token is valid nobody notices that the broker is down, and the next one arrives when it is up again."""
     grant = client.grant("g1")
     token = await grant.token()
     fake.down()
@@ -81,7 +81,7 @@ async def test_a_brokers_restart_is_invisible(client: Broker, fake: FakeBroker) 
 
 @pytest.mark.parametrize("how", ["down", "hanging"])
 async def test_the_last_seconds_without_a_broker(client: Broker, fake: FakeBroker, how: str) -> None:
-    """In its last seconds the broker is asked; where none answers, the token is handed out as long as it lives."""
+    """In its last seconds the broker is asked; if it is down, the token is returned while it is valid."""
     fake.grants["g1"].rotate(lifetime=3)
     grant = client.grant("g1")
     token = await grant.token()
@@ -105,7 +105,7 @@ async def test_a_start_before_the_broker(client: Broker, fake: FakeBroker) -> No
     """`ready` waits for a broker that is still starting, and says so when its time is up."""
     fake.down()
     grant = client.grant("g1")
-    with pytest.raises(BrokerUnreachable, match=f"no broker answers at {fake.url}"):
+    with pytest.raises(BrokerUnreachable, match=f"no broker responds at {fake.url}"):
         await grant.ready(timeout=0.3)
     waiting = asyncio.create_task(grant.ready(timeout=10))
     await asyncio.sleep(0.3)
@@ -114,7 +114,7 @@ async def test_a_start_before_the_broker(client: Broker, fake: FakeBroker) -> No
 
 
 async def test_min_ttl(client: Broker, fake: FakeBroker) -> None:
-    """More life than the token in hand has is asked for; no more than there can be."""
+    """More lifetime than the held token has is requested; more than any token has is an error."""
     fake.grants["g1"].rotate(lifetime=100)
     grant = client.grant("g1")
     token = await grant.token(min_ttl=50)
@@ -131,7 +131,7 @@ async def test_min_ttl(client: Broker, fake: FakeBroker) -> None:
 
 
 async def test_errors_say_what_to_do(fake: FakeBroker) -> None:
-    """Each refusal is an error of its own, raised at once."""
+    """Each error of the broker is its own exception, raised at once."""
     async with Broker(fake.url, "other-key") as stranger:
         with pytest.raises(UnknownKey, match="caller new"):
             await stranger.grant("g1").token()
@@ -152,7 +152,7 @@ async def test_errors_say_what_to_do(fake: FakeBroker) -> None:
 
 
 async def test_nothing_to_be_had(client: Broker, fake: FakeBroker) -> None:
-    """While the provider is down and nothing lives, the broker waits with us, and the error says when to ask again."""
+    """While the provider is down and no token is valid, the broker waits too, and the error says when to retry."""
     grant = fake.grants["g1"]
     grant.provider_up = False
     grant.expire()
@@ -168,7 +168,7 @@ async def test_nothing_to_be_had(client: Broker, fake: FakeBroker) -> None:
 
 
 async def test_a_forgotten_grant(client: Broker, fake: FakeBroker) -> None:
-    """Once the broker has logged a grant out, its token is handed out no more."""
+    """Once the broker has logged a grant out, its token is no longer returned."""
     grant = client.grant("g1")
     await grant.token()
     await asyncio.sleep(0.05)
@@ -185,7 +185,7 @@ async def test_a_forgotten_grant(client: Broker, fake: FakeBroker) -> None:
 
 
 async def test_a_401_with_a_newer_token_in_hand(client: Broker, fake: FakeBroker) -> None:
-    """The token was rotated while a request was under way: nobody is told, and the newer one is there."""
+    """The token was rotated while a request was in flight: nothing is reported, and the newer one is there."""
     grant = client.grant("g1")
     old = await grant.token()
     await asyncio.sleep(0.05)
@@ -194,17 +194,17 @@ async def test_a_401_with_a_newer_token_in_hand(client: Broker, fake: FakeBroker
     newer = await grant.report(old)
     assert newer is not None
     assert newer.value == rotated
-    assert {asked.method for asked in fake.asked} == {"GET"}
+    assert {asked.method for asked in fake.requests} == {"GET"}
 
 
 async def unfollowed(client: Broker) -> None:
-    """Nobody follows any grant, as after ten minutes without use."""
+    """Stop following every grant, as after ten minutes without use."""
     assert isinstance(client.following, LongPolls)
     await end(client.following._tasks.values())
 
 
 async def test_who_was_idle_looks_first(client: Broker, fake: FakeBroker) -> None:
-    """Where nobody followed the grant for a while, the token in hand may be an old one: one look, then as before."""
+    """If the grant was not followed for a while the held token may be old: one request, then as before."""
     grant = client.grant("g1")
     await grant.token()
     await unfollowed(client)
@@ -227,24 +227,24 @@ async def test_who_was_idle_looks_first(client: Broker, fake: FakeBroker) -> Non
 async def test_nobody_follows_what_is_not_used(
     client: Broker, fake: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A grant that is used no longer costs the broker no connection, until it is used again."""
+    """An unused grant costs the broker no connection, until it is used again."""
     grant = client.grant("g1")
     await grant.token()
-    await until(lambda: fake.reads("g1") == 2)
+    await until(lambda: fake.count_reads("g1") == 2)
     monkeypatch.setattr("broker.client.follow.IDLE", 0.1)
     await asyncio.sleep(0.2)
     assert client.following.has(grant)
     fake.grants["g1"].rotate()
     await until(lambda: not client.following.has(grant), 5)
-    reads = fake.reads("g1")
+    reads = fake.count_reads("g1")
     await asyncio.sleep(1.2)
-    assert fake.reads("g1") == reads
+    assert fake.count_reads("g1") == reads
     await grant.token()
     assert client.following.has(grant)
 
 
 async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker) -> None:
-    """A cancelled caller leaves the request to those who wait for it too."""
+    """A cancelled caller leaves the request to the others that wait for it."""
     fake.hanging = True
     grant = client.grant("g1")
     first, second = asyncio.create_task(grant.token()), asyncio.create_task(grant.token())
@@ -254,11 +254,11 @@ async def test_who_gives_up_takes_nobody_along(client: Broker, fake: FakeBroker)
     fake.hanging = False
     assert (await second).value == fake.grants["g1"].token
     assert first.cancelled()
-    assert fake.reads("g1") <= 2
+    assert fake.count_reads("g1") <= 2
 
 
 async def test_closing_ends_everything(fake: FakeBroker) -> None:
-    """After `close` no task and no connection is left, whatever was being waited for."""
+    """After `close` no task and no connection is left, whatever was awaited."""
     before = asyncio.all_tasks()
     client = Broker.from_env()
     await client.grant("g1").token()

@@ -1,4 +1,4 @@
-"""The fake broker answers as the real one does: status, headers and members of each answer, side by side."""
+"""The fake broker responds like the real one: status, headers and members of each response, side by side."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ASKED: list[tuple[str, str, dict[str, str]]] = [
 
 
 class Shape(NamedTuple):
-    """An answer without what differs from one broker to another."""
+    """A response without what differs from one broker to another."""
 
     status: int
     headers: dict[str, str]
@@ -65,7 +65,7 @@ class Shape(NamedTuple):
 
 @pytest.fixture
 async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker with g1, whose caller is known to the fake too."""
+    """Start a broker with g1, whose caller the fake knows too."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789\n")
     callers = {
@@ -78,25 +78,25 @@ async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> A
 
 
 async def shape(session: aiohttp.ClientSession, url: str, method: str, path: str, headers: dict[str, str]) -> Shape:
-    """What comes back, with the current generation for `GENERATION` in the headers."""
+    """Return the response to a request whose headers have the current generation for `GENERATION`."""
     key = {"X-Broker-Key": "fake-broker-key"}
     async with session.get(f"{url}/v1/grants/g1/token", headers=key) as answer:
         etag = answer.headers.get("ETag", "")
     sent = {name: value.replace('"GENERATION"', etag) for name, value in {**key, **headers}.items() if value}
     async with session.request(method, url + path, headers=sent) as answer:
         body: Any = await answer.json() if answer.content_type == "application/json" else {}
-        told = {name: answer.headers[name] for name in _COMPARED if name in answer.headers}
+        received = {name: answer.headers[name] for name in _COMPARED if name in answer.headers}
         if answer.status == 304 or not body:
-            told.pop("Content-Type", None)
-        told["Content-Type"] = told.get("Content-Type", "").partition(";")[0]
-        told["ETag"] = re.sub(r'"[0-9]{13}"', "ETAG", told.get("ETag", ""))
-        if "Retry-After" in told:
-            told["Retry-After"] = "SECONDS"
-        return Shape(answer.status, told, sorted(body), body.get("error"))
+            received.pop("Content-Type", None)
+        received["Content-Type"] = received.get("Content-Type", "").partition(";")[0]
+        received["ETag"] = re.sub(r'"[0-9]{13}"', "ETAG", received.get("ETag", ""))
+        if "Retry-After" in received:
+            received["Retry-After"] = "SECONDS"
+        return Shape(answer.status, received, sorted(body), body.get("error"))
 
 
 async def test_a_living_grant(real: RunningBroker, fake_broker: FakeBroker) -> None:
-    """A token, no news, and every refusal."""
+    """A token, no change, and every error are alike."""
     fake_broker.add("g1").min_interval = 60
     async with aiohttp.ClientSession() as session:
         real_ones, fake_ones = await asyncio.gather(
@@ -108,7 +108,7 @@ async def test_a_living_grant(real: RunningBroker, fake_broker: FakeBroker) -> N
 
 
 async def test_a_reader(real: RunningBroker, fake_broker: FakeBroker) -> None:
-    """Who may not refresh may not ask for more life, nor report."""
+    """A caller without the right `refresh` can neither ask for more lifetime, nor report."""
     fake_broker.add("g1").refreshable = False
     async with aiohttp.ClientSession() as session:
         for method, path, headers in (
@@ -128,7 +128,7 @@ async def test_a_reader(real: RunningBroker, fake_broker: FakeBroker) -> None:
 async def test_nothing_valid(
     real: RunningBroker, fake_broker: FakeBroker, sandbox: Sandbox, status: int, fault: dict[str, Any]
 ) -> None:
-    """A grant without a token: dead, and while its provider is down."""
+    """A grant without a token is alike: dead, and while its provider is down."""
     grant = fake_broker.add("g2", lifetime=1)
     grant.provider_up = False
     sandbox.rotating.options.access_lifetime = 1

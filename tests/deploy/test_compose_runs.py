@@ -62,7 +62,7 @@ async def test_tls(stack: Stack) -> None:
     await stack.healthy("broker")
     token = await stack.token()
     assert (await stack["broker"].exec("token-broker", "token", "acme")).strip() == token
-    assert "ok: redis: our user may send" in await stack["broker"].exec("token-broker", "check", "--online")
+    assert "ok: redis: the broker's user may send" in await stack["broker"].exec("token-broker", "check", "--online")
     for url in (
         "redis://broker@redis:6379/0",
         "rediss://broker@redis:6379/0",

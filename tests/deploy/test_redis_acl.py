@@ -96,7 +96,7 @@ async def test_whole_grant_life_as_acl_user(deployed: Deployed, start_broker: St
 
         await until(revoked)
         assert "refreshed" in heard
-        assert [line for line in broker.events() if "error" in line and "refused us" in str(line["error"])] == []
+        assert [line for line in broker.events() if "error" in line and "denied access" in str(line["error"])] == []
     await channel_user.aclose()
     assert await denied(deployed) == []
     stored = b"".join(path.read_bytes() for path in (deployed.directory / "appendonlydir").iterdir())

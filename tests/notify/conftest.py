@@ -1,4 +1,4 @@
-"""A receiver of notices: a real server on loopback that can be away, slow or unwilling."""
+"""A receiver of notices: a real server on loopback that can be unreachable, slow or unwilling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 
 @dataclass(slots=True)
 class Receiver:
-    """Takes notices by POST as Standard Webhooks describes it, and knows each by its id."""
+    """Accept notices by POST as Standard Webhooks defines it, and know each by its id."""
 
     secret_file: Path
     port: int = field(default_factory=free_port)
@@ -35,10 +35,10 @@ class Receiver:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """`[notify]` of a broker that tells us."""
+        """Return `[notify]` of a broker that notifies this receiver."""
         return {"webhook": self.url, "secret_file": self.secret_file, "timeout": "2s"}
 
-    async def come(self) -> None:
+    async def start(self) -> None:
         """Listen."""
         app = web.Application()
         app.router.add_post("/hook", self._post)
@@ -46,8 +46,8 @@ class Receiver:
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
 
-    async def go(self) -> None:
-        """Listen no more."""
+    async def stop(self) -> None:
+        """Stop listening."""
         if self.runner is not None:
             await self.runner.cleanup()
         self.runner = None
@@ -57,16 +57,16 @@ class Receiver:
         return web.Response(status=self.status, headers={"Location": "/elsewhere"} if self.status == 307 else {})
 
     @property
-    def told(self) -> list[dict[str, Any]]:
-        """What was told, each notice once."""
+    def notices(self) -> list[dict[str, Any]]:
+        """Return what arrived, each notice once."""
         return list({notice["id"]: notice for notice in map(json.loads, (body for _, body in self.posts))}.values())
 
     @property
     def events(self) -> list[str]:
-        return [notice["event"] for notice in self.told]
+        return [notice["event"] for notice in self.notices]
 
     def verify(self) -> None:
-        """Every POST was signed, over the very bytes that came."""
+        """Assert that every POST was signed, over the very bytes that arrived."""
         for headers, body in self.posts:
             signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
             expected = base64.b64encode(hmac.new(SECRET, signed, hashlib.sha256).digest()).decode()
@@ -77,10 +77,10 @@ class Receiver:
 
 @pytest.fixture
 async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A receiver that listens."""
+    """Start a receiver."""
     secret_file = tmp_path / "webhook_secret"
     secret_file.write_text(f"whsec_{base64.b64encode(SECRET).decode()}\n")
     made = Receiver(secret_file)
-    await made.come()
+    await made.start()
     yield made
-    await made.go()
+    await made.stop()

@@ -1,9 +1,10 @@
-"""Notices on their way: real receivers that come and go, brokers that restart, and one who is told once."""
+"""Notices end to end: real receivers that fail and return, brokers that restart, people who hear of a change once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from tests.notify.conftest import Receiver
 
 DAY = 86_400_000
+SLEEP = f"61.{os.getpid()}"
+"""Seconds, and a mark by which this process alone finds its children."""
 
 
 @pytest.fixture(autouse=True)
-def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep comes round at once, what is due is looked at soon, and a receiver that fails is tried again soon."""
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses: between rounds of the scanner, between checks, and before a failed notice is tried again."""
     monkeypatch.setattr(scanner, "_ROUND_MS", 200)
     monkeypatch.setattr(sender, "_PAUSE", 0.1)
     monkeypatch.setattr(sender, "_FAILING_PAUSE", (0.1, 0.2))
@@ -53,32 +56,32 @@ async def _is(broker: RunningBroker, grant: str, state: str) -> bool:
     return bool((await state_of(broker, grant))["state"] == state)
 
 
-async def look_now(redis: Redis, subject: str, way: str = "webhook") -> None:
-    """Move the data, not the clock: what was told is looked at again at once."""
+async def check_now(redis: Redis, subject: str, channel: str = "webhook") -> None:
+    """Move the data, not the clock: a subject that people were notified of is due at once."""
 
     async def rests() -> bool:
-        record = await redis.hget(f"broker:{{0}}:told:{way}", subject)
+        record = await redis.hget(f"broker:{{0}}:told:{channel}", subject)
         return record is not None and "id" not in json.loads(record)
 
     await until(rests)
-    await redis.zadd(f"broker:{{0}}:subjects:{way}", {subject: 0}, xx=True)
+    await redis.zadd(f"broker:{{0}}:subjects:{channel}", {subject: 0}, xx=True)
 
 
-async def nothing_told(redis: Redis, way: str = "webhook") -> bool:
-    """Whether there is nothing that people were told and not yet told the end of."""
-    return not await redis.exists(f"broker:{{0}}:told:{way}", f"broker:{{0}}:subjects:{way}")
+async def nothing_reported(redis: Redis, channel: str = "webhook") -> bool:
+    """Return whether the channel has no subject that people were notified of and that has not recovered."""
+    return not await redis.exists(f"broker:{{0}}:told:{channel}", f"broker:{{0}}:subjects:{channel}")
 
 
 async def test_dead_grant_and_its_recovery(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver
 ) -> None:
-    """A dead grant is told once, signed, with what to do; a restart tells nothing twice; a login ends it."""
+    """A dead grant causes one signed notice that says what to do; a restart repeats none; a login ends it."""
     async with start_broker(notify=receiver.settings) as broker:
         await kill(broker, sandbox, redis, "g1")
-        await until(lambda: receiver.told)
-        (told,) = receiver.told
+        await until(lambda: receiver.notices)
+        (notice,) = receiver.notices
         expires_at = time.strftime("%Y-%m-%dT%H:%M", time.gmtime((await state_of(broker, "g1"))["expires_at"]))
-        assert {name: told[name] for name in ("event", "grant_id", "provider", "reason", "error", "do")} == {
+        assert {name: notice[name] for name in ("event", "grant_id", "provider", "reason", "error", "do")} == {
             "event": "reauthorization_required",
             "grant_id": "g1",
             "provider": "acme",
@@ -86,19 +89,19 @@ async def test_dead_grant_and_its_recovery(
             "error": "invalid_grant",
             "do": "token-broker login g1 --provider acme",
         }
-        assert told["error_description"] == "gone\\n"
-        assert f"served until {expires_at}" in told["what"]
-        assert abs(told["at"] - time.time()) < 20
-        await look_now(redis, "grant/g1")
+        assert notice["error_description"] == "gone\\n"
+        assert f"served until {expires_at}" in notice["what"]
+        assert abs(notice["at"] - time.time()) < 20
+        await check_now(redis, "grant/g1")
     async with start_broker(notify=receiver.settings) as broker:
-        await look_now(redis, "grant/g1")
+        await check_now(redis, "grant/g1")
         await asyncio.sleep(0.3)
         assert len(receiver.posts) == 1
         await log_in(broker, "g1", "acme")
-        await look_now(redis, "grant/g1")
-        await until(lambda: len(receiver.told) == 2)
-        assert receiver.told[1] | {"event": "recovered", "grant_id": "g1", "do": "nothing"} == receiver.told[1]
-        await until(lambda: nothing_told(redis))
+        await check_now(redis, "grant/g1")
+        await until(lambda: len(receiver.notices) == 2)
+        assert receiver.notices[1] | {"event": "recovered", "grant_id": "g1", "do": "nothing"} == receiver.notices[1]
+        await until(lambda: nothing_reported(redis))
         assert 'notices_total{outcome="sent",way="webhook"} 1.0' in (await broker.get("/metrics"))["text"]
         (sent,) = broker.events("notice.sent")
         assert (sent["about"], sent["grant_id"], sent["way"]) == ("recovered", "g1", "webhook")
@@ -108,43 +111,43 @@ async def test_dead_grant_and_its_recovery(
     assert not [s for s in secrets if len(s) > 5 and any(s.encode() in body for _, body in receiver.posts)]
 
 
-async def test_failing_then_suspended_then_well(
+async def test_failing_then_suspended_then_healthy(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver
 ) -> None:
-    """Three failures in a row are told, and a provider that refuses us; each recovery only after a real refresh."""
+    """Three failures in a row cause a notice, and so does a suspended provider; a recovery needs a real refresh."""
     async with start_broker(notify=receiver.settings) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         await redis.hset("broker:{0}:grant:g1", "failures", "2")
         sandbox.rotating.faults.order("status", status=503)
         await make_due(redis, "acme", "g1")
-        await until(lambda: receiver.told)
-        told = receiver.told[0]
-        assert (told["event"], told["reason"], told["grant_id"]) == ("refresh_failing", "busy", "g1")
-        assert "goes on trying" in told["what"]
+        await until(lambda: receiver.notices)
+        notice = receiver.notices[0]
+        assert (notice["event"], notice["reason"], notice["grant_id"]) == ("refresh_failing", "busy", "g1")
+        assert "keeps retrying" in notice["what"]
         await broker.ask("POST", "/v1/grants/g1/retry")
         await until(lambda: _refreshed(broker, "g1"))
-        await look_now(redis, "grant/g1")
+        await check_now(redis, "grant/g1")
         await until(lambda: receiver.events == ["refresh_failing", "recovered"])
 
         secret, sandbox.rotating.client_secret = sandbox.rotating.client_secret, "another-secret-altogether"
         await make_due(redis, "acme", "g1")
         await until(lambda: receiver.events[2:] == ["provider_suspended"])
-        told = receiver.told[2]
-        assert (told["provider"], told["reason"]) == ("acme", "invalid_client")
-        assert "grant_id" not in told
-        assert "token-broker retry --provider acme" in told["do"]
+        notice = receiver.notices[2]
+        assert (notice["provider"], notice["reason"]) == ("acme", "invalid_client")
+        assert "grant_id" not in notice
+        assert "token-broker retry --provider acme" in notice["do"]
         sandbox.rotating.client_secret = secret
         await broker.ask("POST", "/v1/providers/acme/retry")
         await make_due(redis, "acme", "g1")
         await until(lambda: _refreshed(broker, "g1"))
-        await look_now(redis, "provider/acme")
-        await until(lambda: _seen_well(redis, "provider/acme"))
-        assert len(receiver.told) == 3
+        await check_now(redis, "provider/acme")
+        await until(lambda: _seen_healthy(redis, "provider/acme"))
+        assert len(receiver.notices) == 3
         record = json.loads(await redis.hget("broker:{0}:told:webhook", "provider/acme") or b"")
         await redis.hset("broker:{0}:told:webhook", "provider/acme", json.dumps(record | {"well_at": 1}))
-        await look_now(redis, "provider/acme")
+        await check_now(redis, "provider/acme")
         await until(lambda: receiver.events[3:] == ["recovered"])
-        assert receiver.told[3]["what"] == "Provider acme is well again."
+        assert receiver.notices[3]["what"] == "Provider acme has recovered."
     receiver.verify()
 
 
@@ -152,13 +155,13 @@ async def _refreshed(broker: RunningBroker, grant: str) -> bool:
     return bool(((await state_of(broker, grant))["last"] or {}).get("outcome") == "refreshed")
 
 
-async def _seen_well(redis: Redis, subject: str) -> bool:
+async def _seen_healthy(redis: Redis, subject: str) -> bool:
     return b"well_at" in (await redis.hget("broker:{0}:told:webhook", subject) or b"")
 
 
 async def test_receiver_away(start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver) -> None:
-    """While the receiver is away a notice waits under one id; what heals meanwhile is not told at all."""
-    await receiver.go()
+    """While the receiver is down a notice waits under one id; what recovers meanwhile causes no notice at all."""
+    await receiver.stop()
     async with start_broker(notify=receiver.settings) as broker:
         await kill(broker, sandbox, redis, "lasting")
         await kill(broker, sandbox, redis, "passing")
@@ -172,13 +175,13 @@ async def test_receiver_away(start_broker: StartBroker, sandbox: Sandbox, redis:
     async with start_broker(notify=receiver.settings) as broker:
         await redis.zadd("broker:{0}:subjects:webhook", dict.fromkeys(("grant/lasting", "grant/passing"), 0), xx=True)
         receiver.status = 500
-        await receiver.come()
+        await receiver.start()
         await until(lambda: receiver.posts)
         receiver.status = 200
         await redis.zadd("broker:{0}:subjects:webhook", {"grant/lasting": 0}, xx=True)
         await until(lambda: broker.events("notice.sent"))
-        assert [(t["event"], t["grant_id"]) for t in receiver.told] == [("reauthorization_required", "lasting")]
-        assert {t["id"] for t in receiver.told} == ids
+        assert [(t["event"], t["grant_id"]) for t in receiver.notices] == [("reauthorization_required", "lasting")]
+        assert {t["id"] for t in receiver.notices} == ids
         await until(lambda: _healthy(broker))
     assert len(receiver.posts) >= 2
     receiver.verify()
@@ -189,27 +192,29 @@ async def _healthy(broker: RunningBroker) -> bool:
     return bool((await broker.get("/healthz"))["checks"]["notices webhook"]["status"] == "ok")
 
 
-async def test_one_of_many_tells(start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver) -> None:
-    """Two replicas on one store tell each change once, though both hear of it; so do they after both restart."""
+async def test_one_of_many_replicas_notifies(
+    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver
+) -> None:
+    """Two replicas on one store send one notice of each change, though both see it; also after both restarted."""
     for grants in (("a", "b", "c"), ("d", "e")):
         async with start_broker(notify=receiver.settings) as one, start_broker(notify=receiver.settings) as two:
             for number, grant in enumerate(grants):
                 await kill(two if number % 2 else one, sandbox, redis, grant)
                 await redis.hdel("broker:{0}:provider:acme", "refused")
-            await until(partial(_all_told, receiver, grants))
-            await asyncio.sleep(1.5)  # each replica's next look
-    assert sorted(t["grant_id"] for t in receiver.told) == ["a", "b", "c", "d", "e"]
+            await until(partial(_all_reported, receiver, grants))
+            await asyncio.sleep(1.5)  # each replica's next check
+    assert sorted(t["grant_id"] for t in receiver.notices) == ["a", "b", "c", "d", "e"]
     assert len(receiver.posts) == 5
 
 
-def _all_told(receiver: Receiver, grants: Sequence[str]) -> bool:
-    return {told["grant_id"] for told in receiver.told} >= set(grants)
+def _all_reported(receiver: Receiver, grants: Sequence[str]) -> bool:
+    return {notice["grant_id"] for notice in receiver.notices} >= set(grants)
 
 
-async def test_sweep_finds_what_nobody_heard(
+async def test_scan_finds_what_nobody_reported(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What happened while no notices were configured is found page by page, and told to who is configured now."""
+    """A problem from before notices were configured is found page by page, and the new receiver is notified."""
     monkeypatch.setattr(scanner, "_PAGE", 2)
     monkeypatch.setattr(scanner, "_PAUSE", 0.02)
     async with start_broker() as broker:
@@ -217,15 +222,15 @@ async def test_sweep_finds_what_nobody_heard(
             await broker.import_(grant, "acme", sandbox.rotating.issue().refresh_token or "")
         await kill(broker, sandbox, redis, "dead")
         await redis.hset("broker:{0}:grant:f", "failures", "4")
-        assert await nothing_told(redis)
+        assert await nothing_reported(redis)
     async with start_broker(notify=receiver.settings) as broker:
-        await until(lambda: {t.get("grant_id") for t in receiver.told} == {"dead", "f"})
+        await until(lambda: {t.get("grant_id") for t in receiver.notices} == {"dead", "f"})
         await until(lambda: broker.events("notice.sent"))
     assert sorted(receiver.events) == ["reauthorization_required", "refresh_failing"]
 
 
 async def test_coming_end(start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver) -> None:
-    """Two weeks and three days before a grant's end people and subscribers are told once each; describe says so."""
+    """Two weeks and three days before a grant's end people and subscribers get one notice each; describe says so."""
     async with start_broker(notify=receiver.settings) as broker, subscribed(redis, "v1") as heard:
         await log_in(broker, "v1", "een")
         described = await state_of(broker, "v1")
@@ -235,32 +240,32 @@ async def test_coming_end(start_broker: StartBroker, sandbox: Sandbox, redis: Re
             moved: dict[Any, Any] = {"granted_at": now - (90 - left) * DAY, "reauthorize_by": now + left * DAY}
             await redis.hset("broker:{0}:grant:v1", mapping=moved)
             if count == 2:
-                await look_now(redis, "ending/v1")
-                await look_now(redis, "ending/v1", "subscribers")
-            await until(partial(_end_is_told, receiver, heard, count))
-            assert receiver.told[-1]["reauthorize_by"] == (now + left * DAY) // 1000
-            assert receiver.told[-1]["do"] == "token-broker login v1 --provider een"
+                await check_now(redis, "ending/v1")
+                await check_now(redis, "ending/v1", "subscribers")
+            await until(partial(_end_is_reported, receiver, heard, count))
+            assert receiver.notices[-1]["reauthorize_by"] == (now + left * DAY) // 1000
+            assert receiver.notices[-1]["do"] == "token-broker login v1 --provider een"
         (first, second) = [m for m in heard if m["event"] == "reauthorize_soon"]
         assert (second["reauthorize_by"], second["provider"]) == ((now + 2 * DAY) // 1000, "een")
         assert "access_token" not in first
         described = await state_of(broker, "v1")
         assert (described["reauthorize_soon"], described["state"]) == (True, "due")
         await redis.hset("broker:{0}:grant:v1", mapping={"granted_at": granted, "reauthorize_by": granted + 14 * DAY})
-        await look_now(redis, "ending/v1")
-        await look_now(redis, "ending/v1", "subscribers")
-        await until(lambda: nothing_told(redis))
+        await check_now(redis, "ending/v1")
+        await check_now(redis, "ending/v1", "subscribers")
+        await until(lambda: nothing_reported(redis))
     assert receiver.events == ["reauthorize_soon"] * 2
 
 
-def _end_is_told(receiver: Receiver, heard: list[dict[str, Any]], count: int) -> bool:
+def _end_is_reported(receiver: Receiver, heard: list[dict[str, Any]], count: int) -> bool:
     published = [message for message in heard if message["event"] == "reauthorize_soon"]
     return receiver.events == ["reauthorize_soon"] * count and len(published) == count
 
 
-async def test_events_and_ways(
+async def test_events_and_channels(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Only the events that are wanted are told, by each way, whatever has become of the other."""
+    """Each channel delivers only the wanted events, and does not depend on the other channel."""
     heard = tmp_path / "heard"
     script = tmp_path / "page"
     script.write_text(f"#!/bin/sh\n[ -e {tmp_path}/open ] || exit 3\necho paged: $#\ncat >> {heard}\n")
@@ -271,33 +276,38 @@ async def test_events_and_ways(
         await redis.hset("broker:{0}:provider:acme", mapping={"suspended": "x", "suspended_at": "1"})
         await kill(broker, sandbox, redis, "g1")
         await until(lambda: {e["way"] for e in broker.events("notice.failed")} == {"webhook", "command"})
-        assert {e["error"] for e in broker.events("notice.failed")} == {"exit 3", "it answered HTTP 307"}
+        assert {e["error"] for e in broker.events("notice.failed")} == {
+            "exit 3",
+            "the receiver responded with HTTP 307",
+        }
         (tmp_path / "open").touch()
         await until(lambda: [e["detail"] for e in broker.events("notice.sent")] == ["exit 0: paged: 1"], 20)
         await log_in(broker, "g1", "acme")
-    (told,) = [json.loads(line) for line in heard.read_text().splitlines()]
-    assert (told["event"], told["grant_id"]) == ("reauthorization_required", "g1")
+    (notice,) = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert (notice["event"], notice["grant_id"]) == ("reauthorization_required", "g1")
     assert set(receiver.events) == {"reauthorization_required"}
 
 
 @pytest.mark.parametrize(
     ("code", "why"),
     [
-        ("import time; print('soon', flush=True); time.sleep(60)", "killed: it had not ended after 2 s: soon"),
-        ("import subprocess; subprocess.run(['sleep', '61.5'])", "killed"),
+        ("import time; print('soon', flush=True); time.sleep(60)", "killed: still running after 2 s: soon"),
+        ("import subprocess; subprocess.run(['sleep', 'SLEEP'])", "killed"),
         ("raise SystemExit(4)", "exit 4"),
         ("print('\\x1b[2J' + 'x' * 10**6)\nraise SystemExit(1)", "exit 1: \\x1b[2Jxxx"),
     ],
 )
-async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> None:
-    """A command that hangs is killed with all it started; what it says is bounded and escaped."""
+async def test_command_that_fails(code: str, why: str, tmp_path: Path) -> None:
+    """A command that hangs is killed with every process that it started; its output is bounded and escaped."""
     began = time.monotonic()
-    with pytest.raises(NotDelivered) as told:
-        await Command([sys.executable, "-c", code], 2 if "sleep" in code else 20).tell(Notice("msg_1", "test", 0))
-    assert str(told.value).startswith(why)
-    assert len(str(told.value)) < 600
+    with pytest.raises(NotDelivered) as failed:
+        await Command([sys.executable, "-c", code.replace("SLEEP", SLEEP)], 2 if "sleep" in code else 20).send(
+            Notice("msg_1", "test", 0)
+        )
+    assert str(failed.value).startswith(why)
+    assert len(str(failed.value)) < 600
     assert time.monotonic() - began < 25
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"61.5" in _read(path)]
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if SLEEP.encode() in _read(path)]
     assert not left
 
 
@@ -308,11 +318,11 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-async def test_command_without_our_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A command gets the notice on its standard input and our environment without any setting, which may be secret."""
+async def test_command_without_the_broker_s_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A command gets the notice on its standard input, and the environment without any setting: one may be secret."""
     monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__ACME__CLIENT_SECRET", "s3cret")
     code = f"import os, sys; open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read() + str(sorted(os.environ)))"
-    assert await Command([sys.executable, "-c", code], 10).tell(Notice("msg_1", "test", 5_000)) == "exit 0"
+    assert await Command([sys.executable, "-c", code], 10).send(Notice("msg_1", "test", 5_000)) == "exit 0"
     got = (tmp_path / "got").read_text()
     assert '"id": "msg_1"' in got
     assert "TOKEN_BROKER" not in got
@@ -320,7 +330,7 @@ async def test_command_without_our_settings(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> None:
-    """`POST /v1/notify/test` sends by every way at once and says what each answered."""
+    """`POST /v1/notify/test` sends through every channel at once and returns what each receiver responded."""
     async with start_broker(notify=receiver.settings | {"command": ["/bin/false"]}) as broker:
         status, body, _ = await broker.ask("POST", "/v1/notify/test")
         assert (status, body["ways"]) == (
@@ -330,7 +340,7 @@ async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> Non
                 {"way": "command", "told": False, "detail": "exit 1"},
             ],
         )
-        await receiver.go()
+        await receiver.stop()
         _, body, _ = await broker.ask("POST", "/v1/notify/test")
         assert [way["told"] for way in body["ways"]] == [False, False]
         assert broker.events("access")[-1]["did"] == "notices.tested"
@@ -341,15 +351,15 @@ async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> Non
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"command": ["/nowhere/page"]}, "notify.command: /nowhere/page is not there"),
+        ({"command": ["/nowhere/page"]}, "notify.command: /nowhere/page does not exist"),
         ({"webhook": "https://x.test", "secret_file": "SECRET"}, "must hold whsec_ and 24 to 64 bytes in base64"),
         ({"webhook": "https://x.test", "secret_file": "/nowhere"}, "notify.secret_file: /nowhere cannot be read"),
     ],
 )
-async def test_a_way_that_cannot_work(
+async def test_a_channel_that_cannot_work(
     start_broker: StartBroker, tmp_path: Path, settings: dict[str, Any], says: str
 ) -> None:
-    """A program that is not there or a secret that is none ends the start, with the way out and no echo."""
+    """A missing program or a malformed secret ends the start, with the cure and without quoting the secret."""
     for secret in ("hunter2", "whsec_short", "whsec_!!!" + "x" * 40):
         (tmp_path / "secret").write_text(secret)
         wanted = {name: str(tmp_path / "secret") if value == "SECRET" else value for name, value in settings.items()}
@@ -361,7 +371,7 @@ async def test_a_way_that_cannot_work(
 
 
 async def test_redis_away(start_broker: StartBroker, own_redis: Any, receiver: Receiver) -> None:
-    """Without Redis nobody is told and nothing ends: the loops wait, and say in /healthz for what."""
+    """Without Redis no notice is sent and no loop ends: each waits, and /healthz says for what."""
     async with start_broker(notify=receiver.settings, redis={"url": own_redis.url}) as broker:
         own_redis.stop()
         await until(lambda: _says(broker, "notices webhook", "Redis"))
@@ -373,11 +383,11 @@ async def _says(broker: RunningBroker, check: str, word: str) -> bool:
     return word in (await broker.get("/healthz"))["checks"][check]["detail"]
 
 
-async def test_a_long_timeout_tells_all_the_same(
+async def test_a_long_timeout_leaves_time_to_send(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver
 ) -> None:
-    """The longest that the settings allow for one notice leaves time for one."""
+    """The longest timeout that the settings allow still leaves time to send one notice."""
     async with start_broker(notify=receiver.settings | {"timeout": "5m"}) as broker:
         await kill(broker, sandbox, redis, "g1")
-        await until(lambda: receiver.told)
+        await until(lambda: receiver.notices)
         assert receiver.events == ["reauthorization_required"]

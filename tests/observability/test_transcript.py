@@ -97,12 +97,12 @@ async def test_a_grant_dies_and_is_healed(home: Home, receiver: Receiver, tmp_pa
     watched.tell("GET /metrics", f"{parked.series} {parked.value}")
     await watched.firing("after it died", DEAD)
 
-    await until(lambda: receiver.told, timeout=20)
+    await until(lambda: receiver.notices, timeout=20)
     _notice(watched, receiver, "reauthorization_required")
-    assert receiver.told[0]["do"] == f"token-broker login {GRANT} --provider acme"
+    assert receiver.notices[0]["do"] == f"token-broker login {GRANT} --provider acme"
     explained = await watched.run("explain", GRANT)
     assert explained.code == 77
-    assert receiver.told[0]["do"] in explained.out
+    assert receiver.notices[0]["do"] in explained.out
 
     login = home.start("login", GRANT, "--provider", "acme")
     said = await read_until(login, "http")

@@ -1,4 +1,4 @@
-"""Asking a scripted server for a refresh, and raw answers for it to give."""
+"""Refresh at a scripted server, and raw responses for it to send."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ async def refresh(endpoint: Endpoint, limit: float = 1.0, scope: str | None = No
 
 
 def raw(head: str, body: bytes = b"") -> bytes:
-    """An answer from its head, lines parted by `|`."""
+    """Make a response from its head, lines separated by `|`."""
     return head.replace("|", "\r\n").encode() + b"\r\n\r\n" + body

@@ -1,4 +1,4 @@
-"""A scripted server on a loopback socket that records what it is sent, and endpoints that speak to it."""
+"""A scripted server on a loopback socket that records its requests, and endpoints that call it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = 1_800_000_000_000
 
 @dataclass
 class Received:
-    """One request as it came over the socket."""
+    """One request as it arrived on the socket."""
 
     method: str
     target: str
@@ -51,7 +51,7 @@ class Received:
 
 @dataclass
 class Scripted:
-    """Answers each request with the next step of its script, the last one for ever."""
+    """A server that plays one step of its script for each request, and the last step from then on."""
 
     steps: list[Any]
     tls: ssl.SSLContext | None = None
@@ -95,7 +95,7 @@ class Scripted:
 
 
 def http_answer(body: bytes | dict[str, Any], status: int = 200, **headers: str) -> bytes:
-    """A whole HTTP/1.1 answer."""
+    """Make a complete HTTP/1.1 response."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(data)}", "Content-Type: application/json"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -113,13 +113,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @pytest.fixture
 def answer() -> Callable[..., bytes]:
-    """Builds whole HTTP answers."""
+    """Return a function that makes complete HTTP responses."""
     return http_answer
 
 
 @pytest.fixture
 def rst() -> Callable[[asyncio.StreamWriter], None]:
-    """Closes a connection with RST."""
+    """Return a function that closes a connection with RST."""
     return reset
 
 
@@ -146,7 +146,7 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[Scripted]]]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
-    """The shared client session."""
+    """Open the shared client session."""
     async with open_http(2.0) as opened:
         yield opened
     await asyncio.sleep(0)
@@ -154,7 +154,7 @@ async def http() -> AsyncIterator[Http]:
 
 @pytest.fixture
 def endpoint_at(http: Http) -> Callable[..., Endpoint]:
-    """Makes an endpoint of kind oauth2 (or another) whose token endpoint is at the URL given."""
+    """Return a function that makes an endpoint of kind oauth2 (or another) with the given token endpoint."""
 
     def make(url: str, *, clock: Callable[[], int] = lambda: NOW, **settings: Any) -> Endpoint:
         given = {
@@ -167,6 +167,6 @@ def endpoint_at(http: Http) -> Callable[..., Endpoint]:
         provider = Provider.model_validate(
             {name: value for name, value in {**given, **settings}.items() if value is not None}
         )
-        return Endpoint.of("acme", provider, http, clock=clock)
+        return Endpoint.from_settings("acme", provider, http, clock=clock)
 
     return make

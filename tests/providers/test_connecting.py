@@ -1,4 +1,4 @@
-"""On the way to a provider: what keeps a request from being sent, TLS above all, and how connections are held."""
+"""Connecting to a provider: what prevents a request from being sent, TLS above all, and how connections are kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_unknown_name(endpoint_at: EndpointAt) -> None:
 
 
 async def test_connect_timeout(endpoint_at: EndpointAt) -> None:
-    """A server that does not accept within the time: nothing was sent."""
+    """A server that does not accept in time: nothing was sent."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -74,7 +74,7 @@ async def test_connect_timeout(endpoint_at: EndpointAt) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_too_late(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, http: Http, limit: float) -> None:
-    """Without time left nothing is sent, not even a connection."""
+    """Without time left nothing is sent, and no connection is opened."""
     server = await serve(answer(TOKENS))
     outcome = await refresh(endpoint_at(server.url), limit)
     assert outcome == await http.send(provider_http.Request(method="GET", url=server.url, headers={}), timeout=limit)
@@ -86,7 +86,7 @@ async def test_too_late(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswe
 async def test_a_process_that_was_frozen_sends_nothing_when_it_wakes(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the deadline passes while connecting, the request is not begun even if the timer has not fired yet."""
+    """When the deadline passes while connecting, the request is not sent even if the timer has not fired yet."""
     server = await serve(answer(TOKENS))
     endpoint = endpoint_at(server.url)
     genuine = provider_http.Http._trust
@@ -107,7 +107,7 @@ async def test_a_process_that_was_frozen_sends_nothing_when_it_wakes(
 
 
 async def test_closed_session_is_not_sent(serve: Serve, endpoint_at: EndpointAt, http: Http) -> None:
-    """Even what cannot happen is an outcome."""
+    """Even an unexpected error is an outcome."""
     server = await serve(b"")
     endpoint = endpoint_at(server.url)
     await http._session.close()
@@ -124,37 +124,37 @@ async def test_t42_ipv6_literal(serve: Serve, endpoint_at: EndpointAt, answer: M
 
 
 async def test_idle_connection_is_not_kept_long(http: Http) -> None:
-    """Idle connections live at most two seconds: a server that closes one looks like "sent, no answer"."""
+    """Idle connections live at most two seconds: a server that closes one looks like "sent, no response"."""
     connector = http._session.connector
     assert connector is not None
     assert (connector._keepalive_timeout or 99) <= 2
 
 
 class TestTls:
-    """Endpoints with certificates of our own making, trusted by SSL_CERT_FILE."""
+    """Endpoints with certificates that the test makes, trusted by SSL_CERT_FILE."""
 
     @pytest.fixture
     def bundle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The trust bundle on disk."""
+        """Return the path of the trust bundle."""
         path = tmp_path / "bundle.pem"
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         return path
 
     @pytest.fixture
     async def open_endpoint(self) -> AsyncIterator[Callable[[str], Awaitable[Endpoint]]]:
-        """Makes an endpoint whose session is opened only now, when the trust bundle is written."""
+        """Make an endpoint whose session is opened only now, when the trust bundle is written."""
         async with AsyncExitStack() as stack:
 
             async def make(url: str) -> Endpoint:
                 http = await stack.enter_async_context(open_http(2.0))
                 provider = Provider(kind="oauth2", client_id="id", token_endpoint=f"{url}/token")
-                return Endpoint.of("acme", provider, http, clock=lambda: 0)
+                return Endpoint.from_settings("acme", provider, http, clock=lambda: 0)
 
             yield make
 
     @staticmethod
     def context(authority: trustme.CA, name: str = "127.0.0.1", **more: Any) -> ssl.SSLContext:
-        """A server's context with a certificate for *name*."""
+        """Make a server's context with a certificate for *name*."""
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -179,7 +179,7 @@ class TestTls:
         age: timedelta | None,
         words: str,
     ) -> None:
-        """A bad certificate is not sent, and the words name certificate and reason (T45)."""
+        """With a bad certificate nothing is sent, and the words name certificate and reason (T45)."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(bundle))
         more = {} if age is None else {"not_after": datetime.now(UTC) - age}
@@ -196,7 +196,7 @@ class TestTls:
     async def test_t45_old_tls(
         self, serve: Serve, answer: MakeAnswer, bundle: Path, open_endpoint: Callable[[str], Awaitable[Endpoint]]
     ) -> None:
-        """A server that offers TLS 1.1 at most is not sent anything (T45)."""
+        """A server that offers TLS 1.1 at most receives nothing (T45)."""
         import ssl
         import warnings
 
@@ -214,7 +214,7 @@ class TestTls:
         assert server.requests == []
 
     async def test_plain_http_where_tls_is_expected(self, endpoint_at: EndpointAt) -> None:
-        """A server without TLS behind an https URL gets no request, and the operator reads of TLS."""
+        """A server without TLS behind an https URL receives no request, and the operator reads that it is about TLS."""
 
         async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -250,7 +250,7 @@ class TestTls:
 
 
 def os_error(number: int) -> aiohttp.ClientConnectorError:
-    """A connection failure of that number."""
+    """Make a connection failure of that number."""
     key = aiohttp.client_reqrep.ConnectionKey("as.test", 443, True, True, None, None, None)
     return aiohttp.ClientConnectorError(key, OSError(number, "words with a secret"))
 
@@ -273,7 +273,7 @@ def os_error(number: int) -> aiohttp.ClientConnectorError:
     ],
 )
 def test_why_nothing_was_sent(error: Exception, code: str) -> None:
-    """Each failure before the sending has its code, and none shows an exception's own text."""
+    """Each failure before sending has its code, and none shows an exception's own text."""
     outcome = provider_http._not_sent(error)
     assert outcome.code == code
     assert outcome.detail

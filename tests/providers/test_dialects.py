@@ -13,9 +13,9 @@ DAY = 86_400_000
 
 
 def dialect(window: tuple[float, float] | None = None, **settings: Any) -> Dialect:
-    """The dialect of such settings."""
+    """Make the dialect of such settings."""
     provider = Provider.model_validate({"client_id": "id", "client_secret": "s", **settings})
-    return Dialect.of("acme", provider, window)
+    return Dialect.from_settings("acme", provider, window)
 
 
 def test_cameramanager() -> None:
@@ -33,7 +33,7 @@ def test_cameramanager() -> None:
 
 
 def test_een_v3() -> None:
-    """Eagle Eye V3: rotation, death of the old token, and both limits."""
+    """Eagle Eye V3: rotation, invalidation of the old token, and both limits."""
     filled = dialect(kind="een-v3")
     assert filled.token_endpoint == "https://auth.eagleeyenetworks.com/oauth2/token"
     assert filled.revocation_endpoint == "https://auth.eagleeyenetworks.com/oauth2/revoke"
@@ -103,18 +103,18 @@ def test_reuse_grace_is_a_duration() -> None:
 
 @pytest.mark.parametrize("kind", ["cameramanager", "een-v3"])
 def test_an_explicit_window_holds_for_all(kind: str) -> None:
-    """`refresh.window` is not bent, not even where the old token dies."""
+    """`refresh.window` holds even where a refresh invalidates the old token."""
     assert dialect((0.5, 0.6), kind=kind).window == (0.5, 0.6)
 
 
 def test_without_a_secret_the_client_is_public() -> None:
-    """No secret and no method said: `none`."""
+    """Without a secret and a method in the settings the method is `none`."""
     assert dialect(kind="een-v3", client_secret=None).token_endpoint_auth_method == "none"
     assert dialect(kind="een-v3").token_endpoint_auth_method == "client_secret_basic"
 
 
 def test_discovered_endpoints_fill_gaps_only() -> None:
-    """What stands in the settings wins over discovery, what it lacks is added."""
+    """The settings win over discovery, which adds what they lack."""
     metadata = Metadata(
         issuer="https://as.test",
         authorization_endpoint="https://as.test/found",
@@ -124,7 +124,7 @@ def test_discovered_endpoints_fill_gaps_only() -> None:
         body_credentials_only=True,
     )
     filled = dialect(kind="oidc", issuer="https://as.test", revocation_endpoint="https://as.test/set")
-    found = filled.discovered(metadata)
+    found = filled.with_metadata(metadata)
     assert (found.authorization_endpoint, found.token_endpoint) == ("https://as.test/found", "https://as.test/found")
     assert (found.revocation_endpoint, found.iss_parameter_supported) == ("https://as.test/set", True)
     assert found.token_endpoint_auth_method == "client_secret_post"
@@ -134,7 +134,7 @@ def test_discovered_endpoints_fill_gaps_only() -> None:
     "more", [{"token_endpoint_auth_method": "client_secret_basic"}, {"token_endpoint": "https://as.test/set"}]
 )
 def test_discovery_does_not_overrule_how_we_authenticate(more: dict[str, Any]) -> None:
-    """A method from the settings stays, and so does the default beside a token endpoint from the settings."""
+    """A method from the settings stays, and so does the default with a token endpoint from the settings."""
     filled = dialect(kind="oidc", issuer="https://as.test", **more)
-    found = filled.discovered(Metadata(issuer="https://as.test", body_credentials_only=True))
+    found = filled.with_metadata(Metadata(issuer="https://as.test", body_credentials_only=True))
     assert found.token_endpoint_auth_method == "client_secret_basic"

@@ -1,4 +1,4 @@
-"""Discovery: the check of the document, its cache, and patience after failures."""
+"""Discovery: the validation of the document, its cache, and the backoff after failures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TOKENS = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}
 
 
 def dialect(issuer: str = "https://as.test/r", **settings: Any) -> Dialect:
-    """An oidc dialect."""
-    return Dialect.of(
+    """Make an oidc dialect."""
+    return Dialect.from_settings(
         "acme", Provider.model_validate({"kind": "oidc", "client_id": "id", "issuer": issuer, **settings})
     )
 
 
 def document(issuer: str, **more: Any) -> dict[str, Any]:
-    """A discovery document whose endpoints are below *issuer*."""
+    """Make a discovery document whose endpoints are below *issuer*."""
     base = issuer.rstrip("/")
     found = {"token_endpoint": f"{base}/token", "revocation_endpoint": f"{base}/revoke"}
     return {"issuer": issuer, "authorization_endpoint": f"{base}/authorize", **found, **more}
@@ -82,7 +82,7 @@ def test_t50_issuer_must_be_equal_to_the_letter(said: object) -> None:
     ],
 )
 def test_endpoints_must_be_safe(url: object, accepted: bool) -> None:
-    """Only https, or http on loopback, may be given our secrets."""
+    """Only endpoints on https, or http on loopback, may receive secrets."""
     found = document("https://as.test/r", token_endpoint=url, revocation_endpoint=url)
     if accepted:
         metadata = check(found, dialect())
@@ -100,7 +100,7 @@ def test_plain_http_with_an_explicit_word() -> None:
 
 
 def test_what_a_document_says_of_itself() -> None:
-    """RFC 9207 support and the ways to authenticate are read."""
+    """RFC 9207 support and the authentication methods are read."""
     found = document(
         "https://as.test/r",
         authorization_response_iss_parameter_supported=True,
@@ -112,7 +112,7 @@ def test_what_a_document_says_of_itself() -> None:
 
 
 def test_backoff() -> None:
-    """One second, doubled, a minute at most, however long it lasts."""
+    """The pause is one second, doubles, and is a minute at most, however long discovery fails."""
     assert [backoff(failures) for failures in (1, 2, 3, 7, 10_000)] == [1, 2, 4, 60, 60]
 
 
@@ -126,7 +126,7 @@ class Clock:
 
 
 async def test_fetched_once_and_kept(serve: Serve, http: Http, answer: MakeAnswer) -> None:
-    """Twenty askers cause one request, an hour passes without another, and an old document outlives failures."""
+    """Twenty callers cause one request, an hour passes without another, and an old document outlives failures."""
     server = await serve(b"")
     issuer = server.url
     server.steps = [answer(document(issuer)), answer(b"", 503), answer(document(issuer, revocation_endpoint=None))]
@@ -149,7 +149,7 @@ async def test_fetched_once_and_kept(serve: Serve, http: Http, answer: MakeAnswe
 async def test_a_hanging_issuer_costs_little_where_an_old_document_will_do(
     serve: Serve, http: Http, answer: MakeAnswer
 ) -> None:
-    """Asking again takes at most half the time, so the token request can still be sent."""
+    """Fetching again takes at most half the time, so the token request can still be sent."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
@@ -167,7 +167,7 @@ async def test_a_hanging_issuer_costs_little_where_an_old_document_will_do(
 
 
 async def test_t50_failures_back_off(serve: Serve, http: Http, answer: MakeAnswer) -> None:
-    """While discovery is down it is asked 1, 2, 4 … seconds apart, and heals by itself (T50)."""
+    """While discovery is down requests are 1, 2, 4 … seconds apart, and it recovers by itself (T50)."""
     server = await serve(answer(b"", 503))
     clock = Clock()
     discovery = Discovery(dialect(server.url), http, clock)
@@ -184,14 +184,14 @@ async def test_t50_failures_back_off(serve: Serve, http: Http, answer: MakeAnswe
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"\xff", b" " * 300_000, b'{"issuer":' * 3_000])
 async def test_odd_documents(serve: Serve, http: Http, answer: MakeAnswer, body: bytes) -> None:
-    """What is no document is an error with a name, and nothing else."""
+    """A body that is not a document is an error with a name, and nothing else."""
     server = await serve(answer(body))
     with pytest.raises(BrokerError):
         await Discovery(dialect(server.url), http).metadata(1)
 
 
 async def test_redirect_is_not_followed(serve: Serve, http: Http, answer: MakeAnswer) -> None:
-    """Nobody but the issuer speaks for the issuer."""
+    """A redirect is not followed: only the issuer speaks for the issuer."""
     other = await serve(answer({}))
     server = await serve(answer(b"", 302, Location=other.url))
     with pytest.raises(ProviderUnavailable, match="302"):
@@ -200,7 +200,7 @@ async def test_redirect_is_not_followed(serve: Serve, http: Http, answer: MakeAn
 
 
 async def test_waiting_is_bounded(serve: Serve, http: Http) -> None:
-    """Whoever waits behind a hanging fetch gives up in its own time; a cancelled one hands over."""
+    """A caller that waits behind a hanging fetch gives up in its own time; a cancelled one hands over."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
@@ -220,7 +220,7 @@ async def test_waiting_is_bounded(serve: Serve, http: Http) -> None:
 
 
 async def test_refresh_by_discovery(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A refresh, a second one and a revocation use the discovered endpoints after one look."""
+    """A refresh, a second one and a revocation use the discovered endpoints after one fetch."""
     server = await serve(b"")
     methods = ["client_secret_post"]
     server.steps = [answer(document(server.url, token_endpoint_auth_methods_supported=methods)), answer(TOKENS)]
@@ -231,7 +231,7 @@ async def test_refresh_by_discovery(serve: Serve, endpoint_at: EndpointAt, answe
     assert gone.result == "revoked"
     assert [got.path for got in server.requests[1:]] == ["/token", "/token", "/revoke"]
     assert all(got.form["client_secret"] for got in server.requests[1:])
-    assert (await endpoint.resolved()).authorization_endpoint == f"{server.url}/authorize"
+    assert (await endpoint.resolve()).authorization_endpoint == f"{server.url}/authorize"
 
 
 async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
@@ -244,20 +244,20 @@ async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: Endpo
     assert "https://other.test" in outcome.detail
     assert server.url in outcome.detail
     with pytest.raises(InvalidSettings):
-        await endpoint.resolved()
+        await endpoint.resolve()
 
 
 async def test_token_endpoint_from_the_settings_needs_no_discovery(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """What stands in the settings works while discovery is down."""
+    """Endpoints from the settings work while discovery is down."""
     server = await serve(answer(TOKENS))
     endpoint = endpoint_at(server.url, kind="oidc", issuer="http://127.0.0.1:1")
     assert isinstance(await endpoint.refresh(Secret("r1"), timeout=1), Answered)
 
 
 async def test_unreachable_issuer(http: Http) -> None:
-    """What kept the document away is told by code."""
+    """The reason that the document is missing is shown by its code."""
     with pytest.raises(ProviderUnavailable, match="connection_refused"):
         await Discovery(dialect("http://127.0.0.1:1"), http).metadata(1)
 
@@ -265,4 +265,4 @@ async def test_unreachable_issuer(http: Http) -> None:
 async def test_without_discovery_everything_is_known(endpoint_at: EndpointAt) -> None:
     """Other kinds than oidc resolve to what the settings say, without a request."""
     endpoint = endpoint_at("http://127.0.0.1:1")
-    assert await endpoint.resolved() is endpoint.dialect
+    assert await endpoint.resolve() is endpoint.dialect

@@ -1,4 +1,4 @@
-"""Token requests over real loopback sockets: what goes out, how it authenticates, and what never leaves."""
+"""Token requests over real loopback sockets: what is sent, how it authenticates, and what is never sent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
 from broker.providers.client_secret import ClientSecret
-from broker.providers.credentials import credentials
-from broker.providers.endpoint import authenticated
+from broker.providers.credentials import Credentials
+from broker.providers.endpoint import authenticate
 from broker.secret import Secret
 
 from .asking import TOKEN, TOKENS, raw, refresh
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 async def test_refresh_request(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A refresh is RFC 6749 §6 to the letter, with form-encoded Basic and stable headers of our own."""
+    """A refresh is exactly RFC 6749 §6, with form-encoded Basic and a stable set of headers."""
     server = await serve(answer(TOKENS))
     outcome = await refresh(endpoint_at(server.url, scope="write"))
     assert isinstance(outcome, Answered)
@@ -52,7 +52,7 @@ async def test_refresh_request(serve: Serve, endpoint_at: EndpointAt, answer: Ma
 
 
 async def test_exchange_request(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A code exchange carries code, redirect_uri and verifier, and the answer is read as a refresh's is."""
+    """A code exchange carries code, redirect_uri and verifier, and its response is read like a refresh's."""
     server = await serve(answer(TOKENS))
     outcome = await endpoint_at(server.url).exchange_code(
         Secret("4/0A+b%2Fc=="), redirect_uri="http://127.0.0.1:8080/callback", code_verifier=Secret("v"), timeout=1
@@ -82,7 +82,7 @@ async def test_cameramanager_sends_its_scope_on_every_call(
 async def test_parameters_in_the_query_never_carry_credentials(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """The documented form of CameraManager puts parameters into the URL, beside a query that is there already."""
+    """The documented form of CameraManager puts parameters into the URL, beside a query that is already there."""
     server = await serve(answer(TOKENS))
     url = f"{server.url}/token?tenant=1"
     for method in ("client_secret_basic", "client_secret_post"):
@@ -128,7 +128,7 @@ async def test_client_authentication(
 async def test_t16_token_params_are_added_but_replace_nothing(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """A server that insists on a further parameter gets it (T16); ours cannot be overridden by accident."""
+    """A server that insists on a further parameter gets it (T16); it cannot override a standard one by accident."""
     server = await serve(answer(TOKENS))
     params = {"redirect_uri": "https://x/cb", "refresh_token": "evil", "audience": "é"}
     await refresh(endpoint_at(server.url, token_params=params))
@@ -143,7 +143,7 @@ async def test_t16_token_params_are_added_but_replace_nothing(
 async def test_the_clock_is_asked_when_the_answer_is_there(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """A point in time in the answer is measured from its receipt."""
+    """A point in time in the response counts from its receipt."""
     server = await serve(answer({"access_token": "a2", "expires_on": 1_900_000_000}))
     outcome = await refresh(endpoint_at(server.url, clock=lambda: 1_899_999_000_000))
     assert isinstance(outcome, Answered)
@@ -197,7 +197,7 @@ class TestClientSecretFile:
     async def test_o16_rotated_file_is_read_again(
         self, serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, tmp_path: Path
     ) -> None:
-        """A secret swapped by symlink, as mounted secrets are, is taken up by the next request (O16)."""
+        """The next request uses a secret that was swapped by symlink, as mounted secrets are (O16)."""
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "secret").write_text(f"{name}\n")
@@ -213,7 +213,7 @@ class TestClientSecretFile:
         assert sent == ["an+id:one", "an+id:two", "an+id:two"]
 
     async def test_many_at_once_read_it_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Refreshes that begin together share one read in one thread; the next one reads anew."""
+        """Refreshes that begin together share one read in one thread; the next one reads again."""
         (tmp_path / "secret").write_text("one\n")
         secret, reads, read = ClientSecret(file=tmp_path / "secret"), 0, ClientSecret._read
 
@@ -232,7 +232,7 @@ class TestClientSecretFile:
     async def test_unreadable_file(
         self, serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, tmp_path: Path, content: bytes | None
     ) -> None:
-        """Without a readable secret nothing is sent, and the operator is told path and reason."""
+        """Without a readable secret nothing is sent, and the operator reads path and reason."""
         path = tmp_path / "secret"
         if content is not None:
             path.write_bytes(content)
@@ -260,14 +260,14 @@ async def test_a_file_system_that_hangs(
 def test_half_a_surrogate_pair_can_be_sent(endpoint_at: EndpointAt) -> None:
     """A refresh token that JSON could carry and UTF-8 cannot still becomes a request."""
     dialect = endpoint_at("http://127.0.0.1").dialect
-    request = authenticated(
-        "http://127.0.0.1/", {"refresh_token": "r\ud800"}, credentials(dialect, Secret("s")), "body"
+    request = authenticate(
+        "http://127.0.0.1/", {"refresh_token": "r\ud800"}, Credentials.for_client(dialect, Secret("s")), "body"
     )
     assert request.body == b"refresh_token=r%ED%A0%80"
 
 
 def test_requests_and_replies_show_no_secret() -> None:
-    """`repr` of what goes over the wire shows method or status alone."""
+    """`repr` of a request shows its method alone, `repr` of a reply its status."""
     request = provider_http.Request(
         method="POST", url="https://as.test/?x=SECRET", headers={"a": "SECRET"}, body=b"SECRET"
     )

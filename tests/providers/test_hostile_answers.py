@@ -1,4 +1,4 @@
-"""Answers nobody should send, huge, deep and broken, and a fuzz: none raises, each is an outcome."""
+"""Hostile responses, huge, deep and broken, and a fuzz test: none raises, each is an outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("digits", [400, 5_000, 100_000])
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_huge_numbers(name: str, digits: int, sign: str) -> None:
-    """A number of thousands of digits neither raises nor is believed."""
+    """A number of thousands of digits neither raises nor counts."""
     read_as = answered(f'{{"access_token":"a2","{name}":{sign}{"9" * digits}}}'.encode())
     assert (read_as.lifetime_ms, read_as.refresh_in_ms) == (None, None)
     strict(Answered(read_as))
@@ -33,14 +33,14 @@ def test_huge_numbers(name: str, digits: int, sign: str) -> None:
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 @pytest.mark.parametrize("depth", [40, 500, 5_000, 50_000])
 def test_deep_nesting(opening: str, depth: int) -> None:
-    """Bottomless JSON never raises, and what is passed on is shallow."""
+    """Endlessly nested JSON never raises, and what is passed on is shallow."""
     closing = "]" if opening == "[" else "}"
     body = f'{{"access_token":"a2","x":{opening * depth}1{closing * depth}}}'
     strict(read(body.encode()))
 
 
 def test_lone_surrogates() -> None:
-    """Half a surrogate pair in extra members, scope or codes breaks nobody's UTF-8; in a refresh token it is kept."""
+    """Half a surrogate pair in extra members, scope or codes is replaced; in a refresh token it is kept."""
     body = b'{"access_token":"a2","refresh_token":"r\\ud800","scope":"\\udc00 b","x\\ud800":["\\ud83d\\ude00\\udfff"]}'
     read_as = answered(body)
     assert read_as.refresh_token == Secret("r\ud800")

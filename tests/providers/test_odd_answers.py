@@ -1,4 +1,4 @@
-"""Odd answers, many and fast, without a socket: aioresponses stands in for the server."""
+"""Odd responses, many and fast, without a socket: aioresponses stands in for the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKEN_ENDPOINT = "https://as.test/token"
 
 
 class Response(aiohttp.ClientResponse):
-    """aioresponses 0.7.9 makes responses the way aiohttp did before 3.14, without `stream_writer`."""
+    """A response for aiohttp 3.14: aioresponses 0.7.9 makes them as before, without `stream_writer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("stream_writer", SimpleNamespace(output_size=0))
@@ -26,10 +26,10 @@ class Response(aiohttp.ClientResponse):
 
 
 async def ask(status: int, **answer: Any) -> Outcome:
-    """What a refresh comes to when the server answers so."""
+    """Return the outcome of a refresh when the server responds so."""
     provider = Provider(kind="oauth2", client_id="c", client_secret="secret-0123", token_endpoint=TOKEN_ENDPOINT)
     async with open_http(1) as http:
-        endpoint = Endpoint.of("as", provider, http, clock=lambda: 1_800_000_000_000)
+        endpoint = Endpoint.from_settings("as", provider, http, clock=lambda: 1_800_000_000_000)
         with aioresponses() as server:
             server.post(TOKEN_ENDPOINT, status=status, response_class=Response, **answer)
             return await endpoint.refresh(Secret("r1"), timeout=1)
@@ -60,12 +60,12 @@ GOOD = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}
     ],
 )
 async def test_odd_answers(status: int, answer: dict[str, Any], wanted: type) -> None:
-    """Whatever status a server thinks of, its answer is an outcome of the table."""
+    """Whatever status a server sends, its response is an outcome of the table."""
     assert isinstance(await ask(status, **answer), wanted)
 
 
 async def test_response_class_is_still_needed() -> None:
-    """When this fails, aioresponses knows aiohttp 3.14: drop `Response` above."""
+    """When this fails, aioresponses supports aiohttp 3.14: remove `Response` above."""
     async with aiohttp.ClientSession() as session:
         with aioresponses() as server:
             server.post(TOKEN_ENDPOINT, payload=GOOD)

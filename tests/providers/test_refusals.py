@@ -1,4 +1,4 @@
-"""Which outcome status and body make, and what a refusal tells the operator: codes, details, Retry-After."""
+"""Which outcome follows from status and body, and what an error shows the operator: codes, details, Retry-After."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .reading import NOW, OAUTH2, TOKENS, V3, read, strict
 
 
 def test_form_encoded_error_of_status_200() -> None:
-    """GitHub's refusal, a form with status 200, is judged by its code."""
+    """GitHub's error, a form with status 200, is judged by its code."""
     outcome = read(b"error=bad_refresh_token&error_description=The+token+is+incorrect.")
     assert outcome == Rejected("bad_refresh_token", "The token is incorrect.")
 
@@ -78,7 +78,7 @@ def test_form_encoded_error_of_status_200() -> None:
     ],
 )
 def test_outcome(status: int, body: Any, expected: type[Outcome]) -> None:
-    """Each line of the outcome table, and every odd dress in which servers have said it."""
+    """Each line of the outcome table holds, in every odd form that servers have sent."""
     outcome = read(body, status)
     assert type(outcome) is expected
     strict(outcome)
@@ -108,7 +108,7 @@ def test_outcome(status: int, body: Any, expected: type[Outcome]) -> None:
     ],
 )
 def test_code(status: int, body: Any, code: str) -> None:
-    """Codes are the provider's where it has one, bounded printable ASCII, else say what was wrong."""
+    """A code is the provider's if it sent one, in bounded printable ASCII, else it says what was wrong."""
     outcome = read(body, status)
     assert not isinstance(outcome, Answered)
     if code == "http_200":
@@ -128,7 +128,7 @@ def test_code(status: int, body: Any, code: str) -> None:
     ],
 )
 def test_dead_statuses_of_a_dialect(status: int, error: str, expected: type[Outcome]) -> None:
-    """Eagle Eye V3's 401 means a dead refresh token, unless its code says that it means us."""
+    """Eagle Eye V3's 401 means a dead refresh token, unless its code says that it means the client."""
     assert type(read({"error": error}, status, V3)) is expected
 
 
@@ -156,14 +156,14 @@ def test_dead_statuses_of_a_dialect(status: int, error: str, expected: type[Outc
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_t40_retry_after(value: str, expected: int | None, status: int) -> None:
-    """Whatever stands in Retry-After is at least a second, at most a day, and never raises (T40)."""
+    """Whatever Retry-After holds, it is at least a second, at most a day, and never raises (T40)."""
     outcome = read(b"", status, headers={"Retry-After": value})
     assert isinstance(outcome, Busy)
     assert outcome.retry_after_ms == expected
 
 
 def test_t40_date_is_relative_to_the_servers_clock() -> None:
-    """A date is compared with the answer's own Date, not with our clock (T40, C10)."""
+    """A date is compared with the response's own Date, not with this host's clock (T40, C10)."""
     server = NOW / 1000 + 7_200
     outcome = read(
         b"", 503, headers={"Date": formatdate(server, usegmt=True), "Retry-After": formatdate(server + 90, usegmt=True)}
@@ -186,7 +186,7 @@ def test_t40_date_is_relative_to_the_servers_clock() -> None:
     ],
 )
 def test_answer_that_was_cut_off(status: int, body: bytes, expected: type[Outcome]) -> None:
-    """A cut answer counts if its JSON is whole or its status says all; else it is unknown, and why."""
+    """A cut response counts if its JSON is complete or its status is clear; else it is unknown, with the reason."""
     outcome = read(body, status, fault="truncated")
     assert type(outcome) is expected
     if isinstance(outcome, Unknown) and status < 500:

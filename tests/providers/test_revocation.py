@@ -23,7 +23,7 @@ ACCESS, REFRESH = Secret("access:10003"), Secret("refresh:10003")
 
 
 async def test_rfc_7009(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """The refresh token goes to the revocation endpoint, in the body and authenticated as ever."""
+    """The refresh token goes to the revocation endpoint, in the body and with the client's credentials."""
     server = await serve(answer(b""))
     endpoint = endpoint_at(server.url, parameters="query", token_params={"x": "y"})
     assert await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1) == Revocation("revoked")
@@ -34,7 +34,7 @@ async def test_rfc_7009(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswe
 
 
 async def test_no_revocation_endpoint(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A provider without one is not supported, and asked nothing."""
+    """A provider without a revocation endpoint is not supported, and receives no request."""
     server = await serve(answer(b""))
     endpoint = endpoint_at(server.url, revocation_endpoint=None)
     gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1)
@@ -57,7 +57,7 @@ async def test_no_revocation_endpoint(serve: Serve, endpoint_at: EndpointAt, ans
 async def test_failure_is_told(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, status: int, body: bytes, code: str
 ) -> None:
-    """A revocation that failed never passes for one that did."""
+    """A failed revocation never counts as a success."""
     server = await serve(answer(body, status))
     gone = await revoke(endpoint_at(server.url), access_token=None, refresh_token=REFRESH, timeout=1)
     assert (gone.result, gone.code) == ("failed", code)
@@ -67,7 +67,7 @@ async def test_failure_is_told(
 async def test_cameramanager_logs_out_with_the_access_token(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, status: int, result: str
 ) -> None:
-    """DELETE with the live access token, any 2xx is good, and a failure shows no token."""
+    """Logout is DELETE with the valid access token, any 2xx is a success, and a failure shows no token."""
     server = await serve(answer({"detail": "no access:10003"} if status > 299 else b"", status))
     endpoint = endpoint_at(
         server.url, kind="cameramanager", revocation_endpoint=None, logout_endpoint=f"{server.url}/tokens/current"
@@ -85,7 +85,7 @@ async def test_cameramanager_logs_out_with_the_access_token(
 
 
 async def test_cameramanager_needs_a_live_access_token(endpoint_at: EndpointAt) -> None:
-    """Without one the caller is told what to do first."""
+    """Without an access token the caller reads what to do first."""
     endpoint = endpoint_at("http://127.0.0.1:1", kind="cameramanager", revocation_endpoint=None)
     gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=1)
     assert (gone.result, gone.code) == ("failed", "access_token_required")
@@ -94,7 +94,7 @@ async def test_cameramanager_needs_a_live_access_token(endpoint_at: EndpointAt) 
 async def test_logout_is_sent_once_on_a_connection_that_was_closed(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """A client of aiohttp would repeat a DELETE on a kept connection that closes; here nothing is sent twice."""
+    """A plain aiohttp client would repeat a DELETE on a kept connection that closes; here nothing is sent twice."""
 
     async def close(writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -111,14 +111,14 @@ async def test_logout_is_sent_once_on_a_connection_that_was_closed(
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, 1.0])
 async def test_not_sent(endpoint_at: EndpointAt, limit: float) -> None:
-    """Neither a refused connection nor a time-out of nothing raises."""
+    """Neither a refused connection nor a time-out of zero raises."""
     endpoint = endpoint_at("http://127.0.0.1:1")
     gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=limit)
     assert (gone.result, gone.code) == ("failed", "connection_refused" if limit > 0 else "too_late")
 
 
 async def test_failed_discovery(endpoint_at: EndpointAt) -> None:
-    """An issuer that cannot be asked where to revoke is a failure, not a missing endpoint."""
+    """An issuer whose discovery fails is a failure, not a missing endpoint."""
     endpoint = endpoint_at(
         "http://127.0.0.1:1", kind="oidc", issuer="http://127.0.0.1:1", token_endpoint=None, revocation_endpoint=None
     )
@@ -134,7 +134,7 @@ async def test_the_body_of_a_success_does_not_matter(serve: Serve, endpoint_at: 
 
 
 async def test_issuer_without_a_revocation_endpoint(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """Where discovery names none either, revocation is not supported."""
+    """If discovery names no endpoint either, revocation is not supported."""
     server = await serve(b"")
     server.steps = [answer({"issuer": server.url, "token_endpoint": f"{server.url}/token"})]
     endpoint = endpoint_at(server.url, kind="oidc", issuer=server.url, token_endpoint=None, revocation_endpoint=None)

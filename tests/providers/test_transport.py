@@ -1,4 +1,4 @@
-"""Faults on the wire once a request is sent: odd, cut, silent and endless answers, and each request sent once."""
+"""Faults of the connection once a request is sent: odd, cut, silent and endless responses, each request sent once."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ BARE = zlib.compress(BODY)[2:-4]
     ],
 )
 async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, expected: str) -> None:
-    """Whatever shape an answer has: read as whole when its JSON is, else unknown with the reason, and sent once."""
+    """A response of any shape is complete if its JSON is, else unknown with the reason, and it is sent once."""
 
     async def say(writer: asyncio.StreamWriter) -> None:
         writer.write(step)
@@ -207,7 +207,7 @@ async def test_reset_after_reading_is_unknown(
 
 
 async def test_close_after_reading_is_unknown_and_not_repeated(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """A FIN without an answer is unknown; no request is sent a second time."""
+    """A FIN without a response is unknown; no request is sent a second time."""
 
     async def close(writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -232,7 +232,7 @@ async def test_reset_before_reading(endpoint_at: EndpointAt) -> None:
 
 
 async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """Of 30 MB only the first 256 KiB are taken in."""
+    """Of 30 MB only the first 256 KiB are read."""
     sent = 0
 
     async def pour(writer: asyncio.StreamWriter) -> None:
@@ -251,7 +251,7 @@ async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
 
 
 async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """A doubled Retry-After is read, the longer one (T40)."""
+    """Of a repeated Retry-After the longer one counts (T40)."""
     server = await serve(raw("HTTP/1.1 429 No|Retry-After: 7|Retry-After: 9|Content-Length: 0"))
     outcome = await refresh(endpoint_at(server.url))
     assert isinstance(outcome, Busy)
@@ -259,7 +259,7 @@ async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointA
 
 
 async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """The one exception that leaves is `CancelledError`."""
+    """The only exception that is raised is `CancelledError`."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
@@ -285,7 +285,7 @@ async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) 
     ],
 )
 def test_why_nobody_knows(error: Exception, code: str) -> None:
-    """Each failure after the sending has its code, and none shows an exception's own text."""
+    """Each failure after sending has its code, and none shows an exception's own text."""
     outcome = provider_http._after_sending(error)
     assert outcome.code == code
     assert outcome.detail
@@ -293,5 +293,5 @@ def test_why_nobody_knows(error: Exception, code: str) -> None:
 
 
 def test_too_many_codings() -> None:
-    """A body coded over and over is not worth the unpacking."""
-    assert provider_http.decoded(b"x", ["gzip"] * 5) == (None, "undecodable")
+    """A body with too many codings is not decoded."""
+    assert provider_http.decode(b"x", ["gzip"] * 5) == (None, "undecodable")

@@ -147,7 +147,7 @@ def _dialects() -> dict[str, Dialect]:
     for kind in KINDS:
         given = {key: must[key] for key in _required(kind)}
         provider = Provider.model_validate({"kind": kind, "client_id": "x", "client_secret": "x"} | given)
-        dialects[kind] = Dialect.of(kind, provider.model_copy(update=dict.fromkeys(given)))
+        dialects[kind] = Dialect.from_settings(kind, provider.model_copy(update=dict.fromkeys(given)))
     return dialects
 
 

@@ -35,7 +35,7 @@ async def test_a_lost_reply_registers_no_second_time(
     shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path, refreshed: bool
 ) -> None:
     """A login whose reply was lost stands; what another broker made of its refresh token since is not undone."""
-    dialect = Dialect.of("acme", Provider(**provider_settings(sandbox)["acme"]))
+    dialect = Dialect.from_settings("acme", Provider(**provider_settings(sandbox)["acme"]))
     sealer = Sealer(parse_sealing_keys(new_sealing_key()))
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(RedisProxy(shared_redis.port))

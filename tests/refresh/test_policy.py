@@ -35,7 +35,9 @@ HOUR = 3_600_000
 
 def dialect(**settings: Any) -> Dialect:
     """An oauth2 provider's dialect."""
-    return Dialect.of("p", Provider(kind="oauth2", client_id="c", token_endpoint="https://as.test/token", **settings))
+    return Dialect.from_settings(
+        "p", Provider(kind="oauth2", client_id="c", token_endpoint="https://as.test/token", **settings)
+    )
 
 
 def claim(**changes: Any) -> Claim:

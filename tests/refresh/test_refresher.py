@@ -43,8 +43,8 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
     token = sandbox.rotating.issue().refresh_token or ""
     provider = Provider(**provider_settings(sandbox)["acme"])
     async with open_http(TIMEOUT) as http:
-        endpoint = Endpoint.of("acme", provider, http, clock=lambda: 1_800_000_000_000)
-        await endpoint.resolved()
+        endpoint = Endpoint.from_settings("acme", provider, http, clock=lambda: 1_800_000_000_000)
+        await endpoint.resolve()
         nothing = cast("Any", None)
         asked = (nothing, {"acme": endpoint}, nothing, nothing, Metrics(), nothing)
         refresher = Refresher(*asked, request_timeout=TIMEOUT)

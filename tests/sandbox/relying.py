@@ -1,4 +1,4 @@
-"""A minimal OAuth client with a callback server, to speak to the sandbox as a stranger would."""
+"""A minimal OAuth client with a callback server, to call the sandbox as a third party would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker.sandbox import Authority
 
 LANDING = "<p>signed in<form action=/search><input name=q><button>Search</button></form>"
-"""The page at the callback: its form is none of the browser's business."""
+"""The page at the callback: the browser ignores its form."""
 
 VERIFIER = "a-verifier-that-is-long-enough-for-rfc-7636-to-accept-it"
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
@@ -29,7 +29,7 @@ CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest())
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status, headers, and the body as text."""
+    """A response: status, headers, and the body as text."""
 
     status: int
     text: str
@@ -75,7 +75,7 @@ class RelyingParty:
         return web.Response(text=LANDING, content_type="text/html")
 
     def authorization_url(self, authority: Authority, **more: str) -> str:
-        """Return where to log in; the redirect URI stands there as it is, the rest is encoded."""
+        """Return where to log in; the redirect URI stands there verbatim, the rest is encoded."""
         parameters = {
             "client_id": authority.client_id,
             "response_type": "code",
@@ -88,14 +88,14 @@ class RelyingParty:
         return f"{authority.endpoint('authorize')}?{query}"
 
     async def login(self, authority: Authority, *, consent: str = "allow", **more: str) -> dict[str, str]:
-        """Log in with a browser and return what came back to the callback."""
+        """Log in with a browser and return the parameters at the callback."""
         assert await walk_login(self.authorization_url(authority, **more), consent=consent) == LANDING
         return self.callbacks[-1]
 
     async def call(
         self, method: str, url: str, *, form: dict[str, str] | None = None, authorization: str | None = None
     ) -> Answer:
-        """Send a request and read the whole answer."""
+        """Send a request and read the complete response."""
         headers = {} if authorization is None else {"Authorization": authorization}
         async with self._http.request(method, url, data=form, headers=headers, allow_redirects=False) as response:
             return Answer(response.status, await response.text(), dict(response.headers))

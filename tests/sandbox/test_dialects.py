@@ -21,7 +21,7 @@ NAMES = ["cameramanager", "v3", "rotating"]
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_login(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
-    """A person signs in, the code yields tokens, the access token works, the ledger has it all."""
+    """A person signs in, the code yields tokens, the access token works, the ledger holds everything."""
     authority = sandbox.authorities[name]
     came_back = await client.login(authority)
     answer = await client.exchange(authority, came_back["code"])
@@ -42,7 +42,7 @@ async def test_login(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_state_and_iss(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
-    """CameraManager keeps `state` to itself, the others return it untouched; only one sends `iss`."""
+    """CameraManager does not return `state`, the others return it unchanged; only one sends `iss`."""
     came_back = await client.login(sandbox.authorities[name])
     expected = {
         "cameramanager": {"code"},
@@ -56,7 +56,7 @@ async def test_state_and_iss(sandbox: Sandbox, client: RelyingParty, name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_deny(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
-    """Who presses Deny sends the client away with access_denied."""
+    """Deny redirects to the client with access_denied."""
     came_back = await client.login(sandbox.authorities[name], consent="deny")
     assert came_back["error"] == "access_denied"
     assert "code" not in came_back
@@ -64,7 +64,7 @@ async def test_deny(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_code_used_twice(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
-    """A code's second use is refused and revokes what the first one yielded (RFC 6749 §4.1.2)."""
+    """A code's second use is rejected and revokes the tokens of the first (RFC 6749 §4.1.2)."""
     authority = sandbox.authorities[name]
     code = (await client.login(authority))["code"]
     tokens = (await client.exchange(authority, code)).json
@@ -74,7 +74,7 @@ async def test_code_used_twice(sandbox: Sandbox, client: RelyingParty, name: str
 
 
 async def test_cameramanager(sandbox: Sandbox, client: RelyingParty) -> None:
-    """CameraManager: query or form, scope always, no rotation, the old access token lives on."""
+    """CameraManager: query or form, scope always, no rotation, the old access token stays valid."""
     authority = sandbox.cameramanager
     pair = authority.issue()
     assert pair.refresh_token is not None
@@ -95,7 +95,7 @@ async def test_cameramanager(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_cameramanager_logs_out(sandbox: Sandbox, client: RelyingParty) -> None:
-    """Log-out takes a live access token, answers 204 and kills the whole grant."""
+    """Log-out needs a valid access token, responds 204 and ends the whole grant."""
     authority = sandbox.cameramanager
     pair = authority.issue()
     url = authority.endpoint("logout")
@@ -109,14 +109,14 @@ async def test_cameramanager_logs_out(sandbox: Sandbox, client: RelyingParty) ->
 
 
 async def test_default_lifetimes() -> None:
-    """Without a lifetime of their own the dialects state the ones seen in the field."""
+    """Without a configured lifetime the dialects state those seen in the field."""
     sandbox = Sandbox()
     lifetimes = {name: authority.issue().expires_in for name, authority in sandbox.authorities.items()}
     assert lifetimes == {"cameramanager": 43199, "v3": 43198, "rotating": 3600}
 
 
 async def test_v3(sandbox: Sandbox, client: RelyingParty) -> None:
-    """V3 rotates, kills the old access token at once, names its base URL; a dead token is a 401."""
+    """V3 rotates, invalidates the old access token at once, names its base URL; a dead token is a 401."""
     authority = sandbox.v3
     pair = authority.issue()
     assert pair.refresh_token is not None
@@ -132,7 +132,7 @@ async def test_v3(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_v3_refuses_an_encoded_redirect_uri(sandbox: Sandbox, client: RelyingParty) -> None:
-    """V3 looks at the raw query: the same redirect URI, percent-encoded, is a 400 page."""
+    """V3 checks the raw query: the same redirect URI, percent-encoded, is a 400 page."""
     plain = client.authorization_url(sandbox.v3)
     encoded = plain.replace("http://127.0.0.1:", "http%3A%2F%2F127.0.0.1%3A", 2)
     encoded = encoded.replace("http%3A%2F%2F127.0.0.1%3A", "http://127.0.0.1:", 1)
@@ -146,13 +146,13 @@ async def test_v3_refuses_an_encoded_redirect_uri(sandbox: Sandbox, client: Rely
 
 @pytest.mark.parametrize("uri", ["http://localhost:3333", "http://127.0.0.1:3333/", "http://example.com/cb"])
 async def test_v3_redirect_uris(sandbox: Sandbox, client: RelyingParty, uri: str) -> None:
-    """V3 takes neither localhost nor a trailing slash; no authority takes a foreign host unregistered."""
+    """V3 allows neither localhost nor a trailing slash; no authority allows an unregistered host off loopback."""
     with pytest.raises(BrowserError, match="HTTP 400"):
         await walk_login(client.authorization_url(sandbox.v3, redirect_uri=uri))
 
 
 async def test_registered_redirect_uris(sandbox: Sandbox, client: RelyingParty) -> None:
-    """Once redirect URIs are registered, only an exact match is redirected to."""
+    """Once redirect URIs are registered, only an exact match is allowed."""
     sandbox.rotating.redirect_uris = {client.redirect_uri}
     assert "code" in await client.login(sandbox.rotating)
     with pytest.raises(BrowserError, match="HTTP 400"):
@@ -184,7 +184,7 @@ async def test_code_is_bound_to_its_redirect_uri(sandbox: Sandbox, client: Relyi
 
 
 async def test_client_credentials(sandbox: Sandbox, client: RelyingParty) -> None:
-    """Basic and body are accepted by the book; a wrong secret is 401 with a challenge, both at once a 400."""
+    """Basic and body are accepted as the RFC says; a wrong secret is 401 with a challenge, both at once a 400."""
     authority = sandbox.rotating
     authority.client_id, authority.client_secret = "a b:c", "s%c+r t&"
     url, refresh = authority.endpoint("token"), authority.issue().refresh_token
@@ -223,7 +223,7 @@ async def test_eagle_eye_takes_basic_only(sandbox: Sandbox, client: RelyingParty
 
 @pytest.mark.parametrize("name", ["v3", "rotating"])
 async def test_no_parameters_in_the_query(sandbox: Sandbox, client: RelyingParty, name: str) -> None:
-    """Parameters in the query of a token request are refused, and nothing is spent."""
+    """Parameters in the query of a token request are rejected, and nothing is spent."""
     authority = sandbox.authorities[name]
     refresh = authority.issue().refresh_token
     url = f"{authority.endpoint('token')}?grant_type=refresh_token&refresh_token={refresh}"
@@ -233,7 +233,7 @@ async def test_no_parameters_in_the_query(sandbox: Sandbox, client: RelyingParty
 
 @pytest.mark.parametrize("body", [b"scope=a&scope=b", b"scope=\xff", b"client_id=other"])
 async def test_unreadable_forms(sandbox: Sandbox, body: bytes) -> None:
-    """A parameter twice, a body that is not UTF-8, and two different client ids are refused."""
+    """A repeated parameter, a body that is not UTF-8, and two different client ids are rejected."""
     form = {"Content-Type": "application/x-www-form-urlencoded", "Authorization": basic(sandbox.rotating)}
     async with (
         aiohttp.ClientSession(headers=form) as http,
@@ -243,7 +243,7 @@ async def test_unreadable_forms(sandbox: Sandbox, body: bytes) -> None:
 
 
 async def test_the_least_answer(sandbox: Sandbox, client: RelyingParty) -> None:
-    """An answer may lack the refresh token, the lifetime and the scope (RFC 6749 §5.1)."""
+    """A response may lack the refresh token, the lifetime and the scope (RFC 6749 §5.1)."""
     authority = sandbox.rotating
     authority.options.issue_refresh_token = False
     authority.options.access_lifetime = None
@@ -258,7 +258,7 @@ async def test_the_least_answer(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_malformed_requests(sandbox: Sandbox, client: RelyingParty) -> None:
-    """What is missing, unknown, or no form at all is named as RFC 6749 §5.2 has it."""
+    """A missing or unknown parameter, and a body that is not a form, get the error of RFC 6749 §5.2."""
     authority = sandbox.rotating
     assert (await client.token(authority)).error == (400, "invalid_request")
     assert (await client.token(authority, grant_type="refresh_token")).error == (400, "invalid_request")
@@ -293,7 +293,7 @@ async def test_revocation(sandbox: Sandbox, client: RelyingParty, name: str) -> 
 
 
 async def test_discovery(sandbox: Sandbox, client: RelyingParty) -> None:
-    """Both well-known documents name the issuer exactly and endpoints that exist."""
+    """Both well-known documents name the exact issuer and endpoints that exist."""
     url = f"{sandbox.url}/rotating/.well-known/openid-configuration"
     document = (await client.call("GET", url)).json
     assert document["issuer"] == f"{sandbox.url}/rotating"
@@ -315,6 +315,6 @@ async def test_id_token(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_userinfo_challenges(sandbox: Sandbox, client: RelyingParty) -> None:
-    """The resource side answers a dead token as RFC 6750 §3 has it."""
+    """The API responds to a dead token as RFC 6750 §3 says."""
     answer = await client.api(sandbox.rotating, "wrong")
     assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'

@@ -13,11 +13,11 @@ class Clock:
     """Epoch seconds that stand still."""
 
     def __init__(self) -> None:
-        """Begin anywhere."""
+        """Start anywhere."""
         self.now = 1_700_000_000.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def authority(clock: Clock) -> Authority:
-    """Return an authority without HTTP that goes by that clock."""
+    """Return an authority without HTTP that uses that clock."""
     return Authority(DIALECT, access_lifetime=30, clock=clock)
 
 
@@ -46,7 +46,7 @@ def _refresh(authority: Authority, token: str) -> tuple[str, str]:
 
 
 def test_reuse_revokes_the_family(authority: Authority) -> None:
-    """A spent refresh token presented again kills the winner's tokens too, and only that family."""
+    """A spent refresh token that is redeemed again revokes its family, and only that one."""
     _, first = _issue(authority)
     other, _ = _issue(authority)
     access, second = _refresh(authority, first)
@@ -61,14 +61,14 @@ def test_reuse_revokes_the_family(authority: Authority) -> None:
 
 
 def test_unknown_token_is_no_reuse(authority: Authority) -> None:
-    """A token that was never issued is refused and counts as nothing."""
+    """A token that was never issued is rejected and counts as nothing."""
     with pytest.raises(Refused, match="unknown"):
         authority.refresh("made up")
     assert authority.reuse == 0
 
 
 def test_grace_returns_the_same_successor(authority: Authority, clock: Clock) -> None:
-    """Inside the grace a repeated refresh gets the very tokens of the first; after it, reuse."""
+    """Within the grace a repeated refresh gets the same tokens as the first; after it, it is reuse."""
     authority.options.reuse_grace = 10
     _, first = _issue(authority)
     pair = authority.refresh(first)
@@ -83,17 +83,17 @@ def test_grace_returns_the_same_successor(authority: Authority, clock: Clock) ->
     assert authority.reuse == 1
 
 
-@pytest.mark.parametrize("dies", [True, False])
-def test_old_token_dies(authority: Authority, dies: bool) -> None:
-    """Whether a refresh kills the access token before it is a matter of the option."""
-    authority.options.old_token_dies = dies
+@pytest.mark.parametrize("invalidated", [True, False])
+def test_invalidate_old_token(authority: Authority, invalidated: bool) -> None:
+    """The option decides whether a refresh invalidates the previous access token."""
+    authority.options.invalidate_old_token = invalidated
     access, refresh = _issue(authority)
     _refresh(authority, refresh)
-    assert authority.is_live_access(access) is not dies
+    assert authority.is_live_access(access) is not invalidated
 
 
 def test_access_tokens_expire(authority: Authority, clock: Clock) -> None:
-    """An access token lives exactly as long as was stated."""
+    """An access token is valid for exactly the stated lifetime."""
     access, _ = _issue(authority)
     clock.now += 29.9
     assert authority.is_live_access(access)
@@ -103,7 +103,7 @@ def test_access_tokens_expire(authority: Authority, clock: Clock) -> None:
 
 
 def test_unstated_lifetime(authority: Authority, clock: Clock) -> None:
-    """Without expires_in the token still ends, after the unstated lifetime."""
+    """Without expires_in the token still expires, after the unstated lifetime."""
     authority.options.access_lifetime = None
     authority.options.unstated_lifetime = 5
     pair = authority.issue()
@@ -113,7 +113,7 @@ def test_unstated_lifetime(authority: Authority, clock: Clock) -> None:
 
 
 def test_idle_limit(authority: Authority, clock: Clock) -> None:
-    """Each use begins the idle limit anew."""
+    """Each use restarts the idle limit."""
     authority.options.idle_limit = 100
     _, refresh = _issue(authority)
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_idle_limit(authority: Authority, clock: Clock) -> None:
 
 
 def test_absolute_limit(authority: Authority, clock: Clock) -> None:
-    """The absolute limit is counted from the login, whatever was refreshed since."""
+    """The absolute limit counts from the login, whatever was refreshed since."""
     authority.options.absolute_limit = 100
     _, refresh = _issue(authority)
     clock.now += 60
@@ -138,7 +138,7 @@ def test_absolute_limit(authority: Authority, clock: Clock) -> None:
 
 
 def test_same_token_until_expiry(authority: Authority, clock: Clock) -> None:
-    """Non-rotating V3: the current access token with its remaining life, a new one only after that."""
+    """Non-rotating V3: the current access token with its remaining lifetime, a new one only after that."""
     authority.options.same_token_until_expiry = True
     access, refresh = _issue(authority)
     clock.now += 12
@@ -151,7 +151,7 @@ def test_same_token_until_expiry(authority: Authority, clock: Clock) -> None:
 
 
 def test_refresh_token_omitted(authority: Authority) -> None:
-    """An answer without refresh_token leaves the presented one valid, however often."""
+    """A response without refresh_token leaves the redeemed one valid, however often."""
     authority.options.omit_refresh_token_on_refresh = True
     _, refresh = _issue(authority)
     for _ in range(2):

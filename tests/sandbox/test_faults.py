@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def authority(sandbox: Sandbox) -> Authority:
-    """Return the strictest authority: what a fault spends is noticed."""
+    """Return the strictest authority: it notices what a fault spends."""
     return sandbox.rotating
 
 
 @pytest.fixture
 def refresh(authority: Authority) -> str:
-    """Return a live refresh token."""
+    """Return a valid refresh token."""
     return str(authority.issue().refresh_token)
 
 
 async def test_status(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """`status` answers as told, spends nothing, and is over after so many times."""
+    """`status` responds as ordered, spends nothing, and ends after so many times."""
     authority.faults.order("status", 2, headers={"Retry-After": "7"}, body={"error": "busy"})
     for _ in range(2):
         answer = await client.refresh(authority, refresh)
@@ -58,7 +58,7 @@ async def test_refuse(authority: Authority, client: RelyingParty, refresh: str) 
 
 @pytest.mark.parametrize("after_rotation", [True, False])
 async def test_hang(authority: Authority, client: RelyingParty, refresh: str, *, after_rotation: bool) -> None:
-    """`hang` never answers; clearing lets go of it without an answer."""
+    """`hang` never responds; clearing releases it without a response."""
     fault = authority.faults.order("hang", after_rotation=after_rotation)
     hanging = asyncio.create_task(client.refresh(authority, refresh))
     await until(lambda: fault.taken == 1 and authority.is_live_refresh(refresh) is not after_rotation)
@@ -72,7 +72,7 @@ async def test_hang(authority: Authority, client: RelyingParty, refresh: str, *,
 
 @pytest.mark.parametrize("after_rotation", [True, False])
 async def test_reset(authority: Authority, client: RelyingParty, refresh: str, *, after_rotation: bool) -> None:
-    """`reset` breaks the connection within an answer, before or after the token was spent."""
+    """`reset` breaks the connection within a response, before or after the token was spent."""
     authority.faults.order("reset", after_rotation=after_rotation)
     with pytest.raises((aiohttp.ClientError, ConnectionError)):
         await client.refresh(authority, refresh)
@@ -80,7 +80,7 @@ async def test_reset(authority: Authority, client: RelyingParty, refresh: str, *
 
 
 async def test_status_after(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """`status_after` spends the token and answers an error all the same."""
+    """`status_after` spends the token and responds with an error."""
     authority.faults.order("status_after", status=502)
     assert (await client.refresh(authority, refresh)).status == 502
     assert not authority.is_live_refresh(refresh)
@@ -97,7 +97,7 @@ async def test_truncate(authority: Authority, client: RelyingParty, refresh: str
 
 
 async def test_body(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """`body` answers 200 with whatever bytes, spending nothing."""
+    """`body` responds 200 with any bytes, spending nothing."""
     authority.faults.order("body", body="<html>maintenance", content_type="text/html")
     answer = await client.refresh(authority, refresh)
     assert (answer.status, answer.text) == (200, "<html>maintenance")
@@ -106,7 +106,7 @@ async def test_body(authority: Authority, client: RelyingParty, refresh: str) ->
 
 
 async def test_members(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """`members` overrides, adds and removes members of the answer; a token put in becomes a secret."""
+    """`members` overrides, adds and removes members of the response; an added token becomes a secret."""
     members: dict[str, Any] = {"expires_in": "30", "refresh_token": None, "access_token": "odd", "x": [1]}
     authority.faults.order("members", members=members)
     answer = (await client.refresh(authority, refresh)).json
@@ -118,7 +118,7 @@ async def test_members(authority: Authority, client: RelyingParty, refresh: str)
 
 
 async def test_drip(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """`drip` sends the answer byte by byte; clearing ends it."""
+    """`drip` sends the response byte by byte; clearing ends it."""
     authority.faults.order("drip", interval=0.0005)
     answer = await client.refresh(authority, refresh)
     successor = answer.json["refresh_token"]
@@ -135,7 +135,7 @@ async def test_drip(authority: Authority, client: RelyingParty, refresh: str) ->
 async def test_invalid_client(
     authority: Authority, client: RelyingParty, refresh: str, *, after_rotation: bool
 ) -> None:
-    """`invalid_client` denies a right secret; one kind of server burns the token on it."""
+    """`invalid_client` rejects a right secret; one kind of server spends the token on it."""
     authority.faults.order("invalid_client", after_rotation=after_rotation)
     assert (await client.refresh(authority, refresh)).error == (401, "invalid_client")
     assert authority.is_live_refresh(refresh) is not after_rotation
@@ -162,7 +162,7 @@ async def test_until_cleared(authority: Authority, client: RelyingParty, refresh
     ],
 )
 async def test_other_endpoints(sandbox: Sandbox, client: RelyingParty, name: str, method: str, endpoint: str) -> None:
-    """Every endpoint can be made to fail, and the token endpoint is not touched by that."""
+    """Every endpoint can be made to fail, and the token endpoint is not affected by that."""
     authority = sandbox.authorities[name]
     authority.faults.order("status", endpoint=endpoint)
     token = str(authority.issue().refresh_token)
@@ -173,7 +173,7 @@ async def test_other_endpoints(sandbox: Sandbox, client: RelyingParty, name: str
 
 @pytest.mark.parametrize("kind", ["truncate", "reset"])
 async def test_breaking_an_empty_answer(sandbox: Sandbox, client: RelyingParty, kind: str) -> None:
-    """An answer without a body, as to a revocation, can be cut short too; dripped it arrives at once."""
+    """A response without a body, as to a revocation, can be cut too; dripped it arrives at once."""
     authority = sandbox.rotating
     details: dict[str, Any] = {"after_rotation": True} if kind == "reset" else {}
     authority.faults.order(kind, endpoint="revoke", **details)
@@ -197,7 +197,7 @@ async def test_breaking_an_empty_answer(sandbox: Sandbox, client: RelyingParty, 
     ],
 )
 def test_bad_orders(kind: str, times: int, details: dict[str, Any]) -> None:
-    """An order that could not be carried out is refused when it is given."""
+    """An order that cannot be performed is rejected when it is given."""
     with pytest.raises(ValueError, match=r"unknown|times|take|wrong type"):
         Sandbox().v3.faults.order(kind, times, **details)
 
@@ -227,7 +227,7 @@ async def test_orders_over_http(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_latency(authority: Authority, client: RelyingParty, refresh: str) -> None:
-    """Latency delays an answer."""
+    """Latency delays a response."""
     authority.options.latency = 0.1
     began = time.monotonic()
     assert (await client.refresh(authority, refresh)).status == 200
@@ -237,7 +237,7 @@ async def test_latency(authority: Authority, client: RelyingParty, refresh: str)
 async def test_a_client_that_gives_up_is_served_all_the_same(
     authority: Authority, client: RelyingParty, refresh: str
 ) -> None:
-    """A client's time-out does not undo its request: the token is spent although nobody reads the answer."""
+    """A client's time-out does not undo its request: the token is spent although nobody reads the response."""
     authority.options.latency = 0.1
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -254,7 +254,7 @@ async def test_faults_on_a_client_that_has_gone(
     kind: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Breaking a connection that is gone already does no harm; the next request is served."""
+    """Breaking a connection that is already gone does no harm; the next request is served."""
     authority.options.latency = 0.1
     details: dict[str, Any] = {"after_rotation": True} if kind in {"hang", "reset"} else {}
     authority.faults.order(kind, **details)

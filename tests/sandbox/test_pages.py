@@ -31,7 +31,7 @@ async def test_wrong_password(sandbox: Sandbox, client: RelyingParty) -> None:
 
 
 async def test_walk_to_redirect(sandbox: Sandbox, client: RelyingParty) -> None:
-    """The URL that leads back can be had without opening it, for hosts without a browser."""
+    """The URL that leads back can be read without opening it, for hosts without a browser."""
     url = client.authorization_url(sandbox.rotating)
     back = await walk_to_redirect(url, client.redirect_uri)
     assert back.startswith(f"{client.redirect_uri}?code=")
@@ -57,7 +57,7 @@ async def test_pages_are_self_contained(sandbox: Sandbox, client: RelyingParty) 
 
 
 async def test_no_redirect_for_an_unknown_client(sandbox: Sandbox, client: RelyingParty) -> None:
-    """With an unknown client nothing is sent to its redirect URI (RFC 6749 §4.1.2.1)."""
+    """With an unknown client nothing is redirected (RFC 6749 §4.1.2.1)."""
     url = client.authorization_url(sandbox.rotating, client_id="stranger")
     assert (await client.call("GET", url)).status == 400
     doubled = client.authorization_url(sandbox.rotating) + "&state=again"
@@ -66,13 +66,13 @@ async def test_no_redirect_for_an_unknown_client(sandbox: Sandbox, client: Relyi
 
 @pytest.mark.parametrize("uri", ["", "javascript:alert(1)", "http://[::1", "http://127.0.0.1/#x", "http://a b/"])
 async def test_no_redirect_to_strange_places(sandbox: Sandbox, client: RelyingParty, uri: str) -> None:
-    """Neither other schemes nor fragments nor what is no URI is redirected to."""
+    """Neither other schemes nor fragments nor malformed URIs are redirected to."""
     url = client.authorization_url(sandbox.rotating, redirect_uri=uri)
     assert (await client.call("GET", url)).status == 400
 
 
 async def test_errors_go_back_to_the_client(sandbox: Sandbox, client: RelyingParty) -> None:
-    """A known client learns of its mistakes by redirect, state included."""
+    """A known client gets its errors by redirect, state included."""
     came_back = await client.login(sandbox.rotating, response_type="token")
     assert (came_back["error"], came_back["state"]) == ("unsupported_response_type", "st+a te")
     assert (await client.login(sandbox.v3, scope="other"))["error"] == "invalid_scope"
@@ -81,7 +81,7 @@ async def test_errors_go_back_to_the_client(sandbox: Sandbox, client: RelyingPar
 
 
 async def test_consent_needs_its_own_page(sandbox: Sandbox, client: RelyingParty) -> None:
-    """A consent that another site posts is refused: it does not know the hidden value."""
+    """A consent posted by another site is rejected: it does not know the hidden value."""
     url = client.authorization_url(sandbox.rotating)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
         login = {"step": "login", "user": "demo", "password": "demo"}

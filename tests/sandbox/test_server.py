@@ -50,7 +50,7 @@ async def test_stops_quickly_with_hanging_requests(client: RelyingParty) -> None
 
 
 async def test_stops_and_starts_on_the_same_port(sandbox: Sandbox, client: RelyingParty) -> None:
-    """While it does not listen, connections are refused, kept ones too; afterwards all is as before."""
+    """While it does not listen, connections are refused, kept ones too; afterwards everything is as before."""
     token, url = str(sandbox.rotating.issue().refresh_token), sandbox.url
     token = (await client.refresh(sandbox.rotating, token)).json["refresh_token"]
     await sandbox.stop_listening()
@@ -72,7 +72,7 @@ async def test_taken_port(sandbox: Sandbox) -> None:
 
 
 async def test_a_chosen_issuer_stays(client: RelyingParty) -> None:
-    """An issuer that a test has set survives a restart, to provoke a mismatch."""
+    """An issuer set by a test survives a restart."""
     async with Sandbox() as sandbox:
         sandbox.rotating.issuer = "https://elsewhere.example"
         await sandbox.stop_listening()
@@ -82,7 +82,7 @@ async def test_a_chosen_issuer_stays(client: RelyingParty) -> None:
 
 
 async def test_fractional_lifetimes_are_stated(client: RelyingParty) -> None:
-    """Whole lifetimes are stated in whole seconds, a configured fraction as it is, None not at all."""
+    """Whole lifetimes are stated in whole seconds, a configured fraction verbatim, None not at all."""
     async with Sandbox(access_lifetime=0.5) as sandbox:
         token = str(sandbox.rotating.issue().refresh_token)
         answer = (await client.refresh(sandbox.rotating, token)).json
@@ -152,7 +152,7 @@ def test_command_line_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_command_line_with_a_taken_port(capsys: pytest.CaptureFixture[str]) -> None:
-    """A port that is taken is said in one line, with exit code 1."""
+    """A taken port is reported in one line, with exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--port", str(port)]) == 1

@@ -113,10 +113,10 @@ def test_files_of_somebody_else(tmp_path: Path) -> None:
     uid = os.getuid() or 65534
     assert len(lines) == 6, lines
     assert f"closed.toml: cannot be read by uid {uid} (Permission denied)" in lines[0]
-    assert f"cannot be written by us (uid {uid}): ch" in lines[1]
-    assert f"cannot be made (Permission denied): make it and give it to uid {uid}" in lines[2]
+    assert f"this process (uid {uid}) cannot write there: ch" in lines[1]
+    assert f"cannot be created (Permission denied): create it and give it to uid {uid}" in lines[2]
     for line, key in zip(lines[3:], ("sealing.keys_file", "redis.password_file", "callers.wall.key_file"), strict=True):
-        whose = f"it belongs to uid {os.getuid()}, mode 0000, and we are uid {uid}: ch"
+        whose = f"it belongs to uid {os.getuid()}, mode 0000, this process is uid {uid}: ch"
         assert line.startswith(f"{key}: {closed} cannot be read by uid {uid} (Permission denied): {whose}")
 
 

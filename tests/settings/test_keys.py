@@ -110,9 +110,9 @@ def test_data_dir_that_is_a_file(tmp_path: Path) -> None:
     """A file where the data directory should be is said so, and so is one above it."""
     path = tmp_path / "data"
     path.write_text("")
-    assert _findings(lambda: prepare(path)) == (f"data_dir: {path} is no directory: name another",)
+    assert _findings(lambda: prepare(path)) == (f"data_dir: {path} is not a directory: name another",)
     (finding,) = _findings(lambda: prepare(path / "below"))
-    assert "cannot be made (Not a directory)" in finding
+    assert "cannot be created (Not a directory)" in finding
 
 
 def test_nothing_can_be_written(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class Replica:
     def _wire(self) -> None:
         http, store = cast("Any", self._link), self.store
         endpoints = {
-            name: Endpoint.of(name, _registration(name, server), http, clock=store.clock)
+            name: Endpoint.from_settings(name, _registration(name, server), http, clock=store.clock)
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)

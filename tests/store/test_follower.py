@@ -35,7 +35,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
     assert commit.token is not None
     lost = commit.token.generation + 7
     cache = Cache(10)
-    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", ailing=lambda _: None)
+    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", report=lambda _: None)
     stopping = asyncio.Event()
 
     async def talk() -> None:
@@ -57,7 +57,7 @@ async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatc
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
     heart = Heartbeat("follower")
-    follower = Follower(store, cache, Metrics(), heart, namespace="broker", ailing=lambda _: None)
+    follower = Follower(store, cache, Metrics(), heart, namespace="broker", report=lambda _: None)
     stopping, silences = asyncio.Event(), [0.0]
 
     async def slow(ids: Sequence[str]) -> list[Any]:
@@ -87,7 +87,7 @@ async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, od
     commit = commit_of(claim)
     assert commit.token is not None
     cache = Cache(10, warm=lambda _: True)
-    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", ailing=lambda _: None)
+    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", report=lambda _: None)
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.run(stopping))

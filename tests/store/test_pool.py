@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from broker.settings.redis_url import parse_redis_url
 from broker.store.redis import connections
-from broker.store.redis.connections import Gate, Pool, connection_options
+from broker.store.redis.connections import ConnectionThrottle, Pool, connection_options
 from tests.conftest import RedisServer
 
 WAIT = ("BLPOP", "nothing-is-pushed-here", 5)
@@ -23,7 +23,7 @@ WAIT = ("BLPOP", "nothing-is-pushed-here", 5)
 async def pool(shared_redis: RedisServer) -> AsyncIterator[Pool]:
     """A pool of connections to the run's server."""
     place = parse_redis_url(shared_redis.url)
-    pool = Pool(Gate(), **connection_options(place, place.hosts[0] if place.hosts else None, None))
+    pool = Pool(ConnectionThrottle(), **connection_options(place, place.hosts[0] if place.hosts else None, None))
     yield pool
     await pool.retire()
 

@@ -35,7 +35,7 @@ async def heard(subscription: Subscription, many: int) -> list[list[bytes]]:
     received: list[list[bytes]] = []
     async with asyncio.timeout(20):
         while sum(map(len, received)) < many:
-            received.append([data for _, data in await subscription.hear()])
+            received.append([data for _, data in await subscription.receive()])
     return received
 
 
@@ -97,7 +97,7 @@ async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis, many: i
         await until(lambda: subscription._connection._reader._eof)
         received = await heard(subscription, many)
         with pytest.raises(StoreUnavailable):
-            await subscription.hear()
+            await subscription.receive()
     assert [data for some in received for data in some] == ALL[:many]
 
 
@@ -107,4 +107,4 @@ async def test_a_socket_that_times_out(shared_redis: RedisServer) -> None:
         stream = subscription._connection._reader
         stream.set_exception(TimeoutError(110, "Connection timed out"))
         with pytest.raises(StoreUnavailable):
-            await subscription.hear()
+            await subscription.receive()

@@ -312,6 +312,6 @@ async def test_notices(request: web.Request) -> web.Response:
     """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
     admin = authenticate_admin_of_all(request, "notices are about all of them")
     tested = await finish(request.app[CONTEXT].notifier.test())
-    audit.acted(admin, "notices.tested", told=[way.way for way in tested if way.told])
-    ways = [shapes.WayTested(way=way.way, told=way.told, detail=way.detail) for way in tested]
+    audit.acted(admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
+    ways = [shapes.WayTested(way=each.channel, told=each.delivered, detail=each.detail) for each in tested]
     return json_response(shapes.NoticesTested(ways=ways))

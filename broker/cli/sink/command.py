@@ -23,7 +23,7 @@ from broker.cli.sink.file import CannotWrite, TokenFile
 from broker.cli.sink.hook import Action, Hook
 from broker.cli.sink.settings import Sink, from_file, from_options, option
 from broker.process import logs
-from broker.process.tasks import unless
+from broker.process.tasks import run_until
 from broker.settings import Log
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ async def _forever(feeds: list[Feed], hooks: list[Hook]) -> None:
             for work in (*(feed.run() for feed in feeds), *(hook.run() for hook in hooks)):
                 loops.create_task(work)
 
-    await unless(stopping, everything())
+    await run_until(stopping, everything())
     for hook in hooks:
         await hook.finish()
 

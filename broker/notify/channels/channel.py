@@ -1,4 +1,4 @@
-"""What every way of telling has in common."""
+"""What every channel has in common: its name, `send`, and the error of a notice that did not arrive."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ if TYPE_CHECKING:
 
 
 class NotDelivered(Exception):
-    """The receiver has not taken a notice, or nobody knows whether it has: it is sent again. The message says why."""
+    """The receiver did not accept a notice, or it is unknown whether it did: retry. The message says why."""
 
 
 class Channel(Protocol):
-    """A way of telling."""
+    """One means of delivering notices."""
 
     name: str
 
-    async def tell(self, notice: Notice) -> str:
-        """Hand *notice* over, once; how that went, in words. Raises `NotDelivered`."""
+    async def send(self, notice: Notice) -> str:
+        """Deliver *notice* once.
+
+        Returns:
+            The receiver's response in words.
+
+        Raises:
+            NotDelivered: the receiver did not accept it, or may not have accepted it.
+        """

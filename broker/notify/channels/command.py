@@ -1,4 +1,4 @@
-"""Telling by a program: the notice as JSON on its standard input, never in its arguments."""
+"""Deliver notices by running a program: the notice is JSON on its standard input, never in its arguments."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ if TYPE_CHECKING:
 
     from broker.notify.notice import Notice
 
-_SHOWN = 500
-"""Bytes of what a program says that are shown; it may say more."""
-_OURS = "TOKEN_BROKER_"
-_LAST_WORDS = 1.0
-"""Seconds for what is still in the pipe of a program that has ended."""
+_OUTPUT_LIMIT = 500
+"""Bytes of the program's output that are kept; the rest is read and discarded."""
+_SETTINGS_PREFIX = "TOKEN_BROKER_"
+_GRACE = 1.0
+"""Seconds to read what is left in the pipe after the program ended, and to wait for a killed program."""
 
 
 class Command:
-    """Runs a program for each notice: exit 0 has taken it. What it says goes, bounded, into what is logged of it."""
+    """Run a program for each notice; exit code 0 accepts it. The log line of the notice holds its bounded output."""
 
     name = "command"
 
     def __init__(self, command: Sequence[str], timeout: float) -> None:
-        """*timeout*: seconds after which it, and whatever it started, is killed."""
+        """Prepare to run *command*; after *timeout* seconds it is killed, with every process that it started."""
         self._command = command
         self._timeout = timeout
 
-    async def tell(self, notice: Notice) -> str:
-        """Run it once; its exit code in words. Raises `NotDelivered`."""
+    async def send(self, notice: Notice) -> str:
+        """Run the program once.
+
+        Returns:
+            The exit code and the program's output.
+
+        Raises:
+            NotDelivered: the program cannot be run, ran too long, or exited with another code than 0.
+        """
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -46,64 +53,69 @@ class Command:
                 env=_environment(),
             )
         except (OSError, ValueError) as error:
-            raise NotDelivered(
-                f"it cannot be run ({getattr(error, 'strerror', None) or type(error).__name__})"
-            ) from None
-        said = bytearray()
-        hearing = asyncio.ensure_future(_hear(process, said))
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise NotDelivered(f"the program cannot be run ({reason})") from None
+        output = bytearray()
+        reading = asyncio.ensure_future(_read_output(process, output))
         try:
             async with asyncio.timeout(self._timeout):
-                await _say(process, notice.body())
+                await _write_notice(process, notice.body())
                 code = await process.wait()
-            await asyncio.wait({hearing}, timeout=_LAST_WORDS)
+            await asyncio.wait({reading}, timeout=_GRACE)
         except TimeoutError:
-            raise NotDelivered(f"killed: it had not ended after {self._timeout:g} s{_shown(said)}") from None
+            raise NotDelivered(f"killed: still running after {self._timeout:g} s{_escape(output)}") from None
         finally:
-            hearing.cancel()
+            reading.cancel()
             if process.returncode is None:
-                await _killed(process)
+                await _kill(process)
         if code != 0:
-            raise NotDelivered(f"exit {code}{_shown(said)}")
-        return f"exit 0{_shown(said)}"
+            raise NotDelivered(f"exit {code}{_escape(output)}")
+        return f"exit 0{_escape(output)}"
 
 
-async def _killed(process: asyncio.subprocess.Process) -> None:
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the program and its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), _LAST_WORDS)
+        await asyncio.wait_for(process.wait(), _GRACE)
 
 
-async def _say(process: asyncio.subprocess.Process, body: bytes) -> None:
-    assert process.stdin is not None  # noqa: S101 - it was asked for
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not read
+async def _write_notice(process: asyncio.subprocess.Process, body: bytes) -> None:
+    assert process.stdin is not None  # noqa: S101 - stdin=PIPE
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the program may ignore its input
         process.stdin.write(body + b"\n")
         await process.stdin.drain()
         process.stdin.close()
         await process.stdin.wait_closed()
 
 
-async def _hear(process: asyncio.subprocess.Process, said: bytearray) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for
+async def _read_output(process: asyncio.subprocess.Process, output: bytearray) -> None:
+    assert process.stdout is not None  # noqa: S101 - stdout=PIPE
     while chunk := await process.stdout.read(4096):
-        said += chunk[: _SHOWN - len(said)]
+        output += chunk[: _OUTPUT_LIMIT - len(output)]
 
 
-def _shown(said: bytearray) -> str:
-    text = said.decode("utf-8", "replace").strip()
+def _escape(output: bytearray) -> str:
+    """Return the output for a log line, unprintable characters escaped; empty if there is none."""
+    text = output.decode("utf-8", "replace").strip()
     return ": " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) if text else ""
 
 
 def _environment() -> dict[str, str]:
-    """Ours without our settings: they may hold secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    """Return the broker's environment without its settings: they may hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS_PREFIX)}
 
 
-def runnable(command: Sequence[str]) -> Sequence[str]:
-    """*command*, whose program is there. Raises `InvalidSettings`."""
+def require_program(command: Sequence[str]) -> Sequence[str]:
+    """Return *command* if its program can be executed.
+
+    Raises:
+        InvalidSettings: the program does not exist or is not executable.
+    """
     if shutil.which(command[0]) is None:
         raise InvalidSettings(
-            f"notify.command: {command[0]} is not there, or not to be executed by uid {os.getuid()}: name a program "
-            "by its path, its arguments as further items"
+            f"notify.command: {command[0]} does not exist, or uid {os.getuid()} may not execute it: give the "
+            "program's path, and its arguments as further items"
         )
     return command

@@ -1,4 +1,4 @@
-"""Telling by HTTP: one signed POST a notice, as in Standard Webhooks (standardwebhooks.com)."""
+"""Deliver notices by HTTP: one signed POST each, as Standard Webhooks (standardwebhooks.com) defines it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,42 @@ if TYPE_CHECKING:
     from broker.notify.notice import Notice
 
 _PREFIX = "whsec_"
-_LEAST, _MOST = 24, 64
-"""Bytes of a secret, as Standard Webhooks has them."""
+_MIN_BYTES, _MAX_BYTES = 24, 64
+"""Length of a secret in bytes, from Standard Webhooks."""
 
 
 class Webhook:
-    """POSTs to one URL. What it answers counts by its status alone: any 2xx has taken the notice."""
+    """POST to one URL. Only the status of the response counts: any 2xx accepts the notice."""
 
     name = "webhook"
 
     def __init__(
         self, session: aiohttp.ClientSession, url: str, secret: bytes | None, clock: Callable[[], int], timeout: float
     ) -> None:
-        """*secret* None: unsigned. *clock* gives epoch ms, *timeout* is in seconds."""
+        """Prepare to POST to *url*.
+
+        Args:
+            session: the HTTP session to use.
+            url: the receiver.
+            secret: signs each POST; None: unsigned.
+            clock: returns epoch ms.
+            timeout: of one POST, in seconds.
+        """
         self._session = session
         self._url = url
         self._secret = secret
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=timeout)
 
-    async def tell(self, notice: Notice) -> str:
-        """Send it once; the status in words. Raises `NotDelivered`."""
+    async def send(self, notice: Notice) -> str:
+        """Send the notice once.
+
+        Returns:
+            The HTTP status in words.
+
+        Raises:
+            NotDelivered: the receiver cannot be reached, did not respond in time or responded with another status.
+        """
         body, at = notice.body(), self._clock() // 1000
         headers = {
             "Content-Type": "application/json",
@@ -51,37 +66,41 @@ class Webhook:
             "webhook-timestamp": str(at),
         }
         if self._secret is not None:
-            headers["webhook-signature"] = signature(self._secret, notice.id, at, body)
-        try:  # a redirect would take the notice, and the signature, to wherever it leads
+            headers["webhook-signature"] = sign(self._secret, notice.id, at, body)
+        try:  # a redirect would send the notice and its signature to another address
             async with self._session.post(
                 self._url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
-            ) as answer:
-                status = answer.status
+            ) as response:
+                status = response.status
         except TimeoutError:
-            raise NotDelivered("no answer in time") from None
+            raise NotDelivered("no response in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NotDelivered(f"it cannot be reached ({type(error).__name__})") from None
+            raise NotDelivered(f"the receiver cannot be reached ({type(error).__name__})") from None
         if not 200 <= status < 300:
-            raise NotDelivered(f"it answered HTTP {status}")
+            raise NotDelivered(f"the receiver responded with HTTP {status}")
         return f"HTTP {status}"
 
 
-def signature(secret: bytes, id_: str, at: int, body: bytes) -> str:
-    """`webhook-signature` of a POST: HMAC-SHA256 over id, timestamp (epoch seconds) and body."""
+def sign(secret: bytes, id_: str, at: int, body: bytes) -> str:
+    """Return the `webhook-signature` of a POST: HMAC-SHA256 over id, timestamp (epoch seconds) and body."""
     digest = hmac.new(secret, f"{id_}.{at}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
 
 def webhook_secret(path: Path) -> bytes:
-    """The secret in a file. Raises `InvalidSettings`, never with anything of it."""
-    way_out = f"(printf {_PREFIX}; head -c 32 /dev/urandom | base64) > {path}"
-    text = secret_file("notify.secret_file", path, way_out).strip()
+    """Read the signing secret from a file.
+
+    Raises:
+        InvalidSettings: the file holds no such secret. The message never quotes its content.
+    """
+    cure = f"(printf {_PREFIX}; head -c 32 /dev/urandom | base64) > {path}"
+    text = secret_file("notify.secret_file", path, cure).strip()
     try:
         secret = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
-    if not text.startswith(_PREFIX) or not _LEAST <= len(secret) <= _MOST:
+    if not text.startswith(_PREFIX) or not _MIN_BYTES <= len(secret) <= _MAX_BYTES:
         raise InvalidSettings(
-            f"notify.secret_file: {path} must hold {_PREFIX} and {_LEAST} to {_MOST} bytes in base64: {way_out}"
+            f"notify.secret_file: {path} must hold {_PREFIX} and {_MIN_BYTES} to {_MAX_BYTES} bytes in base64: {cure}"
         )
     return secret

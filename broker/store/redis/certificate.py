@@ -1,4 +1,4 @@
-"""Why a certificate of Redis was not accepted, in words that name both sides and the way out."""
+"""Explain why a certificate of Redis was not accepted: name both sides and the cure."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ if TYPE_CHECKING:
 
 _NAME_MISMATCH = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _ANNOUNCED = {
-    "sentinel": ", as the Sentinels announce it: have them announce names (sentinel resolve-hostnames yes, "
+    "sentinel": ", the address that the Sentinels announce: have them announce names (sentinel resolve-hostnames yes, "
     "sentinel announce-hostnames yes), or",
-    "cluster": ", as the Cluster announces it: have it announce names (cluster-preferred-endpoint-type hostname), or",
+    "cluster": ", the address that the Cluster announces: have it announce names (cluster-preferred-endpoint-type "
+    "hostname), or",
 }
 
 
-async def certificate_words(
+async def describe_mismatch(
     place: RedisPlace, address: Address | None, error: BaseException, *, announced: bool
 ) -> str | None:
-    """What to say of *error* where it is about the name in a certificate; None where it is about something else.
+    """Describe *error* if it is about the name in a certificate, else return None.
 
-    *announced*: the address is what Sentinels or a Cluster say, where they were asked; else it stands in the URL.
+    Args:
+        place: from `redis.url`.
+        address: that was connected to.
+        error: of that connection.
+        announced: the address comes from Sentinels or a Cluster; else it stands in the URL.
     """
-    refused = certificate_error(error)
-    if refused is None or refused.verify_code not in _NAME_MISMATCH or address is None:
+    rejected = certificate_error(error)
+    if rejected is None or rejected.verify_code not in _NAME_MISMATCH or address is None:
         return None
     wanted = place.tls_options.get("server_name") or address[0]
-    shown = ", ".join(await _names(address, place.tls_options.get("server_name"))) or "another name"
-    whose = _ANNOUNCED.get(place.way, ":") if announced else ":"
-    first = shown.partition(",")[0]
+    names = ", ".join(await _names(address, place.tls_options.get("server_name"))) or "another name"
+    source = _ANNOUNCED.get(place.way, ":") if announced else ":"
+    first = names.partition(",")[0]
     return (
-        f"its certificate is for {shown}, but it is asked for as {wanted}{whose} name the server in redis.url "
+        f"its certificate is for {names}, but the broker connects to {wanted}{source} name the server in redis.url "
         f"(?ssl_server_name={first})"
     )
 
 
 async def _names(address: Address, server_name: str | None) -> list[str]:
-    """Whom the certificate shown at *address* is for. It is looked at and nothing is sent: it is not trusted."""
+    """Return the names in the certificate at *address*. The connection only reads it and sends nothing."""
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE

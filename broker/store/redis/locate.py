@@ -1,7 +1,7 @@
-"""Finding the one primary: as the URL names it, as the Sentinels say, or the Cluster's node that owns our slot.
+"""Find the one primary: as the URL names it, as the Sentinels say, or as the Cluster's node that owns the slot.
 
-Everybody who may know is asked at once, each over a connection of its own that is closed again, and the most votes
-win: one Sentinel or node that was cut off from the others still names the primary of yesterday.
+All that may know are asked at once, each over its own short connection, and the most votes win: one Sentinel or node
+that was cut off from the others still names the previous primary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redis import exceptions
 from redis.crc import key_slot
 
 from broker.errors import StoreUnavailable
-from broker.store.redis.certificate import certificate_words
+from broker.store.redis.certificate import describe_mismatch
 from broker.store.redis.connections import CALL_TIMEOUT, connection_options
 from broker.store.redis.replies import describe
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
 Address = tuple[str, int]
 SLOT = key_slot(b"{0}")
-"""The slot that every key of ours is in."""
+"""The slot that holds every key of a broker."""
 _LATECOMERS = 0.3
-"""Seconds that those who have not answered yet are waited for once somebody has."""
-_MOST_NODES = 12
-_USUAL_LAG_MS = 10_000
-"""What `min-replicas-max-lag` is where nobody changed it."""
+"""Seconds to wait for the remaining replies once the first has arrived."""
+_MAX_NODES = 12
+_DEFAULT_LAG_MS = 10_000
+"""Redis's default of `min-replicas-max-lag`."""
 
 
 def elect(votes: Sequence[Address]) -> Address | None:
-    """The address with most votes, of equals the one named first."""
+    """Return the address with most votes, of equals the one named first."""
     return Counter(votes).most_common(1)[0][0] if votes else None
 
 
 def sentinel_vote(reply: Any) -> Address | None:
-    """What a Sentinel's answer names; None when it knows no such service."""
+    """Return the address in a Sentinel's reply; None if it knows no such service."""
     return (reply[0].decode(), int(reply[1])) if isinstance(reply, list) and len(reply) > 1 else None
 
 
 def cluster_vote(reply: Any, asked: Address) -> Address | None:
-    """The owner of our slot by an answer to CLUSTER SLOTS; a node without a name is the one *asked*."""
+    """Return the owner of the slot by a reply to CLUSTER SLOTS; a node without a name is the one *asked*."""
     for first, last, owner, *_ in reply:
         if first <= SLOT <= last:
             host = owner[0].decode() if owner[0] else asked[0]
@@ -55,55 +55,59 @@ def cluster_vote(reply: Any, asked: Address) -> Address | None:
 
 
 def cluster_nodes(reply: Any) -> list[Address]:
-    """All nodes that an answer to CLUSTER SLOTS names."""
+    """Return all nodes that a reply to CLUSTER SLOTS names."""
     return [(node[0].decode(), int(node[1])) for _, _, *nodes in reply for node in nodes if node[0] and node[0] != b"?"]
 
 
 def is_replica(info: bytes) -> bool:
-    """Whether INFO's replication section is a replica's."""
+    """Return whether INFO's replication section is a replica's."""
     return b"role:slave" in info or b"role:replica" in info
 
 
 def bounds_lag(info: bytes) -> bool:
-    """Whether a primary, by INFO's replication section, takes no writes once it lost its replicas.
+    """Return whether a primary, by INFO's replication section, stops accepting writes once it lost its replicas.
 
     Where it does not (`min-replicas-to-write` is 0) no hold-off would be long enough.
     """
     return b"min_slaves_good_slaves" in info
 
 
-def lag_ms(told: Any) -> int:
-    """How long (ms) such a primary goes on taking writes: a broker that was cut off with it claims there for so long.
+def lag_ms(reply: Any) -> int:
+    """Return how long (ms) such a primary still accepts writes; a broker cut off with it claims there for so long.
 
-    *told* is the reply to CONFIG GET min-replicas-max-lag; Redis's default where it is an error.
+    *reply* is the one to CONFIG GET min-replicas-max-lag; Redis's default if it is an error.
     """
     try:
-        return int(told[1]) * 1000
+        return int(reply[1]) * 1000
     except (TypeError, IndexError, ValueError):
-        return _USUAL_LAG_MS
+        return _DEFAULT_LAG_MS
 
 
 class Locator:
-    """Where the primary of a place is right now; names are resolved by whoever connects."""
+    """Find where the primary of a place is now; whoever connects resolves the name."""
 
     def __init__(self, place: RedisPlace) -> None:
         self.place = place
         self._nodes: list[Address] = []
 
     async def locate(self, tls: ssl.SSLContext | None) -> Address | None:
-        """Its address, None for the place's socket. Raises `StoreUnavailable` in words when nobody can say."""
+        """Return the primary's address, None for the place's socket.
+
+        Raises:
+            StoreUnavailable: nobody knows; the message says why.
+        """
         match self.place.way:
             case "socket":
                 return None
             case "host":
                 return self.place.hosts[0]
             case "sentinel":
-                return await self._of_sentinels(tls)
+                return await self._ask_sentinels(tls)
             case "cluster":
-                return await self._of_cluster(tls)
+                return await self._ask_cluster(tls)
 
-    async def given_up(self, address: Address | None, tls: ssl.SSLContext | None) -> bool:
-        """Whether more than half of the Sentinels name another primary by now; a few stray ones are not believed."""
+    async def is_replaced(self, address: Address | None, tls: ssl.SSLContext | None) -> bool:
+        """Return whether more than half of the Sentinels name another primary by now; a few stray ones do not count."""
         votes, _ = await self._poll_sentinels(tls)
         named = elect([vote for vote in votes if vote])
         return named not in {None, address} and votes.count(named) > len(self.place.hosts) / 2
@@ -112,16 +116,16 @@ class Locator:
         ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.place.service)
         return await self._poll(self.place.hosts, ask, tls, lambda reply, _: sentinel_vote(reply))
 
-    async def _of_sentinels(self, tls: ssl.SSLContext | None) -> Address:
+    async def _ask_sentinels(self, tls: ssl.SSLContext | None) -> Address:
         votes, trouble = await self._poll_sentinels(tls)
         if found := elect([vote for vote in votes if vote]):
             return found
         if votes:
-            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.place.service!r}: mend redis.url")
-        raise StoreUnavailable(f"Redis: no Sentinel answers: {trouble}")
+            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.place.service!r}: correct redis.url")
+        raise StoreUnavailable(f"Redis: no Sentinel replies: {trouble}")
 
-    async def _of_cluster(self, tls: ssl.SSLContext | None) -> Address:
-        asked = list(dict.fromkeys((*self.place.hosts, *self._nodes)))[:_MOST_NODES]
+    async def _ask_cluster(self, tls: ssl.SSLContext | None) -> Address:
+        asked = list(dict.fromkeys((*self.place.hosts, *self._nodes)))[:_MAX_NODES]
 
         def vote(reply: Any, node: Address) -> Address | None:
             self._nodes = cluster_nodes(reply) or self._nodes
@@ -131,8 +135,8 @@ class Locator:
         if found := elect([vote for vote in votes if vote]):
             return found
         if votes:
-            raise StoreUnavailable("Redis: no node of the Cluster owns our slot")
-        raise StoreUnavailable(f"Redis: no node of the Cluster answers: {trouble}")
+            raise StoreUnavailable("Redis: no node of the Cluster owns the broker's slot")
+        raise StoreUnavailable(f"Redis: no node of the Cluster replies: {trouble}")
 
     async def _poll(
         self,
@@ -141,9 +145,13 @@ class Locator:
         tls: ssl.SSLContext | None,
         read: Callable[[Any, Address], Address | None],
     ) -> tuple[list[Address | None], str]:
-        """Ask all at once. Gives every vote, sooner when more than half agree, and what the last failure said."""
+        """Ask all at once.
+
+        Returns:
+            Every vote, sooner if more than half agree, and the words of the last failure.
+        """
         votes: list[Address | None] = []
-        trouble = "did not answer in time"
+        trouble = "did not reply in time"
         polled = {asyncio.create_task(self._ask(address, command, tls)): address for address in asked}
         waiting = set(polled)
         try:
@@ -157,7 +165,7 @@ class Locator:
                     try:
                         votes.append(read(task.result(), polled[task]))
                     except (exceptions.RedisError, OSError, TimeoutError) as error:
-                        words = await certificate_words(self.place, polled[task], error, announced=False)
+                        words = await describe_mismatch(self.place, polled[task], error, announced=False)
                         trouble = words or describe(error)
                 named = elect([vote for vote in votes if vote])
                 if named is not None and votes.count(named) > len(asked) / 2:
@@ -169,7 +177,7 @@ class Locator:
         return votes, trouble
 
     async def _ask(self, address: Address, command: tuple[str, ...], tls: ssl.SSLContext | None) -> Any:
-        """One question. A Sentinel that wants no password is asked without one."""
+        """Ask one server. A Sentinel that wants no password is asked again without one."""
         options = connection_options(self.place, address, tls)
         if self.place.way == "sentinel":
             options["db"] = 0

@@ -1,4 +1,4 @@
-"""What the files and directories that settings name are like. Writes nothing but a probe, which it takes away again."""
+"""Gather facts about the files and directories that the settings name. Writes only a probe, and removes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.api.callers import Callers
 from broker.errors import InvalidSettings
-from broker.notify.channels.command import runnable
+from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
 from broker.store.redis.embedded import find_server
@@ -28,15 +28,15 @@ _WRITES = 5
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """A file or directory that is there, and whose."""
+    """An existing file or directory, and its owner."""
 
     key: str
     """The setting that names it."""
     path: Path
     owner: int
     mode: int
-    us: int
-    """Our own uid."""
+    uid: int
+    """Of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class DiskFacts:
 
     path: Path
     free: int
-    """Bytes that we may still write."""
+    """Bytes that this process may still write."""
     sync_ms: float
-    """How long a write takes to be on the disk: the median of a few, since one may meet a disk busy for others."""
+    """How long a write takes to reach the disk: the median of a few, since one may meet a busy disk."""
 
 
 def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Key and path of every file that holds a secret, whether it is there or not."""
+    """Yield key and path of every file that holds a secret, whether it exists or not."""
     if settings.redis.password_file is not None:
         yield "redis.password_file", settings.redis.password_file
     yield "sealing.keys_file", settings.sealing.keys_file or settings.data_dir / "sealing.keys"
@@ -66,8 +66,8 @@ def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     yield "data_dir", settings.data_dir / "admin.key"
 
 
-def look_at(key: str, path: Path) -> FileFacts | None:
-    """What *path* is like; None where it is not there, or cannot be looked at."""
+def fetch_file_facts(key: str, path: Path) -> FileFacts | None:
+    """Return the facts about *path*; None if it does not exist, or cannot be examined."""
     try:
         state = path.stat()
     except OSError:
@@ -76,7 +76,11 @@ def look_at(key: str, path: Path) -> FileFacts | None:
 
 
 def write_probe(directory: Path) -> DiskFacts:
-    """Write and sync a few bytes in *directory*, and take them away again. Raises `OSError`."""
+    """Write and sync a few bytes in *directory*, and remove them again.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
     probe = directory / f"check.{secrets.token_hex(8)}.tmp"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     took = []
@@ -93,8 +97,8 @@ def write_probe(directory: Path) -> DiskFacts:
     return DiskFacts(directory, space.f_bavail * space.f_frsize, statistics.median(took) * 1000)
 
 
-def refused(settings: Settings) -> list[str]:
-    """What `run` would refuse of files and programs, in its own words; all of it, not only the first."""
+def find_problems(settings: Settings) -> list[str]:
+    """Return why `run` would reject files and programs, in its own words; all of it, not only the first reason."""
     found: list[str] = []
 
     def attempt(work: Callable[[], object]) -> None:
@@ -116,12 +120,12 @@ def refused(settings: Settings) -> list[str]:
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:
-        attempt(lambda: runnable(settings.notify.command))
+        attempt(lambda: require_program(settings.notify.command))
     if settings.redis.url.startswith("embedded:"):
         attempt(find_server)
     return found
 
 
 def nearest(directory: Path) -> Path:
-    """*directory*, or the nearest one above it that is there."""
+    """Return *directory*, or the nearest one above it that exists."""
     return next(path for path in (directory, *directory.parents) if path.exists())

@@ -1,4 +1,4 @@
-"""Performs the faults that were ordered, down to what a socket can be made to do."""
+"""Perform the faults that were ordered, down to the socket."""
 
 from __future__ import annotations
 
@@ -28,52 +28,52 @@ _BREAKING: Final = frozenset({"refuse", "hang", "reset", "truncate", "drip"})
 async def perform(
     fault: Fault | None, request: web.Request, authority: Authority, process: Process
 ) -> tuple[web.StreamResponse, bool]:
-    """Answer *request* by *process*, or as *fault* has it.
+    """Respond to *request* by *process*, or as *fault* says.
 
     Returns:
-        The response, and whether a complete answer goes out with it.
+        The response, and whether it is sent completely.
 
     """
     if fault is None:
         return await process(), True
     if fault.kind in _BREAKING:
-        return await _broken(fault, request, process)
-    return await _misled(fault, authority, process), True
+        return await _break(fault, request, process)
+    return await _replace(fault, authority, process), True
 
 
-async def _misled(fault: Fault, authority: Authority, process: Process) -> web.Response:
-    """Answer something else."""
+async def _replace(fault: Fault, authority: Authority, process: Process) -> web.Response:
+    """Respond with something else."""
     match fault.kind:
         case "status":
-            return _stated(fault, 503)
+            return _configured(fault, 503)
         case "body":
-            return _stated(fault, 200)
+            return _configured(fault, 200)
         case "status_after":
             await process()
-            return _stated(fault, 500)
+            return _configured(fault, 500)
         case "invalid_client":
             if fault.after_rotation:
                 await process()
             return refusal(Refused(INVALID_CLIENT, "as ordered"), authority)
         case _:
-            return _overridden(await process(), fault, authority)
+            return _override(await process(), fault, authority)
 
 
-async def _broken(fault: Fault, request: web.Request, process: Process) -> tuple[web.StreamResponse, bool]:
-    """Break the connection, or let it crawl."""
+async def _break(fault: Fault, request: web.Request, process: Process) -> tuple[web.StreamResponse, bool]:
+    """Break the connection, or slow it down."""
     if fault.kind == "drip":
-        return await _dripped(request, await process(), fault)
+        return await _drip(request, await process(), fault)
     if fault.kind == "truncate":
-        return await _cut_short(request, await process(), reset=False), False
-    answer = await process() if fault.after_rotation else web.json_response({"error": "never sent"})
+        return await _cut(request, await process(), reset=False), False
+    response = await process() if fault.after_rotation else web.json_response({"error": "never sent"})
     if fault.kind == "reset":
-        return await _cut_short(request, answer, reset=True), False
+        return await _cut(request, response, reset=True), False
     if fault.kind == "hang":
         await fault.released.wait()
-    return _closed(request), False
+    return _disconnect(request), False
 
 
-def _stated(fault: Fault, default: int) -> web.Response:
+def _configured(fault: Fault, default: int) -> web.Response:
     status = fault.status or default
     body = f"{status}, as ordered".encode() if fault.body is None else fault.body
     response = web.Response(status=status, body=body)
@@ -82,33 +82,33 @@ def _stated(fault: Fault, default: int) -> web.Response:
     return response
 
 
-def _overridden(response: web.Response, fault: Fault, authority: Authority) -> web.Response:
+def _override(response: web.Response, fault: Fault, authority: Authority) -> web.Response:
     if response.status >= web.HTTPBadRequest.status_code:
         return response
-    answer: dict[str, Any] = json.loads(_bytes(response))
+    members: dict[str, Any] = json.loads(_bytes(response))
     for name, value in fault.members.items():
         if value is None:
-            answer.pop(name, None)
+            members.pop(name, None)
             continue
-        answer[name] = value
+        members[name] = value
         if isinstance(value, str) and name in {"access_token", "refresh_token", "id_token"}:
             authority.note_secret(value)
-    response.body = json.dumps(answer).encode()
+    response.body = json.dumps(members).encode()
     return response
 
 
-def _closed(request: web.Request) -> web.Response:
+def _disconnect(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.close()
     return web.Response()  # never written: the connection is gone
 
 
-async def _cut_short(request: web.Request, response: web.Response, *, reset: bool) -> web.StreamResponse:
+async def _cut(request: web.Request, response: web.Response, *, reset: bool) -> web.StreamResponse:
     body, transport = _bytes(response), request.transport
     if transport is None:
-        return response  # the client went first
+        return response  # the client left first
     if not body:
-        transport.write(b"HTTP/1.1 2")  # without a body, it is the status line that ends too early
+        transport.write(b"HTTP/1.1 2")  # without a body the status line ends too early
         _close(transport, reset=reset)
         return response
     partial = await _begin(request, response, len(body))
@@ -128,12 +128,12 @@ def _close(transport: asyncio.Transport, *, reset: bool) -> None:
     transport.abort()
 
 
-async def _dripped(request: web.Request, response: web.Response, fault: Fault) -> tuple[web.StreamResponse, bool]:
+async def _drip(request: web.Request, response: web.Response, fault: Fault) -> tuple[web.StreamResponse, bool]:
     body = _bytes(response)
     partial = await _begin(request, response, len(body))
     for position in range(len(body)):
         if request.transport is None or await _is_released(fault):
-            _closed(request)
+            _disconnect(request)
             return partial, False
         with contextlib.suppress(ConnectionError):
             await partial.write(body[position : position + 1])
@@ -141,7 +141,7 @@ async def _dripped(request: web.Request, response: web.Response, fault: Fault) -
 
 
 async def _is_released(fault: Fault) -> bool:
-    """Let one interval pass; tell whether the request was let go meanwhile."""
+    """Wait for one interval; return whether the request was released meanwhile."""
     try:
         await asyncio.wait_for(fault.released.wait(), fault.interval)
     except TimeoutError:

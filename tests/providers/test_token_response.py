@@ -16,7 +16,7 @@ from .reading import NOW, TOKENS, answered, strict
 
 
 def test_whole_answer_is_read() -> None:
-    """Every member of CameraManager's documented answer arrives where it belongs."""
+    """Every member of CameraManager's documented response arrives where it belongs."""
     body = {
         "access_token": "0a1b:10003",
         "token_type": "bearer",
@@ -70,14 +70,14 @@ def test_whole_answer_is_read() -> None:
     ],
 )
 def test_lifetime(members: dict[str, Any], life_ms: int | None, warned: bool) -> None:
-    """A lifetime is read in any dress, and what is not to be believed is None and warned of."""
+    """A lifetime is read in any notation; an implausible one is None and causes a warning."""
     read_as = answered({"access_token": "a2", **members})
     assert read_as.lifetime_ms == life_ms
     assert bool(read_as.warnings) == warned
 
 
 def test_c10_foreign_epoch_is_measured_on_the_servers_clock() -> None:
-    """With our clock ten minutes ahead a point in time still gives the life the server meant (C10, T09)."""
+    """With a clock ten minutes ahead a point in time still gives the lifetime that the server meant (C10, T09)."""
     server = NOW // 1000 - 600
     read_as = answered(
         {"access_token": "a2", "expires_on": server + 300}, headers={"Date": formatdate(server, usegmt=True)}
@@ -86,14 +86,14 @@ def test_c10_foreign_epoch_is_measured_on_the_servers_clock() -> None:
 
 
 def test_t09_foreign_times_travel_but_never_replace_ours() -> None:
-    """`expires_on` is passed on, `expires_at` is ours alone (T09)."""
+    """`expires_on` is passed on; `expires_at` is the broker's own member (T09)."""
     read_as = answered({**TOKENS, "expires_on": 1, "expires_at": 2})
     assert read_as.extra == {"expires_on": 1}
 
 
 @pytest.mark.parametrize("value", ["soon", 0, -3, True, 10**30, []])
 def test_refresh_in_that_is_none_is_dropped_with_a_warning(value: object) -> None:
-    """A hint that cannot be followed does not steer the schedule."""
+    """A hint that cannot be followed does not change the schedule."""
     read_as = answered({**TOKENS, "refresh_in": value})
     assert (read_as.refresh_in_ms, len(read_as.warnings)) == (None, 1)
 
@@ -106,7 +106,7 @@ def test_refresh_in_that_is_none_is_dropped_with_a_warning(value: object) -> Non
     ],
 )
 def test_t10_form_encoded_success(body: bytes) -> None:
-    """A success that comes as a form is one (T10)."""
+    """A success in the form encoding is a success (T10)."""
     read_as = answered(body, headers={"content-type": "text/plain"})
     assert (read_as.access_token, read_as.refresh_token, read_as.lifetime_ms) == (Secret("a2"), Secret("r2"), 3_600_000)
 
@@ -116,7 +116,7 @@ def test_t10_form_encoded_success(body: bytes) -> None:
     [(["a", "b"], "a b"), ([1, "a"], "a"), ([], None), (None, None), ("", None), ({"x": 1}, None), (" a  b ", "a b")],
 )
 def test_t19_scope_is_a_text_or_absent(scope: object, expected: str | None) -> None:
-    """Whatever a server makes of `scope`, it is one text or None (T19)."""
+    """Whatever a server sends as `scope`, it becomes one text or None (T19)."""
     assert answered({**TOKENS, "scope": scope}).scope == expected
 
 
@@ -137,12 +137,12 @@ def test_t19_scope_is_a_text_or_absent(scope: object, expected: str | None) -> N
     ],
 )
 def test_scope_keeps_what_may_stand_in_one(scope: object, expected: str | None) -> None:
-    """Only the characters of RFC 6749 §3.3 and single blanks: it is sent on, in headers and forms too."""
+    """A scope keeps only the characters of RFC 6749 §3.3 and single spaces: it is sent on, in headers and forms too."""
     assert answered({**TOKENS, "scope": scope}).scope == expected
 
 
 def test_an_error_beside_tokens_is_not_passed_on() -> None:
-    """A caller that sees `error` in an answer takes it for one: the tokens count, the error is warned of alone."""
+    """A caller that sees `error` in a response takes it for an error: the tokens count, the error is only warned of."""
     error = {"error": "odd", "error_description": "words", "error_uri": "https://as.test/e"}
     read_as = answered({**TOKENS, **error, "x": {"error": "nested", "y": 1}})
     assert read_as.extra == {"x": {"error": "nested", "y": 1}}
@@ -154,7 +154,7 @@ def test_an_error_beside_tokens_is_not_passed_on() -> None:
     ["text/html", "text/plain", "json", "application/json;charset=utf-8;", "application/vnd.x+json", ""],
 )
 def test_t22_content_type_does_not_matter(kind: str) -> None:
-    """Good JSON is good JSON under any Content-Type (T22)."""
+    """JSON is read under any Content-Type (T22)."""
     assert answered(TOKENS, headers={"Content-Type": kind}).access_token == Secret("a2")
 
 
@@ -164,7 +164,7 @@ def test_t25_a_byte_order_mark_is_tolerated() -> None:
 
 
 def test_t36_the_last_of_doubled_members_counts() -> None:
-    """One rule for all members, and a warning that names them (T36)."""
+    """The last of repeated members counts, for all members, and a warning names them (T36)."""
     read_as = answered(
         b'{"access_token":"a","access_token":"b","refresh_token":"r1","refresh_token":"r2","x":{"y":1,"y":2}}'
     )
@@ -182,27 +182,27 @@ def test_t37_what_is_no_json_number_becomes_null() -> None:
 
 @pytest.mark.parametrize("token", [None, "", 7, ["a"], "a b", "a\n", "a\x00", "\u20ac", "a\u00a0b", "a\x85", "\ud800"])
 def test_unusable_access_token_does_not_lose_the_refresh_token(token: object) -> None:
-    """Persist first: an answer whose access token is of no use still carries the only good refresh token."""
+    """A response whose access token is unusable still holds the only valid refresh token: it is kept."""
     read_as = answered({**TOKENS, "access_token": token})
     assert (read_as.access_token, read_as.refresh_token) == (None, Secret("r2-new-refresh-token"))
     assert read_as.problem
 
 
 def test_error_beside_a_new_refresh_token_does_not_lose_it() -> None:
-    """A 2xx that says `error` but brings a refresh token we have not sent is kept."""
+    """A 2xx with `error` but with a refresh token that the request did not carry is kept."""
     read_as = answered({"error": "partial", "refresh_token": "r2"})
     assert read_as.refresh_token == Secret("r2")
     assert "partial" in read_as.warnings[0]
 
 
 def test_latin_1_access_token_is_usable() -> None:
-    """What HTTP can carry is not refused."""
+    """A token that HTTP can carry is accepted."""
     assert answered({"access_token": "é~+/=:"}).access_token == Secret("é~+/=:")
 
 
 @pytest.mark.parametrize(("token", "warned"), [(None, 0), ("", 0), (7, 1), ({"a": 1}, 1), ("r1", 0)])
 def test_refresh_token_that_is_none_keeps_the_old_one(token: object, warned: int) -> None:
-    """Null, empty and what is no text mean: keep what you have."""
+    """Null, an empty text and another type mean: keep the old refresh token."""
     read_as = answered({"access_token": "a2", "refresh_token": token})
     assert read_as.refresh_token == (Secret("r1") if token == "r1" else None)
     assert len(read_as.warnings) == warned
@@ -217,7 +217,7 @@ def test_token_type(kind: object, expected: str) -> None:
 
 
 def test_our_names_and_other_tokens_are_never_passed_on() -> None:
-    """Reserved names, refresh and ID tokens at any depth, and whatever repeats a secret stay here."""
+    """Reserved names, refresh and ID tokens at any depth, and texts that repeat a secret are not passed on."""
     foreign = dict.fromkeys(token_response.RESERVED, "foreign")
     body = {
         **foreign,
