@@ -247,7 +247,7 @@ async def test_login_moves_a_grant_to_another_provider(broker: RunningBroker, sa
 
 async def test_public_listener_serves_browsers_alone(start_broker: StartBroker, sandbox: Sandbox) -> None:
     """What faces the internet answers login link and callback, and nothing else."""
-    from tests.conftest import free_port
+    from tests.ports import free_port
 
     port = free_port()
     async with start_broker(http={"public_listen": [f"127.0.0.1:{port}"]}) as broker:

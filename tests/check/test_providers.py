@@ -21,7 +21,8 @@ from broker.providers import Endpoint, open_http
 from broker.providers.facts import look
 from broker.sandbox import Sandbox
 from broker.settings import Provider
-from tests.conftest import free_port, provider_settings
+from tests.conftest import provider_settings
+from tests.ports import free_port
 from tests.regressions import fas as fakes
 from tests.regressions.conftest import provider_at
 from tests.regressions.fas import CLIENT_SECRET, Fas, says

@@ -20,9 +20,10 @@ from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
 from broker.store.facts import look
-from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
 from tests.nonsense import NONSENSE
+from tests.ports import free_port
+from tests.redis_server import RedisServer, start_redis
 from tests.regressions.process import missing
 from tests.waiting import meanwhile, until
 
@@ -43,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[StartRedis]:
 
     yield start
     for each in started:
-        each.stop()
+        each.kill()
 
 
 async def found(

@@ -18,7 +18,8 @@ import aiohttp
 import pytest
 
 from broker.sandbox import Sandbox
-from tests.conftest import free_port, provider_settings
+from tests.conftest import provider_settings
+from tests.ports import free_port
 from tests.waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("token-broker"))

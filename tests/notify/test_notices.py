@@ -363,7 +363,7 @@ async def test_a_way_that_cannot_work(
 async def test_redis_away(start_broker: StartBroker, own_redis: Any, receiver: Receiver) -> None:
     """Without Redis nobody is told and nothing ends: the loops wait, and say in /healthz for what."""
     async with start_broker(notify=receiver.settings, redis={"url": own_redis.url}) as broker:
-        own_redis.stop()
+        own_redis.kill()
         await until(lambda: _says(broker, "notices webhook", "Redis"))
         assert (await broker.ask("GET", "/healthz"))[0] == 200
     assert receiver.posts == []

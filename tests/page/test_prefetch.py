@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from broker.api.routes import login
 from broker.sandbox import Sandbox
-from tests.conftest import RunningBroker, free_port
+from tests.conftest import RunningBroker
+from tests.ports import free_port
 from tests.waiting import until
 
 

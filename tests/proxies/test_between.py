@@ -13,7 +13,8 @@ import pytest
 
 from broker.sandbox import Sandbox, walk_login
 from broker.secret import key_digest
-from tests.conftest import RunningBroker, StartBroker, free_port
+from tests.conftest import RunningBroker, StartBroker
+from tests.ports import free_port
 from tests.proxies.test_proxies import KEY, program, proxying
 
 GRANT = "acme-cameras"

@@ -19,8 +19,9 @@ from aiohttp import web
 
 from broker.sandbox import Sandbox
 from broker.secret import key_digest
-from tests.conftest import StartBroker, free_port
+from tests.conftest import StartBroker
 from tests.deploy.deployment import DEPLOY, skip_or_fail
+from tests.ports import free_port
 from tests.waiting import until
 
 KEY = "proxy-key-0123456789"

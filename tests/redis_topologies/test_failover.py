@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
-from tests.redis_topologies.servers import Cluster, Sentinels, Server, client, cut_replication, generations, settled_in
+from tests.redis_server import RedisServer, client
+from tests.redis_topologies.servers import Cluster, Sentinels, cut_replication, generations, settled_in
 from tests.steps import assert_sound, make_due, next_generation
 from tests.waiting import until
 
@@ -41,7 +42,7 @@ async def reading(brokers: Sequence[RunningBroker]) -> AsyncIterator[list[float]
 
 
 async def survive(
-    start_broker: StartBroker, sandbox: Sandbox, url: str, primary: Server, replica: Server
+    start_broker: StartBroker, sandbox: Sandbox, url: str, primary: RedisServer, replica: RedisServer
 ) -> list[RunningBroker]:
     """Two brokers through a failover from *primary* to *replica* that loses what the replica never heard of."""
     async with (

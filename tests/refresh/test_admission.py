@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 
 @pytest.mark.parametrize("refreshed", [False, True])

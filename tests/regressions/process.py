@@ -22,7 +22,7 @@ from broker.secret import Sealer, new_sealing_key
 from broker.settings import Settings
 from broker.settings import file as settings_file
 from broker.store import open_store
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.regressions.fas import Fas
 from tests.waiting import until
 

@@ -11,7 +11,7 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 
 from tests.conftest import RunningBroker
-from tests.redis_topologies.servers import Server, client
+from tests.redis_server import RedisServer, client
 from tests.regressions.conftest import Ground, MakeGround
 from tests.regressions.fas import Exchange, Step, http
 from tests.waiting import until
@@ -19,7 +19,7 @@ from tests.waiting import until
 
 @contextlib.asynccontextmanager
 async def ground_on(
-    make_ground: MakeGround, server: Server, *grants: str, redis: dict[str, Any] | None = None, **options: Any
+    make_ground: MakeGround, server: RedisServer, *grants: str, redis: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[Ground]:
     """The common ground with *server* as its Redis."""
     table = {"url": server.url, **(redis or {})}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions import fas as fakes
 from tests.regressions.conftest import MakeGround, provider_at
 from tests.regressions.fas import Exchange, Fas, http, says

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions import fas as fakes
 from tests.regressions.clocks import WallClock, redis_at
 from tests.regressions.conftest import provider_at

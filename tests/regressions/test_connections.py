@@ -16,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.api.connections import room_for_callers
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
 from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process, missing

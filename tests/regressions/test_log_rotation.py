@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import provider_at
 from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process

@@ -18,7 +18,9 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import RedisServer, StartBroker, free_port
+from tests.conftest import StartBroker
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
 from tests.regressions.fas import CLIENT_SECRET, Exchange, Fas, says, success
 from tests.regressions.process import Process, broker_process, missing

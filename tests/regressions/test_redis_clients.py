@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunningBroker, StartBroker
+from tests.redis_server import RedisServer, client
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, client
+from tests.redis_topologies.servers import Fleet
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
 from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process
@@ -94,7 +95,7 @@ async def test_slow_subscriber_is_dropped(
 
 
 @contextlib.asynccontextmanager
-async def strangers(server: Server) -> AsyncIterator[asyncio.Event]:
+async def strangers(server: RedisServer) -> AsyncIterator[asyncio.Event]:
     """Take every place that a client could have, and take it back when one is free, until told to let go."""
     held: list[asyncio.StreamWriter] = []
     let_go = asyncio.Event()
@@ -125,7 +126,7 @@ async def strangers(server: Server) -> AsyncIterator[asyncio.Event]:
             writer.close()
 
 
-async def full(server: Server) -> None:
+async def full(server: RedisServer) -> None:
     """Wait until a stranger is refused."""
 
     async def refused() -> bool:

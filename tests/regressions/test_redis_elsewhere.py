@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartBroker, free_port
+from tests.conftest import StartBroker
+from tests.ports import free_port
 from tests.redis_topologies import servers
 from tests.redis_topologies.servers import SERVICE, Fleet, settled_in
 from tests.redis_topologies.tls import certified, ending_tls

@@ -15,8 +15,9 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tests.conftest import StartBroker
+from tests.redis_server import RedisServer, client
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, client, in_step
+from tests.redis_topologies.servers import Fleet, in_step
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
 from tests.regressions.fas import Fas
 from tests.regressions.redis_servers import (
@@ -42,7 +43,7 @@ def fleet() -> Iterator[Fleet]:
 
 
 @contextlib.asynccontextmanager
-async def three_grants(make_ground: MakeGround, fas: Fas, server: Server, **redis: Any) -> AsyncIterator[Ground]:
+async def three_grants(make_ground: MakeGround, fas: Fas, server: RedisServer, **redis: Any) -> AsyncIterator[Ground]:
     """The ground on *server* with g1, g2 and g3, and a provider that one could log in at."""
     await until(server.answers, 15)
     provider = {"authorization_endpoint": f"{fas.url}/authorize"}
@@ -102,7 +103,7 @@ async def test_disk_full_under_redis(make_ground: MakeGround, fas: Fas, fleet: F
     async with three_grants(make_ground, fas, server) as ground:
         answer = await in_flight(ground)
         await soon(ground, "g2", "g3")
-        in_the_way = server.folder / "dump.rdb"
+        in_the_way = server.directory / "dump.rdb"
         (in_the_way / "x").mkdir(parents=True)  # what is saved cannot be put there
         await server.ask("CONFIG", "SET", "save", "3600 1000000")
         await server.ask("BGSAVE")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartBroker
+from tests.redis_server import RedisServer
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, in_step
+from tests.redis_topologies.servers import Fleet, in_step
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
 from tests.regressions.fas import Fas
 from tests.regressions.redis_servers import (
@@ -35,7 +36,7 @@ def fleet() -> Iterator[Fleet]:
         yield started
 
 
-async def filled(server: Server) -> None:
+async def filled(server: RedisServer) -> None:
     """Give it a thousand keys, in an AOF that is loaded key by key."""
     await server.ask("EVAL", "for i = 1, 1000 do redis.call('SET', 'stranger:' .. i, i) end", 0)
     await server.ask("BGREWRITEAOF")
@@ -47,7 +48,7 @@ async def filled(server: Server) -> None:
     await until(rewritten, 15)
 
 
-def again(fleet: Fleet, server: Server, *options: str) -> Server:
+def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
     """Another run of a server on its port and its data."""
     server.kill()
     return fleet.data(*options, port=server.port)
@@ -190,7 +191,7 @@ async def test_another_store_in_its_place(make_ground: MakeGround, fleet: Fleet,
         await until(lambda: ground.has_token("g1"))
 
 
-async def _make_another(server: Server) -> None:
+async def _make_another(server: RedisServer) -> None:
     """Another store in database 1, with grants of the same names that are newer and due."""
     await server.ask(
         "EVAL",

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from broker.login import recorder as login_recorder
 from broker.refresh import recorder
-from tests.conftest import start_redis
+from tests.redis_server import start_redis
 from tests.statemachine.replica import OWNER, owned
 from tests.statemachine.server import KINDS
 from tests.statemachine.world import GRANTS, NAMES, PROVIDERS, World
@@ -241,7 +241,7 @@ def ground() -> Iterator[None]:
         patch.setattr(login_recorder, "_PAUSE", 0.002)
         OWNER.set("")
         yield
-    Machine.server.stop()
+    Machine.server.kill()
     shutil.rmtree(folder)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 __all__ = ["key", "store"]
 LONGEST = 15_000

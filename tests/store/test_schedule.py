@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 LEASE = 60_000
 
@@ -311,7 +311,7 @@ async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key
         RedisSettings(url=own_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
     ) as store:
         await store.identify()
-        own_redis.stop()
+        own_redis.kill()
         for call in (store.grants.get("g"), store.schedule.claim("p", 1, LEASE), store.flows.get("x")):
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(call, 3)
