@@ -10,6 +10,7 @@ import aiohttp
 from broker.cli.explain import known_of
 from broker.cli.explanation import FAILED, FINE, TRY_AGAIN, Explained, explain
 from broker.cli.http import Broker
+from tests.broker.steps import imported
 from tests.redis_server import start_redis
 from tests.steps import make_due
 from tests.waiting import until
@@ -40,12 +41,6 @@ async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bo
 
     found: Explained = await until(look, timeout, every=0.1)
     return found
-
-
-async def imported(broker: RunningBroker, sandbox: Sandbox, *names: str) -> None:
-    """Grants with a first token."""
-    for name in names:
-        await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")
 
 
 async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer) -> None:

@@ -24,10 +24,10 @@ from broker.settings import Provider
 from tests.conftest import provider_settings
 from tests.ports import free_port
 from tests.regressions import fas as fakes
+from tests.regressions.black_hole import black_hole
+from tests.regressions.certificates import server_context, sha1, tls_1_0
 from tests.regressions.conftest import provider_at
 from tests.regressions.fas import CLIENT_SECRET, Fas, says
-from tests.regressions.test_addresses import black_hole
-from tests.regressions.test_tls import server_context, sha1, tls_1_0
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

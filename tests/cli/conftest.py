@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -187,3 +188,12 @@ async def read_until(process: subprocess.Popen[bytes], beginning: str) -> list[s
         assert line, f"it ended without {beginning!r}: {read} {process.stderr.read() if process.stderr else b''!r}"
         read.append(line)
     return read
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def line(home: Home, grant: str, **more: object) -> str:
+    """A line of an import with a live refresh token."""
+    token = home.sandbox.rotating.issue().refresh_token
+    return json.dumps({"grant_id": grant, "provider": "acme", "refresh_token": token} | more, ensure_ascii=False) + "\n"

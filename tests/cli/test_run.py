@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from broker.secret import key_digest, new_sealing_key
-from tests.cli.conftest import COMMAND, Home, lines
-from tests.cli.test_import import line
+from tests.cli.conftest import COMMAND, Home, line, lines
 from tests.ports import free_port
 from tests.redis_server import RedisServer, start_redis
 from tests.waiting import until

@@ -14,7 +14,7 @@ from typing import Any
 
 from broker.testing import FakeBroker
 from tests.client.conftest import Api
-from tests.project.test_project import README
+from tests.paths import README
 
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 FIRST_CALL, SYNC, TEST = SNIPPETS[:3]

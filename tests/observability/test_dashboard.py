@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import RunningBroker
 from tests.deploy.deployment import DEPLOY
 from tests.observability.queries import Prometheus, samples, unknown_names
-from tests.project.test_project import README
+from tests.paths import README
 from tests.waiting import until
 
 GRAFANA = DEPLOY / "grafana"

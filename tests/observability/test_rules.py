@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tests.conftest import RunningBroker
 from tests.observability.queries import PROMETHEUS, UNITS, promtool, promtool_test, rules, samples, unknown_names
-from tests.project.test_project import README
+from tests.paths import README
 
 NAMES = sorted({rule["alert"] for rule in rules()})
 FAILED = re.compile(r'expr: "ALERTS\{alertname=\\"(\w+)\\"')

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.process.log_events import EVENTS, page
-from tests.project.test_project import README, ROOT
+from tests.paths import README, ROOT
 
 METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
 LOGGERS = {"log", "line"}

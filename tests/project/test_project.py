@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+from tests.paths import README, ROOT
+
 TOP_LEVEL = {
     "pyproject.toml",
     "broker",

@@ -15,7 +15,7 @@ from broker.sandbox import Sandbox, walk_login
 from broker.secret import key_digest
 from tests.conftest import RunningBroker, StartBroker
 from tests.ports import free_port
-from tests.proxies.test_proxies import KEY, program, proxying
+from tests.proxies.programs import KEY, program, proxying
 
 GRANT = "acme-cameras"
 

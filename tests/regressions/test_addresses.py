@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,12 @@ import trustme
 
 from tests.redis_server import RedisServer
 from tests.regressions import fas as fakes
+from tests.regressions.black_hole import black_hole
+from tests.regressions.certificates import server_context
 from tests.regressions.conftest import MakeGround, provider_at
 from tests.regressions.fas import Exchange, Fas, http, says
 from tests.regressions.process import Process, broker_process, missing
-from tests.regressions.test_tls import server_context
 from tests.waiting import until
-
-
-@contextlib.contextmanager
-def black_hole(port: int) -> Iterator[None]:
-    """[::1]:*port* lets every connect hang: a listener whose queue is full drops what comes."""
-    with contextlib.ExitStack() as stack:
-        hole = stack.enter_context(socket.socket(socket.AF_INET6))
-        hole.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        hole.bind(("::1", port))
-        hole.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket(socket.AF_INET6))
-            filler.setblocking(False)
-            filler.connect_ex(("::1", port))
-        yield
 
 
 @contextlib.asynccontextmanager

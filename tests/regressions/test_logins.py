@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from broker.errors import InvalidRequest
 from broker.login.login import read_redirect
 from broker.sandbox import BrowserError, Sandbox, walk_login, walk_to_redirect
-from tests.broker.test_login import browser, exchanges, opened, start
+from tests.broker.logins import browser, exchanges, opened, start
 from tests.conftest import RunningBroker, StartBroker
 from tests.steps import assert_sound, log_in, make_due, next_generation, state_of
 from tests.waiting import until

@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
-from broker.model import Claim, Commit, Park, Postpone, Token
+from broker.model import Park, Postpone
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
-from broker.store import Claimed, Store, open_store
+from broker.store import Store, open_store
 from tests.steps import subscribed
+from tests.store.steps import LEASE, brought_by, claimed, commit_of, imported, sets
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from redis.asyncio import Redis
 
     from tests.redis_server import RedisServer
-
-LEASE = 60_000
-
-
-@pytest.fixture
-def key() -> str:
-    """One sealing key."""
-    return new_sealing_key()
-
-
-@pytest.fixture
-async def store(shared_redis: RedisServer, redis: Redis, key: str, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store that knows itself."""
-    del redis
-    async with open_store(
-        RedisSettings(url=shared_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
-    ) as opened:
-        await opened.identify()
-        yield opened
-
-
-async def imported(store: Store, *grants: str, provider: str = "p") -> None:
-    """Import grants, due now."""
-    for grant in grants:
-        registered = await store.registry.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
-        assert registered.status == "created"
-    await asyncio.sleep(0.002)  # a login is told from what was before it by its millisecond
-
-
-async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
-    """What a claim brings."""
-    return (await brought_by(store, n, provider)).claims
-
-
-async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
-    """A claim of a replica that has told the store all it knows."""
-    brought = await store.schedule.claim(provider, n, LEASE)
-    if brought.fenced is not None:
-        store.schedule.told_after = brought.fenced
-        brought = await store.schedule.claim(provider, n, LEASE)
-    return brought
-
-
-def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
-    """A commit of new tokens for a claim."""
-    generation = changes.pop("generation", claim.generation + 1)
-    token = Token(
-        claim.grant_id, claim.provider, generation, Secret(access), "Bearer", None,
-        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, {"httpsBaseUrl": {"port": 443}},
-    )  # fmt: skip
-    return Commit(
-        claim, "refreshed", None, token, Secret(refresh) if refresh else None, token.refresh_at, None, 0,
-        claim.claimed_at, recovered=False,
-    )  # fmt: skip
-
-
-async def sets(redis: Redis, grant: str, provider: str = "p") -> list[str]:
-    """In which of the three sets a grant is."""
-    states = ("due", "leased", "parked")
-    return [s for s in states if await redis.zscore(f"broker:{{0}}:{s}:{provider}", grant) is not None]
 
 
 async def test_claim_takes_no_more_than_the_free_slots(store: Store, redis: Redis) -> None:
