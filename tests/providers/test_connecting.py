@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.providers import Http
+    from tests.scripted_server import ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 

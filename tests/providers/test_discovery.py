@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from broker.providers import Http
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     MakeAnswer = Callable[..., bytes]
     EndpointAt = Callable[..., Endpoint]
 
@@ -151,7 +150,7 @@ async def test_a_hanging_issuer_costs_little_where_an_old_document_will_do(
 ) -> None:
     """Asking again takes at most half the time, so the token request can still be sent."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(b"")
@@ -202,7 +201,7 @@ async def test_redirect_is_not_followed(serve: Serve, http: Http, answer: MakeAn
 async def test_waiting_is_bounded(serve: Serve, http: Http) -> None:
     """Whoever waits behind a hanging fetch gives up in its own time; a cancelled one hands over."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(hang)

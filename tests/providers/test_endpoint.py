@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.providers import Endpoint
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 
@@ -177,11 +176,11 @@ async def test_no_cookie_is_kept(serve: Serve, endpoint_at: EndpointAt, answer: 
 async def test_echoed_credentials_are_cut_out(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A server that echoes token, secret and Authorization header shows the operator none of them."""
 
-    async def echo(writer: asyncio.StreamWriter) -> None:
+    async def echo(exchange: Exchange) -> None:
         got = server.requests[-1]
         said = f"{TOKEN.reveal()} {got.body.decode()} {got.headers['authorization']} s3cr3t/+ä"
         body = json.dumps({"error": "invalid_grant", "error_description": said}).encode()
-        writer.write(raw("HTTP/1.1 400 No|Connection: close", body))
+        exchange.writer.write(raw("HTTP/1.1 400 No|Connection: close", body))
 
     server = await serve(echo)
     outcome = await refresh(endpoint_at(server.url))

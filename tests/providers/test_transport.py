@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from broker.providers import Endpoint
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 
@@ -113,9 +112,9 @@ BARE = zlib.compress(BODY)[2:-4]
 async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, expected: str) -> None:
     """Whatever shape an answer has: read as whole when its JSON is, else unknown with the reason, and sent once."""
 
-    async def say(writer: asyncio.StreamWriter) -> None:
-        writer.write(step)
-        await writer.drain()
+    async def say(exchange: Exchange) -> None:
+        exchange.writer.write(step)
+        await exchange.writer.drain()
 
     server = await serve(say)
     outcome = await refresh(endpoint_at(server.url))
@@ -140,8 +139,8 @@ async def test_t30_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt
 async def test_whole_json_before_a_hang_counts(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A server that forgets its last chunk and stays connected costs the time-out, not the refresh token."""
 
-    async def forget(writer: asyncio.StreamWriter) -> None:
-        writer.write(raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(BODY), BODY)))
+    async def forget(exchange: Exchange) -> None:
+        exchange.writer.write(raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(BODY), BODY)))
         await asyncio.sleep(30)
 
     server = await serve(forget)
@@ -154,8 +153,8 @@ async def test_whole_json_before_a_hang_counts(serve: Serve, endpoint_at: Endpoi
 async def test_hang(serve: Serve, endpoint_at: EndpointAt, said: bytes) -> None:
     """A server that falls silent at any point is unknown after the time-out."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
-        writer.write(said)
+    async def hang(exchange: Exchange) -> None:
+        exchange.writer.write(said)
         await asyncio.sleep(30)
 
     server = await serve(hang)
@@ -170,9 +169,9 @@ async def test_hang(serve: Serve, endpoint_at: EndpointAt, said: bytes) -> None:
 async def test_t32_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
     """A byte at a time keeps no request alive beyond its time, and delays no other provider (T32)."""
 
-    async def drip(writer: asyncio.StreamWriter) -> None:
+    async def drip(exchange: Exchange) -> None:
         for byte in answer(TOKENS):
-            writer.write(bytes([byte]))
+            exchange.writer.write(bytes([byte]))
             await asyncio.sleep(0.02)
 
     slow, fast = await serve(drip), await serve(answer(TOKENS))
@@ -187,13 +186,11 @@ async def test_t32_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: Endp
     assert time.monotonic() - started < 1
 
 
-async def test_reset_after_reading_is_unknown(
-    serve: Serve, endpoint_at: EndpointAt, rst: Callable[[asyncio.StreamWriter], None]
-) -> None:
+async def test_reset_after_reading_is_unknown(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A reset after the request was read may have come after it was redeemed."""
 
-    async def cut(writer: asyncio.StreamWriter) -> None:
-        rst(writer)
+    async def cut(exchange: Exchange) -> None:
+        exchange.reset()
 
     server = await serve(cut)
     outcome = await refresh(endpoint_at(server.url))
@@ -205,8 +202,8 @@ async def test_reset_after_reading_is_unknown(
 async def test_close_after_reading_is_unknown_and_not_repeated(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A FIN without an answer is unknown; no request is sent a second time."""
 
-    async def close(writer: asyncio.StreamWriter) -> None:
-        writer.close()
+    async def close(exchange: Exchange) -> None:
+        exchange.writer.close()
 
     server = await serve(close)
     outcome = await refresh(endpoint_at(server.url))
@@ -231,13 +228,13 @@ async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
     """Of 30 MB only the first 256 KiB are taken in."""
     sent = 0
 
-    async def pour(writer: asyncio.StreamWriter) -> None:
+    async def pour(exchange: Exchange) -> None:
         nonlocal sent
-        writer.write(raw("HTTP/1.1 200 OK|Content-Length: 31457280"))
+        exchange.writer.write(raw("HTTP/1.1 200 OK|Content-Length: 31457280"))
         while sent < 31_457_280:
-            writer.write(b" " * 65_536)
+            exchange.writer.write(b" " * 65_536)
             sent += 65_536
-            await writer.drain()
+            await exchange.writer.drain()
 
     server = await serve(pour)
     outcome = await refresh(endpoint_at(server.url))
@@ -257,7 +254,7 @@ async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointA
 async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) -> None:
     """The one exception that leaves is `CancelledError`."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(hang)

@@ -15,7 +15,7 @@ HEADS = ["/healthz", "/readyz", "/metrics", "/", "/v1/grants/g1/token", "/v1/gra
 
 async def test_head(ground: Ground) -> None:
     """K01: HEAD has GET's status and headers and not a byte more: the next answer of the link can be read."""
-    broker, asked = ground.broker, len(ground.fas.of("g1"))
+    broker, asked = ground.broker, len(ground.auth_server.requests_of("g1"))
     host, port = broker.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     mine = f"Host: localhost\r\nX-Broker-Key: {broker.admin_key}\r\n\r\n"
@@ -33,7 +33,7 @@ async def test_head(ground: Ground) -> None:
     for path in HEADS:
         assert await head("HEAD", path) == await head("GET", path), path
     writer.close()
-    assert len(ground.fas.of("g1")) == asked, "a look starts no refresh"
+    assert len(ground.auth_server.requests_of("g1")) == asked, "a look starts no refresh"
     for method, path in (("HEAD", "/v1/grants/g1/refresh"), ("HEAD", "/v1/import"), ("TRACE", "/v1/grants/g1/token")):
         status, _, headers = await broker.ask(method, path)
         assert (status, bool(headers["Allow"])) == (405, True), path
@@ -78,7 +78,7 @@ async def _said(ground: Ground, kind: str, headers: list[tuple[str, str]]) -> No
         assert answer.status == 200
         assert answer.headers["Vary"] == "Accept"
         assert answer.content_type == {"json": "application/json", "text": "text/plain"}[kind]
-        assert (text if kind == "text" else json.loads(text)["access_token"]) == ground.fas.access["g1"]
+        assert (text if kind == "text" else json.loads(text)["access_token"]) == ground.auth_server.access["g1"]
     mine.append(("If-None-Match", etag))
     async with broker.session.get(f"{broker.url}/v1/grants/g1/token", headers=mine) as answer:
         assert (answer.status, await answer.read()) == (304, b"")

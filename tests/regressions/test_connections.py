@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from broker.api.connections import room_for_callers
 from tests.redis_server import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process, missing
+from tests.scripted_server import AuthorizationServer
 from tests.waiting import until
 
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -27,20 +27,20 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, fas: Fas) -> Start:
+def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: AuthorizationServer) -> Start:
     """A broker process with the grant `g1`; *files* is how many it may open, whatever it asks for."""
 
     @contextlib.asynccontextmanager
     async def started(*, files: int | None = None, **http: Any) -> AsyncIterator[Process]:
         through = ["prlimit", f"--nofile={files}"] if files else []
         async with broker_process(
-            tmp_path / "broker", shared_redis.url, {"as": provider_at(fas)}, through=through, http=http
+            tmp_path / "broker", shared_redis.url, {"as": provider_at(auth_server)}, through=through, http=http
         ) as broker:
-            await broker.put("g1", fas.issue("g1"))
+            await broker.put("g1", auth_server.issue("g1"))
             await until(lambda: broker.has_token("g1"))
             yield broker
             if not broker.killed and broker.popen.poll() is None:
-                await broker.keeps(fas)
+                await broker.keeps(auth_server)
 
     return started
 
@@ -105,7 +105,7 @@ async def caller(broker: Process, until_: asyncio.Event) -> list[float]:
     ("files", "silent", "half"), [(256, 400, 0), (1024, 1600, 400)], ids=["O08-256-files", "K13-1024-files"]
 )
 async def test_more_connections_than_files(
-    start: Start, redis: Redis, fas: Fas, files: int, silent: int, half: int
+    start: Start, redis: Redis, auth_server: AuthorizationServer, files: int, silent: int, half: int
 ) -> None:
     """Links that say nothing, or half a request line, take no file from callers, refreshing or journal."""
     async with start(files=files, read_timeout="2s") as broker:
@@ -116,9 +116,9 @@ async def test_more_connections_than_files(
             health = (await broker.get("/healthz"))["checks"]["connections"]
             assert health["status"] == "degraded", "it says that it is full"
             assert "http.max_connections" in health["detail"]
-            asked = len(fas.of("g1"))
+            asked = len(auth_server.requests_of("g1"))
             await redis.zadd("broker:{0}:due:as", {"g1": 0.0})  # a connection, an append to the journal, and a commit
-            await until(lambda: len(fas.of("g1")) > asked)
+            await until(lambda: len(auth_server.requests_of("g1")) > asked)
             await until(lambda: broker.has_token("g1"))
             assert await ended(first + second, 6) == silent + half, "the silent are closed in the end"
         over.set()

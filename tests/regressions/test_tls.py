@@ -14,10 +14,9 @@ import pytest
 import trustme
 
 from broker.cli.explanation import explain
-from tests.regressions import fas as fakes
 from tests.regressions.certificates import server_context, sha1, tls_1_0
 from tests.regressions.conftest import Ground, MakeGround
-from tests.regressions.fas import Fas
+from tests.scripted_server import AuthorizationServer, authorization_server
 from tests.waiting import until
 
 NOW = dt.datetime.now(dt.UTC)
@@ -42,16 +41,16 @@ def authority(bundle: Path) -> trustme.CA:
 
 
 @pytest.fixture
-async def secure(authority: trustme.CA) -> AsyncIterator[Fas]:
-    """FAS with a good certificate."""
-    async with fakes.running(tls=server_context(authority), name="localhost") as server:
+async def secure(authority: trustme.CA) -> AsyncIterator[AuthorizationServer]:
+    """An authorization server with a good certificate."""
+    async with authorization_server(tls=server_context(authority), name="localhost") as server:
         yield server
 
 
-async def swap(fas: Fas, context: ssl.SSLContext) -> None:
+async def swap(auth_server: AuthorizationServer, context: ssl.SSLContext) -> None:
     """Restart the server on its port with another certificate."""
-    await fas.stop()
-    await fas.start(context)
+    await auth_server.stop()
+    await auth_server.start(context)
 
 
 async def recovered(ground: Ground, *grants: str) -> None:
@@ -66,13 +65,15 @@ async def recovered(ground: Ground, *grants: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["T44"])
-async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Fas, bundle: Path, case: str) -> None:
+async def test_renewed_trust_bundle(
+    make_ground: MakeGround, secure: AuthorizationServer, bundle: Path, case: str
+) -> None:
     """A renewed bundle is taken up without a restart; until then nothing is sent, and "certificate" is said."""
     async with make_ground("g1", at=secure) as ground:
         second = trustme.CA()
         await swap(secure, server_context(second))
         told = await ground.falls_due()
-        assert (told["state"], told["last"]["outcome"], len(secure.of("g1"))) == ("due", "not_sent", 1)
+        assert (told["state"], told["last"]["outcome"], len(secure.requests_of("g1"))) == ("due", "not_sent", 1)
         assert "certificate" in told["last"]["detail"]
         health = await ground.broker.get("/healthz")
         assert "certificate" in health["checks"]["provider as"]["detail"]
@@ -81,7 +82,7 @@ async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Fas, bundle
         assert "certificate" in explain("g1", told, past, provider, time.time()).why
         second.cert_pem.write_to_path(str(bundle))
         await recovered(ground, "g1")
-        assert len(secure.of("g1")) == 2
+        assert len(secure.requests_of("g1")) == 2
 
 
 def expired(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
@@ -105,7 +106,7 @@ def misnamed(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
 )
 async def test_certificate_not_to_be_accepted(
     make_ground: MakeGround,
-    secure: Fas,
+    secure: AuthorizationServer,
     authority: trustme.CA,
     tmp_path: Path,
     spoilt: Callable[[trustme.CA, Path], ssl.SSLContext] | None,
@@ -133,7 +134,7 @@ async def test_certificate_not_to_be_accepted(
         assert {one["last"]["outcome"] for one in told} == {"not_sent"}
         assert all(words in one["last"]["detail"] for one in told)
         assert state["grants"]["parked"] == 0
-        assert [len(secure.of(grant)) for grant in ("g1", "g2")] == [1, 1]
+        assert [len(secure.requests_of(grant)) for grant in ("g1", "g2")] == [1, 1]
         assert (await ground.broker.token("g1"))["access_token"] == secure.access["g1"]
         for process in ended:
             process.kill()

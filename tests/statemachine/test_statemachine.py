@@ -29,8 +29,8 @@ from hypothesis.stateful import (
 from broker.login import recorder as login_recorder
 from broker.refresh import recorder
 from tests.redis_server import start_redis
+from tests.statemachine.in_process_sandbox import KINDS
 from tests.statemachine.replica import OWNER, owned
-from tests.statemachine.server import KINDS
 from tests.statemachine.world import GRANTS, NAMES, PROVIDERS, World
 
 _EXAMPLES = int(os.environ.get("BROKER_TEST_MACHINE", "0"))

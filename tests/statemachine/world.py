@@ -15,8 +15,8 @@ from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis
 from broker.store import Store, open_store
 from tests.redis_server import RedisServer
+from tests.statemachine.in_process_sandbox import GRACE, Request, Server
 from tests.statemachine.replica import LEASE_MS, Replica
-from tests.statemachine.server import GRACE, Request, Server
 
 GRANTS = ["g0", "g1", "g2"]
 PROVIDERS = ["strict", "lenient"]
