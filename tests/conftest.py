@@ -33,7 +33,20 @@ from broker.service import Signals, serve
 from broker.settings import Log, Settings
 from tests.ports import free_port
 from tests.redis_server import RedisServer, running_redis
+from tests.server_marker import mark_items, processes_only_if_marked
 from tests.waiting import until
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server."""
+    mark_items(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let no test without that mark start a process."""
+    with processes_only_if_marked(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

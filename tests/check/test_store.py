@@ -281,6 +281,7 @@ async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path)
     assert only(elsewhere) == []
 
 
+@pytest.mark.server
 async def test_embedded_store(tmp_path: Path) -> None:
     """An embedded store that does not run is not started for being looked at; one that runs is asked."""
     (finding,) = await found("embedded:", tmp_path)

@@ -289,6 +289,7 @@ async def test_events_and_ways(
         ("print('\\x1b[2J' + 'x' * 10**6)\nraise SystemExit(1)", "exit 1: \\x1b[2Jxxx"),
     ],
 )
+@pytest.mark.server
 async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> None:
     """A command that hangs is killed with all it started; what it says is bounded and escaped."""
     began = time.monotonic()
@@ -308,6 +309,7 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+@pytest.mark.server
 async def test_command_without_our_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A command gets the notice on its standard input and our environment without any setting, which may be secret."""
     monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__ACME__CLIENT_SECRET", "s3cret")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests import redis_server
 from tests.paths import ROOT
+from tests.regressions.process import Process
+from tests.server_marker import starts_process
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,3 +50,17 @@ def _test_files(module: str, file: Path) -> Iterator[str]:
     if parts[-1].startswith("test_"):
         folder = file.parent.relative_to(TESTS).parts if module.startswith(".") else ()
         yield "/".join((*folder, *parts)) + ".py"
+
+
+def test_tests_that_start_processes_are_marked() -> None:
+    """`-m "not server"` leaves out what starts a process, by whatever helper; what only waits for one needs none."""
+    assert starts_process(redis_server.running_redis)
+    assert starts_process(Process)
+    assert not starts_process(until)
+
+
+def test_unmarked_test_starts_no_process() -> None:
+    """A process that the derivation did not foresee is refused, with the mark that is missing."""
+    start = vars(importlib.import_module("subprocess"))["Popen"]  # named so that this very test stays unmarked
+    with pytest.raises(AssertionError, match=r"pytest\.mark\.server"):
+        start(["true"])
