@@ -141,7 +141,7 @@ async def test_replicas(server: StartRedis, tmp_path: Path) -> None:
 
 
 async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None:
-    """R04: a URL that names a replica fails, in the words that a broker there would wait with."""
+    """A URL that names a replica fails, in the words that a broker there would wait with."""
     redis = server()
     replica = server("--replicaof", f"127.0.0.1 {redis.port}")
     (finding,) = await found(replica.url, tmp_path)

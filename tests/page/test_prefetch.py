@@ -49,7 +49,7 @@ async def test_a_prefetched_link(
     page_with: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """B13: looking ahead begins no login and spends nothing; the click afterwards works."""
+    """Looking ahead begins no login and spends nothing; the click afterwards works."""
     seen: list[str] = []
     prefetching = login._prefetching
 

@@ -124,10 +124,10 @@ async def test_client_authentication(
     assert got.form.keys() - {"grant_type", "refresh_token"} == set(credentials)
 
 
-async def test_t16_token_params_are_added_but_replace_nothing(
+async def test_token_params_are_added_but_replace_nothing(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """A server that insists on a further parameter gets it (T16); ours cannot be overridden by accident."""
+    """A server that insists on a further parameter gets it; ours cannot be overridden by accident."""
     server = await serve(answer(TOKENS))
     params = {"redirect_uri": "https://x/cb", "refresh_token": "evil", "audience": "é"}
     await refresh(endpoint_at(server.url, token_params=params))
@@ -150,10 +150,10 @@ async def test_the_clock_is_asked_when_the_answer_is_there(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_t33_redirects_are_not_followed(
+async def test_redirects_are_not_followed(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, status: int
 ) -> None:
-    """No redirect ever takes a refresh token to another host (T33)."""
+    """No redirect ever takes a refresh token to another host."""
     listener = await serve(answer(TOKENS))
     server = await serve(answer(b"", status, Location=f"{listener.url}/login?session=s"))
     outcome = await refresh(endpoint_at(server.url))
@@ -193,10 +193,10 @@ async def test_echoed_credentials_are_cut_out(serve: Serve, endpoint_at: Endpoin
 class TestClientSecretFile:
     """The client secret in a file."""
 
-    async def test_o16_rotated_file_is_read_again(
+    async def test_rotated_file_is_read_again(
         self, serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, tmp_path: Path
     ) -> None:
-        """A secret swapped by symlink, as mounted secrets are, is taken up by the next request (O16)."""
+        """A secret swapped by symlink, as mounted secrets are, is taken up by the next request."""
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "secret").write_text(f"{name}\n")

@@ -41,22 +41,22 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 chunked",
+            id="chunked",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 chunked with trailers",
+            id="chunked with trailers",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked|Connection: close", b"%x\r\n%s\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 no last chunk, JSON whole",
+            id="no last chunk, JSON whole",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked|Connection: close", b"9\r\n" + BODY[:9] + b"\r\n"),
             "truncated",
-            id="T30 no last chunk, JSON cut",
+            id="no last chunk, JSON cut",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Length: 999|Connection: close", BODY), "answered", id="short, JSON whole"
@@ -65,34 +65,32 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(raw("HTTP/1.1 400 No|Content-Length: 999|Connection: close"), "truncated", id="refusal cut off"),
         pytest.param(raw("HTTP/1.1 503 No|Content-Length: 9|Connection: close"), "http_503", id="503 cut off"),
         pytest.param(
-            raw(f"HTTP/1.1 200 OK|Content-Encoding: gzip|Content-Length: {len(GZIP)}", GZIP), "answered", id="T27 gzip"
+            raw(f"HTTP/1.1 200 OK|Content-Encoding: gzip|Content-Length: {len(GZIP)}", GZIP), "answered", id="gzip"
         ),
-        pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: x-gzip|Connection: close", GZIP), "answered", id="T27 x-gzip"
-        ),
+        pytest.param(raw("HTTP/1.1 200 OK|Content-Encoding: x-gzip|Connection: close", GZIP), "answered", id="x-gzip"),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: gzip, gzip|Connection: close", gzip.compress(GZIP)),
             "answered",
-            id="T27 gzip twice",
+            id="gzip twice",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", zlib.compress(BODY)),
             "answered",
-            id="T27 deflate",
+            id="deflate",
         ),
         pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", BARE), "answered", id="T27 bare deflate"
+            raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", BARE), "answered", id="bare deflate"
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: br|Connection: close", b"\x8b\x02\x80{}\x03"),
             "undecodable",
-            id="T27 br, though not asked",
+            id="br, though not asked",
         ),
         pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "undecodable", id="T27 no gzip"
+            raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "undecodable", id="no gzip"
         ),
         pytest.param(
-            raw("HTTP/1.1 403 No|Content-Encoding: br|Connection: close", b"\x8b"), "http_403", id="T27 refusal in br"
+            raw("HTTP/1.1 403 No|Content-Encoding: br|Connection: close", b"\x8b"), "http_403", id="refusal in br"
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", GZIP[:-20]), "truncated", id="gzip cut"
@@ -102,8 +100,8 @@ BARE = zlib.compress(BODY)[2:-4]
             "oversized",
             id="gzip bomb",
         ),
-        pytest.param(raw("HTTP/1.1 204 No Content|Content-Encoding: gzip"), "empty", id="T28 204 with a coding"),
-        pytest.param(raw("HTTP/1.1 200 OK|Content-Length: 0"), "empty", id="T28 nothing"),
+        pytest.param(raw("HTTP/1.1 204 No Content|Content-Encoding: gzip"), "empty", id="204 with a coding"),
+        pytest.param(raw("HTTP/1.1 200 OK|Content-Length: 0"), "empty", id="nothing"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n", "malformed", id="not HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\nbroken", "disconnected", id="head cut"),
         pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 200_000), "malformed", id="endless header"),
@@ -128,8 +126,8 @@ async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, e
     assert len(server.requests) == 1
 
 
-async def test_t30_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """`Transfer-Encoding: gzip, chunked` is read or unknown, and never hangs (T30)."""
+async def test_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt) -> None:
+    """`Transfer-Encoding: gzip, chunked` is read or unknown, and never hangs."""
     chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GZIP), GZIP)
     server = await serve(raw("HTTP/1.1 200 OK|Transfer-Encoding: gzip, chunked|Connection: close", chunk))
     outcome = await refresh(endpoint_at(server.url))
@@ -166,8 +164,8 @@ async def test_hang(serve: Serve, endpoint_at: EndpointAt, said: bytes) -> None:
     assert len(server.requests) == 1
 
 
-async def test_t32_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A byte at a time keeps no request alive beyond its time, and delays no other provider (T32)."""
+async def test_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
+    """A byte at a time keeps no request alive beyond its time, and delays no other provider."""
 
     async def drip(exchange: Exchange) -> None:
         for byte in answer(TOKENS):
@@ -243,8 +241,8 @@ async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
     assert sent < 20_000_000
 
 
-async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """A doubled Retry-After is read, the longer one (T40)."""
+async def test_retry_after_header_twice(serve: Serve, endpoint_at: EndpointAt) -> None:
+    """A doubled Retry-After is read, the longer one."""
     server = await serve(raw("HTTP/1.1 429 No|Retry-After: 7|Retry-After: 9|Content-Length: 0"))
     outcome = await refresh(endpoint_at(server.url))
     assert isinstance(outcome, Busy)

@@ -17,7 +17,7 @@ EPOCH = -1
 BODY = '{"access_token":"%a","refresh_token":"%r","expires_in":3600'
 
 
-@pytest.mark.parametrize("life", ["3599.7", "3600.0", "3.6e3"], ids="T03-{}".format)
+@pytest.mark.parametrize("life", ["3599.7", "3600.0", "3.6e3"], ids=str)
 async def test_fractional_lifetime(ground: Ground, life: str) -> None:
     """A lifetime with a fraction or an exponent is read; `expires_at` is whole and never beyond the life."""
     ground.auth_server.script.append(rotated(f'{{"access_token":"%a","refresh_token":"%r","expires_in":{life}}}'))
@@ -28,8 +28,7 @@ async def test_fractional_lifetime(ground: Ground, life: str) -> None:
     assert time.time() + 3590 < token["expires_at"] <= time.time() + float(life)
 
 
-@pytest.mark.parametrize("case", ["T05"])
-async def test_same_token_in_its_last_second(ground: Ground, case: str) -> None:
+async def test_same_token_in_its_last_second(ground: Ground) -> None:
     """The token held, come back with a life of 0, is no news: asked again soon, not at once, and told of once."""
 
     async def same(exchange: Exchange) -> bool:
@@ -56,10 +55,10 @@ async def test_same_token_in_its_last_second(ground: Ground, case: str) -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        pytest.param({"expires_in": EPOCH}, id="T09-expires_in-is-an-epoch"),
-        pytest.param({"expires_in": None, "expires_on": str(EPOCH)}, id="T09-expires_on"),
-        pytest.param({"expires_in": None, "expires": 3600}, id="T09-expires"),
-        pytest.param({"expires_at": 1, "expires_on": 2, "generation": 3}, id="T09-foreign-ones-beside-ours"),
+        pytest.param({"expires_in": EPOCH}, id="expires_in-is-an-epoch"),
+        pytest.param({"expires_in": None, "expires_on": str(EPOCH)}, id="expires_on"),
+        pytest.param({"expires_in": None, "expires": 3600}, id="expires"),
+        pytest.param({"expires_at": 1, "expires_on": 2, "generation": 3}, id="foreign-ones-beside-ours"),
     ],
 )
 async def test_lifetime_in_another_dress(ground: Ground, members: dict[str, Any]) -> None:
@@ -79,7 +78,7 @@ async def test_lifetime_in_another_dress(ground: Ground, members: dict[str, Any]
     assert bool(warned) == (members.get("expires_in", 3600) != 3600), warned
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"], ids="T10-{}".format)
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"], ids=str)
 async def test_form_encoded_success(ground: Ground, kind: str) -> None:
     """A success that comes as a form is a success, its life read from `expires`."""
     ground.auth_server.script.append(rotated("access_token=%a&refresh_token=%r&expires=3600", kind=kind))
@@ -91,9 +90,9 @@ async def test_form_encoded_success(ground: Ground, kind: str) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        pytest.param('{"code":"invalid_grant","message":"no"}', "invalid_grant", id="T13-object"),
-        pytest.param('["x"]', "x", id="T13-list"),
-        pytest.param("null", "http_401", id="T13-null"),
+        pytest.param('{"code":"invalid_grant","message":"no"}', "invalid_grant", id="error is an object"),
+        pytest.param('["x"]', "x", id="error is a list"),
+        pytest.param("null", "http_401", id="error is null"),
     ],
 )
 async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: str) -> None:
@@ -111,8 +110,7 @@ async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: 
             await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
 
 
-@pytest.mark.parametrize("case", ["T15"])
-async def test_dead_token_told_as_invalid_request(make_ground: MakeGround, case: str) -> None:
+async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> None:
     """A dead token told as `invalid_request` costs one request and one event, and its neighbours go on."""
     async with make_ground("g1", "g2") as ground, ground.subscribed() as heard:
         ground.auth_server.grant_steps["g1"].extend([says({"error": "invalid_request"}, 400)] * 9)
@@ -125,8 +123,7 @@ async def test_dead_token_told_as_invalid_request(make_ground: MakeGround, case:
         assert [m["event"] for m in heard if m["grant_id"] == "g1"] == ["refresh_failing"]
 
 
-@pytest.mark.parametrize("case", ["T16"])
-async def test_refresh_that_wants_another_parameter(make_ground: MakeGround, case: str) -> None:
+async def test_refresh_that_wants_another_parameter(make_ground: MakeGround) -> None:
     """An error is one in spite of an empty access_token beside it, and a parameter can be added by the settings."""
 
     async def insists(exchange: Exchange) -> bool | None:
@@ -146,8 +143,7 @@ async def test_refresh_that_wants_another_parameter(make_ground: MakeGround, cas
 SCOPES = ['["a","b"]', "null", '""', '{"x":1}']
 
 
-@pytest.mark.parametrize("case", ["T19"])
-async def test_scope_that_is_no_text(make_ground: MakeGround, case: str) -> None:
+async def test_scope_that_is_no_text(make_ground: MakeGround) -> None:
     """Whatever `scope` is, it is refreshed; on the wire it is a text or absent, and so it is in the next request."""
     async with make_ground("g1", provider={"scope_on_refresh": True}) as ground:
         for scope in SCOPES:
@@ -158,7 +154,7 @@ async def test_scope_that_is_no_text(make_ground: MakeGround, case: str) -> None
         assert {request.parameters.get("scope") for request in ground.auth_server.requests_of("g1")} == {None, "a b"}
 
 
-@pytest.mark.parametrize("scope", SCOPES, ids="T19-{}".format)
+@pytest.mark.parametrize("scope", SCOPES, ids=str)
 async def test_scope_on_the_standard_face(ground: Ground, scope: str) -> None:
     """The provider's scope is a text or absent on `POST /oauth2/token` too."""
     ground.auth_server.script.append(rotated(f'{BODY},"scope":{scope}}}'))
@@ -178,7 +174,7 @@ async def test_scope_on_the_standard_face(ground: Ground, scope: str) -> None:
 @pytest.mark.parametrize(
     "kind",
     ["text/html", "text/plain", "json", "application/json;charset=utf-8;", "application/vnd.x+json", None],
-    ids="T22-{}".format,
+    ids=str,
 )
 async def test_good_json_under_any_content_type(ground: Ground, kind: str | None) -> None:
     """Good JSON counts under a wrong Content-Type, or none."""
@@ -189,7 +185,7 @@ async def test_good_json_under_any_content_type(ground: Ground, kind: str | None
 
 @pytest.mark.parametrize(
     ("text", "member"),
-    [pytest.param(b"r\xff2-of-odd-bytes", b"", id="T25-token"), pytest.param(None, b',"n":"Jos\xe9"', id="T25-member")],
+    [pytest.param(b"r\xff2-of-odd-bytes", b"", id="token"), pytest.param(None, b',"n":"Jos\xe9"', id="member")],
 )
 async def test_byte_that_is_no_utf8(ground: Ground, text: bytes | None, member: bytes) -> None:
     """A refresh token beside or with a byte that is no UTF-8 is kept and sent back byte for byte."""
@@ -210,8 +206,7 @@ async def test_byte_that_is_no_utf8(ground: Ground, text: bytes | None, member: 
     assert ground.auth_server.requests[-1].refresh_token == sent
 
 
-@pytest.mark.parametrize("case", ["T36"])
-async def test_doubled_members(ground: Ground, case: str) -> None:
+async def test_doubled_members(ground: Ground) -> None:
     """Of a member that occurs twice the last counts, for all alike, with a warning; the next request proves it."""
     ground.auth_server.script.append(
         rotated('{"access_token":"at-first","access_token":"%a","refresh_token":"rt-first","refresh_token":"%r"}')
@@ -222,8 +217,7 @@ async def test_doubled_members(ground: Ground, case: str) -> None:
     assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
 
 
-@pytest.mark.parametrize("case", ["T37"])
-async def test_numbers_that_are_no_json(ground: Ground, case: str) -> None:
+async def test_numbers_that_are_no_json(ground: Ground) -> None:
     """NaN and Infinity in an answer leave our own answer and message strict JSON; an infinite life is bounded."""
     ground.auth_server.script.append(
         rotated('{"access_token":"%a","refresh_token":"%r","quota":NaN,"x":-Infinity,"expires_in":Infinity}')
@@ -241,8 +235,8 @@ async def test_numbers_that_are_no_json(ground: Ground, case: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(says(b"", 204, "Content-Encoding: gzip", kind=None), id="T28-204-gzip"),
-        pytest.param(says(b"", 200), id="T28-empty"),
+        pytest.param(says(b"", 204, "Content-Encoding: gzip", kind=None), id="204-gzip"),
+        pytest.param(says(b"", 200), id="empty"),
     ],
 )
 async def test_empty_answer(ground: Ground, answer: Step) -> None:
@@ -254,7 +248,7 @@ async def test_empty_answer(ground: Ground, answer: Step) -> None:
     assert (await ground.broker.token("g1"))["access_token"] == ground.auth_server.access["g1"]
 
 
-@pytest.mark.parametrize(("life", "margin"), [(3600, 30), (3, 1)], ids="T21-rotating-{}".format)
+@pytest.mark.parametrize(("life", "margin"), [(3600, 30), (3, 1)], ids="rotating-{}".format)
 async def test_maintenance_page_where_tokens_are_spent(make_ground: MakeGround, life: int, margin: int) -> None:
     """Where a repeated token is punished each grant asks once, and again only just before its token's end."""
     grants = [f"g{number}" for number in range(1, 6)]
@@ -277,8 +271,7 @@ async def test_maintenance_page_where_tokens_are_spent(make_ground: MakeGround, 
                 await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
 
 
-@pytest.mark.parametrize("case", ["T21"])
-async def test_maintenance_page_as_success(make_ground: MakeGround, case: str) -> None:
+async def test_maintenance_page_as_success(make_ground: MakeGround) -> None:
     """A page with status 200 parks nobody, costs few requests while it lasts, and its end heals all at once.
 
     With a server that forgives a repeated token: one that may have been redeemed is otherwise kept until its end.

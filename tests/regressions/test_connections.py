@@ -102,7 +102,7 @@ async def caller(broker: Process, until_: asyncio.Event) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("files", "silent", "half"), [(256, 400, 0), (1024, 1600, 400)], ids=["O08-256-files", "K13-1024-files"]
+    ("files", "silent", "half"), [(256, 400, 0), (1024, 1600, 400)], ids=["256-files", "1024-files"]
 )
 async def test_more_connections_than_files(
     start: Start, redis: Redis, auth_server: AuthorizationServer, files: int, silent: int, half: int
@@ -220,7 +220,7 @@ async def _drip(link: Link) -> None:
 
 
 async def test_kept_links(start: Start) -> None:
-    """K04: a link reused within the idle limit is never reset, and after it closed in order."""
+    """A link reused within the idle limit is never reset, and after it closed in order."""
     async with start(keepalive_timeout="2s", read_timeout="1s") as broker:
         get = request(broker)
         async with links(broker, 60, saying=get) as opened:
@@ -238,7 +238,7 @@ async def test_kept_links(start: Start) -> None:
 
 
 async def test_draining(start: Start) -> None:
-    """K04: while it stops, answers say that they are their link's last; who waits is told that there is no news."""
+    """While it stops, answers say that they are their link's last; who waits is told that there is no news."""
     async with start(drain_delay="1500ms") as broker:
         get = request(broker)
         etag = f'If-None-Match: "{(await broker.get("/v1/grants/g1/token"))["generation"]}"'
@@ -267,7 +267,7 @@ async def test_draining(start: Start) -> None:
 
 
 async def test_clients_that_leave(make_ground: MakeGround) -> None:
-    """K14: of a thousand clients gone in the middle of a long poll nothing is left: no task, no waiter, no link."""
+    """Of a thousand clients gone in the middle of a long poll nothing is left: no task, no waiter, no link."""
     async with make_ground("g1") as ground:
         broker = ground.broker
         host, port = broker.url.removeprefix("http://").split(":")

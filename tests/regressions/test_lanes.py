@@ -44,8 +44,7 @@ async def all_asked(ground: Ground) -> bool:
     )
 
 
-@pytest.mark.parametrize("case", ["T47"])
-async def test_endpoint_that_fails_above_a_handful(make_ground: MakeGround, case: str) -> None:
+async def test_endpoint_that_fails_above_a_handful(make_ground: MakeGround) -> None:
     """A lane wider than its server can bear narrows down: few are hit, none is dead, nothing is redeemed twice."""
     async with make_ground(*GRANTS) as ground:
         resets, step = fragile(random.Random(47))
@@ -57,8 +56,7 @@ async def test_endpoint_that_fails_above_a_handful(make_ground: MakeGround, case
         assert (await ground.provider())["grants"]["parked"] == 0
 
 
-@pytest.mark.parametrize("case", ["T47"])
-async def test_concurrency_of_a_handful(make_ground: MakeGround, case: str) -> None:
+async def test_concurrency_of_a_handful(make_ground: MakeGround) -> None:
     """With `concurrency` below what the server bears all go through."""
     async with make_ground(*GRANTS, refresh={"concurrency": 4}) as ground:
         resets, step = fragile(random.Random(47))

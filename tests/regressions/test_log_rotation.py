@@ -37,7 +37,7 @@ def moved(log: Path, aside: Path) -> None:
     log.touch()
 
 
-@pytest.mark.parametrize("rotate", [cut, moved], ids=["O21-copytruncate", "O21-rename"])
+@pytest.mark.parametrize("rotate", [cut, moved], ids=["copytruncate", "rename"])
 async def test_log_rotated_under_load(
     tmp_path: Path,
     shared_redis: RedisServer,

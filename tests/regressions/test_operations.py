@@ -64,7 +64,7 @@ async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (
 
 
 async def test_c_locale(start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path) -> None:
-    """O04: in a C locale everything is read as UTF-8 and printed; what a server says in Japanese is no fault."""
+    """In a C locale everything is read as UTF-8 and printed; what a server says in Japanese is no fault."""
     env = {**os.environ, **C_LOCALE}
     async with start(env=C_LOCALE, provider={"scope": "z\u00fcrich"}, refresh={"import_spread": "0s"}) as broker:
         text = (broker.folder / "broker.toml").read_text()
@@ -90,7 +90,7 @@ async def _state(broker: Process, grant: str, state: str) -> bool:
 
 
 async def test_read_only_root(start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path) -> None:
-    """O07: with nothing writable but data_dir, no HOME and a user without a name, run, check and the others work."""
+    """With nothing writable but data_dir, no HOME and a user without a name, run, check and the others work."""
     if shutil.which("bwrap") is None:
         missing("bwrap")
     data = tmp_path / "broker" / "data"
@@ -155,7 +155,7 @@ LISTENS = {
 
 @pytest.mark.parametrize("listen", LISTENS)
 async def test_ipv6(start_broker: StartBroker, auth_server: AuthorizationServer, tmp_path: Path, listen: str) -> None:
-    """O11: IPv4 and IPv6 as the addresses say, both on one port; Host may be [::1], and `health` finds the way."""
+    """IPv4 and IPv6 as the addresses say, both on one port; Host may be [::1], and `health` finds the way."""
     if not Path("/proc/net/if_inet6").exists():
         missing("IPv6")
     port, hosts = free_port(), LISTENS[listen]
@@ -178,7 +178,7 @@ async def test_ipv6(start_broker: StartBroker, auth_server: AuthorizationServer,
 
 
 async def test_no_ipv6(tmp_path: Path) -> None:
-    """O11: where there is no IPv6, an address of it is named, with what to do: exit 78."""
+    """Where there is no IPv6, an address of it is named, with what to do: exit 78."""
     if shutil.which("unshare") is None:
         missing("unshare")
     settings = tmp_path / "broker.toml"
@@ -213,7 +213,7 @@ def swap(folder: Path, generation: str, **files: str) -> None:
 async def test_mounted_secrets_are_swapped(
     start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path, hang_up: bool
 ) -> None:
-    """O16: a new client secret is taken up by the next request or probe, a caller's new key by SIGHUP."""
+    """A new client secret is taken up by the next request or probe, a caller's new key by SIGHUP."""
     secrets = tmp_path / "secrets"
     swap(secrets, "..1", client=CLIENT_SECRET, caller="first-key-0123456789")
     accepted = [CLIENT_SECRET]
@@ -273,7 +273,7 @@ async def test_mounted_secrets_are_swapped(
     ],
 )
 async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) -> None:
-    """O19: a file system that cannot lock, or says yes to everybody, is named with its directory: exit 78."""
+    """A file system that cannot lock, or says yes to everybody, is named with its directory: exit 78."""
     if shutil.which("strace") is None:
         missing("strace")
     settings = tmp_path / "broker.toml"
@@ -329,7 +329,7 @@ for _ in range(100):
 
 
 async def test_killed_while_rewriting(tmp_path: Path) -> None:
-    """O14: a file of ours is one whole text or another, at whatever moment its writer is killed."""
+    """A file of ours is one whole text or another, at whatever moment its writer is killed."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _REWRITING, str(tmp_path / "admin.key"))
     assert await asyncio.wait_for(process.wait(), 30) == 0
 
@@ -337,7 +337,7 @@ async def test_killed_while_rewriting(tmp_path: Path) -> None:
 async def test_two_replicas_on_one_data_dir(
     start: Start, start_broker: StartBroker, redis: Redis, auth_server: AuthorizationServer
 ) -> None:
-    """O19: replicas that share a data_dir never write one journal file."""
+    """Replicas that share a data_dir never write one journal file."""
     async with start() as one:
         settings = {"providers": {"as": provider_at(auth_server)}, "data_dir": one.folder / "data"}
         keys = one.folder.parent / "sealing.keys"
@@ -353,7 +353,7 @@ async def test_two_replicas_on_one_data_dir(
 
 
 async def test_a_big_import(make_ground: MakeGround, auth_server: AuthorizationServer) -> None:
-    """O23: of a file with all that goes wrong in files, the good lines are in; a second time changes nothing."""
+    """Of a file with all that goes wrong in files, the good lines are in; a second time changes nothing."""
     async with make_ground("held", refresh={"import_spread": "1h"}) as ground:
         broker, many = ground.broker, 500
         lines = [

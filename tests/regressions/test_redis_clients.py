@@ -38,14 +38,12 @@ async def follows(process: Process, grant: str, generation: int) -> bool:
     return status == 200 and token["generation"] >= generation
 
 
-@pytest.mark.parametrize("case", ["R01"])
 async def test_slow_subscriber_is_dropped(
     make_ground: MakeGround,
     fleet: Fleet,
     auth_server: AuthorizationServer,
     other: AuthorizationServer,
     tmp_path: Path,
-    case: str,
 ) -> None:
     """A follower that stood still while thousands were published hears that it was dropped, and reads again."""
     server = fleet.data("--client-output-buffer-limit", "pubsub 1mb 256kb 5")
@@ -147,10 +145,7 @@ async def full(server: RedisServer) -> None:
     await until(refused)
 
 
-@pytest.mark.parametrize("case", ["R02"])
-async def test_no_place_at_start(
-    start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer, case: str
-) -> None:
+async def test_no_place_at_start(start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer) -> None:
     """A broker that finds no place waits for one: not ready, said in words, few attempts; and then it starts."""
     server = fleet.data("--maxclients", "10")
     await until(server.answers, 15)
@@ -172,8 +167,7 @@ async def test_no_place_at_start(
                 broker.secrets |= auth_server.secrets()
 
 
-@pytest.mark.parametrize("case", ["R02"])
-async def test_places_taken_under_a_running_broker(make_ground: MakeGround, fleet: Fleet, case: str) -> None:
+async def test_places_taken_under_a_running_broker(make_ground: MakeGround, fleet: Fleet) -> None:
     """A running broker whose connections were taken serves from memory, tries a little, and recovers."""
     server = fleet.data("--maxclients", "20")
     await until(server.answers, 15)
@@ -202,14 +196,12 @@ async def test_places_taken_under_a_running_broker(make_ground: MakeGround, flee
             await healthy(ground.broker, 10)
 
 
-@pytest.mark.parametrize("case", ["R25"])
 async def test_subscription_that_is_cut_again_and_again(
     start_broker: StartBroker,
     make_ground: MakeGround,
     fleet: Fleet,
     auth_server: AuthorizationServer,
     other: AuthorizationServer,
-    case: str,
 ) -> None:
     """Twenty cuts during hundreds of refreshes: the follower has what the store has, and a long poll is told."""
     server = fleet.data()

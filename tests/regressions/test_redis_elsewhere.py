@@ -28,9 +28,8 @@ def fleet() -> Iterator[Fleet]:
         yield started
 
 
-@pytest.mark.parametrize("case", ["R04"])
 async def test_url_of_a_replica(
-    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer, case: str
+    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer
 ) -> None:
     """A broker at a replica is not ready, says so, and asks no provider; when it is promoted it starts."""
     primary = fleet.data("--repl-diskless-sync-delay", "0")
@@ -49,8 +48,7 @@ async def test_url_of_a_replica(
         assert len(auth_server.requests) == asked
 
 
-@pytest.mark.parametrize("case", ["R04"])
-async def test_primary_that_is_demoted(make_ground: MakeGround, fleet: Fleet, case: str) -> None:
+async def test_primary_that_is_demoted(make_ground: MakeGround, fleet: Fleet) -> None:
     """Demoted while running: nothing is asked, memory serves, the word is there; promoted again, it goes on."""
     server = fleet.data()
     await until(server.answers, 15)
@@ -74,9 +72,8 @@ async def test_primary_that_is_demoted(make_ground: MakeGround, fleet: Fleet, ca
         await next_generation(ground.broker, "g1", token["generation"])
 
 
-@pytest.mark.parametrize("case", ["R07"])
 async def test_certificate_for_a_name_that_is_not_announced(
-    start_broker: StartBroker, auth_server: AuthorizationServer, tmp_path: Path, case: str
+    start_broker: StartBroker, auth_server: AuthorizationServer, tmp_path: Path
 ) -> None:
     """TLS behind Sentinels that announce an address: refused in words that name both, until the server is named."""
     trusted, (of_sentinels, of_redis) = certified(tmp_path, ["127.0.0.1", "redis.test"], ["redis.test"])

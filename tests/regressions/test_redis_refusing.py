@@ -98,10 +98,7 @@ async def back(ground: Ground) -> None:
         await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
 
 
-@pytest.mark.parametrize("case", ["R06"])
-async def test_disk_full_under_redis(
-    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str
-) -> None:
+async def test_disk_full_under_redis(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """MISCONF on every write: no token request without a claim; the answer under way lands when the disk is back."""
     server = fleet.data()
     async with three_grants(make_ground, auth_server, server) as ground:
@@ -119,8 +116,7 @@ async def test_disk_full_under_redis(
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R13"])
-async def test_memory_full(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str) -> None:
+async def test_memory_full(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """OOM: a commit passes, even one whose script the server has forgotten; claims, imports and logins are refused."""
     server = fleet.data()
     async with three_grants(make_ground, auth_server, server) as ground:
@@ -143,9 +139,8 @@ async def test_memory_full(make_ground: MakeGround, auth_server: AuthorizationSe
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R18"])
 async def test_too_few_replicas_to_write(
-    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
 ) -> None:
     """NOREPLICAS: no claims, the answer under way is served and journaled, and lands when the replica is back."""
     server = fleet.data("--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0")
@@ -161,9 +156,8 @@ async def test_too_few_replicas_to_write(
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R18"])
 async def test_replica_that_does_not_confirm(
-    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
 ) -> None:
     """With redis.replicas = 1 and a replica that stands still a commit counts, and is called unproved."""
     server = fleet.data("--repl-diskless-sync-delay", "0")
@@ -193,9 +187,8 @@ async def server_side(redis: Redis, text: str) -> object:
         return error
 
 
-@pytest.mark.parametrize("case", ["R24"])
 async def test_neighbour_with_an_endless_script(
-    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
 ) -> None:
     """BUSY to everybody is a Redis that is away: memory serves, nothing is asked, and we never kill the script."""
     server = fleet.data("--busy-reply-threshold", "100")
@@ -224,10 +217,9 @@ async def test_neighbour_with_an_endless_script(
         await healthy(ground.broker)
 
 
-@pytest.mark.parametrize("case", ["R22"])
 @pytest.mark.parametrize("forbidden", ["config", "waitaof"])
 async def test_forbidden_without_harm(
-    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str, case: str
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """Without CONFIG nothing is missing; without WAITAOF commits count, and one warning says what is not proved."""
     server = fleet.data()
@@ -242,8 +234,7 @@ async def test_forbidden_without_harm(
         assert (await ground.broker.get("/healthz"))["status"] == "ok"
 
 
-@pytest.mark.parametrize("case", ["R22"])
-async def test_hidden_run(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, case: str) -> None:
+async def test_hidden_run(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """Without INFO no failover could be noticed: nothing is claimed, and the word says what to allow."""
     server = fleet.data()
     await until(server.answers, 15)
@@ -262,10 +253,9 @@ async def test_hidden_run(make_ground: MakeGround, auth_server: AuthorizationSer
         await healthy(ground.broker)
 
 
-@pytest.mark.parametrize("case", ["R22"])
 @pytest.mark.parametrize("forbidden", ["time", "info"])
 async def test_forbidden_from_the_start(
-    start_broker: StartBroker, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str, case: str
+    start_broker: StartBroker, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """What a broker cannot do without is said by its name, asks no provider meanwhile, and heals without a restart."""
     server = fleet.data()

@@ -54,9 +54,8 @@ def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
     return fleet.data(*options, port=server.port)
 
 
-@pytest.mark.parametrize("case", ["R10"])
 async def test_cold_start_while_loading(
-    start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer, tmp_path: Path, case: str
+    start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer, tmp_path: Path
 ) -> None:
     """A broker that starts while Redis loads waits for it: not ready, not ended, and nothing is taken for empty."""
     server = fleet.data()
@@ -88,8 +87,7 @@ async def test_cold_start_while_loading(
     assert auth_server.reuse == 0
 
 
-@pytest.mark.parametrize("case", ["R10"])
-async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fleet, case: str) -> None:
+async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fleet) -> None:
     """Restarted under a running broker: memory serves while it loads; then the fence, then the refresh."""
     server = fleet.data()
     await until(server.answers, 15)
@@ -110,9 +108,8 @@ async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fl
         assert not any("no token-broker data" in str(line.get("error")) for line in ground.broker.events())
 
 
-@pytest.mark.parametrize("case", ["R20"])
 async def test_primary_that_comes_back_empty(
-    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer, case: str
+    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer
 ) -> None:
     """An empty server in its place is not ours: memory serves, nothing is begun in it; backup and journal heal."""
     server = fleet.start("--appendonly", "no", "--save", "", "--repl-diskless-sync-delay", "0")
