@@ -161,7 +161,9 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
 async def test_failures_in_flight_together_count_once(store: Store, redis: Redis) -> None:
     """Thirty requests that fail together half-close the lane for about a second, not for half a minute."""
     await imported(store, *(f"g{n}" for n in range(30)))
-    for claim in await claimed(store, 30):
+    claims = await claimed(store, 30)
+    await asyncio.sleep(0.002)  # a claim is known to be older than a failure by its millisecond
+    for claim in claims:
         step = Postpone(claim, "busy", "http_503", "", store.clock() + 5, 1, lane="ailing")
         await store.schedule.postpone(step, None)
     assert await redis.hget("broker:{0}:provider:p", "ailing") == b"3"
