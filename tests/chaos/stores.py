@@ -134,7 +134,7 @@ class FailingOver:
         await in_step(self._replica)
         if isinstance(self._topology, Sentinels):
             for sentinel in self._topology.sentinels:
-                await until(lambda: self._sees_both(sentinel), 60, 0.1)  # noqa: B023 - awaited at once
+                await until(lambda: self._sees_both(sentinel), 60, 0.1)
 
     async def unheard(self) -> int:
         """Of how many grants the primary has another generation than its replica."""

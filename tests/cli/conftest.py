@@ -83,7 +83,7 @@ class Home:
             [COMMAND, *arguments],
             cwd=self.directory,
             env=self.env | (env or {}),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads
             bufsize=0,  # whoever reads lines takes nothing away from whoever reads the rest
             **streams,
         )

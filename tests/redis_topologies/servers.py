@@ -142,7 +142,7 @@ async def sentinels() -> AsyncIterator[Sentinels]:
             return (told["num-slaves"], told["num-other-sentinels"]) == ("1", "2")
 
         for one in over:
-            await until(lambda: knows(one), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: knows(one), 60, 0.1)
         yield Sentinels(started, primary, replica, over)
 
 
@@ -202,7 +202,7 @@ async def cluster() -> AsyncIterator[Cluster]:
             return "cluster_known_nodes:4" in told and "cluster_slots_assigned:16384" in told
 
         for node in nodes:
-            await until(lambda: acquainted(node), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: acquainted(node), 60, 0.1)
         await replica.ask("CLUSTER", "REPLICATE", identity)
         await in_step(replica)
 
@@ -212,7 +212,7 @@ async def cluster() -> AsyncIterator[Cluster]:
             return "cluster_state:ok" in told and str(replica.port) in str(slots)
 
         for node in nodes:
-            await until(lambda: agreed(node), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: agreed(node), 60, 0.1)
         yield Cluster(started, owner, replica, [m for m in masters if m is not owner])
 
 

@@ -70,13 +70,13 @@ async def survive(
                     return int(held or 0) >= int(lost[grant])
 
                 for grant in GRANTS:
-                    await until(lambda: told(grant), 30)  # noqa: B023 - awaited at once
+                    await until(lambda: told(grant), 30)
                 await assert_sound(one, sandbox, *((grant, "acme") for grant in GRANTS))
                 for grant in GRANTS:
                     await make_due(redis, "acme", grant)
             for grant in GRANTS:
                 newest = await next_generation(one, grant, lost[grant], 30)
-                await until(lambda: _serves(two, grant, newest["generation"]), 10)  # noqa: B023 - awaited at once
+                await until(lambda: _serves(two, grant, newest["generation"]), 10)
         await assert_sound(two, sandbox, *((grant, "acme") for grant in GRANTS))
         assert len(took) > 200
         assert max(took) < 2, "a read waited for Redis although a valid token was there"

@@ -63,7 +63,7 @@ class Ground:
             status, answer, _ = await self.ask("PUT", f"/v1/grants/{grant}", json=body)
             assert status == 201, answer
         for grant in grants:
-            await until(lambda: self.has_token(grant))  # noqa: B023 - awaited at once
+            await until(lambda: self.has_token(grant))
 
     async def has_token(self, grant: str) -> bool:
         """Whether the grant is at rest with a token."""

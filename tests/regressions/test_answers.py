@@ -107,7 +107,7 @@ async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: 
         ground.auth_server.usual = success()
         await ground.resume()
         for grant in ("g1", "g2", "g3", "g4"):
-            await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
+            await until(lambda: ground.has_token(grant))
 
 
 async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> None:
@@ -268,7 +268,7 @@ async def test_maintenance_page_where_tokens_are_spent(make_ground: MakeGround, 
         else:
             await until(lambda: all(len(ground.auth_server.requests_of(grant)) == 4 for grant in grants))
             for grant in grants:
-                await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
+                await until(lambda: ground.has_token(grant))
 
 
 async def test_maintenance_page_as_success(make_ground: MakeGround) -> None:

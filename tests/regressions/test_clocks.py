@@ -35,7 +35,7 @@ async def take_in(broker: Process, auth_server: AuthorizationServer, *grants: st
     await asyncio.gather(*(broker.put(grant, auth_server.issue(grant)) for grant in grants))
     await until(lambda: all(auth_server.redeemed[grant] for grant in grants), 20)
     for grant in grants:
-        await until(lambda: broker.has_token(grant))  # noqa: B023 - awaited at once
+        await until(lambda: broker.has_token(grant))
 
 
 SHIFTS = {
@@ -66,7 +66,7 @@ async def test_daylight_saving(tmp_path: Path, shift: dt.datetime, zones: list[s
             brokers[zone] = await enter(broker)
             grants = [f"g{n}" for n in range(ZONES[zone])]
             await asyncio.gather(*(brokers[zone].put(grant, auth_server.issue(grant)) for grant in grants))
-            await until(lambda: all(auth_server.redeemed[g] for g in grants), 20)  # noqa: B023 - awaited at once
+            await until(lambda: all(auth_server.redeemed[g] for g in grants), 20)
         start = shift.timestamp() - 1.5
         for zone, auth_server in servers.items():
             # As after a long run: each somewhere between two refreshes.
@@ -256,7 +256,7 @@ async def test_a_second_back_again_and_again(tmp_path: Path) -> None:
             clock.set(-step)
             await make_due(redis, "as", *grants, "lost")
             await broker.ask("POST", "/v1/providers/as/retry")  # it makes the lane look at once
-            await until(lambda: all(auth_server.redeemed[grant] == step + 1 for grant in grants))  # noqa: B023 - awaited at once
+            await until(lambda: all(auth_server.redeemed[grant] == step + 1 for grant in grants))
             ends = time.monotonic() + 0.8
             while time.monotonic() < ends:
                 generation = (await broker.get("/v1/grants/forced/token"))["generation"]

@@ -66,7 +66,7 @@ async def test_log_rotated_under_load(
             await broker.ask("POST", "/v1/grants/g1/retry")  # which has the lane look at once
             assert await waiting > token["generation"]
             wanted = turn + 2
-            await until(lambda: all(auth_server.redeemed[grant] >= wanted for grant in GRANTS))  # noqa: B023 - awaited at once
+            await until(lambda: all(auth_server.redeemed[grant] >= wanted for grant in GRANTS))
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)

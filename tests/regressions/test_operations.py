@@ -344,7 +344,7 @@ async def test_two_replicas_on_one_data_dir(
         async with start_broker(sealing={"keys_file": keys}, **settings) as two:
             for grant in ("g1", "g2", "g3"):
                 await one.put(grant, auth_server.issue(grant))
-                await until(lambda: one.has_token(grant))  # noqa: B023 - awaited at once
+                await until(lambda: one.has_token(grant))
             assert (await two.token("g1"))["access_token"] == auth_server.access["g1"]
             journals = [path for path in (one.folder / "data" / "journal").iterdir() if path.suffix != ".lock"]
             assert len(journals) >= 2

@@ -243,7 +243,7 @@ async def test_subscription_that_is_cut_again_and_again(
         await until(lambda: _at_rest(ground, grants))
         for grant in grants:
             stored = int(await tester.hget(f"broker:{{0}}:grant:{grant}", "generation") or 0)
-            await until(lambda: _serves(follower, grant, stored), 5)  # noqa: B023 - awaited at once
+            await until(lambda: _serves(follower, grant, stored), 5)
         assert len(auth_server.requests) >= 200
         follower.secrets |= ground.secrets()
 

@@ -95,7 +95,7 @@ async def back(ground: Ground) -> None:
     await healthy(ground.broker)
     await until(lambda: all(len(ground.auth_server.requests_of(grant)) == 2 for grant in ("g1", "g2", "g3")), 20)
     for grant in ("g1", "g2", "g3"):
-        await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
+        await until(lambda: ground.has_token(grant))
 
 
 async def test_disk_full_under_redis(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:

@@ -58,7 +58,7 @@ async def recovered(ground: Ground, *grants: str) -> None:
     for grant in grants:
 
         async def refreshed() -> bool:
-            told = await ground.look(grant)  # noqa: B023 - awaited at once
+            told = await ground.look(grant)
             return bool(told["state"] == "due" and told["attempts"] == 0)
 
         await until(refreshed, 20)

@@ -108,7 +108,7 @@ async def test_a_byte_now_and_then(make_ground: MakeGround, other: Authorization
         for grant in grants:
             await ground.broker.import_(grant, "other", other.issue(grant))
         for grant in grants:
-            await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
+            await until(lambda: ground.has_token(grant))
         ground.auth_server.script.append(drip)
         count = len(ground.auth_server.requests)
 
@@ -172,7 +172,7 @@ async def test_web_firewall(make_ground: MakeGround) -> None:
         await ground.resume()
         await ground.due(*grants)
         for grant in grants:
-            await until(lambda: _refreshed(ground, grant))  # noqa: B023 - awaited at once
+            await until(lambda: _refreshed(ground, grant))
 
 
 async def _suspended(ground: Any) -> bool:
