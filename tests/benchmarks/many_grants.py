@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import os
 import shutil
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -34,8 +30,10 @@ from broker.secret import Sealer, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import open_store
 from broker.store.attempts import KEPT, entry
-from tests.benchmarks.write_path import cpu, running, settings, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import QUIET, cpu, running_broker
+from tests.benchmarks.write_path import settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 BATCH = 2000
 HOUR = 3_600_000
@@ -128,14 +126,6 @@ def resident(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def ready(url: str) -> None:
-    """Wait until callers would be served."""
-    while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url + "/readyz"):
-            return
-        time.sleep(0.005)
-
-
 def scrape(url: str) -> tuple[float, int]:
     """Milliseconds of one scrape, and its bytes."""
     started = time.perf_counter()
@@ -184,24 +174,10 @@ async def claims(folder: Path, port: int, sealer: Sealer) -> str:
 def measure(many: int) -> None:
     """Print the figures of *many* grants."""
     folder = Path(tempfile.mkdtemp(prefix="tb-many-"))
-    port, redis_port = free_port(), free_port()
-    server = [
-        server_binary(),
-        "--port",
-        str(redis_port),
-        "--dir",
-        str(folder),
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--hash-max-listpack-value",
-        "256",
-    ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    port = free_port()
     try:
-        with running(*server, **quiet) as store:
-            wait_for_port(redis_port)
+        with running_redis(folder, None, "--appendonly", "no", "--hash-max-listpack-value", "256") as store:
+            redis_port = store.port
             path = settings(folder, port, redis_port, free_port())
             sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
             client = redis.Redis(port=redis_port)
@@ -210,17 +186,15 @@ def measure(many: int) -> None:
             each = (client.info("memory")["used_memory"] - empty) / max(many, 1)
             encoding = (client.object("encoding", "broker:{0}:grant:g0") or b"").decode()
             print(f"{many} grants: written in {filled:.0f} s, {each:.0f} bytes each in Redis ({encoding})")
-            broker = [sys.executable, "-m", "broker", "run", "--config", str(path)]
             began, url = time.perf_counter(), f"http://127.0.0.1:{port}"
-            with running(*broker, **quiet, env={**os.environ, "PYTHONPATH": "."}) as process:
-                ready(url)
+            with running_broker(path, port, **QUIET) as process:
                 took, spent_on_it = time.perf_counter() - began, cpu(process.pid)
                 print(f"  start: {took:.2f} s until ready, {spent_on_it:.2f} s of CPU")
                 time.sleep(3)
-                before, at = (cpu(process.pid), cpu(store.pid)), time.monotonic()
+                before, at = (cpu(process.pid), cpu(store.process.pid)), time.monotonic()
                 time.sleep(IDLE)
                 lasted = time.monotonic() - at
-                busy = [100 * (cpu(p.pid) - b) / lasted for p, b in zip((process, store), before, strict=True)]
+                busy = [100 * (cpu(p.pid) - b) / lasted for p, b in zip((process, store.process), before, strict=True)]
                 print(f"  idle CPU of one core: broker {busy[0]:.2f} %, Redis {busy[1]:.2f} %")
                 print(f"  memory of the broker: {resident(process.pid):.0f} MiB")
                 print(f"  scrape: {scrapes(url)}")

@@ -12,21 +12,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.benchmarks.write_path import import_grants, running, settings, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import PYTHON, cpu_seconds, running, running_broker, wait_for_port
+from tests.benchmarks.write_path import import_grants, settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 CONNECTIONS = 64
-PYTHON = [sys.executable, "-m"]
+EVERY_SECOND = ("--appendfsync", "everysec")
+"""What is read is in memory: no disk is measured."""
 
 
 def request_for(path: str, *headers: str, method: str = "GET", body: str = "") -> bytes:
@@ -42,12 +43,6 @@ class Run(NamedTuple):
     rps: float
     p99: float
     cpu: float
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def load(server: int, port: int, request: bytes, seconds: float, status: str = "200") -> Run:
@@ -91,18 +86,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        ports = token_port, redis_port, port, bare_port = [free_port() for _ in range(4)]
-        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        token_port, port, bare_port = (free_port() for _ in range(3))
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "0"))
-        stack.enter_context(running(*server, **quiet))
-        for each in ports[:2]:
-            wait_for_port(each)
-        path = settings(folder, port, redis_port, token_port)
-        broker = stack.enter_context(
-            running(*PYTHON, "broker", "run", "--config", str(path), env={**os.environ, "PYTHONPATH": "."})
-        )
-        wait_for_port(port)
+        store = stack.enter_context(running_redis(folder, None, *EVERY_SECOND))
+        wait_for_port(token_port)
+        broker = stack.enter_context(running_broker(settings(folder, port, store.port, token_port), port))
         key = (folder / "data" / "admin.key").read_text().strip()
         import_grants(port, key, 1)
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/grants/g0/token", headers={"X-Broker-Key": key})

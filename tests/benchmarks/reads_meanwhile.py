@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -23,9 +22,11 @@ from pathlib import Path
 
 import redis
 
-from tests.benchmarks.read_path import PYTHON, request_for
-from tests.benchmarks.write_path import import_grants, refresh_all, running, settings, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import PYTHON, QUIET, running, running_broker, wait_for_port
+from tests.benchmarks.read_path import request_for
+from tests.benchmarks.write_path import import_grants, refresh_all, settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 CONNECTIONS, PAUSE = 40, 0.03
 HUNG = 500
@@ -83,20 +84,16 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        token_port, hung_port, redis_port, port = (free_port() for _ in range(4))
-        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--save", "", "--appendonly", "yes"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        token_port, hung_port, port = (free_port() for _ in range(3))
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(token_port), "20"))
         stack.enter_context(running(*PYTHON, "tests.benchmarks.token_server", str(hung_port), "3600000"))
-        stack.enter_context(running(*server, "--appendfsync", "always", **quiet))
-        for each in (token_port, hung_port, redis_port):
+        redis_port = stack.enter_context(running_redis(folder)).port
+        for each in (token_port, hung_port):
             wait_for_port(each)
         path = settings(folder, port, redis_port, token_port)
         bench = path.read_text().partition("[providers.bench]\n")[2]
         path.write_text(path.read_text() + "[providers.hung]\n" + bench.replace(f":{token_port}/", f":{hung_port}/"))
-        broker = [*PYTHON, "broker", "run", "--config", str(path)]
-        stack.enter_context(running(*broker, env={**os.environ, "PYTHONPATH": "."}, **quiet))
-        wait_for_port(port)
+        stack.enter_context(running_broker(path, port, **QUIET))
         key = (folder / "data" / "admin.key").read_text().strip()
         import_grants(port, key, given.grants)
         import_grants(port, key, HUNG, provider="hung", prefix="h")

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.many_grants import HOUR, command, scrape, send
-from tests.benchmarks.write_path import running, settings, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import QUIET, running_broker
+from tests.benchmarks.write_path import settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 AGAIN = 20
 """Scrapes right after one that looked anew."""
@@ -103,19 +102,13 @@ def grants(many: int, now: int) -> Iterator[bytes]:
 @contextlib.contextmanager
 def side(folder: Path, many: int) -> Iterator[Side]:
     """A Redis with *many* grants, and a broker on it."""
-    port, redis_port = free_port(), free_port()
-    server = [server_binary(), "--port", str(redis_port), "--dir", str(folder), "--save", "", "--appendonly", "no"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with running(*server, **quiet) as store:
-        wait_for_port(redis_port)
-        took = send(redis_port, grants(many, int(time.time() * 1000)), 2 * (many + PARKED))
-        path = settings(folder, port, redis_port, free_port())
-        with running(
-            sys.executable, "-m", "broker", "run", "--config", str(path), **quiet, env={**os.environ}
-        ) as broker:
-            wait_for_port(port)
+    port = free_port()
+    with running_redis(folder, None, "--appendonly", "no") as store:
+        took = send(store.port, grants(many, int(time.time() * 1000)), 2 * (many + PARKED))
+        path = settings(folder, port, store.port, free_port())
+        with running_broker(path, port, **QUIET) as broker:
             print(f"{many} grants written in {took:.0f} s", flush=True)
-            yield Side(many, f"http://127.0.0.1:{port}", broker.pid, store.pid)
+            yield Side(many, f"http://127.0.0.1:{port}", broker.pid, store.process.pid)
 
 
 def main() -> None:

@@ -27,10 +27,12 @@ from typing import Any, Literal
 
 import redis
 
+from tests.benchmarks.processes import cpu, running, wait_for_port, wait_until_ready
 from tests.benchmarks.read_path import load, request_for
 from tests.benchmarks.reads_meanwhile import herd, reads
-from tests.benchmarks.write_path import cpu, import_grants, refresh_all, running, settings, settled, wait_for_port
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.write_path import import_grants, refresh_all, settings, settled
+from tests.ports import free_port
+from tests.redis_server import server_binary
 
 PYTHON = [sys.executable, "-m"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -169,7 +171,7 @@ def broker(token_port: int, grants: int, command: list[str]) -> Iterator[Broker]
         path = settings(folder, port, redis_port, token_port)
         env = {**os.environ, "PYTHONPATH": "."}
         process = stack.enter_context(running(*PYTHON, *command, "run", "--config", str(path), env=env))
-        wait_for_port(port)
+        wait_until_ready(port, process)
         key = (folder / "data" / "admin.key").read_text().strip()
         import_grants(port, key, grants)
         client = redis.Redis(port=redis_port)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from redis.asyncio import Redis
 
 from broker.sandbox import Sandbox, walk_login
 from broker.secret import new_sealing_key
-from tests.conftest import free_port, provider_settings, start_redis
+from tests.benchmarks.processes import PYTHON, START_LIMIT
+from tests.conftest import provider_settings
+from tests.ports import free_port
+from tests.redis_server import running_redis
+from tests.waiting import until
 
 GRANT = "acme-cameras"
 
@@ -77,34 +82,32 @@ async def read(url: str, key: str, seconds: float, seen: Counter[int], others: C
     return least
 
 
+async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    """Return whether the broker serves callers by now."""
+    with contextlib.suppress(aiohttp.ClientError):
+        async with session.get(url + "/readyz") as answer:
+            return answer.status == 200
+    return False
+
+
 async def live(seconds: float, lifetime: float) -> None:
     """Start everything, log in, read, log out."""
     with tempfile.TemporaryDirectory(prefix="tb-") as made:
         folder, port = Path(made), free_port()
-        server = start_redis(folder)
-        try:
+        with running_redis(folder) as server:
             async with Sandbox(access_lifetime=lifetime) as sandbox:
-                await told(folder, port, server.url, sandbox, seconds)
-        finally:
-            server.stop()
+                await follow_one_grant(folder, port, server.url, sandbox, seconds)
 
 
-async def told(folder: Path, port: int, redis_url: str, sandbox: Sandbox, seconds: float) -> None:
-    """The life of one grant, with what was seen of it."""
+async def follow_one_grant(folder: Path, port: int, redis_url: str, sandbox: Sandbox, seconds: float) -> None:
+    """Follow one grant from its login to its end, and print what was seen of it."""
     url, began = f"http://127.0.0.1:{port}", time.monotonic()
     path = settings(folder, port, redis_url, sandbox)
-    broker = await asyncio.create_subprocess_exec(sys.executable, "-m", "broker", "run", "--config", str(path))
+    broker = await asyncio.create_subprocess_exec(*PYTHON, "broker", "run", "--config", str(path))
     heard: list[dict[str, Any]] = []
     redis: Redis = Redis.from_url(redis_url)
     async with aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(url + "/readyz") as answer:
-                    if answer.status == 200:
-                        break
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.01)
+        await until(partial(is_ready, session, url), START_LIMIT, 0.01)
         print(f"start to ready: {time.monotonic() - began:.2f} s")
         key = (folder / "data" / "admin.key").read_text().strip()
         admin = {"X-Broker-Key": key}

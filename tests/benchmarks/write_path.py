@@ -10,18 +10,13 @@ and, since a machine is seldom quiet, CPU time for each grant: of the loop, of t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,39 +24,12 @@ from typing import Literal
 import redis
 
 from broker.secret import new_sealing_key
-from tests.conftest import free_port, server_binary
+from tests.benchmarks.processes import PYTHON, cpu, running, running_broker, wait_for_port
+from tests.ports import free_port
+from tests.redis_server import running_redis
 
 IN_FLIGHT = 32
 DUE = "broker:{0}:due:bench"
-
-
-@contextlib.contextmanager
-def running(*command: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended at the end."""
-    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
-
-
-def wait_for_port(port: int) -> None:
-    """Until somebody listens."""
-    import socket
-
-    for _ in range(1000):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.01)
-    raise TimeoutError
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds of a process so far, to the nanosecond: those of the threads that it has."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def settings(folder: Path, port: int, redis_port: int, token_port: int) -> Path:
@@ -135,22 +103,16 @@ class Run:
 
 def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[list[Run], list[Run]]:
     """The bare loop, and the broker, in turn."""
-    token_port, redis_port, port = free_port(), free_port(), free_port()
-    server = [server_binary(), "--port", str(redis_port), "--dir", str(folder), "--appendonly", "yes", "--save", ""]
-    python = [sys.executable, "-m"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    token_port, port = free_port(), free_port()
     with (
-        running(*python, "tests.benchmarks.token_server", str(token_port), str(latency_ms)),
-        running(*server, "--appendfsync", "always", **quiet) as store,
+        running(*PYTHON, "tests.benchmarks.token_server", str(token_port), str(latency_ms)),
+        running_redis(folder) as store,
     ):
         wait_for_port(token_port)
-        wait_for_port(redis_port)
-        path = settings(folder, port, redis_port, token_port)
-        client = redis.Redis(port=redis_port)
+        path = settings(folder, port, store.port, token_port)
+        client = redis.Redis(port=store.port)
         bare, ours = [], []
-        env = {**os.environ, "PYTHONPATH": "."}
-        with running(*python, "broker", "run", "--config", str(path), env=env) as broker:
-            wait_for_port(port)
+        with running_broker(path, port) as broker:
             key = (folder / "data" / "admin.key").read_text().strip()
             import_grants(port, key, many)
             while not settled(client, many):
@@ -158,15 +120,15 @@ def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[li
             for _ in range(rounds):
                 url = f"http://127.0.0.1:{token_port}/token"
                 done = subprocess.run(
-                    [*python, "tests.benchmarks.bare_client", url, str(many), str(IN_FLIGHT)],
+                    [*PYTHON, "tests.benchmarks.bare_client", url, str(many), str(IN_FLIGHT)],
                     capture_output=True,
                     text=True,
                     check=True,
                 )
                 bare.append(Run(*map(float, done.stdout.split())))
-                before = cpu(broker.pid), cpu(store.pid)
+                before = cpu(broker.pid), cpu(store.process.pid)
                 took = refresh_all(client, many, port, key)
-                ours.append(Run(took, cpu(broker.pid) - before[0], cpu(store.pid) - before[1]))
+                ours.append(Run(took, cpu(broker.pid) - before[0], cpu(store.process.pid) - before[1]))
         return bare, ours
 
 

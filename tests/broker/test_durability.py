@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 QUICK = {"request_timeout": "1s", "lease": "8s"}
 
@@ -180,7 +181,7 @@ async def test_our_own_death_with_requests_in_flight(
         for grant in grants:
             await broker.put(grant, sandbox.rotating.issue().refresh_token or "", "acme")
         for grant in grants:
-            await until(lambda: broker.has_token(grant))  # noqa: B023 - awaited at once
+            await until(lambda: broker.has_token(grant))
         sandbox.rotating.faults.order("hang", 4, after_rotation=True)
         asked = len(sandbox.rotating.token_requests)
         await redis.zadd("broker:{0}:due:acme", dict.fromkeys(grants, 0.0), xx=True)
@@ -189,7 +190,7 @@ async def test_our_own_death_with_requests_in_flight(
         broker.kill()
     async with broker_process(*settings, refresh=refresh) as heir:
         for grant in grants:
-            await until(lambda: _taken_up(heir, grant), 12)  # noqa: B023 - awaited at once
+            await until(lambda: _taken_up(heir, grant), 12)
             token = (await heir.get(f"/v1/grants/{grant}/token"))["access_token"]
             assert sandbox.rotating.is_live_access(token) or not grace
         assert [line["count"] for line in heir.log if line["event"] == "leases.abandoned"] == [4]
@@ -212,7 +213,7 @@ async def test_an_answer_that_came_while_we_were_frozen(
         for _ in range(3):  # which callback comes first at the thaw is the loop's affair
             asked = len(sandbox.rotating.token_requests)
             await make_due(redis, "acme", "g1")
-            await until(lambda: len(sandbox.rotating.token_requests) > asked, 10, 0.005)  # noqa: B023 - awaited at once
+            await until(lambda: len(sandbox.rotating.token_requests) > asked, 10, 0.005)
             os.kill(broker.popen.pid, signal.SIGSTOP)
             await asyncio.sleep(1.5)
             os.kill(broker.popen.pid, signal.SIGCONT)

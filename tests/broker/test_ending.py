@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from tests.conftest import free_port, start_redis
+from tests.ports import free_port
+from tests.redis_server import start_redis
 from tests.steps import assert_sound, fall_due, log_in, make_due, next_generation, state_of, subscribed
 from tests.waiting import until
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 
 async def test_logout_refreshes_first_when_the_token_has_expired(
@@ -185,7 +187,7 @@ async def test_redis_lost_and_found(start_broker: StartBroker, sandbox: Sandbox,
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         await broker.import_("g2", "acme", sandbox.rotating.issue().refresh_token or "")
         token = await broker.token("g1")
-        own_redis.stop()
+        own_redis.kill()
         for _ in range(5):
             asked = time.monotonic()
             assert (await broker.token("g1"))["generation"] == token["generation"]
@@ -211,7 +213,7 @@ async def _status(broker: RunningBroker, wanted: str) -> bool:
 
 async def test_redis_away_at_start(start_broker: StartBroker, own_redis: RedisServer) -> None:
     """A broker whose Redis is not there yet waits for it, says so once, and is not ready meanwhile."""
-    own_redis.stop()
+    own_redis.kill()
     async with start_broker(redis={"url": own_redis.url}, wait=False) as broker:
         await until(lambda: broker.events("store.waiting"))
         status, body, _ = await broker.ask("GET", "/readyz")

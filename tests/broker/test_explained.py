@@ -10,7 +10,8 @@ import aiohttp
 from broker.cli.explain import known_of
 from broker.cli.explanation import FAILED, FINE, TRY_AGAIN, Explained, explain
 from broker.cli.http import Broker
-from tests.conftest import start_redis
+from tests.broker.steps import imported
+from tests.redis_server import start_redis
 from tests.steps import make_due
 from tests.waiting import until
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 
 async def explained(broker: RunningBroker, grant: str) -> Explained:
@@ -41,17 +43,11 @@ async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bo
     return found
 
 
-async def imported(broker: RunningBroker, sandbox: Sandbox, *names: str) -> None:
-    """Grants with a first token."""
-    for name in names:
-        await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")
-
-
 async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer) -> None:
     """After a restart of Redis every grant waits for the fence: that is the reason, and when it opens is named."""
     async with start_broker(redis={"url": own_redis.url}, refresh={"request_timeout": "1s"}) as broker:
         await imported(broker, sandbox, "g")
-        own_redis.stop()
+        own_redis.kill()
         again = start_redis(own_redis.directory, own_redis.port)
         try:
             await until(lambda: _answers(broker))
@@ -61,7 +57,7 @@ async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: R
             assert 0 < told.next_at - time.time() <= 7
         finally:
             await broker.stop()
-            again.stop()
+            again.kill()
 
 
 async def _answers(broker: RunningBroker) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-import aiohttp
 import pytest
 
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
+from tests.broker.logins import browser, exchanges, opened, start
 from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due
 from tests.waiting import until
 
@@ -18,31 +18,6 @@ if TYPE_CHECKING:
 
     from broker.sandbox import Sandbox
     from tests.conftest import RunningBroker, StartBroker
-
-
-async def start(broker: RunningBroker, grant: str, provider: str) -> dict[str, Any]:
-    """Begin a login."""
-    status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
-    assert status == 200, started
-    return started
-
-
-async def opened(session: aiohttp.ClientSession, url: str) -> str:
-    """Open a login link; where it redirects to."""
-    async with session.get(url, allow_redirects=False) as answer:
-        assert answer.status == 302
-        return answer.headers["Location"]
-
-
-def browser() -> aiohttp.ClientSession:
-    """A browser with a cookie jar of its own."""
-    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
-
-
-async def exchanges(sandbox: Sandbox, provider: str) -> int:
-    """How many codes were presented at the token endpoint."""
-    requests = authority_of(sandbox, provider).token_requests
-    return sum(request.grant_type == "authorization_code" for request in requests)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -247,7 +222,7 @@ async def test_login_moves_a_grant_to_another_provider(broker: RunningBroker, sa
 
 async def test_public_listener_serves_browsers_alone(start_broker: StartBroker, sandbox: Sandbox) -> None:
     """What faces the internet answers login link and callback, and nothing else."""
-    from tests.conftest import free_port
+    from tests.ports import free_port
 
     port = free_port()
     async with start_broker(http={"public_listen": [f"127.0.0.1:{port}"]}) as broker:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -239,7 +240,7 @@ async def test_without_redis_nothing_is_guessed(
     async with start_broker(redis={"url": own_redis.url}, refresh={"journal": False}) as broker:
         await imported(broker, sandbox, "g")
         assert value(await scraped(broker), "durability_at_risk", reason="journal_off") == 1
-        own_redis.stop()
+        own_redis.kill()
         seen = await scraped(broker)
         assert value(seen, "store_up") == 0
         assert not [key for key in seen if key[0] in {"grants", "provider_suspended"} or key[0].startswith("grant_")]

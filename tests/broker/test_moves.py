@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 QUICK = {"request_timeout": "1s", "lease": "8s"}
 

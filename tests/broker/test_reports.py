@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer, RunningBroker, StartBroker
+    from tests.conftest import RunningBroker, StartBroker
+    from tests.redis_server import RedisServer
 
 SOON = 0.9
 """Seconds within which an answer comes that waits for nothing."""

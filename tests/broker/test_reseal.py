@@ -15,7 +15,8 @@ from broker.sandbox import Sandbox, walk_login
 from broker.secret import CannotOpen, Sealer, key_digest, new_sealing_key, parse_sealing_keys
 from broker.store import open_store, scripts
 from broker.store.resealing import SEALED_FIELDS, Resealing
-from tests.conftest import RunningBroker, StartBroker, start_redis
+from tests.conftest import RunningBroker, StartBroker
+from tests.redis_server import start_redis
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation
 from tests.waiting import meanwhile, until
 
@@ -163,7 +164,7 @@ async def test_pages_go_on_where_they_were(
             _, second, _ = await broker.ask("POST", "/v1/sealing/reseal", json=cursor)
             _, repeated, _ = await broker.ask("POST", "/v1/sealing/reseal", json=cursor)
             assert (repeated["grants"], repeated["grants_resealed"]) == (second["grants"], 0)
-            server.stop()
+            server.kill()
             server = start_redis(tmp_path, server.port)
 
             async def answered() -> dict[str, Any] | None:
@@ -177,7 +178,7 @@ async def test_pages_go_on_where_they_were(
             assert (told["old_keys_may_go"], told["pass"]) == (True, 2)
             assert await sealed_otherwise(redis, keys.sealer(1)) == []
     finally:
-        server.stop()
+        server.kill()
 
 
 async def test_what_changed_meanwhile_stays(start_broker: StartBroker, keys: KeyFile, redis: Redis) -> None:

@@ -8,10 +8,16 @@ from pathlib import Path
 
 
 def waited(pid: int) -> float:
-    """Seconds that a process was ready to run in its life and got no CPU; 0 where the kernel does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    return 0.0
+    """Return the seconds for which threads of a process were ready to run and got no CPU; 0 where no kernel says.
+
+    Of all its threads: one that holds the interpreter's lock, or the lock of a wrong clock's library, and gets no CPU
+    keeps the event loop waiting, which is then not ready to run itself.
+    """
+    seconds = 0.0
+    for schedule in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended
+            seconds += int(schedule.read_text().split()[1]) / 1e9
+    return seconds
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from broker.sandbox import Authority, Sandbox
-from tests.conftest import provider_settings, start_redis
+from tests.conftest import provider_settings
+from tests.redis_server import start_redis
 from tests.regressions.process import Process, broker_process
 from tests.waiting import until
 
@@ -42,7 +43,7 @@ async def neighbours(grants: int = GRANTS) -> Lateness:
         sandbox = await stack.enter_async_context(Sandbox(access_lifetime=3600))
         (folder / "store").mkdir()
         server = start_redis(folder / "store")
-        stack.callback(server.stop)
+        stack.callback(server.kill)
         providers = provider_settings(sandbox)
         refresh = {"request_timeout": "5s", "lease": "12s", "import_spread": "0s"}
         broker = await stack.enter_async_context(

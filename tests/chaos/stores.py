@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.disks import SmallDisk
-from tests.conftest import RedisServer, start_redis
+from tests.redis_server import RedisServer, start_redis
 from tests.redis_topologies.servers import (
     SERVICE,
     Cluster,
     Sentinels,
-    Server,
     cut_replication,
     generations,
     in_step,
@@ -62,7 +61,7 @@ class StoreServer:
 
     def kill(self) -> None:
         """SIGKILL; does no harm to one that is dead."""
-        self._server.stop()
+        self._server.kill()
 
     def start(self) -> None:
         """Start it again on its port and its data, if it does not run."""
@@ -94,7 +93,7 @@ class FailingOver:
     def __init__(self, topology: Sentinels | Cluster) -> None:
         self.url = topology.url
         self._topology = topology
-        self._primary: Server = topology.primary if isinstance(topology, Sentinels) else topology.owner
+        self._primary: RedisServer = topology.primary if isinstance(topology, Sentinels) else topology.owner
         self._replica = topology.replica
 
     async def fail_over(self, while_cut: Callable[[], Awaitable[Any]]) -> int | None:
@@ -135,13 +134,13 @@ class FailingOver:
         await in_step(self._replica)
         if isinstance(self._topology, Sentinels):
             for sentinel in self._topology.sentinels:
-                await until(lambda: self._sees_both(sentinel), 60, 0.1)  # noqa: B023 - awaited at once
+                await until(lambda: self._sees_both(sentinel), 60, 0.1)
 
     async def unheard(self) -> int:
         """Of how many grants the primary has another generation than its replica."""
         heard, said = await generations(self._replica), await generations(self._primary)
         return sum(said[grant] != heard.get(grant) for grant in said)
 
-    async def _sees_both(self, sentinel: Server) -> bool:
+    async def _sees_both(self, sentinel: RedisServer) -> bool:
         told = await sentinel.ask("SENTINEL", "REPLICAS", SERVICE)
         return "s_down" not in str(told) and str(self._replica.port) in str(told)

@@ -12,7 +12,7 @@ import pytest
 
 from broker.secret import new_sealing_key
 from tests.cli.conftest import Done, Home, home
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 
 __all__ = ["home"]  # the fixture
 
@@ -196,7 +196,7 @@ async def test_online(home: Home, own_redis: RedisServer) -> None:
     ):
         assert words in done.out
     await home.stop(process)
-    own_redis.stop()
+    own_redis.kill()
     await home.sandbox.stop_listening()
     offline, failed = await home("check"), await home("check", "--online", "--json")
     assert (offline.code, failed.code) == (0, 1)

@@ -21,12 +21,12 @@ from broker.providers import Endpoint, open_http
 from broker.providers.facts import fetch_facts
 from broker.sandbox import Sandbox
 from broker.settings import Provider
-from tests.conftest import free_port, provider_settings
-from tests.regressions import fas as fakes
+from tests.conftest import provider_settings
+from tests.ports import free_port
+from tests.regressions.black_hole import black_hole
+from tests.regressions.certificates import server_context, sha1, tls_1_0
 from tests.regressions.conftest import provider_at
-from tests.regressions.fas import CLIENT_SECRET, Fas, says
-from tests.regressions.test_addresses import black_hole
-from tests.regressions.test_tls import server_context, sha1, tls_1_0
+from tests.scripted_server import CLIENT_SECRET, AuthorizationServer, authorization_server, says
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -62,28 +62,28 @@ async def test_nothing_wrong(sandbox: Sandbox, provider: str) -> None:
     assert not any(settings["client_secret"] in str(finding) for finding in findings)
 
 
-async def test_only_looks(fas: Fas) -> None:
+async def test_only_looks(auth_server: AuthorizationServer) -> None:
     """A check sends one GET without a body, credentials or parameters; nothing was redeemed."""
-    fas.page = says("", 405, f"Date: {email.utils.formatdate(usegmt=True)}")
-    assert bad(await found(provider_at(fas))) == []
-    (asked,) = fas.pages
-    assert (asked.target, asked.body, fas.requests) == ("/token", b"", [])
+    auth_server.page = says("", 405, f"Date: {email.utils.formatdate(usegmt=True)}")
+    assert bad(await found(provider_at(auth_server))) == []
+    (asked,) = auth_server.pages
+    assert (asked.target, asked.body, auth_server.requests) == ("/token", b"", [])
     assert "authorization" not in asked.headers
     assert CLIENT_SECRET not in str(asked)
 
 
 @pytest.fixture
-async def fas() -> Any:
+async def auth_server() -> Any:
     """Start a scripted authorization server."""
-    async with fakes.running() as server:
+    async with authorization_server() as server:
         yield server
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(-600, "ahead of"), (3600, "behind")])
-async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
+async def test_clocks_apart(auth_server: AuthorizationServer, seconds: int, words: str) -> None:
     """A server's clock that is far from this host's, by its Date header, causes a warning in seconds."""
-    fas.page = says("", 200, f"Date: {email.utils.formatdate(time.time() + seconds, usegmt=True)}")
-    ((level, what),) = bad(await found(provider_at(fas)))
+    auth_server.page = says("", 200, f"Date: {email.utils.formatdate(time.time() + seconds, usegmt=True)}")
+    ((level, what),) = bad(await found(provider_at(auth_server)))
     said = re.fullmatch(rf"this host's clock is (\d+) s {words} the server's", what)
     assert (level, said is not None) == ("warning", True), what
     assert said is not None
@@ -91,16 +91,18 @@ async def test_clocks_apart(fas: Fas, seconds: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("date", [None, "Date: yesterday"])
-async def test_no_clock(fas: Fas, date: str | None) -> None:
+async def test_no_clock(auth_server: AuthorizationServer, date: str | None) -> None:
     """A server that sends no time: unknown."""
-    fas.page = says("", 200, *([date] if date else []))
-    assert bad(await found(provider_at(fas))) == [("unknown", "its time")]
+    auth_server.page = says("", 200, *([date] if date else []))
+    assert bad(await found(provider_at(auth_server))) == [("unknown", "its time")]
 
 
-async def test_fault_of_the_server(fas: Fas) -> None:
+async def test_fault_of_the_server(auth_server: AuthorizationServer) -> None:
     """HTTP 503 causes a warning."""
-    fas.page = says("", 503, f"Date: {email.utils.formatdate(usegmt=True)}")
-    assert bad(await found(provider_at(fas))) == [("warning", f"{fas.url}/token responds with HTTP 503")]
+    auth_server.page = says("", 503, f"Date: {email.utils.formatdate(usegmt=True)}")
+    assert bad(await found(provider_at(auth_server))) == [
+        ("warning", f"{auth_server.url}/token responds with HTTP 503")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ async def test_not_there(url: str, why: str) -> None:
 async def test_certificate_expiring(authority: trustme.CA, days: int, level: str | None) -> None:
     """A certificate that expires within two weeks causes a warning with the days; an expired one fails."""
     context = server_context(authority, not_before=NOW - 30 * DAY, not_after=NOW + days * DAY + DAY / 2)
-    async with fakes.running(tls=context, name="localhost") as server:
+    async with authorization_server(tls=context, name="localhost") as server:
         server.page = says("", 200, f"Date: {email.utils.formatdate(usegmt=True)}")
         findings = await found(provider_at(server))
     if level is None:
@@ -157,7 +159,7 @@ async def test_certificate_not_accepted(
     authority: trustme.CA, tmp_path: Path, spoilt: Callable[[trustme.CA, Path], ssl.SSLContext], words: str
 ) -> None:
     """What the daemon would not accept fails here too, for the same reason."""
-    async with fakes.running(tls=spoilt(authority, tmp_path), name="localhost") as server:
+    async with authorization_server(tls=spoilt(authority, tmp_path), name="localhost") as server:
         (finding,) = [finding for finding in await found(provider_at(server)) if finding.level != "ok"]
     assert (finding.level, words in finding.what) == ("failed", True)
     assert "SSL_CERT_FILE" in finding.cure
@@ -175,10 +177,10 @@ async def test_too_old_tls(authority: trustme.CA, tmp_path: Path, ended: list[su
 async def test_addresses(authority: trustme.CA) -> None:
     """A literal IPv6 address works; so does an IPv4 address beside an IPv6 one that leads nowhere."""
     page = says("", 200, f"Date: {email.utils.formatdate(usegmt=True)}")
-    async with fakes.running(tls=server_context(authority, "::1"), host="::1", name="[::1]") as server:
+    async with authorization_server(tls=server_context(authority, "::1"), host="::1", name="[::1]") as server:
         server.page = page
         assert bad(await found(provider_at(server))) == []
-    async with fakes.running(tls=server_context(authority), name="localhost") as server:
+    async with authorization_server(tls=server_context(authority), name="localhost") as server:
         server.page = page
         with black_hole(server.port):
             assert bad(await found(provider_at(server))) == []
@@ -192,15 +194,15 @@ async def test_addresses(authority: trustme.CA) -> None:
         ("", "failed", "no discovery document"),
     ],
 )
-async def test_discovery(fas: Fas, said: str | None, level: str, words: str) -> None:
+async def test_discovery(auth_server: AuthorizationServer, said: str | None, level: str, words: str) -> None:
     """An issuer that differs by its slash is a wrong setting that names both; no document is a failure."""
-    issuer = f"{fas.url}/r/"
-    document = {"issuer": f"{fas.url}{said}", "token_endpoint": f"{fas.url}/token"}
-    fas.page = says(document) if said else says("", 503) if said is None else says("no JSON")
+    issuer = f"{auth_server.url}/r/"
+    document = {"issuer": f"{auth_server.url}{said}", "token_endpoint": f"{auth_server.url}/token"}
+    auth_server.page = says(document) if said else says("", 503) if said is None else says("no JSON")
     findings = await found({"kind": "oidc", "client_id": "x", "issuer": issuer})
     ((found_level, what),) = bad(findings)
     assert (found_level, words in what) == (level, True), what
     assert issuer in what
     if said:
-        assert f"'{fas.url}{said}'" in what
-    assert {page.target for page in fas.pages} == {"/r/.well-known/openid-configuration"}
+        assert f"'{auth_server.url}{said}'" in what
+    assert {page.target for page in auth_server.pages} == {"/r/.well-known/openid-configuration"}

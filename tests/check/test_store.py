@@ -20,9 +20,10 @@ from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
 from broker.store.facts import fetch_facts
-from tests.conftest import RedisServer, free_port, start_redis
 from tests.deploy.deployment import USERS
 from tests.nonsense import NONSENSE
+from tests.ports import free_port
+from tests.redis_server import RedisServer, start_redis
 from tests.regressions.process import missing
 from tests.waiting import meanwhile, until
 
@@ -43,7 +44,7 @@ def server(tmp_path: Path) -> Iterator[StartRedis]:
 
     yield start
     for each in started:
-        each.stop()
+        each.kill()
 
 
 async def found(
@@ -140,7 +141,7 @@ async def test_replicas(server: StartRedis, tmp_path: Path) -> None:
 
 
 async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None:
-    """R04: a URL that names a replica fails, in the words that a broker there would wait with."""
+    """A URL that names a replica fails, in the words that a broker there would wait with."""
     redis = server()
     replica = server("--replicaof", f"127.0.0.1 {redis.port}")
     (finding,) = await found(replica.url, tmp_path)
@@ -280,6 +281,7 @@ async def test_foreign_store_on_the_namespace_s_channels(server: StartRedis, tmp
     assert only(elsewhere) == []
 
 
+@pytest.mark.server
 async def test_embedded_store(tmp_path: Path) -> None:
     """A check does not start an embedded store that does not run; it queries one that runs."""
     (finding,) = await found("embedded:", tmp_path)

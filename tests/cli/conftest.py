@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ import aiohttp
 import pytest
 
 from broker.sandbox import Sandbox
-from tests.conftest import free_port, provider_settings
+from tests.conftest import provider_settings
+from tests.ports import free_port
 from tests.waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("token-broker"))
@@ -81,7 +83,7 @@ class Home:
             [COMMAND, *arguments],
             cwd=self.directory,
             env=self.env | (env or {}),
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - no threads
             bufsize=0,  # whoever reads lines takes nothing away from whoever reads the rest
             **streams,
         )
@@ -186,3 +188,12 @@ async def read_until(process: subprocess.Popen[bytes], beginning: str) -> list[s
         assert line, f"it ended without {beginning!r}: {read} {process.stderr.read() if process.stderr else b''!r}"
         read.append(line)
     return read
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def line(home: Home, grant: str, **more: object) -> str:
+    """A line of an import with a live refresh token."""
+    token = home.sandbox.rotating.issue().refresh_token
+    return json.dumps({"grant_id": grant, "provider": "acme", "refresh_token": token} | more, ensure_ascii=False) + "\n"

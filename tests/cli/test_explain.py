@@ -8,9 +8,8 @@ import re
 import subprocess
 from typing import Any
 
-from tests.cli.conftest import COMMAND, Home
-from tests.cli.test_made_here import C_LOCALE
-from tests.conftest import RedisServer
+from tests.cli.conftest import C_LOCALE, COMMAND, Home
+from tests.redis_server import RedisServer
 from tests.waiting import until
 
 

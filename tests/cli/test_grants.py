@@ -19,9 +19,7 @@ from broker import errors
 from broker.cli import grants
 from broker.cli.http import Broker
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.cli.conftest import COMMAND, Home, lines, read_until
-from tests.cli.test_import import line
-from tests.cli.test_made_here import C_LOCALE
+from tests.cli.conftest import C_LOCALE, COMMAND, Home, line, lines, read_until
 from tests.waiting import until
 
 

@@ -8,15 +8,8 @@ import os
 import signal
 import subprocess
 
-from tests.cli.conftest import COMMAND, Home, lines
-from tests.cli.test_made_here import C_LOCALE
+from tests.cli.conftest import C_LOCALE, COMMAND, Home, line, lines
 from tests.waiting import until
-
-
-def line(home: Home, grant: str, **more: object) -> str:
-    """A line of an import with a live refresh token."""
-    token = home.sandbox.rotating.issue().refresh_token
-    return json.dumps({"grant_id": grant, "provider": "acme", "refresh_token": token} | more, ensure_ascii=False) + "\n"
 
 
 async def test_import(home: Home) -> None:

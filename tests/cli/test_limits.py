@@ -14,6 +14,7 @@ from broker.cli.sink import hook
 from broker.cli.sink.hook import Action
 
 
+@pytest.mark.server
 async def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that it started; broker/cli/README.md says after how long."""
     assert hook._TIMEOUT == 60

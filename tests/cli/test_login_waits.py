@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.cli.conftest import Done, Home, lines
-from tests.conftest import free_port
+from tests.ports import free_port
 
 ERROR = {"error": "some_code", "error_description": "the words for it"}
 Answer = tuple[int, dict[str, Any]]

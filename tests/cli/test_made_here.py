@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 from broker.secret import key_digest, parse_sealing_keys
-from tests.cli.conftest import COMMAND, Home, lines
+from tests.cli.conftest import C_LOCALE, COMMAND, Home, lines
 
 COMMANDS = [
     (),
@@ -153,9 +153,6 @@ async def test_variables_of_the_commands(home: Home) -> None:
     done = await home("run", env={"TOKEN_BROKER_REDIS_URL": "redis://x", "TOKEN_BROKER_CONFIG": str(moved)})
     assert done.code == 78
     assert "did you mean TOKEN_BROKER_REDIS__URL?" in done.err
-
-
-C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 async def test_c_locale(home: Home) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from broker.secret import key_digest, new_sealing_key
-from tests.cli.conftest import COMMAND, Home, lines
-from tests.cli.test_import import line
-from tests.conftest import RedisServer, free_port, start_redis
+from tests.cli.conftest import COMMAND, Home, line, lines
+from tests.ports import free_port
+from tests.redis_server import RedisServer, start_redis
 from tests.waiting import until
 
 AS_NOBODY = """
@@ -216,7 +216,7 @@ async def test_redis_away_at_start(home: Home, tmp_path: Path) -> None:
         assert "PASSWORD-1" not in home.log()
         assert await home.stop(process) == 0
     finally:
-        server.stop()
+        server.kill()
 
 
 async def test_keys_that_do_not_open(home: Home, own_redis: RedisServer) -> None:

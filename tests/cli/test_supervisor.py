@@ -16,7 +16,8 @@ from broker.secret import new_sealing_key
 from broker.service import stop_limit
 from broker.settings.file import load
 from tests.cli.conftest import Home
-from tests.conftest import RedisServer, free_port
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 from tests.waiting import until
 
 HUNG_LANE = """

@@ -13,7 +13,7 @@ from aiohttp import web
 from broker.client import Broker
 from broker.testing import FakeBroker
 from broker.testing.fixtures import fake_broker
-from tests.conftest import free_port
+from tests.ports import free_port
 
 __all__ = ["fake_broker"]
 

@@ -14,9 +14,10 @@ from redis.asyncio import Redis
 from broker.client import Broker, Grant
 from broker.sandbox import Sandbox
 from broker.testing import FakeBroker
-from tests.conftest import RedisServer, StartBroker, start_redis
+from tests.conftest import StartBroker
 from tests.nonsense import NONSENSE
 from tests.proxy import RedisProxy
+from tests.redis_server import RedisServer, start_redis
 from tests.steps import assert_sound, make_due
 from tests.waiting import until
 
@@ -170,7 +171,7 @@ async def test_with_a_real_broker(
 async def test_no_redis_is_no_reason_to_fail(fake: FakeBroker, tmp_path: Path) -> None:
     """Without its Redis the client reads at need, at most once a second while the token is valid."""
     server = start_redis(tmp_path)
-    server.stop()
+    server.kill()
     async with Broker.from_env(redis_url=server.url) as client:
         grant = client.grant("g1")
         for _ in range(20):

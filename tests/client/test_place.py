@@ -30,7 +30,7 @@ from broker.client import (
 from broker.client.place import Key, place, place_from
 from broker.testing import FakeBroker
 from tests.client.conftest import Api
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 

@@ -11,7 +11,7 @@ from broker.client import Broker
 from broker.secret import new_sealing_key
 from tests.cli.conftest import Home, home
 from tests.client.conftest import start_api
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.waiting import until
 
 __all__ = ["home"]

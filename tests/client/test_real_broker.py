@@ -24,7 +24,8 @@ from broker.client import (
 from broker.sandbox import Sandbox
 from broker.secret import key_digest
 from tests.client.conftest import start_api
-from tests.conftest import RunningBroker, StartBroker, free_port
+from tests.conftest import RunningBroker, StartBroker
+from tests.ports import free_port
 from tests.steps import assert_sound, log_in, make_due
 from tests.waiting import until
 

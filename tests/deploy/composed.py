@@ -21,7 +21,7 @@ from tests.deploy.containers import Container, Network, Node, network
 from tests.deploy.deployment import DEPLOY, ROOT, instructions, skip_or_fail
 from tests.waiting import until
 
-PROVIDER = Path(__file__).with_name("provider.py")
+PROVIDER = Path(__file__).with_name("run_sandbox.py")
 
 _SHIM = """#!/bin/sh
 # What `docker compose` does here: no engine, so `build` is done, and `run … broker ARGUMENTS` runs token-broker itself.

@@ -22,9 +22,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from broker.store.redis.embedded import find_server
-from tests.conftest import free_port
 from tests.deploy.composed import Stack, stack_of
 from tests.deploy.deployment import DEPLOY, USERS
+from tests.ports import free_port
 
 START = DEPLOY / "redis" / "start.sh"
 CONSUMER_PASSWORD = "a-consumer's-own-password"

@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import server_binary
 from tests.deploy.deployment import image, skip_or_fail
+from tests.redis_server import server_binary
 from tests.waiting import until
 
 PATH = "/opt/token-broker/bin:/usr/local/bin:/usr/bin:/bin"

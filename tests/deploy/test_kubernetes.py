@@ -251,7 +251,7 @@ async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
         begin(name)
     for name in pods:
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            await until(lambda: probed(name, kind), 30, 0.2)  # noqa: B023 - awaited at once
+            await until(lambda: probed(name, kind), 30, 0.2)
     token = await stack.token(at=pods[0])
     assert (await stack[pods[1]].exec("token-broker", "token", "acme")).strip() == token
     for path in ("/x", "/etc/token-broker/x", "/run/secrets/token-broker/x", "/opt/x"):

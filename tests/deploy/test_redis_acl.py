@@ -122,6 +122,7 @@ def used_by_the_broker() -> set[str]:
     return found
 
 
+@pytest.mark.server
 def test_broker_may_send_what_it_sends_and_no_more() -> None:
     """The commands of users.acl are those that stand in the scripts and the store, and what redis-py adds."""
     by_client = {"PING", "CLIENT|SETNAME", "PSUBSCRIBE"}

@@ -17,10 +17,10 @@ import pytest
 from broker.sandbox import Sandbox
 from broker.service import stop_limit
 from broker.settings.file import load
-from tests.conftest import free_port
 from tests.deploy.conftest import Deployed
 from tests.deploy.deployment import DEPLOY, skip_or_fail
 from tests.deploy.systemd import Systemd, systemd
+from tests.ports import free_port
 from tests.waiting import until
 
 UNIT = DEPLOY / "systemd" / "token-broker.service"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.conftest import free_port
+from tests.ports import free_port
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 

@@ -297,6 +297,7 @@ async def test_events_and_channels(
         ("print('\\x1b[2J' + 'x' * 10**6)\nraise SystemExit(1)", "exit 1: \\x1b[2Jxxx"),
     ],
 )
+@pytest.mark.server
 async def test_command_that_fails(code: str, why: str, tmp_path: Path) -> None:
     """A command that hangs is killed with every process that it started; its output is bounded and escaped."""
     began = time.monotonic()
@@ -318,6 +319,7 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+@pytest.mark.server
 async def test_command_without_the_broker_s_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A command gets the notice on its standard input, and the environment without any setting: one may be secret."""
     monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__ACME__CLIENT_SECRET", "s3cret")
@@ -373,7 +375,7 @@ async def test_a_channel_that_cannot_work(
 async def test_redis_away(start_broker: StartBroker, own_redis: Any, receiver: Receiver) -> None:
     """Without Redis no notice is sent and no loop ends: each waits, and /healthz says for what."""
     async with start_broker(notify=receiver.settings, redis={"url": own_redis.url}) as broker:
-        own_redis.stop()
+        own_redis.kill()
         await until(lambda: _says(broker, "notices webhook", "Redis"))
         assert (await broker.ask("GET", "/healthz"))[0] == 200
     assert receiver.posts == []

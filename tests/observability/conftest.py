@@ -10,13 +10,15 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.sandbox import Sandbox
-from tests.cli.conftest import home  # noqa: F401 - a fixture
+from tests.cli import conftest as cli
 from tests.conftest import RunningBroker, StartBroker
-from tests.notify.conftest import Receiver, receiver  # noqa: F401 - a fixture
+from tests.notify import conftest as notify
 from tests.steps import log_in, make_due, state_of
 from tests.waiting import until
 
 DAY = 86_400_000
+home = cli.home
+receiver = notify.receiver
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ async def busy_broker(
     start_broker: StartBroker,
     sandbox: Sandbox,
     redis: Redis,
-    receiver: Receiver,  # noqa: F811 - the fixture
+    receiver: notify.Receiver,
 ) -> AsyncIterator[RunningBroker]:
     """A broker with a living grant, a dead one, and one whose end is near."""
     async with start_broker(notify=receiver.settings) as broker:

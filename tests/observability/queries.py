@@ -15,8 +15,8 @@ import aiohttp
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import free_port
 from tests.deploy.deployment import DEPLOY, skip_or_fail
+from tests.ports import free_port
 
 PROMETHEUS = DEPLOY / "prometheus"
 RULES = PROMETHEUS / "token-broker.rules.yml"

@@ -8,8 +8,9 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from broker.sandbox import Sandbox
-from tests.conftest import RedisServer, RunningBroker, StartBroker
+from tests.conftest import RunningBroker, StartBroker
 from tests.observability.queries import Sample, fires, samples
+from tests.redis_server import RedisServer
 from tests.steps import make_due
 from tests.waiting import until
 
@@ -48,7 +49,7 @@ async def test_no_redis_and_no_journal(start_broker: StartBroker, own_redis: Red
     """Redis that is gone, beside a journal that is switched off."""
     async with start_broker(redis={"url": own_redis.url}, refresh={"journal": False}) as broker:
         await fires(tmp_path, await scraped(broker), "TokenBrokerDurabilityAtRisk")
-        own_redis.stop()
+        own_redis.kill()
         found = await once(broker, lambda s: (s.name, s.value) == ("token_broker_store_up", 0))
         await fires(tmp_path, found, "TokenBrokerDurabilityAtRisk", "TokenBrokerStoreDown")
 

@@ -17,7 +17,7 @@ async def kill(broker: RunningBroker, sandbox: Sandbox, redis: Redis, *grants: s
     for grant in grants:
         sandbox.rotating.faults.order("status", 1, status=400, body={"error": "invalid_grant"})
         await make_due(redis, "acme", grant)
-        await until(lambda: parked(broker, grant))  # noqa: B023 - awaited at once
+        await until(lambda: parked(broker, grant))
 
 
 async def parked(broker: RunningBroker, grant: str) -> bool:

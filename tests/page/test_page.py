@@ -190,7 +190,7 @@ async def test_polling_stops_when_hidden(broker: RunningBroker, screens: Screens
         configurable: true}); document.dispatchEvent(new Event('visibilitychange')); }"""
     for wanted in (1, 2):
         await screen.page.clock.run_for(5_100)
-        await until(lambda: len(asked) == wanted)  # noqa: B023 - awaited at once
+        await until(lambda: len(asked) == wanted)
         await screen.page.wait_for_load_state("networkidle")
     await screen.page.evaluate(hide, True)
     await screen.page.clock.run_for(60_000)

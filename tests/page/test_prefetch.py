@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from broker.api.routes import login
 from broker.sandbox import Sandbox
-from tests.conftest import RunningBroker, free_port
+from tests.conftest import RunningBroker
+from tests.ports import free_port
 from tests.waiting import until
 
 
@@ -48,7 +49,7 @@ async def test_a_prefetched_link(
     page_with: Callable[[str], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """B13: looking ahead begins no login and spends nothing; the click afterwards works."""
+    """Looking ahead begins no login and spends nothing; the click afterwards works."""
     seen: list[str] = []
     prefetching = login._is_prefetch
 

@@ -16,7 +16,8 @@ from broker.api.callers import Callers
 from broker.sandbox import Sandbox
 from broker.secret import Sealer, key_digest, new_sealing_key, parse_sealing_keys
 from broker.settings import Caller
-from tests.conftest import RunningBroker, StartBroker, free_port
+from tests.conftest import RunningBroker, StartBroker
+from tests.ports import free_port
 from tests.steps import log_in
 
 PAGE = {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"}

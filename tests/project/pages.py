@@ -7,11 +7,11 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 
 

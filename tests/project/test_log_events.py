@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.process.log_events import EVENTS
-from tests.project.pages import ROOT
+from tests.paths import ROOT
 
 METHODS = {"debug", "info", "warning", "error", "critical", "exception"}
 LOGGERS = {"log", "line"}

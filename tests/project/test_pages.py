@@ -9,7 +9,8 @@ from urllib.parse import unquote
 import pytest
 
 from broker.settings.file import load
-from tests.project.pages import ROOT, anchors, blocks, links, outside_code, page, tracked
+from tests.paths import ROOT
+from tests.project.pages import anchors, blocks, links, outside_code, page, tracked
 
 PAGES = (
     "README.md",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.pages import ROOT, blocks, page, tracked
+from tests.paths import ROOT
+from tests.project.pages import blocks, page, tracked
 
 TOP_LEVEL = {
     "pyproject.toml",

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.providers import Http
+    from tests.scripted_server import ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 
@@ -114,8 +113,8 @@ async def test_closed_session_is_not_sent(serve: Serve, endpoint_at: EndpointAt,
     assert await refresh(endpoint) == NotSent("unexpected", "RuntimeError")
 
 
-async def test_t42_ipv6_literal(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """`http://[::1]:port/token` works (T42)."""
+async def test_ipv6_literal(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
+    """`http://[::1]:port/token` works."""
     try:
         server = await serve(answer(TOKENS), host="::1")
     except OSError:
@@ -165,8 +164,8 @@ class TestTls:
         ("name", "age", "words"),
         [
             pytest.param("127.0.0.1", None, "", id="good"),
-            pytest.param("127.0.0.1", timedelta(hours=1), "certificate has expired", id="T45 expired"),
-            pytest.param("other.test", None, "certificate is not valid for", id="T45 wrong host"),
+            pytest.param("127.0.0.1", timedelta(hours=1), "certificate has expired", id="expired"),
+            pytest.param("other.test", None, "certificate is not valid for", id="wrong host"),
         ],
     )
     async def test_certificate(
@@ -179,7 +178,7 @@ class TestTls:
         age: timedelta | None,
         words: str,
     ) -> None:
-        """With a bad certificate nothing is sent, and the words name certificate and reason (T45)."""
+        """With a bad certificate nothing is sent, and the words name certificate and reason."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(bundle))
         more = {} if age is None else {"not_after": datetime.now(UTC) - age}
@@ -193,10 +192,10 @@ class TestTls:
             assert words in outcome.detail
             assert server.requests == []
 
-    async def test_t45_old_tls(
+    async def test_old_tls(
         self, serve: Serve, answer: MakeAnswer, bundle: Path, open_endpoint: Callable[[str], Awaitable[Endpoint]]
     ) -> None:
-        """A server that offers TLS 1.1 at most receives nothing (T45)."""
+        """A server that offers TLS 1.1 at most receives nothing."""
         import ssl
         import warnings
 
@@ -227,7 +226,7 @@ class TestTls:
         assert isinstance(outcome, NotSent)
         assert outcome.code == "tls"
 
-    async def test_t44_renewed_trust_bundle_is_taken_up(
+    async def test_renewed_trust_bundle_is_taken_up(
         self,
         serve: Serve,
         answer: MakeAnswer,
@@ -235,7 +234,7 @@ class TestTls:
         open_endpoint: Callable[[str], Awaitable[Endpoint]],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """After a certificate failure the bundle is read again, at most every ten seconds (T44)."""
+        """After a certificate failure the bundle is read again, at most every ten seconds."""
         first, second = trustme.CA(), trustme.CA()
         first.cert_pem.write_to_path(str(bundle))
         server = await serve(answer(TOKENS), tls=self.context(second))

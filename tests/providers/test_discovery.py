@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from broker.providers import Http
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     MakeAnswer = Callable[..., bytes]
     EndpointAt = Callable[..., Endpoint]
 
@@ -44,14 +43,14 @@ def document(issuer: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("issuer", ["https://as.test/r", "https://as.test/r/"])
-def test_t50_no_double_slash(issuer: str) -> None:
-    """The URL never has `//.well-known` (T50)."""
+def test_no_double_slash(issuer: str) -> None:
+    """The URL never has `//.well-known`."""
     assert discovery_url(issuer) == "https://as.test/r/.well-known/openid-configuration"
 
 
 @pytest.mark.parametrize("said", ["https://as.test/r/", "https://AS.test/r", None, 7])
-def test_t50_issuer_must_be_equal_to_the_letter(said: object) -> None:
-    """A mismatch is a settings error that names both (T50)."""
+def test_issuer_must_be_equal_to_the_letter(said: object) -> None:
+    """A mismatch is a settings error that names both."""
     with pytest.raises(InvalidSettings) as caught:
         check({**document("https://as.test/r"), "issuer": said}, dialect())
     assert "'https://as.test/r'" in str(caught.value)
@@ -151,7 +150,7 @@ async def test_a_hanging_issuer_costs_little_where_an_old_document_will_do(
 ) -> None:
     """Fetching again takes at most half the time, so the token request can still be sent."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(b"")
@@ -166,8 +165,8 @@ async def test_a_hanging_issuer_costs_little_where_an_old_document_will_do(
     await asyncio.wait_for(asking, 0.6)
 
 
-async def test_t50_failures_back_off(serve: Serve, http: Http, answer: MakeAnswer) -> None:
-    """While discovery is down requests are 1, 2, 4 … seconds apart, and it recovers by itself (T50)."""
+async def test_failures_back_off(serve: Serve, http: Http, answer: MakeAnswer) -> None:
+    """While discovery is down requests are 1, 2, 4 … seconds apart, and it recovers by itself."""
     server = await serve(answer(b"", 503))
     clock = Clock()
     discovery = Discovery(dialect(server.url), http, clock)
@@ -202,7 +201,7 @@ async def test_redirect_is_not_followed(serve: Serve, http: Http, answer: MakeAn
 async def test_waiting_is_bounded(serve: Serve, http: Http) -> None:
     """A caller that waits behind a hanging fetch gives up in its own time; a cancelled one hands over."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(hang)
@@ -234,8 +233,8 @@ async def test_refresh_by_discovery(serve: Serve, endpoint_at: EndpointAt, answe
     assert (await endpoint.resolve()).authorization_endpoint == f"{server.url}/authorize"
 
 
-async def test_t50_failed_discovery_is_not_sent(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A refresh without an endpoint to go to is not sent, and says why (T50)."""
+async def test_failed_discovery_is_not_sent(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
+    """A refresh without an endpoint to go to is not sent, and says why."""
     server = await serve(answer(document("https://other.test")))
     endpoint = endpoint_at(server.url, kind="oidc", issuer=server.url, token_endpoint=None)
     outcome = await endpoint.refresh(Secret("r1"), timeout=1)

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.providers import Endpoint
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 
@@ -125,10 +124,10 @@ async def test_client_authentication(
     assert got.form.keys() - {"grant_type", "refresh_token"} == set(credentials)
 
 
-async def test_t16_token_params_are_added_but_replace_nothing(
+async def test_token_params_are_added_but_replace_nothing(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer
 ) -> None:
-    """A server that insists on a further parameter gets it (T16); it cannot override a standard one by accident."""
+    """A server that insists on a further parameter gets it; it cannot override a standard one by accident."""
     server = await serve(answer(TOKENS))
     params = {"redirect_uri": "https://x/cb", "refresh_token": "evil", "audience": "é"}
     await refresh(endpoint_at(server.url, token_params=params))
@@ -151,10 +150,10 @@ async def test_the_clock_is_asked_when_the_answer_is_there(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_t33_redirects_are_not_followed(
+async def test_redirects_are_not_followed(
     serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, status: int
 ) -> None:
-    """No redirect ever takes a refresh token to another host (T33)."""
+    """No redirect ever takes a refresh token to another host."""
     listener = await serve(answer(TOKENS))
     server = await serve(answer(b"", status, Location=f"{listener.url}/login?session=s"))
     outcome = await refresh(endpoint_at(server.url))
@@ -177,11 +176,11 @@ async def test_no_cookie_is_kept(serve: Serve, endpoint_at: EndpointAt, answer: 
 async def test_echoed_credentials_are_cut_out(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A server that echoes token, secret and Authorization header shows the operator none of them."""
 
-    async def echo(writer: asyncio.StreamWriter) -> None:
+    async def echo(exchange: Exchange) -> None:
         got = server.requests[-1]
         said = f"{TOKEN.reveal()} {got.body.decode()} {got.headers['authorization']} s3cr3t/+ä"
         body = json.dumps({"error": "invalid_grant", "error_description": said}).encode()
-        writer.write(raw("HTTP/1.1 400 No|Connection: close", body))
+        exchange.writer.write(raw("HTTP/1.1 400 No|Connection: close", body))
 
     server = await serve(echo)
     outcome = await refresh(endpoint_at(server.url))
@@ -194,10 +193,10 @@ async def test_echoed_credentials_are_cut_out(serve: Serve, endpoint_at: Endpoin
 class TestClientSecretFile:
     """The client secret in a file."""
 
-    async def test_o16_rotated_file_is_read_again(
+    async def test_rotated_file_is_read_again(
         self, serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer, tmp_path: Path
     ) -> None:
-        """The next request uses a secret that was swapped by symlink, as mounted secrets are (O16)."""
+        """The next request uses a secret that was swapped by symlink, as mounted secrets are."""
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "secret").write_text(f"{name}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +12,9 @@ from broker.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .conftest import Scripted
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     MakeAnswer = Callable[..., bytes]
     EndpointAt = Callable[..., Endpoint]
 
@@ -96,8 +95,8 @@ async def test_logout_is_sent_once_on_a_connection_that_was_closed(
 ) -> None:
     """A plain aiohttp client would repeat a DELETE on a kept connection that closes; here nothing is sent twice."""
 
-    async def close(writer: asyncio.StreamWriter) -> None:
-        writer.close()
+    async def close(exchange: Exchange) -> None:
+        exchange.writer.close()
 
     server = await serve(answer(b""), close)
     endpoint = endpoint_at(

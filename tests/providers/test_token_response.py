@@ -45,12 +45,12 @@ def test_whole_answer_is_read() -> None:
     ("members", "life_ms", "warned"),
     [
         pytest.param({"expires_in": 3600}, 3_600_000, False, id="integer"),
-        pytest.param({"expires_in": 3599.7}, 3_599_700, False, id="T03 fraction"),
-        pytest.param({"expires_in": 3600.0}, 3_600_000, False, id="T03 point zero"),
-        pytest.param({"expires_in": 3.6e3}, 3_600_000, False, id="T03 exponent"),
+        pytest.param({"expires_in": 3599.7}, 3_599_700, False, id="fraction"),
+        pytest.param({"expires_in": 3600.0}, 3_600_000, False, id="point zero"),
+        pytest.param({"expires_in": 3.6e3}, 3_600_000, False, id="exponent"),
         pytest.param({"expires_in": "3600"}, 3_600_000, False, id="text"),
         pytest.param({"expires_in": " 3599.5 "}, 3_599_500, False, id="text with fraction and blanks"),
-        pytest.param({"expires_in": 0}, None, True, id="T05 zero"),
+        pytest.param({"expires_in": 0}, None, True, id="zero"),
         pytest.param({"expires_in": -1}, None, True, id="negative"),
         pytest.param({"expires_in": 0.0001}, None, True, id="less than a millisecond"),
         pytest.param({"expires_in": True}, None, True, id="boolean"),
@@ -59,14 +59,14 @@ def test_whole_answer_is_read() -> None:
         pytest.param({"expires_in": "٣٦٠٠"}, None, True, id="digits of another script"),
         pytest.param({"expires_in": None}, None, False, id="null"),
         pytest.param({}, None, False, id="absent"),
-        pytest.param({"expires_in": NOW // 1000 + 3600}, 3_600_000, True, id="T09 epoch seconds"),
-        pytest.param({"expires_in": NOW + 3_600_000}, 3_600_000, True, id="T09 epoch milliseconds"),
-        pytest.param({"expires_in": 50 * 365 * 86400}, None, True, id="T09 fifty years"),
-        pytest.param({"expires_in": NOW // 1000 - 5}, None, True, id="T09 epoch in the past"),
-        pytest.param({"expires_on": str(NOW // 1000 + 3600)}, 3_600_000, True, id="T09 only expires_on, a text"),
-        pytest.param({"expires": 3600}, 3_600_000, True, id="T09 only expires"),
-        pytest.param({"expires_in": 60, "expires_on": NOW}, 60_000, False, id="T09 expires_in before expires_on"),
-        pytest.param({"expires_in": "soon", "expires": 60}, 60_000, True, id="T09 expires_in unreadable"),
+        pytest.param({"expires_in": NOW // 1000 + 3600}, 3_600_000, True, id="epoch seconds"),
+        pytest.param({"expires_in": NOW + 3_600_000}, 3_600_000, True, id="epoch milliseconds"),
+        pytest.param({"expires_in": 50 * 365 * 86400}, None, True, id="fifty years"),
+        pytest.param({"expires_in": NOW // 1000 - 5}, None, True, id="epoch in the past"),
+        pytest.param({"expires_on": str(NOW // 1000 + 3600)}, 3_600_000, True, id="only expires_on, a text"),
+        pytest.param({"expires": 3600}, 3_600_000, True, id="only expires"),
+        pytest.param({"expires_in": 60, "expires_on": NOW}, 60_000, False, id="expires_in before expires_on"),
+        pytest.param({"expires_in": "soon", "expires": 60}, 60_000, True, id="expires_in unreadable"),
     ],
 )
 def test_lifetime(members: dict[str, Any], life_ms: int | None, warned: bool) -> None:
@@ -76,8 +76,8 @@ def test_lifetime(members: dict[str, Any], life_ms: int | None, warned: bool) ->
     assert bool(read_as.warnings) == warned
 
 
-def test_c10_foreign_epoch_is_measured_on_the_servers_clock() -> None:
-    """With a clock ten minutes ahead a point in time still gives the lifetime that the server meant (C10, T09)."""
+def test_foreign_epoch_is_measured_on_the_servers_clock() -> None:
+    """With a clock ten minutes ahead a point in time still gives the lifetime that the server meant."""
     server = NOW // 1000 - 600
     read_as = answered(
         {"access_token": "a2", "expires_on": server + 300}, headers={"Date": formatdate(server, usegmt=True)}
@@ -85,8 +85,8 @@ def test_c10_foreign_epoch_is_measured_on_the_servers_clock() -> None:
     assert read_as.lifetime_ms == 300_000
 
 
-def test_t09_foreign_times_travel_but_never_replace_ours() -> None:
-    """`expires_on` is passed on; `expires_at` is the broker's own member (T09)."""
+def test_foreign_times_travel_but_never_replace_ours() -> None:
+    """`expires_on` is passed on; `expires_at` is the broker's own member."""
     read_as = answered({**TOKENS, "expires_on": 1, "expires_at": 2})
     assert read_as.extra == {"expires_on": 1}
 
@@ -101,12 +101,12 @@ def test_refresh_in_that_is_none_is_dropped_with_a_warning(value: object) -> Non
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b"access_token=a2&refresh_token=r2&expires=3600", id="T10 plain"),
-        pytest.param(b"access_token=a%32&refresh_token=r2&expires=3600\n", id="T10 percent-encoded"),
+        pytest.param(b"access_token=a2&refresh_token=r2&expires=3600", id="plain"),
+        pytest.param(b"access_token=a%32&refresh_token=r2&expires=3600\n", id="percent-encoded"),
     ],
 )
-def test_t10_form_encoded_success(body: bytes) -> None:
-    """A success in the form encoding is a success (T10)."""
+def test_form_encoded_success(body: bytes) -> None:
+    """A success in the form encoding is a success."""
     read_as = answered(body, headers={"content-type": "text/plain"})
     assert (read_as.access_token, read_as.refresh_token, read_as.lifetime_ms) == (Secret("a2"), Secret("r2"), 3_600_000)
 
@@ -115,8 +115,8 @@ def test_t10_form_encoded_success(body: bytes) -> None:
     ("scope", "expected"),
     [(["a", "b"], "a b"), ([1, "a"], "a"), ([], None), (None, None), ("", None), ({"x": 1}, None), (" a  b ", "a b")],
 )
-def test_t19_scope_is_a_text_or_absent(scope: object, expected: str | None) -> None:
-    """Whatever a server sends as `scope`, it becomes one text or None (T19)."""
+def test_scope_is_a_text_or_absent(scope: object, expected: str | None) -> None:
+    """Whatever a server sends as `scope`, it becomes one text or None."""
     assert answered({**TOKENS, "scope": scope}).scope == expected
 
 
@@ -153,18 +153,18 @@ def test_an_error_beside_tokens_is_not_passed_on() -> None:
     "kind",
     ["text/html", "text/plain", "json", "application/json;charset=utf-8;", "application/vnd.x+json", ""],
 )
-def test_t22_content_type_does_not_matter(kind: str) -> None:
-    """JSON is read under any Content-Type (T22)."""
+def test_content_type_does_not_matter(kind: str) -> None:
+    """JSON is read under any Content-Type."""
     assert answered(TOKENS, headers={"Content-Type": kind}).access_token == Secret("a2")
 
 
-def test_t25_a_byte_order_mark_is_tolerated() -> None:
-    """UTF-8 with a BOM is read (T25)."""
+def test_a_byte_order_mark_is_tolerated() -> None:
+    """UTF-8 with a BOM is read."""
     assert answered(b"\xef\xbb\xbf" + json.dumps(TOKENS).encode()).access_token == Secret("a2")
 
 
-def test_t36_the_last_of_doubled_members_counts() -> None:
-    """The last of repeated members counts, for all members, and a warning names them (T36)."""
+def test_the_last_of_doubled_members_counts() -> None:
+    """The last of repeated members counts, for all members, and a warning names them."""
     read_as = answered(
         b'{"access_token":"a","access_token":"b","refresh_token":"r1","refresh_token":"r2","x":{"y":1,"y":2}}'
     )
@@ -172,8 +172,8 @@ def test_t36_the_last_of_doubled_members_counts() -> None:
     assert [warning.split()[0] for warning in read_as.warnings] == ["access_token", "refresh_token"]
 
 
-def test_t37_what_is_no_json_number_becomes_null() -> None:
-    """NaN and Infinity neither reach callers nor become a lifetime (T37)."""
+def test_what_is_no_json_number_becomes_null() -> None:
+    """NaN and Infinity neither reach callers nor become a lifetime."""
     read_as = answered(b'{"access_token":"a2","quota":NaN,"x":[-Infinity,1e999],"expires_in":Infinity,"y":1}')
     assert read_as.extra == {"quota": None, "x": [None, None], "y": 1}
     assert read_as.lifetime_ms is None

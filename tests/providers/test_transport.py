@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from broker.providers import Endpoint
+    from tests.scripted_server import Exchange, ScriptedServer
 
-    from .conftest import Scripted
-
-    Serve = Callable[..., Awaitable[Scripted]]
+    Serve = Callable[..., Awaitable[ScriptedServer]]
     EndpointAt = Callable[..., Endpoint]
     MakeAnswer = Callable[..., bytes]
 
@@ -46,22 +45,22 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 chunked",
+            id="chunked",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 chunked with trailers",
+            id="chunked with trailers",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked|Connection: close", b"%x\r\n%s\r\n" % (len(BODY), BODY)),
             "answered",
-            id="T30 no last chunk, JSON whole",
+            id="no last chunk, JSON whole",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked|Connection: close", b"9\r\n" + BODY[:9] + b"\r\n"),
             "truncated",
-            id="T30 no last chunk, JSON cut",
+            id="no last chunk, JSON cut",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Length: 999|Connection: close", BODY), "answered", id="short, JSON whole"
@@ -70,34 +69,32 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(raw("HTTP/1.1 400 No|Content-Length: 999|Connection: close"), "truncated", id="refusal cut off"),
         pytest.param(raw("HTTP/1.1 503 No|Content-Length: 9|Connection: close"), "http_503", id="503 cut off"),
         pytest.param(
-            raw(f"HTTP/1.1 200 OK|Content-Encoding: gzip|Content-Length: {len(GZIP)}", GZIP), "answered", id="T27 gzip"
+            raw(f"HTTP/1.1 200 OK|Content-Encoding: gzip|Content-Length: {len(GZIP)}", GZIP), "answered", id="gzip"
         ),
-        pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: x-gzip|Connection: close", GZIP), "answered", id="T27 x-gzip"
-        ),
+        pytest.param(raw("HTTP/1.1 200 OK|Content-Encoding: x-gzip|Connection: close", GZIP), "answered", id="x-gzip"),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: gzip, gzip|Connection: close", gzip.compress(GZIP)),
             "answered",
-            id="T27 gzip twice",
+            id="gzip twice",
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", zlib.compress(BODY)),
             "answered",
-            id="T27 deflate",
+            id="deflate",
         ),
         pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", BARE), "answered", id="T27 bare deflate"
+            raw("HTTP/1.1 200 OK|Content-Encoding: deflate|Connection: close", BARE), "answered", id="bare deflate"
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: br|Connection: close", b"\x8b\x02\x80{}\x03"),
             "undecodable",
-            id="T27 br, though not asked",
+            id="br, though not asked",
         ),
         pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "undecodable", id="T27 no gzip"
+            raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "undecodable", id="no gzip"
         ),
         pytest.param(
-            raw("HTTP/1.1 403 No|Content-Encoding: br|Connection: close", b"\x8b"), "http_403", id="T27 refusal in br"
+            raw("HTTP/1.1 403 No|Content-Encoding: br|Connection: close", b"\x8b"), "http_403", id="refusal in br"
         ),
         pytest.param(
             raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", GZIP[:-20]), "truncated", id="gzip cut"
@@ -107,8 +104,8 @@ BARE = zlib.compress(BODY)[2:-4]
             "oversized",
             id="gzip bomb",
         ),
-        pytest.param(raw("HTTP/1.1 204 No Content|Content-Encoding: gzip"), "empty", id="T28 204 with a coding"),
-        pytest.param(raw("HTTP/1.1 200 OK|Content-Length: 0"), "empty", id="T28 nothing"),
+        pytest.param(raw("HTTP/1.1 204 No Content|Content-Encoding: gzip"), "empty", id="204 with a coding"),
+        pytest.param(raw("HTTP/1.1 200 OK|Content-Length: 0"), "empty", id="nothing"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n", "malformed", id="not HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\nbroken", "disconnected", id="head cut"),
         pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 600_000), "malformed", id="endless header"),
@@ -117,9 +114,9 @@ BARE = zlib.compress(BODY)[2:-4]
 async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, expected: str) -> None:
     """A response of any shape is complete if its JSON is, else unknown with the reason, and it is sent once."""
 
-    async def say(writer: asyncio.StreamWriter) -> None:
-        writer.write(step)
-        await writer.drain()
+    async def say(exchange: Exchange) -> None:
+        exchange.writer.write(step)
+        await exchange.writer.drain()
 
     server = await serve(say)
     outcome = await refresh(endpoint_at(server.url))
@@ -133,8 +130,8 @@ async def test_odd_answers(serve: Serve, endpoint_at: EndpointAt, step: bytes, e
     assert len(server.requests) == 1
 
 
-async def test_t30_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """`Transfer-Encoding: gzip, chunked` is read or unknown, and never hangs (T30)."""
+async def test_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt) -> None:
+    """`Transfer-Encoding: gzip, chunked` is read or unknown, and never hangs."""
     chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GZIP), GZIP)
     server = await serve(raw("HTTP/1.1 200 OK|Transfer-Encoding: gzip, chunked|Connection: close", chunk))
     outcome = await refresh(endpoint_at(server.url))
@@ -144,8 +141,8 @@ async def test_t30_gzip_as_transfer_coding(serve: Serve, endpoint_at: EndpointAt
 async def test_whole_json_before_a_hang_counts(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A server that forgets its last chunk and stays connected costs the time-out, not the refresh token."""
 
-    async def forget(writer: asyncio.StreamWriter) -> None:
-        writer.write(raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(BODY), BODY)))
+    async def forget(exchange: Exchange) -> None:
+        exchange.writer.write(raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n" % (len(BODY), BODY)))
         await asyncio.sleep(30)
 
     server = await serve(forget)
@@ -158,8 +155,8 @@ async def test_whole_json_before_a_hang_counts(serve: Serve, endpoint_at: Endpoi
 async def test_hang(serve: Serve, endpoint_at: EndpointAt, said: bytes) -> None:
     """A server that falls silent at any point is unknown after the time-out."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
-        writer.write(said)
+    async def hang(exchange: Exchange) -> None:
+        exchange.writer.write(said)
         await asyncio.sleep(30)
 
     server = await serve(hang)
@@ -171,12 +168,12 @@ async def test_hang(serve: Serve, endpoint_at: EndpointAt, said: bytes) -> None:
     assert len(server.requests) == 1
 
 
-async def test_t32_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
-    """A byte at a time keeps no request alive beyond its time, and delays no other provider (T32)."""
+async def test_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
+    """A byte at a time keeps no request alive beyond its time, and delays no other provider."""
 
-    async def drip(writer: asyncio.StreamWriter) -> None:
+    async def drip(exchange: Exchange) -> None:
         for byte in answer(TOKENS):
-            writer.write(bytes([byte]))
+            exchange.writer.write(bytes([byte]))
             await asyncio.sleep(0.02)
 
     slow, fast = await serve(drip), await serve(answer(TOKENS))
@@ -191,13 +188,11 @@ async def test_t32_a_drip_ends_at_the_total_time(serve: Serve, endpoint_at: Endp
     assert time.monotonic() - started < 1
 
 
-async def test_reset_after_reading_is_unknown(
-    serve: Serve, endpoint_at: EndpointAt, rst: Callable[[asyncio.StreamWriter], None]
-) -> None:
+async def test_reset_after_reading_is_unknown(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A reset after the request was read may have come after it was redeemed."""
 
-    async def cut(writer: asyncio.StreamWriter) -> None:
-        rst(writer)
+    async def cut(exchange: Exchange) -> None:
+        exchange.reset()
 
     server = await serve(cut)
     outcome = await refresh(endpoint_at(server.url))
@@ -209,8 +204,8 @@ async def test_reset_after_reading_is_unknown(
 async def test_close_after_reading_is_unknown_and_not_repeated(serve: Serve, endpoint_at: EndpointAt) -> None:
     """A FIN without a response is unknown; no request is sent a second time."""
 
-    async def close(writer: asyncio.StreamWriter) -> None:
-        writer.close()
+    async def close(exchange: Exchange) -> None:
+        exchange.writer.close()
 
     server = await serve(close)
     outcome = await refresh(endpoint_at(server.url))
@@ -235,13 +230,13 @@ async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
     """Of 30 MB only the first 256 KiB are read."""
     sent = 0
 
-    async def pour(writer: asyncio.StreamWriter) -> None:
+    async def pour(exchange: Exchange) -> None:
         nonlocal sent
-        writer.write(raw("HTTP/1.1 200 OK|Content-Length: 31457280"))
+        exchange.writer.write(raw("HTTP/1.1 200 OK|Content-Length: 31457280"))
         while sent < 31_457_280:
-            writer.write(b" " * 65_536)
+            exchange.writer.write(b" " * 65_536)
             sent += 65_536
-            await writer.drain()
+            await exchange.writer.drain()
 
     server = await serve(pour)
     outcome = await refresh(endpoint_at(server.url))
@@ -250,8 +245,8 @@ async def test_oversized_answer(serve: Serve, endpoint_at: EndpointAt) -> None:
     assert sent < 20_000_000
 
 
-async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointAt) -> None:
-    """Of a repeated Retry-After the longer one counts (T40)."""
+async def test_retry_after_header_twice(serve: Serve, endpoint_at: EndpointAt) -> None:
+    """Of a repeated Retry-After the longer one counts."""
     server = await serve(raw("HTTP/1.1 429 No|Retry-After: 7|Retry-After: 9|Content-Length: 0"))
     outcome = await refresh(endpoint_at(server.url))
     assert isinstance(outcome, Busy)
@@ -261,7 +256,7 @@ async def test_t40_retry_after_header_twice(serve: Serve, endpoint_at: EndpointA
 async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) -> None:
     """The only exception that is raised is `CancelledError`."""
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
+    async def hang(exchange: Exchange) -> None:
         await asyncio.sleep(30)
 
     server = await serve(hang)

@@ -13,8 +13,9 @@ import pytest
 
 from broker.sandbox import Sandbox, walk_login
 from broker.secret import key_digest
-from tests.conftest import RunningBroker, StartBroker, free_port
-from tests.proxies.test_proxies import KEY, program, proxying
+from tests.conftest import RunningBroker, StartBroker
+from tests.ports import free_port
+from tests.proxies.programs import KEY, program, proxying
 
 GRANT = "acme-cameras"
 
@@ -58,7 +59,7 @@ async def ask(url: str, method: str = "GET", **options: Any) -> tuple[int, dict[
 
 
 async def test_a_proxy_that_takes_authorization_away(behind: tuple[RunningBroker, str]) -> None:
-    """K19: X-Broker-Key and a client in the body come through, login links too; a 401 says which header to use."""
+    """X-Broker-Key and a client in the body come through, login links too; a 401 says which header to use."""
     broker, url = behind
     token = f"{url}/v1/grants/{GRANT}/token"
     status, body = await ask(token, headers={"Authorization": f"Bearer {KEY}"})
@@ -77,7 +78,7 @@ async def test_a_proxy_that_takes_authorization_away(behind: tuple[RunningBroker
 
 
 async def test_a_long_poll_through_a_proxy(behind: tuple[RunningBroker, str]) -> None:
-    """K14: a wait that is asked for ends before nginx gives up; news comes through, and so does leaving."""
+    """A wait that is asked for ends before nginx gives up; news comes through, and so does leaving."""
     broker, url = behind
     before = await broker.token(GRANT)
     waits = {"If-None-Match": f'"{before["generation"]}"', "Prefer": "wait=300", "X-Broker-Key": KEY}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,12 @@ from aiohttp import web
 
 from broker.sandbox import Sandbox
 from broker.secret import key_digest
-from tests.conftest import StartBroker, free_port
-from tests.deploy.deployment import DEPLOY, skip_or_fail
+from tests.conftest import StartBroker
+from tests.deploy.deployment import DEPLOY
+from tests.ports import free_port
+from tests.proxies.programs import KEY, program, proxying
 from tests.waiting import until
 
-KEY = "proxy-key-0123456789"
 GRANT = "acme-cameras"
 
 
@@ -53,15 +51,6 @@ async def service() -> AsyncIterator[Service]:
     here.url = f"http://127.0.0.1:{port}"
     yield here
     await runner.cleanup()
-
-
-def program(name: str) -> str:
-    """Its path; skips where it is missing."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if found is None:
-        skip_or_fail(f"{name} is not installed")
-    assert found is not None
-    return found
 
 
 def nginx(folder: Path, listen: int, broker: str, service: str) -> list[str]:
@@ -100,34 +89,6 @@ def caddy(folder: Path, listen: int, broker: str, service: str) -> list[str]:
         recipe = recipe.replace(old, new)
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https off\n}\n" + recipe)
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
-
-
-@contextlib.asynccontextmanager
-async def proxying(
-    make: Callable[[Path, int, str, str], list[str]], folder: Path, broker: str, service: str
-) -> AsyncIterator[str]:
-    """Run a proxy; gives its address."""
-    folder.mkdir()
-    port = free_port()
-    command = make(folder, port, broker, service)
-    env = {**os.environ, "BROKER_KEY": KEY, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
-    try:
-        async with aiohttp.ClientSession() as session:
-
-            async def up() -> bool:
-                assert process.poll() is None, (folder / "out").read_text()
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(f"http://127.0.0.1:{port}/"):
-                        return True
-                return False
-
-            await until(up)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 CALLERS = {"callers": {"proxy": {"key_sha256": key_digest(KEY), "read": [GRANT]}}}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -14,55 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from redis import exceptions
-from redis.asyncio import Redis
 
-from broker.store.redis.embedded import find_server
 from broker.store.redis.locate import SLOT
-from tests.conftest import free_port
+from tests.ports import free_port
+from tests.redis_server import DURABLE, RedisServer, client, start_redis
 from tests.waiting import until
 
 SERVICE = "tokens"
-
-
-def client(port: int) -> Redis:
-    """A client of one server, that tries nothing twice."""
-    return Redis(port=port, socket_timeout=10, protocol=2, driver_info=None)
-
-
-@dataclass(slots=True)
-class Server:
-    """One process."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    folder: Path
-    options: tuple[str, ...] = ()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"redis://{self.address}/0"
-
-    def kill(self) -> None:
-        """End it at once, whatever it has not told anybody."""
-        if self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    async def ask(self, *command: Any) -> Any:
-        """One command, its reply."""
-        async with client(self.port) as redis:
-            return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    async def answers(self) -> bool:
-        """Whether it answers by now."""
-        assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
-        with contextlib.suppress(exceptions.RedisError, OSError):
-            return bool(await self.ask("PING"))
-        return False
 
 
 @dataclass(slots=True)
@@ -70,31 +25,24 @@ class Fleet:
     """Servers of one test, in a folder of their own."""
 
     folder: Path
-    servers: list[Server] = field(default_factory=list)
+    servers: list[RedisServer] = field(default_factory=list)
 
-    def start(self, *options: str, port: int | None = None, binary: str | None = None) -> Server:
+    def start(self, *options: str, port: int | None = None, binary: str | None = None) -> RedisServer:
         """Start a server on a port of this machine; `answers` says when it is there."""
-        port = port or free_port()
-        folder = self.folder / str(port)
-        folder.mkdir(exist_ok=True)
-        common = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log"))
-        process = subprocess.Popen([binary or find_server(), *common, *options], stdout=subprocess.DEVNULL)
-        self.servers.append(Server(process, port, folder, options))
-        return self.servers[-1]
+        return self._start(*options, port=port or free_port(), binary=binary)
 
-    def data(self, *options: str, **more: Any) -> Server:
+    def data(self, *options: str, **more: Any) -> RedisServer:
         """A server that keeps what it acknowledges."""
-        kept = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction")
-        return self.start(*kept, *options, **more)
+        return self.start(*DURABLE, *options, **more)
 
-    async def replica_of(self, primary: Server, *options: str) -> Server:
+    async def replica_of(self, primary: RedisServer, *options: str) -> RedisServer:
         """A server that replicates another, in step with it."""
         replica = self.data("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0", *options)
         await until(replica.answers, 60)
         await in_step(replica)
         return replica
 
-    def sentinel(self, primary: Server, quorum: int) -> Server:
+    def sentinel(self, primary: RedisServer, quorum: int) -> RedisServer:
         """A Sentinel that watches *primary* and gives it up after a second.
 
         It promotes no replica that heard nothing for ten times as long before that, however long one waits.
@@ -106,25 +54,12 @@ class Fleet:
             f"sentinel down-after-milliseconds {SERVICE} 1000\n"
             f"sentinel failover-timeout {SERVICE} 3000\n"
         )
-        folder = self.folder / str(port)
-        folder.mkdir()
-        process = subprocess.Popen(
-            [
-                find_server(),
-                str(config),
-                "--sentinel",
-                "--port",
-                str(port),
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                str(folder),
-                "--logfile",
-                str(folder / "log"),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        self.servers.append(Server(process, port, folder))
+        return self._start("--sentinel", port=port, config=config)
+
+    def _start(self, *options: str, port: int, **more: Any) -> RedisServer:
+        directory = self.folder / str(port)
+        directory.mkdir(exist_ok=True)
+        self.servers.append(start_redis(directory, port, *options, durable=False, wait=False, **more))
         return self.servers[-1]
 
     def end(self) -> None:
@@ -144,7 +79,7 @@ def fleet() -> Iterator[Fleet]:
         shutil.rmtree(started.folder)
 
 
-async def in_step(replica: Server) -> None:
+async def in_step(replica: RedisServer) -> None:
     """Wait until a replica has its primary's data and follows it."""
 
     async def looked() -> bool:
@@ -154,12 +89,12 @@ async def in_step(replica: Server) -> None:
     await until(looked, 60)
 
 
-async def mend_replication(primary: Server) -> None:
+async def mend_replication(primary: RedisServer) -> None:
     """Replicas may follow *primary* again."""
     await primary.ask("ACL", "SETUSER", "default", "+psync", "+sync")
 
 
-async def cut_replication(primary: Server) -> None:
+async def cut_replication(primary: RedisServer) -> None:
     """From now on the replicas hear nothing of what *primary* acknowledges; everybody else still talks to it."""
     await primary.ask("ACL", "SETUSER", "default", "-psync", "-sync")
     await primary.ask("CLIENT", "KILL", "TYPE", "replica")
@@ -176,9 +111,9 @@ class Sentinels:
     """A primary with one replica, and three Sentinels over them."""
 
     fleet: Fleet
-    primary: Server
-    replica: Server
-    sentinels: list[Server]
+    primary: RedisServer
+    replica: RedisServer
+    sentinels: list[RedisServer]
 
     @property
     def url(self) -> str:
@@ -198,7 +133,7 @@ async def sentinels() -> AsyncIterator[Sentinels]:
         replica = await started.replica_of(primary)
         over = [started.sentinel(primary, 2) for _ in range(3)]
 
-        async def knows(one: Server) -> bool:
+        async def knows(one: RedisServer) -> bool:
             if not await one.answers():
                 return False
             flat = await one.ask("SENTINEL", "MASTER", SERVICE)
@@ -207,7 +142,7 @@ async def sentinels() -> AsyncIterator[Sentinels]:
             return (told["num-slaves"], told["num-other-sentinels"]) == ("1", "2")
 
         for one in over:
-            await until(lambda: knows(one), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: knows(one), 60, 0.1)
         yield Sentinels(started, primary, replica, over)
 
 
@@ -220,9 +155,9 @@ class Cluster:
     """Three masters, and a replica of the one that owns our slot."""
 
     fleet: Fleet
-    owner: Server
-    replica: Server
-    others: list[Server]
+    owner: RedisServer
+    replica: RedisServer
+    others: list[RedisServer]
 
     @property
     def url(self) -> str:
@@ -262,26 +197,26 @@ async def cluster() -> AsyncIterator[Cluster]:
         owner = next(m for m, (first, last) in zip(masters, ranges, strict=True) if first <= SLOT <= last)
         identity = _text(await owner.ask("CLUSTER", "MYID"))
 
-        async def acquainted(node: Server) -> bool:
+        async def acquainted(node: RedisServer) -> bool:
             told = _text(await node.ask("CLUSTER", "INFO"))
             return "cluster_known_nodes:4" in told and "cluster_slots_assigned:16384" in told
 
         for node in nodes:
-            await until(lambda: acquainted(node), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: acquainted(node), 60, 0.1)
         await replica.ask("CLUSTER", "REPLICATE", identity)
         await in_step(replica)
 
-        async def agreed(node: Server) -> bool:
+        async def agreed(node: RedisServer) -> bool:
             slots = await node.ask("CLUSTER", "SLOTS")
             told = _text(await node.ask("CLUSTER", "INFO"))
             return "cluster_state:ok" in told and str(replica.port) in str(slots)
 
         for node in nodes:
-            await until(lambda: agreed(node), 60, 0.1)  # noqa: B023 - awaited at once
+            await until(lambda: agreed(node), 60, 0.1)
         yield Cluster(started, owner, replica, [m for m in masters if m is not owner])
 
 
-async def generations(server: Server) -> dict[str, int]:
+async def generations(server: RedisServer) -> dict[str, int]:
     """Of every grant the generation that *server* has, be it a primary or a replica."""
     async with client(server.port) as redis:
         with contextlib.suppress(exceptions.ResponseError):

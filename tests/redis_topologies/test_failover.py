@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
-from tests.redis_topologies.servers import Cluster, Sentinels, Server, client, cut_replication, generations, settled_in
+from tests.redis_server import RedisServer, client
+from tests.redis_topologies.servers import Cluster, Sentinels, cut_replication, generations, settled_in
 from tests.steps import assert_sound, make_due, next_generation
 from tests.waiting import until
 
@@ -41,7 +42,7 @@ async def reading(brokers: Sequence[RunningBroker]) -> AsyncIterator[list[float]
 
 
 async def survive(
-    start_broker: StartBroker, sandbox: Sandbox, url: str, primary: Server, replica: Server
+    start_broker: StartBroker, sandbox: Sandbox, url: str, primary: RedisServer, replica: RedisServer
 ) -> list[RunningBroker]:
     """Two brokers through a failover from *primary* to *replica* that loses what the replica never heard of."""
     async with (
@@ -69,13 +70,13 @@ async def survive(
                     return int(held or 0) >= int(lost[grant])
 
                 for grant in GRANTS:
-                    await until(lambda: told(grant), 30)  # noqa: B023 - awaited at once
+                    await until(lambda: told(grant), 30)
                 await assert_sound(one, sandbox, *((grant, "acme") for grant in GRANTS))
                 for grant in GRANTS:
                     await make_due(redis, "acme", grant)
             for grant in GRANTS:
                 newest = await next_generation(one, grant, lost[grant], 30)
-                await until(lambda: _serves(two, grant, newest["generation"]), 10)  # noqa: B023 - awaited at once
+                await until(lambda: _serves(two, grant, newest["generation"]), 10)
         await assert_sound(two, sandbox, *((grant, "acme") for grant in GRANTS))
         assert len(took) > 200
         assert max(took) < 2, "a read waited for Redis although a valid token was there"

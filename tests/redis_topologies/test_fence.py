@@ -13,7 +13,8 @@ from redis import exceptions
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis
 from broker.store import Store, open_store
-from tests.redis_topologies.servers import Fleet, Server, in_step
+from tests.redis_server import RedisServer
+from tests.redis_topologies.servers import Fleet, in_step
 from tests.waiting import until
 
 KEY = new_sealing_key()
@@ -22,7 +23,7 @@ BOUND = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "7")
 
 
 @contextlib.asynccontextmanager
-async def opened(server: Server, folder: Path, hold_off: timedelta = HOLD_OFF) -> AsyncIterator[Store]:
+async def opened(server: RedisServer, folder: Path, hold_off: timedelta = HOLD_OFF) -> AsyncIterator[Store]:
     """A broker's store on *server*."""
     url = server.url.replace("redis://", "redis://broker:pw@")
     async with open_store(Redis(url=url), Sealer(parse_sealing_keys(KEY)), data_dir=folder, hold_off=hold_off) as store:
@@ -30,7 +31,7 @@ async def opened(server: Server, folder: Path, hold_off: timedelta = HOLD_OFF) -
         yield store
 
 
-async def serving(fleet: Fleet, *options: str, rights: str = "+@all") -> Server:
+async def serving(fleet: Fleet, *options: str, rights: str = "+@all") -> RedisServer:
     """A server with a replica and our user on it."""
     server = fleet.data("--repl-diskless-sync-delay", "0", *options)
     await until(server.answers, 15)
@@ -48,7 +49,7 @@ async def serving(fleet: Fleet, *options: str, rights: str = "+@all") -> Server:
     return server
 
 
-async def another_run(server: Server) -> None:
+async def another_run(server: RedisServer) -> None:
     """What a failover shows of itself in our data."""
     await server.ask("HSET", "broker:{0}:epoch", "run_id", "0000")
 

@@ -14,8 +14,9 @@ from broker.settings.redis_url import parse_redis_url
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.locate import SLOT, cluster_nodes, cluster_vote, elect, sentinel_vote
 from broker.store.redis.primary import Primary
-from tests.conftest import free_port
-from tests.redis_topologies.servers import Cluster, Fleet, Server
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+from tests.redis_topologies.servers import Cluster, Fleet
 from tests.waiting import until
 
 A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
@@ -132,7 +133,7 @@ async def naming(ports: list[int]) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def two(fleet: Fleet) -> list[Server]:
+async def two(fleet: Fleet) -> list[RedisServer]:
     """Two servers that know nothing of each other, each a primary."""
     started = [fleet.data(), fleet.data()]
     for server in started:
@@ -151,20 +152,20 @@ async def primary_at(url: str) -> AsyncIterator[Primary]:
         await primary.close()
 
 
-async def test_one_sentinel_of_yesterday(two: list[Server]) -> None:
+async def test_one_sentinel_of_yesterday(two: list[RedisServer]) -> None:
     """Two of three Sentinels decide, whichever is asked first."""
     old, new = two
     async with naming([old.port, new.port, new.port]) as url, primary_at(url) as primary:
         assert await primary.call("GET", "port") == str(new.port).encode()
 
 
-async def test_silent_sentinels(two: list[Server]) -> None:
+async def test_silent_sentinels(two: list[RedisServer]) -> None:
     """Those that do not answer are waited for a moment, not until their time is up."""
     async with naming([0, 0, two[0].port]) as url, primary_at(url) as primary:
         assert await asyncio.wait_for(primary.call("GET", "port"), 1.9) == str(two[0].port).encode()
 
 
-async def test_stray_sentinel_moves_nobody(two: list[Server]) -> None:
+async def test_stray_sentinel_moves_nobody(two: list[RedisServer]) -> None:
     """One Sentinel that names another primary while the others are silent is no reason to leave a good one."""
     old, new = two
     ports = [old.port] * 3
@@ -177,7 +178,7 @@ async def test_stray_sentinel_moves_nobody(two: list[Server]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_old_primary_that_still_answers_is_left(two: list[Server]) -> None:
+async def test_old_primary_that_still_answers_is_left(two: list[RedisServer]) -> None:
     """A primary that the Sentinels gave up is left although it takes writes; so does the subscription."""
     old, new = two
     ports = [old.port] * 3
@@ -206,7 +207,7 @@ async def test_sentinels_without_an_answer() -> None:
             await primary.call("PING")
 
 
-async def test_no_cluster_there(two: list[Server]) -> None:
+async def test_no_cluster_there(two: list[RedisServer]) -> None:
     """A Cluster's URL at a server that is none is said."""
     async with primary_at(f"redis+cluster://{two[0].address}") as primary:
         with pytest.raises(StoreUnavailable, match="cluster support disabled"):

@@ -8,7 +8,8 @@ from typing import Any
 
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
-from tests.redis_topologies.servers import Cluster, Fleet, Sentinels, client
+from tests.redis_server import client
+from tests.redis_topologies.servers import Cluster, Fleet, Sentinels
 from tests.redis_topologies.tls import certified, ending_tls
 from tests.regressions.process import missing
 from tests.steps import assert_sound, log_in, next_generation, subscribed

@@ -18,7 +18,7 @@ from broker.settings import Redis as RedisSettings
 from broker.store import open_store, scripts
 from tests.conftest import provider_settings
 from tests.proxy import RedisProxy
-from tests.store.test_schedule import claimed, commit_of
+from tests.store.steps import claimed, commit_of
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 
 @pytest.mark.parametrize("refreshed", [False, True])

@@ -14,31 +14,10 @@ import pytest
 from broker.errors import InvalidSettings
 from broker.journal.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
+from tests.refresh.journals import Now, heir_of, texts
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def texts(journal: Journal) -> list[str]:
-    """What a journal would tell."""
-    return [entry.text for entry in journal.entries()]
-
-
-async def heir_of(directory: Path, sealer: Sealer, clock: Now) -> Journal:
-    """A replica that starts in the directory, with the right keys."""
-    journal = await Journal.open(directory, sealer, clock)
-    await journal.adopt()
-    return journal
-
-
-class Now:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.ms = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.ms
 
 
 async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) -> None:

@@ -15,7 +15,7 @@ import pytest
 from broker.journal import journal as journal_module
 from broker.journal.journal import KEEP_UNPROVED_MS, Journal
 from tests.disk import Disk
-from tests.refresh.test_journal import Now, heir_of, texts
+from tests.refresh.journals import Now, heir_of, texts
 from tests.waiting import until
 
 if TYPE_CHECKING:

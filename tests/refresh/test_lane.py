@@ -13,9 +13,9 @@ import pytest
 from broker.read.activity import RECENT, ReadActivity
 from broker.refresh.recorder import Recorder
 from broker.refresh.scheduler import urgent
-from tests.broker.test_explained import imported
+from tests.broker.steps import imported
 from tests.conftest import StartBroker
-from tests.refresh.test_policy import claim
+from tests.refresh.claims import claim
 from tests.waiting import meanwhile, until
 
 if TYPE_CHECKING:

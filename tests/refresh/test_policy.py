@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from broker.model import (
     Answered,
     Busy,
-    Claim,
     Commit,
     InvalidClient,
     InvalidGrant,
@@ -28,9 +27,7 @@ from broker.providers import Dialect
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.settings import Provider
-
-NOW = 1_800_000_000_000
-HOUR = 3_600_000
+from tests.refresh.claims import HOUR, NOW, claim
 
 
 def dialect(**settings: Any) -> Dialect:
@@ -38,28 +35,6 @@ def dialect(**settings: Any) -> Dialect:
     return Dialect.from_settings(
         "p", Provider(kind="oauth2", client_id="c", token_endpoint="https://as.test/token", **settings)
     )
-
-
-def claim(**changes: Any) -> Claim:
-    """A claim on a grant whose token is three quarters through its hour."""
-    made = Claim(
-        grant_id="g",
-        provider="p",
-        generation=5,
-        attempt="a",
-        refresh_token=Secret("r1"),
-        access_token=Secret("a1"),
-        scope=None,
-        issued_at=NOW - HOUR * 3 // 4,
-        expires_at=NOW + HOUR // 4,
-        granted_at=NOW - 10 * HOUR,
-        failures=0,
-        unknown_at=None,
-        due_at=NOW,
-        claimed_at=NOW,
-        lease_ends=0.0,
-    )
-    return replace(made, **changes)
 
 
 def answer(**changes: Any) -> TokenResponse:

@@ -15,7 +15,7 @@ from broker.refresh.refresher import Refresher
 from broker.secret import Secret
 from broker.settings import LEASE_MARGIN, Provider
 from tests.conftest import provider_settings
-from tests.refresh.test_policy import claim
+from tests.refresh.claims import claim
 
 if TYPE_CHECKING:
     from broker.sandbox import Sandbox

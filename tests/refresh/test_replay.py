@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.store import Store
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
 
 @asynccontextmanager

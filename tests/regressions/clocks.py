@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import RedisServer, free_port, server_binary
+from tests.redis_server import RedisServer, running_redis
 from tests.regressions.process import missing
 
 _PLACES = (
@@ -64,34 +61,6 @@ class WallClock:
 def redis_at(clock: WallClock, folder: Path) -> Iterator[RedisServer]:
     """A server that goes by *clock*."""
     folder.mkdir()
-    port = free_port()
-    server = server_binary()
-    command = [
-        server,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        str(folder),
-        "--appendonly",
-        "yes",
-        "--save",
-        "",
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **clock.env}
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            assert process.poll() is None, "the faked Redis ended"
-            assert time.monotonic() < deadline, "the faked Redis does not start"
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            time.sleep(0.01)
-        yield RedisServer(process, folder, port)
-    finally:
-        process.kill()
-        process.wait()
+    # Under libfaketime each look at the clock reads a file: a server that also syncs on every write falls behind.
+    with running_redis(folder, None, "--appendfsync", "everysec", env=clock.env) as server:
+        yield server

@@ -1,7 +1,7 @@
-"""The common ground of all cases: one broker, a provider at FAS with one grant, and a second provider beside it.
+"""The common ground: one broker, a provider at a scripted authorization server with one grant, and another provider.
 
 When a test's body ends, what always holds is looked at: the process lives, nothing was reused, the stored refresh
-tokens are FAS's live ones, living tokens are served, the other provider's grant goes on being refreshed, and no
+tokens are the server's live ones, living tokens are served, the other provider's grant goes on being refreshed, and no
 secret stands in an error.
 """
 
@@ -19,33 +19,32 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.conftest import RunningBroker, StartBroker
-from tests.regressions import fas as fakes
-from tests.regressions.fas import CLIENT_SECRET, Fas
 from tests.regressions.process import stored_is_live
+from tests.scripted_server import CLIENT_SECRET, AuthorizationServer, authorization_server
 from tests.waiting import until
 
 REFRESH = {"request_timeout": "5s", "lease": "11s", "min_interval": "0s", "report_budget": 3600}
 """Short, but no shorter than this very process may be kept from answering on a busy machine."""
 
 
-def provider_at(fas: Fas, **more: Any) -> dict[str, Any]:
-    """Settings of a provider at *fas*."""
+def provider_at(auth_server: AuthorizationServer, **more: Any) -> dict[str, Any]:
+    """Settings of a provider at *auth_server*."""
     given = {
         "kind": "oauth2",
         "client_id": "cases",
         "client_secret": CLIENT_SECRET,
-        "token_endpoint": f"{fas.url}/token",
+        "token_endpoint": f"{auth_server.url}/token",
     }
     return {name: value for name, value in {**given, **more}.items() if value is not None}
 
 
 @dataclass(slots=True)
 class Ground:
-    """A broker with the providers `as` (at `fas`) and `other`, and what a test does with them."""
+    """A broker with the providers `as` (at `auth_server`) and `other`, and what a test does with them."""
 
     broker: RunningBroker
-    fas: Fas
-    other: Fas
+    auth_server: AuthorizationServer
+    other: AuthorizationServer
     redis: Redis
     errors: list[str] = field(default_factory=list)
 
@@ -58,13 +57,13 @@ class Ground:
         return status, body, headers
 
     async def held(self, *grants: str) -> None:
-        """Import grants, each with a first refresh token of FAS's, and wait for their first token."""
+        """Import grants, each with a first refresh token of the server, and wait for their first token."""
         for grant in grants:
-            body = {"provider": "as", "refresh_token": self.fas.issue(grant)}
+            body = {"provider": "as", "refresh_token": self.auth_server.issue(grant)}
             status, answer, _ = await self.ask("PUT", f"/v1/grants/{grant}", json=body)
             assert status == 201, answer
         for grant in grants:
-            await until(lambda: self.has_token(grant))  # noqa: B023 - awaited at once
+            await until(lambda: self.has_token(grant))
 
     async def has_token(self, grant: str) -> bool:
         """Whether the grant is at rest with a token."""
@@ -135,28 +134,28 @@ class Ground:
 
     def secrets(self) -> set[str]:
         """Everything that either server issued."""
-        return self.fas.secrets() | self.other.secrets()
+        return self.auth_server.secrets() | self.other.secrets()
 
     async def always(self) -> None:
         """What holds whatever happened."""
         assert (await self.broker.ask("GET", "/healthz"))[0] == 200
         assert not self.broker.task.done()
-        await until(lambda: stored_is_live(self.broker.settings, self.fas, self.other))
+        await until(lambda: stored_is_live(self.broker.settings, self.auth_server, self.other))
         await self._living_is_served()
-        before = len(self.other.of("o1"))
+        before = len(self.other.requests_of("o1"))
         await self.due("o1", provider="other")
-        await until(lambda: len(self.other.of("o1")) > before)
+        await until(lambda: len(self.other.requests_of("o1")) > before)
         await until(lambda: self.has_token("o1"))
-        assert (self.fas.reuse, self.other.reuse) == (0, 0)
+        assert (self.auth_server.reuse, self.other.reuse) == (0, 0)
         leaked = [text for text in self.errors if any(secret in text for secret in self.secrets())]
         assert not leaked
         self.broker.secrets |= self.secrets()  # the guard of tests/conftest.py looks through logs and metrics
 
     async def _living_is_served(self) -> None:
-        for grant in self.fas.live:
+        for grant in self.auth_server.live:
             if ((await self.look(grant))["expires_at"] or 0) > time.time() + 1:
                 token = await self.broker.token(grant)
-                assert grant in self.fas.unheard or token["access_token"] == self.fas.access[grant]
+                assert grant in self.auth_server.unheard or token["access_token"] == self.auth_server.access[grant]
 
 
 MakeGround = Callable[..., contextlib.AbstractAsyncContextManager[Ground]]
@@ -169,32 +168,34 @@ def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def fas() -> AsyncIterator[Fas]:
-    """FAS."""
-    async with fakes.running() as server:
+async def auth_server() -> AsyncIterator[AuthorizationServer]:
+    """The provider's scripted authorization server."""
+    async with authorization_server() as server:
         yield server
 
 
 @pytest.fixture
-async def other() -> AsyncIterator[Fas]:
+async def other() -> AsyncIterator[AuthorizationServer]:
     """The second provider's server."""
-    async with fakes.running() as server:
+    async with authorization_server() as server:
         yield server
 
 
 @pytest.fixture
-def make_ground(start_broker: StartBroker, redis: Redis, fas: Fas, other: Fas) -> MakeGround:
+def make_ground(
+    start_broker: StartBroker, redis: Redis, auth_server: AuthorizationServer, other: AuthorizationServer
+) -> MakeGround:
     """The common ground with settings of the test's own: of the provider, of `refresh`, or whole tables."""
 
     @contextlib.asynccontextmanager
     async def make(
         *grants: str,
-        at: Fas | None = None,
+        at: AuthorizationServer | None = None,
         refresh: dict[str, Any] | None = None,
         provider: dict[str, Any] | None = None,
         **tables: Any,
     ) -> AsyncIterator[Ground]:
-        server = at or fas
+        server = at or auth_server
         providers = {"as": provider_at(server, **(provider or {})), "other": provider_at(other)}
         async with start_broker(providers=providers, refresh={**REFRESH, **(refresh or {})}, **tables) as broker:
             ground = Ground(broker, server, other, redis)

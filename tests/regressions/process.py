@@ -22,8 +22,8 @@ from broker.secret import Sealer, new_sealing_key
 from broker.settings import Settings
 from broker.settings import file as settings_file
 from broker.store import open_store
-from tests.conftest import free_port
-from tests.regressions.fas import Fas
+from tests.ports import free_port
+from tests.scripted_server import AuthorizationServer
 from tests.waiting import until
 
 
@@ -99,12 +99,12 @@ class Process:
         """Its log so far."""
         return [json.loads(line) for line in (self.folder / "log").read_text().splitlines() if line.startswith("{")]
 
-    async def keeps(self, fas: Fas) -> None:
-        """Nothing was reused at *fas*, and what is stored is what lives there."""
+    async def keeps(self, auth_server: AuthorizationServer) -> None:
+        """Nothing was reused at *auth_server*, and what is stored is what lives there."""
         settings = await asyncio.to_thread(settings_file.load, self.folder / "broker.toml")
-        await until(lambda: stored_is_live(settings, fas))
-        assert fas.reuse == 0
-        self.secrets |= fas.secrets()
+        await until(lambda: stored_is_live(settings, auth_server))
+        assert auth_server.reuse == 0
+        self.secrets |= auth_server.secrets()
 
     async def look_through(self) -> None:
         """It lives, and no secret stands in its log, its metrics or its arguments."""
@@ -130,14 +130,14 @@ def write_settings(folder: Path, tables: Mapping[str, Mapping[str, Any]], top: M
     return path
 
 
-async def stored_is_live(settings: Settings, *servers: Fas) -> bool:
+async def stored_is_live(settings: Settings, *servers: AuthorizationServer) -> bool:
     """Whether the refresh tokens in the store are the servers' live ones, but for those nobody could hear of."""
     async with open_store(settings.redis, Sealer(sealing_keys(settings)), data_dir=settings.data_dir) as store:
         for server in servers:
             for grant in server.live.keys() - server.unheard:
                 held = await store.grants.refresh_token(grant)
                 if held is None or held[1].reveal().encode("utf-8", "surrogateescape") != server.live[grant]:
-                    print(f"{grant}: what is stored is not FAS's live refresh token")
+                    print(f"{grant}: what is stored is not the authorization server's live refresh token")
                     return False
     return True
 

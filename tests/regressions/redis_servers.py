@@ -11,15 +11,15 @@ from typing import Any
 from redis.asyncio import Connection, Redis
 
 from tests.conftest import RunningBroker
-from tests.redis_topologies.servers import Server, client
+from tests.redis_server import RedisServer, client
 from tests.regressions.conftest import Ground, MakeGround
-from tests.regressions.fas import Exchange, Step, http
+from tests.scripted_server import Exchange, Step, http
 from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
 async def ground_on(
-    make_ground: MakeGround, server: Server, *grants: str, redis: dict[str, Any] | None = None, **options: Any
+    make_ground: MakeGround, server: RedisServer, *grants: str, redis: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[Ground]:
     """The common ground with *server* as its Redis."""
     table = {"url": server.url, **(redis or {})}
@@ -43,10 +43,10 @@ def held_back(until_set: asyncio.Event) -> Step:
 async def in_flight(ground: Ground, grant: str = "g1") -> asyncio.Event:
     """Have *grant* fall due and be redeemed; the answer comes when the event that this gives is set."""
     answer = asyncio.Event()
-    ground.fas.steps[grant].append(held_back(answer))
-    before = len(ground.fas.of(grant))
+    ground.auth_server.grant_steps[grant].append(held_back(answer))
+    before = len(ground.auth_server.requests_of(grant))
     await ground.due(grant)
-    await until(lambda: len(ground.fas.of(grant)) > before)
+    await until(lambda: len(ground.auth_server.requests_of(grant)) > before)
     return answer
 
 

@@ -5,42 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from tests.conftest import RedisServer
-from tests.regressions import fas as fakes
+from tests.redis_server import RedisServer
+from tests.regressions.black_hole import black_hole
+from tests.regressions.certificates import server_context
 from tests.regressions.conftest import MakeGround, provider_at
-from tests.regressions.fas import Exchange, Fas, http, says
 from tests.regressions.process import Process, broker_process, missing
-from tests.regressions.test_tls import server_context
+from tests.scripted_server import AuthorizationServer, Exchange, authorization_server, http, says
 from tests.waiting import until
-
-
-@contextlib.contextmanager
-def black_hole(port: int) -> Iterator[None]:
-    """[::1]:*port* lets every connect hang: a listener whose queue is full drops what comes."""
-    with contextlib.ExitStack() as stack:
-        hole = stack.enter_context(socket.socket(socket.AF_INET6))
-        hole.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        hole.bind(("::1", port))
-        hole.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket(socket.AF_INET6))
-            filler.setblocking(False)
-            filler.connect_ex(("::1", port))
-        yield
 
 
 @contextlib.asynccontextmanager
 async def broker_with_hosts(
-    folder: Path, redis: RedisServer, fas: Fas, hosts: str, authority: trustme.CA
+    folder: Path, redis: RedisServer, auth_server: AuthorizationServer, hosts: str, authority: trustme.CA
 ) -> AsyncIterator[Process]:
     """A broker that sees these names in /etc/hosts, in a mount namespace of its own."""
     unshare = await asyncio.create_subprocess_exec("unshare", "-m", "true", stderr=subprocess.DEVNULL)
@@ -50,16 +34,18 @@ async def broker_with_hosts(
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}")
     through = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(folder / "hosts")]
     env = {"SSL_CERT_FILE": str(folder / "bundle.pem")}
-    async with broker_process(folder / "b", redis.url, {"as": provider_at(fas)}, env=env, through=through) as process:
+    async with broker_process(
+        folder / "b", redis.url, {"as": provider_at(auth_server)}, env=env, through=through
+    ) as process:
         yield process
 
 
 @pytest.mark.parametrize(
     ("host", "name", "hosts", "holed"),
     [
-        pytest.param("127.0.0.1", "as.test", "::1 as.test\n127.0.0.1 as.test\n", True, id="T42-AAAA-black-holed"),
-        pytest.param("::1", "as.test", "::1 as.test\n", False, id="T42-AAAA-only"),
-        pytest.param("::1", "[::1]", "", False, id="T42-literal"),
+        pytest.param("127.0.0.1", "as.test", "::1 as.test\n127.0.0.1 as.test\n", True, id="AAAA-black-holed"),
+        pytest.param("::1", "as.test", "::1 as.test\n", False, id="AAAA-only"),
+        pytest.param("::1", "[::1]", "", False, id="literal"),
     ],
 )
 async def test_ipv6(
@@ -68,24 +54,28 @@ async def test_ipv6(
     """IPv6 that leads nowhere costs a moment, and one that is the only way is taken, by name and by address."""
     authority = trustme.CA()
     context = server_context(authority, name.strip("[]"))
-    async with fakes.running(host=host, name=name, tls=context) as fas:
-        with black_hole(fas.port) if holed else contextlib.nullcontext():
-            async with broker_with_hosts(tmp_path, shared_redis, fas, hosts, authority) as broker:
-                await broker.put("g1", fas.issue("g1"))
+    async with authorization_server(host=host, name=name, tls=context) as auth_server:
+        with black_hole(auth_server.port) if holed else contextlib.nullcontext():
+            async with broker_with_hosts(tmp_path, shared_redis, auth_server, hosts, authority) as broker:
+                await broker.put("g1", auth_server.issue("g1"))
                 await until(lambda: broker.has_token("g1"))
                 token = await broker.get("/v1/grants/g1/token")
-                assert token["access_token"] == fas.access["g1"]
+                assert token["access_token"] == auth_server.access["g1"]
                 took = (await broker.metrics())["token_broker_refresh_duration_seconds_sum", "as"]
                 assert took > 0.2 if holed else took < 10, "the way that leads nowhere is tried first"
                 await redis.zadd("broker:{0}:due:as", {"g1": 0}, xx=True)
-                await until(lambda: len(fas.of("g1")) == 2)
-                await broker.keeps(fas)
+                await until(lambda: len(auth_server.requests_of("g1")) == 2)
+                await broker.keeps(auth_server)
 
 
-def document(fas: Fas, issuer: str) -> bytes:
+def document(auth_server: AuthorizationServer, issuer: str) -> bytes:
     """A discovery document."""
     return json.dumps(
-        {"issuer": issuer, "token_endpoint": f"{fas.url}/token", "authorization_endpoint": f"{fas.url}/authorize"}
+        {
+            "issuer": issuer,
+            "token_endpoint": f"{auth_server.url}/token",
+            "authorization_endpoint": f"{auth_server.url}/authorize",
+        }
     ).encode()
 
 
@@ -94,13 +84,12 @@ def oidc(issuer: str) -> dict[str, Any]:
     return {"kind": "oidc", "issuer": issuer, "token_endpoint": None}
 
 
-@pytest.mark.parametrize("case", ["T50-mismatch"])
-async def test_issuer_that_lacks_a_slash(make_ground: MakeGround, fas: Fas, case: str) -> None:
+async def test_issuer_that_lacks_a_slash(make_ground: MakeGround, auth_server: AuthorizationServer) -> None:
     """An issuer that differs by a slash is refused in words that name both, and asks no `//`; nobody is parked."""
-    ours, theirs = f"{fas.url}/r/", f"{fas.url}/r"
-    fas.page = says(document(fas, theirs))
+    ours, theirs = f"{auth_server.url}/r/", f"{auth_server.url}/r"
+    auth_server.page = says(document(auth_server, theirs))
     async with make_ground(provider=oidc(ours)) as ground:
-        await ground.ask("PUT", "/v1/grants/g1", json={"provider": "as", "refresh_token": fas.issue("g1")})
+        await ground.ask("PUT", "/v1/grants/g1", json={"provider": "as", "refresh_token": auth_server.issue("g1")})
 
         async def told() -> dict[str, Any] | None:
             look = await ground.look("g1")
@@ -113,47 +102,45 @@ async def test_issuer_that_lacks_a_slash(make_ground: MakeGround, fas: Fas, case
         for words in (look["last"]["detail"], error["error_description"], (await ground.provider())["detail"]):
             assert f"'{ours}'" in words
             assert f"'{theirs}'" in words
-        assert {page.target for page in fas.pages} == {"/r/.well-known/openid-configuration"}
-        assert fas.requests == []
+        assert {page.target for page in auth_server.pages} == {"/r/.well-known/openid-configuration"}
+        assert auth_server.requests == []
 
 
-@pytest.mark.parametrize("case", ["T50-slash"])
-async def test_issuer_with_a_slash(make_ground: MakeGround, fas: Fas, case: str) -> None:
+async def test_issuer_with_a_slash(make_ground: MakeGround, auth_server: AuthorizationServer) -> None:
     """An issuer with a slash on both sides works: due, and login."""
-    issuer = f"{fas.url}/r/"
-    fas.page = says(document(fas, issuer))
+    issuer = f"{auth_server.url}/r/"
+    auth_server.page = says(document(auth_server, issuer))
     async with make_ground("g1", provider=oidc(issuer)) as ground:
         assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
         status, started, _ = await ground.ask("POST", "/v1/grants/g2/login", json={"provider": "as"})
         assert status == 200
-        assert started["authorization_url"].startswith(f"{fas.url}/authorize?")
-        assert {page.target for page in fas.pages} == {"/r/.well-known/openid-configuration"}
+        assert started["authorization_url"].startswith(f"{auth_server.url}/authorize?")
+        assert {page.target for page in auth_server.pages} == {"/r/.well-known/openid-configuration"}
 
 
-@pytest.mark.parametrize("case", ["T50-down-at-start"])
-async def test_discovery_down_at_start(make_ground: MakeGround, fas: Fas, case: str) -> None:
+async def test_discovery_down_at_start(make_ground: MakeGround, auth_server: AuthorizationServer) -> None:
     """A broker that starts while discovery is down serves what it holds, asks with patience, and then refreshes."""
     healthy, down = True, 0
 
     async def page(exchange: Exchange) -> bool:
         nonlocal down
         down += not healthy
-        await exchange.send(http(document(fas, fas.url)) if healthy else http(b"", 503))
+        await exchange.send(http(document(auth_server, auth_server.url)) if healthy else http(b"", 503))
         return True
 
-    fas.page = page
-    async with make_ground("g1", provider=oidc(fas.url)):
+    auth_server.page = page
+    async with make_ground("g1", provider=oidc(auth_server.url)):
         pass
     healthy = False
-    async with make_ground(provider=oidc(fas.url)) as ground:
-        assert (await ground.broker.token("g1"))["access_token"] == fas.access["g1"]
+    async with make_ground(provider=oidc(auth_server.url)) as ground:
+        assert (await ground.broker.token("g1"))["access_token"] == auth_server.access["g1"]
         told = await ground.falls_due()
         assert (told["state"], told["last"]["outcome"]) == ("due", "not_sent")
         assert "503" in told["last"]["detail"]
-        began, first = fas.pages[-1].at, down
+        began, first = auth_server.pages[-1].at, down
         await until(lambda: down > first, 15)
-        assert fas.pages[-1].at - began > 0.95
+        assert auth_server.pages[-1].at - began > 0.95
         healthy = True
-        await until(lambda: len(fas.of("g1")) == 2, 20)
+        await until(lambda: len(auth_server.requests_of("g1")) == 2, 20)
         await until(lambda: ground.has_token("g1"))
         assert (await ground.look("g1"))["last"]["outcome"] == "refreshed"

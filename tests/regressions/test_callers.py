@@ -14,8 +14,8 @@ HEADS = ["/healthz", "/readyz", "/metrics", "/", "/v1/grants/g1/token", "/v1/gra
 
 
 async def test_head(ground: Ground) -> None:
-    """K01: HEAD has GET's status and headers and not a byte more: the next answer of the link can be read."""
-    broker, asked = ground.broker, len(ground.fas.of("g1"))
+    """HEAD has GET's status and headers and not a byte more: the next answer of the link can be read."""
+    broker, asked = ground.broker, len(ground.auth_server.requests_of("g1"))
     host, port = broker.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     mine = f"Host: localhost\r\nX-Broker-Key: {broker.admin_key}\r\n\r\n"
@@ -33,7 +33,7 @@ async def test_head(ground: Ground) -> None:
     for path in HEADS:
         assert await head("HEAD", path) == await head("GET", path), path
     writer.close()
-    assert len(ground.fas.of("g1")) == asked, "a look starts no refresh"
+    assert len(ground.auth_server.requests_of("g1")) == asked, "a look starts no refresh"
     for method, path in (("HEAD", "/v1/grants/g1/refresh"), ("HEAD", "/v1/import"), ("TRACE", "/v1/grants/g1/token")):
         status, _, headers = await broker.ask(method, path)
         assert (status, bool(headers["Allow"])) == (405, True), path
@@ -60,12 +60,12 @@ ACCEPTS = {
 
 @pytest.mark.parametrize("accept", ACCEPTS, ids=lambda accept: accept[:30])
 async def test_accept(ground: Ground, accept: str) -> None:
-    """K09: JSON, unless text/plain truly wins; 304 has no body that could be of the other kind."""
+    """JSON, unless text/plain truly wins; 304 has no body that could be of the other kind."""
     await _said(ground, ACCEPTS[accept], [("Accept", accept)])
 
 
 async def test_accept_in_two_lines(ground: Ground) -> None:
-    """K09: a list may stand in several lines (RFC 9110 §5.3)."""
+    """A list may stand in several lines (RFC 9110 §5.3)."""
     await _said(ground, "text", [("Accept", "application/json;q=0.5"), ("Accept", "text/plain")])
     await _said(ground, "json", [("Accept", "text/plain;q=0.5"), ("Accept", "application/json")])
 
@@ -78,7 +78,7 @@ async def _said(ground: Ground, kind: str, headers: list[tuple[str, str]]) -> No
         assert answer.status == 200
         assert answer.headers["Vary"] == "Accept"
         assert answer.content_type == {"json": "application/json", "text": "text/plain"}[kind]
-        assert (text if kind == "text" else json.loads(text)["access_token"]) == ground.fas.access["g1"]
+        assert (text if kind == "text" else json.loads(text)["access_token"]) == ground.auth_server.access["g1"]
     mine.append(("If-None-Match", etag))
     async with broker.session.get(f"{broker.url}/v1/grants/g1/token", headers=mine) as answer:
         assert (answer.status, await answer.read()) == (304, b"")
@@ -102,7 +102,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("path", ["/v1/grants/g1/token", "/v1/grants/g1/authorization", "/v1/grants/g1"])
 async def test_spellings_of_the_scheme(ground: Ground, path: str) -> None:
-    """K11: the scheme is case-blind and blanks do not count; anything else is 401, and the key in no log."""
+    """The scheme is case-blind and blanks do not count; anything else is 401, and the key in no log."""
     for spelling, expected in SPELLINGS.items():
         status, body, headers = await _raw(ground, path, f"Authorization: {spelling.format(ground.broker.admin_key)}")
         assert status == expected, spelling
@@ -138,7 +138,7 @@ PREFERENCES: dict[str, str | None] = {
 
 @pytest.mark.parametrize("preference", PREFERENCES)
 async def test_preferences(ground: Ground, preference: str) -> None:
-    """K14: a wait is cut to less than proxies have patience for, and said; nonsense is passed over, not waited for."""
+    """A wait is cut to less than proxies have patience for, and said; nonsense is passed over, not waited for."""
     status, _, headers = await ground.ask("GET", "/v1/grants/g1/token", headers={"Prefer": preference})
     assert (status, headers.get("Preference-Applied")) == (200, PREFERENCES[preference])
     if PREFERENCES[preference] in {None, "wait=0"}:

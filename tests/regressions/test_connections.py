@@ -16,10 +16,10 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.api.connections import limit_connections
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process, missing
+from tests.scripted_server import AuthorizationServer
 from tests.waiting import until
 
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -27,20 +27,20 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, fas: Fas) -> Start:
+def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: AuthorizationServer) -> Start:
     """A broker process with the grant `g1`; *files* is how many it may open, whatever it asks for."""
 
     @contextlib.asynccontextmanager
     async def started(*, files: int | None = None, **http: Any) -> AsyncIterator[Process]:
         through = ["prlimit", f"--nofile={files}"] if files else []
         async with broker_process(
-            tmp_path / "broker", shared_redis.url, {"as": provider_at(fas)}, through=through, http=http
+            tmp_path / "broker", shared_redis.url, {"as": provider_at(auth_server)}, through=through, http=http
         ) as broker:
-            await broker.put("g1", fas.issue("g1"))
+            await broker.put("g1", auth_server.issue("g1"))
             await until(lambda: broker.has_token("g1"))
             yield broker
             if not broker.killed and broker.popen.poll() is None:
-                await broker.keeps(fas)
+                await broker.keeps(auth_server)
 
     return started
 
@@ -102,10 +102,10 @@ async def caller(broker: Process, until_: asyncio.Event) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("files", "silent", "half"), [(256, 400, 0), (1024, 1600, 400)], ids=["O08-256-files", "K13-1024-files"]
+    ("files", "silent", "half"), [(256, 400, 0), (1024, 1600, 400)], ids=["256-files", "1024-files"]
 )
 async def test_more_connections_than_files(
-    start: Start, redis: Redis, fas: Fas, files: int, silent: int, half: int
+    start: Start, redis: Redis, auth_server: AuthorizationServer, files: int, silent: int, half: int
 ) -> None:
     """Links that say nothing, or half a request line, take no file from callers, refreshing or journal."""
     async with start(files=files, read_timeout="2s") as broker:
@@ -116,9 +116,9 @@ async def test_more_connections_than_files(
             health = (await broker.get("/healthz"))["checks"]["connections"]
             assert health["status"] == "degraded", "it says that it is full"
             assert "http.max_connections" in health["detail"]
-            asked = len(fas.of("g1"))
+            asked = len(auth_server.requests_of("g1"))
             await redis.zadd("broker:{0}:due:as", {"g1": 0.0})  # a connection, an append to the journal, and a commit
-            await until(lambda: len(fas.of("g1")) > asked)
+            await until(lambda: len(auth_server.requests_of("g1")) > asked)
             await until(lambda: broker.has_token("g1"))
             assert await ended(first + second, 6) == silent + half, "the silent are closed in the end"
         over.set()
@@ -220,7 +220,7 @@ async def _drip(link: Link) -> None:
 
 
 async def test_kept_links(start: Start) -> None:
-    """K04: a link reused within the idle limit is never reset, and after it closed in order."""
+    """A link reused within the idle limit is never reset, and after it closed in order."""
     async with start(keepalive_timeout="2s", read_timeout="1s") as broker:
         get = request(broker)
         async with links(broker, 60, saying=get) as opened:
@@ -238,7 +238,7 @@ async def test_kept_links(start: Start) -> None:
 
 
 async def test_draining(start: Start) -> None:
-    """K04: while it stops, answers say that they are their link's last; who waits is told that there is no news."""
+    """While it stops, answers say that they are their link's last; who waits is told that there is no news."""
     async with start(drain_delay="1500ms") as broker:
         get = request(broker)
         etag = f'If-None-Match: "{(await broker.get("/v1/grants/g1/token"))["generation"]}"'
@@ -267,7 +267,7 @@ async def test_draining(start: Start) -> None:
 
 
 async def test_clients_that_leave(make_ground: MakeGround) -> None:
-    """K14: of a thousand clients gone in the middle of a long poll nothing is left: no task, no waiter, no link."""
+    """Of a thousand clients gone in the middle of a long poll nothing is left: no task, no waiter, no link."""
     async with make_ground("g1") as ground:
         broker = ground.broker
         host, port = broker.url.removeprefix("http://").split(":")

@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process
+from tests.scripted_server import AuthorizationServer
 from tests.waiting import until
 
 GRANTS = [f"g{number}" for number in range(20)]
@@ -37,17 +37,21 @@ def moved(log: Path, aside: Path) -> None:
     log.touch()
 
 
-@pytest.mark.parametrize("rotate", [cut, moved], ids=["O21-copytruncate", "O21-rename"])
+@pytest.mark.parametrize("rotate", [cut, moved], ids=["copytruncate", "rename"])
 async def test_log_rotated_under_load(
-    tmp_path: Path, shared_redis: RedisServer, redis: Redis, fas: Fas, rotate: Callable[[Path, Path], None]
+    tmp_path: Path,
+    shared_redis: RedisServer,
+    redis: Redis,
+    auth_server: AuthorizationServer,
+    rotate: Callable[[Path, Path], None],
 ) -> None:
     """200 refreshes through ten turns: every request is answered, every line whole, and nothing that fills holes."""
-    providers = {"as": provider_at(fas)}
+    providers = {"as": provider_at(auth_server)}
     async with broker_process(tmp_path / "b", shared_redis.url, providers, refresh={"min_interval": "0s"}) as broker:
         for grant in GRANTS:
-            await broker.put(grant, fas.issue(grant))
+            await broker.put(grant, auth_server.issue(grant))
         await redis.zadd("broker:{0}:due:as", dict.fromkeys(GRANTS, 0), xx=True)
-        await until(lambda: all(fas.redeemed[grant] for grant in GRANTS))
+        await until(lambda: all(auth_server.redeemed[grant] for grant in GRANTS))
         statuses: list[int] = []
         readers = [asyncio.create_task(_read(broker, number, statuses)) for number in range(4)]
         log = broker.folder / "log"
@@ -62,16 +66,16 @@ async def test_log_rotated_under_load(
             await broker.ask("POST", "/v1/grants/g1/retry")  # which has the lane look at once
             assert await waiting > token["generation"]
             wanted = turn + 2
-            await until(lambda: all(fas.redeemed[grant] >= wanted for grant in GRANTS))  # noqa: B023 - awaited at once
+            await until(lambda: all(auth_server.redeemed[grant] >= wanted for grant in GRANTS))
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
         await until(partial(_at_rest, broker))
-        total = sum(fas.redeemed.values())
+        total = sum(auth_server.redeemed.values())
         assert total >= len(GRANTS) * ROUNDS
         assert len(statuses) > ROUNDS
         assert set(statuses) == {200}
-        await broker.keeps(fas)
+        await broker.keeps(auth_server)
         files = [log, *(log.with_name(f"log.{turn}") for turn in range(ROUNDS))]
         written = [file.read_bytes() for file in files]
         assert not any(b"\0" in text for text in written)
@@ -80,7 +84,7 @@ async def test_log_rotated_under_load(
         # Between a copy and its cut a line may be lost, by whatever writes; never where the file is moved.
         lost = (ROUNDS - reloaded, total - refreshed)
         assert lost == (0, 0) or (rotate is cut and lost < (2, 10)), lost
-        broker.secrets |= fas.secrets()
+        broker.secrets |= auth_server.secrets()
         assert not any(secret.encode() in text for secret in broker.secrets for text in written)
 
 

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from broker.errors import InvalidRequest
 from broker.login.login import read_redirect
 from broker.sandbox import BrowserError, Sandbox, walk_login, walk_to_redirect
-from tests.broker.test_login import browser, exchanges, opened, start
+from tests.broker.logins import browser, exchanges, opened, start
 from tests.conftest import RunningBroker, StartBroker
 from tests.steps import assert_sound, log_in, make_due, next_generation, state_of
 from tests.waiting import until
@@ -28,7 +28,7 @@ DENIALS = {
 
 @pytest.mark.parametrize("denial", DENIALS)
 async def test_denied(broker: RunningBroker, sandbox: Sandbox, denial: str) -> None:
-    """B05: whatever comes instead of a code is a page in words; the grant lives on, nothing is exchanged."""
+    """Whatever comes instead of a code is a page in words; the grant lives on, nothing is exchanged."""
     await log_in(broker, "g1", "acme")
     before, asked = await broker.token("g1"), await exchanges(sandbox, "acme")
     started = await start(broker, "g1", "acme")
@@ -51,7 +51,7 @@ async def test_denied(broker: RunningBroker, sandbox: Sandbox, denial: str) -> N
 
 
 async def test_abandoned(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """B07: logins that are begun and left change nothing, and leave nothing, however many there are."""
+    """Logins that are begun and left change nothing, and leave nothing, however many there are."""
     await log_in(broker, "g1", "acme")
     await log_in(broker, "g3", "een")
     sandbox.v3.revoke_all()
@@ -83,7 +83,7 @@ async def _parked(broker: RunningBroker, grant: str) -> bool:
 
 @pytest.mark.parametrize("error", ["temporarily_unavailable", "server_error"])
 async def test_the_provider_fails_for_a_moment(broker: RunningBroker, sandbox: Sandbox, error: str) -> None:
-    """B08: an error for the moment is said to be one, and the same link works once it is over."""
+    """An error for the moment is said to be one, and the same link works once it is over."""
     started = await start(broker, "g1", "acme")
     async with browser() as mine:
         state = (await opened(mine, started["login_url"])).partition("state=")[2].partition("&")[0]
@@ -106,7 +106,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_exchange_fails_for_a_moment(broker: RunningBroker, sandbox: Sandbox, fault: str) -> None:
-    """B08: a code is sent once, whatever became of it; the next opening of the link brings another."""
+    """A code is sent once, whatever became of it; the next opening of the link brings another."""
     started = await start(broker, "g1", "acme")
     details = dict(FAULTS[fault])
     sandbox.rotating.faults.order(details.pop("kind"), **details)
@@ -123,7 +123,7 @@ async def test_the_exchange_fails_for_a_moment(broker: RunningBroker, sandbox: S
 
 
 async def test_form_post(broker: RunningBroker, sandbox: Sandbox) -> None:
-    """B11: an answer by form POST is refused in words; the code is in no log, and the login still open."""
+    """An answer by form POST is refused in words; the code is in no log, and the login still open."""
     started = await start(broker, "g1", "acme")
     async with browser() as mine:
         where = await opened(mine, started["login_url"])
@@ -155,7 +155,7 @@ PASTED = {
 
 @pytest.mark.parametrize("pasted", PASTED)
 def test_pasted(pasted: str) -> None:
-    """B14: whatever a terminal, a chat or a browser did to the URL, the code is the server's to the byte."""
+    """Whatever a terminal, a chat or a browser did to the URL, the code is the server's to the byte."""
     assert read_redirect(PASTED[pasted].replace("{0}", REDIRECT), REDIRECT) == {"code": "4/0A+b%2Fc==", "state": "s1"}
 
 
@@ -163,14 +163,14 @@ def test_pasted(pasted: str) -> None:
     "pasted", ["4/0A+b#s1", "4/0A+b", "http://elsewhere.test/callback?code=a&state=s1", "x" * 20_000]
 )
 def test_pasted_something_else(pasted: str) -> None:
-    """B14: the code alone, or another host's URL, is refused with what belongs there, and not repeated."""
+    """The code alone, or another host's URL, is refused with what belongs there, and not repeated."""
     with pytest.raises(InvalidRequest) as refused:
         read_redirect(pasted, REDIRECT)
     assert pasted not in str(refused.value)
 
 
 async def test_pasted_for_another_grant(broker: RunningBroker, sandbox: Sandbox) -> None:
-    """B14: the redirect of another grant's login completes none, and 70 kB are too many."""
+    """The redirect of another grant's login completes none, and 70 kB are too many."""
     mine, other = await start(broker, "g1", "acme"), await start(broker, "g2", "acme")
     redirected = await walk_to_redirect(other["authorization_url"], broker.settings.redirect_uri)
     for body, status in (
@@ -184,7 +184,7 @@ async def test_pasted_for_another_grant(broker: RunningBroker, sandbox: Sandbox)
 
 
 async def test_another_replica_takes_the_callback(start_broker: StartBroker, sandbox: Sandbox) -> None:
-    """B17: the login belongs to the store: a second broker completes it, and whoever waits at the first hears so."""
+    """The login belongs to the store: a second broker completes it, and whoever waits at the first hears so."""
     async with start_broker() as one, start_broker(http={"public_url": one.url}) as two:
         started = await start(one, "g1", "acme")
         async with browser() as mine:

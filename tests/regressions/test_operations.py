@@ -18,10 +18,12 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.conftest import RedisServer, StartBroker, free_port
+from tests.conftest import StartBroker
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 from tests.regressions.conftest import MakeGround, provider_at
-from tests.regressions.fas import CLIENT_SECRET, Exchange, Fas, says, success
 from tests.regressions.process import Process, broker_process, missing
+from tests.scripted_server import CLIENT_SECRET, AuthorizationServer, Exchange, says, success
 from tests.waiting import until
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -29,12 +31,12 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, fas: Fas) -> Start:
-    """A broker process with FAS as its provider."""
+def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: AuthorizationServer) -> Start:
+    """A broker process whose provider is a scripted authorization server."""
 
     @contextlib.asynccontextmanager
     async def started(*, provider: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Process]:
-        providers = {"as": provider_at(fas, **(provider or {}))}
+        providers = {"as": provider_at(auth_server, **(provider or {}))}
         async with broker_process(tmp_path / "broker", shared_redis.url, providers, **options) as broker:
             yield broker
 
@@ -61,18 +63,18 @@ async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (
     return process.returncode, out.decode("utf-8", "replace")
 
 
-async def test_c_locale(start: Start, redis: Redis, fas: Fas, tmp_path: Path) -> None:
-    """O04: in a C locale everything is read as UTF-8 and printed; what a server says in Japanese is no fault."""
+async def test_c_locale(start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path) -> None:
+    """In a C locale everything is read as UTF-8 and printed; what a server says in Japanese is no fault."""
     env = {**os.environ, **C_LOCALE}
     async with start(env=C_LOCALE, provider={"scope": "z\u00fcrich"}, refresh={"import_spread": "0s"}) as broker:
         text = (broker.folder / "broker.toml").read_text()
         (broker.folder / "broker.toml").write_text("# Z\u00fcrich\n" + text, "utf-8")
-        line = {"grant_id": "g1", "provider": "as", "refresh_token": fas.issue("g1"), "note": "Z\u00fcrich"}
+        line = {"grant_id": "g1", "provider": "as", "refresh_token": auth_server.issue("g1"), "note": "Z\u00fcrich"}
         (tmp_path / "lines").write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
         assert await command(broker, "import", str(tmp_path / "lines"), env=env) == (0, "1 created\n")
         await until(lambda: broker.has_token("g1"))
         refused = {"error": "invalid_request", "error_description": "\u8981\u6c42\u304c\u7121\u52b9\u3067\u3059 \u2028"}
-        fas.script.append(says(json.dumps(refused, ensure_ascii=False), 400))
+        auth_server.script.append(says(json.dumps(refused, ensure_ascii=False), 400))
         await redis.zadd("broker:{0}:due:as", {"g1": 0.0})
         await until(lambda: _state(broker, "g1", "parked"))
         asked = (("explain", "g1"), ("status",), ("status", "--json"))
@@ -87,8 +89,8 @@ async def _state(broker: Process, grant: str, state: str) -> bool:
     return bool((await broker.get(f"/v1/grants/{grant}"))["state"] == state)
 
 
-async def test_read_only_root(start: Start, redis: Redis, fas: Fas, tmp_path: Path) -> None:
-    """O07: with nothing writable but data_dir, no HOME and a user without a name, run, check and the others work."""
+async def test_read_only_root(start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path) -> None:
+    """With nothing writable but data_dir, no HOME and a user without a name, run, check and the others work."""
     if shutil.which("bwrap") is None:
         missing("bwrap")
     data = tmp_path / "broker" / "data"
@@ -113,7 +115,7 @@ async def test_read_only_root(start: Start, redis: Redis, fas: Fas, tmp_path: Pa
         missing("user namespaces")
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(data)}
     async with start(through=through) as broker:
-        await broker.put("g1", fas.issue("g1"))
+        await broker.put("g1", auth_server.issue("g1"))
         await until(lambda: broker.has_token("g1"))
         settings = [command(broker, *words, through=through) for words in (("check",), ("health",), ("status",))]
         alone = [_outside(through, broker, "caller", "new", "wall"), _outside(through, broker, "demo")]
@@ -152,14 +154,14 @@ LISTENS = {
 
 
 @pytest.mark.parametrize("listen", LISTENS)
-async def test_ipv6(start_broker: StartBroker, fas: Fas, tmp_path: Path, listen: str) -> None:
-    """O11: IPv4 and IPv6 as the addresses say, both on one port; Host may be [::1], and `health` finds the way."""
+async def test_ipv6(start_broker: StartBroker, auth_server: AuthorizationServer, tmp_path: Path, listen: str) -> None:
+    """IPv4 and IPv6 as the addresses say, both on one port; Host may be [::1], and `health` finds the way."""
     if not Path("/proc/net/if_inet6").exists():
         missing("IPv6")
     port, hosts = free_port(), LISTENS[listen]
     addresses = listen.format(port=port).split()
     http = {"listen": [f"127.0.0.1:{free_port()}", *addresses], "allow_plain_http": True}
-    async with start_broker(http=http, providers={"as": provider_at(fas)}) as broker:
+    async with start_broker(http=http, providers={"as": provider_at(auth_server)}) as broker:
         for host in hosts:
             async with broker.session.get(f"http://{host}:{port}/healthz") as answer:
                 assert answer.status == 200, host
@@ -176,7 +178,7 @@ async def test_ipv6(start_broker: StartBroker, fas: Fas, tmp_path: Path, listen:
 
 
 async def test_no_ipv6(tmp_path: Path) -> None:
-    """O11: where there is no IPv6, an address of it is named, with what to do: exit 78."""
+    """Where there is no IPv6, an address of it is named, with what to do: exit 78."""
     if shutil.which("unshare") is None:
         missing("unshare")
     settings = tmp_path / "broker.toml"
@@ -208,20 +210,22 @@ def swap(folder: Path, generation: str, **files: str) -> None:
 
 
 @pytest.mark.parametrize("hang_up", [False, True])
-async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas, tmp_path: Path, hang_up: bool) -> None:
-    """O16: a new client secret is taken up by the next request or probe, a caller's new key by SIGHUP."""
+async def test_mounted_secrets_are_swapped(
+    start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path, hang_up: bool
+) -> None:
+    """A new client secret is taken up by the next request or probe, a caller's new key by SIGHUP."""
     secrets = tmp_path / "secrets"
     swap(secrets, "..1", client=CLIENT_SECRET, caller="first-key-0123456789")
     accepted = [CLIENT_SECRET]
     usual = success()
 
     async def checked(exchange: Exchange) -> bool | None:
-        form = exchange.request.form
+        form = exchange.request.parameters
         if form.get("client_secret") == accepted[0]:
             return await usual(exchange)
         return await says({"error": "invalid_client"}, 401)(exchange)
 
-    fas.usual = checked
+    auth_server.usual = checked
     provider = {
         "client_secret": None,
         "client_secret_file": str(secrets / "client"),
@@ -233,7 +237,7 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
         (broker.folder / "broker.toml").write_text(text + caller)
         broker.popen.send_signal(signal.SIGHUP)
         await until(lambda: any(line["event"] == "settings.reloaded" for line in broker.log))
-        await broker.put("g1", fas.issue("g1"))
+        await broker.put("g1", auth_server.issue("g1"))
         await until(lambda: broker.has_token("g1"))
         accepted[0] = "another-client-secret-0123456789"
         broker.secrets |= {accepted[0], CLIENT_SECRET, "first-key-0123456789", "second-key-0123456789"}
@@ -241,9 +245,15 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
         if hang_up:
             broker.popen.send_signal(signal.SIGHUP)
             await until(lambda: sum(line["event"] == "settings.reloaded" for line in broker.log) == 2)
-        asked = len(fas.of("g1"))
+        asked = len(auth_server.requests_of("g1"))
         await redis.zadd("broker:{0}:due:as", {"g1": 0.0})
-        await until(lambda: len(fas.of("g1")) > asked and fas.of("g1")[-1].form["client_secret"] == accepted[0], 15)
+        await until(
+            lambda: (
+                len(auth_server.requests_of("g1")) > asked
+                and auth_server.requests_of("g1")[-1].parameters["client_secret"] == accepted[0]
+            ),
+            15,
+        )
         await until(lambda: broker.has_token("g1"))
         for key, status in (
             ("first-key-0123456789", 401 if hang_up else 200),
@@ -251,7 +261,7 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
         ):
             headers = {"X-Broker-Key": key}
             assert (await broker.ask("GET", "/v1/grants/g1/token", headers=headers))[0] == status
-        await broker.keeps(fas)
+        await broker.keeps(auth_server)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +273,7 @@ async def test_mounted_secrets_are_swapped(start: Start, redis: Redis, fas: Fas,
     ],
 )
 async def test_files_that_do_not_lock(tmp_path: Path, fault: str, words: str) -> None:
-    """O19: a file system that cannot lock, or says yes to everybody, is named with its directory: exit 78."""
+    """A file system that cannot lock, or says yes to everybody, is named with its directory: exit 78."""
     if shutil.which("strace") is None:
         missing("strace")
     settings = tmp_path / "broker.toml"
@@ -319,29 +329,31 @@ for _ in range(100):
 
 
 async def test_killed_while_rewriting(tmp_path: Path) -> None:
-    """O14: a file of ours is one whole text or another, at whatever moment its writer is killed."""
+    """A file of ours is one whole text or another, at whatever moment its writer is killed."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", _REWRITING, str(tmp_path / "admin.key"))
     assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
-async def test_two_replicas_on_one_data_dir(start: Start, start_broker: StartBroker, redis: Redis, fas: Fas) -> None:
-    """O19: replicas that share a data_dir never write one journal file."""
+async def test_two_replicas_on_one_data_dir(
+    start: Start, start_broker: StartBroker, redis: Redis, auth_server: AuthorizationServer
+) -> None:
+    """Replicas that share a data_dir never write one journal file."""
     async with start() as one:
-        settings = {"providers": {"as": provider_at(fas)}, "data_dir": one.folder / "data"}
+        settings = {"providers": {"as": provider_at(auth_server)}, "data_dir": one.folder / "data"}
         keys = one.folder.parent / "sealing.keys"
         async with start_broker(sealing={"keys_file": keys}, **settings) as two:
             for grant in ("g1", "g2", "g3"):
-                await one.put(grant, fas.issue(grant))
-                await until(lambda: one.has_token(grant))  # noqa: B023 - awaited at once
-            assert (await two.token("g1"))["access_token"] == fas.access["g1"]
+                await one.put(grant, auth_server.issue(grant))
+                await until(lambda: one.has_token(grant))
+            assert (await two.token("g1"))["access_token"] == auth_server.access["g1"]
             journals = [path for path in (one.folder / "data" / "journal").iterdir() if path.suffix != ".lock"]
             assert len(journals) >= 2
-            two.secrets |= fas.secrets()
-        await one.keeps(fas)
+            two.secrets |= auth_server.secrets()
+        await one.keeps(auth_server)
 
 
-async def test_a_big_import(make_ground: MakeGround, fas: Fas) -> None:
-    """O23: of a file with all that goes wrong in files, the good lines are in; a second time changes nothing."""
+async def test_a_big_import(make_ground: MakeGround, auth_server: AuthorizationServer) -> None:
+    """Of a file with all that goes wrong in files, the good lines are in; a second time changes nothing."""
     async with make_ground("held", refresh={"import_spread": "1h"}) as ground:
         broker, many = ground.broker, 500
         lines = [
@@ -349,7 +361,9 @@ async def test_a_big_import(make_ground: MakeGround, fas: Fas) -> None:
         ]
         again = json.dumps({"grant_id": "b0", "provider": "as", "refresh_token": "another-token-of-b0"})
         stolen = json.dumps({"grant_id": "thief", "provider": "as", "refresh_token": "token-of-b1"})
-        old = json.dumps({"grant_id": "held", "provider": "as", "refresh_token": next(iter(fas.spent)).decode()})
+        old = json.dumps(
+            {"grant_id": "held", "provider": "as", "refresh_token": next(iter(auth_server.spent)).decode()}
+        )
         bad = {
             10: "{",
             20: '{"grant_id": ',
@@ -389,5 +403,5 @@ async def test_a_big_import(make_ground: MakeGround, fas: Fas) -> None:
         assert (await broker.ask("GET", "/v1/grants/b499"))[0] == 200
         for grant in ("n1", "long"):
             assert (await broker.ask("GET", f"/v1/grants/{grant}"))[0] == 404
-        assert ground.fas.reuse == 0
+        assert ground.auth_server.reuse == 0
         await ground.redis.delete("broker:{0}:due:as")

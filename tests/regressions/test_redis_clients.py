@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunningBroker, StartBroker
+from tests.redis_server import RedisServer, client
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, client
+from tests.redis_topologies.servers import Fleet
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.process import Process, broker_process
 from tests.regressions.redis_servers import ground_on, healthy, not_ready_because, own_attempts, ready, says
+from tests.scripted_server import AuthorizationServer
 from tests.waiting import meanwhile, until
 
 
@@ -37,14 +38,17 @@ async def follows(process: Process, grant: str, generation: int) -> bool:
     return status == 200 and token["generation"] >= generation
 
 
-@pytest.mark.parametrize("case", ["R01"])
 async def test_slow_subscriber_is_dropped(
-    make_ground: MakeGround, fleet: Fleet, fas: Fas, other: Fas, tmp_path: Path, case: str
+    make_ground: MakeGround,
+    fleet: Fleet,
+    auth_server: AuthorizationServer,
+    other: AuthorizationServer,
+    tmp_path: Path,
 ) -> None:
     """A follower that stood still while thousands were published hears that it was dropped, and reads again."""
     server = fleet.data("--client-output-buffer-limit", "pubsub 1mb 256kb 5")
     await until(server.answers, 15)
-    providers = {"as": provider_at(fas), "other": provider_at(other)}
+    providers = {"as": provider_at(auth_server), "other": provider_at(other)}
     async with (
         ground_on(make_ground, server, "g1") as ground,
         broker_process(tmp_path / "follower", server.url, providers) as follower,
@@ -94,7 +98,7 @@ async def test_slow_subscriber_is_dropped(
 
 
 @contextlib.asynccontextmanager
-async def strangers(server: Server) -> AsyncIterator[asyncio.Event]:
+async def strangers(server: RedisServer) -> AsyncIterator[asyncio.Event]:
     """Take every place that a client could have, and take it back when one is free, until told to let go."""
     held: list[asyncio.StreamWriter] = []
     let_go = asyncio.Event()
@@ -125,7 +129,7 @@ async def strangers(server: Server) -> AsyncIterator[asyncio.Event]:
             writer.close()
 
 
-async def full(server: Server) -> None:
+async def full(server: RedisServer) -> None:
     """Wait until a stranger is refused."""
 
     async def refused() -> bool:
@@ -141,8 +145,7 @@ async def full(server: Server) -> None:
     await until(refused)
 
 
-@pytest.mark.parametrize("case", ["R02"])
-async def test_no_place_at_start(start_broker: StartBroker, fleet: Fleet, fas: Fas, case: str) -> None:
+async def test_no_place_at_start(start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer) -> None:
     """A broker that finds no place waits for one: not ready, said in words, few attempts; and then it starts."""
     server = fleet.data("--maxclients", "10")
     await until(server.answers, 15)
@@ -151,7 +154,7 @@ async def test_no_place_at_start(start_broker: StartBroker, fleet: Fleet, fas: F
         async with strangers(server) as let_go:
             await full(server)
             async with start_broker(
-                redis={"url": server.url}, providers={"as": provider_at(fas)}, refresh=REFRESH, wait=False
+                redis={"url": server.url}, providers={"as": provider_at(auth_server)}, refresh=REFRESH, wait=False
             ) as broker:
                 await not_ready_because(broker, "maxclients")
                 attempts = await own_attempts(3.0)
@@ -160,12 +163,11 @@ async def test_no_place_at_start(start_broker: StartBroker, fleet: Fleet, fas: F
                 let_go.set()
                 await tester.config_set("maxclients", 100)
                 await ready(broker, 20)
-                await broker.import_("g1", "as", fas.issue("g1"))
-                broker.secrets |= fas.secrets()
+                await broker.import_("g1", "as", auth_server.issue("g1"))
+                broker.secrets |= auth_server.secrets()
 
 
-@pytest.mark.parametrize("case", ["R02"])
-async def test_places_taken_under_a_running_broker(make_ground: MakeGround, fleet: Fleet, case: str) -> None:
+async def test_places_taken_under_a_running_broker(make_ground: MakeGround, fleet: Fleet) -> None:
     """A running broker whose connections were taken serves from memory, tries a little, and recovers."""
     server = fleet.data("--maxclients", "20")
     await until(server.answers, 15)
@@ -194,9 +196,12 @@ async def test_places_taken_under_a_running_broker(make_ground: MakeGround, flee
             await healthy(ground.broker, 10)
 
 
-@pytest.mark.parametrize("case", ["R25"])
 async def test_subscription_that_is_cut_again_and_again(
-    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, fas: Fas, other: Fas, case: str
+    start_broker: StartBroker,
+    make_ground: MakeGround,
+    fleet: Fleet,
+    auth_server: AuthorizationServer,
+    other: AuthorizationServer,
 ) -> None:
     """Twenty cuts during hundreds of refreshes: the follower has what the store has, and a long poll is told."""
     server = fleet.data()
@@ -238,8 +243,8 @@ async def test_subscription_that_is_cut_again_and_again(
         await until(lambda: _at_rest(ground, grants))
         for grant in grants:
             stored = int(await tester.hget(f"broker:{{0}}:grant:{grant}", "generation") or 0)
-            await until(lambda: _serves(follower, grant, stored), 5)  # noqa: B023 - awaited at once
-        assert len(fas.requests) >= 200
+            await until(lambda: _serves(follower, grant, stored), 5)
+        assert len(auth_server.requests) >= 200
         follower.secrets |= ground.secrets()
 
 

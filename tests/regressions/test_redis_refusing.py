@@ -15,10 +15,10 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tests.conftest import StartBroker
+from tests.redis_server import RedisServer, client
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, client, in_step
+from tests.redis_topologies.servers import Fleet, in_step
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.redis_servers import (
     check,
     ground_on,
@@ -30,6 +30,7 @@ from tests.regressions.redis_servers import (
     says,
     soon,
 )
+from tests.scripted_server import AuthorizationServer
 from tests.steps import next_generation
 from tests.waiting import until
 
@@ -42,10 +43,12 @@ def fleet() -> Iterator[Fleet]:
 
 
 @contextlib.asynccontextmanager
-async def three_grants(make_ground: MakeGround, fas: Fas, server: Server, **redis: Any) -> AsyncIterator[Ground]:
+async def three_grants(
+    make_ground: MakeGround, auth_server: AuthorizationServer, server: RedisServer, **redis: Any
+) -> AsyncIterator[Ground]:
     """The ground on *server* with g1, g2 and g3, and a provider that one could log in at."""
     await until(server.answers, 15)
-    provider = {"authorization_endpoint": f"{fas.url}/authorize"}
+    provider = {"authorization_endpoint": f"{auth_server.url}/authorize"}
     async with ground_on(make_ground, server, "g1", "g2", "g3", redis=redis, provider=provider) as ground:
         yield ground
 
@@ -61,7 +64,7 @@ async def refuses(ground: Ground, word: str) -> bool:
 
 async def kept_out(ground: Ground, answer: asyncio.Event, word: str) -> None:
     """Writes are refused: what is under way is served and journaled, nothing else is asked or taken in."""
-    asked = len(ground.fas.requests)
+    asked = len(ground.auth_server.requests)
     answer.set()
     await says(ground.broker, "lane as", word)
     assert word in (await refused_import(ground))["error_description"]
@@ -69,13 +72,13 @@ async def kept_out(ground: Ground, answer: asyncio.Event, word: str) -> None:
     assert (status, login["error"]) == (503, "store_unavailable")
 
     async def serves_the_new() -> bool:
-        return bool((await ground.broker.token("g1"))["access_token"] == ground.fas.access["g1"])
+        return bool((await ground.broker.token("g1"))["access_token"] == ground.auth_server.access["g1"])
 
     await until(serves_the_new)
     await until(lambda: ground.broker.events("commit.delayed"))
     due_at = max([score async for score in _scores(ground, "g2", "g3")])
     await until(lambda: time.time() * 1000 > due_at + 1500)  # a claim or two after they fell due
-    assert len(ground.fas.requests) == asked, "something was asked although it could not be claimed"
+    assert len(ground.auth_server.requests) == asked, "something was asked although it could not be claimed"
     assert (await ground.broker.ask("GET", "/readyz"))[0] == 200
     assert any(word in line["error"] for line in ground.broker.events("store.lost"))
 
@@ -90,19 +93,18 @@ async def _scores(ground: Ground, *grants: str) -> AsyncIterator[float]:
 async def back(ground: Ground) -> None:
     """It takes writes again: the answer lands, and what was due is refreshed, without a restart."""
     await healthy(ground.broker)
-    await until(lambda: all(len(ground.fas.of(grant)) == 2 for grant in ("g1", "g2", "g3")), 20)
+    await until(lambda: all(len(ground.auth_server.requests_of(grant)) == 2 for grant in ("g1", "g2", "g3")), 20)
     for grant in ("g1", "g2", "g3"):
-        await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
+        await until(lambda: ground.has_token(grant))
 
 
-@pytest.mark.parametrize("case", ["R06"])
-async def test_disk_full_under_redis(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_disk_full_under_redis(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """MISCONF on every write: no token request without a claim; the answer under way lands when the disk is back."""
     server = fleet.data()
-    async with three_grants(make_ground, fas, server) as ground:
+    async with three_grants(make_ground, auth_server, server) as ground:
         answer = await in_flight(ground)
         await soon(ground, "g2", "g3")
-        in_the_way = server.folder / "dump.rdb"
+        in_the_way = server.directory / "dump.rdb"
         (in_the_way / "x").mkdir(parents=True)  # what is saved cannot be put there
         await server.ask("CONFIG", "SET", "save", "3600 1000000")
         await server.ask("BGSAVE")
@@ -114,17 +116,16 @@ async def test_disk_full_under_redis(make_ground: MakeGround, fas: Fas, fleet: F
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R13"])
-async def test_memory_full(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_memory_full(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """OOM: a commit passes, even one whose script the server has forgotten; claims, imports and logins are refused."""
     server = fleet.data()
-    async with three_grants(make_ground, fas, server) as ground:
+    async with three_grants(make_ground, auth_server, server) as ground:
         answer = await in_flight(ground)
         await soon(ground, "g2", "g3")
         await server.ask("CONFIG", "SET", "maxmemory", "1mb")
         await server.ask("SCRIPT", "FLUSH")
         await until(lambda: refuses(ground, "OOM"))
-        asked = len(ground.fas.requests)
+        asked = len(ground.auth_server.requests)
         answer.set()
         await until(lambda: ground.has_token("g1"))  # it landed although memory is full
         await says(ground.broker, "lane as", "OOM")
@@ -133,18 +134,19 @@ async def test_memory_full(make_ground: MakeGround, fas: Fas, fleet: Fleet, case
         assert (status, login["error"]) == (503, "store_unavailable")
         due_at = max([score async for score in _scores(ground, "g2", "g3")])
         await until(lambda: time.time() * 1000 > due_at + 1500)
-        assert len(ground.fas.requests) == asked
+        assert len(ground.auth_server.requests) == asked
         await server.ask("CONFIG", "SET", "maxmemory", "0")
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R18"])
-async def test_too_few_replicas_to_write(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_too_few_replicas_to_write(
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
+) -> None:
     """NOREPLICAS: no claims, the answer under way is served and journaled, and lands when the replica is back."""
     server = fleet.data("--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0")
     await until(server.answers, 15)
     replica = await fleet.replica_of(server)
-    async with three_grants(make_ground, fas, server) as ground:
+    async with three_grants(make_ground, auth_server, server) as ground:
         answer = await in_flight(ground)
         await soon(ground, "g2", "g3")
         replica.kill()
@@ -154,13 +156,14 @@ async def test_too_few_replicas_to_write(make_ground: MakeGround, fas: Fas, flee
         await back(ground)
 
 
-@pytest.mark.parametrize("case", ["R18"])
-async def test_replica_that_does_not_confirm(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_replica_that_does_not_confirm(
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
+) -> None:
     """With redis.replicas = 1 and a replica that stands still a commit counts, and is called unproved."""
     server = fleet.data("--repl-diskless-sync-delay", "0")
     await until(server.answers, 15)
     replica = await fleet.replica_of(server)
-    async with three_grants(make_ground, fas, server, replicas=1) as ground:
+    async with three_grants(make_ground, auth_server, server, replicas=1) as ground:
         assert "cannot prove" not in await check(ground.broker, "redis")
         os.kill(replica.process.pid, signal.SIGSTOP)
         try:
@@ -184,13 +187,14 @@ async def server_side(redis: Redis, text: str) -> object:
         return error
 
 
-@pytest.mark.parametrize("case", ["R24"])
-async def test_neighbour_with_an_endless_script(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_neighbour_with_an_endless_script(
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet
+) -> None:
     """BUSY to everybody is a Redis that is away: memory serves, nothing is asked, and we never kill the script."""
     server = fleet.data("--busy-reply-threshold", "100")
-    async with three_grants(make_ground, fas, server) as ground, client(server.port) as stranger:
+    async with three_grants(make_ground, auth_server, server) as ground, client(server.port) as stranger:
         await soon(ground, "g2", "g3", seconds=1.0)
-        asked = len(ground.fas.requests)
+        asked = len(ground.auth_server.requests)
         endless = asyncio.create_task(server_side(stranger, "while true do end"))
         began = time.monotonic()
         await says(ground.broker, "redis", "BUSY")
@@ -199,27 +203,29 @@ async def test_neighbour_with_an_endless_script(make_ground: MakeGround, fas: Fa
             assert (await ground.broker.ask("GET", "/healthz"))[0] == 200
             await asyncio.sleep(0.05)
         assert (await refused_import(ground))["error"] == "store_unavailable"
-        assert len(ground.fas.requests) == asked
+        assert len(ground.auth_server.requests) == asked
         assert not endless.done(), "somebody ended the script"
         await ground.redis.script_kill()
         freed = time.monotonic()
-        await until(lambda: len(ground.fas.of("g2")) == 2 and len(ground.fas.of("g3")) == 2, 15)
+        await until(
+            lambda: len(ground.auth_server.requests_of("g2")) == 2 and len(ground.auth_server.requests_of("g3")) == 2,
+            15,
+        )
         assert time.monotonic() - freed < 5
         assert isinstance(await endless, exceptions.RedisError)
         assert (await server.ask("INFO", "commandstats"))["cmdstat_script|kill"]["calls"] == 1
         await healthy(ground.broker)
 
 
-@pytest.mark.parametrize("case", ["R22"])
 @pytest.mark.parametrize("forbidden", ["config", "waitaof"])
 async def test_forbidden_without_harm(
-    make_ground: MakeGround, fas: Fas, fleet: Fleet, forbidden: str, case: str
+    make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """Without CONFIG nothing is missing; without WAITAOF commits count, and one warning says what is not proved."""
     server = fleet.data()
     await until(server.answers, 15)
     await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", f"-{forbidden}")
-    async with three_grants(make_ground, fas, server, url=f"redis://managed:any@{server.address}/0") as ground:
+    async with three_grants(make_ground, auth_server, server, url=f"redis://managed:any@{server.address}/0") as ground:
         for _ in range(3):
             await ground.falls_due("g1")
         warned = ground.broker.events("commit.unproved")
@@ -228,30 +234,28 @@ async def test_forbidden_without_harm(
         assert (await ground.broker.get("/healthz"))["status"] == "ok"
 
 
-@pytest.mark.parametrize("case", ["R22"])
-async def test_hidden_run(make_ground: MakeGround, fas: Fas, fleet: Fleet, case: str) -> None:
+async def test_hidden_run(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """Without INFO no failover could be noticed: nothing is claimed, and the word says what to allow."""
     server = fleet.data()
     await until(server.answers, 15)
     await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all")
-    async with three_grants(make_ground, fas, server, url=f"redis://managed:any@{server.address}/0") as ground:
+    async with three_grants(make_ground, auth_server, server, url=f"redis://managed:any@{server.address}/0") as ground:
         before = await ground.broker.token("g1")
         await server.ask("ACL", "SETUSER", "managed", "-info")
         await says(ground.broker, "lane as", "+info")
-        asked = len(ground.fas.requests)
+        asked = len(ground.auth_server.requests)
         await ground.due("g1", "g2")
         await asyncio.sleep(2.5)
-        assert len(ground.fas.requests) == asked
+        assert len(ground.auth_server.requests) == asked
         assert (await ground.broker.token("g1"))["generation"] == before["generation"]
         await server.ask("ACL", "SETUSER", "managed", "+info")
         await next_generation(ground.broker, "g1", before["generation"])
         await healthy(ground.broker)
 
 
-@pytest.mark.parametrize("case", ["R22"])
 @pytest.mark.parametrize("forbidden", ["time", "info"])
 async def test_forbidden_from_the_start(
-    start_broker: StartBroker, fas: Fas, fleet: Fleet, forbidden: str, case: str
+    start_broker: StartBroker, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """What a broker cannot do without is said by its name, asks no provider meanwhile, and heals without a restart."""
     server = fleet.data()
@@ -259,7 +263,7 @@ async def test_forbidden_from_the_start(
     await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", f"-{forbidden}")
     async with start_broker(
         redis={"url": f"redis://managed:any@{server.address}/0"},
-        providers={"as": provider_at(fas)},
+        providers={"as": provider_at(auth_server)},
         refresh=REFRESH,
         wait=False,
     ) as broker:
@@ -271,6 +275,6 @@ async def test_forbidden_from_the_start(
         await server.ask("ACL", "SETUSER", "managed", f"+{forbidden}")
         await ready(broker)
         await healthy(broker)
-        assert fas.requests == []
-        await broker.import_("g1", "as", fas.issue("g1"))
-        broker.secrets |= fas.secrets()
+        assert auth_server.requests == []
+        await broker.import_("g1", "as", auth_server.issue("g1"))
+        broker.secrets |= auth_server.secrets()

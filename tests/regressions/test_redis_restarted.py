@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartBroker
+from tests.redis_server import RedisServer
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, Server, in_step
+from tests.redis_topologies.servers import Fleet, in_step
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
-from tests.regressions.fas import Fas
 from tests.regressions.redis_servers import (
     ground_on,
     healthy,
@@ -22,6 +22,7 @@ from tests.regressions.redis_servers import (
     refused_import,
     says,
 )
+from tests.scripted_server import AuthorizationServer
 from tests.steps import next_generation
 from tests.waiting import until
 
@@ -35,7 +36,7 @@ def fleet() -> Iterator[Fleet]:
         yield started
 
 
-async def filled(server: Server) -> None:
+async def filled(server: RedisServer) -> None:
     """Give it a thousand keys, in an AOF that is loaded key by key."""
     await server.ask("EVAL", "for i = 1, 1000 do redis.call('SET', 'stranger:' .. i, i) end", 0)
     await server.ask("BGREWRITEAOF")
@@ -47,15 +48,14 @@ async def filled(server: Server) -> None:
     await until(rewritten, 15)
 
 
-def again(fleet: Fleet, server: Server, *options: str) -> Server:
+def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
     """Another run of a server on its port and its data."""
     server.kill()
     return fleet.data(*options, port=server.port)
 
 
-@pytest.mark.parametrize("case", ["R10"])
 async def test_cold_start_while_loading(
-    start_broker: StartBroker, fleet: Fleet, fas: Fas, tmp_path: Path, case: str
+    start_broker: StartBroker, fleet: Fleet, auth_server: AuthorizationServer, tmp_path: Path
 ) -> None:
     """A broker that starts while Redis loads waits for it: not ready, not ended, and nothing is taken for empty."""
     server = fleet.data()
@@ -64,44 +64,43 @@ async def test_cold_start_while_loading(
         "data_dir": tmp_path / "same",
         "redis": {"url": server.url},
         "refresh": REFRESH,
-        "providers": {"as": provider_at(fas)},
+        "providers": {"as": provider_at(auth_server)},
     }
     async with start_broker(**table) as broker:
-        await broker.import_("g1", "as", fas.issue("g1"))
+        await broker.import_("g1", "as", auth_server.issue("g1"))
         store = broker.events("broker.started")[0]["store"]
-        broker.secrets |= fas.secrets()
+        broker.secrets |= auth_server.secrets()
     await filled(server)
     again(fleet, server, *SLOWLY)
-    asked = len(fas.requests)
+    asked = len(auth_server.requests)
     async with start_broker(**table, wait=False) as broker:
         await not_ready_because(broker, "is loading its data")
         assert (await broker.ask("GET", "/readyz"))[0] == 503
-        assert len(fas.requests) == asked
+        assert len(auth_server.requests) == asked
         await ready(broker, 30)
         assert broker.events("broker.started")[0]["store"] == store
         token = await broker.token("g1")
-        assert token["access_token"] == fas.access["g1"]
+        assert token["access_token"] == auth_server.access["g1"]
         await broker.ask("POST", "/v1/grants/g1/retry")
         await next_generation(broker, "g1", token["generation"], 20)
-        broker.secrets |= fas.secrets()
-    assert fas.reuse == 0
+        broker.secrets |= auth_server.secrets()
+    assert auth_server.reuse == 0
 
 
-@pytest.mark.parametrize("case", ["R10"])
-async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fleet, case: str) -> None:
+async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fleet) -> None:
     """Restarted under a running broker: memory serves while it loads; then the fence, then the refresh."""
     server = fleet.data()
     await until(server.answers, 15)
     async with ground_on(make_ground, server, "g1", "g2") as ground:
         await filled(server)
         token = await ground.broker.token("g1")
-        asked = len(ground.fas.requests)
+        asked = len(ground.auth_server.requests)
         again(fleet, server, *SLOWLY)
         await says(ground.broker, "redis", "is loading its data")
         assert (await ground.broker.token("g1"))["generation"] == token["generation"]
         assert "loading" in (await refused_import(ground))["error_description"]
         assert (await ground.broker.ask("GET", "/readyz"))[0] == 200
-        assert len(ground.fas.requests) == asked
+        assert len(ground.auth_server.requests) == asked
         await until(lambda: ground.broker.events("journal.replayed"), 30)
         await healthy(ground.broker)
         await ground.due("g1")
@@ -109,9 +108,8 @@ async def test_restart_under_a_running_broker(make_ground: MakeGround, fleet: Fl
         assert not any("no token-broker data" in str(line.get("error")) for line in ground.broker.events())
 
 
-@pytest.mark.parametrize("case", ["R20"])
 async def test_primary_that_comes_back_empty(
-    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, fas: Fas, case: str
+    start_broker: StartBroker, make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer
 ) -> None:
     """An empty server in its place is not ours: memory serves, nothing is begun in it; backup and journal heal."""
     server = fleet.start("--appendonly", "no", "--save", "", "--repl-diskless-sync-delay", "0")
@@ -123,7 +121,7 @@ async def test_primary_that_comes_back_empty(
         backup = {key: await ground.redis.dump(key) for key in await ground.redis.keys("*")}
         await ground.falls_due("g1")  # newer than the backup: the journal has it
         token = await ground.broker.token("g1")
-        asked = len(fas.requests)
+        asked = len(auth_server.requests)
 
         server.kill()
         server.process = fleet.start("--appendonly", "no", "--save", "", port=server.port).process
@@ -138,11 +136,11 @@ async def test_primary_that_comes_back_empty(
         status, answer, _ = await ground.ask("PUT", "/v1/grants/g9", json=body)
         assert (status, answer["error"]) == (503, "not_our_store")
         assert await server.ask("DBSIZE") == 0, "something was begun anew"
-        assert len(fas.requests) == asked
+        assert len(auth_server.requests) == asked
 
         # A broker with its own memory of the store is not ready at the empty one.
         known = start_broker(
-            data_dir=_copied(ground), redis={"url": server.url}, providers={"as": provider_at(fas)}, wait=False
+            data_dir=_copied(ground), redis={"url": server.url}, providers={"as": provider_at(auth_server)}, wait=False
         )
         async with known as other:
             await not_ready_because(other, "is empty, but this broker knows store")
@@ -156,11 +154,16 @@ async def test_primary_that_comes_back_empty(
         await until(lambda: _generation(ground, "g1", token["generation"]), 20)
 
 
-async def test_another_store_in_its_place(make_ground: MakeGround, fleet: Fleet, fas: Fas) -> None:
+async def test_another_store_in_its_place(
+    make_ground: MakeGround, fleet: Fleet, auth_server: AuthorizationServer
+) -> None:
     """A store with grants of the same names is not ours: what arrives is not written there, nor revoked; it waits."""
     server = fleet.data()
     await until(server.answers, 15)
-    endpoints = {"revocation_endpoint": f"{fas.url}/token", "authorization_endpoint": f"{fas.url}/authorize"}
+    endpoints = {
+        "revocation_endpoint": f"{auth_server.url}/token",
+        "authorization_endpoint": f"{auth_server.url}/authorize",
+    }
     async with ground_on(make_ground, server, "g1", "g2", provider=endpoints) as ground:
         await _make_another(server)
         answer = await in_flight(ground)
@@ -170,9 +173,9 @@ async def test_another_store_in_its_place(make_ground: MakeGround, fleet: Fleet,
         answer.set()
         await says(ground.broker, "lane as", "holds another store (another)")
         await until(lambda: ground.broker.events("commit.delayed"))
-        assert (await ground.broker.token("g1"))["access_token"] == fas.access["g1"]
+        assert (await ground.broker.token("g1"))["access_token"] == auth_server.access["g1"]
         assert (await ground.broker.token("g2"))["generation"] == token["generation"]
-        asked = len(fas.requests)
+        asked = len(auth_server.requests)
         refresh_token = "rt-that-is-never-stored-0123"
         for method, path, body in (
             ("PUT", "/v1/grants/g9", {"provider": "as", "refresh_token": refresh_token}),
@@ -184,13 +187,13 @@ async def test_another_store_in_its_place(make_ground: MakeGround, fleet: Fleet,
             status, told, _ = await ground.ask(method, path, json=body)
             assert (status, told["error"]) == (503, "not_our_store"), path
         assert await _all_of(ground) == held, "something was written into another store"
-        assert len(fas.requests) == asked, "something was asked or revoked"
+        assert len(auth_server.requests) == asked, "something was asked or revoked"
         await server.ask("SWAPDB", 0, 1)
         await healthy(ground.broker)
         await until(lambda: ground.has_token("g1"))
 
 
-async def _make_another(server: Server) -> None:
+async def _make_another(server: RedisServer) -> None:
     """Another store in database 1, with grants of the same names that are newer and due."""
     await server.ask(
         "EVAL",

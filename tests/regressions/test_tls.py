@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import ssl
 import subprocess
@@ -15,20 +14,13 @@ import pytest
 import trustme
 
 from broker.cli.explanation import explain
-from tests.regressions import fas as fakes
+from tests.regressions.certificates import server_context, sha1, tls_1_0
 from tests.regressions.conftest import Ground, MakeGround
-from tests.regressions.fas import Fas
+from tests.scripted_server import AuthorizationServer, authorization_server
 from tests.waiting import until
 
 NOW = dt.datetime.now(dt.UTC)
 HOUR = dt.timedelta(hours=1)
-
-
-def server_context(authority: trustme.CA, name: str = "localhost", **options: Any) -> ssl.SSLContext:
-    """A server's side with a certificate of *authority* for *name*."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name, **options).configure_cert(context)
-    return context
 
 
 @pytest.fixture
@@ -49,16 +41,16 @@ def authority(bundle: Path) -> trustme.CA:
 
 
 @pytest.fixture
-async def secure(authority: trustme.CA) -> AsyncIterator[Fas]:
-    """FAS with a good certificate."""
-    async with fakes.running(tls=server_context(authority), name="localhost") as server:
+async def secure(authority: trustme.CA) -> AsyncIterator[AuthorizationServer]:
+    """An authorization server with a good certificate."""
+    async with authorization_server(tls=server_context(authority), name="localhost") as server:
         yield server
 
 
-async def swap(fas: Fas, context: ssl.SSLContext) -> None:
+async def swap(auth_server: AuthorizationServer, context: ssl.SSLContext) -> None:
     """Restart the server on its port with another certificate."""
-    await fas.stop()
-    await fas.start(context)
+    await auth_server.stop()
+    await auth_server.start(context)
 
 
 async def recovered(ground: Ground, *grants: str) -> None:
@@ -66,20 +58,19 @@ async def recovered(ground: Ground, *grants: str) -> None:
     for grant in grants:
 
         async def refreshed() -> bool:
-            told = await ground.look(grant)  # noqa: B023 - awaited at once
+            told = await ground.look(grant)
             return bool(told["state"] == "due" and told["failures"] == 0)
 
         await until(refreshed, 20)
 
 
-@pytest.mark.parametrize("case", ["T44"])
-async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Fas, bundle: Path, case: str) -> None:
+async def test_renewed_trust_bundle(make_ground: MakeGround, secure: AuthorizationServer, bundle: Path) -> None:
     """A renewed bundle is taken up without a restart; until then nothing is sent, and "certificate" is said."""
     async with make_ground("g1", at=secure) as ground:
         second = trustme.CA()
         await swap(secure, server_context(second))
         told = await ground.falls_due()
-        assert (told["state"], told["last"]["outcome"], len(secure.of("g1"))) == ("due", "not_sent", 1)
+        assert (told["state"], told["last"]["outcome"], len(secure.requests_of("g1"))) == ("due", "not_sent", 1)
         assert "certificate" in told["last"]["detail"]
         health = await ground.broker.get("/healthz")
         assert "certificate" in health["checks"]["provider as"]["detail"]
@@ -88,7 +79,7 @@ async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Fas, bundle
         assert "certificate" in explain("g1", told, past, provider, time.time()).why
         second.cert_pem.write_to_path(str(bundle))
         await recovered(ground, "g1")
-        assert len(secure.of("g1")) == 2
+        assert len(secure.requests_of("g1")) == 2
 
 
 def expired(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
@@ -101,56 +92,18 @@ def misnamed(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
     return server_context(authority, "elsewhere.test")
 
 
-def sha1(authority: trustme.CA, folder: Path) -> ssl.SSLContext:
-    """A chain that was signed with SHA-1."""
-    (folder / "ca.pem").write_bytes(authority.cert_pem.bytes())
-    (folder / "ca.key").write_bytes(authority.private_key_pem.bytes())
-    (folder / "ext").write_text("subjectAltName=DNS:localhost\n")
-    for command in (
-        "req -newkey rsa:2048 -nodes -keyout leaf.key -out leaf.csr -subj /CN=localhost",
-        "x509 -req -sha1 -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out leaf.pem",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.load_cert_chain(folder / "leaf.pem", folder / "leaf.key")
-    return context
-
-
-async def tls_1_0(authority: trustme.CA, folder: Path, port: int) -> subprocess.Popen[Any]:
-    """A server that speaks TLS 1.0 and nothing else, and says so by an alert (asyncio's would just reset)."""
-    pem = folder / "leaf.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
-    command = f"openssl s_server -accept {port} -naccept 99 -tls1 -cipher ALL:@SECLEVEL=0 -quiet -cert {pem} -key {pem}"
-    process = subprocess.Popen(
-        command.split(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    async def listens() -> bool:
-        try:
-            _, writer = await asyncio.open_connection("localhost", port)
-        except OSError:
-            return False
-        writer.close()
-        await writer.wait_closed()
-        return True
-
-    await until(listens)
-    return process
-
-
 @pytest.mark.parametrize(
     ("spoilt", "words"),
     [
-        pytest.param(expired, "expired", id="T45-expired"),
-        pytest.param(misnamed, "localhost", id="T45-wrong-name"),
-        pytest.param(sha1, "too weak", id="T45-sha-1"),
-        pytest.param(None, "PROTOCOL_VERSION", id="T45-tls-1.0"),
+        pytest.param(expired, "expired", id="expired"),
+        pytest.param(misnamed, "localhost", id="wrong-name"),
+        pytest.param(sha1, "too weak", id="sha-1"),
+        pytest.param(None, "PROTOCOL_VERSION", id="tls-1.0"),
     ],
 )
 async def test_certificate_not_to_be_accepted(
     make_ground: MakeGround,
-    secure: Fas,
+    secure: AuthorizationServer,
     authority: trustme.CA,
     tmp_path: Path,
     spoilt: Callable[[trustme.CA, Path], ssl.SSLContext] | None,
@@ -178,7 +131,7 @@ async def test_certificate_not_to_be_accepted(
         assert {one["last"]["outcome"] for one in told} == {"not_sent"}
         assert all(words in one["last"]["detail"] for one in told)
         assert state["grants"]["parked"] == 0
-        assert [len(secure.of(grant)) for grant in ("g1", "g2")] == [1, 1]
+        assert [len(secure.requests_of(grant)) for grant in ("g1", "g2")] == [1, 1]
         assert (await ground.broker.token("g1"))["access_token"] == secure.access["g1"]
         for process in ended:
             process.kill()

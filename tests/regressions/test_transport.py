@@ -11,9 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.regressions import fas as fakes
 from tests.regressions.conftest import MakeGround
-from tests.regressions.fas import Exchange, Fas, Step, http, rotated, says, success
+from tests.scripted_server import (
+    AuthorizationServer,
+    Exchange,
+    Step,
+    authorization_server,
+    http,
+    rotated,
+    says,
+    success,
+)
 from tests.waiting import until
 
 
@@ -38,40 +46,38 @@ def raw_deflate(body: bytes) -> bytes:
     [
         pytest.param(
             coded("Content-Encoding: gzip, gzip\r\nConnection: close", lambda b: gzip.compress(gzip.compress(b))),
-            id="T27-gzip-twice",
+            id="gzip-twice",
         ),
-        pytest.param(coded("Content-Encoding: x-gzip\r\nConnection: close", gzip.compress), id="T27-x-gzip"),
-        pytest.param(coded("Content-Encoding: deflate\r\nConnection: close", raw_deflate), id="T27-deflate-raw"),
+        pytest.param(coded("Content-Encoding: x-gzip\r\nConnection: close", gzip.compress), id="x-gzip"),
+        pytest.param(coded("Content-Encoding: deflate\r\nConnection: close", raw_deflate), id="deflate-raw"),
         pytest.param(
-            coded("Transfer-Encoding: gzip, chunked", lambda b: chunked(gzip.compress(b))), id="T30-transfer-gzip"
+            coded("Transfer-Encoding: gzip, chunked", lambda b: chunked(gzip.compress(b))), id="transfer-gzip"
         ),
         pytest.param(
             coded(
                 "Transfer-Encoding: chunked", lambda b: chunked(b[:9], b[9:], end=b"0\r\nX-Sum: 1\r\nX-N: 2\r\n\r\n")
             ),
-            id="T30-trailers",
+            id="trailers",
         ),
-        pytest.param(
-            coded("Transfer-Encoding: chunked", lambda b: chunked(b[:9], b[9:], end=b"")), id="T30-no-last-chunk"
-        ),
+        pytest.param(coded("Transfer-Encoding: chunked", lambda b: chunked(b[:9], b[9:], end=b"")), id="no-last-chunk"),
     ],
 )
 async def test_readable_in_odd_wrapping(make_ground: MakeGround, answer: Step) -> None:
     """What can be decoded, and JSON that is whole, counts; nothing hangs; the wish for plain bytes was said."""
     async with make_ground("g1") as ground:
-        ground.fas.script.append(answer)
+        ground.auth_server.script.append(answer)
         assert (await ground.falls_due(timeout=4))["last"]["outcome"] == "refreshed"
-        assert ground.fas.requests[-1].headers["accept-encoding"] == "identity"
+        assert ground.auth_server.requests[-1].headers["accept-encoding"] == "identity"
         assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(coded("Content-Encoding: br\r\nConnection: close", lambda b: b"\x8b" + b), id="T27-br"),
-        pytest.param(coded("Content-Encoding: gzip\r\nConnection: close", lambda b: b), id="T27-not-gzip"),
-        pytest.param(coded("Transfer-Encoding: chunked", lambda b: chunked(b[:30], end=b"")), id="T30-half-a-chunk"),
-        pytest.param(coded("Transfer-Encoding: chunked", lambda b: b"zz\r\n" + b), id="T30-no-chunk"),
+        pytest.param(coded("Content-Encoding: br\r\nConnection: close", lambda b: b"\x8b" + b), id="br"),
+        pytest.param(coded("Content-Encoding: gzip\r\nConnection: close", lambda b: b), id="not-gzip"),
+        pytest.param(coded("Transfer-Encoding: chunked", lambda b: chunked(b[:30], end=b"")), id="half-a-chunk"),
+        pytest.param(coded("Transfer-Encoding: chunked", lambda b: b"zz\r\n" + b), id="no-chunk"),
     ],
 )
 async def test_unreadable_is_unknown(make_ground: MakeGround, answer: Step) -> None:
@@ -80,17 +86,16 @@ async def test_unreadable_is_unknown(make_ground: MakeGround, answer: Step) -> N
 
         async def lost(exchange: Exchange) -> None:
             await answer(exchange)
-            exchange.unheard()
+            exchange.lose_rotation()
 
-        ground.fas.script.append(lost)
+        ground.auth_server.script.append(lost)
         told = await ground.falls_due(timeout=4)
         assert (told["state"], told["last"]["outcome"]) == ("due", "unknown")
         await ground.falls_due()
-        assert len(ground.fas.of("g1")) == 2
+        assert len(ground.auth_server.requests_of("g1")) == 2
 
 
-@pytest.mark.parametrize("case", ["T32"])
-async def test_a_byte_now_and_then(make_ground: MakeGround, other: Fas, case: str) -> None:
+async def test_a_byte_now_and_then(make_ground: MakeGround, other: AuthorizationServer) -> None:
     """A dripping server is left at the time for one request, and keeps nobody else from being refreshed."""
 
     async def drip(exchange: Exchange) -> None:
@@ -103,29 +108,28 @@ async def test_a_byte_now_and_then(make_ground: MakeGround, other: Fas, case: st
         for grant in grants:
             await ground.broker.import_(grant, "other", other.issue(grant))
         for grant in grants:
-            await until(lambda: ground.has_token(grant))  # noqa: B023 - awaited at once
-        ground.fas.script.append(drip)
-        count = len(ground.fas.requests)
+            await until(lambda: ground.has_token(grant))
+        ground.auth_server.script.append(drip)
+        count = len(ground.auth_server.requests)
 
         async def others_first() -> None:
             await ground.due("g1")
-            await until(lambda: len(ground.fas.requests) > count)
+            await until(lambda: len(ground.auth_server.requests) > count)
             await ground.due(*grants, provider="other")
-            await until(lambda: all(len(other.of(grant)) == 2 for grant in grants))
+            await until(lambda: all(len(other.requests_of(grant)) == 2 for grant in grants))
             assert (await ground.look("g1"))["state"] == "leased", "the others waited for it"
 
         told = await ground.settled("g1", others_first())
-        assert 1.8 < time.monotonic() - ground.fas.requests[-1].at < 4, "request_timeout is for all of it"
+        assert 1.8 < time.monotonic() - ground.auth_server.requests[-1].at < 4, "request_timeout is for all of it"
         assert (told["state"], told["last"]["outcome"]) == ("due", "unknown")
         assert told["last"]["detail"].startswith("timeout")
 
 
-@pytest.mark.parametrize("case", ["T33"])
-async def test_redirects(make_ground: MakeGround, case: str) -> None:
+async def test_redirects(make_ground: MakeGround) -> None:
     """A redirect is refused, not followed: nobody else hears the refresh token, and one does not suspend a provider."""
-    async with fakes.running() as thief, make_ground("g1") as ground:
+    async with authorization_server() as thief, make_ground("g1") as ground:
         for status, location in ((302, "/login?ticket=loc-secret"), (307, thief.url), (308, thief.url)):
-            ground.fas.script.extend(
+            ground.auth_server.script.extend(
                 [success(), success(), says(b"", status, f"Location: {location}/token?code=loc-secret")]
             )
             assert (await ground.retried())["last"]["outcome"] == "refreshed"
@@ -136,11 +140,10 @@ async def test_redirects(make_ground: MakeGround, case: str) -> None:
         assert (await ground.retried())["last"]["outcome"] == "refreshed"
         assert thief.requests == []
         assert "loc-secret" not in ground.broker.log.getvalue()
-        assert not [request for request in ground.fas.requests if request.target != "/token"]
+        assert not [request for request in ground.auth_server.requests if request.target != "/token"]
 
 
-@pytest.mark.parametrize("case", ["T35"])
-async def test_web_firewall(make_ground: MakeGround, case: str) -> None:
+async def test_web_firewall(make_ground: MakeGround) -> None:
     """A stable User-Agent is sent; a firewall's bad hour parks three grants at most, and one word brings all back."""
 
     async def firewall(exchange: Exchange) -> bool | None:
@@ -150,26 +153,26 @@ async def test_web_firewall(make_ground: MakeGround, case: str) -> None:
 
     grants = [f"g{number}" for number in range(10)]
     async with make_ground(*grants) as ground:
-        ground.fas.usual = firewall
+        ground.auth_server.usual = firewall
         for grant in grants:
             await ground.falls_due(grant)
-        assert len({request.headers["user-agent"] for request in ground.fas.requests}) == 1
-        ground.fas.usual = says(b"<html>Forbidden</html>", 403, kind="text/html")
-        count = len(ground.fas.requests)
+        assert len({request.headers["user-agent"] for request in ground.auth_server.requests}) == 1
+        ground.auth_server.usual = says(b"<html>Forbidden</html>", 403, kind="text/html")
+        count = len(ground.auth_server.requests)
         await ground.due(*grants)
-        await until(lambda: len(ground.fas.requests) >= count + 4)
+        await until(lambda: len(ground.auth_server.requests) >= count + 4)
         await until(lambda: _suspended(ground))
         await ground.due(*grants)
         state = await ground.provider()
         assert state["grants"]["parked"] == 3
         assert state["suspended"] == "http_403"
         assert (await ground.provider())["grants"] == {"parked": 3, "due": 7, "leased": 0}
-        assert len(ground.fas.requests) <= count + len(grants)
-        ground.fas.usual = success()
+        assert len(ground.auth_server.requests) <= count + len(grants)
+        ground.auth_server.usual = success()
         await ground.resume()
         await ground.due(*grants)
         for grant in grants:
-            await until(lambda: _refreshed(ground, grant))  # noqa: B023 - awaited at once
+            await until(lambda: _refreshed(ground, grant))
 
 
 async def _suspended(ground: Any) -> bool:
@@ -188,38 +191,38 @@ YEAR = 31_536_000
 @pytest.mark.parametrize(
     ("status", "headers", "least", "most"),
     [
-        pytest.param(429, ["DATE 90"], 88, 92, id="T40-date"),
-        pytest.param(503, ["DATE 90"], 88, 92, id="T40-date-503"),
-        pytest.param(429, ["DATE -90"], 1, 3, id="T40-past-date"),
-        pytest.param(503, ["1.5"], 1.5, 3.5, id="T40-fraction"),
-        pytest.param(429, ["-1"], 1, 3, id="T40-negative"),
-        pytest.param(503, [str(YEAR)], 86_000, 86_400, id="T40-year"),
-        pytest.param(429, ["soon"], 1, 3, id="T40-word"),
-        pytest.param(503, ["1", "2"], 2, 4, id="T40-twice"),
+        pytest.param(429, ["DATE 90"], 88, 92, id="date"),
+        pytest.param(503, ["DATE 90"], 88, 92, id="date-503"),
+        pytest.param(429, ["DATE -90"], 1, 3, id="past-date"),
+        pytest.param(503, ["1.5"], 1.5, 3.5, id="fraction"),
+        pytest.param(429, ["-1"], 1, 3, id="negative"),
+        pytest.param(503, [str(YEAR)], 86_000, 86_400, id="year"),
+        pytest.param(429, ["soon"], 1, 3, id="word"),
+        pytest.param(503, ["1", "2"], 2, 4, id="twice"),
     ],
 )
 async def test_retry_after(make_ground: MakeGround, status: int, headers: list[str], least: float, most: float) -> None:
     """`Retry-After` in any dress never raises, never spins, is honoured within bounds, and an operator can end it."""
     lines = [f"Retry-After: {_dated(value)}" for value in headers]
     async with make_ground("g1") as ground:
-        ground.fas.script.append(says(b"", status, *lines))
+        ground.auth_server.script.append(says(b"", status, *lines))
         told = await ground.falls_due()
-        busy = ground.fas.requests[-1].at
+        busy = ground.auth_server.requests[-1].at
         assert (told["state"], told["last"]["outcome"]) == ("due", "busy")
         state = await ground.provider()
         if least > 10:
             assert least - 2 <= state["not_before"] - time.time() <= most
         else:
             assert (await ground.redis.zscore("broker:{0}:due:as", "g1") or 0) <= (time.time() + most) * 1000
-        assert (await ground.broker.token("g1"))["access_token"] == ground.fas.access["g1"]
+        assert (await ground.broker.token("g1"))["access_token"] == ground.auth_server.access["g1"]
         if most > 10:
             await ground.due("g1")
             assert (await ground.provider())["not_before"] == state["not_before"]
             await ground.resume()
             assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
         else:
-            await until(lambda: len(ground.fas.of("g1")) == 3)
-            assert least - 0.05 < ground.fas.requests[-1].at - busy
+            await until(lambda: len(ground.auth_server.requests_of("g1")) == 3)
+            assert least - 0.05 < ground.auth_server.requests[-1].at - busy
 
 
 def _dated(value: str) -> str:

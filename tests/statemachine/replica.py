@@ -33,7 +33,7 @@ from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
 from broker.store.redis.primary import Primary
-from tests.statemachine.server import Link, Request, Server
+from tests.statemachine.in_process_sandbox import Link, Request, Server
 from tests.waiting import until
 
 LEASE_MS = 60_000

@@ -28,9 +28,9 @@ from hypothesis.stateful import (
 
 from broker.login import recorder as login_recorder
 from broker.refresh import recorder
-from tests.conftest import start_redis
+from tests.redis_server import start_redis
+from tests.statemachine.in_process_sandbox import KINDS
 from tests.statemachine.replica import OWNER, owned
-from tests.statemachine.server import KINDS
 from tests.statemachine.world import GRANTS, NAMES, PROVIDERS, World
 
 _EXAMPLES = int(os.environ.get("BROKER_TEST_MACHINE", "0"))
@@ -243,7 +243,7 @@ def ground() -> Iterator[None]:
         patch.setattr(login_recorder, "_PAUSE", 0.002)
         OWNER.set("")
         yield
-    Machine.server.stop()
+    Machine.server.kill()
     shutil.rmtree(folder)
 
 

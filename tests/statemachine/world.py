@@ -14,9 +14,9 @@ from broker.refresh.policy import REPLAY_MARGIN
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis
 from broker.store import Store, open_store
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
+from tests.statemachine.in_process_sandbox import GRACE, Request, Server
 from tests.statemachine.replica import LEASE_MS, Replica
-from tests.statemachine.server import GRACE, Request, Server
 
 GRANTS = ["g0", "g1", "g2"]
 PROVIDERS = ["strict", "lenient"]

@@ -9,7 +9,7 @@ import pytest
 from broker.secret import Sealer, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Store, open_store
-from tests.store.test_schedule import LEASE, brought_by, claimed, imported, key, sets, store
+from tests.store.steps import LEASE, brought_by, claimed, imported, sets
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
-__all__ = ["key", "store"]
 LONGEST = 15_000
 """From a claim to the end of its request, as `open_store` has it where nobody says otherwise."""
 

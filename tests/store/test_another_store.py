@@ -10,16 +10,15 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.secret import Sealer, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Store, open_store, scripts
-from tests.store.test_schedule import LEASE, imported, key, store
+from tests.store.steps import LEASE, imported
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from redis.asyncio import Redis
 
-    from tests.conftest import RedisServer
+    from tests.redis_server import RedisServer
 
-__all__ = ["key", "store"]
 
 ALL = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
 

@@ -10,7 +10,7 @@ import pytest
 from broker.model import Claim, Park, Postpone
 from broker.secret import Secret
 from broker.store.attempts import KEPT, Attempt, Past, attempt_record, entry, replica_name
-from tests.store.test_schedule import claimed, commit_of, imported, key, store
+from tests.store.steps import claimed, commit_of, imported
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from broker.store import Store
 
-__all__ = ["key", "store"]
 GRANT = "broker:{0}:grant:g1"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.store.test_schedule import LEASE, imported, key, store
+from tests.store.steps import LEASE, imported
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

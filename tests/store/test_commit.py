@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.store.test_schedule import claimed, commit_of, imported, key, sets, store
+from tests.store.steps import claimed, commit_of, imported, sets
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.store import Store
-
-__all__ = ["key", "store"]
 
 
 async def test_a_commit_of_the_same_generation_is_written_once(store: Store, redis: Redis) -> None:

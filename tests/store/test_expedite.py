@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.model import Park, Postpone
-from tests.store.test_schedule import claimed, commit_of, imported, key, store
+from tests.store.steps import claimed, commit_of, imported
 
 if TYPE_CHECKING:
     from broker.store import Store
-
-__all__ = ["key", "store"]
 
 
 async def test_expedite_respects_what_waits(store: Store) -> None:

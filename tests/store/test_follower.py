@@ -13,7 +13,7 @@ from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.read import Cache, Follower
 from tests.nonsense import NONSENSE
-from tests.store.test_schedule import claimed, commit_of, imported, key, store
+from tests.store.steps import claimed, commit_of, imported
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.store import Store
-
-__all__ = ["key", "store"]
 
 
 async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: Redis) -> None:

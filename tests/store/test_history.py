@@ -9,7 +9,6 @@ from broker.process.heartbeat import Heartbeat
 from broker.refresh.history import HistoryRecorder
 from broker.store.history import MINUTE_MS, MINUTES
 from tests.steps import authority_of, make_due, next_generation
-from tests.store.test_schedule import key, store
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from broker.sandbox import Sandbox
     from broker.store import Store
     from tests.conftest import StartBroker
-
-__all__ = ["key", "store"]
 
 
 async def minute_of(store: Store) -> int:

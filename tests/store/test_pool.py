@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from broker.settings.redis_url import parse_redis_url
 from broker.store.redis import connections
 from broker.store.redis.connections import ConnectionThrottle, Pool, connection_options
-from tests.conftest import RedisServer
+from tests.redis_server import RedisServer
 
 WAIT = ("BLPOP", "nothing-is-pushed-here", 5)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.secret import Secret
-from tests.store.test_schedule import claimed, commit_of, imported, key, sets, store
+from tests.store.steps import claimed, commit_of, imported, sets
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from broker.store import Store
-
-__all__ = ["key", "store"]
 
 
 async def test_a_lost_commit_is_restored_once(store: Store, redis: Redis) -> None:

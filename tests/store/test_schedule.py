@@ -3,101 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
-from broker.model import Claim, Commit, Park, Postpone, Token
+from broker.model import Park, Postpone
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
-from broker.store import Claimed, Store, open_store
+from broker.store import Store, open_store
 from tests.steps import subscribed
+from tests.store.steps import LEASE, brought_by, claimed, commit_of, imported, sets
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from redis.asyncio import Redis
 
-    from tests.conftest import RedisServer
-
-LEASE = 60_000
-
-
-@pytest.fixture
-def key() -> str:
-    """One sealing key."""
-    return new_sealing_key()
-
-
-@pytest.fixture
-async def store(shared_redis: RedisServer, redis: Redis, key: str, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store that knows itself."""
-    del redis
-    async with open_store(
-        RedisSettings(url=shared_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
-    ) as opened:
-        await opened.identify()
-        yield opened
-
-
-async def imported(store: Store, *grants: str, provider: str = "p") -> None:
-    """Import grants, due now."""
-    for grant in grants:
-        registered = await store.registry.import_(grant, provider, Secret(f"r-{grant}"), None, due_at=store.clock())
-        assert registered.status == "created"
-    await asyncio.sleep(0.002)  # only its millisecond tells a login from what was before
-
-
-async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
-    """What a claim brings."""
-    return (await brought_by(store, n, provider)).claims
-
-
-async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
-    """A claim of a replica that has replayed its journal."""
-    brought = await store.schedule.claim(provider, n, LEASE)
-    if brought.fenced is not None:
-        store.schedule.replayed_after = brought.fenced
-        brought = await store.schedule.claim(provider, n, LEASE)
-    return brought
-
-
-def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
-    """A commit of new tokens for a claim."""
-    generation = changes.pop("generation", claim.generation + 1)
-    token = Token(
-        claim.grant_id,
-        claim.provider,
-        generation,
-        Secret(access),
-        "Bearer",
-        None,
-        claim.claimed_at,
-        claim.claimed_at + 3_600_000,
-        claim.claimed_at + 2_700_000,
-        {"httpsBaseUrl": {"port": 443}},
-    )
-    return Commit(
-        claim,
-        "refreshed",
-        None,
-        token,
-        Secret(refresh) if refresh else None,
-        token.refresh_at,
-        None,
-        0,
-        claim.claimed_at,
-        recovered=False,
-    )
-
-
-async def sets(redis: Redis, grant: str, provider: str = "p") -> list[str]:
-    """In which of the three sets a grant is."""
-    states = ("due", "leased", "parked")
-    return [s for s in states if await redis.zscore(f"broker:{{0}}:{s}:{provider}", grant) is not None]
+    from tests.redis_server import RedisServer
 
 
 async def test_claim_takes_no_more_than_the_free_slots(store: Store, redis: Redis) -> None:
@@ -237,7 +161,9 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
 async def test_failures_in_flight_together_count_once(store: Store, redis: Redis) -> None:
     """Thirty requests that fail together half-close the lane for about a second, not for half a minute."""
     await imported(store, *(f"g{n}" for n in range(30)))
-    for claim in await claimed(store, 30):
+    claims = await claimed(store, 30)
+    await asyncio.sleep(0.002)  # a claim is known to be older than a failure by its millisecond
+    for claim in claims:
         step = Postpone(claim, "busy", "http_503", "", store.clock() + 5, 1, lane="ailing")
         await store.schedule.postpone(step, None)
     assert await redis.hget("broker:{0}:provider:p", "ailing") == b"3"
@@ -327,7 +253,7 @@ async def test_a_server_that_is_gone_is_said_in_time(own_redis: RedisServer, key
         RedisSettings(url=own_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path
     ) as store:
         await store.identify()
-        own_redis.stop()
+        own_redis.kill()
         for call in (store.grants.get("g"), store.schedule.claim("p", 1, LEASE), store.flows.get("x")):
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(call, 3)

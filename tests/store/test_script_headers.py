@@ -11,7 +11,7 @@ import pytest
 from broker.model import Park, Postpone, Token
 from broker.secret import Secret
 from broker.store import Flow, scripts
-from tests.store.test_schedule import LEASE, brought_by, commit_of, imported, key, store
+from tests.store.steps import LEASE, brought_by, commit_of, imported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 
 from broker.errors import StoreUnavailable
 from broker.store.redis.primary import Primary, Subscription
-from tests.conftest import RedisServer
 from tests.proxy import RedisProxy
+from tests.redis_server import RedisServer
 from tests.waiting import until
 
 ALL = [f"{number:03}".encode() * 50 for number in range(200)]

@@ -1,4 +1,7 @@
-"""A rotating authorization server without sockets, and what is known of who has heard its answers."""
+"""The sandbox's token families without sockets, and what is known of who has heard their answers.
+
+The state machine decides when a request is processed and what its sender hears; a socket would decide that for it.
+"""
 
 from __future__ import annotations
 

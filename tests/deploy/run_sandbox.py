@@ -1,4 +1,4 @@
-"""The sandbox on a host of a test's network: `python provider.py ADDRESS`. Only the tests' own network reaches it."""
+"""The sandbox on a host of a test network: `python run_sandbox.py ADDRESS`. Nothing outside that network reaches it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""FAS, a fake authorization server: a scripted socket server that sends the very bytes it is told to.
+"""Servers that send the very bytes their script says, over real sockets, and record every request.
 
-It counts requests, records every refresh token presented with its time, rotates on each success unless said
-otherwise, and has reuse detection: a refresh token that was spent, or that is in flight already, counts in `reuse`
-and kills its grant. Knows nothing of the broker.
+`ScriptedServer` answers each request with the next step of its script. `AuthorizationServer` is one that also knows
+which refresh token lives: it rotates on each success unless a step says otherwise, and it has reuse detection: a
+refresh token that was spent, or that is in flight already, counts in `reuse` and kills its grant. Neither knows
+anything of the broker.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 CLIENT_SECRET = "the-client-secret-of-these-cases"
 
@@ -35,12 +36,27 @@ class Received:
     headers: dict[str, str]
     body: bytes
     grant: str = ""
-    """Whose refresh token it presented, "" for none that was ever issued."""
+    """Whose refresh token it presented to an authorization server, "" for none that was ever issued."""
 
     @property
-    def form(self) -> dict[str, str]:
+    def path(self) -> str:
+        """The path without the query."""
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """All parameters in the URL."""
+        return parse_qs(urlsplit(self.target).query, keep_blank_values=True)
+
+    @property
+    def form(self) -> dict[str, list[str]]:
+        """All parameters in the body."""
+        return parse_qs(self.body.decode(), keep_blank_values=True)
+
+    @property
+    def parameters(self) -> dict[str, str]:
         """The parameters in the body, the last of each."""
-        return {name: values[-1] for name, values in parse_qs(self.body.decode(), keep_blank_values=True).items()}
+        return {name: values[-1] for name, values in self.form.items()}
 
     @property
     def refresh_token(self) -> bytes | None:
@@ -56,23 +72,24 @@ class Received:
 class Exchange:
     """A request about to be answered by a step of the script."""
 
-    fas: Fas
     request: Received
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    owner: AuthorizationServer | None = None
+
+    @property
+    def auth_server(self) -> AuthorizationServer:
+        """The authorization server that was asked."""
+        assert self.owner is not None, "a scripted server has no grants"
+        return self.owner
 
     def rotate(self, refresh: bytes | None = None) -> dict[str, str]:
         """Redeem what was presented: a new access token and a new refresh token (or the one given, by its bytes)."""
-        grant = self.request.grant
-        self.fas.spent[self.fas.live[grant]] = grant
-        self.fas.live[grant] = refresh or secret("rt").encode()
-        self.fas.access[grant] = secret("at")
-        self.fas.redeemed[grant] += 1
-        return {"access_token": self.fas.access[grant], "refresh_token": self.fas.live[grant].decode("latin-1")}
+        return self.auth_server.rotate(self.request.grant, refresh)
 
-    def unheard(self) -> None:
-        """Nobody can hear of what this request did: the grant's stored refresh token cannot be the live one."""
-        self.fas.unheard.add(self.request.grant)
+    def lose_rotation(self) -> None:
+        """Note that nobody can hear of what this request did: the stored refresh token cannot be the live one."""
+        self.auth_server.unheard.add(self.request.grant)
 
     async def send(self, *parts: bytes) -> None:
         """Write these bytes, each in a segment of its own."""
@@ -99,7 +116,7 @@ def secret(kind: str) -> str:
 def http(
     body: bytes | str | dict[str, Any], status: int = 200, *headers: str, kind: str | None = "application/json"
 ) -> bytes:
-    """A whole HTTP/1.1 answer; *headers* are lines, *kind* the Content-Type."""
+    """Return a whole HTTP/1.1 answer; *headers* are lines, *kind* the Content-Type."""
     data = json.dumps(body).encode() if isinstance(body, dict) else body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(data)}"]
     lines += [f"Content-Type: {kind}"] if kind is not None else []
@@ -145,53 +162,25 @@ def rotated(template: str | Callable[[bytes], bytes], *headers: str, kind: str |
 
 
 @dataclass(slots=True)
-class Fas:
-    """The server. Set `script` (a step for each of the next requests), `steps` (by grant), `usual` (all others)."""
+class ScriptedServer:
+    """Answers each request with the next of its `steps`, the last one for ever; bytes are sent as they are."""
 
+    steps: list[Step | bytes] = field(default_factory=list)
     port: int = 0
     host: str = "127.0.0.1"
-    name: str = "127.0.0.1"
-    """What its URLs call it."""
+    name: str = ""
+    """What its URLs call it, the address unless given."""
     tls: ssl.SSLContext | None = None
-    script: deque[Step] = field(default_factory=deque)
-    steps: dict[str, deque[Step]] = field(default_factory=lambda: defaultdict(deque))
-    usual: Step = field(default_factory=success)
-    page: Step = field(default_factory=lambda: says({"error": "not_found"}, 404))
-    """Answers every GET."""
     requests: list[Received] = field(default_factory=list)
-    pages: list[Received] = field(default_factory=list)
-    live: dict[str, bytes] = field(default_factory=dict)
-    """The live refresh token of each grant."""
-    access: dict[str, str] = field(default_factory=dict)
-    spent: dict[bytes, str] = field(default_factory=dict)
-    redeemed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unheard: set[str] = field(default_factory=set)
-    killed: set[str] = field(default_factory=set)
-    reuse: int = 0
-    in_flight: int = 0
-    most_in_flight: int = 0
-    _presented: set[bytes] = field(default_factory=set)
+    connections: int = 0
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         """Its origin."""
-        return f"{'https' if self.tls else 'http'}://{self.name}:{self.port}"
-
-    def issue(self, grant: str) -> str:
-        """A first refresh token for *grant*, as a login would bring it."""
-        self.live[grant] = secret("rt").encode()
-        return self.live[grant].decode()
-
-    def of(self, grant: str) -> list[Received]:
-        """The requests of one grant."""
-        return [request for request in self.requests if request.grant == grant]
-
-    def secrets(self) -> set[str]:
-        """Everything it issued that must not be seen."""
-        refresh = [token.decode("latin-1") for token in (*self.live.values(), *self.spent)]
-        return {*refresh, *self.access.values(), CLIENT_SECRET}
+        name = self.name or (f"[{self.host}]" if ":" in self.host else self.host)
+        return f"{'https' if self.tls else 'http'}://{name}:{self.port}"
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Listen, on the port it had before if it had one."""
@@ -209,12 +198,13 @@ class Fas:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
             with contextlib.suppress(OSError, EOFError, ssl.SSLError):
-                while await self._answer(reader, writer):
+                while await self._answer(Exchange(await _received(reader), reader, writer)):
                     pass
         except asyncio.CancelledError:
             pass  # `stop`: the connection is to go
@@ -222,15 +212,73 @@ class Fas:
             self._tasks.discard(task)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool | None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        start, *lines = head.rstrip("\r\n").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        method, target, _ = start.split(" ")
-        request = Received(time.monotonic(), method, target, headers, body)
-        exchange = Exchange(self, request, reader, writer)
-        if method == "GET":
+    async def _answer(self, exchange: Exchange) -> bool | None:
+        """Answer one request; return whether the connection is kept."""
+        self.requests.append(exchange.request)
+        step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        if not isinstance(step, bytes):
+            return await step(exchange)
+        await exchange.send(step)
+        return b"connection: close" not in step.lower() and b"\r\n" in step
+
+
+async def _received(reader: asyncio.StreamReader) -> Received:
+    """Read one request, its body by Content-Length."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    start, *lines = head.rstrip("\r\n").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    method, target, _ = start.split(" ")
+    return Received(time.monotonic(), method, target, headers, body)
+
+
+@dataclass(slots=True)
+class AuthorizationServer(ScriptedServer):
+    """Rotates. Set `script` (for the next requests), `grant_steps` (by grant), `usual` (all others)."""
+
+    script: deque[Step] = field(default_factory=deque)
+    grant_steps: dict[str, deque[Step]] = field(default_factory=lambda: defaultdict(deque))
+    usual: Step = field(default_factory=success)
+    page: Step = field(default_factory=lambda: says({"error": "not_found"}, 404))
+    """Answers every GET."""
+    pages: list[Received] = field(default_factory=list)
+    live: dict[str, bytes] = field(default_factory=dict)
+    """The live refresh token of each grant."""
+    access: dict[str, str] = field(default_factory=dict)
+    spent: dict[bytes, str] = field(default_factory=dict)
+    redeemed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unheard: set[str] = field(default_factory=set)
+    killed: set[str] = field(default_factory=set)
+    reuse: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+    _presented: set[bytes] = field(default_factory=set)
+
+    def issue(self, grant: str) -> str:
+        """A first refresh token for *grant*, as a login would bring it."""
+        self.live[grant] = secret("rt").encode()
+        return self.live[grant].decode()
+
+    def requests_of(self, grant: str) -> list[Received]:
+        """The requests of one grant."""
+        return [request for request in self.requests if request.grant == grant]
+
+    def secrets(self) -> set[str]:
+        """Everything it issued that must not be seen."""
+        refresh = [token.decode("latin-1") for token in (*self.live.values(), *self.spent)]
+        return {*refresh, *self.access.values(), CLIENT_SECRET}
+
+    def rotate(self, grant: str, refresh: bytes | None = None) -> dict[str, str]:
+        """Redeem the live refresh token of *grant*: a new access token, and a new refresh token or the one given."""
+        self.spent[self.live[grant]] = grant
+        self.live[grant] = refresh or secret("rt").encode()
+        self.access[grant] = secret("at")
+        self.redeemed[grant] += 1
+        return {"access_token": self.access[grant], "refresh_token": self.live[grant].decode("latin-1")}
+
+    async def _answer(self, exchange: Exchange) -> bool | None:
+        exchange.owner, request = self, exchange.request
+        if request.method == "GET":
             self.pages.append(request)
             return await self.page(exchange)
         token = request.refresh_token or b""
@@ -241,7 +289,7 @@ class Fas:
             self.killed.add(request.grant)
         if request.grant in self.killed or not request.grant:
             return await says({"error": "invalid_grant"}, 400)(exchange)
-        own = self.steps[request.grant]
+        own = self.grant_steps[request.grant]
         step = own.popleft() if own else self.script.popleft() if self.script else self.usual
         self._presented.add(token)
         self.in_flight += 1
@@ -254,11 +302,22 @@ class Fas:
 
 
 @contextlib.asynccontextmanager
-async def running(**options: Any) -> AsyncIterator[Fas]:
-    """A FAS as long as the body lasts."""
-    fas = Fas(**options)
-    await fas.start()
+async def scripted_server(*steps: Step | bytes, **options: Any) -> AsyncIterator[ScriptedServer]:
+    """Run a server with these steps as long as the body lasts."""
+    server = ScriptedServer(list(steps), **options)
+    await server.start()
     try:
-        yield fas
+        yield server
     finally:
-        await fas.stop()
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def authorization_server(**options: Any) -> AsyncIterator[AuthorizationServer]:
+    """Run an authorization server as long as the body lasts."""
+    server = AuthorizationServer(**options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
