@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from broker.store import Store
 
-__all__ = ["key", "store"]
-
 
 async def test_what_has_expired_is_found_behind_what_lives(store: Store, redis: Redis) -> None:
     """An expired grant is claimed, however many grants with a living token are due before it."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from broker.model import Claim
     from broker.store import Store
 
-__all__ = ["key", "store"]
 
 LUA = resources.files("broker.store").joinpath("lua")
 SCRIPTS = [script for script in vars(scripts).values() if isinstance(script, scripts.Script)]
