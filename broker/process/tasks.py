@@ -36,7 +36,7 @@ async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
 
 @asynccontextmanager
 async def finishing(limit: float) -> AsyncIterator[None]:
-    """After the body, wait up to *limit* seconds for work that was begun and that nobody awaits any more.
+    """Wait up to *limit* seconds, after the body, for work that was begun and that nobody awaits any more.
 
     A web server that closes stops waiting for its handlers; the work that they began goes on, and needs what the
     caller is about to close.
