@@ -18,7 +18,7 @@ __all__ = ["home"]  # the fixture
 
 
 def bad(done: Done) -> list[str]:
-    """The lines of what is not as it should be, but of how busy this machine's disk is."""
+    """Return the lines of what is not as it should be, but of how busy this machine's disk is."""
     lines = [line for line in done.out.splitlines()[:-1] if not line.startswith("ok: ")]
     return [line for line in lines if " ms to be on disk " not in line]
 
@@ -84,7 +84,7 @@ async def test_settings_that_may_cost(home: Home) -> None:
 
 
 def with_secrets(home: Home) -> dict[str, Path]:
-    """Settings that name a file of each kind, all good and private."""
+    """Return settings that name a file of each kind, all good and private."""
     contents = {
         "sealing": new_sealing_key(),
         "password": "pw",

@@ -33,7 +33,7 @@ DAY = dt.timedelta(days=1)
 
 
 async def found(provider: dict[str, Any], name: str = "as") -> list[Finding]:
-    """The findings of one provider."""
+    """Return the findings of one provider."""
     async with open_http(3) as http:
         endpoint = Endpoint.of(name, Provider(**provider), http, clock=lambda: int(time.time() * 1000))
         return list(of_provider(await look(endpoint, 3), time.time()))
@@ -46,7 +46,7 @@ def bad(findings: list[Finding]) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """An authority that is trusted."""
+    """Return an authority that is trusted."""
     made = trustme.CA()
     made.cert_pem.write_to_path(str(tmp_path / "bundle.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle.pem"))
@@ -74,7 +74,7 @@ async def test_only_looks(auth_server: AuthorizationServer) -> None:
 
 @pytest.fixture
 async def auth_server() -> Any:
-    """A scripted authorization server."""
+    """Return a scripted authorization server."""
     async with authorization_server() as server:
         yield server
 
@@ -139,12 +139,12 @@ async def test_certificate_expiring(authority: trustme.CA, days: int, level: str
 
 
 def misnamed(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate for another host."""
+    """Return a certificate for another host."""
     return server_context(authority, "elsewhere.test")
 
 
 def unknown(_authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate of an authority that is not trusted."""
+    """Return a certificate of an authority that is not trusted."""
     return server_context(trustme.CA())
 
 

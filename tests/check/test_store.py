@@ -33,7 +33,7 @@ StartRedis = Callable[..., RedisServer]
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[StartRedis]:
-    """Starts servers with options of the test's own."""
+    """Start servers with options of the test's own."""
     started: list[RedisServer] = []
 
     def start(*options: str) -> RedisServer:
@@ -57,14 +57,14 @@ async def found(
     listen: float = 0.05,
     **settings: Any,
 ) -> list[Finding]:
-    """The findings of the server at *url*."""
+    """Return the findings of the server at *url*."""
     redis = Redis(url=url, **settings)
     facts = await look(redis, Sealer(keys), data_dir=tmp_path, password=password, listen=listen)
     return list(of_store(facts, redis, known))
 
 
 def only(findings: list[Finding], *levels: str) -> list[str]:
-    """What is found at these levels, but for good news."""
+    """Return what is found at these levels, but for good news."""
     return [
         finding.what for finding in findings if finding.level in (levels or ("error", "failed", "warning", "unknown"))
     ]
@@ -150,7 +150,7 @@ async def test_a_replica_is_no_store(server: StartRedis, tmp_path: Path) -> None
 
 
 def acl(*, without: str = "", more: str = "") -> str:
-    """The deployed user `broker`, a little changed, with the password `pw`."""
+    """Return the deployed user `broker`, a little changed, with the password `pw`."""
     text = USERS.read_text().replace("\\\n", " ")
     line = next(line for line in text.splitlines() if line.startswith("user broker "))
     return line.replace("@BROKER_PASSWORD@", ">pw").replace(without, "").removeprefix("user ") + more

@@ -70,7 +70,7 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def start_api(takes: Callable[[str], bool]) -> AsyncIterator[Api]:
-    """An API that takes the tokens of which *takes* says so."""
+    """Yield an API that takes the tokens of which *takes* says so."""
     port = free_port()
     api = Api(f"http://127.0.0.1:{port}", takes)
     server = web.Server(api.answer)  # type: ignore[arg-type]
@@ -85,21 +85,21 @@ async def start_api(takes: Callable[[str], bool]) -> AsyncIterator[Api]:
 
 @pytest.fixture
 def fake(fake_broker: FakeBroker) -> FakeBroker:
-    """A fake broker with one grant, g1."""
+    """Return a fake broker with one grant, g1."""
     fake_broker.add("g1", httpsBaseUrl={"hostname": "api.example.com"})
     return fake_broker
 
 
 @pytest.fixture
 async def client(fake: FakeBroker) -> AsyncIterator[Broker]:
-    """A client of the fake broker."""
+    """Yield a client of the fake broker."""
     async with Broker.from_env() as broker:
         yield broker
 
 
 @pytest.fixture
 async def api(fake: FakeBroker) -> AsyncIterator[Api]:
-    """An API that takes the fake's current token alone."""
+    """Yield an API that takes the fake's current token alone."""
     async with start_api(lambda token: token == fake.grants["g1"].token) as api:
         yield api
 

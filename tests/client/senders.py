@@ -80,7 +80,7 @@ def _sync_httpx_sender(library: Any) -> Sender:
 
 @asynccontextmanager
 async def requests_sender(origin: str | None = None) -> AsyncIterator[Send]:
-    """The requests library with its auth."""
+    """Yield the requests library with its auth."""
     broker = SyncBroker.from_env()
     with requests.Session() as session:
         session.auth = broker.grant("g1").requests(origin)
@@ -108,7 +108,7 @@ SENDERS: dict[str, Sender] = {
 
 
 def stream_for(name: str, size: int) -> Any:
-    """A body that goes by once, as the client of this *name* takes it."""
+    """Return a body that goes by once, as the client of this *name* takes it."""
 
     def once() -> Iterator[bytes]:
         yield b"x" * (size // 2)

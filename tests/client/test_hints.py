@@ -30,7 +30,7 @@ RIGHTS = [
 
 @pytest.fixture
 async def listener(own_redis: RedisServer) -> AsyncIterator[tuple[RedisServer, Redis]]:
-    """A Redis whose user `video-wall` has the rights that deploy/ gives a consumer."""
+    """Yield a Redis whose user `video-wall` has the rights that deploy/ gives a consumer."""
     client = Redis.from_url(own_redis.url)
     await client.execute_command("ACL", "SETUSER", "video-wall", *RIGHTS[0])  # type: ignore[no-untyped-call]
     yield own_redis, client
@@ -43,7 +43,7 @@ def as_consumer(port: int) -> str:
 
 @contextlib.asynccontextmanager
 async def following(server: RedisServer) -> AsyncIterator[tuple[Broker, Grant]]:
-    """A client that has a token of g1, and hears of the next."""
+    """Yield a client that has a token of g1, and hears of the next."""
     async with Broker.from_env(redis_url=as_consumer(server.port)) as client:
         grant = client.grant("g1")
         await grant.token()

@@ -206,7 +206,7 @@ async def test_what_is_no_broker_is_said_to_be_none(body: bytes) -> None:
 
 
 def _locals(error: BaseException | None) -> list[str]:
-    """What a tool shows that collects the variables of every frame of an error, and of what led to it."""
+    """Return what a tool shows that collects the variables of every frame of an error, and of what led to it."""
     shown: list[str] = []
     while error is not None:
         frames = [frame for frame, _ in walk_tb(error.__traceback__)]

@@ -21,7 +21,7 @@ FIRST_CALL, SYNC, TEST = SNIPPETS[:3]
 
 
 def _at(api: Api, snippet: str) -> Any:
-    """The snippet, its API being *api*, as code that may await."""
+    """Return the snippet, its API being *api*, as code that may await."""
     return compile(
         snippet.replace("https://rest.cameramanager.com", api.url), "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     )

@@ -35,7 +35,7 @@ CALLERS = {"svc": {"key_sha256": key_digest(KEY), "read": ["g*", "h*"], "refresh
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker with one living grant; the caller `svc` may read it and have it refreshed."""
+    """Yield a broker with one living grant; the caller `svc` may read it and have it refreshed."""
     data = tmp_path / "own"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")

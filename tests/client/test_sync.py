@@ -24,13 +24,13 @@ from broker.testing import FakeBroker
 
 @pytest.fixture
 def client(fake: FakeBroker) -> Iterator[SyncBroker]:
-    """A synchronous client of the fake broker."""
+    """Yield a synchronous client of the fake broker."""
     with SyncBroker.from_env() as broker:
         yield broker
 
 
 def ours() -> list[str]:
-    """The threads that clients have started."""
+    """Return the threads that clients have started."""
     return [thread.name for thread in threading.enumerate() if thread.name == "token-broker"]
 
 

@@ -65,7 +65,7 @@ class Shape(NamedTuple):
 
 @pytest.fixture
 async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker with g1, whose caller is known to the fake too."""
+    """Yield a broker with g1, whose caller is known to the fake too."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789\n")
     callers = {
@@ -78,7 +78,7 @@ async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> A
 
 
 async def shape(session: aiohttp.ClientSession, url: str, method: str, path: str, headers: dict[str, str]) -> Shape:
-    """What comes back, with the current generation for `GENERATION` in the headers."""
+    """Return what comes back, with the current generation for `GENERATION` in the headers."""
     key = {"X-Broker-Key": "fake-broker-key"}
     async with session.get(f"{url}/v1/grants/g1/token", headers=key) as answer:
         etag = answer.headers.get("ETag", "")

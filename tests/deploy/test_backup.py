@@ -14,7 +14,7 @@ from tests.waiting import until
 
 
 def runbook() -> tuple[list[str], list[str]]:
-    """The commands that back up, and those that restore."""
+    """Return the commands that back up, and those that restore."""
     section = (ROOT / "README.md").read_text().split("**Backup and restore.**")[1].split("**Status page.**")[0]
     back_up, restore = (block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
     return back_up, restore

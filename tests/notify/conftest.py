@@ -77,7 +77,7 @@ class Receiver:
 
 @pytest.fixture
 async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A receiver that listens."""
+    """Yield a receiver that listens."""
     secret_file = tmp_path / "webhook_secret"
     secret_file.write_text(f"whsec_{base64.b64encode(SECRET).decode()}\n")
     made = Receiver(secret_file)

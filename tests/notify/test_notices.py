@@ -34,7 +34,7 @@ DAY = 86_400_000
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep comes round at once, what is due is looked at soon, and a receiver that fails is tried again soon."""
+    """Scan at once, send soon what is due, and try a receiver that fails again soon."""
     monkeypatch.setattr(scanner, "_ROUND_MS", 200)
     monkeypatch.setattr(sender, "_PAUSE", 0.1)
     monkeypatch.setattr(sender, "_FAILING_PAUSE", (0.1, 0.2))

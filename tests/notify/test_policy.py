@@ -20,7 +20,7 @@ DEAD = Problem(3, "reauthorization_required", "reauthorization_required")
 
 
 def grant(**more: Any) -> Grant:
-    """A grant that was refreshed a minute ago, but for what is said."""
+    """Return a grant that was refreshed a minute ago, but for what is said."""
     token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, NOW + 3_600_000, NOW + 1_800_000)
     fields: dict[str, Any] = {
         "grant_id": "g1",
@@ -40,7 +40,7 @@ def grant(**more: Any) -> Grant:
 
 
 def told_of(condition: Problem) -> LastNotice:
-    """What is written down once that was told."""
+    """Return what is written down once that was told."""
     told, _ = sent(condition, NOW - 1000)
     return told
 

@@ -22,5 +22,5 @@ async def refresh(endpoint: Endpoint, limit: float = 1.0, scope: str | None = No
 
 
 def raw(head: str, body: bytes = b"") -> bytes:
-    """An answer from its head, lines parted by `|`."""
+    """Return an answer from its head, lines parted by `|`."""
     return head.replace("|", "\r\n").encode() + b"\r\n\r\n" + body

@@ -28,7 +28,7 @@ def http_answer(body: bytes | dict[str, Any], status: int = 200, **headers: str)
 
 @pytest.fixture
 def answer() -> Callable[..., bytes]:
-    """Builds whole HTTP answers."""
+    """Build whole HTTP answers."""
     return http_answer
 
 
@@ -45,7 +45,7 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[ScriptedServer]]]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[Http]:
-    """The shared client session."""
+    """Yield the shared client session."""
     async with open_http(2.0) as opened:
         yield opened
     await asyncio.sleep(0)
@@ -53,7 +53,7 @@ async def http() -> AsyncIterator[Http]:
 
 @pytest.fixture
 def endpoint_at(http: Http) -> Callable[..., Endpoint]:
-    """Makes an endpoint of kind oauth2 (or another) whose token endpoint is at the URL given."""
+    """Make an endpoint of kind oauth2 (or another) whose token endpoint is at the URL given."""
 
     def make(url: str, *, clock: Callable[[], int] = lambda: NOW, **settings: Any) -> Endpoint:
         given = {

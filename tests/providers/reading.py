@@ -41,7 +41,7 @@ def answered(body: bytes | dict[str, Any], **more: Any) -> TokenResponse:
 
 
 def strict(outcome: Outcome) -> str:
-    """The outcome as strict JSON in UTF-8, as `api` and pub/sub would write it."""
+    """Return the outcome as strict JSON in UTF-8, as `api` and pub/sub would write it."""
 
     def plain(value: object) -> object:
         return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value

@@ -134,14 +134,14 @@ class TestTls:
 
     @pytest.fixture
     def bundle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The trust bundle on disk."""
+        """Return the trust bundle on disk."""
         path = tmp_path / "bundle.pem"
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         return path
 
     @pytest.fixture
     async def open_endpoint(self) -> AsyncIterator[Callable[[str], Awaitable[Endpoint]]]:
-        """Makes an endpoint whose session is opened only now, when the trust bundle is written."""
+        """Make an endpoint whose session is opened only now, when the trust bundle is written."""
         async with AsyncExitStack() as stack:
 
             async def make(url: str) -> Endpoint:
@@ -153,7 +153,7 @@ class TestTls:
 
     @staticmethod
     def context(authority: trustme.CA, name: str = "127.0.0.1", **more: Any) -> ssl.SSLContext:
-        """A server's context with a certificate for *name*."""
+        """Return a server's context with a certificate for *name*."""
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -249,7 +249,7 @@ class TestTls:
 
 
 def os_error(number: int) -> aiohttp.ClientConnectorError:
-    """A connection failure of that number."""
+    """Return a connection failure of that number."""
     key = aiohttp.client_reqrep.ConnectionKey("as.test", 443, True, True, None, None, None)
     return aiohttp.ClientConnectorError(key, OSError(number, "words with a secret"))
 

@@ -18,7 +18,7 @@ REDIRECT = "http://127.0.0.1:8080/callback"
 
 
 def dialect(kind: str = "oauth2", **settings: Any) -> Dialect:
-    """A dialect of such settings."""
+    """Return a dialect of such settings."""
     given = {"kind": kind, "client_id": "an id", "token_endpoint": "https://as.test/token", **settings}
     return Dialect.of("acme", Provider.model_validate(given))
 

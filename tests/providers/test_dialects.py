@@ -13,7 +13,7 @@ DAY = 86_400_000
 
 
 def dialect(window: tuple[float, float] | None = None, **settings: Any) -> Dialect:
-    """The dialect of such settings."""
+    """Return the dialect of such settings."""
     provider = Provider.model_validate({"client_id": "id", "client_secret": "s", **settings})
     return Dialect.of("acme", provider, window)
 

@@ -29,14 +29,14 @@ TOKENS = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}
 
 
 def dialect(issuer: str = "https://as.test/r", **settings: Any) -> Dialect:
-    """An oidc dialect."""
+    """Return an oidc dialect."""
     return Dialect.of(
         "acme", Provider.model_validate({"kind": "oidc", "client_id": "id", "issuer": issuer, **settings})
     )
 
 
 def document(issuer: str, **more: Any) -> dict[str, Any]:
-    """A discovery document whose endpoints are below *issuer*."""
+    """Return a discovery document whose endpoints are below *issuer*."""
     base = issuer.rstrip("/")
     found = {"token_endpoint": f"{base}/token", "revocation_endpoint": f"{base}/revoke"}
     return {"issuer": issuer, "authorization_endpoint": f"{base}/authorize", **found, **more}

@@ -26,7 +26,7 @@ class Response(aiohttp.ClientResponse):
 
 
 async def ask(status: int, **answer: Any) -> Outcome:
-    """What a refresh comes to when the server answers so."""
+    """Return what a refresh comes to when the server answers so."""
     provider = Provider(kind="oauth2", client_id="c", client_secret="secret-0123", token_endpoint=TOKEN_ENDPOINT)
     async with open_http(1) as http:
         endpoint = Endpoint.of("as", provider, http, clock=lambda: 1_800_000_000_000)

@@ -55,7 +55,7 @@ LEAVES = [
 
 
 def toml(value: Any) -> str:
-    """A value as TOML spells it."""
+    """Return a value as TOML spells it."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
     if isinstance(value, list):

@@ -42,7 +42,7 @@ _owners: weakref.WeakKeyDictionary[asyncio.Task[Any], str] = weakref.WeakKeyDict
 
 
 def owned(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-    """A task factory that remembers on behalf of which replica a task was made."""
+    """Make a task, and remember on behalf of which replica: a task factory."""
     task = asyncio.Task(work, loop=loop, **options)
     _owners[task] = OWNER.get()
     return task
@@ -200,7 +200,7 @@ class Replica:
         self._logout = Logout(store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
-        """It ends where it stands: nothing of it runs on, its file is let go of, its connections close."""
+        """End it where it stands: nothing of it runs on, its file is let go of, its connections close."""
         self.up = self.told = False
         mine = [task for task in asyncio.all_tasks() if _owners.get(task) == self.name]
         for task in mine:
@@ -217,13 +217,13 @@ class Replica:
         await self.rest()
 
     async def step(self) -> None:
-        """What every lane does all the time: a lost reply or a fence takes it a second claim."""
+        """Claim and refresh as every lane does all the time: a lost reply or a fence takes it a second claim."""
         for provider in self.lanes:
             await self.claim(provider, 0)
             await self.claim(provider, 0)
 
     async def log_in(self, grant: str, provider: str, body: dict[str, Any]) -> None:
-        """What a browser's login brought is admitted."""
+        """Admit what a browser's login brought."""
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
         read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)

@@ -25,12 +25,12 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
 
 
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
-    """What a claim brings."""
+    """Claim grants that are due; return their claims."""
     return (await brought_by(store, n, provider)).claims
 
 
 async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
-    """A claim of a replica that has told the store all it knows."""
+    """Claim as a replica that has told the store all it knows."""
     brought = await store.schedule.claim(provider, n, LEASE)
     if brought.fenced is not None:
         store.schedule.told_after = brought.fenced
@@ -39,16 +39,32 @@ async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
 
 
 def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
-    """A commit of new tokens for a claim."""
+    """Return a commit of new tokens for a claim."""
     generation = changes.pop("generation", claim.generation + 1)
     token = Token(
-        claim.grant_id, claim.provider, generation, Secret(access), "Bearer", None,
-        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, {"httpsBaseUrl": {"port": 443}},
-    )  # fmt: skip
+        claim.grant_id,
+        claim.provider,
+        generation,
+        Secret(access),
+        "Bearer",
+        None,
+        claim.claimed_at,
+        claim.claimed_at + 3_600_000,
+        claim.claimed_at + 2_700_000,
+        {"httpsBaseUrl": {"port": 443}},
+    )
     return Commit(
-        claim, "refreshed", None, token, Secret(refresh) if refresh else None, token.refresh_at, None, 0,
-        claim.claimed_at, recovered=False,
-    )  # fmt: skip
+        claim,
+        "refreshed",
+        None,
+        token,
+        Secret(refresh) if refresh else None,
+        token.refresh_at,
+        None,
+        0,
+        claim.claimed_at,
+        recovered=False,
+    )
 
 
 async def sets(redis: Redis, grant: str, provider: str = "p") -> list[str]:

@@ -22,19 +22,19 @@ GRANT = "broker:{0}:grant:g1"
 
 
 async def past(store: Store, grant: str = "g1") -> Past:
-    """What is remembered."""
+    """Return what is remembered."""
     return await store.attempts.of(grant, await store.grants.get(grant))
 
 
 async def again(store: Store, redis: Redis, grant: str = "g1") -> Claim:
-    """The grant claimed, made due first where it waits."""
+    """Return the grant claimed, made due first where it waits."""
     await redis.zadd("broker:{0}:due:p", {grant: 1}, xx=True)
     (claim,) = await claimed(store)
     return claim
 
 
 def postponed(claim: Claim, **changes: object) -> Postpone:
-    """A step that puts a grant off by a minute."""
+    """Return a step that puts a grant off by a minute."""
     step = Postpone(claim, "busy", "http_503", "come back later", claim.claimed_at + 60_000, 1)
     return replace(step, **changes)  # type: ignore[arg-type]
 
@@ -140,8 +140,9 @@ async def test_a_restored_answer_is_remembered(store: Store, redis: Redis) -> No
     for expected in ("restored", "known"):
         assert await store.registry.restore(store.store_id, record) == expected
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [
-        ("busy", "postponed"), ("refreshed", "restored")
-    ]  # fmt: skip
+        ("busy", "postponed"),
+        ("refreshed", "restored"),
+    ]
 
 
 async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: Redis) -> None:
@@ -227,8 +228,9 @@ async def test_what_is_put_off_is_shown_as_due_then(store: Store, redis: Redis) 
     assert (state, placed.refresh_at) == ("due", step.due_at)
     page = await store.grants.page(["p"], ["due", "leased"], None, 10)
     assert [(s, g.grant_id, g.refresh_at == step.due_at) for s, g in page.rows] == [
-        ("leased", "g2", False), ("due", "g1", True)
-    ]  # fmt: skip
+        ("leased", "g2", False),
+        ("due", "g1", True),
+    ]
 
 
 async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> None:

@@ -141,8 +141,10 @@ async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis
     )
     restore = store.registry.restore
     assert [await restore(store.store_id, record) for record in (forgot, old, login)] == [
-        "forgot", "forgotten", "restored",
-    ]  # fmt: skip
+        "forgot",
+        "forgotten",
+        "restored",
+    ]
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
     assert await sets(redis, "g1") == ["due"]
 
