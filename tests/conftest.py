@@ -67,7 +67,7 @@ def _log_of_this_test_alone() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_blocked_loop() -> Iterator[None]:
-    """A call that blocks the event loop inside `broker` fails the test; what happens once, at start, may."""
+    """Fail a test in which a call blocks the event loop inside `broker`; what happens once, at start, may."""
     at_start = {
         "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_password"},
         "callers.py": {"load", "_read_key"},
@@ -95,7 +95,7 @@ def shared_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
-    """A client of the run's server, emptied."""
+    """Yield a client of the run's server, emptied."""
     client = Redis.from_url(shared_redis.url)
     await client.flushall()
     yield client
@@ -104,20 +104,20 @@ async def redis(shared_redis: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A server of the test's own, to be stopped and restarted."""
+    """Yield a server of the test's own, to be stopped and restarted."""
     with tempfile.TemporaryDirectory(prefix="tb-redis-") as directory, running_redis(Path(directory)) as server:
         yield server
 
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """The sandbox authorization server, tokens of an hour unless a test says otherwise."""
+    """Yield the sandbox authorization server, tokens of an hour unless a test says otherwise."""
     async with Sandbox(access_lifetime=3600) as running:
         yield running
 
 
 def provider_settings(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-    """Settings of the sandbox's three authorities, by the names that tests use."""
+    """Return settings of the sandbox's three authorities, by the names that tests use."""
     camera, v3, rotating = sandbox.cameramanager, sandbox.v3, sandbox.rotating
     return {
         "cameramanager": {
@@ -187,7 +187,7 @@ class RunningBroker:
         await self.token(grant)
 
     async def token(self, grant: str) -> dict[str, Any]:
-        """The current token answer."""
+        """Return the current token answer."""
         return await self.get(f"/v1/grants/{grant}/token")
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
@@ -307,7 +307,7 @@ async def _guard_keys(redis: Redis) -> None:
 
 @pytest.fixture
 def ended() -> Iterator[list[subprocess.Popen[Any]]]:
-    """Processes of a test: whatever still runs at its end is ended, by pid."""
+    """Yield a list for processes of a test: whatever still runs at its end is ended, by pid."""
     started: list[subprocess.Popen[Any]] = []
     yield started
     for process in started:

@@ -29,9 +29,9 @@ class Disk:
         return wait
 
     def sticks(self) -> None:
-        """From now on."""
+        """Answer no call from now on."""
         self._answers.clear()
 
     def answers(self) -> None:
-        """What has waited goes on."""
+        """Let what has waited go on."""
         self._answers.set()

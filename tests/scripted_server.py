@@ -109,7 +109,7 @@ Step = Callable[[Exchange], Awaitable[bool | None]]
 
 
 def secret(kind: str) -> str:
-    """A token that nothing else in a log can look like."""
+    """Return a token that nothing else in a log can look like."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 
@@ -126,7 +126,7 @@ def http(
 def says(
     body: bytes | str | dict[str, Any], status: int = 200, *headers: str, kind: str | None = "application/json"
 ) -> Step:
-    """A step that redeems nothing and answers so."""
+    """Return a step that redeems nothing and answers so."""
 
     async def step(exchange: Exchange) -> bool:
         await exchange.send(http(body, status, *headers, kind=kind))
@@ -136,7 +136,7 @@ def says(
 
 
 def success(**members: Any) -> Step:
-    """A step that rotates and says so in JSON, with *members* besides; None leaves a usual member out."""
+    """Return a step that rotates and says so in JSON, with *members* besides; None leaves a usual member out."""
 
     async def step(exchange: Exchange) -> bool:
         answer = {**exchange.rotate(), "token_type": "Bearer", "expires_in": 3600, **members}
@@ -147,7 +147,7 @@ def success(**members: Any) -> Step:
 
 
 def rotated(template: str | Callable[[bytes], bytes], *headers: str, kind: str | None = "application/json") -> Step:
-    """A step that rotates; *template* has `%a` and `%r` for the tokens, or makes the whole answer of good JSON."""
+    """Return a step that rotates; *template* has `%a` and `%r` for the tokens, or makes the answer of good JSON."""
 
     async def step(exchange: Exchange) -> bool | None:
         tokens = exchange.rotate()
@@ -255,12 +255,12 @@ class AuthorizationServer(ScriptedServer):
     _presented: set[bytes] = field(default_factory=set)
 
     def issue(self, grant: str) -> str:
-        """A first refresh token for *grant*, as a login would bring it."""
+        """Return a first refresh token for *grant*, as a login would bring it."""
         self.live[grant] = secret("rt").encode()
         return self.live[grant].decode()
 
     def requests_of(self, grant: str) -> list[Received]:
-        """The requests of one grant."""
+        """Return the requests of one grant."""
         return [request for request in self.requests if request.grant == grant]
 
     def secrets(self) -> set[str]:

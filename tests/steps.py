@@ -25,7 +25,7 @@ PROVIDERS = ("cameramanager", "een", "acme")
 
 
 def authority_of(sandbox: Sandbox, provider: str) -> Authority:
-    """The sandbox's authority behind a provider of the tests' settings."""
+    """Return the sandbox's authority behind a provider of the tests' settings."""
     return {"cameramanager": sandbox.cameramanager, "een": sandbox.v3, "acme": sandbox.rotating}[provider]
 
 
@@ -61,12 +61,12 @@ async def fall_due(redis: Redis, provider: str, at: Mapping[str, float], namespa
 
 
 async def state_of(broker: RunningBroker, grant: str) -> dict[str, Any]:
-    """A grant as the broker describes it."""
+    """Return a grant as the broker describes it."""
     return await broker.get(f"/v1/grants/{grant}")
 
 
 async def next_generation(broker: RunningBroker, grant: str, after: int, timeout: float = 10) -> dict[str, Any]:
-    """The token answer once the generation is another than *after*."""
+    """Return the token answer once the generation is another than *after*."""
 
     async def newer() -> dict[str, Any] | None:
         token = await broker.token(grant)
@@ -77,7 +77,7 @@ async def next_generation(broker: RunningBroker, grant: str, after: int, timeout
 
 
 async def stored_refresh_token(broker: RunningBroker, grant: str) -> str:
-    """The refresh token that lies sealed in Redis."""
+    """Return the refresh token that lies sealed in Redis."""
     settings = broker.settings
     path = settings.sealing.keys_file or settings.data_dir / "sealing.keys"
     sealer = Sealer(parse_sealing_keys(path.read_text()))
@@ -88,9 +88,9 @@ async def stored_refresh_token(broker: RunningBroker, grant: str) -> str:
 
 
 async def assert_sound(broker: RunningBroker, sandbox: Sandbox, *grants: tuple[str, str]) -> None:
-    """The central invariant: nothing was redeemed twice, and every stored refresh token is the server's live one.
+    """Check the central invariant: nothing redeemed twice, every stored refresh token the server's live one.
 
-    A token is served from the moment its answer is on our disk, a little before the store has it.
+    A token is served from the moment its answer is on the broker's disk, a little before the store has it.
     """
     for grant, provider in grants:
         await until(partial(_is_live, broker, authority_of(sandbox, provider), grant), 5)
@@ -103,7 +103,7 @@ async def _is_live(broker: RunningBroker, authority: Authority, grant: str) -> b
 
 @contextlib.asynccontextmanager
 async def subscribed(redis: Redis, grant: str) -> AsyncIterator[list[dict[str, Any]]]:
-    """What a subscriber of this grant's channel hears."""
+    """Yield what a subscriber of this grant's channel hears."""
     heard: list[dict[str, Any]] = []
     async with redis.pubsub() as pubsub:
         await pubsub.subscribe(f"broker:tokens:{grant}")
@@ -131,7 +131,7 @@ async def everything(redis: Redis) -> dict[Any, Any]:
 
 
 async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
-    """The store is as it was, on another run of the server."""
+    """Set the store back to what it was, on another run of the server."""
     async with redis.pipeline(transaction=True) as pipe:  # at once, as a failover is: brokers go on meanwhile
         pipe.flushall()  # type: ignore[unused-awaitable]
         for key, dump in before.items():

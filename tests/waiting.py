@@ -11,7 +11,7 @@ from typing import Any
 
 
 async def until(true: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0, every: float = 0.02) -> Any:
-    """The first truthy value of *true*; an AssertionError after *timeout* seconds."""
+    """Return the first truthy value of *true*; an AssertionError after *timeout* seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = true()

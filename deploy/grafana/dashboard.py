@@ -285,7 +285,7 @@ ROWS = [
 
 
 def variable(name: str, label: str, query: str) -> dict[str, Any]:
-    """A choice of label values, all of them at first."""
+    """Return a choice of label values, all of them at first."""
     return {
         "type": "query",
         "name": name,
@@ -327,7 +327,7 @@ def _place(x: int, y: int, width: int, height: int) -> dict[str, int]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole of it, in the model of Grafana 10.0."""
+    """Return the dashboard, in the model of Grafana 10.0."""
     source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "query": "prometheus", "current": {}}
     return {
         "uid": "token-broker",
@@ -353,7 +353,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The file."""
+    """Return the file's text."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 

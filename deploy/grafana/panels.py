@@ -34,7 +34,7 @@ def stat(title: str, says: str, expr: str, *steps: tuple[float | None, str], uni
 
 
 def table(title: str, says: str, expr: str, value: str, unit: str) -> dict[str, Any]:
-    """A row for each series, with its labels; *value* heads the column of values."""
+    """Return a table with a row for each series; *value* heads the column of values."""
     organize = {"excludeByName": {"Time": True}, "renameByName": {"Value": value}}
     unit_of_value = {"matcher": {"id": "byName", "options": value}, "properties": [{"id": "unit", "value": unit}]}
     return {
@@ -54,5 +54,5 @@ def target(expr: str, legend: str = "", *, instant: bool = False) -> dict[str, A
 
 
 def row(title: str, height: int, *panels: tuple[int, dict[str, Any]]) -> tuple[str, int, tuple[Any, ...]]:
-    """A heading, and panels of one *height* under it, each with its width."""
+    """Return a heading, and panels of one *height* under it, each with its width."""
     return title, height, panels

@@ -18,7 +18,7 @@ Refused = Callable[..., Any]
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Any) -> AsyncIterator[RunningBroker]:
-    """A broker with the grant `good`; an admin asks, and `READER` may read `good*` and nothing else."""
+    """Yield a broker with the grant `good`; an admin asks, and `READER` may read `good*` and nothing else."""
     data = tmp_path / "bad"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")
@@ -50,7 +50,7 @@ def refused(broker: RunningBroker) -> Refused:
 
 
 async def raw(broker: RunningBroker, request: bytes) -> bytes:
-    """What comes back for bytes that no HTTP client would send."""
+    """Return what comes back for bytes that no HTTP client would send."""
     host, port = broker.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     answer = b""

@@ -40,7 +40,7 @@ class Route:
         return "trace" in self.operations
 
     def keyed(self) -> list[str]:
-        """The methods that ask for a key."""
+        """Return the methods that ask for a key."""
         return [method for method, operation in self.operations.items() if operation["security"]]
 
 

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
 
 
 async def load(port: int, connections: int, seconds: float, pause: float, request: bytes) -> dict[str, object]:
-    """What *connections* at a time came to in *seconds*."""
+    """Repeat a request on so many *connections* for so many *seconds*; return the figures."""
     loop = asyncio.get_running_loop()
     took: list[float] = []
     statuses: collections.Counter[str] = collections.Counter()

@@ -41,7 +41,7 @@ IDLE = 20.0
 
 
 def command(*words: str | bytes | int) -> bytes:
-    """A command as Redis reads it."""
+    """Return a command as Redis reads it."""
     parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
@@ -147,7 +147,7 @@ def scrapes(url: str) -> str:
 
 
 async def claims(folder: Path, port: int, sealer: Sealer) -> str:
-    """A claim that finds nothing due, and one that leases 32: the median of thirty, never of the same grants."""
+    """Return how long a claim of nothing takes, and one that leases 32: medians of 30, never of the same grants."""
     client = redis.Redis(port=port)
     told, name = [], 0
     async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:

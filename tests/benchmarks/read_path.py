@@ -31,7 +31,7 @@ EVERY_SECOND = ("--appendfsync", "everysec")
 
 
 def request_for(path: str, *headers: str, method: str = "GET", body: str = "") -> bytes:
-    """A raw request as a kept client sends it."""
+    """Return a raw request as a kept client sends it."""
     length = [f"Content-Length: {len(body)}"] if body else []
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*", "User-Agent: load", *headers, *length]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 
 def load(server: int, port: int, request: bytes, seconds: float, status: str = "200") -> Run:
-    """What the process *server* did under load; every answer must have this status."""
+    """Load the process *server*; return its figures. Every answer must have this status."""
     before = cpu_seconds(server)
     command = [*PYTHON, "tests.benchmarks.load", str(port), str(CONNECTIONS), str(seconds)]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
@@ -56,7 +56,7 @@ def load(server: int, port: int, request: bytes, seconds: float, status: str = "
 
 
 def ways(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
-    """What is asked of the broker, and the status it answers with."""
+    """Return what is asked of the broker, and the status it answers with."""
     mine, basic = f"Authorization: Bearer {key}", b64encode(f"admin:{key}".encode()).decode()
     path, form = "/v1/grants/g0/token", "grant_type=client_credentials&scope=grant%3Ag0"
     return {

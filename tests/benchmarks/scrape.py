@@ -101,7 +101,7 @@ def grants(many: int, now: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def side(folder: Path, many: int) -> Iterator[Side]:
-    """A Redis with *many* grants, and a broker on it."""
+    """Yield a Redis with *many* grants, and a broker on it."""
     port = free_port()
     with running_redis(folder, None, "--appendonly", "no") as store:
         took = send(store.port, grants(many, int(time.time() * 1000)), 2 * (many + PARKED))

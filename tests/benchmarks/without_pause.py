@@ -34,7 +34,7 @@ GRANT = "acme-cameras"
 
 
 def settings(folder: Path, port: int, redis_url: str, sandbox: Sandbox) -> Path:
-    """The broker's settings."""
+    """Return the broker's settings."""
     (folder / "keys").write_text(new_sealing_key() + "\n")
     lines = [
         f'data_dir = "{folder}/data"',

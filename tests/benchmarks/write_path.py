@@ -33,7 +33,7 @@ DUE = "broker:{0}:due:bench"
 
 
 def settings(folder: Path, port: int, redis_port: int, token_port: int) -> Path:
-    """The broker's settings."""
+    """Return the broker's settings."""
     (folder / "keys").write_text(new_sealing_key() + "\n")
     path = folder / "broker.toml"
     path.write_text(f"""
@@ -102,7 +102,7 @@ class Run:
 
 
 def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[list[Run], list[Run]]:
-    """The bare loop, and the broker, in turn."""
+    """Run the bare loop and the broker in turn; return what each took."""
     token_port, port = free_port(), free_port()
     with (
         running(*PYTHON, "tests.benchmarks.token_server", str(token_port), str(latency_ms)),

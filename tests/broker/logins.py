@@ -28,7 +28,7 @@ async def opened(session: aiohttp.ClientSession, url: str) -> str:
 
 
 def browser() -> aiohttp.ClientSession:
-    """A browser with a cookie jar of its own."""
+    """Return a browser with a cookie jar of its own."""
     return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
 
 

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 async def explained(broker: RunningBroker, grant: str) -> Explained:
-    """What `explain` says of a grant right now."""
+    """Return what `explain` says of a grant right now."""
     async with aiohttp.ClientSession(headers={"X-Broker-Key": broker.admin_key}) as session:
         described, past, provider = await known_of(Broker(session, broker.url, broker.url), grant)
     return explain(grant, described, past, provider, past["now"])
 
 
 async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bool], timeout: float = 10) -> Explained:
-    """The first explanation that is as wanted."""
+    """Return the first explanation that is as wanted."""
 
     async def look() -> Explained | None:
         told = await explained(broker, grant)

@@ -18,7 +18,7 @@ TOKEN = "rt-0123456789abcdef"
 
 
 def say(log: Log, stream: TextIO) -> None:
-    """An event with a secret in it, and a traceback through a frame that holds one."""
+    """Log an event with a secret in it, and a traceback through a frame that holds one."""
     logs.set_up(log, stream)
     logger = structlog.get_logger()
     logger.info("broker.started", store="abc", refresh_token=Secret(TOKEN), nothing=None)
@@ -37,7 +37,7 @@ def fault(backwards: str) -> None:
 
 
 def on_a_terminal(log: Log) -> str:
-    """What a terminal is shown."""
+    """Return what a terminal is shown."""
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w", encoding="latin-1") as stream:
         say(log, stream)
@@ -49,7 +49,7 @@ def on_a_terminal(log: Log) -> str:
 
 
 def in_a_file(log: Log, path: Path) -> str:
-    """What a file holds."""
+    """Return what a file holds."""
     with path.open("w", encoding="utf-8") as stream:
         say(log, stream)
     return path.read_text("utf-8")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def g1(broker: RunningBroker, sandbox: Sandbox) -> dict[str, Any]:
-    """A grant at the rotating provider, and its first token answer."""
+    """Return a grant at the rotating provider, and its first token answer."""
     await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
     return await broker.token("g1")
 

@@ -39,7 +39,7 @@ class KeyFile:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyFile:
-    """The key file of all brokers of a test, with its first key."""
+    """Return the key file of all brokers of a test, with its first key."""
     file = KeyFile(tmp_path / "rotated.keys")
     file.holds(0)
     return file

@@ -36,7 +36,7 @@ CALLERS = {
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, tmp_path: Path) -> AsyncIterator[RunningBroker]:
-    """A broker with an admin of few grants, one of most, and one of all; imports fall due much later."""
+    """Yield a broker with an admin of few grants, one of most, and one of all; imports fall due much later."""
     data = tmp_path / "rights"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")
@@ -53,7 +53,7 @@ async def imported(broker: RunningBroker, *grants: str) -> None:
 
 
 async def listed(broker: RunningBroker, limit: int, headers: dict[str, str]) -> list[list[str]]:
-    """The ids that each page of a listing shows."""
+    """Return the ids that each page of a listing shows."""
     pages: list[list[str]] = []
     cursor = ""
     while True:

@@ -16,7 +16,7 @@ KEY = "tbk_service-key-0123456789_abc"
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Any) -> AsyncIterator[RunningBroker]:
-    """The caller `svc` may read `g*`; the admin's key is the broker's own."""
+    """Yield a broker whose caller `svc` may read `g*`; the admin's key is the broker's own."""
     data = tmp_path / "own"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")

@@ -78,7 +78,7 @@ def stripped(headers: dict[str, str]) -> dict[str, str]:
 
 
 def stripped_body(body: bytes) -> dict[str, Any]:
-    """The members without the life that is left."""
+    """Return the members without the life that is left."""
     return {name: value for name, value in json.loads(body or b"{}").items() if name != "expires_in"}
 
 

@@ -29,7 +29,7 @@ FORM = {"grant_type": "client_credentials", "scope": "grant:g1"}
 
 
 def basic(name: str, key: str) -> str:
-    """An Authorization header."""
+    """Return an Authorization header."""
     return "Basic " + base64.b64encode(f"{name}:{key}".encode()).decode()
 
 

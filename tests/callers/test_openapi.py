@@ -32,7 +32,7 @@ expected-statuses = ["2xx", "3xx", "4xx", 503]  # what the fuzzer imports is soo
 
 @pytest.fixture
 async def told(broker: RunningBroker) -> dict[str, Any]:
-    """The document as the broker serves it, to whoever asks."""
+    """Return the document as the broker serves it, to whoever asks."""
     async with broker.session.get(broker.url + "/openapi.json") as answer:
         assert answer.status == 200
         assert answer.content_type == "application/json"
@@ -77,7 +77,7 @@ async def test_every_route_is_told(told: dict[str, Any]) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """A schema that takes no member beside those it names, where it does not say that there may be more."""
+    """Return a schema that takes no member beside those it names, where it does not say that there may be more."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):

@@ -90,7 +90,7 @@ def _mark(row: Row) -> str:
 
 
 def table_of(rows: list[Row]) -> Table:
-    """The rows as a person reads them."""
+    """Return the rows as a person reads them."""
     table = Table("fault", title="reuse and reads withheld must be 0; lost only what nobody could hear of, and named")
     for column in _COLUMNS:
         table.add_column(column, justify="right")

@@ -43,7 +43,7 @@ async def listen(world: World, _callers: Callers) -> None:
 
 
 async def kill(world: World, _callers: Callers) -> None:
-    """A replica dies with a request in flight and is started again a little later."""
+    """Kill a replica with a request in flight and start it again a little later."""
     victim = world.running
     await world.in_flight()
     await world.kill(victim)
@@ -53,7 +53,7 @@ async def kill(world: World, _callers: Callers) -> None:
 
 
 async def terminate(world: World, _callers: Callers) -> None:
-    """A replica is told to stop with a request in flight: it sees it to its end."""
+    """Stop a replica by SIGTERM with a request in flight: it finishes it."""
     victim = world.running
     await world.in_flight()
     await victim.terminate()
@@ -79,7 +79,7 @@ async def freeze_store(world: World, _callers: Callers) -> None:
 
 
 async def rewind_store(world: World, _callers: Callers) -> None:
-    """The store forgets some seconds of what it had acknowledged."""
+    """Set the store back by some seconds of what it had acknowledged."""
     world.server.remember()
     await asyncio.sleep(world.rng.uniform(2, 3))
     await world.in_flight()
@@ -88,7 +88,7 @@ async def rewind_store(world: World, _callers: Callers) -> None:
 
 
 async def kill_both(world: World, _callers: Callers) -> None:
-    """The store goes while requests are in flight; their answers arrive; then a replica dies with them on its disk."""
+    """Kill the store while requests are in flight, then, once answered, the replica with the answers on its disk."""
     victim = world.running
     await world.in_flight()
     world.server.kill()
@@ -119,7 +119,7 @@ def lose_reply(script: scripts.Script) -> Act:
 
 
 async def take_up(world: World) -> None:
-    """An operator takes up what was parked."""
+    """Retry what was parked, as an operator does."""
 
     async def parked() -> list[str]:
         return [grant for grant, row in (await world.described()).items() if row["state"] == "parked"]
@@ -150,7 +150,7 @@ async def demand(world: World, callers: Callers) -> None:
 
 
 async def fail_over(world: World, _callers: Callers) -> None:
-    """The primary dies, and what it acknowledged last with it."""
+    """Kill the primary, and with it what it acknowledged last."""
     store = world.store
     assert isinstance(store, FailingOver)
 
@@ -173,7 +173,7 @@ async def fail_over(world: World, _callers: Callers) -> None:
 
 
 async def demand_through_failover(world: World, callers: Callers) -> None:
-    """The same, while callers go on reporting 401s and wanting more life, at one replica or at several at once."""
+    """Fail over while callers go on reporting 401s and wanting more life, at one replica or at several at once."""
     over = asyncio.create_task(fail_over(world, callers))
     try:
         while not over.done():
@@ -196,7 +196,7 @@ async def fill_journals(world: World, _callers: Callers) -> None:
 
 
 async def fill_store(world: World, _callers: Callers) -> None:
-    """The store has no room: it ends, or refuses writes; somebody makes room and starts it again."""
+    """Leave the store no room: it ends, or refuses writes; then make room and start it again."""
     disk = world.server.disk
     assert disk is not None
     await world.in_flight()
@@ -208,7 +208,7 @@ async def fill_store(world: World, _callers: Callers) -> None:
 
 
 async def set_clock(world: World, _callers: Callers) -> None:
-    """A replica's wall clock steps by an hour, back or forth."""
+    """Step a replica's wall clock by an hour, back or forth."""
     clock = world.replicas[-1].clock
     assert clock is not None
     clock.set(world.rng.choice([ahead for ahead in (-3600.0, 0.0, 3600.0) if ahead != clock.ahead]))
@@ -216,7 +216,7 @@ async def set_clock(world: World, _callers: Callers) -> None:
 
 
 def right_clock(world: World, _callers: Callers) -> None:
-    """It goes right again."""
+    """Set that replica's wall clock right."""
     clock = world.replicas[-1].clock
     assert clock is not None
     clock.set(0)

@@ -118,7 +118,7 @@ def count(row: Row, here: World, began: float, ended: float) -> None:
 
 
 def _judge(row: Row, here: World, callers: Callers, unheard: set[str]) -> None:
-    """The central invariant, and the promises to callers and to the provider."""
+    """Judge the central invariant, and the promises to callers and to the provider."""
     excused = set() if row.fault.terrain.grace else unheard if row.fault.loses else here.grants_of(here.too_late())
     if lost := [grant for grant in row.lost if grant not in excused]:
         row.problems.append(f"lost although their answers reached us: {', '.join(lost)}")
@@ -164,7 +164,7 @@ def _redeemed_twice(here: World) -> list[str]:
 
 
 def _story(here: World, grant: str) -> list[str]:
-    """The last that the server and the replicas say of a grant, in order of time."""
+    """Return the last that the server and the replicas say of a grant, in order of time."""
     told = []
     for record in here.authority.token_requests:
         if record.family == here.family[grant]:

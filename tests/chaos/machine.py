@@ -28,7 +28,7 @@ class Lags:
     _seen: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, at: float, late: float) -> None:
-        """It was *late* until *at*."""
+        """Note that this process was *late* until *at*."""
         self._seen.append((at, late))
         self.longest = max(self.longest, late)
 

@@ -77,11 +77,11 @@ class Callers:
         return Counter(read.verdict for read in self.reads)
 
     def known(self, grant: str) -> Served | None:
-        """The newest token that anybody was given."""
+        """Return the newest token that anybody was given."""
         return self._newest.get(grant)
 
     def _owed(self, replica: Replica, lives: int, grant: str) -> Served | None:
-        """What *replica* must be able to serve."""
+        """Return what *replica* must be able to serve."""
         own, newest = self._own.get((replica.name, lives, grant)), self._newest.get(grant)
         if self.apart or newest is None or newest.since > time.time() - _HEARD:
             return own

@@ -80,7 +80,7 @@ class StoreServer:
         shutil.copytree(self._folder, self._copy)
 
     def go_back(self) -> None:
-        """It dies, and comes back as it was when it was copied: acknowledged writes are gone."""
+        """Kill it and start it as it was when it was copied: acknowledged writes are gone."""
         self.kill()
         shutil.rmtree(self._folder)
         shutil.copytree(self._copy, self._folder)
@@ -97,10 +97,11 @@ class FailingOver:
         self._replica = topology.replica
 
     async def fail_over(self, while_cut: Callable[[], Awaitable[Any]]) -> int | None:
-        """The primary goes on acknowledging while *while_cut* lasts, then dies; the replica has heard nothing of that.
+        """Let the primary acknowledge while *while_cut* lasts, cut off from its replica, then kill it.
 
-        Returns once the old one follows the new one: of how many grants a commit was lost. None: the primary was given
-        up before, and what was lost with that nobody counted. It is, whenever its disk stalls for a second.
+        Returns:
+            Once the old one follows the new one: of how many grants a commit was lost. None if the primary was given
+            up before, as it is whenever its disk stalls for a second: then nobody counted what was lost.
         """
         if not await leads(self._primary.port):
             await self._given_up()
@@ -124,7 +125,7 @@ class FailingOver:
         return lost
 
     async def _given_up(self) -> None:
-        """The other one leads, by nobody's hand: the old one lives and comes to follow it, and may lead again."""
+        """Follow a failover that no test caused: the old primary lives, follows the other, and may lead again."""
         await mend_replication(self._primary)
         await settled_in(self._replica.port)
         self._primary, self._replica = self._replica, self._primary

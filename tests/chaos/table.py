@@ -53,7 +53,7 @@ class Fault:
 
 
 def _with_grace(fault: Fault, **changes: float) -> tuple[Fault, Fault]:
-    """A fault on a strict server, and on one that forgives for a while."""
+    """Return a fault on a strict server, and on one that forgives for a while."""
     return fault, replace(fault, terrain=replace(fault.terrain, grace=True), **changes)  # type: ignore[arg-type]
 
 

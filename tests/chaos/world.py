@@ -101,7 +101,7 @@ class World:
         self.notes[what] = self.notes.get(what, 0) + count
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What a replica is told beyond the usual; in each token request it says who it is."""
+        """Return what a replica is told beyond the usual; in each token request it says who it is."""
         grace = {"reuse_grace": f"{GRACE}s" if self.grace else "0s"}
         return {
             "providers": {

@@ -136,7 +136,7 @@ class Home:
         return await asyncio.to_thread(process.wait, _PATIENCE)
 
     def left_behind(self) -> list[int]:
-        """Processes that work in our directory."""
+        """Return processes that work in our directory."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
@@ -149,7 +149,7 @@ class Home:
 
 @pytest.fixture
 async def home(sandbox: Sandbox, ended: list[subprocess.Popen[Any]]) -> AsyncIterator[Home]:
-    """A home with good settings and nothing running; at the end nothing is left, and no secret was logged."""
+    """Yield a home with good settings and nothing running; at the end nothing is left, and no secret was logged."""
     directory = Path(tempfile.mkdtemp(prefix="tb-"))  # short: a socket's path is bounded
     env = {name: value for name, value in os.environ.items() if not name.startswith(("TOKEN_BROKER_", "COLUMNS"))}
     made = Home(directory, f"http://127.0.0.1:{free_port()}", sandbox, ended, env)
@@ -175,12 +175,12 @@ async def home(sandbox: Sandbox, ended: list[subprocess.Popen[Any]]) -> AsyncIte
 
 
 def lines(text: str) -> Sequence[str]:
-    """The lines of a text, without those that are empty."""
+    """Return the lines of a text, without those that are empty."""
     return [line for line in text.splitlines() if line.strip()]
 
 
 async def read_until(process: subprocess.Popen[bytes], beginning: str) -> list[str]:
-    """The lines of a process's standard output up to the first with this *beginning*."""
+    """Return the lines of a process's standard output up to the first with this *beginning*."""
     assert process.stdout is not None
     read: list[str] = []
     while not (read and read[-1].startswith(beginning)):
@@ -194,6 +194,6 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def line(home: Home, grant: str, **more: object) -> str:
-    """A line of an import with a live refresh token."""
+    """Return a line of an import with a live refresh token."""
     token = home.sandbox.rotating.issue().refresh_token
     return json.dumps({"grant_id": grant, "provider": "acme", "refresh_token": token} | more, ensure_ascii=False) + "\n"

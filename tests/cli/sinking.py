@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 async def ask(home: Home, method: str, path: str, **options: Any) -> dict[str, Any]:
-    """An admin's request that must succeed."""
+    """Send an admin's request that must succeed; return its body."""
     headers = {"X-Broker-Key": (home.data / "admin.key").read_text().strip()}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
@@ -33,7 +33,7 @@ async def take_in(home: Home, grant: str) -> str:
 
 
 async def current(home: Home, grant: str) -> str:
-    """The access token as the broker serves it."""
+    """Return the access token as the broker serves it."""
     return str((await ask(home, "GET", f"/v1/grants/{grant}/token"))["access_token"])
 
 

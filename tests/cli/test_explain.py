@@ -25,7 +25,7 @@ async def importing(home: Home, *names: str, provider: str = "acme") -> None:
 
 
 async def explained(home: Home, grant: str) -> dict[str, Any]:
-    """What `explain --json` says; its exit code is the one it names."""
+    """Return what `explain --json` says; its exit code is the one it names."""
     done = await home("explain", grant, "--json")
     said: dict[str, Any] = json.loads(done.out)
     assert done.code == said["exit_code"], done
@@ -33,7 +33,7 @@ async def explained(home: Home, grant: str) -> dict[str, Any]:
 
 
 async def outcome_is(home: Home, grant: str, outcome: str) -> dict[str, Any]:
-    """The explanation once the last attempt came to *outcome*."""
+    """Return the explanation once the last attempt came to *outcome*."""
 
     async def there() -> bool:
         attempts = json.loads((await home.get(f"/v1/grants/{grant}/attempts"))[1])["attempts"]

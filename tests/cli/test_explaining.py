@@ -38,7 +38,7 @@ def _local_time() -> Iterator[None]:
 
 
 def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dict[str, Any]:
-    """A described grant, its token with *life* minutes left; None: it never had one."""
+    """Return a described grant, its token with *life* minutes left; None: it never had one."""
     token = None
     if life is not None:
         token = Token("door", "acme", 5, Secret("a"), "Bearer", None, MS - 60 * MINUTE, MS + life * MINUTE, MS)
@@ -55,7 +55,7 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
-    """What is remembered; it is due in three minutes unless said otherwise."""
+    """Return what is remembered; it is due in three minutes unless said otherwise."""
     fields: dict[str, Any] = {
         "under_way": None,
         "unknown_at": None,
@@ -73,7 +73,7 @@ def attempt(outcome: str, decided: str, error: str = "", description: str = "", 
 
 
 def provider(**changes: Any) -> dict[str, Any]:
-    """A provider that answers, and forgives no token presented twice."""
+    """Return a provider that answers, and forgives no token presented twice."""
     well = {
         "provider": "acme",
         "kind": "oauth2",
@@ -90,7 +90,7 @@ def provider(**changes: Any) -> dict[str, Any]:
 def told(
     described: dict[str, Any] | None, remembered: dict[str, Any] | None = None, acme: dict[str, Any] | None = None
 ) -> Explained:
-    """The explanation of `door`."""
+    """Return the explanation of `door`."""
     return explain("door", described, past() if remembered is None else remembered, acme or provider(), NOW)
 
 

@@ -24,7 +24,7 @@ from tests.waiting import until
 
 
 async def _printed_url(process: subprocess.Popen[bytes]) -> str:
-    """The URL that a command prints, waiting for it."""
+    """Return the URL that a command prints, waiting for it."""
     return (await read_until(process, "http"))[-1].strip()
 
 

@@ -19,7 +19,7 @@ Answer = tuple[int, dict[str, Any]]
 
 @contextlib.asynccontextmanager
 async def answering(life: float, *polls: Answer, grant: Answer = (404, ERROR)) -> AsyncIterator[str]:
-    """A broker that starts logins of *life* seconds and answers polls in turn, the last one ever again."""
+    """Yield a broker that starts logins of *life* seconds and answers polls in turn, the last one ever again."""
     left = list(polls)
 
     async def start(_: web.Request) -> web.Response:

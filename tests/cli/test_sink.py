@@ -27,7 +27,7 @@ root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away a
 
 
 def need(program: str) -> str:
-    """The path of a program of the system; without it the test is skipped, but not in CI."""
+    """Return the path of a program of the system; without it the test is skipped, but not in CI."""
     path = shutil.which(program)
     if path is None and os.environ.get("CI"):
         pytest.fail(f"{program} is not installed")

@@ -17,7 +17,7 @@ from broker.secret import Secret
 
 
 def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
-    """A described grant."""
+    """Return a described grant."""
     now = int(time.time() * 1000)
     grant_id = name or f"site-{n:04}-cameras"
     token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, now + 3_600_000, now + 2_700_000)
@@ -27,7 +27,7 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
 
 
 def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dict[str, Any]:
-    """A provider as it is listed."""
+    """Return a provider as it is listed."""
     return {
         "provider": name,
         "kind": "oauth2",
@@ -38,14 +38,14 @@ def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dic
 
 
 def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: int = 0) -> dict[str, Any]:
-    """What the broker told: at most fifty grants of it."""
+    """Return what the broker told: at most fifty grants of it."""
     bad = {f"provider {n}": {"status": "degraded", "detail": "failing", "since": 0} for n in range(checks)}
     report = {"status": "degraded" if bad else "ok", "checks": bad}
     return {"health": report, "providers": providers, "grants": grants[:50], "next": "x" if len(grants) > 50 else None}
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], width: int, height: int) -> list[str]:
-    """The lines on a terminal of that size."""
+    """Return the lines on a terminal of that size."""
     console = Console(width=width, height=height, force_terminal=True, color_system=None, highlight=False)
     monkeypatch.setattr(status, "out", console)
     with console.capture() as captured:

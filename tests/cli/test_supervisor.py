@@ -37,7 +37,7 @@ main(["run"])
 
 @contextlib.asynccontextmanager
 async def hearing(address: str) -> AsyncIterator[list[dict[str, str]]]:
-    """What is said to the socket *address*, one dict of assignments a message."""
+    """Yield what is said to the socket *address*, one dict of assignments a message."""
     heard: list[dict[str, str]] = []
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -56,7 +56,7 @@ async def hearing(address: str) -> AsyncIterator[list[dict[str, str]]]:
 
 
 def of(heard: list[dict[str, str]], name: str) -> list[str]:
-    """The values that were given to *name*, in order."""
+    """Return the values that were given to *name*, in order."""
     return [message[name] for message in heard if name in message]
 
 

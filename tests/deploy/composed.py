@@ -47,7 +47,7 @@ def compose_command() -> list[str]:
 
 
 def config(project: Path, *overrides: str, arguments: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What Compose makes of the files in *project*: everything resolved and merged, without a warning."""
+    """Return what Compose makes of the files in *project*: everything resolved and merged, without a warning."""
     files = [part for name in ("docker-compose.yml", *overrides) for part in ("-f", str(project / name))]
     done = subprocess.run(
         [*compose_command(), "--project-directory", str(project), *files, *arguments, "config"],
@@ -63,7 +63,7 @@ def config(project: Path, *overrides: str, arguments: tuple[str, ...] = ()) -> d
 
 
 def checkout(folder: Path) -> Path:
-    """A checkout to follow the files' heads in: nothing of them reaches the real one."""
+    """Return a checkout to follow the files' heads in: nothing of them reaches the real one."""
     folder.mkdir()
     shutil.copytree(DEPLOY, folder / "deploy")
     shutil.copy(ROOT / "docker-compose.yml", folder)
@@ -71,7 +71,7 @@ def checkout(folder: Path) -> Path:
 
 
 def head(path: Path) -> list[str]:
-    """The commands in the comment at the head of a file."""
+    """Return the commands in the comment at the head of a file."""
     lines = path.read_text("utf-8").split("\n\n", 1)[0].splitlines()
     return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
 
@@ -100,7 +100,7 @@ def follow(place: Path, commands: list[str], pasted: Mapping[str, str] | None = 
 
 
 def container(composed: dict[str, Any], name: str, volumes: Path, **environment: str) -> Container:
-    """A service as a container; named volumes are folders in *volumes*, given to the service's user once."""
+    """Return a service as a container; named volumes are folders in *volumes*, given to the service's user once."""
     service = composed["services"][name]
     assert service["read_only"] is True
     uid, gid = (int(part) for part in service["user"].split(":"))
@@ -234,7 +234,7 @@ class Stack:
         return (await self[at].exec("token-broker", "token", grant)).strip()
 
     async def served(self, grant: str, at: str = "broker") -> str:
-        """The grant's token as a caller is served it, "" for none."""
+        """Return the grant's token as a caller is served it, "" for none."""
         key = (self.project / "volumes" / f"{at}-data" / "admin.key").read_text().strip()
         status, body = await self[at].get(f"/v1/grants/{grant}/token", key)
         return body if status == 200 else ""
@@ -242,7 +242,7 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
-    """The project with these overrides, its secrets made as the heads say, a provider beside it, nothing up yet."""
+    """Yield the project with these overrides, its secrets made as the heads say, and a provider; nothing is up yet."""
     project = checkout(folder / "project")
     for name in ("docker-compose.yml", *overrides):
         follow(project, [line for line in head(project / name) if " up " not in line and " exec " not in line])

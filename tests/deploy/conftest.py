@@ -47,7 +47,7 @@ def start(directory: Path, *arguments: str, **environment: str) -> subprocess.Po
 
 
 def consumer_line() -> str:
-    """The example of a consumer in users.acl, taken into use."""
+    """Return the example of a consumer in users.acl, taken into use."""
     line = next(line for line in USERS.read_text().splitlines() if line.startswith("# user "))
     digest = hashlib.sha256(CONSUMER_PASSWORD.encode()).hexdigest()
     assert "SHA256_OF_ITS_PASSWORD" in line
@@ -64,7 +64,7 @@ class Deployed:
     password: str
 
     def client(self, user: str | None, password: str | None = None) -> Redis:
-        """A client of one of the users, or of nobody; it tries nothing twice."""
+        """Return a client of one of the users, or of nobody; it tries nothing twice."""
         return Redis(
             port=self.port,
             username=user,
@@ -77,14 +77,14 @@ class Deployed:
 
     @asynccontextmanager
     async def of(self, user: str | None, password: str | None = None) -> AsyncIterator[Redis]:
-        """The same, closed at the end."""
+        """Yield the same, closed at the end."""
         async with self.client(user, password) as client:
             yield client
 
 
 @pytest.fixture
 def deployed() -> Iterator[Deployed]:
-    """The service `redis`, on this machine."""
+    """Yield the service `redis`, on this machine."""
     directory, port, password = Path(tempfile.mkdtemp(prefix="tb-acl-")), free_port(), secrets.token_urlsafe(24)
     (directory / "password").write_text(password + "\n")
     template = directory / "template.acl"

@@ -63,7 +63,7 @@ class Node:
         return self.log.read_text("utf-8", "replace")
 
     async def pid(self) -> int:
-        """The container's own process, which bubblewrap waits for."""
+        """Return the container's own process, which bubblewrap waits for."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
 
@@ -87,7 +87,7 @@ class Node:
         return said.decode()
 
     async def raw_exec(self, command: Sequence[str], stdin: bytes, stderr: int) -> tuple[bytes, int | None]:
-        """The same in bytes: what it printed, and its exit code."""
+        """Run a command in bytes; return what it printed, and its exit code."""
         assert self.container is not None
         pid = str(await self.pid())
         process = await asyncio.create_subprocess_exec(
@@ -138,7 +138,7 @@ class Node:
 
 
 def _socket_in(pid: int) -> socket.socket:
-    """A TCP socket of the network namespace of *pid*; the thread that made it, and went there, is left to itself."""
+    """Return a TCP socket of the network namespace of *pid*; the thread that went there to make it is left alone."""
     made: list[socket.socket] = []
 
     def make() -> None:
@@ -246,7 +246,7 @@ class Network:
         return [*command, *_as_user(container), *container.command]
 
     def _files(self) -> dict[str, Path]:
-        """What the images hold, and the network's names."""
+        """Return what the images hold, and the network's names."""
         files = image(self.folder) | {"/etc/hosts": self.folder / "hosts"}
         for program in ("valkey-server", "valkey-sentinel"):
             files[f"/usr/local/bin/{program}"] = self.server
@@ -273,7 +273,7 @@ def _children(pid: int) -> list[int]:
 
 @contextlib.asynccontextmanager
 async def network(folder: Path) -> AsyncIterator[Network]:
-    """An empty network; what runs in it ends with it."""
+    """Yield an empty network; what runs in it ends with it."""
     missing = [name for name in ("bwrap", "setpriv", "nsenter", "unshare", "ip") if shutil.which(name) is None]
     if missing or os.getuid() != 0:
         skip_or_fail(f"root and {missing or 'nothing else'} are needed: apt-get install bubblewrap util-linux iproute2")

@@ -28,12 +28,12 @@ def compose() -> dict[str, Any]:
 
 
 def seconds(text: str) -> int:
-    """A duration of docker-compose.yml."""
+    """Return a duration of docker-compose.yml."""
     return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([sm])", text))
 
 
 def instructions(*, stage: str) -> list[tuple[str, str]]:
-    """The Dockerfile's instructions of one stage ("build" or the last, ""), continued lines joined."""
+    """Return the Dockerfile's instructions of one stage ("build" or the last, ""), continued lines joined."""
     text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
     found: dict[str, list[tuple[str, str]]] = {}
     current = "before"
@@ -55,7 +55,7 @@ def deployed_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def image(folder: Path) -> dict[str, Path]:
-    """What the image, or a venv at /opt/token-broker, holds: targets below /opt, and what is to be bound there.
+    """Return what the image, or a venv at /opt/token-broker, holds: targets below /opt, and what is to be bound there.
 
     Our own Python and packages with the checkout's broker: what test_image builds, without building it.
     """
@@ -76,7 +76,7 @@ def image(folder: Path) -> dict[str, Path]:
 
 
 def skip_or_fail(reason: str) -> None:
-    """What cannot be checked here is passed over; in CI it is a failure."""
+    """Skip what cannot be checked here; fail in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

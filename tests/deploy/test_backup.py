@@ -14,7 +14,7 @@ from tests.waiting import until
 
 
 def runbook() -> tuple[list[str], list[str]]:
-    """The commands that back up, and those that restore."""
+    """Return the commands that back up, and those that restore."""
     section = page("deploy/README.md").split("## Backup and restore")[1].split("\n## ")[0]
     back_up, restore = (block.strip().splitlines() for block in blocks(section, "sh"))
     return back_up, restore

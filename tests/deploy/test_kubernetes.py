@@ -30,7 +30,7 @@ Manifest = dict[str, Any]
 
 
 def rendered(folder: Path, pasted: dict[str, str]) -> list[Manifest]:
-    """What `kubectl apply -k .` would apply, from a copy of the directory with secrets made as its head says."""
+    """Return what `kubectl apply -k .` would apply, from a copy of the directory with secrets made as its head says."""
     shutil.copytree(KUSTOMIZATION.parent, folder, ignore=shutil.ignore_patterns("secrets"))
     commands = [line for line in head(KUSTOMIZATION) if not line.startswith("kubectl")]
     assert len(commands) == 4
@@ -48,7 +48,7 @@ def rendered(folder: Path, pasted: dict[str, str]) -> list[Manifest]:
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """The whole, rendered once."""
+    """Return the whole, rendered once."""
     return rendered(tmp_path_factory.mktemp("kubernetes") / "kubernetes", PASTED)
 
 
@@ -59,7 +59,7 @@ def settings() -> Settings:
 
 
 def one(manifests: list[Manifest], kind: str, name: str = "token-broker") -> Manifest:
-    """The object of that kind whose name is *name*, but for the hash that kustomize puts behind it."""
+    """Return the object of that kind whose name is *name*, but for the hash that kustomize puts behind it."""
     found = [
         m for m in manifests if m["kind"] == kind and re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", m["metadata"]["name"])
     ]
@@ -68,7 +68,7 @@ def one(manifests: list[Manifest], kind: str, name: str = "token-broker") -> Man
 
 
 def pod_of(manifests: list[Manifest]) -> Manifest:
-    """The pod's specification."""
+    """Return the pod's specification."""
     spec: Manifest = one(manifests, "StatefulSet")["spec"]["template"]["spec"]
     return spec
 
@@ -180,7 +180,7 @@ def test_there_is_time(manifests: list[Manifest], settings: Settings) -> None:
 
 
 def pod(manifests: list[Manifest], folder: Path, name: str, **environment: str) -> Container:
-    """A pod's container, its volumes in *folder*: as the kubelet makes them, given to the group `fsGroup`."""
+    """Return a pod's container, its volumes in *folder*: as the kubelet makes them, given to the group `fsGroup`."""
     spec = pod_of(manifests)
     (container,) = spec["containers"]
     context = spec["securityContext"]

@@ -23,7 +23,7 @@ from tests.waiting import until
 
 
 async def denied(deployed: Deployed) -> list[dict[str, Any]]:
-    """What the server refused to anybody, by its own log."""
+    """Return what the server refused to anybody, by its own log."""
     async with deployed.of("tester") as tester:
         entries: list[dict[str, Any]] = await tester.acl_log()
         return entries

@@ -43,7 +43,7 @@ END
 
 
 def directives(text: str) -> dict[str, list[str]]:
-    """The unit's assignments, in order."""
+    """Return the unit's assignments, in order."""
     found: dict[str, list[str]] = {}
     for name, value in re.findall(r"^([A-Za-z]+)=(.*)$", text, flags=re.MULTILINE):
         found.setdefault(name, []).append(value)
@@ -98,7 +98,7 @@ class Installed:
     key: str = ""
 
     async def token(self, grant: str) -> str | None:
-        """The current access token, None where there is no answer."""
+        """Return the current access token, None where there is no answer."""
         try:
             async with (
                 aiohttp.ClientSession(headers={"X-Broker-Key": self.key, "Accept": "text/plain"}) as session,
@@ -113,7 +113,7 @@ class Installed:
         return f'"event": "{event}"' in await self.log()
 
     async def running(self, *, other_than: str = "0") -> str:
-        """The main process, once systemd calls the unit active."""
+        """Return the main process, once systemd calls the unit active."""
 
         async def active() -> str | None:
             shown = await self.manager.shows("ActiveState", "SubState", "MainPID")
@@ -123,14 +123,14 @@ class Installed:
         return str(await until(active, 30, 0.2))
 
     async def log(self) -> str:
-        """What the service said."""
+        """Return what the service said."""
         return await self.manager.inside(
             "cat /run/token-broker.log; systemctl status --no-pager token-broker", code=None
         )
 
 
 def as_root_would(head: str, password: str) -> list[str]:
-    """The commands of the unit's head, but for the venv, which is here already; what a person pastes is piped in."""
+    """Return the commands of the unit's head without the venv, which is here; what a person pastes is piped in."""
     venv, *commands = re.findall(r"^#   (.+?)(?: +#.*)?$", head, flags=re.MULTILINE)
     assert venv.startswith("python3 -m venv /opt/token-broker && ")
     assert commands[-1] == "systemctl enable --now token-broker"

@@ -28,7 +28,7 @@ async def busy_broker(
     redis: Redis,
     receiver: notify.Receiver,
 ) -> AsyncIterator[RunningBroker]:
-    """A broker with a living grant, a dead one, and one whose end is near."""
+    """Yield a broker with a living grant, a dead one, and one whose end is near."""
     async with start_broker(notify=receiver.settings) as broker:
         for name in ("well", "dead"):
             await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")

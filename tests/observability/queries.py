@@ -53,13 +53,13 @@ def samples(text: str) -> list[Sample]:
 
 
 def rules() -> list[dict[str, Any]]:
-    """The alerts as they are deployed."""
+    """Return the alerts as they are deployed."""
     read = yaml.safe_load(RULES.read_text("utf-8"))
     return [rule for group in read["groups"] for rule in group["rules"]]
 
 
 def unknown_names(expr: str, scraped: list[Sample]) -> Iterator[str]:
-    """What a query asks for and no scrape has: metrics, their labels, and values of labels that are matched exactly."""
+    """Yield what a query asks for and no scrape has: metrics, their labels, and label values matched exactly."""
     asked = set(_OF_PROMETHEUS)
     for name, inside in _SELECTOR.findall(expr):
         there = [sample for sample in scraped if sample.name == name]
@@ -104,7 +104,7 @@ async def promtool_test(directory: Path, tests: list[dict[str, Any]], groups: li
 
 
 def fed(scraped: list[Sample], minutes: int) -> list[dict[str, str]]:
-    """A scrape as promtool's input, as if it stayed like that for *minutes*."""
+    """Return a scrape as promtool's input, as if it stayed like that for *minutes*."""
     target = {"job": "token-broker", "instance": "broker:8080"}
     found = [Sample("up", {}, 1.0), *scraped]
     return [
@@ -127,7 +127,7 @@ class Prometheus:
     """A real one that scrapes a broker as deploy/prometheus says, but each second, and with the rules there."""
 
     def __init__(self, directory: Path, broker: str, ended: list[subprocess.Popen[Any]]) -> None:
-        """*ended*: whose processes are ended after the test."""
+        """Start it; *ended* takes its process, to be ended after the test."""
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
         config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
@@ -153,7 +153,7 @@ class Prometheus:
         await self._session.close()
 
     async def query(self, expr: str) -> list[Any]:
-        """The instant vector of a query; empty while it does not listen yet."""
+        """Return the instant vector of a query; empty while it does not listen yet."""
         return (await self._ask("/api/v1/query", query=expr) or {"result": []})["result"]  # type: ignore[no-any-return]
 
     async def firing(self) -> set[str]:

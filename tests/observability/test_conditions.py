@@ -16,12 +16,12 @@ from tests.waiting import until
 
 
 async def scraped(broker: RunningBroker) -> list[Sample]:
-    """The metrics as they are."""
+    """Return the metrics as they are."""
     return samples((await broker.get("/metrics"))["text"])
 
 
 async def once(broker: RunningBroker, true: Callable[[Sample], bool]) -> list[Sample]:
-    """The first scrape with such a sample."""
+    """Return the first scrape with such a sample."""
 
     async def look() -> list[Sample]:
         found = await scraped(broker)

@@ -25,7 +25,7 @@ VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$provider": ".*"}
 
 @pytest.fixture(scope="module")
 def dashboard() -> dict[str, Any]:
-    """The JSON as it is deployed."""
+    """Return the JSON as it is deployed."""
     read: dict[str, Any] = json.loads((GRAFANA / "token-broker.json").read_text("utf-8"))
     return read
 

@@ -45,7 +45,7 @@ class Watched:
         return done
 
     async def scrape(self) -> list[Sample]:
-        """What Prometheus gets now."""
+        """Return what Prometheus gets now."""
         status, text = await self.home.get("/metrics")
         assert status == 200
         return samples(text)

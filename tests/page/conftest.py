@@ -64,26 +64,26 @@ class Screen:
         await self.page.get_by_role("button", name="Sign in").click()
 
     def named(self, grant: str) -> Any:
-        """The button with a grant's id, which opens its details."""
+        """Return the button with a grant's id, which opens its details."""
         return self.page.locator("button.id").get_by_text(grant, exact=True)
 
     def line(self, grant: str) -> Any:
-        """The line of a grant."""
+        """Return the line of a grant."""
         return self.page.locator("li.grant").filter(has=self.named(grant))
 
     async def open_details(self, grant: str) -> Any:
-        """A grant's details."""
+        """Return a grant's details."""
         await self.named(grant).click()
         return self.line(grant).locator(".details")
 
     def sound(self) -> None:
-        """The browser found nothing to complain of: no violation of the policy, no error of a script."""
+        """Check that the browser found no violation of the policy and no error of a script."""
         assert self.console == []
 
 
 @pytest.fixture
 async def screens(chromium: Browser) -> AsyncIterator[Callable[..., Any]]:
-    """Opens screens; each is a browser that knows nothing of the others."""
+    """Open screens; each is a browser that knows nothing of the others."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def open_screen(broker: RunningBroker, **options: Any) -> Screen:
@@ -101,7 +101,7 @@ async def screens(chromium: Browser) -> AsyncIterator[Callable[..., Any]]:
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, sandbox: Sandbox) -> AsyncIterator[RunningBroker]:
-    """A broker with two grants at each provider; a refresh may be forced at any time."""
+    """Yield a broker with two grants at each provider; a refresh may be forced at any time."""
     async with start_broker(refresh={"min_interval": "0s"}) as running:
         for provider in PROVIDERS:
             for number in (1, 2):

@@ -13,7 +13,7 @@ from tests.waiting import until
 
 
 async def kill(broker: RunningBroker, sandbox: Sandbox, redis: Redis, *grants: str) -> None:
-    """The provider lets grants of acme die, one by one, so that the breaker sees other grants succeed between."""
+    """Have the provider refuse grants of acme for good, one by one: the breaker sees other grants succeed between."""
     for grant in grants:
         sandbox.rotating.faults.order("status", 1, status=400, body={"error": "invalid_grant"})
         await make_due(redis, "acme", grant)

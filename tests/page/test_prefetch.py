@@ -20,7 +20,7 @@ from tests.waiting import until
 
 @pytest.fixture
 async def page_with() -> AsyncIterator[Callable[[str], Any]]:
-    """Serves a page, as a chat or a mail program would show a link; gives its address."""
+    """Serve a page, as a chat or a mail program would show a link; yield its address."""
     runners = []
 
     async def serve(text: str) -> str:

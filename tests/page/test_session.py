@@ -29,7 +29,7 @@ CALLERS = {
 
 
 async def signed_in(broker: RunningBroker, key: str | None = None) -> Any:
-    """The cookies of a sign-in."""
+    """Return the cookies of a sign-in."""
     body = {"key": broker.admin_key if key is None else key}
     async with broker.session.post(broker.url + "/session", json=body, headers=PAGE) as answer:
         assert answer.status == 200, await answer.text()
@@ -54,7 +54,7 @@ def sent(cookies: Any) -> str:
 
 @pytest.fixture
 async def broker(start_broker: StartBroker, tmp_path: Path) -> Any:
-    """A broker with an admin of everything, one of some grants, and a reader."""
+    """Return a broker with an admin of everything, one of some grants, and a reader."""
     data = tmp_path / "signing-in"
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")

@@ -17,14 +17,14 @@ LOGGERS = {"log", "line"}
 
 
 def sources() -> Iterator[tuple[str, ast.AST]]:
-    """The broker's modules; the sandbox has its own log, and what services import writes into theirs."""
+    """Yield the broker's modules; the sandbox has its own log, and what services import writes into theirs."""
     for path in (ROOT / "broker").rglob("*.py"):
         if not {"client", "sandbox", "testing"} & set(path.relative_to(ROOT).parts):
             yield path.name, ast.parse(path.read_text("utf-8"))
 
 
 def literals(node: ast.expr) -> list[str]:
-    """The event names an argument can be: a text, or a choice between texts."""
+    """Return the event names an argument can be: a text, or a choice between texts."""
     match node:
         case ast.Constant(value=str(name)):
             return [name]

@@ -38,7 +38,7 @@ def nginx(lines: str, folder: Path, listen: int, broker: str, _: str) -> list[st
 async def behind(
     start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path
 ) -> AsyncIterator[tuple[RunningBroker, str]]:
-    """A broker behind an nginx that takes Authorization away; its address for callers and browsers."""
+    """Yield a broker behind an nginx that takes Authorization away; its address for callers and browsers."""
     data, port = tmp_path / "own", free_port()
     data.mkdir()
     (data / "admin.key").write_text("admin-key-0123456789\n")

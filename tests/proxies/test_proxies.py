@@ -40,7 +40,7 @@ class Service:
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    """An API on loopback."""
+    """Yield an API on loopback."""
     here = Service()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", here.answer)
@@ -54,7 +54,7 @@ async def service() -> AsyncIterator[Service]:
 
 
 def nginx(folder: Path, listen: int, broker: str, service: str) -> list[str]:
-    """The recipe with this test's addresses, included from a plain nginx.conf."""
+    """Return the recipe with this test's addresses, included from a plain nginx.conf."""
     key = folder / "key.conf"
     key.write_text(f'proxy_set_header X-Broker-Key "{KEY}";\n')
     recipe = (DEPLOY / "proxies" / "nginx.conf").read_text()
@@ -78,7 +78,7 @@ def nginx(folder: Path, listen: int, broker: str, service: str) -> list[str]:
 
 
 def caddy(folder: Path, listen: int, broker: str, service: str) -> list[str]:
-    """The recipe with this test's addresses."""
+    """Return the recipe with this test's addresses."""
     recipe = (DEPLOY / "proxies" / "Caddyfile").read_text()
     for old, new in (
         ("127.0.0.1:8000", f"127.0.0.1:{listen}"),

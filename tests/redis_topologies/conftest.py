@@ -19,7 +19,7 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 async def behind_sentinels() -> AsyncIterator[Sentinels]:
-    """A primary, a replica and three Sentinels."""
+    """Yield a primary, a replica and three Sentinels."""
     async with servers.sentinels() as started:
         yield started
 

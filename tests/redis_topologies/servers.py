@@ -32,18 +32,18 @@ class Fleet:
         return self._start(*options, port=port or free_port(), binary=binary)
 
     def data(self, *options: str, **more: Any) -> RedisServer:
-        """A server that keeps what it acknowledges."""
+        """Start a server that keeps what it acknowledges."""
         return self.start(*DURABLE, *options, **more)
 
     async def replica_of(self, primary: RedisServer, *options: str) -> RedisServer:
-        """A server that replicates another, in step with it."""
+        """Start a server that replicates another; return once it is in step."""
         replica = self.data("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0", *options)
         await until(replica.answers, 60)
         await in_step(replica)
         return replica
 
     def sentinel(self, primary: RedisServer, quorum: int) -> RedisServer:
-        """A Sentinel that watches *primary* and gives it up after a second.
+        """Start a Sentinel that watches *primary* and gives it up after a second.
 
         It promotes no replica that heard nothing for ten times as long before that, however long one waits.
         """
@@ -120,13 +120,13 @@ class Sentinels:
         return f"redis+sentinel://{','.join(s.address for s in self.sentinels)}/{SERVICE}"
 
     async def named(self) -> int:
-        """The port that the first Sentinel names."""
+        """Return the port that the first Sentinel names."""
         return int((await self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE))[1])
 
 
 @contextlib.asynccontextmanager
 async def sentinels() -> AsyncIterator[Sentinels]:
-    """Started, and every Sentinel knows the replica and the others."""
+    """Run them as long as the body lasts; every Sentinel knows the replica and the others."""
     with fleet() as started:
         primary = started.data("--repl-diskless-sync-delay", "0")
         await until(primary.answers, 60)
@@ -181,7 +181,7 @@ _CLUSTERED = (
 
 @contextlib.asynccontextmanager
 async def cluster() -> AsyncIterator[Cluster]:
-    """Started, met, and in step."""
+    """Run one as long as the body lasts, its nodes met and in step."""
     with fleet() as started:
         buses = [free_port() for _ in range(4)]
         nodes = [started.data(*_CLUSTERED, "--cluster-port", str(bus)) for bus in buses]

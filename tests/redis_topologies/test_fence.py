@@ -24,7 +24,7 @@ BOUND = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "7")
 
 @contextlib.asynccontextmanager
 async def opened(server: RedisServer, folder: Path, hold_off: timedelta = HOLD_OFF) -> AsyncIterator[Store]:
-    """A broker's store on *server*."""
+    """Yield a broker's store on *server*."""
     url = server.url.replace("redis://", "redis://broker:pw@")
     async with open_store(Redis(url=url), Sealer(parse_sealing_keys(KEY)), data_dir=folder, hold_off=hold_off) as store:
         await store.identify()
@@ -32,7 +32,7 @@ async def opened(server: RedisServer, folder: Path, hold_off: timedelta = HOLD_O
 
 
 async def serving(fleet: Fleet, *options: str, rights: str = "+@all") -> RedisServer:
-    """A server with a replica and our user on it."""
+    """Return a server with a replica and our user on it."""
     server = fleet.data("--repl-diskless-sync-delay", "0", *options)
     await until(server.answers, 15)
     replica = fleet.data("--replicaof", f"127.0.0.1 {server.port}")
@@ -50,7 +50,7 @@ async def serving(fleet: Fleet, *options: str, rights: str = "+@all") -> RedisSe
 
 
 async def another_run(server: RedisServer) -> None:
-    """What a failover shows of itself in our data."""
+    """Change in the broker's data what a failover changes there."""
     await server.ask("HSET", "broker:{0}:epoch", "run_id", "0000")
 
 

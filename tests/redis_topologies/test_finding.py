@@ -111,7 +111,7 @@ def test_votes() -> None:
 
 @contextlib.asynccontextmanager
 async def naming(ports: list[int]) -> AsyncIterator[str]:
-    """A URL of scripted Sentinels; each names the port at its place in *ports* (0: is silent), which may change."""
+    """Yield a URL of scripted Sentinels; each names the port at its place in *ports* (0: silent), which may change."""
 
     async def serve(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -144,7 +144,7 @@ async def two(fleet: Fleet) -> list[RedisServer]:
 
 @contextlib.asynccontextmanager
 async def primary_at(url: str) -> AsyncIterator[Primary]:
-    """A primary, closed at the end."""
+    """Yield a primary, closed at the end."""
     primary = Primary(url)
     try:
         yield primary

@@ -19,7 +19,7 @@ REFRESH = {"request_timeout": "1s", "lease": "8s", "min_interval": "0s", "report
 
 
 async def taken_up(broker: RunningBroker) -> None:
-    """A person takes g1 up once more, when what went before is written down."""
+    """Retry g1 as an operator does, once the attempt before is recorded."""
 
     async def at_rest() -> bool:
         return bool((await broker.get("/v1/grants/g1"))["state"] != "leased")
@@ -65,7 +65,7 @@ async def whole_life(broker: RunningBroker, sandbox: Sandbox, port: int) -> None
 
 
 async def lives(start_broker: StartBroker, sandbox: Sandbox, port: int, url: str, **redis: Any) -> RunningBroker:
-    """A whole life at *url*; the broker that served it, stopped."""
+    """Take a grant through its whole life at *url*; return the broker that served it, stopped."""
     async with start_broker(redis={"url": url, **redis}, refresh=REFRESH) as broker:
         await whole_life(broker, sandbox, port)
         return broker

@@ -12,7 +12,7 @@ import trustme
 
 
 def certified(folder: Path, *certificates: Sequence[str]) -> tuple[Path, list[ssl.SSLContext]]:
-    """The file of an authority to trust, and a server's side for each list of names it certified."""
+    """Return the file of an authority to trust, and a server's side for each list of names it certified."""
     authority = trustme.CA()
     trusted = folder / "redis-ca.pem"
     authority.cert_pem.write_to_path(str(trusted))
@@ -28,7 +28,7 @@ def certified(folder: Path, *certificates: Sequence[str]) -> tuple[Path, list[ss
 async def ending_tls(
     context: ssl.SSLContext, target: int, *, instead: Mapping[int, int] | None = None
 ) -> AsyncIterator[int]:
-    """The port of a proxy to *target* that speaks TLS; in what comes back, ports are replaced as *instead* says."""
+    """Yield the port of a proxy to *target* that speaks TLS; it replaces ports in replies as *instead* says."""
     tasks: set[asyncio.Task[None]] = set()
     bulk = {f"$5\r\n{a}\r\n".encode(): f"$5\r\n{b}\r\n".encode() for a, b in (instead or {}).items()}
 

@@ -17,7 +17,7 @@ HOUR = 3_600_000
 
 
 def claim(**changes: Any) -> Claim:
-    """A claim on a grant whose token is three quarters through its hour."""
+    """Return a claim on a grant whose token is three quarters through its hour."""
     made = Claim(
         grant_id="g",
         provider="p",

@@ -15,5 +15,5 @@ def key() -> str:
 
 @pytest.fixture
 def sealer(key: str) -> Sealer:
-    """A sealer of that key."""
+    """Return a sealer of that key."""
     return Sealer(parse_sealing_keys(key))

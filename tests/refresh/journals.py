@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def texts(journal: Journal) -> list[str]:
-    """What a journal would tell."""
+    """Return what a journal would tell."""
     return [entry.text for entry in journal.entries()]
 
 
 async def heir_of(directory: Path, sealer: Sealer, clock: Now) -> Journal:
-    """A replica that starts in the directory, with the right keys."""
+    """Return a replica that starts in the directory, with the right keys."""
     journal = await Journal.open(directory, sealer, clock)
     await journal.adopt()
     return journal

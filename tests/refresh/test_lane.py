@@ -52,7 +52,7 @@ async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
 
 @asynccontextmanager
 async def asking(broker: RunningBroker) -> AsyncIterator[None]:
-    """A caller reads a token all the time."""
+    """Yield a caller reads a token all the time."""
     await broker.token("g0")
     async with meanwhile(lambda: broker.token("g0"), RECENT / 20):
         yield

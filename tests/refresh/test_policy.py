@@ -31,14 +31,14 @@ from tests.refresh.claims import HOUR, NOW, claim
 
 
 def dialect(**settings: Any) -> Dialect:
-    """An oauth2 provider's dialect."""
+    """Return an oauth2 provider's dialect."""
     return Dialect.from_settings(
         "p", Provider(kind="oauth2", client_id="c", token_endpoint="https://as.test/token", **settings)
     )
 
 
 def answer(**changes: Any) -> TokenResponse:
-    """A whole answer with new tokens."""
+    """Return a whole answer with new tokens."""
     made = TokenResponse(
         access_token=Secret("a2"),
         refresh_token=Secret("r2"),

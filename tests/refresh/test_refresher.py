@@ -38,7 +38,7 @@ async def test_with_time_for_a_whole_request_it_is_sent(sandbox: Sandbox) -> Non
 
 
 async def _asked(sandbox: Sandbox, left: float) -> Any:
-    """What asking comes to with *left* seconds until the margin before the lease's end."""
+    """Return what asking comes to with *left* seconds until the margin before the lease's end."""
     sandbox.rotating.options.latency = 0.05
     token = sandbox.rotating.issue().refresh_token or ""
     provider = Provider(**provider_settings(sandbox)["acme"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def replaying(url: str, folder: Path) -> AsyncIterator[tuple[Store, Journal, Replay]]:
-    """A store, a journal and what tells the one of the other."""
+    """Yield a store, a journal and what tells the one of the other."""
     sealer = Sealer(parse_sealing_keys(new_sealing_key()))
     async with open_store(RedisSettings(url=url), sealer, data_dir=folder) as store:
         await store.identify()
@@ -37,7 +37,7 @@ async def replaying(url: str, folder: Path) -> AsyncIterator[tuple[Store, Journa
 
 
 def forgotten(store: Store, grant: str) -> str:
-    """The shortest record there is."""
+    """Return the shortest record there is."""
     return store.registry.forget_record(grant, 1)
 
 

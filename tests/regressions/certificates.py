@@ -14,14 +14,14 @@ from tests.waiting import until
 
 
 def server_context(authority: trustme.CA, name: str = "localhost", **options: Any) -> ssl.SSLContext:
-    """A server's side with a certificate of *authority* for *name*."""
+    """Return a server's side with a certificate of *authority* for *name*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name, **options).configure_cert(context)
     return context
 
 
 def sha1(authority: trustme.CA, folder: Path) -> ssl.SSLContext:
-    """A chain that was signed with SHA-1."""
+    """Return a chain that was signed with SHA-1."""
     (folder / "ca.pem").write_bytes(authority.cert_pem.bytes())
     (folder / "ca.key").write_bytes(authority.private_key_pem.bytes())
     (folder / "ext").write_text("subjectAltName=DNS:localhost\n")
@@ -37,7 +37,7 @@ def sha1(authority: trustme.CA, folder: Path) -> ssl.SSLContext:
 
 
 async def tls_1_0(authority: trustme.CA, folder: Path, port: int) -> subprocess.Popen[Any]:
-    """A server that speaks TLS 1.0 and nothing else, and says so by an alert (asyncio's would just reset)."""
+    """Return a server that speaks TLS 1.0 and nothing else, and says so by an alert (asyncio's would just reset)."""
     pem = folder / "leaf.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(pem))
     command = f"openssl s_server -accept {port} -naccept 99 -tls1 -cipher ALL:@SECLEVEL=0 -quiet -cert {pem} -key {pem}"

@@ -42,7 +42,7 @@ class WallClock:
         beside.replace(self._path)  # nobody reads half a line
 
     def __call__(self) -> float:
-        """What it shows now (epoch seconds)."""
+        """Return what it shows now (epoch seconds)."""
         return time.time() + self.ahead
 
     @property
@@ -59,7 +59,7 @@ class WallClock:
 
 @contextlib.contextmanager
 def redis_at(clock: WallClock, folder: Path) -> Iterator[RedisServer]:
-    """A server that goes by *clock*."""
+    """Yield a server that goes by *clock*."""
     folder.mkdir()
     # Under libfaketime each look at the clock reads a file: a server that also syncs on every write falls behind.
     with running_redis(folder, None, "--appendfsync", "everysec", env=clock.env) as server:

@@ -28,7 +28,7 @@ REFRESH = {"request_timeout": "5s", "lease": "11s", "min_interval": "0s", "repor
 
 
 def provider_at(auth_server: AuthorizationServer, **more: Any) -> dict[str, Any]:
-    """Settings of a provider at *auth_server*."""
+    """Return settings of a provider at *auth_server*."""
     given = {
         "kind": "oauth2",
         "client_id": "cases",
@@ -71,7 +71,7 @@ class Ground:
         return told["expires_at"] is not None and told["state"] == "due"
 
     async def look(self, grant: str) -> dict[str, Any]:
-        """What the broker says of a grant."""
+        """Return what the broker says of a grant."""
         return await self.broker.get(f"/v1/grants/{grant}")
 
     async def due(self, *grants: str, provider: str = "as") -> None:
@@ -87,7 +87,7 @@ class Ground:
         return await self.settled(grant, self.ask("POST", f"/v1/grants/{grant}/retry"))
 
     async def settled(self, grant: str, cause: Awaitable[Any], timeout: float = 10.0) -> dict[str, Any]:
-        """What the broker says of a grant once *cause* led to something that was written down."""
+        """Return what the broker says of a grant once *cause* led to something that was written down."""
         key = f"broker:{{0}}:grant:{grant}"
         before = await self.redis.hget(key, "last_at")
         await cause
@@ -102,7 +102,7 @@ class Ground:
         return found
 
     async def provider(self, name: str = "as") -> dict[str, Any]:
-        """What the broker says of a provider."""
+        """Return what the broker says of a provider."""
         listed = (await self.broker.get("/v1/providers"))["providers"]
         return next(dict(provider) for provider in listed if provider["provider"] == name)
 
@@ -137,7 +137,7 @@ class Ground:
         return self.auth_server.secrets() | self.other.secrets()
 
     async def always(self) -> None:
-        """What holds whatever happened."""
+        """Check what holds whatever happened."""
         assert (await self.broker.ask("GET", "/healthz"))[0] == 200
         assert not self.broker.task.done()
         await until(lambda: stored_is_live(self.broker.settings, self.auth_server, self.other))
@@ -163,20 +163,20 @@ MakeGround = Callable[..., contextlib.AbstractAsyncContextManager[Ground]]
 
 @pytest.fixture(autouse=True)
 def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A due time that was moved behind the lane's back is seen at once, not within two seconds."""
+    """Have lanes see at once, not within two seconds, a due time that was moved behind their back."""
     monkeypatch.setattr("broker.refresh.scheduler.IDLE_PAUSE", 0.05)
 
 
 @pytest.fixture
 async def auth_server() -> AsyncIterator[AuthorizationServer]:
-    """The provider's scripted authorization server."""
+    """Yield the provider's scripted authorization server."""
     async with authorization_server() as server:
         yield server
 
 
 @pytest.fixture
 async def other() -> AsyncIterator[AuthorizationServer]:
-    """The second provider's server."""
+    """Yield the second provider's server."""
     async with authorization_server() as server:
         yield server
 
@@ -185,7 +185,7 @@ async def other() -> AsyncIterator[AuthorizationServer]:
 def make_ground(
     start_broker: StartBroker, redis: Redis, auth_server: AuthorizationServer, other: AuthorizationServer
 ) -> MakeGround:
-    """The common ground with settings of the test's own: of the provider, of `refresh`, or whole tables."""
+    """Return the common ground with settings of the test's own: of the provider, of `refresh`, or whole tables."""
 
     @contextlib.asynccontextmanager
     async def make(
@@ -210,7 +210,7 @@ def make_ground(
 
 @pytest.fixture
 async def ground(make_ground: MakeGround) -> AsyncIterator[Ground]:
-    """The common ground as it is, with the grant `g1`."""
+    """Yield the common ground as it is, with the grant `g1`."""
     async with make_ground("g1") as made:
         yield made
 

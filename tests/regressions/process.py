@@ -106,8 +106,8 @@ class Process:
         assert auth_server.reuse == 0
         self.secrets |= auth_server.secrets()
 
-    async def look_through(self) -> None:
-        """It lives, and no secret stands in its log, its metrics or its arguments."""
+    async def check_secrets(self) -> None:
+        """Check that it lives, and that no secret stands in its log, its metrics or its arguments."""
         assert self.popen.poll() is None, (self.folder / "log").read_text()[-2000:]
         assert (await self.ask("GET", "/healthz"))[0] == 200
         metrics = (await self.ask("GET", "/metrics"))[1]["text"]
@@ -121,7 +121,7 @@ class Process:
 
 
 def write_settings(folder: Path, tables: Mapping[str, Mapping[str, Any]], top: Mapping[str, Any]) -> Path:
-    """A settings file; JSON's scalars and lists are TOML's too."""
+    """Return a settings file; JSON's scalars and lists are TOML's too."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in top.items()]
     for table, values in tables.items():
         lines += ["", f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items())]
@@ -194,7 +194,7 @@ async def broker_process(
             process.admin_key = (folder / "data" / "admin.key").read_text().strip()
             yield process
             if not process.killed:
-                await process.look_through()
+                await process.check_secrets()
     finally:
         print((folder / "log").read_text()[-6000:])  # pytest shows it where a test failed
         popen.terminate()

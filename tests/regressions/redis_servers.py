@@ -21,7 +21,7 @@ from tests.waiting import until
 async def ground_on(
     make_ground: MakeGround, server: RedisServer, *grants: str, redis: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[Ground]:
-    """The common ground with *server* as its Redis."""
+    """Yield the common ground with *server* as its Redis."""
     table = {"url": server.url, **(redis or {})}
     async with client(server.port) as own, make_ground(*grants, redis=table, **options) as ground:
         ground.redis = own
@@ -29,7 +29,7 @@ async def ground_on(
 
 
 def held_back(until_set: asyncio.Event) -> Step:
-    """A step that redeems at once and answers when the event is set."""
+    """Return a step that redeems at once and answers when the event is set."""
 
     async def step(exchange: Exchange) -> bool:
         tokens = exchange.rotate()
@@ -57,7 +57,7 @@ async def soon(ground: Ground, *grants: str, seconds: float = 3.0) -> None:
 
 
 async def refused_import(ground: Ground) -> dict[str, Any]:
-    """An import that the store does not take: 503, with `error`, and `Retry-After` or not; its body."""
+    """Try an import that the store does not take: 503, with `error`, and `Retry-After` or not; return its body."""
     body = {"provider": "as", "refresh_token": "rt-that-is-never-stored-0123"}
     status, answer, _ = await ground.ask("PUT", "/v1/grants/refused", json=body)
     assert (status, answer["error"]) == (503, "store_unavailable"), answer
@@ -65,7 +65,7 @@ async def refused_import(ground: Ground) -> dict[str, Any]:
 
 
 async def check(broker: RunningBroker, name: str) -> str:
-    """What /healthz says of one check."""
+    """Return what /healthz says of one check."""
     return str((await broker.get("/healthz"))["checks"][name]["detail"])
 
 
@@ -111,7 +111,7 @@ async def ready(broker: RunningBroker, timeout: float = 20) -> None:
 
 
 async def stat(redis: Redis, name: str, section: str = "stats") -> int:
-    """A number of INFO."""
+    """Return a number of INFO."""
     return int((await redis.info(section))[name])
 
 

@@ -26,7 +26,7 @@ from tests.waiting import until
 async def broker_with_hosts(
     folder: Path, redis: RedisServer, auth_server: AuthorizationServer, hosts: str, authority: trustme.CA
 ) -> AsyncIterator[Process]:
-    """A broker that sees these names in /etc/hosts, in a mount namespace of its own."""
+    """Yield a broker that sees these names in /etc/hosts, in a mount namespace of its own."""
     unshare = await asyncio.create_subprocess_exec("unshare", "-m", "true", stderr=subprocess.DEVNULL)
     if await unshare.wait():
         missing("right to make a mount namespace")
@@ -69,7 +69,7 @@ async def test_ipv6(
 
 
 def document(auth_server: AuthorizationServer, issuer: str) -> bytes:
-    """A discovery document."""
+    """Return a discovery document."""
     return json.dumps(
         {
             "issuer": issuer,
@@ -80,7 +80,7 @@ def document(auth_server: AuthorizationServer, issuer: str) -> bytes:
 
 
 def oidc(issuer: str) -> dict[str, Any]:
-    """Settings that leave the endpoints to discovery."""
+    """Return settings that leave the endpoints to discovery."""
     return {"kind": "oidc", "issuer": issuer, "token_endpoint": None}
 
 

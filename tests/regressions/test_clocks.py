@@ -103,7 +103,7 @@ async def test_daylight_saving(tmp_path: Path, shift: dt.datetime, zones: list[s
 
 
 def zone_key(zone: str) -> str:
-    """The namespace of the broker in *zone*."""
+    """Return the namespace of the broker in *zone*."""
     return zone.replace("/", "-")
 
 

@@ -28,7 +28,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
 
 @pytest.fixture
 def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: AuthorizationServer) -> Start:
-    """A broker process with the grant `g1`; *files* is how many it may open, whatever it asks for."""
+    """Return a broker process with the grant `g1`; *files* is how many it may open, whatever it asks for."""
 
     @contextlib.asynccontextmanager
     async def started(*, files: int | None = None, **http: Any) -> AsyncIterator[Process]:
@@ -65,7 +65,7 @@ async def links(broker: Process, count: int, *, saying: bytes = b"") -> AsyncIte
 
 
 def request(broker: Process, path: str = "/v1/grants/g1/token", *headers: str, method: str = "GET") -> bytes:
-    """A request as bytes."""
+    """Return a request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"X-Broker-Key: {broker.admin_key}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
@@ -90,7 +90,7 @@ async def ended(opened: list[Link], wait: float) -> int:
 
 
 async def caller(broker: Process, until_: asyncio.Event) -> list[float]:
-    """A caller who comes anew every tenth of a second: how long each read took. None may fail."""
+    """Read on a new connection every tenth of a second; return how long each read took. None may fail."""
     took = []
     while not until_.is_set():
         began = time.monotonic()
@@ -200,7 +200,7 @@ async def test_bodies_that_stand_still(start: Start) -> None:
 
 @contextlib.asynccontextmanager
 async def _taking_nothing(broker: Process) -> AsyncIterator[None]:
-    """A client that asks for many megabytes of answers and reads none of them."""
+    """Yield a client that asks for many megabytes of answers and reads none of them."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         client.setblocking(False)

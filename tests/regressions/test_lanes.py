@@ -89,7 +89,7 @@ async def test_read_that_meets_a_commit(make_ground: MakeGround, monkeypatch: py
 
 
 def after(seconds: float) -> Step:
-    """A success that takes its time."""
+    """Return a success that takes its time."""
 
     async def step(exchange: Exchange) -> bool | None:
         await asyncio.sleep(seconds)

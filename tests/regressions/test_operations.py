@@ -32,7 +32,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
 
 @pytest.fixture
 def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: AuthorizationServer) -> Start:
-    """A broker process whose provider is a scripted authorization server."""
+    """Return a broker process whose provider is a scripted authorization server."""
 
     @contextlib.asynccontextmanager
     async def started(*, provider: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Process]:
@@ -128,7 +128,7 @@ async def test_read_only_root(start: Start, redis: Redis, auth_server: Authoriza
 
 
 async def _outside(through: tuple[str, ...], broker: Process, *arguments: str) -> tuple[int, str]:
-    """A command that takes no settings."""
+    """Run a command that takes no settings; return its exit code and output."""
     process = await asyncio.create_subprocess_exec(
         *through,
         sys.executable,

@@ -46,7 +46,7 @@ def fleet() -> Iterator[Fleet]:
 async def three_grants(
     make_ground: MakeGround, auth_server: AuthorizationServer, server: RedisServer, **redis: Any
 ) -> AsyncIterator[Ground]:
-    """The ground on *server* with g1, g2 and g3, and a provider that one could log in at."""
+    """Yield the ground on *server* with g1, g2 and g3, and a provider that one could log in at."""
     await until(server.answers, 15)
     provider = {"authorization_endpoint": f"{auth_server.url}/authorize"}
     async with ground_on(make_ground, server, "g1", "g2", "g3", redis=redis, provider=provider) as ground:
@@ -63,7 +63,7 @@ async def refuses(ground: Ground, word: str) -> bool:
 
 
 async def kept_out(ground: Ground, answer: asyncio.Event, word: str) -> None:
-    """Writes are refused: what is under way is served and journaled, nothing else is asked or taken in."""
+    """Write are refused: what is under way is served and journaled, nothing else is asked or taken in."""
     asked = len(ground.auth_server.requests)
     answer.set()
     await says(ground.broker, "lane as", word)
@@ -91,7 +91,7 @@ async def _scores(ground: Ground, *grants: str) -> AsyncIterator[float]:
 
 
 async def back(ground: Ground) -> None:
-    """It takes writes again: the answer lands, and what was due is refreshed, without a restart."""
+    """Check that, once writes are taken, the answer lands and what was due is refreshed, without a restart."""
     await healthy(ground.broker)
     await until(lambda: all(len(ground.auth_server.requests_of(grant)) == 2 for grant in ("g1", "g2", "g3")), 20)
     for grant in ("g1", "g2", "g3"):

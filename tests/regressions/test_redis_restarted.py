@@ -217,7 +217,7 @@ async def _all_of(ground: Ground) -> dict[Any, Any]:
 
 
 def _copied(ground: Ground) -> object:
-    """A data directory that remembers the same store."""
+    """Return a data directory that remembers the same store."""
     of = ground.broker.settings.data_dir
     copy = of.with_name("remembering")
     copy.mkdir(mode=0o700)

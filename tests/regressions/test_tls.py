@@ -25,7 +25,7 @@ HOUR = dt.timedelta(hours=1)
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of trusted certificates, as `SSL_CERT_FILE` names it; a renewed one is looked for at once."""
+    """Return the file of trusted certificates, as `SSL_CERT_FILE` names it; a renewed one is looked for at once."""
     path = tmp_path / "bundle.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     monkeypatch.setattr("broker.providers.http.TLS_RENEWAL", 0.2)
@@ -34,7 +34,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def authority(bundle: Path) -> trustme.CA:
-    """The authority that the bundle trusts."""
+    """Return the authority that the bundle trusts."""
     made = trustme.CA()
     made.cert_pem.write_to_path(str(bundle))
     return made
@@ -42,7 +42,7 @@ def authority(bundle: Path) -> trustme.CA:
 
 @pytest.fixture
 async def secure(authority: trustme.CA) -> AsyncIterator[AuthorizationServer]:
-    """An authorization server with a good certificate."""
+    """Yield an authorization server with a good certificate."""
     async with authorization_server(tls=server_context(authority), name="localhost") as server:
         yield server
 
@@ -83,12 +83,12 @@ async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Authorizati
 
 
 def expired(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate that expired an hour ago."""
+    """Return a certificate that expired an hour ago."""
     return server_context(authority, not_before=NOW - 24 * HOUR, not_after=NOW - HOUR)
 
 
 def misnamed(authority: trustme.CA, _folder: Path) -> ssl.SSLContext:
-    """A certificate for another host."""
+    """Return a certificate for another host."""
     return server_context(authority, "elsewhere.test")
 
 

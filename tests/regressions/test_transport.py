@@ -26,12 +26,12 @@ from tests.waiting import until
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
-    """A body in chunks."""
+    """Return a body in chunks."""
     return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
 
 
 def coded(head: str, code: Any) -> Step:
-    """A rotation whose JSON went through *code*, under these header lines."""
+    """Return a rotation whose JSON went through *code*, under these header lines."""
     return rotated(lambda body: f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode() + code(body))
 
 

@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wrong(file: Path) -> Wrong:
-    """The findings in a settings file of the given text, each checked to be one line for people."""
+    """Return the findings in a settings file of the given text, each checked to be one line for people."""
 
     def find(text: str | bytes = REDIS) -> tuple[str, ...]:
         file.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -48,7 +48,7 @@ def wrong(file: Path) -> Wrong:
 
 @pytest.fixture
 def loaded(file: Path) -> Callable[..., Settings]:
-    """The settings in a file of the given text."""
+    """Return the settings in a file of the given text."""
 
     def load(text: str = REDIS) -> Settings:
         file.write_text(text)

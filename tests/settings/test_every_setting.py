@@ -66,7 +66,7 @@ def test_every_setting_is_described() -> None:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML spells it."""
+    """Return a value as TOML spells it."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{name} = {toml(inner)}" for name, inner in value.items()) + " }"
     if isinstance(value, list):

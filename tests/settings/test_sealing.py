@@ -15,7 +15,7 @@ _NONCE = 12
 
 
 def nonce(sealed: bytes) -> bytes:
-    """The nonce of a sealed value: it follows the key's id."""
+    """Return the nonce of a sealed value: it follows the key's id."""
     return sealed[_KEY_ID : _KEY_ID + _NONCE]
 
 

@@ -78,7 +78,7 @@ class Server:
         return Options(access_lifetime=LIFE, reuse_grace=self.grace)
 
     def begin(self) -> tuple[Family, dict[str, Any]]:
-        """A family, as a login or somebody else's broker began it, and its first answer."""
+        """Return a family, as a login or somebody else's broker began it, and its first answer."""
         pair = self.families.open("demo", "s", self.options, self.now, refreshable=True)
         return self.families.get(pair.family), _body(pair)
 

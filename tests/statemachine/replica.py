@@ -42,7 +42,7 @@ _owners: weakref.WeakKeyDictionary[asyncio.Task[Any], str] = weakref.WeakKeyDict
 
 
 def owned(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-    """A task factory that remembers on behalf of which replica a task was made."""
+    """Make a task, and remember on behalf of which replica: a task factory."""
     task = asyncio.Task(work, loop=loop, **options)
     _owners[task] = OWNER.get()
     return task
@@ -223,7 +223,7 @@ class Replica:
             await self.claim(provider, 0)
 
     async def log_in(self, grant: str, provider: str, body: dict[str, Any]) -> None:
-        """What a browser's login brought is admitted."""
+        """Admit what a browser's login brought."""
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
         read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)

@@ -102,7 +102,7 @@ class Machine(World, RuleBasedStateMachine):
     @precondition(lambda self: not set(self.flying) & set(self.requests))
     @rule(grant=grants, name=names, n=st.integers(1, 3), fate=fates)
     def ask(self, grant: str, name: str, n: int, fate: dict[str, str]) -> None:
-        """A grant falls due, and a replica claims what is due of its provider, and asks."""
+        """Have a grant fall due, and a replica claim what is due of its provider, and ask."""
         replica, held = self.replicas[name], self.run(self.truth.grants.get(grant))
         if replica.up and held is not None:
             self.run(self.falls_due(grant, held.provider))
@@ -116,7 +116,7 @@ class Machine(World, RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(pick=st.integers(0, 5), kind=st.sampled_from(_KINDS), fate=fates)
     def respond(self, pick: int, kind: str, fate: dict[str, str]) -> None:
-        """A server answers a request, in one way or another, and its sender records the answer, or is killed."""
+        """Let a server answer a request, well or badly; its sender records the answer, or is killed."""
         request = self.requests[pick % len(self.requests)]
         replica = self.replicas[request.sender]
         if replica.connected:
@@ -148,7 +148,7 @@ class Machine(World, RuleBasedStateMachine):
         name=names, how=st.sampled_from(["killed", "killed, its requests are processed", "is cut off", "is well again"])
     )
     def harm(self, name: str, how: str) -> None:
-        """A replica is killed, or no longer reaches the store and hears nothing of it; or that is over."""
+        """Kill a replica, or cut it off from the store; or end that."""
         replica = self.replicas[name]
         if how == "is well again":
             self.run(self.healed(replica))
@@ -175,7 +175,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @rule(what=st.sampled_from(["copied", "restarts", "goes back", "goes back"]), first=names)
     def store(self, what: str, first: str) -> None:
-        """It is copied; or it is another run of it, which may have lost all that it acknowledged since."""
+        """Copy the store; or make it another run, which may have lost all that it acknowledged since."""
         if what == "copied":
             self.run(self.copied())
         else:
@@ -199,7 +199,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @invariant()
     def what_is_stored_lives(self) -> None:
-        """The stored refresh token is its server's live one, unless nobody within reach heard of that one."""
+        """Check that the stored refresh token is the server's live one, unless nobody within reach heard of it."""
         if not hasattr(self, "truth"):
             return
         if wrong := self.run(self.wrong()):
@@ -209,7 +209,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @invariant()
     def generations_rise(self) -> None:
-        """A generation never falls but with the store, and never means two tokens."""
+        """Check that a generation falls only with the store, and never means two tokens."""
         for grant in GRANTS if hasattr(self, "truth") else []:
             held = self.run(self.truth.grants.get(grant))
             if held is None:

@@ -35,7 +35,7 @@ class World:
     truth: Store
 
     def begin_world(self) -> None:
-        """An empty store, two replicas that know it, and a token for each grant."""
+        """Begin with an empty store, two replicas that know it, and a token for each grant."""
         World.number += 1
         self.folder = Path(tempfile.mkdtemp(prefix="tb-machine-"))
         self.servers = {"strict": Server(0.0), "lenient": Server(float(GRACE))}
@@ -97,7 +97,7 @@ class World:
         return [replica for replica in self.replicas.values() if replica.connected]
 
     async def leases_end(self, *, redeemed: bool) -> None:
-        """Requests time out before, and every replica that can has been heard out; then its second term ends too."""
+        """End all leases: requests time out before, every replica that can replays out, and second terms end too."""
         await self.time_out(redeemed=redeemed)
         now, call = await self.now(), self.truth.primary.call
         for provider in PROVIDERS * 2:
@@ -129,7 +129,7 @@ class World:
         self.snapshot = dumped, dict(self.expected)
 
     async def another_run(self, first: str, *, back: bool) -> None:
-        """Requests under way end before the fence opens, and every replica that can is heard out."""
+        """Make the store another run: requests under way end before the fence opens, every replica that can replays."""
         before, call = dict(self.expected), self.truth.primary.call
         if back and self.snapshot is not None:
             dumped, before = self.snapshot

@@ -27,7 +27,7 @@ def key() -> str:
 
 @pytest.fixture
 async def store(shared_redis: RedisServer, redis: Redis, key: str, tmp_path: Path) -> AsyncIterator[Store]:
-    """An empty store that knows itself."""
+    """Yield an empty store that knows itself."""
     del redis
     async with open_store(
         RedisSettings(url=shared_redis.url), Sealer(parse_sealing_keys(key)), data_dir=tmp_path

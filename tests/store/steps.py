@@ -25,12 +25,12 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
 
 
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
-    """What a claim brings."""
+    """Claim grants that are due; return their claims."""
     return (await brought_by(store, n, provider)).claims
 
 
 async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
-    """A claim of a replica that has replayed its journal."""
+    """Claim as a replica that has replayed its journal."""
     brought = await store.schedule.claim(provider, n, LEASE)
     if brought.fenced is not None:
         store.schedule.replayed_after = brought.fenced
@@ -39,7 +39,7 @@ async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
 
 
 def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **changes: Any) -> Commit:
-    """A commit of new tokens for a claim."""
+    """Return a commit of new tokens for a claim."""
     generation = changes.pop("generation", claim.generation + 1)
     token = Token(
         claim.grant_id,

@@ -27,14 +27,14 @@ async def past(store: Store, grant: str = "g1") -> Past:
 
 
 async def again(store: Store, redis: Redis, grant: str = "g1") -> Claim:
-    """The grant claimed, made due first where it waits."""
+    """Return the grant claimed, made due first where it waits."""
     await redis.zadd("broker:{0}:due:p", {grant: 1}, xx=True)
     (claim,) = await claimed(store)
     return claim
 
 
 def postponed(claim: Claim, **changes: object) -> Postpone:
-    """A step that puts a grant off by a minute."""
+    """Return a step that puts a grant off by a minute."""
     step = Postpone(claim, "busy", "http_503", "come back later", claim.claimed_at + 60_000, 1)
     return replace(step, **changes)  # type: ignore[arg-type]
 

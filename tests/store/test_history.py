@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def minute_of(store: Store) -> int:
-    """The minute that it is, and will be for some seconds."""
+    """Return the minute that it is, and will be for some seconds."""
     left = MINUTE_MS - store.clock() % MINUTE_MS
     if left < 5000:
         await asyncio.sleep(left / 1000 + 0.1)

@@ -21,7 +21,7 @@ WAIT = ("BLPOP", "nothing-is-pushed-here", 5)
 
 @pytest.fixture
 async def pool(shared_redis: RedisServer) -> AsyncIterator[Pool]:
-    """A pool of connections to the run's server."""
+    """Yield a pool of connections to the run's server."""
     place = parse_redis_url(shared_redis.url)
     pool = Pool(ConnectionThrottle(), **connection_options(place, place.hosts[0] if place.hosts else None, None))
     yield pool
@@ -29,7 +29,7 @@ async def pool(shared_redis: RedisServer) -> AsyncIterator[Pool]:
 
 
 async def clients(redis: Redis) -> list[dict[str, Any]]:
-    """The broker's connections, as the server has them."""
+    """Return the broker's connections, as the server has them."""
     listed: list[dict[str, Any]] = await redis.client_list()
     return [client for client in listed if client["name"] == "token-broker"]
 

@@ -31,7 +31,7 @@ HEADER = re.compile(
 
 
 def locals_of(opening: str, kind: str) -> tuple[list[str], str]:
-    """The names that a script's first lines give to the items of KEYS or ARGV, and to all items behind them."""
+    """Return the names that a script's first lines give to the items of KEYS or ARGV, and to all items behind them."""
     named, rest = [], ""
     if found := re.search(rf"local ([\w,\s]+) = unpack\({kind}\)", opening):
         named = re.split(r",\s*", found[1])

@@ -21,7 +21,7 @@ ALL = [f"{number:03}".encode() * 50 for number in range(200)]
 
 @asynccontextmanager
 async def subscribed(url: str) -> AsyncIterator[Subscription]:
-    """A subscription to everything below `x:`."""
+    """Yield a subscription to everything below `x:`."""
     primary = Primary(url)
     try:
         async with primary.subscription("x:*") as subscription:
