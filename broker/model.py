@@ -39,6 +39,10 @@ NoticeEvent = Literal[
 """What people are told of, by webhook or command."""
 
 
+OldToken = Literal["survives", "dies"]
+"""What a refresh does to the access token before it: the values of the setting `old_token`."""
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def slotted(cls: type[T]) -> type[T]:
     """A dataclass that only the type checker knows to be frozen. Values can be compared, not hashed."""
@@ -58,12 +62,19 @@ class Token:
     issued_at: int
     expires_at: int
     refresh_at: int
+    usable_until: int
+    """Until when callers may plan with it: to its end, or to the planned refresh where that ends it earlier."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """Every other member the provider sent (`httpsBaseUrl`), `id_token` and `refresh_token` never among them."""
 
     def remaining_ms(self, now: int) -> int:
         """Life left at *now*, never more than the token's whole life: a clock set back adds none."""
         return min(self.expires_at - now, self.expires_at - self.issued_at)
+
+
+def usable_until(expires_at: int, refresh_at: int, old_token: OldToken) -> int:
+    """Return until when callers may plan with a token: to its end, or to the refresh that ends it earlier."""
+    return min(expires_at, refresh_at) if old_token == "dies" else expires_at
 
 
 @dataclass(frozen=True, slots=True)

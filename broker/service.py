@@ -36,7 +36,7 @@ from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
 from broker.process.tasks import finishing
-from broker.providers import Dialect, Endpoint, dies_at, open_http
+from broker.providers import Dialect, Endpoint, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.refresh.history import HistoryRecorder
@@ -48,7 +48,7 @@ from broker.settings import LEASE_MARGIN
 from broker.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from broker.notify import Notifier
@@ -100,6 +100,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     timeout = refresh.request_timeout.total_seconds()
     lease_ms = int(refresh.lease.total_seconds() * 1000)
     notice = settings.pubsub.publish == "notice"
+    dialects = {name: Dialect.of(name, provider) for name, provider in settings.providers.items()}
 
     async with (
         open_store(
@@ -108,19 +109,19 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             data_dir=settings.data_dir,
             password=redis_password(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
+            old_tokens={name: dialect.old_token for name, dialect in dialects.items()},
         ) as store,
         open_http(timeout) as http,
         _journal(settings, sealer, store) as journal,
-        open_desk(settings.notify, store, _limits(settings), metrics) as desk,
+        open_desk(settings.notify, store, _limits(dialects), metrics) as desk,
     ):
         endpoints = {
             name: Endpoint.of(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
-        dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
         connections = Connections.of(settings.http, metrics)
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
-        settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
+        settler = Recorder(store, journal, notice=notice, stopping=stopping)
         hearts = [Heartbeat(f"lane {name}") for name in endpoints]
         listening_heart, pulse = Heartbeat("follower"), Heartbeat("history")
         tally = HistoryRecorder(store, pulse)
@@ -147,7 +148,6 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         reader = Reader(
             store,
             cache,
-            dies_at(dialects),
             scheduler.wake,
             metrics,
             public_url=settings.http.public_url,
@@ -168,7 +168,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             logout,
             callers,
             Hosts(settings.http),
-            Answers(store.clock, dies_at(dialects)),
+            Answers(store.clock),
             health,
             metrics,
             scheduler.wake,
@@ -330,9 +330,8 @@ def stop_limit(settings: Settings) -> float:
     return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + SETTLE_LIMIT + SHUTDOWN
 
 
-def _limits(settings: Settings) -> dict[str, Limits]:
-    dialects = [Dialect.of(name, provider) for name, provider in settings.providers.items()]
-    return {dialect.name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for dialect in dialects}
+def _limits(dialects: Mapping[str, Dialect]) -> dict[str, Limits]:
+    return {name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for name, dialect in dialects.items()}
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -43,29 +43,27 @@ def json_value(data: bytes) -> Any:
         return json.loads(data)
 
 
-def usable_ms(token: Token, now: int, *, dies: bool) -> int:
-    """How long a caller may count on *token* (ms, negative when it has expired).
+def usable_ms(token: Token, now: int) -> int:
+    """Return how long a caller may count on *token* (ms, negative when it has expired).
 
-    Where a refresh kills the old token (*dies*), only until the planned refresh; once that is overdue it can come
-    at any moment, and what is advertised is a few seconds.
+    Where a refresh ends the old token, that is until the planned refresh (`usable_until`). Once that refresh is
+    overdue it can come at any moment, and what is advertised is a few seconds.
     """
-    remaining = token.remaining_ms(now)
-    if not dies:
-        return remaining
-    return min(remaining, max(token.refresh_at - now, _GRACE_MS))
+    return min(token.remaining_ms(now), max(token.usable_until - now, _GRACE_MS))
 
 
-def token_answer(token: Token, now: int, *, dies: bool) -> dict[str, Any]:
+def token_answer(token: Token, now: int) -> dict[str, Any]:
     """The members of a token answer, `expires_in` counted from *now* (epoch ms).
 
     `expires_at` is the same moment: libraries read it first.
     """
-    usable = usable_ms(token, now, dies=dies)
+    usable = usable_ms(token, now)
+    ends_early = token.usable_until < token.expires_at
     answer: dict[str, Any] = {
         "access_token": token.access_token.reveal(),
         "token_type": token.token_type,
         "expires_in": max(0, usable // 1000),
-        "expires_at": (min(token.expires_at, now + usable) if dies else token.expires_at) // 1000,
+        "expires_at": (min(token.expires_at, now + usable) if ends_early else token.expires_at) // 1000,
         "grant_id": token.grant_id,
         "generation": token.generation,
         "provider": token.provider,
@@ -81,8 +79,8 @@ def message(event: Event, store_id: str, grant_id: str, provider: str, generatio
     return json_text({**more, **members})
 
 
-def token_message(event: Event, store_id: str, token: Token, now: int, *, dies: bool, notice: bool) -> str:
+def token_message(event: Event, store_id: str, token: Token, now: int, *, notice: bool) -> str:
     """A pub/sub message with the token answer inside, or without it where *notice* is set."""
     members = {"event": event, "store": store_id, "grant_id": token.grant_id, "provider": token.provider}
-    inside = {"generation": token.generation} if notice else token_answer(token, now, dies=dies)
+    inside = {"generation": token.generation} if notice else token_answer(token, now)
     return json_text({**inside, **members})

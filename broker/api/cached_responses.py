@@ -53,23 +53,20 @@ class Made(NamedTuple):
 class Answers:
     """What is said of tokens, by kind: the four that are asked for all the time."""
 
-    def __init__(self, clock: Callable[[], int], dies: Callable[[str], bool]) -> None:
-        """*clock* gives epoch ms; *dies* says of a provider whether its refresh kills the old token."""
-        self.token = Kind(clock, dies, token_content)
-        self.unchanged = Kind(clock, dies, unchanged_content)
-        self.authorization = Kind(clock, dies, authorization_content)
-        self.standard = Kind(clock, dies, standard_content)
+    def __init__(self, clock: Callable[[], int]) -> None:
+        """*clock* gives epoch ms."""
+        self.token = Kind(clock, token_content)
+        self.unchanged = Kind(clock, unchanged_content)
+        self.authorization = Kind(clock, authorization_content)
+        self.standard = Kind(clock, standard_content)
 
 
 class Kind:
     """The last answer of one kind for each token that is asked for, at most `_MOST` of them."""
 
-    def __init__(
-        self, clock: Callable[[], int], dies: Callable[[str], bool], content: Callable[[Token, dict[str, Any]], Content]
-    ) -> None:
+    def __init__(self, clock: Callable[[], int], content: Callable[[Token, dict[str, Any]], Content]) -> None:
         """*content* makes an answer of a token and the members of its token answer."""
         self._clock = clock
-        self._dies = dies
         self._content = content
         self._made: dict[str | tuple[str, float], Made] = {}
 
@@ -88,11 +85,10 @@ class Kind:
         return made.ready
 
     def _make(self, token: Token, now: int, wait: float | None) -> Made:
-        dies = self._dies(token.provider)
-        status, headers, body = self._content(token, token_answer(token, now, dies=dies))
+        status, headers, body = self._content(token, token_answer(token, now))
         content = Content(status, {**headers, **applied(wait)}, body)
         # `expires_in` counts down next when what is left of its second has gone by.
-        good_until = now + usable_ms(token, now, dies=dies) % 1000 + 1
+        good_until = now + usable_ms(token, now) % 1000 + 1
         if len(self._made) >= _MOST:
             self._made.clear()
         return Made(token, now, good_until, content, Ready(content))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import ProviderRefused, StoreUnavailable
-from broker.model import Token
+from broker.model import Token, usable_until
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.token_answer import token_message
@@ -110,6 +110,7 @@ class LoginRecorder:
             issued_at=now,
             expires_at=expires_at,
             refresh_at=refresh_at,
+            usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
             extra=answer.extra,
         )
 
@@ -130,9 +131,7 @@ class LoginRecorder:
         """Whether the store took it; not when the grant changed since it was *seen*."""
         store_id, now = self._store.store_id, self._store.clock()
         served = bool(token.access_token)
-        told = token_message(
-            "reauthorized", store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice or not served
-        )
+        told = token_message("reauthorized", store_id, token, now, notice=self._notice or not served)
         registered = await self._store.registry.log_in(
             token,
             refresh_token,

@@ -35,17 +35,12 @@ _OVERDUE_MS = 30_000
 
 
 class Reader:
-    """Answers reads.
-
-    *dies* says of a provider whether its refresh kills the old token; *wake* tells this replica's scheduler that a
-    provider has something due.
-    """
+    """Answers reads. *wake* tells this replica's scheduler that a provider has something due."""
 
     def __init__(
         self,
         store: Store,
         cache: Cache,
-        dies: Callable[[str], bool],
         wake: Callable[[str], None],
         metrics: Metrics,
         *,
@@ -56,7 +51,6 @@ class Reader:
     ) -> None:
         self._store = store
         self._cache = cache
-        self.dies = dies
         self._wake = wake
         self._metrics = metrics
         self._read_from_memory = metrics.token_requests.labels("cached").inc
@@ -72,7 +66,7 @@ class Reader:
 
     def usable_ms(self, token: Token) -> int:
         """How long a caller may count on *token* (ms)."""
-        return usable_ms(token, self._store.clock(), dies=self.dies(token.provider))
+        return usable_ms(token, self._store.clock())
 
     def at_hand(self, grant_id: str, min_ttl_ms: int = 0) -> Token | None:
         """The token in memory, if it has at least *min_ttl_ms* of life: what nearly every read is answered with."""
@@ -243,7 +237,7 @@ class Reader:
         raise TokenUnavailable(f"no valid token yet, a refresh is under way{_because(grant)}", retry_after=5)
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
-        most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
+        most = token.usable_until - token.issued_at
         if min_ttl_ms > most:
             raise InvalidRequest(
                 f"min_ttl is {min_ttl_ms // 1000} s, but a refresh of this grant yields {most // 1000} s: ask for less"

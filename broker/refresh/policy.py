@@ -22,6 +22,7 @@ from broker.model import (
     Token,
     TokenResponse,
     Unknown,
+    usable_until,
 )
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         issued_at=(claim.issued_at or now) if unchanged else now,
         expires_at=expires_at,
         refresh_at=refresh_at,
+        usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
         extra=answer.extra,
     )
     return Commit(

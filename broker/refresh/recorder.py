@@ -19,8 +19,6 @@ from broker.store import commit_fields
 from broker.token_answer import message, token_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker.journal.journal import Entry, Journal
     from broker.model import Event, Step
     from broker.store import Settled, Store
@@ -45,20 +43,18 @@ class Kept:
 
 
 class Recorder:
-    """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
+    """Settles steps. *journal* None: without one."""
 
     def __init__(
         self,
         store: Store,
         journal: Journal | None,
-        dies: Callable[[str], bool],
         *,
         notice: bool,
         stopping: asyncio.Event,
     ) -> None:
         self._store = store
         self._journal = journal
-        self._dies = dies
         self._notice = notice
         self._stopping = stopping
 
@@ -129,9 +125,9 @@ class Recorder:
         token = commit.token
         if not commit.fresh or token is None:
             return []
-        now, dies = self._store.clock(), self._dies(token.provider)
+        now = self._store.clock()
         events: tuple[Event, ...] = ("refreshed", "recovered") if commit.recovered else ("refreshed",)
-        return [token_message(e, self._store.store_id, token, now, dies=dies, notice=self._notice) for e in events]
+        return [token_message(e, self._store.store_id, token, now, notice=self._notice) for e in events]
 
     def _message(self, step: Step, event: Event, outcome: str, code: str) -> str:
         claim, store_id = step.claim, self._store.store_id

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Grant, State, Token
+from broker.model import GRANT_ID, Grant, State, Token, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from broker.model import OldToken
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -61,10 +62,12 @@ class ProviderState:
 class Grants:
     """Read side of the store. Raises `StoreUnavailable` when Redis cannot answer."""
 
-    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer) -> None:
+    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken]) -> None:
+        """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
         self._sealer = sealer
+        self._old_tokens = old_tokens
 
     def token_fields(self, token: Token) -> list[Argument]:
         """A token as fields and values of its grant's hash."""
@@ -112,6 +115,7 @@ class Grants:
         token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
+                expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
                 token = Token(
                     grant_id=grant_id,
                     provider=text["provider"],
@@ -120,8 +124,11 @@ class Grants:
                     token_type=text.get("token_type", "Bearer"),
                     scope=text.get("scope"),
                     issued_at=int(text["issued_at"]),
-                    expires_at=int(text["expires_at"]),
-                    refresh_at=int(text["refresh_at"]),
+                    expires_at=expires_at,
+                    refresh_at=refresh_at,
+                    usable_until=usable_until(
+                        expires_at, refresh_at, self._old_tokens.get(text["provider"], "survives")
+                    ),
                     extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others

@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings, WrongStore
@@ -26,9 +27,10 @@ from broker.store.scripts import Keys
 from broker.store.soonest import Soonest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+    from broker.model import OldToken
     from broker.settings import Redis
 
 SCHEMA = 1
@@ -112,11 +114,13 @@ async def open_store(
     data_dir: Path,
     password: str | None = None,
     hold_off: timedelta = timedelta(seconds=15),
+    old_tokens: Mapping[str, OldToken] = MappingProxyType({}),
 ) -> AsyncIterator[Store]:
     """Open the store the settings name; `embedded:` starts or joins the server in *data_dir*. Does not wait for it.
 
     *hold_off*: longest from a token request to its commit. So long nobody claims after Redis turned out to be another
     run than before, and so long is the second term of a lease that ended.
+    *old_tokens*: by provider, what a refresh does to the access token before it.
     """
     async with AsyncExitStack() as stack:
         url = redis.url
@@ -126,7 +130,7 @@ async def open_store(
         stack.push_async_callback(primary.close)
         keys, clock = Keys(redis.namespace), Clock()
         primary.ours = (keys.meta, "")  # until `identify`
-        grants = Grants(primary, keys, sealer)
+        grants = Grants(primary, keys, sealer, old_tokens)
         # The embedded store syncs every write to the disk it shares with us: another run of it has lost nothing.
         millisecond = timedelta(milliseconds=1)
         schedule = Schedule(

@@ -21,7 +21,8 @@ DEAD = Problem(3, "reauthorization_required", "reauthorization_required")
 
 def grant(**more: Any) -> Grant:
     """A grant that was refreshed a minute ago, but for what is said."""
-    token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, NOW + 3_600_000, NOW + 1_800_000)
+    end = NOW + 3_600_000
+    token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, end, NOW + 1_800_000, end)
     fields: dict[str, Any] = {
         "grant_id": "g1",
         "provider": "acme",

@@ -44,6 +44,7 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
                 issued,
                 issued + life,
                 issued + life * 3 // 4,
+                issued + life,
             )
             limit = moment + (90 * 86_400_000) if index % 3 else None
             await store.registry.log_in(token, Secret(f"r{index}"), reauthorize_by=limit, seen=None, message="{}")

@@ -177,7 +177,7 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
+        settler = Recorder(store, self.journal, notice=False, stopping=asyncio.Event())
         tally = HistoryRecorder(store, Heartbeat("history"))
         refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
         replay = Replay(store, self.journal)

@@ -70,7 +70,8 @@ def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **ch
     generation = changes.pop("generation", claim.generation + 1)
     token = Token(
         claim.grant_id, claim.provider, generation, Secret(access), "Bearer", None,
-        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, {"httpsBaseUrl": {"port": 443}},
+        claim.claimed_at, claim.claimed_at + 3_600_000, claim.claimed_at + 2_700_000, claim.claimed_at + 3_600_000,
+        {"httpsBaseUrl": {"port": 443}},
     )  # fmt: skip
     return Commit(
         claim, "refreshed", None, token, Secret(refresh) if refresh else None, token.refresh_at, None, 0,
