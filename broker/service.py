@@ -40,7 +40,7 @@ from broker.providers import Dialect, Endpoint, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.refresh.history import HistoryRecorder
-from broker.refresh.recorder import SETTLE_LIMIT, Recorder
+from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
@@ -121,11 +121,19 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         }
         connections = Connections.of(settings.http, metrics)
         cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
-        settler = Recorder(store, journal, notice=notice, stopping=stopping)
+        recorder = Recorder(store, journal, notice=notice, stopping=stopping)
         hearts = [Heartbeat(f"lane {name}") for name in endpoints]
         listening_heart, pulse = Heartbeat("follower"), Heartbeat("history")
         tally = HistoryRecorder(store, pulse)
-        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
+        refresher = Refresher(
+            store,
+            endpoints,
+            cache=cache,
+            recorder=recorder,
+            history=tally,
+            metrics=metrics,
+            request_timeout=timeout,
+        )
         replay, reads = Replay(store, journal), ReadActivity()
         scheduler = Scheduler(
             Lane(
@@ -148,17 +156,17 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
         reader = Reader(
             store,
             cache,
-            scheduler.wake,
+            scheduler,
             metrics,
             public_url=settings.http.public_url,
             page_url=settings.status_page_url,
             min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
             report_budget=refresh.report_budget,
         )
-        health = Health(store, journal, hearts, list(endpoints), lambda: len(cache), connections)
-        admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
+        health = Health(store, journal, hearts, list(endpoints), cache, connections)
+        admission = LoginRecorder(store, journal, cache=cache, scheduler=scheduler, notice=notice)
         login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
-        logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
+        logout = Logout(store, endpoints, journal, cache, request_timeout=timeout, lease_ms=lease_ms)
         api = Api(
             settings,
             store,
@@ -189,7 +197,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
 
         signals.listen(lambda: _reload(reload, api, supervisor))
         async with (
-            finishing(timeout + SETTLE_LIMIT),
+            finishing(timeout + RECORD_LIMIT),
             listening(api) as addresses,
             supervisor.watching(lambda: health.stopping or health.alive, health.in_a_line),
         ):
@@ -297,7 +305,7 @@ async def _identified(
 
 async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
     """Take over the journals of brokers that are gone; the first claim has them replayed. False when told to stop."""
-    adopting = asyncio.create_task(journal.adopt(store.registry.resealed))
+    adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heart in hearts:
             heart.beat()
@@ -327,7 +335,7 @@ def _reload(reload: Callable[[], Settings] | None, api: Api, supervisor: Systemd
 
 def stop_limit(settings: Settings) -> float:
     """Seconds from SIGTERM until the last answer is written down and the listeners are closed, at most."""
-    return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + SETTLE_LIMIT + SHUTDOWN
+    return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + RECORD_LIMIT + SHUTDOWN
 
 
 def _limits(dialects: Mapping[str, Dialect]) -> dict[str, Limits]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from broker.model import Event, Token
 
+Message = dict[str, Any]
+"""A pub/sub message, but for the id of the store: the store puts that in when it publishes (`message_text`)."""
 _GRACE_MS = 10_000
 _NO_DATACLASSES = orjson.OPT_PASSTHROUGH_DATACLASS
 """orjson would write one out by itself, and whatever secret stands in it."""
@@ -73,14 +75,17 @@ def token_answer(token: Token, now: int) -> dict[str, Any]:
     return {**token.extra, **answer}
 
 
-def message(event: Event, store_id: str, grant_id: str, provider: str, generation: int, **more: Any) -> str:
-    """A pub/sub message without a token."""
-    members = {"event": event, "store": store_id, "grant_id": grant_id, "provider": provider, "generation": generation}
-    return json_text({**more, **members})
+def message(event: Event, grant_id: str, provider: str, generation: int, **more: Any) -> Message:
+    """Return a pub/sub message without a token."""
+    return {**more, "event": event, "grant_id": grant_id, "provider": provider, "generation": generation}
 
 
-def token_message(event: Event, store_id: str, token: Token, now: int, *, notice: bool) -> str:
-    """A pub/sub message with the token answer inside, or without it where *notice* is set."""
-    members = {"event": event, "store": store_id, "grant_id": token.grant_id, "provider": token.provider}
+def token_message(event: Event, token: Token, now: int, *, notice: bool) -> Message:
+    """Return a pub/sub message with the token answer inside, or without it if *notice* is set."""
     inside = {"generation": token.generation} if notice else token_answer(token, now)
-    return json_text({**inside, **members})
+    return {**inside, "event": event, "grant_id": token.grant_id, "provider": token.provider}
+
+
+def message_text(message: Message, store_id: str) -> str:
+    """Return *message* as it is published by the store *store_id*."""
+    return json_text({**message, "store": store_id})

@@ -31,10 +31,10 @@ class Replay:
     async def fence(self, fence: int, beat: Callable[[], None]) -> None:
         """Another run of the server: tell it everything, once for each fence. Raises `StoreUnavailable`."""
         async with self._turn(beat):
-            if self._store.schedule.told_after != fence:
+            if self._store.schedule.replayed_after != fence:
                 await self._tell(beat, unsettled_only=False)
                 await self._abandon()
-                self._store.schedule.told_after = fence
+                self._store.schedule.replayed_after = fence
 
     async def _abandon(self) -> None:
         """What replicas had under way whose journals we adopted, and is in none: a grace for it runs out already."""
@@ -84,7 +84,7 @@ class Replay:
             log.info("journal.replayed", **{name.replace(" ", "_"): count for name, count in counts.items()})
 
     async def _restore(self, entry: Entry) -> str:
-        said = await self._store.registry.restore(self._store.store_id, entry.text)
+        said = await self._store.registry.restore(entry.text)
         if said != "another store":
             entry.settled = True
         return said

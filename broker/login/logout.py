@@ -14,11 +14,12 @@ from broker.providers import revoke
 from broker.token_answer import message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from broker.journal.journal import Journal
     from broker.model import Grant
     from broker.providers import Endpoint
+    from broker.read import Cache
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ class Logout:
         store: Store,
         endpoints: Mapping[str, Endpoint],
         journal: Journal | None,
-        evict: Callable[[str], None],
+        cache: Cache,
         *,
         request_timeout: float,
         lease_ms: int,
@@ -49,7 +50,7 @@ class Logout:
         self._store = store
         self._endpoints = endpoints
         self._journal = journal
-        self._evict = evict
+        self._cache = cache
         self._request_timeout = request_timeout
         self._lease_ms = lease_ms
 
@@ -66,19 +67,19 @@ class Logout:
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
         await self._forget(grant, detail)
-        self._evict(grant_id)
+        self._cache.evict(grant_id)
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
 
     async def _forget(self, grant: Grant, detail: str) -> None:
         """Forget what was revoked, and that alone; in our journal too, so that it does not come back from there."""
         store, grant_id = self._store, grant.grant_id
-        told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
-        forgotten = await store.registry.forget(grant_id, told, up_to=grant.generation)
+        revoked = message("revoked", grant_id, grant.provider, grant.generation)
+        forgotten = await store.registry.forget(grant_id, revoked, up_to=grant.generation)
         if not forgotten and await store.registry.generation(grant_id) is not None:
             raise Conflict(f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}")
         if self._journal is not None:
-            record = store.registry.forgot(store.store_id, grant_id, grant.generation)
+            record = store.registry.forget_record(grant_id, grant.generation)
             (await self._journal.append(grant_id, record)).settled = True
 
     async def _hold(self, grant_id: str) -> Grant:

@@ -17,12 +17,13 @@ from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker.journal.journal import Entry, Journal
     from broker.model import TokenResponse
     from broker.providers import Dialect
-    from broker.store import Held, Store
+    from broker.read import Cache
+    from broker.refresh.scheduler import Scheduler
+    from broker.store import PreparedLogin, Store
+    from broker.token_answer import Message
 
 log = structlog.get_logger()
 _PATIENCE = 20.0
@@ -41,21 +42,21 @@ class LoggedIn:
 
 
 class LoginRecorder:
-    """Admits grants. *serve* gives a token to callers at once, *wake* tells the scheduler, *journal* may be None."""
+    """Records logins: in the journal (which may be None), in the store, and in the cache that callers read."""
 
     def __init__(
         self,
         store: Store,
         journal: Journal | None,
-        serve: Callable[[Token], object],
-        wake: Callable[[str], None],
         *,
+        cache: Cache,
+        scheduler: Scheduler,
         notice: bool,
     ) -> None:
         self._store = store
         self._journal = journal
-        self._serve = serve
-        self._wake = wake
+        self._cache = cache
+        self._scheduler = scheduler
         self._notice = notice
 
     async def admit(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
@@ -69,7 +70,7 @@ class LoginRecorder:
                 code="no_refresh_token",
             )
         token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
-        entry = await self._keep(token, refresh_token, dialect, followed=token.generation - 1)
+        login, entry = await self._journaled(token, refresh_token, dialect, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
@@ -79,8 +80,8 @@ class LoginRecorder:
                     break
                 if seen is not None and seen.generation >= token.generation:  # a clock behind the one before
                     token = replace(token, generation=seen.generation + 1)
-                    entry = await self._keep(token, refresh_token, dialect, followed=seen.generation)
-                if await self._register(token, refresh_token, dialect, seen):
+                    login, entry = await self._journaled(token, refresh_token, dialect, followed=seen.generation)
+                if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
                     break
             except StoreUnavailable:
                 unsure = True
@@ -89,8 +90,8 @@ class LoginRecorder:
             await asyncio.sleep(_PAUSE)
         if entry is not None:
             entry.settled = True
-        self._serve(token)
-        self._wake(dialect.name)
+        self._cache.put(token)
+        self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
         return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
@@ -114,32 +115,20 @@ class LoginRecorder:
             extra=answer.extra,
         )
 
-    async def _keep(self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int) -> Entry | None:
-        """Put it on our own disk before Redis is asked anything."""
-        if self._journal is None:
-            return None
-        record = self._store.registry.logged_in(
-            self._store.store_id,
-            token,
-            refresh_token,
-            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
-            followed=followed,
+    async def _journaled(
+        self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int
+    ) -> tuple[PreparedLogin, Entry | None]:
+        """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
+        reauthorize_by = dialect.reauthorize_by(token.issued_at, token.issued_at)
+        login = self._store.registry.prepare_login(
+            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed
         )
-        return await self._journal.append(token.grant_id, record)
+        entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
+        return login, entry
 
-    async def _register(self, token: Token, refresh_token: Secret, dialect: Dialect, seen: Held | None) -> bool:
-        """Whether the store took it; not when the grant changed since it was *seen*."""
-        store_id, now = self._store.store_id, self._store.clock()
+    def _message(self, token: Token) -> Message:
         served = bool(token.access_token)
-        told = token_message("reauthorized", store_id, token, now, notice=self._notice or not served)
-        registered = await self._store.registry.log_in(
-            token,
-            refresh_token,
-            seen=seen,
-            message=told,
-            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
-        )
-        return registered is not None
+        return token_message("reauthorized", token, self._store.clock(), notice=self._notice or not served)
 
 
 def missing_scope(scope: str | None) -> str:

@@ -7,7 +7,7 @@ where there is none, or it has too little life, is a refresh asked for and waite
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import (
     InvalidRequest,
@@ -34,14 +34,21 @@ _OVERDUE_MS = 30_000
 """After its planned refresh a token is counted as stale: it lives, but its refresh is late."""
 
 
+class Wakeable(Protocol):
+    """What runs the refreshes of this replica. The read path knows no more of it."""
+
+    def wake(self, provider: str) -> None:
+        """Claim at once: something of *provider* was made due."""
+
+
 class Reader:
-    """Answers reads. *wake* tells this replica's scheduler that a provider has something due."""
+    """Answers reads. *scheduler* is woken when a grant of a provider was made due here."""
 
     def __init__(
         self,
         store: Store,
         cache: Cache,
-        wake: Callable[[str], None],
+        scheduler: Wakeable,
         metrics: Metrics,
         *,
         public_url: str,
@@ -51,7 +58,7 @@ class Reader:
     ) -> None:
         self._store = store
         self._cache = cache
-        self._wake = wake
+        self._scheduler = scheduler
         self._metrics = metrics
         self._read_from_memory = metrics.token_requests.labels("cached").inc
         self._read_stale = metrics.token_requests.labels("stale").inc
@@ -147,7 +154,7 @@ class Reader:
             )
         if expedited.status == "parked":
             return await self._refuse(grant_id, 0, wait, refused=generation)
-        self._wake(grant.provider)
+        self._scheduler.wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: t.generation != generation and self.usable_ms(t) > 0, wait)
         return token or await self._refuse(grant_id, 0, wait, refused=generation)
 
@@ -175,7 +182,7 @@ class Reader:
                 f"the min_ttl of {min_ttl_ms // 1000} s, and is there when you ask without min_ttl",
                 retry_after=_seconds(expedited.number),
             )
-        self._wake(grant.provider)
+        self._scheduler.wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: self.usable_ms(t) > max(0, min_ttl_ms - 1), wait)
         if token is not None:
             self._metrics.token_requests.labels("waited").inc()

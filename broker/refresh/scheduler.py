@@ -196,15 +196,8 @@ class Lane:
     async def _park_unreadable(self, claim: Claim) -> None:
         detail = "no key in sealing.keys_file opens it: put the old key back, then retry"
         step = Park(claim, "unreadable", "sealed_with_missing_key", detail, "refresh_failing")
-        told = message(
-            "refresh_failing",
-            self._store.store_id,
-            claim.grant_id,
-            claim.provider,
-            claim.generation,
-            reason=step.reason,
-        )
-        await self._schedule.park(step, told, counts=False)
+        failing = message("refresh_failing", claim.grant_id, claim.provider, claim.generation, reason=step.reason)
+        await self._schedule.park(step, failing, counts=False)
         log.error("grant.parked", grant_id=claim.grant_id, reason=step.reason, detail=detail)
 
 

@@ -10,8 +10,8 @@ from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
-from broker.store.registry import Held, Registered, Registry, Restored
-from broker.store.schedule import Claimed, Expedited, Schedule, Settled, commit_fields
+from broker.store.registry import Held, PreparedLogin, Registered, Registry, Restored
+from broker.store.schedule import Claimed, Expedited, PreparedCommit, Recorded, Schedule
 
 __all__ = [
     "MOST_TOGETHER",
@@ -24,15 +24,16 @@ __all__ = [
     "Leased",
     "Notices",
     "Page",
+    "PreparedCommit",
+    "PreparedLogin",
     "Primary",
     "ProviderState",
+    "Recorded",
     "Registered",
     "Registry",
     "Restored",
     "Schedule",
-    "Settled",
     "Store",
-    "commit_fields",
     "embedded_server",
     "open_store",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.token_answer import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from broker.store.clock import Clock
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Notices:
             return None
         return Leased(leased.subject, record, leased.ends if look_at is None else look_at)
 
-    async def publish(self, grant_id: str, message: str) -> None:
-        """Tell a grant's subscribers, whoever they are."""
-        await self._primary.call("PUBLISH", self._keys.channel(grant_id), message)
+    async def publish(self, grant_id: str, message: Message) -> None:
+        """Publish *message* to a grant's subscribers."""
+        text = message_text(message, self._primary.store_id)
+        await self._primary.call("PUBLISH", self._keys.channel(grant_id), text)

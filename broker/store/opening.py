@@ -54,8 +54,11 @@ class Store:
     resealing: Resealing
     clock: Clock
     sealer: Sealer
-    store_id: str = ""
-    """The store's own id, once `identify` has passed."""
+
+    @property
+    def store_id(self) -> str:
+        """The store's own id, once `identify` has passed; empty before."""
+        return self.primary.store_id
 
     async def identify(self, known: str | None = None) -> None:
         """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
@@ -87,8 +90,7 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.store_id = store_id.decode()
-        self.primary.ours = (self.keys.meta, self.store_id)
+        self.primary.ours = (self.keys.meta, store_id.decode())
 
     async def _begin(self) -> None:
         """Mark an empty Redis as a new store; one that is marked stays what it is."""

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
+from broker.model import slotted
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.grants import TOKEN_FIELDS
-from broker.store.schedule import commit_fields
-from broker.token_answer import json_text
+from broker.store.schedule import PreparedCommit, commit_fields
+from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from broker.model import Commit, Token
     from broker.secret import Secret
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from broker.store.grants import Grants
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 _TRIES = 8
 
@@ -50,6 +52,17 @@ class Held(NamedTuple):
     granted_at: int
 
 
+@slotted
+class PreparedLogin:
+    """What a login brought, as it will be stored: prepared once (`Registry.prepare_login`), as an answer is."""
+
+    token: Token
+    fingerprint: str
+    """Of the refresh token."""
+    fields: list[Argument]
+    record: str
+
+
 Restored = Literal["restored", "known", "replaced", "forgotten", "forgot", "another store"]
 
 
@@ -61,6 +74,9 @@ class Registry:
         self._keys = keys
         self._grants = grants
         self._clock = clock
+
+    def _text(self, message: Message) -> str:
+        return message_text(message, self._primary.store_id)
 
     def _sets(self, provider: str) -> list[str]:
         return [self._keys.ids(state, provider) for state in ("due", "leased", "parked")]
@@ -83,41 +99,67 @@ class Registry:
             fields: list[Argument] = ["generation", generation, "granted_at", self._clock()]
             if scope is not None:
                 fields += ["scope", scope]
+            fields += self._grants.sealed_refresh_token(grant_id, refresh_token)
             registered = await self._register(
-                grant_id, provider, generation, refresh_token, fields,
-                seen=seen, script=scripts.IMPORT, mode="import", due_at=due_at, message="",
+                grant_id,
+                provider,
+                generation,
+                fields,
+                fingerprint=refresh_token.fingerprint(),
+                seen=seen,
+                script=scripts.IMPORT,
+                mode="import",
+                due_at=due_at,
                 keeps_token=held is not None and held.provider == provider and held.token is not None,
-            )  # fmt: skip
+            )
             if registered is not None:
                 return registered
         raise StoreUnavailable(f"grant {grant_id} keeps changing: try again")
 
-    async def log_in(
-        self, token: Token, refresh_token: Secret,
-        *, reauthorize_by: int | None, seen: Held | None, message: str,
-    ) -> Registered | None:  # fmt: skip
-        """Take in what a login brought; None when the grant changed since *seen*: come with a newer generation."""
-        fields = _login_fields(self._grants, token, reauthorize_by)
+    async def log_in(self, login: PreparedLogin, *, seen: Held | None, message: Message) -> Registered | None:
+        """Store what a login brought.
+
+        Returns:
+            None when the grant changed since *seen*: prepare it again, with a newer generation.
+        """
+        token = login.token
         return await self._register(
-            token.grant_id, token.provider, token.generation, refresh_token, fields,
-            seen=(seen.provider, seen.generation) if seen else None, script=scripts.REGISTER, mode="login",
-            due_at=token.refresh_at, message=message,
-        )  # fmt: skip
+            token.grant_id,
+            token.provider,
+            token.generation,
+            login.fields,
+            fingerprint=login.fingerprint,
+            seen=(seen.provider, seen.generation) if seen else None,
+            script=scripts.REGISTER,
+            mode="login",
+            due_at=token.refresh_at,
+            message=self._text(message),
+        )
 
     async def _register(
-        self, grant_id: str, provider: str, generation: int, refresh_token: Secret, fields: list[Argument],
-        *, seen: tuple[str, int] | None, script: scripts.Script, mode: str, due_at: int, message: str,
+        self,
+        grant_id: str,
+        provider: str,
+        generation: int,
+        fields: list[Argument],
+        *,
+        fingerprint: str,
+        seen: tuple[str, int] | None,
+        script: scripts.Script,
+        mode: str,
+        due_at: int,
+        message: str = "",
         keeps_token: bool = False,
-    ) -> Registered | None:  # fmt: skip
+    ) -> Registered | None:
         was_provider, was_generation = seen or ("", "")
         sets = self._sets(was_provider or provider)
         keys = [self._keys.grant(grant_id), self._keys.ids("due", provider), *sets, self._keys.held, self._keys.meta]
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
         drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
         args: list[Argument] = [
-            grant_id, mode, was_provider, was_generation, due_at, refresh_token.fingerprint(),
+            grant_id, mode, was_provider, was_generation, due_at, fingerprint,
             self._keys.channel(grant_id), message, " ".join(drop), provider,
-            "refresh_at", due_at, *self._grants.sealed_refresh_token(grant_id, refresh_token), *fields,
+            "refresh_at", due_at, *fields,
         ]  # fmt: skip
         status, detail = await self._primary.run(script, keys, args)
         if status == b"moved":
@@ -125,7 +167,7 @@ class Registry:
         return Registered(status.decode(), generation, detail.decode() or None)
 
     async def forget(
-        self, grant_id: str, message: str, *, up_to: int | None = None, forgotten_at: int | None = None
+        self, grant_id: str, message: Message, *, up_to: int | None = None, forgotten_at: int | None = None
     ) -> bool:
         """Remove a grant (unless it is newer than generation *up_to*); False when nothing was removed.
 
@@ -139,7 +181,7 @@ class Registry:
                 self._keys.attempts_of(grant_id),
             ]  # fmt: skip
             args: list[Argument] = [
-                grant_id, provider, self._keys.channel(grant_id), message, "" if up_to is None else up_to,
+                grant_id, provider, self._keys.channel(grant_id), self._text(message), "" if up_to is None else up_to,
                 "" if forgotten_at is None else forgotten_at,
             ]  # fmt: skip
             reply = await self._primary.run(scripts.FORGET, keys, args)
@@ -147,41 +189,60 @@ class Registry:
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
-    def committed(self, store_id: str, commit: Commit, sealed: Sequence[Argument] = ()) -> str:
-        """A record of an answer, for the journal: everything `restore` needs to write its grant anew.
+    def prepare(self, commit: Commit) -> PreparedCommit:
+        """Prepare an answer for the journal and for `Schedule.commit`: seal its tokens, once for both."""
+        claim, fields = commit.claim, commit_fields(self._grants, commit)
+        recorded = fields
+        if commit.refresh_token is None:  # Redis has it; a record must do without
+            recorded = fields + self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
+        record = {
+            "store": self._primary.store_id,
+            "grant_id": claim.grant_id,
+            "provider": claim.provider,
+            "followed": claim.generation,
+            "generation": commit.token.generation if commit.token else claim.generation,
+            "granted_at": claim.granted_at,
+            "answered_at": commit.answered_at,
+            "refresh_at": commit.refresh_at,
+            "attempt": claim.attempt,
+            "fields": recorded,
+        }
+        return PreparedCommit(commit, fields, json_text(record, _cell))
 
-        *sealed*: its fields, where `commit_fields` made them already.
-        """
-        claim = commit.claim
-        fields: list[Argument] = [*(sealed or commit_fields(self._grants, commit))]
-        if commit.refresh_token is None:
-            fields += self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
-        generation = commit.token.generation if commit.token else claim.generation
-        return _record(
-            store_id, claim.grant_id, claim.provider, claim.generation, generation, claim.granted_at,
-            commit.answered_at, commit.refresh_at, claim.attempt, fields,
-        )  # fmt: skip
-
-    def logged_in(
-        self, store_id: str, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
-    ) -> str:
-        """A record of what a login brought, likewise; it follows whatever there is up to generation *followed*."""
+    def prepare_login(
+        self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
+    ) -> PreparedLogin:
+        """Prepare what a login brought, likewise; its record replaces whatever there is up to *followed*."""
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, reauthorize_by),
         ]
-        return _record(
-            store_id, token.grant_id, token.provider, followed, token.generation, token.issued_at,
-            token.issued_at, token.refresh_at, "login", fields,
-        )  # fmt: skip
+        record = {
+            "store": self._primary.store_id,
+            "grant_id": token.grant_id,
+            "provider": token.provider,
+            "followed": followed,
+            "generation": token.generation,
+            "granted_at": token.issued_at,
+            "answered_at": token.issued_at,
+            "refresh_at": token.refresh_at,
+            "attempt": "login",
+            "fields": fields,
+        }
+        return PreparedLogin(token, refresh_token.fingerprint(), fields, json_text(record, _cell))
 
-    def forgot(self, store_id: str, grant_id: str, generation: int) -> str:
-        """A record of a grant that was forgotten just now, at *generation*."""
-        return json.dumps({
-            "store": store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()
-        })  # fmt: skip
+    def forget_record(self, grant_id: str, generation: int) -> str:
+        """Return a record of a grant that was forgotten just now, at *generation*."""
+        return json.dumps(
+            {
+                "store": self._primary.store_id,
+                "forget": grant_id,
+                "generation": generation,
+                "forgotten_at": self._clock(),
+            }
+        )
 
-    def resealed(self, record: str) -> str:
+    def reseal_record(self, record: str) -> str:
         """A record with what is sealed in it sealed with the first key; what no key of ours opens stays as it is."""
         told: dict[str, Any] = json.loads(record)
         names = told.get("fields", [])[::2]
@@ -192,22 +253,22 @@ class Registry:
                     cell["b"] = base64.b64encode(sealed).decode()
         return json.dumps(told)
 
-    async def restore(self, store_id: str, record: str) -> Restored:
+    async def restore(self, record: str) -> Restored:
         """Tell the store what a record says; it takes only what is newer than what it knows."""
         told: dict[str, Any] = json.loads(record)
-        if told["store"] != store_id:
+        if told["store"] != self._primary.store_id:
             return "another store"
         if "forget" in told:
-            gone = notice("revoked", store_id, told["forget"], "", told["generation"])
+            gone = notice("revoked", told["forget"], "", told["generation"])
             at = told.get("forgotten_at", told["generation"])
             forgot = await self.forget(told["forget"], gone, up_to=told["generation"], forgotten_at=at)
             return "forgot" if forgot else "known"
-        return await self._restore(store_id, told)
+        return await self._restore(told)
 
-    async def _restore(self, store_id: str, told: dict[str, Any]) -> Restored:
+    async def _restore(self, told: dict[str, Any]) -> Restored:
         grant_id, provider, generation = told["grant_id"], told["provider"], told["generation"]
         fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in told["fields"]]
-        changed = notice("refreshed", store_id, grant_id, provider, generation)
+        changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             was_provider = raw.decode() if raw else ""
@@ -236,17 +297,6 @@ def _came_of(told: dict[str, Any]) -> str:
 def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> list[Argument]:
     fields = [*grants.token_fields(token), "granted_at", token.issued_at, "answered_at", token.issued_at]
     return fields if reauthorize_by is None else [*fields, "reauthorize_by", reauthorize_by]
-
-
-def _record(
-    store_id: str, grant_id: str, provider: str, followed: int, generation: int, granted_at: int,
-    answered_at: int, refresh_at: int, attempt: str, fields: Sequence[Argument],
-) -> str:  # fmt: skip
-    return json_text({
-        "store": store_id, "grant_id": grant_id, "provider": provider, "followed": followed, "generation": generation,
-        "granted_at": granted_at, "answered_at": answered_at, "refresh_at": refresh_at, "attempt": attempt,
-        "fields": fields,
-    }, _cell)  # fmt: skip
 
 
 def _cell(sealed: bytes) -> dict[str, str]:

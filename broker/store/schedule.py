@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from broker.errors import StoreUnavailable, WrongStore
-from broker.model import Claim, Commit, Grant, Park, Postpone
+from broker.model import Claim, Commit, Grant, Park, Postpone, slotted
 from broker.secret import CannotOpen, Secret
 from broker.store import scripts
 from broker.store.attempts import remembered, replica_name
 from broker.store.commit_group import CommitGroup
+from broker.token_answer import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from broker.store.grants import Grants
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 HALF_CLOSE_AFTER = 3
 """Failures in a row, across the grants of one provider, after which its lane sends one request at a time."""
@@ -50,7 +52,7 @@ class Claimed:
     """The server's clock was set back: `rewind` is called for."""
     fenced: int | None = None
     """The server is another run than the one known, and may have lost writes: nobody claims until then (epoch ms), and
-    whoever claims has said again what it knows (`told_after`)."""
+    whoever claims has said again what it knows (`replayed_after`)."""
     passed_over: int = 0
     """Where to look on for what has expired; 0: from the beginning."""
 
@@ -66,7 +68,18 @@ class Expedited:
     number: int
 
 
-Settled = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
+Recorded = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
+
+
+@slotted
+class PreparedCommit:
+    """An answer as it will be stored: prepared once (`Registry.prepare`), for the journal and for Redis."""
+
+    commit: Commit
+    fields: list[Argument]
+    """Of the grant's hash, each with its value; tokens are sealed."""
+    record: str
+    """For the journal: all that `Registry.restore` needs."""
 
 
 class Schedule:
@@ -92,10 +105,13 @@ class Schedule:
         """How we are called in what is remembered of an attempt."""
         self.life = secrets.token_hex(8)
         """This process, told apart from every other for good: the id of each of its attempts begins with it."""
-        self.told_after = -1
+        self.replayed_after = -1
         """The fence after which this replica has told the store all it knows: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
+
+    def _text(self, message: Message) -> str:
+        return message_text(message, self._primary.store_id)
 
     def _sets(self, provider: str, *states: State) -> list[str]:
         return [self._keys.ids(state, provider) for state in states]
@@ -118,7 +134,7 @@ class Schedule:
         ]
         args: list[Argument] = [
             n, lease_ms, claim_id, provider, HALF_CLOSE_AFTER, self._hold_off_ms + self._primary.lag_ms,
-            "" if expired_after is None else expired_after, self.told_after, self._second_term_ms, self.replica,
+            "" if expired_after is None else expired_after, self.replayed_after, self._second_term_ms, self.replica,
         ]  # fmt: skip
         asked = time.monotonic()
         try:
@@ -177,16 +193,13 @@ class Schedule:
         )
         return claim, readable
 
-    async def commit(
-        self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
-    ) -> tuple[Settled, bool]:
-        """Write an answer down and publish it. Idempotent by attempt: an error means "repeat", never "not written".
+    async def commit(self, prepared: PreparedCommit, messages: Sequence[Message] = ()) -> tuple[Recorded, bool]:
+        """Store an answer and publish *messages*. Idempotent by attempt: an error means "repeat", never "not written".
 
-        *sealed*: its fields, where `commit_fields` made them already. Gives what the script said and whether the write
-        is known to be on disk.
+        Returns:
+            What the script decided, and whether the write is known to be on disk.
         """
-        claim, grant_id = commit.claim, commit.claim.grant_id
-        fields = sealed or commit_fields(self._grants, commit)
+        commit, claim, grant_id = prepared.commit, prepared.commit.claim, prepared.commit.claim.grant_id
         keys = [
             self._keys.grant(grant_id),
             *self._sets(claim.provider, "due", "leased", "parked"),
@@ -203,10 +216,10 @@ class Schedule:
             self._keys.channel(grant_id),
             remembered(commit, self.replica),
         ]
-        args += [len(messages), *messages, *fields]
+        args += [len(messages), *map(self._text, messages), *prepared.fields]
         return await self._commits.add(keys, args)
 
-    async def postpone(self, step: Postpone, message: str | None) -> Settled:
+    async def postpone(self, step: Postpone, message: Message | None) -> Recorded:
         """Put a grant back to due; tells the lane what that says of the provider."""
         claim, grant_id = step.claim, step.claim.grant_id
         suspended = step.lane == "suspended"
@@ -220,14 +233,14 @@ class Schedule:
         args: list[Argument] = [
             grant_id, claim.attempt, step.due_at, "unknown" if step.unknown else "", step.lane, step.not_before,
             step.code, step.detail, 1 if suspended else HALF_CLOSE_AFTER, first, longest, random.random(),
-            self._keys.channel(grant_id), message or "", claim.generation, claim.claimed_at,
+            self._keys.channel(grant_id), self._text(message) if message else "", claim.generation, claim.claimed_at,
             remembered(step, self.replica) if step.asked else "",
             "failures", step.failures, "last_outcome", step.outcome, "last_detail", _told(step.code, step.detail),
             "last_at", self._clock(),
         ]  # fmt: skip
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
-    async def park(self, step: Park, message: str, *, counts: bool = True) -> Settled:
+    async def park(self, step: Park, message: Message, *, counts: bool = True) -> Recorded:
         """Take a grant out of the schedule, unless the breaker says it is the provider (then: suspended)."""
         claim, grant_id = step.claim, step.claim.grant_id
         keys = [
@@ -238,7 +251,7 @@ class Schedule:
         ]
         args: list[Argument] = [
             grant_id, claim.attempt, step.reason, step.detail, BREAKER if counts else 0, *SUSPENDED_PAUSE_MS,
-            self._keys.channel(grant_id), message, remembered(step, self.replica),
+            self._keys.channel(grant_id), self._text(message), remembered(step, self.replica),
             "last_outcome", step.outcome, "last_detail", _told(step.reason, step.detail), "last_at", self._clock(),
         ]  # fmt: skip
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]

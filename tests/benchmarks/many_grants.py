@@ -162,7 +162,7 @@ async def claims(folder: Path, port: int, sealer: Sealer) -> str:
     told, name = [], 0
     async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:
         await store.identify()
-        store.schedule.told_after = int(client.hget("broker:{0}:epoch", "open_at") or 0)
+        store.schedule.replayed_after = int(client.hget("broker:{0}:epoch", "open_at") or 0)
         for words, due in (("nothing due", 0), ("32 due", 32)):
             server, whole = [], []
             for _ in range(30):

@@ -84,7 +84,7 @@ async def test_the_longest_hold_off_counts(fleet: Fleet, tmp_path: Path) -> None
         await another_run(server)
         fence = (await patient.schedule.claim("p", 1, 60_000)).fenced
         assert fence is not None
-        hasty.schedule.told_after = fence
+        hasty.schedule.replayed_after = fence
         claimed = await hasty.schedule.claim("p", 1, 60_000)
         assert claimed.fenced == fence
         assert 50_000 < claimed.wait_ms <= 60_000

@@ -116,15 +116,15 @@ async def test_no_more_is_asked_for_than_can_be_written_down(
 ) -> None:
     """While answers wait for the store, a lane asks for a bounded number of others; then it goes on to the last."""
     monkeypatch.setattr("broker.refresh.scheduler.MOST_TELLING", 3)
-    settle, taken, gone_on = Recorder.settle, asyncio.Event(), asyncio.Event()
+    commit, taken, gone_on = Recorder.commit, asyncio.Event(), asyncio.Event()
     gone_on.set()
 
     async def held_up(self: Recorder, *args: Any) -> Any:
         taken.set()
         await gone_on.wait()
-        return await settle(self, *args)
+        return await commit(self, *args)
 
-    monkeypatch.setattr(Recorder, "settle", held_up)
+    monkeypatch.setattr(Recorder, "commit", held_up)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         gone_on.clear()

@@ -46,8 +46,15 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
         endpoint = Endpoint.of("acme", provider, http, clock=lambda: 1_800_000_000_000)
         await endpoint.resolved()
         nothing = cast("Any", None)
-        asked = (nothing, {"acme": endpoint}, nothing, nothing, Metrics(), nothing)
-        refresher = Refresher(*asked, request_timeout=TIMEOUT)
+        refresher = Refresher(
+            nothing,
+            {"acme": endpoint},
+            cache=nothing,
+            recorder=nothing,
+            history=nothing,
+            metrics=Metrics(),
+            request_timeout=TIMEOUT,
+        )
         ends = time.monotonic() + LEASE_MARGIN.total_seconds() + left
         made = replace(claim(), provider="acme", refresh_token=Secret(token), lease_ends=ends)
-        return await refresher._ask(made, endpoint)
+        return await refresher._request(made, endpoint)

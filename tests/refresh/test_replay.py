@@ -38,7 +38,7 @@ async def replaying(url: str, folder: Path) -> AsyncIterator[tuple[Store, Journa
 
 def forgotten(store: Store, grant: str) -> str:
     """The shortest record there is."""
-    return store.registry.forgot(store.store_id, grant, 1)
+    return store.registry.forget_record(grant, 1)
 
 
 @pytest.mark.parametrize("at_once", [False, True])

@@ -28,7 +28,7 @@ from broker.read.activity import ReadActivity
 from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import Recorder
 from broker.refresh.refresher import Refresher
-from broker.refresh.scheduler import Lane
+from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
@@ -177,9 +177,16 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Recorder(store, self.journal, notice=False, stopping=asyncio.Event())
-        tally = HistoryRecorder(store, Heartbeat("history"))
-        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
+        recorder = Recorder(store, self.journal, notice=False, stopping=asyncio.Event())
+        refresher = Refresher(
+            store,
+            endpoints,
+            cache=cache,
+            recorder=recorder,
+            history=HistoryRecorder(store, Heartbeat("history")),
+            metrics=metrics,
+            request_timeout=10,
+        )
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
@@ -196,8 +203,8 @@ class Replica:
             for name in endpoints
         }
         self._endpoints = endpoints
-        self._admission = LoginRecorder(store, self.journal, cache.put, lambda _: None, notice=False)
-        self._logout = Logout(store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS)
+        self._admission = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
         """It ends where it stands: nothing of it runs on, its file is let go of, its connections close."""

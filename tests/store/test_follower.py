@@ -31,7 +31,7 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
     await imported(store, "g1")
     (claim,) = await claimed(store)
     commit = commit_of(claim)
-    await store.schedule.commit(commit, [])
+    await store.schedule.commit(store.registry.prepare(commit))
     assert commit.token is not None
     lost = commit.token.generation + 7
     cache = Cache(10)
@@ -93,7 +93,7 @@ async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, od
         group.create_task(follower.run(stopping))
         await until(lambda: follower.connected)
         await redis.publish("broker:tokens:g1", odd.replace(b"%s", store.store_id.encode()))
-        told = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
-        await store.schedule.commit(commit, [json.dumps(told)])
+        refreshed = {"generation": commit.token.generation, "event": "refreshed"}
+        await store.schedule.commit(store.registry.prepare(commit), [refreshed])
         await until(lambda: "g1" in cache)
         stopping.set()

@@ -27,7 +27,7 @@ async def test_until_when_a_stored_token_is_usable(
     """
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    await store.schedule.commit(commit_of(claim), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
     settings, sealer = RedisSettings(url=shared_redis.url), Sealer(parse_sealing_keys(key))
     async with open_store(settings, sealer, data_dir=tmp_path, old_tokens={"p": "dies"}) as other:
         await other.identify()

@@ -60,7 +60,7 @@ async def brought_by(store: Store, n: int = 1, provider: str = "p") -> Claimed:
     """A claim of a replica that has told the store all it knows."""
     brought = await store.schedule.claim(provider, n, LEASE)
     if brought.fenced is not None:
-        store.schedule.told_after = brought.fenced
+        store.schedule.replayed_after = brought.fenced
         brought = await store.schedule.claim(provider, n, LEASE)
     return brought
 
@@ -100,8 +100,8 @@ async def test_tokens_lie_sealed(store: Store, redis: Redis) -> None:
     """Neither token nor extra member can be read in Redis, and a sealed field moved elsewhere does not open."""
     await imported(store, "g1", "g2")
     one, two = sorted(await claimed(store, 2), key=lambda c: c.grant_id)
-    await store.schedule.commit(commit_of(one, "access-token", "refresh-token"), [])
-    await store.schedule.commit(commit_of(two, "a-other"), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(one, "access-token", "refresh-token")))
+    await store.schedule.commit(store.registry.prepare(commit_of(two, "a-other")))
     raw = await redis.hgetall("broker:{0}:grant:g1")
     stored = b"".join(bytes(value) for value in raw.values())  # type: ignore[arg-type]
     for secret in (b"access-token", b"refresh-token", b"httpsBaseUrl"):  # long enough to be no chance
@@ -118,11 +118,11 @@ async def test_commit_is_idempotent_by_attempt(store: Store, redis: Redis) -> No
     await imported(store, "g1")
     (claim,) = await claimed(store)
     async with subscribed(redis, "g1") as heard:
-        assert (await store.schedule.commit(commit_of(claim), ["{}"]))[0] == "committed"
-        assert (await store.schedule.commit(commit_of(claim, "a9"), ["{}"]))[0] == "already"
+        assert (await store.schedule.commit(store.registry.prepare(commit_of(claim)), [{"n": 1}]))[0] == "committed"
+        assert (await store.schedule.commit(store.registry.prepare(commit_of(claim, "a9")), [{"n": 2}]))[0] == "already"
         await store.primary.call("PUBLISH", "broker:tokens:g1", '{"last": 1}')
         await until(lambda: {"last": 1} in heard)
-    assert heard == [{}, {"last": 1}]
+    assert heard == [{"n": 1, "store": store.store_id}, {"last": 1}]
     grant = await store.grants.get("g1")
     assert grant is not None
     assert grant.token is not None
@@ -134,7 +134,7 @@ async def test_commit_is_durable(store: Store) -> None:
     """With an AOF the commit's own connection proves that it is on disk; more replicas than there are is not proved."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    assert (await store.schedule.commit(commit_of(claim), []))[1] is True
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[1] is True
 
 
 async def test_commit_of_another_generation_is_refused(store: Store, redis: Redis) -> None:
@@ -144,12 +144,13 @@ async def test_commit_of_another_generation_is_refused(store: Store, redis: Redi
     token = commit_of(one, "login").token
     assert token is not None
     seen = await store.registry.generation("g1")
-    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
-    assert (await store.schedule.commit(commit_of(one), []))[0] == "superseded"
+    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    await store.registry.log_in(login, seen=seen, message={})
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(one))))[0] == "superseded"
     assert await sets(redis, "g1") == ["due"]
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
-    assert await store.registry.forget("g2", "{}")
-    assert (await store.schedule.commit(commit_of(two), []))[0] == "gone"
+    assert await store.registry.forget("g2", {})
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(two))))[0] == "gone"
     assert await sets(redis, "g2") == []
 
 
@@ -166,7 +167,7 @@ async def test_a_stale_attempt_settles_nothing(store: Store, redis: Redis) -> No
     assert new.attempt != old.attempt
     late = Postpone(old, "busy", "http_503", "", 9_999_999_999_999, 1, lane="ailing")
     assert await store.schedule.postpone(late, None) == "superseded"
-    assert await store.schedule.park(Park(old, "dead", "x", "", "refresh_failing"), "{}") == "superseded"
+    assert await store.schedule.park(Park(old, "dead", "x", "", "refresh_failing"), {}) == "superseded"
     assert await sets(redis, "g1") == ["leased"]
 
 
@@ -176,7 +177,7 @@ async def test_an_ended_lease_has_a_second_term(store: Store, redis: Redis) -> N
     one, _ = await claimed(store, 2)
     await redis.zadd("broker:{0}:leased:p", {"g1": 1, "g2": 1})
     assert await claimed(store, 2) == []
-    assert (await store.schedule.commit(commit_of(one), []))[0] == "committed"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(one))))[0] == "committed"
     left = (await redis.zscore("broker:{0}:leased:p", "g2") or 0) - store.clock()
     assert 14_000 < left <= 15_001
     await redis.zadd("broker:{0}:leased:p", {"g2": ENDED})
@@ -193,7 +194,7 @@ async def test_an_ended_lease_shows_its_open_attempt(store: Store, redis: Redis)
         (again,) = await claimed(store)
         assert again.unknown_at is not None
         assert abs(again.unknown_at - first.claimed_at) < 1000
-    await store.schedule.commit(commit_of(again), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(again)))
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (clean,) = await claimed(store)
     assert clean.unknown_at is None
@@ -214,7 +215,7 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
     await asyncio.sleep(0.45)
     (probe,) = await claimed(store, 9)
     assert await claimed(store, 9) == []
-    await store.schedule.commit(commit_of(probe), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(probe)))
     assert len(await claimed(store, 9)) == 2
     assert await redis.hget("broker:{0}:provider:p", "not_before") is None
 
@@ -240,7 +241,7 @@ async def test_one_refresh_token_has_one_grant(store: Store) -> None:
     assert (await store.registry.import_("g2", "p", token, None, due_at=now)).status == "created"
     await claimed(store, 9)
     assert (await store.registry.import_("g2", "p", Secret("r-3"), None, due_at=now)).status == "leased"
-    await store.registry.forget("g1", "{}")
+    await store.registry.forget("g1", {})
     assert (await store.registry.import_("g3", "p", Secret("r-new"), None, due_at=now)).status == "created"
 
 
@@ -363,13 +364,13 @@ async def test_what_came_of_ours_is_not_taken_back(store: Store) -> None:
     """A commit that finds its own descendant in the store hears already; after a login it hears superseded."""
     await imported(store, "g1")
     (first,) = await claimed(store)
-    await store.schedule.commit(commit_of(first), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(first)))
     await store.primary.call("ZADD", "broker:{0}:due:p", 1, "g1")
     (second,) = await claimed(store)
-    await store.schedule.commit(commit_of(second, "a2", "r3"), [])
-    assert (await store.schedule.commit(commit_of(first), []))[0] == "already"
-    record = store.registry.committed(store.store_id, commit_of(first))
-    assert await store.registry.restore(store.store_id, record) == "known"
+    await store.schedule.commit(store.registry.prepare(commit_of(second, "a2", "r3")))
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(first))))[0] == "already"
+    record = store.registry.prepare(commit_of(first)).record
+    assert await store.registry.restore(record) == "known"
 
 
 async def test_what_has_expired_is_found_behind_what_lives(store: Store, redis: Redis) -> None:
@@ -382,7 +383,7 @@ async def test_what_has_expired_is_found_behind_what_lives(store: Store, redis: 
             _ = pipe.hset(f"broker:{{0}}:grant:g{number}", "expires_at", store.clock() + 3_600_000 if lives else 1)
             _ = pipe.zadd("broker:{0}:due:p", {f"g{number}": 1000 + number})
         await pipe.execute()
-    store.schedule.told_after = (await store.schedule.claim("p", 1, LEASE)).fenced or 0
+    store.schedule.replayed_after = (await store.schedule.claim("p", 1, LEASE)).fenced or 0
     after, found = 0, []
     for _ in range(5):
         brought = await store.schedule.claim("p", 2, LEASE, expired_after=after)

@@ -14,13 +14,14 @@ from broker.api.routes import shapes
 from broker.errors import BrokerError, StoreUnavailable, UnknownGrant, WrongStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from aiohttp import web
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
     from broker.process.heartbeat import Heartbeat
+    from broker.read import Cache
     from broker.store import ProviderState, Store
 
 _LOOK_TIMEOUT = 1.0
@@ -42,7 +43,7 @@ class Health:
         journal: Journal | None,
         hearts: Sequence[Heartbeat],
         providers: Sequence[str],
-        cached: Callable[[], int],
+        cache: Cache,
         connections: Connections,
     ) -> None:
         self._store = store
@@ -50,8 +51,7 @@ class Health:
         self._hearts = hearts
         self._providers = providers
         self._connections = connections
-        self.cached = cached
-        """How many tokens are in memory."""
+        self.cache = cache
         self._since: dict[str, tuple[bool, int]] = {}
         self.started = False
         self.stopping = False
@@ -86,7 +86,7 @@ class Health:
         troubles = [f"{heart.name}: {_pulse(heart)}" for heart in self._hearts if not heart.alive or heart.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
-        return "; ".join(troubles) or f"refreshing; {self.cached()} tokens in memory"
+        return "; ".join(troubles) or f"refreshing; {len(self.cache)} tokens in memory"
 
     async def report(self) -> tuple[bool, shapes.Health]:
         """Whether all loops live, and every check. A dead grant or a lost Redis degrades, and never fails it."""
@@ -147,7 +147,7 @@ class Health:
             }
         redis = await self.look() is not None
         # A server without our data may be another one altogether: whoever balances load should ask elsewhere.
-        good = redis or (self.cached() > 0 and not isinstance(self._trouble, WrongStore))
+        good = redis or (len(self.cache) > 0 and not isinstance(self._trouble, WrongStore))
         return good, {"status": "ok" if good else "failed", "checks": {"redis": self._redis(redis)}}
 
 

@@ -151,6 +151,11 @@ class Primary:
         if held != self._mark()[1]:
             raise not_ours(held)
 
+    @property
+    def store_id(self) -> str:
+        """The id of the store that `ours` names; empty until it is known."""
+        return self.ours[1]
+
     def _mark(self) -> tuple[str, str]:
         if not self.ours[1]:
             raise StoreUnavailable("Redis: which store it holds is not known yet")
