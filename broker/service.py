@@ -284,7 +284,7 @@ async def _identified(
     known = known_store(data_dir)
     while not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
         try:
             await store.identify(known)
             if known is None:
@@ -308,7 +308,7 @@ async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], 
     adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heart in hearts:
-            heart.beat()
+            heart.signal()
     if adopting.done():
         adopting.result()
     return adopting.done()

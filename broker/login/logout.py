@@ -80,7 +80,7 @@ class Logout:
             raise Conflict(f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}")
         if self._journal is not None:
             record = store.registry.forget_record(grant_id, grant.generation)
-            (await self._journal.append(grant_id, record)).settled = True
+            (await self._journal.append(grant_id, record)).mark_recorded()
 
     async def _hold(self, grant_id: str) -> Grant:
         ends = time.monotonic() + self._request_timeout + 1

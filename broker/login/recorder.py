@@ -17,7 +17,8 @@ from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
-    from broker.journal.journal import Entry, Journal
+    from broker.journal.file_format import Entry
+    from broker.journal.journal import Journal
     from broker.model import TokenResponse
     from broker.providers import Dialect
     from broker.read import Cache
@@ -89,7 +90,7 @@ class LoginRecorder:
                     raise
             await asyncio.sleep(_PAUSE)
         if entry is not None:
-            entry.settled = True
+            entry.mark_recorded()
         self._cache.put(token)
         self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)

@@ -54,7 +54,7 @@ class Scanner:
 
     async def step(self) -> None:
         """The hints, the providers, one page of grants, and a pause."""
-        self.heart.beat()
+        self.heart.signal()
         self._hinted.clear()
         hints, self._hints = self._hints, set()  # more may be heard while these are brought
         try:

@@ -80,7 +80,7 @@ class Sender:
     async def step(self) -> None:
         """One batch of looks, and the pause until the next."""
         self._woken.clear()
-        self.heart.beat()
+        self.heart.signal()
         try:
             await self._batch()
         except StoreUnavailable as error:
@@ -88,7 +88,7 @@ class Sender:
         if self._failures:
             first, longest = _FAILING_PAUSE
             pause = min(longest, first * 2 ** min(self._failures - 1, 16)) * (0.5 + random.random() / 2)
-            self.heart.beat(allow=pause)
+            self.heart.signal(allow=pause)
             await asyncio.sleep(pause)
             return
         try:
@@ -104,7 +104,7 @@ class Sender:
         if not self._failures:
             self.heart.trouble = ""
         for done, (subject, (provider, condition)) in enumerate(zip(leased, conditions, strict=True)):
-            self.heart.beat(allow=self._timeout)
+            self.heart.signal(allow=self._timeout)
             if time.monotonic() + self._timeout > ends or not await self._look(subject, provider, condition):
                 for rest in leased[done + 1 :]:
                     await self._notices.note(self.way.name, rest, rest.record, self._store.clock())

@@ -41,7 +41,7 @@ class Follower:
         store: Store,
         cache: Cache,
         metrics: Metrics,
-        heart: Heartbeat,
+        heartbeat: Heartbeat,
         *,
         namespace: str,
         ailing: Callable[[str], None],
@@ -50,7 +50,7 @@ class Follower:
         self._store = store
         self._cache = cache
         self._metrics = metrics
-        self._heart = heart
+        self._heartbeat = heartbeat
         self._pattern = f"{namespace}:tokens:*"
         self._prefix = len(self._pattern) - 1
         self._ailing = ailing
@@ -59,7 +59,7 @@ class Follower:
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until *stopping*; a lost connection is found again."""
         while not stopping.is_set():
-            self._heart.beat()
+            self._heartbeat.signal()
             try:
                 await unless(stopping, self.follow())
             except StoreUnavailable as error:
@@ -79,9 +79,9 @@ class Follower:
             self.connected = True
             looked = time.monotonic()
             while True:
-                self._heart.beat()
+                self._heartbeat.signal()
                 for channel, data in await subscription.hear():
-                    self._heart.beat()  # each may take a trip to a slow Redis
+                    self._heartbeat.signal()  # each may take a trip to a slow Redis
                     await self._heard(channel, data)
                 if time.monotonic() > looked + _REVALIDATE:
                     looked = time.monotonic()

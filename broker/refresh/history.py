@@ -21,9 +21,9 @@ GOOD = frozenset({"refreshed", "unchanged"})
 class HistoryRecorder:
     """The counts of this replica that the store has not heard yet."""
 
-    def __init__(self, store: Store, heart: Heartbeat) -> None:
+    def __init__(self, store: Store, heartbeat: Heartbeat) -> None:
         self._store = store
-        self._heart = heart
+        self._heartbeat = heartbeat
         self._counts: dict[tuple[str, int], tuple[int, int]] = {}
 
     def count(self, provider: str, outcome: str) -> None:
@@ -44,7 +44,7 @@ class HistoryRecorder:
         except TimeoutError:
             pass
         await self.tell()
-        self._heart.beat()
+        self._heartbeat.signal()
 
     async def tell(self) -> None:
         """Tell the store; what it does not hear is told later, as long as it belongs to the last hour."""

@@ -19,7 +19,8 @@ from broker.token_answer import message, token_message
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from broker.journal.journal import Entry, Journal
+    from broker.journal.file_format import Entry
+    from broker.journal.journal import Journal
     from broker.model import Event, Step
     from broker.store import PreparedCommit, Recorded, Store
     from broker.token_answer import Message
@@ -105,7 +106,7 @@ class Recorder:
         if recorded == "lost":
             recorded, durable = await self._restore(prepared), False
         if answer.entry is not None:
-            answer.entry.settled, answer.entry.durable = True, durable
+            answer.entry.mark_recorded(durable=durable)
         return recorded
 
     async def _restore(self, prepared: PreparedCommit) -> Recorded:

@@ -60,7 +60,7 @@ class Lane:
         refresher: Refresher,
         replay: Replay,
         journal: Journal | None,
-        heart: Heartbeat,
+        heartbeat: Heartbeat,
         reads: ReadActivity,
         *,
         concurrency: int,
@@ -72,7 +72,7 @@ class Lane:
         self._refresher = refresher
         self._replay = replay
         self._journal = journal
-        self._heart = heart
+        self._heartbeat = heartbeat
         self._reads = reads
         self._width = Width(concurrency)
         self._lease_ms = lease_ms
@@ -109,7 +109,7 @@ class Lane:
         pause = IDLE_PAUSE
         if self._free > 0:
             pause = await self._claim(min(self._free, portion), refreshes)
-        self._heart.beat()
+        self._heartbeat.signal()
         if pause > 0:
             try:
                 async with asyncio.timeout(pause):
@@ -150,9 +150,9 @@ class Lane:
                 log.error("store.lost", provider=self.provider, error=str(error))
             self._store_lost = True
             self._not_ours = self._not_ours or isinstance(error, WrongStore)
-            self._heart.trouble = str(error)
+            self._heartbeat.trouble = str(error)
             return STORE_PAUSE
-        self._heart.trouble = ""
+        self._heartbeat.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE
         more = journaling or claimed.claims or claimed.passed_over
         return min(pause, claimed.wait_ms / 1000) if more else pause
@@ -173,10 +173,10 @@ class Lane:
     async def _attend(self, claimed: Claimed) -> None:
         """What a claim brought besides grants."""
         if claimed.fenced is not None:
-            await self._replay.fence(claimed.fenced, self._heart.beat)
+            await self._replay.fence(claimed.fenced, self._heartbeat)
         if self._store_lost:
-            tell = self._replay.everything if self._not_ours else self._replay.unsettled
-            await tell(self._heart.beat)
+            tell = self._replay.everything if self._not_ours else self._replay.unrecorded
+            await tell(self._heartbeat)
             log.info("store.found", provider=self.provider)
             self._not_ours = False
             self._store_lost = False

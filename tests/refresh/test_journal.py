@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.errors import InvalidSettings
-from broker.journal.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
+from broker.journal.file_format import KEEP_MS, KEEP_UNPROVED_MS, Entry
+from broker.journal.journal import Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
     assert texts(heir) == [f"refresh-token-{n}" for n in range(100)]
     assert file.stat().st_size == 0, "it is in the heir's"
     assert heir.ended == [file.stem]
-    await heir.bury(file.stem)
+    await heir.remove_ended(file.stem)
     assert len(list(tmp_path.iterdir())) == 1
     await heir.close()
 
@@ -72,7 +73,7 @@ async def test_an_heir_that_ends_too_leaves_all_lives_to_the_next(tmp_path: Path
     assert sorted(last.ended) == sorted(lives)
     assert sorted(texts(last)) == [f"token {number}" for number in range(4)]
     for life in lives:
-        await last.bury(life)
+        await last.remove_ended(life)
     assert last.ended == []
     assert len(list(tmp_path.iterdir())) == 1
     await last.close()
@@ -118,15 +119,15 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
     journal = await Journal.open(tmp_path, sealer, now)
     for name in ("durable", "heard", "unheard"):
         entry = await journal.append(name, name)
-        entry.settled, entry.durable = name != "unheard", name == "durable"
+        entry.recorded, entry.durable = name != "unheard", name == "durable"
     await journal.compact()
     assert texts(journal) == ["durable", "heard", "unheard"]
     now.ms += KEEP_MS + 1
     young = await journal.append("young", "young")
-    young.settled = young.durable = True
+    young.recorded = young.durable = True
     await journal.compact()
     assert texts(journal) == ["heard", "unheard", "young"]
-    assert journal.unsettled == 1
+    assert journal.unrecorded == 1
     now.ms += KEEP_UNPROVED_MS + 1
     await journal.compact()
     assert texts(journal) == ["unheard"]
@@ -189,7 +190,7 @@ async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -
     for number in range(2000):
         now.ms += 1
         entry = await journal.append(f"g{number % 3}", f"{'x' * 400} {number}")
-        entry.settled = entry.durable = True
+        entry.recorded = entry.durable = True
     assert [text.split()[1] for text in texts(journal)] == ["1998", "1999", "1997"]
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size < 300_000

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.journal import journal as journal_module
-from broker.journal.journal import KEEP_UNPROVED_MS, Journal
+from broker.journal.file_format import KEEP_UNPROVED_MS, JournalFile
+from broker.journal.journal import Journal
 from tests.disk import Disk
 from tests.refresh.test_journal import Now, heir_of, texts
 from tests.waiting import until
@@ -57,14 +58,14 @@ async def test_a_directory_that_does_not_sync_loses_nothing(
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     entry = await journal.append("old", "old")
-    entry.settled = entry.durable = True
+    entry.recorded = entry.durable = True
     now.ms += KEEP_UNPROVED_MS + 1
 
     def refuse(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as full:
-        full.setattr(Journal, "_sync_directory", refuse)
+        full.setattr(JournalFile, "_sync_directory", refuse)
         await journal.compact()
         assert journal.fault == "Too many open files"
         assert not (await journal.append("g1", "not synced yet")).written
@@ -79,7 +80,7 @@ async def test_a_directory_that_does_not_sync_loses_nothing(
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """One that can be made to stick, and a journal that soon notices."""
     monkeypatch.setattr(journal_module, "DISK_LIMIT", 0.2)
-    monkeypatch.setattr(journal_module, "_MOMENT", 0.05)
+    monkeypatch.setattr(journal_module, "_FAILED_DISK_WAIT", 0.05)
     made = Disk(monkeypatch)
     yield made
     made.answers()
@@ -195,14 +196,14 @@ async def test_what_waits_for_a_disk_is_no_more_than_there_are_grants(
 
 
 async def test_what_is_to_be_tidied_waits_for_the_disk_alone(tmp_path: Path, sealer: Sealer, disk: Disk) -> None:
-    """Burying a replica's file does not hold up the replay that ends with it, and is done when the disk answers."""
+    """Removing a replica's file does not hold up the replay that ends with it, and is done when the disk answers."""
     await (await Journal.open(tmp_path, sealer, Now())).close()
     heir = await heir_of(tmp_path, sealer, Now())
     (life,) = heir.ended
     disk.sticks()
     appending = asyncio.create_task(heir.append("1", "x"))
     await asyncio.sleep(0)
-    await asyncio.wait_for(heir.bury(life), 1)
+    await asyncio.wait_for(heir.remove_ended(life), 1)
     assert heir.ended == []
     assert not (await appending).written
     disk.answers()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import json
-import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -213,7 +212,7 @@ class Replica:
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
-        os.close(self.journal._file)
+        self.journal._file.close()
         await self._stack.aclose()
 
     async def claim(self, provider: str, n: int) -> None:

@@ -56,13 +56,13 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
 async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
-    heart = Heartbeat("follower")
-    follower = Follower(store, cache, Metrics(), heart, namespace="broker", ailing=lambda _: None)
+    heartbeat = Heartbeat("follower")
+    follower = Follower(store, cache, Metrics(), heartbeat, namespace="broker", ailing=lambda _: None)
     stopping, silences = asyncio.Event(), [0.0]
 
     async def slow(ids: Sequence[str]) -> list[Any]:
         await asyncio.sleep(0.1)
-        silences.append(heart.silent_for())
+        silences.append(heartbeat.silent_for())
         return [None] * len(ids)
 
     monkeypatch.setattr(store.grants, "get_many", slow)

@@ -115,7 +115,7 @@ class Health:
         if self._journal.fault:
             words = f"{self._journal.fault}: make room in data_dir; tokens are served, only expired ones are refreshed"
             return self._check("journal", False, words)
-        return self._check("journal", True, f"writes; {self._journal.unsettled} answers not yet heard by Redis")
+        return self._check("journal", True, f"writes; {self._journal.unrecorded} answers not yet heard by Redis")
 
     def _provider(self, state: ProviderState) -> shapes.Check:
         if state.suspended:
