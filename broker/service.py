@@ -139,11 +139,11 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             Lane(
                 name,
                 store,
-                refresher,
-                replay,
-                journal,
-                heart,
-                reads,
+                refresher=refresher,
+                replay=replay,
+                journal=journal,
+                heartbeat=heart,
+                read_activity=reads,
                 concurrency=refresh.concurrency,
                 lease_ms=lease_ms,
             )
@@ -247,7 +247,7 @@ async def _running(
             yield
         finally:
             ending.set()
-    await tally.tell()  # what the scheduler finished last
+    await tally.flush()  # what the scheduler finished last
 
 
 async def _supervised(run: Callable[[asyncio.Event], object], until: asyncio.Event) -> None:

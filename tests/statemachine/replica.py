@@ -191,11 +191,11 @@ class Replica:
             name: Lane(
                 name,
                 store,
-                refresher,
-                replay,
-                self.journal,
-                Heartbeat(name),
-                ReadActivity(),
+                refresher=refresher,
+                replay=replay,
+                journal=self.journal,
+                heartbeat=Heartbeat(name),
+                read_activity=ReadActivity(),
                 concurrency=8,
                 lease_ms=LEASE_MS,
             )
