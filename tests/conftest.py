@@ -32,8 +32,9 @@ from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
 from broker.process import logs
+from broker.process.signals import Signals
 from broker.sandbox import Authority, Sandbox
-from broker.service import Signals, serve
+from broker.service import serve
 from broker.settings import Log, Settings
 from broker.store.redis.embedded import find_server
 from tests.waiting import until
