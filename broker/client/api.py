@@ -77,7 +77,7 @@ class Wire:
     async def _ask(self, method: str, grant_id: str, what: str, headers: dict[str, str], wait: float) -> Token | None:
         key = self._place.key.reveal()
         try:
-            return await self._exchange(method, grant_id, what, headers, wait, key)
+            return await self._exchange(method, grant_id, what, headers, wait=wait, key=key)
         except errors.UnknownKey:
             if self._place.key.file is None:
                 raise
@@ -85,10 +85,10 @@ class Wire:
         await asyncio.to_thread(self._place.key.reread)
         if self._place.key.reveal() == key:
             raise errors.UnknownKey(f"the broker at {self._place.name} does not know the key in {self._place.key.file}")
-        return await self._exchange(method, grant_id, what, headers, wait, self._place.key.reveal())
+        return await self._exchange(method, grant_id, what, headers, wait=wait, key=self._place.key.reveal())
 
     async def _exchange(
-        self, method: str, grant_id: str, what: str, headers: dict[str, str], wait: float, key: str
+        self, method: str, grant_id: str, what: str, headers: dict[str, str], *, wait: float, key: str
     ) -> Token | None:
         url = f"{self._place.base}/v1/grants/{quote(grant_id)}/{what}"
         timeout = aiohttp.ClientTimeout(total=wait + _PATIENCE, sock_connect=_CONNECT)

@@ -100,7 +100,7 @@ async def open_desk(
         if settings.command:
             people.append(Command(runnable(settings.command), timeout))
         tellers = [
-            Sender(way, store, limits, events, metrics, Heartbeat(f"notices {way.name}"), timeout=timeout)
+            Sender(way, store, limits, events, metrics, heart=Heartbeat(f"notices {way.name}"), timeout=timeout)
             for way, events in [(way, settings.events) for way in people] + [(Subscribers(store), ["reauthorize_soon"])]
         ]
         for way in people:

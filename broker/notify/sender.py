@@ -52,8 +52,8 @@ class Sender:
         limits: Mapping[str, Limits],
         events: Collection[str],
         metrics: Metrics,
-        heart: Heartbeat,
         *,
+        heart: Heartbeat,
         timeout: float,
     ) -> None:
         """*timeout*: the most seconds that one notice takes."""
@@ -150,7 +150,7 @@ class Sender:
             if ours is None:
                 return True
             leased = ours
-        news = notice(told.id, look.tell, told.since, leased.subject, provider, condition)
+        news = notice(told.id, look.tell, told.since, leased.subject, provider=provider, condition=condition)
         line = log.bind(
             way=way,
             notice=news.id,

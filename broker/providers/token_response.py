@@ -112,7 +112,7 @@ def read(
             found = members.parse(body, whole=fault is None)
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
-    reply = _Reply(status, headers, found, dialect, now, tuple(sent))
+    reply = _Reply(status, headers, found, dialect, now=now, secrets=tuple(sent))
     if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 §15.3
         return _success(reply) if reply.found is not None else Unknown(flaw, _described(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None

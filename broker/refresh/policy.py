@@ -101,7 +101,7 @@ def hold_back(claim: Claim, dialect: Dialect, now: int) -> Postpone | None:
         return None
     return Postpone(
         claim,
-        outcome="unknown",
+        "unknown",
         code="open_attempt",
         detail="",
         due_at=at,
@@ -139,7 +139,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         # The refresh token may have rotated: keep that, and go on serving the access token held.
         return Commit(
             claim,
-            outcome="unusable",
+            "unusable",
             detail=answer.problem,
             token=None,
             refresh_token=answer.refresh_token,
@@ -172,7 +172,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
     )
     return Commit(
         claim,
-        outcome="unchanged" if unchanged else "refreshed",
+        "unchanged" if unchanged else "refreshed",
         detail="; ".join(answer.warnings) or None,
         token=token,
         refresh_token=answer.refresh_token,
@@ -188,7 +188,7 @@ def _again(claim: Claim, name: str, outcome: NotSent | Busy, now: int, draw: flo
     failures = claim.failures + 1
     return Postpone(
         claim,
-        outcome=name,
+        name,
         code=outcome.code,
         detail=outcome.detail,
         # A `Retry-After` is no part of it: that holds for the provider, until it is resumed (`not_before`).
@@ -208,7 +208,7 @@ def _unknown(claim: Claim, outcome: Unknown, dialect: Dialect, now: int, draw: f
     grace_runs_out = dialect.reuse_grace_ms is not None and dialect.reuse_grace_ms > 0
     return Postpone(
         claim,
-        outcome="unknown",
+        "unknown",
         code=outcome.code,
         detail=outcome.detail,
         due_at=at,

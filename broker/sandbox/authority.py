@@ -136,7 +136,7 @@ class Authority:
         """Return a fresh single-use code for what *user* has just allowed (RFC 6749 §4.1.2)."""
         code = secrets.token_urlsafe(24)
         dies_at = self.clock() + self.options.code_lifetime
-        self._codes[code] = Code(user, scope, redirect_uri, challenge, nonce, dies_at)
+        self._codes[code] = Code(user, scope, redirect_uri, challenge=challenge, nonce=nonce, dies_at=dies_at)
         self.note_secret(code)
         return code
 

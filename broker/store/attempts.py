@@ -101,7 +101,15 @@ def read(line: bytes) -> Attempt:
     decided, outcome, at, next_in, replica, error, description = line.decode("utf-8", "replace").split("\t", 6)
     at_ms = int(float(at)) * 1000
     next_at = at_ms + int(next_in) * 1000 if next_in else None
-    return Attempt(at_ms, replica, outcome, error, description, decided, next_at)
+    return Attempt(
+        at=at_ms,
+        replica=replica,
+        outcome=outcome,
+        error=error,
+        error_description=description,
+        decided=decided,
+        next_at=next_at,
+    )
 
 
 def remembered(step: Step, replica: str) -> str:
@@ -109,15 +117,15 @@ def remembered(step: Step, replica: str) -> str:
     at = step.claim.claimed_at
     match step:
         case Commit():
-            return entry(step.outcome, at, step.refresh_at, replica, "", step.detail or "")
+            return entry(step.outcome, at, step.refresh_at, replica, description=step.detail or "")
         case Postpone():
-            return entry(step.outcome, at, step.due_at, replica, step.code, step.detail)
+            return entry(step.outcome, at, step.due_at, replica, error=step.code, description=step.detail)
         case Park():
             detail = step.detail.removeprefix(step.code).removeprefix(": ") if step.code else step.detail
-            return entry(step.outcome, at, None, replica, step.code or step.reason, detail)
+            return entry(step.outcome, at, None, replica, error=step.code or step.reason, description=detail)
 
 
-def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str = "", description: str = "") -> str:
+def entry(outcome: str, at: int, next_at: int | None, replica: str, *, error: str = "", description: str = "") -> str:
     """An entry without what was decided; *at* and *next_at* are epoch ms."""
     second = at // 1000
     next_in = "" if next_at is None else max(0, next_at // 1000 - second)

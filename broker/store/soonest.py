@@ -77,7 +77,18 @@ class Soonest:
             expires_at, succeeded_at, granted_at, by = (None if raw is None else int(raw) for raw in times)
             next_at = int(place.at) if name in due and name not in leased else None
             dead = reason == _DEAD
-            found.append(Soon(name, place.provider, next_at, expires_at, succeeded_at, granted_at, by, dead))
+            found.append(
+                Soon(
+                    grant_id=name,
+                    provider=place.provider,
+                    next_at=next_at,
+                    expires_at=expires_at,
+                    succeeded_at=succeeded_at,
+                    granted_at=granted_at,
+                    reauthorize_by=by,
+                    dead=dead,
+                )
+            )
         return found
 
     async def parked(self, providers: Sequence[str], n: int) -> list[Parked]:

@@ -179,7 +179,8 @@ async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> Non
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])
 def test_an_entry_is_bounded(letter: str) -> None:
     """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""
-    slot = b"suspended\t" + entry("registration", 1, 10**12, "h" * 48 + ":123456", "e" * 64, letter * 300).encode()
+    words = entry("registration", 1, 10**12, "h" * 48 + ":123456", error="e" * 64, description=letter * 300)
+    slot = f"suspended\t{words}".encode()
     assert len(slot) <= 256
     attempt = read(slot)
     assert (attempt.outcome, attempt.error, attempt.decided) == ("registration", "e" * 64, "suspended")
