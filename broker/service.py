@@ -306,7 +306,7 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
     """Wait for Redis, adopt the journals of brokers that are gone, and warm the cache.
 
     Returns:
-        Whether the broker may run; False when it was told to stop first.
+        Whether the broker may run; False when it was stopped first.
     """
     store, health = base.store, broker.api.health
     if not await _identified(store, broker, stopping, base.settings.data_dir):
@@ -321,7 +321,7 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
 
 
 async def _identified(store: Store, broker: _Broker, stopping: asyncio.Event, data_dir: Path) -> bool:
-    """Wait for Redis and learn whose data it holds; return False when told to stop before it answered.
+    """Wait for Redis and learn whose data it holds; return False when stopped before it answered.
 
     *data_dir* remembers which store this broker knows: an empty server in its place is not a new beginning.
     """
@@ -349,7 +349,7 @@ async def _identified(store: Store, broker: _Broker, stopping: asyncio.Event, da
 
 
 async def _adopted(journal: Journal, store: Store, heartbeats: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
-    """Adopt the journals of brokers that are gone; the first claim replays them. Return False when told to stop."""
+    """Adopt the journals of brokers that are gone; the first claim replays them. Return False when stopped first."""
     adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
         for heartbeat in heartbeats:

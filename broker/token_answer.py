@@ -1,4 +1,4 @@
-"""The token answer as callers and subscribers read it: RFC 6749 §5.1 members at the top level, and our own.
+"""The token answer as callers and subscribers read it: the members of RFC 6749 §5.1 and this broker's, on one level.
 
 Times on the wire are epoch seconds, rounded down.
 """
@@ -19,14 +19,21 @@ Message = dict[str, Any]
 """A pub/sub message, but for the id of the store: the store puts that in when it publishes (`message_text`)."""
 _GRACE_MS = 10_000
 _NO_DATACLASSES = orjson.OPT_PASSTHROUGH_DATACLASS
-"""orjson would write one out by itself, and whatever secret stands in it."""
+"""Without it orjson would write out a dataclass by itself, and any secret in it."""
 
 
 def json_text(value: dict[str, Any], default: Callable[[Any], Any] | None = None) -> str:
-    """*value* as JSON, *default* of what JSON does not know: for what is written at every refresh.
+    """Return *value* as JSON, for what is written at every refresh.
 
     What orjson refuses (numbers of more than 64 bits, halves of surrogate pairs) is left to the standard library,
-    which is slower. NaN becomes null. Raises `TypeError` for anything else, a `Secret` above all.
+    which is slower. NaN becomes null.
+
+    Args:
+        value: The members.
+        default: Converts a value that JSON does not know.
+
+    Raises:
+        TypeError: a value that neither JSON nor *default* knows, a `Secret` above all.
     """
     try:
         return orjson.dumps(value, default, _NO_DATACLASSES).decode()
@@ -35,9 +42,11 @@ def json_text(value: dict[str, Any], default: Callable[[Any], Any] | None = None
 
 
 def json_value(data: bytes) -> Any:
-    """What *data* says, likewise; a number of more than 64 bits may come out rounded.
+    """Return the value of JSON text, read likewise; a number of more than 64 bits may come out rounded.
 
-    Raises `ValueError`, or `RecursionError` for what nests without end.
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
     """
     try:
         return orjson.loads(data)
@@ -55,7 +64,7 @@ def usable_ms(token: Token, now: int) -> int:
 
 
 def token_answer(token: Token, now: int) -> dict[str, Any]:
-    """The members of a token answer, `expires_in` counted from *now* (epoch ms).
+    """Return the members of a token answer, `expires_in` counted from *now* (epoch ms).
 
     `expires_at` is the same moment: libraries read it first.
     """

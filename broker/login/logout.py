@@ -1,4 +1,4 @@
-"""Logging out: revoke at the provider, then forget, and say which of the two happened."""
+"""Log out: revoke a grant at the provider, then forget it, and say which of the two happened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOLD_PAUSE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LoggedOut:
-    """What a log out did. The grant is forgotten here in any case."""
+    """What a logout did. The grant is forgotten here in any case."""
 
     revoked: bool
     detail: str
@@ -55,14 +55,17 @@ class Logout:
         self._lease_ms = lease_ms
 
     def needs_live_token(self, grant: Grant) -> bool:
-        """Whether the provider revokes only with an access token that lives (CameraManager's logout)."""
+        """Return whether the provider revokes only with an access token that lives (CameraManager's logout)."""
         endpoint = self._endpoints.get(grant.provider)
         return endpoint is not None and endpoint.dialect.logout_endpoint is not None
 
     async def log_out(self, grant_id: str) -> LoggedOut:
-        """Revoke and forget. The lease is held meanwhile, so no refresh replaces what is being revoked.
+        """Revoke and forget a grant. Its lease is held meanwhile, so no refresh replaces what is being revoked.
 
-        Raises `UnknownGrant`, `Conflict` while a refresh takes too long, `StoreUnavailable`.
+        Raises:
+            UnknownGrant: there is no such grant.
+            Conflict: a refresh takes too long, or somebody logged the grant in again meanwhile.
+            StoreUnavailable: Redis does not answer.
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
@@ -72,7 +75,7 @@ class Logout:
         return LoggedOut(revoked, detail)
 
     async def _forget(self, grant: Grant, detail: str) -> None:
-        """Forget what was revoked, and that alone; in our journal too, so that it does not come back from there."""
+        """Forget what was revoked, and only that; in the journal too, so that it does not come back from there."""
         store, grant_id = self._store, grant.grant_id
         revoked = message("revoked", grant_id, grant.provider, grant.generation)
         forgotten = await store.registry.forget(grant_id, revoked, up_to=grant.generation)
@@ -99,15 +102,14 @@ class Logout:
     async def _revoke(self, grant: Grant) -> tuple[bool, str]:
         endpoint = self._endpoints.get(grant.provider)
         if endpoint is None:
-            return False, f"provider {grant.provider!r} is no longer in the settings: only our side was forgotten"
+            return False, f"provider {grant.provider!r} is no longer in the settings: the grant was forgotten here only"
         held = await self._store.grants.refresh_token(grant.grant_id)
         if held is None:
-            return False, "none of our sealing keys opens its refresh token: only our side was forgotten"
+            return False, "none of the sealing keys opens its refresh token: the grant was forgotten here only"
         living = grant.token is not None and grant.token.remaining_ms(self._store.clock()) > 0
         if self.needs_live_token(grant) and not living:
-            return (
-                False,
-                "no live access token could be had, which the provider's logout needs: only our side was forgotten",
+            return False, (
+                "there is no live access token, which the provider's logout needs: the grant was forgotten here only"
             )
         revocation = await revoke(
             endpoint,
@@ -122,4 +124,4 @@ class Logout:
             if revocation.result == "not_supported"
             else f"{revocation.code} {revocation.detail}".strip()
         )
-        return False, f"the provider did not revoke ({why}): only our side was forgotten"
+        return False, f"the provider did not revoke ({why}): the grant was forgotten here only"

@@ -1,4 +1,4 @@
-"""Admitting what a login brought: from the answer of a code exchange to a registered grant that is served."""
+"""Record what a login brought: from the answer of a code exchange to a registered grant that is served."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _PATIENCE = 20.0
-"""Seconds for which a browser is kept waiting while Redis does not answer; the journal keeps the rest."""
+"""Seconds for which a browser waits while Redis does not answer; after that the journal alone has the login."""
 _PAUSE = 0.3
 
 
@@ -60,10 +60,12 @@ class LoginRecorder:
         self._scheduler = scheduler
         self._notice = notice
 
-    async def admit(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
+    async def record(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
         """Register a grant under *grant_id* with what *answer* brought; one that was there is replaced.
 
-        Raises `ProviderRefused` when there is no refresh token to keep it alive with, `StoreUnavailable`.
+        Raises:
+            ProviderRefused: there is no refresh token to keep the grant alive with.
+            StoreUnavailable: Redis did not confirm it in time.
         """
         if answer.refresh_token is None:
             raise ProviderRefused(
@@ -76,10 +78,11 @@ class LoginRecorder:
         while True:
             try:
                 seen = await self._store.registry.generation(grant_id)
-                # It was registered, and the reply was lost. It may have been refreshed since: ours is spent then.
+                # It was registered, and the reply was lost. It may have been refreshed since: then this refresh token
+                # is spent.
                 if unsure and seen is not None and (seen.provider, seen.granted_at) == (dialect.name, token.issued_at):
                     break
-                if seen is not None and seen.generation >= token.generation:  # a clock behind the one before
+                if seen is not None and seen.generation >= token.generation:  # this clock is behind the one before
                     token = replace(token, generation=seen.generation + 1)
                     login, entry = await self._journaled(token, refresh_token, dialect, followed=seen.generation)
                 if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
@@ -97,7 +100,7 @@ class LoginRecorder:
         return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
     def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> Token:
-        """The token of an answer; one that cannot be served is one that has expired, to be refreshed at once."""
+        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once."""
         now = self._store.clock()
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
         if answer.access_token is None:
@@ -133,7 +136,7 @@ class LoginRecorder:
 
 
 def missing_scope(scope: str | None) -> str:
-    """The scope that is probably missing when no refresh token came back."""
+    """Say which scope is probably missing when no refresh token came back."""
     asked = (scope or "").split()
     if "openid" in asked and "offline_access" not in asked:
         return 'add "offline_access" to the provider\'s scope'
@@ -142,4 +145,4 @@ def missing_scope(scope: str | None) -> str:
             'the scope is probably missing (often "offline_access"; Google wants '
             'authorization_params = { access_type = "offline", prompt = "consent" })'
         )
-    return "allow refresh tokens (offline access) for our client at the provider"
+    return "allow refresh tokens (offline access) for this client at the provider"

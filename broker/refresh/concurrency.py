@@ -1,12 +1,12 @@
 """Limit concurrent requests to one provider adaptively (AIMD), and decide how many of them begin together.
 
 A server that fails above a handful of parallel requests fails most of a wide burst, and each failed request may have
-redeemed a token whose answer nobody heard. So a failure halves the limit, several in a row reduce it to one, and it
+redeemed a token whose answer is lost. So a failure halves the limit, several in a row reduce it to one, and it
 grows again as requests succeed: by one for each up to where it went wrong, then ever more slowly (as TCP does).
 
 Responses to a batch arrive together, and then its slots are empty while all of them are dealt with; in smaller
 batches, one is dealt with while the others are under way. Every claim has its price, too: where a server answers at
-once, requests wait for this process's CPU, and a slot for nobody.
+once, requests wait for this process's CPU, and a free slot is worth nothing.
 
 Pure: no clock. `began` and `now` are given, in seconds of one and the same clock.
 """

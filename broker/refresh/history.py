@@ -33,7 +33,7 @@ class HistoryRecorder:
         self._counts[key] = (refreshed + good, failed + (not good))
 
     async def run(self, until: asyncio.Event) -> None:
-        """Add the counts to the store now and then, until told to end."""
+        """Add the counts to the store every few seconds, until *until* is set."""
         while not until.is_set():
             await self.step(until)
 

@@ -43,7 +43,7 @@ BACKOFF_EXPIRED = 30_000
 REPLAY_MARGIN = 30_000
 """How long before its token's end an attempt of unknown outcome is replayed; a tenth of a shorter life."""
 FAILING_AFTER = 3
-"""Failures in a row after which subscribers are told."""
+"""Failures in a row after which a message is published."""
 
 
 def plan(answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> tuple[int, int]:

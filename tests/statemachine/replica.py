@@ -202,7 +202,7 @@ class Replica:
             for name in endpoints
         }
         self._endpoints = endpoints
-        self._admission = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        self._login_recorder = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler([]), notice=False)
         self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
@@ -229,11 +229,11 @@ class Replica:
             await self.claim(provider, 0)
 
     async def log_in(self, grant: str, provider: str, body: dict[str, Any]) -> None:
-        """What a browser's login brought is admitted."""
+        """What a browser's login brought is recorded."""
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
         read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)
-        await self._do(self._admission.admit(grant, read.answer, endpoint.dialect))
+        await self._do(self._login_recorder.record(grant, read.answer, endpoint.dialect))
 
     async def log_out(self, grant: str) -> None:
         """Revoke and forget."""

@@ -17,7 +17,8 @@ from broker.api import audit
 from broker.api.app import API, caller_of, grant_id_of, json_answer, json_body, status_of
 from broker.api.routes import shapes
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
-from broker.login.login import AlreadyUsed, read_query
+from broker.login.login import AlreadyUsed
+from broker.login.redirect import read_query
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
 

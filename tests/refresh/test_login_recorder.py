@@ -49,12 +49,12 @@ async def test_a_lost_reply_registers_no_second_time(
             await store.identify()
         journal = await Journal.open(tmp_path / "journal", sealer, ours.clock)
         cache = Cache(10)
-        admission = LoginRecorder(ours, journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        recorder = LoginRecorder(ours, journal, cache=cache, scheduler=Scheduler([]), notice=False)
         await redis.script_load(scripts.REGISTER.text)
         proxy.drop_reply(scripts.REGISTER)
         # Without an access token that can be served it is due at once.
         answer = TokenResponse(None, Secret("r1"), "Bearer", None, None, None, {}, problem="unusable")
-        admitting = asyncio.create_task(admission.admit("g1", answer, dialect))
+        recording = asyncio.create_task(recorder.record("g1", answer, dialect))
         await until(lambda: redis.exists("broker:{0}:grant:g1"))
         if refreshed:
             (claim,) = await until(lambda: claimed(other, 1, "acme"))
@@ -62,8 +62,8 @@ async def test_a_lost_reply_registers_no_second_time(
                 0
             ] == "committed"
         generation = await redis.hget("broker:{0}:grant:g1", "generation")
-        admitted = await asyncio.wait_for(admitting, 10)
-        assert admitted.grant_id == "g1"
+        logged_in = await asyncio.wait_for(recording, 10)
+        assert logged_in.grant_id == "g1"
         assert await redis.hget("broker:{0}:grant:g1", "generation") == generation
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         for entry in journal.entries():
