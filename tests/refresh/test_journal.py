@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def texts(journal: Journal) -> list[str]:
-    """What a journal would tell."""
+    """The texts that a replay of this journal would send."""
     return [entry.text for entry in journal.entries()]
 
 
@@ -43,7 +43,7 @@ class Now:
 
 
 async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) -> None:
-    """What a replica that is gone wrote is taken over by the next, and cannot be read without the key."""
+    """The next replica adopts what a replica that is gone wrote; nobody reads it without the key."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await asyncio.gather(*(journal.append(f"g{n}", f"refresh-token-{n}") for n in range(100)))
     await journal.close()
@@ -60,7 +60,7 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
 
 
 async def test_an_heir_that_ends_too_leaves_all_lives_to_the_next(tmp_path: Path, sealer: Sealer) -> None:
-    """However many end before they have done what is to be done about those before them, none is forgotten."""
+    """Replicas that end before they dealt with the ones before them leave all of those lives to the next."""
     lives: list[str] = []
     for number in range(4):
         heir = await heir_of(tmp_path, sealer, Now())
@@ -95,7 +95,7 @@ async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -
 
 
 async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> None:
-    """At whatever byte a crash cut the file, every whole line before is read."""
+    """Every whole line is read, at whatever byte a crash cut the file."""
     journal = await Journal.open(tmp_path, sealer, Now())
     for text in ("one", "two", "three"):
         await journal.append(text, text)
@@ -138,7 +138,7 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
 
 
 async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: Path, sealer: Sealer) -> None:
-    """A file where the journal's directory should be is said in words."""
+    """A file where the journal's directory should be is an error in words."""
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidSettings, match="journal"):
         await Journal.open(tmp_path / "file", sealer, Now())
@@ -183,8 +183,8 @@ async def test_sigkill_loses_nothing_that_was_confirmed(tmp_path: Path, sealer: 
             left.unlink()
 
 
-async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -> None:
-    """Of one grant only the last entry is told, so the journal grows with grants, not with refreshes."""
+async def test_the_last_entry_of_a_grant_counts(tmp_path: Path, sealer: Sealer) -> None:
+    """Only the last entry of a grant is replayed, so the journal grows with grants, not with refreshes."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     for number in range(2000):
@@ -197,8 +197,8 @@ async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -
     await journal.close()
 
 
-async def test_a_file_written_anew_has_every_grant(tmp_path: Path, sealer: Sealer) -> None:
-    """It is written in another thread while entries are replaced: none is missing from it at any moment."""
+async def test_a_rewritten_file_has_every_grant(tmp_path: Path, sealer: Sealer) -> None:
+    """Another thread rewrites the file while entries are replaced: none is missing from it at any moment."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("g", "first")
     over, seen = threading.Event(), set()
@@ -221,8 +221,8 @@ async def test_a_file_written_anew_has_every_grant(tmp_path: Path, sealer: Seale
     await journal.close()
 
 
-async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, sealer: Sealer) -> None:
-    """An entry that was refused gives way to what was known before it, in memory and for an heir."""
+async def test_an_entry_that_the_store_refused_is_retracted(tmp_path: Path, sealer: Sealer) -> None:
+    """A refused entry gives way to what was known before it, in memory and for whoever adopts the file."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     await journal.append("g1", "login")
@@ -238,7 +238,7 @@ async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, seale
 
 
 async def test_wrong_keys_destroy_nothing(tmp_path: Path, sealer: Sealer) -> None:
-    """A file that our keys do not open stays, and is read by whoever has the right ones."""
+    """A file that no key opens stays, and a replica with the right keys reads it."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("g1", "answer")
     await journal.close()
@@ -251,8 +251,8 @@ async def test_wrong_keys_destroy_nothing(tmp_path: Path, sealer: Sealer) -> Non
     await heir.close()
 
 
-async def test_the_later_word_counts_whatever_the_clock_says(tmp_path: Path, sealer: Sealer) -> None:
-    """With the clock set back between two entries of a grant, the one appended later is the one that is kept."""
+async def test_the_later_entry_counts_whatever_the_clock_says(tmp_path: Path, sealer: Sealer) -> None:
+    """If the clock is set back between two entries of a grant, the one that was appended later is kept."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     await journal.append("g1", "a day ahead")

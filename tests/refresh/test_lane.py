@@ -31,7 +31,7 @@ NAMES = [f"g{number}" for number in range(40)]
 
 
 async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
-    """Make all due and give the most that one claim took; *expired*: none of them has a living token any more."""
+    """Make all grants due and return the most that one claim took; *expired*: their tokens have expired."""
     before = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in NAMES]
     if expired:
         for name in NAMES:
@@ -77,15 +77,15 @@ async def test_a_claim_fills_a_part_of_a_lane(
 async def test_refreshing_ahead_of_time_gives_way_to_callers(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis
 ) -> None:
-    """While somebody reads, grants whose tokens live are claimed one by one."""
+    """While callers read, grants whose tokens live are claimed one by one."""
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         async with asking(broker):
             assert await most_at_once(redis) == 1
 
 
-async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Callers wait for a token where none is valid: there the lane is as quick as it can be."""
+async def test_expired_grants_do_not_give_way(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Grants without a valid token are claimed in whole batches, whoever reads meanwhile: callers wait for them."""
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         async with asking(broker):
@@ -114,7 +114,7 @@ def test_what_is_late_is_urgent(due: int, expires: int | None, wanted: bool) -> 
 async def test_no_more_is_requested_than_can_be_recorded(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While answers wait for the store, a lane asks for a bounded number of others; then it goes on to the last."""
+    """While answers wait for the store, a lane sends a bounded number of requests; then it refreshes all others."""
     monkeypatch.setattr("broker.refresh.scheduler.MOST_COMMITTING", 3)
     commit, taken, gone_on = Recorder.commit, asyncio.Event(), asyncio.Event()
     gone_on.set()

@@ -25,20 +25,20 @@ TIMEOUT = 1.0
 
 @pytest.mark.parametrize("left", [-1.0, 0.02, 0.5, 0.95])
 async def test_nothing_is_sent_without_time_for_its_answer(sandbox: Sandbox, left: float) -> None:
-    """A request whose answer could come after the lease is not sent: its token would be spent and nobody would hear."""
-    outcome = await _asked(sandbox, left)
+    """A request whose answer could come after the lease is not sent: its token would be spent, its answer lost."""
+    outcome = await _requested(sandbox, left)
     assert isinstance(outcome, NotSent)
     assert outcome.code == "too_late"
     assert sandbox.rotating.token_requests == []
 
 
 async def test_with_time_for_a_whole_request_it_is_sent(sandbox: Sandbox) -> None:
-    """With the request's whole time left before the margin, the provider is asked."""
-    assert isinstance(await _asked(sandbox, TIMEOUT + 2), Answered)
+    """With the request's whole time left before the margin, it is sent."""
+    assert isinstance(await _requested(sandbox, TIMEOUT + 2), Answered)
 
 
-async def _asked(sandbox: Sandbox, left: float) -> Any:
-    """What asking comes to with *left* seconds until the margin before the lease's end."""
+async def _requested(sandbox: Sandbox, left: float) -> Any:
+    """The outcome of a request with *left* seconds until the margin before the lease's end."""
     sandbox.rotating.options.latency = 0.05
     token = sandbox.rotating.issue().refresh_token or ""
     provider = Provider(**provider_settings(sandbox)["acme"])

@@ -1,4 +1,4 @@
-"""What is said again to a store, in which order, and that whoever waits for it lives."""
+"""What a replay sends, in which order, and that loops which wait for it signal their heartbeats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def replaying(url: str, folder: Path) -> AsyncIterator[tuple[Store, Journal, Replay]]:
-    """A store, a journal and what tells the one of the other."""
+    """A store, a journal, and the replay between them."""
     sealer = Sealer(parse_sealing_keys(new_sealing_key()))
     async with open_store(RedisSettings(url=url), sealer, data_dir=folder) as store:
         await store.identify()
@@ -53,10 +53,10 @@ def forgotten(store: Store, grant: str) -> str:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-async def test_what_may_be_lost_is_said_first(
+async def test_what_may_be_lost_is_replayed_first(
     shared_redis: RedisServer, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_once: bool
 ) -> None:
-    """A failover loses the newest: others claim again when the fence opens, told by us or not."""
+    """A failover loses the newest entries: they come first, since others claim again when the fence opens."""
     del redis
     monkeypatch.setattr(replay_module, "_AT_ONCE", 1)
     async with replaying(shared_redis.url, tmp_path) as (store, journal, replay):
@@ -79,10 +79,10 @@ async def test_what_may_be_lost_is_said_first(
 
 
 @pytest.mark.parametrize("how", ["fence", "unrecorded", "everything"])
-async def test_who_waits_for_another_to_tell_lives(
+async def test_lanes_signal_while_another_replays(
     shared_redis: RedisServer, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """However long one lane's replay takes, both go on beating; a cancelled wait takes no turn away."""
+    """However long one lane's replay takes, both lanes signal; a cancelled wait takes no turn away."""
     del redis
     monkeypatch.setattr(replay_module, "_SIGNAL_EVERY", 0.02)
     monkeypatch.setattr(replay_module, "_AT_ONCE", 1)
@@ -98,12 +98,12 @@ async def test_who_waits_for_another_to_tell_lives(
         monkeypatch.setattr(type(store.registry), "forget", lambda _, *args, **options: slow(*args, **options))
         heartbeats = {who: Counting(who) for who in ("first", "second", "cancelled")}
 
-        async def tell(who: str) -> None:
+        async def replayed(who: str) -> None:
             await (replay.fence(1, heartbeats[who]) if how == "fence" else getattr(replay, how)(heartbeats[who]))
 
-        first = asyncio.create_task(tell("first"))
+        first = asyncio.create_task(replayed("first"))
         await asyncio.sleep(0.05)
-        second, cancelled = asyncio.create_task(tell("second")), asyncio.create_task(tell("cancelled"))
+        second, cancelled = asyncio.create_task(replayed("second")), asyncio.create_task(replayed("cancelled"))
         await asyncio.sleep(0.05)
         cancelled.cancel()
         await asyncio.wait_for(first, 10)

@@ -127,8 +127,8 @@ class Replica:
     ) -> None:
         self.name = name
         self.up = False
-        self.told = False
-        """Whether the store has heard it out since it was started, mended, or the store went back."""
+        self.replayed = False
+        """Whether it replayed its journal since it was started, mended, or the store went back."""
         self.line: Line
         self.store: Store
         self.journal: Journal
@@ -167,7 +167,7 @@ class Replica:
             self._wire()
         finally:
             OWNER.reset(token)
-        self.up, self.told = True, False
+        self.up, self.replayed = True, False
 
     def _wire(self) -> None:
         http, store = cast("Any", self._link), self.store
@@ -206,8 +206,8 @@ class Replica:
         self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
-        """It ends where it stands: nothing of it runs on, its file is let go of, its connections close."""
-        self.up = self.told = False
+        """End it where it stands: none of its tasks runs on, its file is unlocked, its connections close."""
+        self.up = self.replayed = False
         mine = [task for task in asyncio.all_tasks() if _owners.get(task) == self.name]
         for task in mine:
             task.cancel()
@@ -216,20 +216,20 @@ class Replica:
         await self._stack.aclose()
 
     async def claim(self, provider: str, n: int) -> None:
-        """One step of a lane with *n* slots free; 0: it only hears and tells. Refreshes that begin go on."""
+        """One step of a lane with *n* slots free; 0: it claims nothing, but replays. Refreshes that begin go on."""
         await self._do(self.lanes[provider]._claim(n, cast("Any", self._tasks)))
         if self.connected and self.lanes[provider]._store_lost is False:
-            self.told = True
+            self.replayed = True
         await self.rest()
 
     async def step(self) -> None:
-        """What every lane does all the time: a lost reply or a fence takes it a second claim."""
+        """Step every lane twice: a lost reply or a fence takes a second claim."""
         for provider in self.lanes:
             await self.claim(provider, 0)
             await self.claim(provider, 0)
 
     async def log_in(self, grant: str, provider: str, body: dict[str, Any]) -> None:
-        """What a browser's login brought is recorded."""
+        """Record what a browser's login brought."""
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
         read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)
@@ -250,7 +250,7 @@ class Replica:
         return task.result() if task.done() else None
 
     async def respond(self, request: Request, kind: str) -> None:
-        """Have *request*, one of ours, answered, and wait for what comes of it."""
+        """Have *request*, one of this replica's, answered, and wait for what comes of it."""
         before, held_up = self._tasks.under_way(), self._held_up()
         request.server.respond(request, kind)
         if self.cut:  # what came is in the journal by the time that the store is to be told

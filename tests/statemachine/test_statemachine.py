@@ -1,4 +1,4 @@
-"""Grants, every outcome, every point to die at: whatever the order, nothing that reached us is lost or redeemed twice.
+"""Grants, every outcome, every point to crash at: no answer that was received is lost, no token redeemed twice.
 
 `BROKER_TEST_MACHINE=2000` runs so many examples, each one new.
 """
@@ -77,7 +77,7 @@ class Machine(World, RuleBasedStateMachine):
             self.doom(replica, "register", fate)
             self.run(replica.log_in(grant, provider, body))
             self.expected[grant], self.heard_by[grant] = family.id, name
-            self.bury()
+            self.end_the_dead()
         elif replica.connected and self.run(self.states())[grant] in (["due"], ["parked"]):
             self.run(replica.log_out(grant))
             self.expected[grant], self.heard_by[grant] = None, name
@@ -110,7 +110,7 @@ class Machine(World, RuleBasedStateMachine):
                 self.doom(replica, "claim", fate)
             before = self.requests
             self.run(replica.claim(held.provider, n))
-            self.bury()
+            self.end_the_dead()
             assert not (rash := self.run(self.rash(before))), rash
 
     @precondition(lambda self: self.requests)
@@ -123,7 +123,7 @@ class Machine(World, RuleBasedStateMachine):
             for verb in ("commit", "postpone", "park"):
                 self.doom(replica, verb, fate)
         self.run(replica.respond(request, kind))
-        self.bury()
+        self.end_the_dead()
 
     @precondition(lambda self: not set(self.flying) & set(self.requests))
     @rule(many=st.integers(1, 4))
@@ -154,7 +154,7 @@ class Machine(World, RuleBasedStateMachine):
             self.run(self.killed(replica, redeemed=how != "dies"))
         elif replica.connected:
             replica.line.mended.clear()
-            replica.told = False
+            replica.replayed = False
 
     # What time does: the data is moved, not the clock ---------------------------------------------------
 
@@ -183,7 +183,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_redeemed_twice(self) -> None:
-        """A server has seen no token again whose successor we had, and no token twice at once."""
+        """A server has seen no token again whose successor was received, and no token twice at once."""
         for server in getattr(self, "servers", {}).values():
             assert not server.faults, server.faults
 
@@ -197,7 +197,7 @@ class Machine(World, RuleBasedStateMachine):
 
     @invariant()
     def what_is_stored_lives(self) -> None:
-        """The stored refresh token is its server's live one, unless nobody within reach heard of that one."""
+        """The stored refresh token is its server's live one, unless no replica within reach received that one."""
         if not hasattr(self, "truth"):
             return
         if wrong := self.run(self.wrong()):

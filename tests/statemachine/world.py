@@ -27,7 +27,7 @@ ANYTHING = "anything"
 
 
 class World:
-    """All of it. *truth* is a store of our own on the replicas' server, to look and to move data with."""
+    """All of it. *truth* is the test's own store on the replicas' server, to look and to move data with."""
 
     server: ClassVar[RedisServer]
     runner: ClassVar[asyncio.Runner]
@@ -86,7 +86,7 @@ class World:
         return self.runner.run(work)
 
     def reachable(self) -> frozenset[str]:
-        return frozenset(name for name, replica in self.replicas.items() if replica.connected and replica.told)
+        return frozenset(name for name, replica in self.replicas.items() if replica.connected and replica.replayed)
 
     @property
     def requests(self) -> list[Request]:
@@ -140,7 +140,7 @@ class World:
         await call("HSET", self.truth.keys.epoch, "run_id", "0" * 40)
         self.flying = self.requests
         for replica in self.replicas.values():
-            replica.told = False
+            replica.replayed = False
         for grant in set(before) | set(self.expected):
             by = self.heard_by.get(grant)
             if before.get(grant) != self.expected.get(grant) and not (by and self.replicas[by].connected):
@@ -207,7 +207,7 @@ class World:
         if fate:
             replica.line.fates[verb, fate["when"]] = fate["fate"]
 
-    def bury(self) -> None:
+    def end_the_dead(self) -> None:
         for replica in self.replicas.values():
             if replica.up:
                 if replica.line.died.is_set():
