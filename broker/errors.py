@@ -1,17 +1,17 @@
-"""Errors, named by what whoever meets them must do.
+"""Exceptions of the daemon; `api` maps each to a status.
 
-Messages hold codes, statuses and ids, never a body or a token. `api` turns each into a status by one table.
+Messages hold codes, statuses and ids, never a body or a token.
 """
 
 from __future__ import annotations
 
 
 class BrokerError(Exception):
-    """Base of all. `code` is the wire's `error`; the message is its `error_description`."""
+    """Base of all exceptions here. `code` is the wire's `error`; the message is its `error_description`."""
 
     code = "server_error"
     retry_after: float | None = None
-    """Seconds after which asking again helps, where that is known."""
+    """Seconds after which another request may succeed, if that is known."""
 
     def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -21,7 +21,7 @@ class BrokerError(Exception):
 
 
 class InvalidSettings(BrokerError):
-    """The settings are wrong: exit 78. Each finding is one line that says what, where and the way out."""
+    """The settings are wrong: exit 78. Each finding is one line: what is wrong, where, and how to mend it."""
 
     code = "invalid_settings"
 
@@ -31,41 +31,41 @@ class InvalidSettings(BrokerError):
 
 
 class InvalidRequest(BrokerError):
-    """The request is wrong and will be again (400)."""
+    """The request is wrong, and fails again if it is repeated (400)."""
 
     code = "invalid_request"
 
 
 class UnknownKey(BrokerError):
-    """No key, or one nobody knows (401)."""
+    """There is no key, or no caller has it (401)."""
 
     code = "invalid_token"
 
 
 class NotAllowed(BrokerError):
-    """A known caller without the right (403)."""
+    """The caller is known, but lacks the right (403)."""
 
     code = "access_denied"
 
 
 class UnknownGrant(BrokerError):
-    """No such grant, said only to who may know (404)."""
+    """There is no such grant; only callers with the right to it are told so (404)."""
 
     code = "not_found"
 
 
 class Conflict(BrokerError):
-    """Something else holds what the request wants (409)."""
+    """Something else holds what the request needs (409)."""
 
     code = "conflict"
 
 
 class ReauthorizationRequired(BrokerError):
-    """The grant is dead and nothing valid is left: a person must log in (409)."""
+    """The provider no longer accepts the grant, and no valid token is left: a person must log in (409)."""
 
     code = "reauthorization_required"
     login_url: str | None = None
-    """The status page at this grant, where a browser can open it."""
+    """The status page at this grant, if a browser can open it."""
 
 
 class TooFresh(BrokerError):
@@ -75,19 +75,19 @@ class TooFresh(BrokerError):
 
 
 class TokenUnavailable(BrokerError):
-    """No token can be had right now (503)."""
+    """There is no token to serve right now (503)."""
 
     code = "token_unavailable"
 
 
 class StoreUnavailable(TokenUnavailable):
-    """Redis cannot be reached, is loading, or refuses: nothing is known, nothing was decided."""
+    """Redis cannot be reached, is loading, or refuses: whether a call ran is not known (503)."""
 
     code = "store_unavailable"
 
 
 class WrongStore(StoreUnavailable):
-    """Redis answers, but it is not the store we have seen before, or keys do not open it."""
+    """Redis answers, but holds another store than this broker knows (503)."""
 
     code = "not_our_store"
 
@@ -99,6 +99,6 @@ class ProviderUnavailable(BrokerError):
 
 
 class ProviderRefused(BrokerError):
-    """The provider refused a code exchange (502): the message says what it said, bounded and escaped."""
+    """The provider refused a code exchange (502); the message quotes its response, bounded and escaped."""
 
     code = "provider_refused"

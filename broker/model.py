@@ -1,9 +1,9 @@
-"""The words of the house as data: grants, tokens, claims, and what a token request came to.
+"""The daemon's data: grants, tokens, claims, and what a token request came to.
 
 Pure: no I/O, no clock. Points in time are epoch milliseconds (`…_at`); durations are milliseconds (`…_ms`).
 
-Nobody changes any of it. What is made anew for every token request is `slotted`: the type checker sees to that, where
-Python's own frozen dataclass would take more than twice as long to make.
+Nothing here is changed once it is made. What is made anew for every token request is `slotted`, which only the type
+checker holds to that: Python's own frozen dataclass takes more than twice as long to make.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GRANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""A grant id, and a provider's name: `fullmatch` it."""
+"""What a grant id, and a provider's name, must match as a whole (`fullmatch`)."""
 
 State = Literal["due", "leased", "parked"]
 Event = Literal[
@@ -36,12 +36,16 @@ Event = Literal[
 NoticeEvent = Literal[
     "reauthorization_required", "reauthorize_soon", "refresh_failing", "provider_suspended", "recovered"
 ]
-"""What people are told of, by webhook or command."""
+"""What people are notified of, by webhook or command."""
+
+
+OldToken = Literal["survives", "dies"]
+"""What a refresh does to the access token before it: the values of the setting `old_token`."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def slotted(cls: type[T]) -> type[T]:
-    """A dataclass that only the type checker knows to be frozen. Values can be compared, not hashed."""
+    """Make a dataclass that only the type checker takes for frozen. Its values can be compared, not hashed."""
     return dataclass(slots=True)(cls)
 
 
@@ -58,17 +62,24 @@ class Token:
     issued_at: int
     expires_at: int
     refresh_at: int
+    usable_until: int
+    """Until when callers may plan with it: to its end, or to the planned refresh where that ends it earlier."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """Every other member the provider sent (`httpsBaseUrl`), `id_token` and `refresh_token` never among them."""
 
     def remaining_ms(self, now: int) -> int:
-        """Life left at *now*, never more than the token's whole life: a clock set back adds none."""
+        """Return the life left at *now*, never more than the token's whole life: a clock set back adds none."""
         return min(self.expires_at - now, self.expires_at - self.issued_at)
+
+
+def usable_until(expires_at: int, refresh_at: int, old_token: OldToken) -> int:
+    """Return until when callers may plan with a token: to its end, or to the refresh that ends it earlier."""
+    return min(expires_at, refresh_at) if old_token == "dies" else expires_at
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the store knows of a grant, secrets aside. `token` is absent until the first refresh."""
+    """What the store knows of a grant, except its refresh token. `token` is absent until the first refresh."""
 
     grant_id: str
     provider: str
@@ -77,32 +88,32 @@ class Grant:
     granted_at: int
     reauthorize_by: int | None
     refresh_at: int
-    """As planned when its token came; a listing has the time that it is due by now."""
+    """As planned when its token came; in a listing, the time at which it is due now."""
     failures: int
-    """Token requests in a row that brought nothing."""
+    """Failed token requests in a row."""
     reason: str | None
     """Why it is parked; None while it is not."""
     last_outcome: str | None
     last_detail: str | None
     last_at: int | None
     unreadable: bool = False
-    """None of our keys opens its token."""
+    """None of the sealing keys opens its token."""
 
     @property
     def parked(self) -> bool:
-        """Whether it waits for a person or a probe."""
+        """Whether it is not refreshed until a person or a probe takes it up."""
         return self.reason is not None
 
 
 @slotted
 class Claim:
-    """A grant leased to us for one token request."""
+    """A grant leased to this replica for one token request."""
 
     grant_id: str
     provider: str
     generation: int
     attempt: str
-    """The id of this token request: its commit may be repeated, another's is refused."""
+    """The id of this token request: its commit may be repeated, that of another attempt is refused."""
     refresh_token: Secret
     access_token: Secret | None
     scope: str | None
@@ -111,7 +122,7 @@ class Claim:
     granted_at: int
     failures: int
     unknown_at: int | None
-    """When a token request with this very refresh token went out whose answer nobody saw."""
+    """When a token request with this refresh token was sent whose answer is unknown."""
     due_at: int
     claimed_at: int
     lease_ends: float
@@ -120,9 +131,9 @@ class Claim:
 
 @slotted
 class TokenResponse:
-    """A successful answer of a token endpoint (RFC 6749 §5.1), read leniently.
+    """A successful response of a token endpoint (RFC 6749 §5.1), read leniently.
 
-    `access_token` is None when it could not be used (`problem` says why) although the answer carried a refresh
+    `access_token` is None when it could not be used (`problem` says why) although the response carried a refresh
     token that must not be lost.
     """
 
@@ -140,7 +151,7 @@ class TokenResponse:
 
 @slotted
 class Answered:
-    """2xx with something to keep. Whether *refreshed* or *unchanged* shows against the token held."""
+    """2xx with something to keep. Whether it is *refreshed* or *unchanged* depends on the token held."""
 
     answer: TokenResponse
 
@@ -164,7 +175,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Sent, and nobody knows whether the refresh token was redeemed."""
+    """Sent, but whether the refresh token was redeemed is not known."""
 
     code: str
     detail: str = ""
@@ -172,7 +183,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class InvalidGrant:
-    """The server says the refresh token is no longer good."""
+    """The server no longer accepts the refresh token (RFC 6749 §5.2)."""
 
     code: str
     detail: str = ""
@@ -180,7 +191,7 @@ class InvalidGrant:
 
 @dataclass(frozen=True, slots=True)
 class InvalidClient:
-    """The server refuses *us*: client id or secret, not this grant."""
+    """The server refuses the client, by its id or secret, and not this grant (RFC 6749 §5.2)."""
 
     code: str
     detail: str = ""
@@ -188,7 +199,7 @@ class InvalidClient:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Any other refusal: sent exactly once, then a person looks."""
+    """Any other refusal: sent exactly once, then a person decides."""
 
     code: str
     detail: str = ""
@@ -199,15 +210,15 @@ Outcome = Answered | NotSent | Busy | Unknown | InvalidGrant | InvalidClient | R
 
 @slotted
 class Commit:
-    """Keep what an answer brought. With the generation claimed, it is the same access token as before."""
+    """Keep what a response brought. A token of the generation claimed is the same access token as before."""
 
     claim: Claim
     outcome: str
     detail: str | None
     token: Token | None
-    """What is served from now on; None: nothing changes but the refresh token and the due time."""
+    """What is served from now on; None: only the refresh token and the due time change."""
     refresh_token: Secret | None
-    """None: the answer carried none, the old one stays."""
+    """None: the response carried none, the old one stays."""
     refresh_at: int
     reauthorize_by: int | None
     failures: int
@@ -222,7 +233,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Postpone:
-    """Nothing came of it; try again at `due_at`."""
+    """The attempt failed; try again at `due_at`."""
 
     claim: Claim
     outcome: str
@@ -234,14 +245,14 @@ class Postpone:
     lane: Literal["", "ailing", "suspended"] = ""
     not_before: int = 0
     failing: bool = False
-    """Whether this failure is the one to tell subscribers about."""
+    """Whether this failure is the one that is published to subscribers."""
     asked: bool = True
-    """False: no token request was made, only the time of one was put off."""
+    """False: no token request was made, it was only postponed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Refused: ask no more until a person or a retry says so."""
+    """Refused: make no more requests until a person or a retry asks for one."""
 
     claim: Claim
     outcome: str
@@ -249,7 +260,7 @@ class Park:
     detail: str
     event: Event
     code: str = ""
-    """What the server called it, where that is not the reason."""
+    """The server's error code, where that is not the reason."""
 
 
 Step = Commit | Postpone | Park

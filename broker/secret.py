@@ -1,7 +1,7 @@
-"""What must not be seen, and how it is sealed at rest.
+"""Keep secrets out of sight in memory, and seal them at rest.
 
-Owns `Secret` (tokens in memory) and `Sealer` (tokens in Redis and in files). Knows nothing of grants beyond
-their ids and of where keys come from beyond their text.
+Owns `Secret` (tokens in memory) and `Sealer` (tokens in Redis and in files). Knows nothing of grants but their ids,
+and of keys only their text, not where they come from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEY_PREFIX = "tbk_"
 _KEY_ID_BYTES = 4
 _NONCE_BYTES = 12
 _NONCES_AT_ONCE = 256
-"""Nonces drawn together, by one system call."""
+"""How many nonces one system call draws."""
 
 
 class Secret:
@@ -39,11 +39,11 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself: only for the wire and for sealing."""
+        """Return the text itself: only for the wire and for sealing."""
         return self._text
 
     def fingerprint(self) -> str:
-        """A hash by which two holders of the same text can be told, without the text (32 hex digits)."""
+        """Return a hash (32 hex digits) that shows whether two hold the same text, without showing the text."""
         return hashlib.sha256(b"token-broker fingerprint\0" + self._text.encode("utf-8", "surrogatepass")).hexdigest()[
             :32
         ]
@@ -73,13 +73,13 @@ class Secret:
 
 
 class CannotOpen(Exception):
-    """A sealed value that none of the keys opens: written with another key, or altered."""
+    """None of the keys opens a sealed value: it was sealed with another key, or altered."""
 
 
 class Sealer:
-    """AES-256-GCM with the first key to seal and every key to open.
+    """Seals with the first key and opens with every key, by AES-256-GCM.
 
-    A sealed value is key id (4 bytes), nonce (12), ciphertext and tag. The context (for a grant: its id and
+    A sealed value is the key's id (4 bytes), a nonce (12), ciphertext and tag. The context (for a grant: its id and
     the field's name) is authenticated with it, so a value copied to another grant or field does not open.
     """
 
@@ -107,11 +107,19 @@ class Sealer:
         return sealed[:_KEY_ID_BYTES] == self._first
 
     def reseal(self, sealed: bytes, *context: str) -> bytes:
-        """The same sealed with the first key; raises `CannotOpen`."""
+        """Return *sealed* as the first key seals it.
+
+        Raises:
+            CannotOpen: no key opens it, in this *context*.
+        """
         return sealed if self.is_current(sealed) else self.seal(self.open(sealed, *context), *context)
 
     def open(self, sealed: bytes, *context: str) -> str:
-        """Open what `seal` made with the same *context*; raises `CannotOpen`."""
+        """Return the text that `seal` was given, with the same *context*.
+
+        Raises:
+            CannotOpen: no key opens it, it belongs to another context, or it was altered.
+        """
         key = self._keys.get(sealed[:_KEY_ID_BYTES])
         if key is None:
             raise CannotOpen("sealed with a key that is not in the key file")
@@ -124,11 +132,11 @@ class Sealer:
 
 
 _nonces: deque[bytes] = deque()
-os.register_at_fork(after_in_child=_nonces.clear)  # two processes must never seal with the same one
+os.register_at_fork(after_in_child=_nonces.clear)  # two processes must never seal with the same nonce
 
 
 def _nonce() -> bytes:
-    """Random bytes that nothing else is sealed with. From any thread: a deque gives each away once."""
+    """Return random bytes that nothing else is sealed with. Any thread may call it: a deque gives each away once."""
     while True:
         try:
             return _nonces.pop()
@@ -138,14 +146,15 @@ def _nonce() -> bytes:
 
 
 def new_sealing_key() -> str:
-    """A new sealing key as its line in the key file: `tbk_` and 256 random bits, base64url."""
+    """Return a new sealing key as its line in the key file: `tbk_` and 256 random bits, base64url."""
     return KEY_PREFIX + base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
 
 
 def parse_sealing_keys(text: str) -> list[bytes]:
-    """The keys of a key file, first the one that seals. Blank lines and `#` comments are passed over.
+    """Return the keys of a key file, first the one that seals. Blank lines and `#` comments are skipped.
 
-    Raises `ValueError` with the line's number, never its content.
+    Raises:
+        ValueError: a line is no key. It names the line's number, never its content.
     """
     keys = []
     for number, raw in enumerate(text.splitlines(), 1):
@@ -165,10 +174,10 @@ def parse_sealing_keys(text: str) -> list[bytes]:
 
 
 def new_caller_key() -> str:
-    """A new caller key: 256 random bits in `[A-Za-z0-9_-]`, so no client's encoding can alter it."""
+    """Return a new caller key: 256 random bits in `[A-Za-z0-9_-]`, so that no client's encoding alters it."""
     return secrets.token_urlsafe(32)
 
 
 def key_digest(key: str) -> str:
-    """A caller key as it is kept: SHA-256, hex."""
+    """Return a caller key as it is kept: SHA-256, hex."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,20 +1,17 @@
 """The whole daemon, wired: read this first.
 
-Opens the store, the HTTP client and the listeners, then runs loops beside them: the scheduler (the write path), the
-follower (the read path's memory), the tally (the providers' history) and the notifier (notices to people). A loop that
-ends unexpectedly ends the process.
+`serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
+read path and the API on them, and then runs four loops beside the listeners: the scheduler (the write path), the
+follower (it keeps the read path's cache current), the history (counts for the status page) and the notifier (notices
+to people). A loop that ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import gc
-import re
-import signal
-import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,7 +25,7 @@ from broker.api.health import Health
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
-from broker.errors import InvalidSettings, StoreUnavailable
+from broker.errors import InvalidSettings
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.login import Login
@@ -36,76 +33,108 @@ from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.notify import Limits, open_notifier
 from broker.process import logs
-from broker.process.data_dir import known_store, prepare, redis_password, remember_store, sealing_keys
+from broker.process.data_dir import prepare, redis_password, sealing_keys
+from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
-from broker.process.tasks import finishing
-from broker.providers import Dialect, Endpoint, dies_at, open_http
+from broker.process.tasks import finishing, supervised
+from broker.providers import Dialect, Endpoint, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
+from broker.read.cache import any_of
 from broker.refresh.history import HistoryRecorder
-from broker.refresh.recorder import SETTLE_LIMIT, Recorder
+from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
+from broker.startup import adopt, identify
 from broker.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from broker.notify import Notifier
+    from broker.process.signals import Signals
     from broker.settings import Settings
     from broker.store import Store
 
 log = structlog.get_logger()
-_IDENTIFY_PAUSE = 0.5
-GC_AFTER = 10_000
-"""Objects that are made and not yet gone before cycles are looked for: a burst of refreshes makes few, and by the
-default of 700 every seventh refresh would pay for a look."""
 _CLOSING = 15.0
-"""Seconds a stop may take on top: calls to Redis that time out, and an embedded store's last write."""
-
-
-@dataclass(slots=True)
-class Signals:
-    """How the process is told to end, and to read its settings again."""
-
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    hurried: bool = False
-    """Ctrl-C on a terminal: nobody needs a drain delay there."""
-    of_process: bool = True
-    """Whether the process's signals are ours to take: not so where a broker is a guest in another program."""
-
-    def listen(self, reload: Callable[[], None]) -> None:
-        """Take SIGTERM and SIGINT as the word to stop, SIGHUP as the word to reload."""
-        if not self.of_process:
-            return
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
-        loop.add_signal_handler(signal.SIGINT, self.interrupt)
-        loop.add_signal_handler(signal.SIGHUP, reload)
-
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self.hurried = sys.stdin is not None and sys.stdin.isatty()
-        self.stopping.set()
+"""Seconds that a stop may take on top: calls to Redis that time out, and an embedded store's last write."""
 
 
 async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Settings] | None = None) -> None:
-    """Run a broker until *signals* say stop. Raises `InvalidSettings`, or an `ExceptionGroup` when a loop died."""
-    refresh, stopping = settings.refresh, signals.stopping
-    supervisor = Systemd.from_environment() if signals.of_process else Systemd()
-    prepare(settings.data_dir, locking=refresh.journal or settings.redis.url.startswith("embedded:"))
+    """Run a broker until *signals* say stop.
+
+    Args:
+        settings: Everything that is configured.
+        signals: Stop the broker and make it read its settings again.
+        reload: Reads the settings as they are now; None: they are never read again.
+
+    Raises:
+        InvalidSettings: the broker cannot run with these settings.
+        ExceptionGroup: a loop died.
+    """
+    systemd = Systemd.from_environment() if signals.of_process else Systemd()
+    prepare(settings.data_dir, locking=settings.refresh.journal or settings.redis.url.startswith("embedded:"))
+    async with _open(settings) as base:
+        broker = _build(base, signals.stopping)
+        health = broker.api.health
+        signals.listen(lambda: _reload(reload, broker.api, systemd))
+        async with (
+            finishing(settings.refresh.request_timeout.total_seconds() + RECORD_LIMIT),
+            listening(broker.api) as addresses,
+            systemd.watching(lambda: health.stopping or health.alive, health.summary),
+        ):
+            log.info(
+                "broker.listening",
+                addresses=addresses,
+                data_dir=str(settings.data_dir),
+                max_connections=broker.api.connections.limit,
+            )
+            if not await _started(broker, base, signals.stopping):
+                return
+            systemd.ready(health.summary())
+            async with _running(broker, signals.stopping):
+                await signals.stopping.wait()
+                health.stopping = True
+                log.info("broker.stopping")
+                systemd.stopping(health.summary(), stop_limit(settings) + _CLOSING)
+                if not signals.hurried:
+                    await asyncio.sleep(settings.http.drain_delay.total_seconds())
+    log.info("broker.stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What everything else is built on: opened first, closed last."""
+
+    settings: Settings
+    callers: Callers
+    metrics: Metrics
+    store: Store
+    endpoints: Mapping[str, Endpoint]
+    journal: Journal | None
+    notifier: Notifier
+    cache: Cache
+    connections: Connections
+    read_activity: ReadActivity
+
+
+@asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator[_Base]:
+    """Open the store, the HTTP client, the journal and the notifier; none of them waits for Redis."""
+    refresh = settings.refresh
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics(settings.providers)
-    timeout = refresh.request_timeout.total_seconds()
-    lease_ms = int(refresh.lease.total_seconds() * 1000)
-    notice = settings.pubsub.publish == "notice"
-
+    connections = Connections.from_settings(settings.http, metrics)
+    dialects = {
+        name: Dialect.from_settings(name, provider, refresh.window) for name, provider in settings.providers.items()
+    }
+    limits = {name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for name, dialect in dialects.items()}
     async with (
         open_store(
             settings.redis,
@@ -113,157 +142,33 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
             data_dir=settings.data_dir,
             password=redis_password(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
+            old_tokens={name: dialect.old_token for name, dialect in dialects.items()},
         ) as store,
-        open_http(timeout) as http,
-        _journal(settings, sealer, store) as journal,
-        open_notifier(settings.notify, store, _limits(settings), metrics) as notifier,
+        open_http(refresh.request_timeout.total_seconds()) as http,
+        _open_journal(settings, sealer, store) as journal,
+        open_notifier(settings.notify, store, limits, metrics) as notifier,
     ):
         endpoints = {
             name: Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
             for name, provider in settings.providers.items()
         }
-        dialects = {name: endpoint.dialect for name, endpoint in endpoints.items()}
-        connections = Connections.from_settings(settings.http, metrics)
-        cache = Cache(settings.cache.max_entries, warm=_any_of(settings.cache.warm), max_waiting=connections.may_wait)
-        settler = Recorder(store, journal, dies_at(dialects), notice=notice, stopping=stopping)
-        hearts = [Heartbeat(f"lane {name}") for name in endpoints]
-        listening_heart, pulse = Heartbeat("follower"), Heartbeat("history")
-        tally = HistoryRecorder(store, pulse)
-        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=timeout)
-        replay, reads = Replay(store, journal), ReadActivity()
-        scheduler = Scheduler(
-            Lane(
-                name,
-                store,
-                refresher,
-                replay,
-                journal,
-                heart,
-                reads,
-                concurrency=refresh.concurrency,
-                lease_ms=lease_ms,
-            )
-            for name, heart in zip(endpoints, hearts, strict=True)
-        )
-        hearts += [listening_heart, pulse, *notifier.heartbeats]
-        follower = Follower(
-            store, cache, metrics, listening_heart, namespace=settings.redis.namespace, report=notifier.check_soon
-        )
-        reader = Reader(
-            store,
-            cache,
-            dies_at(dialects),
-            scheduler.wake,
-            metrics,
-            public_url=settings.http.public_url,
-            page_url=settings.status_page_url,
-            min_interval_ms=int(refresh.min_interval.total_seconds() * 1000),
-            report_budget=refresh.report_budget,
-        )
-        health = Health(
-            store=store,
-            journal=journal,
-            cache=cache,
-            connections=connections,
-            heartbeats=hearts,
-            providers=list(endpoints),
-        )
-        admission = LoginRecorder(store, journal, cache.put, scheduler.wake, notice=notice)
-        login = Login(store, endpoints, admission, redirect_uri=settings.redirect_uri, request_timeout=timeout)
-        logout = Logout(store, endpoints, journal, cache.evict, request_timeout=timeout, lease_ms=lease_ms)
-        api = Context(
+        warm = any_of(settings.cache.warm)
+        yield _Base(
             settings=settings,
-            store=store,
-            reader=reader,
-            endpoints=endpoints,
-            login=login,
-            logout=logout,
             callers=callers,
-            hosts=Hosts(settings.http),
-            responses=CachedResponses(store.clock, dies_at(dialects)),
-            health=health,
             metrics=metrics,
-            scheduler=scheduler,
+            store=store,
+            endpoints=endpoints,
+            journal=journal,
             notifier=notifier,
-            exposition=Exposition(
-                store=store,
-                journal=journal,
-                cache=cache,
-                metrics=metrics,
-                connections=connections,
-                notifier=notifier,
-                providers=list(endpoints),
-                max_grants=settings.metrics.max_grants,
-            ),
+            cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
             connections=connections,
-            read_activity=reads,
+            read_activity=ReadActivity(),
         )
 
-        signals.listen(lambda: _reload(reload, api, supervisor))
-        async with (
-            finishing(timeout + SETTLE_LIMIT),
-            listening(api) as addresses,
-            supervisor.watching(lambda: health.stopping or health.alive, health.summary),
-        ):
-            log.info(
-                "broker.listening",
-                addresses=addresses,
-                data_dir=str(settings.data_dir),
-                max_connections=connections.limit,
-            )
-            if not await _identified(store, health, hearts, stopping, settings.data_dir):
-                return
-            if journal is not None and not await _adopted(journal, store, hearts, stopping):
-                return
-            await follower.warm()
-            health.started = True
-            _collect_less()
-            log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(endpoints))
-            supervisor.ready(health.summary())
-            async with _running(scheduler, follower, tally, notifier, stopping):
-                await stopping.wait()
-                health.stopping = True
-                log.info("broker.stopping")
-                supervisor.stopping(health.summary(), stop_limit(settings) + _CLOSING)
-                if not signals.hurried:
-                    await asyncio.sleep(settings.http.drain_delay.total_seconds())
-    log.info("broker.stopped")
-
-
-def _collect_less() -> None:
-    gc.collect()
-    gc.freeze()  # what was made so far lives as long as the process: no collection need look at it again
-    gc.set_threshold(GC_AFTER)
-
 
 @asynccontextmanager
-async def _running(
-    scheduler: Scheduler, follower: Follower, tally: HistoryRecorder, notifier: Notifier, stopping: asyncio.Event
-) -> AsyncIterator[None]:
-    """The loops, as long as the body lasts: the scheduler drains when *stopping*, the others go on to the end."""
-    ending = asyncio.Event()
-    async with asyncio.TaskGroup() as loops:
-        loops.create_task(_supervised(scheduler.run, stopping), name="scheduler")
-        loops.create_task(_supervised(follower.run, ending), name="follower")
-        loops.create_task(_supervised(tally.run, ending), name="history")
-        loops.create_task(_supervised(notifier.run, stopping), name="notices")
-        try:
-            yield
-        finally:
-            ending.set()
-    await tally.tell()  # what the scheduler finished last
-
-
-async def _supervised(run: Callable[[asyncio.Event], object], until: asyncio.Event) -> None:
-    """Run a loop; that it returns before it was told to is as much a fault as that it raises."""
-    await run(until)  # type: ignore[misc]
-    if not until.is_set():
-        msg = f"{run.__qualname__} ended although nobody told it to"
-        raise RuntimeError(msg)
-
-
-@asynccontextmanager
-async def _journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIterator[Journal | None]:
+async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIterator[Journal | None]:
     if not settings.refresh.journal:
         log.warning(
             "journal.off", hint="an answer that Redis loses is lost: refresh.journal = true writes it down first"
@@ -277,54 +182,186 @@ async def _journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIte
         await journal.close()
 
 
-async def _identified(
-    store: Store, health: Health, hearts: Sequence[Heartbeat], stopping: asyncio.Event, data_dir: Path
-) -> bool:
-    """Wait for Redis and learn whose data it holds; False when told to stop before it answered.
+@dataclass(frozen=True, slots=True)
+class _Broker:
+    """What runs: the four loops, their heartbeats, and what requests reach."""
 
-    *data_dir* remembers which store this broker knows: an empty server in its place is not a new beginning.
+    scheduler: Scheduler
+    follower: Follower
+    history: HistoryRecorder
+    notifier: Notifier
+    heartbeats: Sequence[Heartbeat]
+    api: Context
+
+
+def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
+    """Build the write path, the read path and the API."""
+    lanes = {name: Heartbeat(f"lane {name}") for name in base.endpoints}
+    of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
+    heartbeats = [*lanes.values(), of_follower, of_history, *base.notifier.heartbeats]
+    history = HistoryRecorder(base.store, of_history)
+    scheduler = _build_scheduler(base, history, lanes, stopping)
+    follower = Follower(
+        base.store,
+        base.cache,
+        base.metrics,
+        of_follower,
+        namespace=base.settings.redis.namespace,
+        report=base.notifier.check_soon,
+    )
+    api = _build_api(base, scheduler, heartbeats)
+    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, api=api)
+
+
+def _build_scheduler(
+    base: _Base, history: HistoryRecorder, heartbeats: Mapping[str, Heartbeat], stopping: asyncio.Event
+) -> Scheduler:
+    """Build the write path: a lane for each provider, and what they share."""
+    refresh = base.settings.refresh
+    refresher = Refresher(
+        base.store,
+        base.endpoints,
+        cache=base.cache,
+        recorder=Recorder(base.store, base.journal, notice=base.settings.pubsub.publish == "notice", stopping=stopping),
+        history=history,
+        metrics=base.metrics,
+        request_timeout=refresh.request_timeout.total_seconds(),
+    )
+    replay = Replay(base.store, base.journal)
+    return Scheduler(
+        Lane(
+            name,
+            base.store,
+            refresher=refresher,
+            replay=replay,
+            journal=base.journal,
+            heartbeat=heartbeat,
+            read_activity=base.read_activity,
+            concurrency=refresh.concurrency,
+            lease_ms=_ms(refresh.lease),
+        )
+        for name, heartbeat in heartbeats.items()
+    )
+
+
+def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat]) -> Context:
+    """Build what requests reach."""
+    settings, store, cache, providers = base.settings, base.store, base.cache, list(base.endpoints)
+    return Context(
+        settings=settings,
+        store=store,
+        reader=_build_reader(base, scheduler),
+        endpoints=base.endpoints,
+        login=_build_login(base, scheduler),
+        logout=_build_logout(base),
+        callers=base.callers,
+        hosts=Hosts(settings.http),
+        responses=CachedResponses(store.clock),
+        health=Health(
+            store=store,
+            journal=base.journal,
+            cache=cache,
+            connections=base.connections,
+            heartbeats=heartbeats,
+            providers=providers,
+        ),
+        metrics=base.metrics,
+        scheduler=scheduler,
+        notifier=base.notifier,
+        exposition=Exposition(
+            store=store,
+            journal=base.journal,
+            cache=cache,
+            metrics=base.metrics,
+            connections=base.connections,
+            notifier=base.notifier,
+            providers=providers,
+            max_grants=settings.metrics.max_grants,
+        ),
+        connections=base.connections,
+        read_activity=base.read_activity,
+    )
+
+
+def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
+    return Reader(
+        base.store,
+        base.cache,
+        scheduler,
+        base.metrics,
+        public_url=base.settings.http.public_url,
+        page_url=base.settings.status_page_url,
+        min_interval_ms=_ms(base.settings.refresh.min_interval),
+        report_budget=base.settings.refresh.report_budget,
+    )
+
+
+def _build_login(base: _Base, scheduler: Scheduler) -> Login:
+    return Login(
+        base.store,
+        base.endpoints,
+        LoginRecorder(
+            base.store,
+            base.journal,
+            cache=base.cache,
+            scheduler=scheduler,
+            notice=base.settings.pubsub.publish == "notice",
+        ),
+        redirect_uri=base.settings.redirect_uri,
+        request_timeout=base.settings.refresh.request_timeout.total_seconds(),
+    )
+
+
+def _build_logout(base: _Base) -> Logout:
+    timeout, lease_ms = base.settings.refresh.request_timeout.total_seconds(), _ms(base.settings.refresh.lease)
+    return Logout(base.store, base.endpoints, base.journal, base.cache, request_timeout=timeout, lease_ms=lease_ms)
+
+
+def _ms(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
+
+
+async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> bool:
+    """Wait for Redis, adopt the journals of brokers that are gone, and warm the cache.
+
+    Returns:
+        Whether the broker may run; False when it was stopped first.
     """
-    told = False
-    known = known_store(data_dir)
-    while not stopping.is_set():
-        for heart in hearts:
-            heart.signal()
+    store, health = base.store, broker.api.health
+    if not await identify(store, health, broker.heartbeats, stopping=stopping, data_dir=base.settings.data_dir):
+        return False
+    if base.journal is not None and not await adopt(base.journal, store, broker.heartbeats, stopping):
+        return False
+    await broker.follower.warm()
+    health.started = True
+    collect_less()
+    log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(base.endpoints))
+    return True
+
+
+@asynccontextmanager
+async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Run the loops as long as the body lasts. The scheduler drains when *stopping*; the others run to the end."""
+    ending = asyncio.Event()
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(supervised(broker.scheduler.run, stopping), name="scheduler")
+        loops.create_task(supervised(broker.follower.run, ending), name="follower")
+        loops.create_task(supervised(broker.history.run, ending), name="history")
+        loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
         try:
-            await store.identify(known)
-            if known is None:
-                remember_store(data_dir, store.store_id)
-        except StoreUnavailable as error:
-            health.waiting = str(error)
-            if not told:
-                log.error("store.waiting", error=str(error), hint="start Redis or mend redis.url; waiting for it")
-            told = True
-        else:
-            return True
-        try:
-            await asyncio.wait_for(stopping.wait(), _IDENTIFY_PAUSE)
-        except TimeoutError:
-            pass
-    return False
+            yield
+        finally:
+            ending.set()
+    await broker.history.flush()  # what the scheduler finished last
 
 
-async def _adopted(journal: Journal, store: Store, hearts: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
-    """Take over the journals of brokers that are gone; the first claim has them replayed. False when told to stop."""
-    adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
-    while not (await asyncio.wait({adopting}, timeout=_IDENTIFY_PAUSE))[0] and not stopping.is_set():
-        for heart in hearts:
-            heart.signal()
-    if adopting.done():
-        adopting.result()
-    return adopting.done()
-
-
-def _reload(reload: Callable[[], Settings] | None, api: Context, supervisor: Systemd) -> None:
+def _reload(reload: Callable[[], Settings] | None, api: Context, systemd: Systemd) -> None:
     """Take over callers and log level from the settings as they are now; everything else needs a restart."""
     if reload is None:
         return
     running = api.health.started and not api.health.stopping
     if running:
-        supervisor.reloading()
+        systemd.reloading()
     try:
         settings = reload()
         api.callers.replace(Callers.load(settings.callers, settings.data_dir))
@@ -334,21 +371,9 @@ def _reload(reload: Callable[[], Settings] | None, api: Context, supervisor: Sys
     else:
         log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
     if running:
-        supervisor.ready(api.health.summary())
+        systemd.ready(api.health.summary())
 
 
 def stop_limit(settings: Settings) -> float:
-    """Seconds from SIGTERM until the last answer is written down and the listeners are closed, at most."""
-    return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + SETTLE_LIMIT + SHUTDOWN
-
-
-def _limits(settings: Settings) -> dict[str, Limits]:
-    dialects = [Dialect.from_settings(name, provider) for name, provider in settings.providers.items()]
-    return {dialect.name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for dialect in dialects}
-
-
-def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
-    if not patterns:
-        return lambda _: False
-    match = re.compile("|".join(fnmatch.translate(p) for p in patterns)).fullmatch
-    return lambda grant_id: match(grant_id) is not None
+    """Return the seconds from SIGTERM until the last answer is recorded and the listeners are closed, at most."""
+    return (settings.http.drain_delay + settings.refresh.request_timeout).total_seconds() + RECORD_LIMIT + SHUTDOWN

@@ -28,8 +28,9 @@ from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
 from broker.process import logs
+from broker.process.signals import Signals
 from broker.sandbox import Authority, Sandbox
-from broker.service import Signals, serve
+from broker.service import serve
 from broker.settings import Log, Settings
 from tests.ports import free_port
 from tests.redis_server import RedisServer, running_redis

@@ -53,23 +53,20 @@ class _Entry(NamedTuple):
 class CachedResponses:
     """The four caches, one for each kind of frequent response."""
 
-    def __init__(self, clock: Callable[[], int], dies: Callable[[str], bool]) -> None:
-        """*clock* gives epoch ms; *dies* says of a provider whether its refresh kills the old token."""
-        self.token = ResponseCache(clock, dies, token_content)
-        self.not_modified = ResponseCache(clock, dies, not_modified_content)
-        self.authorization = ResponseCache(clock, dies, authorization_content)
-        self.client_credentials = ResponseCache(clock, dies, client_credentials_content)
+    def __init__(self, clock: Callable[[], int]) -> None:
+        """*clock* gives epoch ms."""
+        self.token = ResponseCache(clock, token_content)
+        self.not_modified = ResponseCache(clock, not_modified_content)
+        self.authorization = ResponseCache(clock, authorization_content)
+        self.client_credentials = ResponseCache(clock, client_credentials_content)
 
 
 class ResponseCache:
     """The last response of one kind for each token, at most `_MAX_ENTRIES` of them."""
 
-    def __init__(
-        self, clock: Callable[[], int], dies: Callable[[str], bool], content: Callable[[Token, dict[str, Any]], Content]
-    ) -> None:
+    def __init__(self, clock: Callable[[], int], content: Callable[[Token, dict[str, Any]], Content]) -> None:
         """*content* makes the response of a token and the members of its token answer."""
         self._clock = clock
-        self._dies = dies
         self._content = content
         self._entries: dict[str | tuple[str, float], _Entry] = {}
 
@@ -94,11 +91,10 @@ class ResponseCache:
         return entry.raw
 
     def _make(self, token: Token, now: int, wait: float | None) -> _Entry:
-        dies = self._dies(token.provider)
-        status, headers, body = self._content(token, token_answer(token, now, dies=dies))
+        status, headers, body = self._content(token, token_answer(token, now))
         content = Content(status, {**headers, **applied_preference(wait)}, body)
         # `expires_in` counts down as soon as the current second of the remaining life has passed.
-        good_until = now + usable_ms(token, now, dies=dies) % 1000 + 1
+        good_until = now + usable_ms(token, now) % 1000 + 1
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
         return _Entry(token, now, good_until, content, RawResponse(content))

@@ -115,7 +115,7 @@ class Exposition:
                 for state in states
             ],
             truncated=grants > self._max_grants,
-            journal_entries=self._journal.unsettled if self._journal else 0,
+            journal_entries=self._journal.unrecorded if self._journal else 0,
             risks=frozenset(self._risks()),
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),

@@ -147,7 +147,7 @@ class Health:
         if self._journal.fault:
             detail = f"{self._journal.fault}: make room in data_dir; until then only expired tokens are refreshed"
             return self._check("journal", detail, ok=False)
-        return self._check("journal", f"writes; {self._journal.unsettled} responses not yet stored in Redis", ok=True)
+        return self._check("journal", f"writes; {self._journal.unrecorded} responses not yet stored in Redis", ok=True)
 
     def _check_provider(self, state: ProviderState) -> Check:
         if state.suspended:

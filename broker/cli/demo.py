@@ -22,10 +22,10 @@ from broker.cli.http import Broker, broker_at
 from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.run import run_loop
 from broker.errors import BrokerError, InvalidSettings
+from broker.process.signals import Signals
 
 if TYPE_CHECKING:
     from broker.sandbox import Authority, Sandbox
-    from broker.service import Signals
 
 _GRANTS = {"demo-cameras": "cameramanager", "demo-een": "een", "demo-oidc": "acme"}
 _EVERY = 0.25
@@ -99,7 +99,7 @@ async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None
         settings = settings_file.load(path)
         with (directory / "broker.log").open("w", encoding="utf-8") as file:
             logs.set_up(settings.log, file)
-            signals = service.Signals()
+            signals = Signals()
             signals.hurried = True
             try:
                 async with asyncio.TaskGroup() as group:

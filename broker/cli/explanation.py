@@ -162,10 +162,10 @@ def _dead(seen: _Seen) -> Explained:
         f"({seen.said}).",
         f"Nothing: no broker asks for it any more. {seen.token} {then}",
         seen.grant["expires_at"] if seen.living else None,
-        "log in again, under the same id; if the provider has taken back what it said (a disabled user), "
+        person="log in again, under the same id; if the provider has taken back what it said (a disabled user), "
         f"`{seen.retry}` asks once more",
-        seen.login,
-        LOG_IN,
+        command=seen.login,
+        exit_code=LOG_IN,
     )
 
 
@@ -175,9 +175,9 @@ def _rejected(seen: _Seen) -> Explained:
         "parked.",
         f"Nothing: no broker asks for it until somebody takes it up. {seen.token}",
         seen.grant["expires_at"] if seen.living else None,
-        "mend what the provider complains of (scope, settings of the provider), and take the grant up",
-        seen.retry,
-        FAILED,
+        person="mend what the provider complains of (scope, settings of the provider), and take the grant up",
+        command=seen.retry,
+        exit_code=FAILED,
     )
 
 
@@ -187,9 +187,9 @@ def _no_provider(seen: _Seen) -> Explained:
         f"The provider {name} of grant {seen.name} is not in the settings of the broker that answered.",
         f"Nothing, unless another broker has it in its settings. {seen.token}",
         seen.grant["expires_at"] if seen.living else None,
-        f"add [providers.{name}] to the settings and restart, or log the grant in at another provider",
-        f"token-broker login {seen.name} --provider PROVIDER",
-        FAILED,
+        person=f"add [providers.{name}] to the settings and restart, or log the grant in at another provider",
+        command=f"token-broker login {seen.name} --provider PROVIDER",
+        exit_code=FAILED,
     )
 
 
@@ -235,9 +235,9 @@ def _suspended(seen: _Seen) -> Explained:
         why,
         f"One grant is tried {when}; the first success takes up all. {seen.token}",
         probe,
-        person,
-        f"token-broker retry --provider {name}",
-        FAILED,
+        person=person,
+        command=f"token-broker retry --provider {name}",
+        exit_code=FAILED,
     )
 
 
@@ -267,9 +267,9 @@ def _unknown(seen: _Seen) -> Explained:
         why,
         f"{again}{how}. If it was spent, a login is needed then. {seen.token}",
         at,
-        "nothing; to be on the safe side, log in again before that",
-        seen.login,
-        seen.heals,
+        person="nothing; to be on the safe side, log in again before that",
+        command=seen.login,
+        exit_code=seen.heals,
     )
 
 
@@ -311,7 +311,9 @@ def _planned(seen: _Seen) -> Explained:
     if by and by - seen.now < SOON:
         person, command = f"log in again by {seen.at(by)}: then the provider ends this grant", seen.login
     alive = f"Grant {seen.name} is alive." if seen.living else f"Grant {seen.name} waits for a token."
-    return Explained(f"{alive} {seen.token}", _tried(seen, at, "refreshed"), at, person, command, seen.heals)
+    return Explained(
+        f"{alive} {seen.token}", _tried(seen, at, "refreshed"), at, person, command=command, exit_code=seen.heals
+    )
 
 
 def _tried(seen: _Seen, at: int | None, what: str = "tried again") -> str:

@@ -53,11 +53,11 @@ def login(
     key_file: KeyFile = None,
 ) -> None:
     """Log in once; from then on the broker keeps the grant alive. Logging in again revives a dead grant."""
-    run(_login(grant, provider, paste, config, url, key_file))
+    run(_login(grant, provider, config, url, key_file, paste=paste))
 
 
 async def _login(
-    grant: str, provider: str, paste: bool, config: Path | None, url: str | None, key_file: Path | None
+    grant: str, provider: str, config: Path | None, url: str | None, key_file: Path | None, *, paste: bool
 ) -> None:
     async with broker_at(config, url, key_file) as broker:
         before = None if paste else await _granted_at(broker, grant)

@@ -22,12 +22,13 @@ def run_broker(config: Config = None) -> None:
     """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads callers and log level."""
     from broker import service
     from broker.process import logs
+    from broker.process.signals import Signals
 
     settings = load(config)
     logs.set_up(settings.log)
     path = config_path(config)
     _raise_file_limit()
-    run_loop(service.serve(settings, service.Signals(), reload=lambda: load(path)))
+    run_loop(service.serve(settings, Signals(), reload=lambda: load(path)))
 
 
 _FILES = 65_536

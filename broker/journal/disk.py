@@ -1,7 +1,7 @@
-"""A disk that is written to one thing at a time, in a thread of its own, and that may not answer for minutes.
+"""A disk that is written to by one thread of its own, one piece of work at a time, and that may hang for minutes.
 
-The threads that everybody shares also resolve names: with name servers that do not answer, all of them are busy. And
-whatever waits for such a thread at the end of the process waits as long as the disk does; this one is left behind.
+The event loop's shared threads also resolve names: with name servers that do not answer, all of them are busy. And at
+the end of the process whatever waits for a shared thread waits as long as the disk does; this thread is left behind.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """Where the loop never waits; *stalls* is told when something has taken longer than it may."""
+    """Runs blocking work in its thread. The event loop never waits there."""
 
-    def __init__(self, stalls: Callable[[], None]) -> None:
+    def __init__(self, on_stall: Callable[[], None]) -> None:
+        """*on_stall* is called when a piece of work has taken longer than its limit."""
         self.stalled = False
-        """What is under way has taken longer than it may."""
-        self._stalls = stalls
+        """What is under way has taken longer than its limit."""
+        self._on_stall = on_stall
         self._turn = asyncio.Lock()
         self._orders: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -35,7 +36,12 @@ class Disk:
         return self._turn.locked()
 
     async def do(self, work: Callable[[], None], limit: float) -> None:
-        """Do *work* after what came before; it should take *limit* seconds at most. Raises what *work* raises."""
+        """Do *work* after what came before; it should take *limit* seconds at most.
+
+        Raises:
+            OSError: the disk was closed before the work began.
+            Exception: whatever *work* raises.
+        """
         async with self._turn:
             if self._closed:
                 raise OSError(errno.ESHUTDOWN, "not written: the process ended first")
@@ -53,7 +59,7 @@ class Disk:
 
     def _took_too_long(self) -> None:
         self.stalled = True
-        self._stalls()
+        self._on_stall()
 
     def _serve(self) -> None:
         while (order := self._orders.get()) is not None:
@@ -61,7 +67,7 @@ class Disk:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except BaseException as error:  # noqa: BLE001 - it is whoever asked for it who must hear
+                except BaseException as error:  # noqa: BLE001 - the caller of `do` must get it
                     future.set_exception(error)
 
     def close(self) -> None:

@@ -1,21 +1,17 @@
 """The journal: what an answer brought is on this replica's own disk before anybody relies on Redis.
 
-One append-only file per replica, each line sealed, each append followed by fdatasync; under load one write and one
-sync serve all that wait. Of each grant the last entry stays until its commit is durable and `KEEP_MS` old, so that a
-Redis which loses acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis: entries are texts
-to it.
+One append-only file per replica. Each line is sealed, and each append is followed by fdatasync; under load one write
+and one sync serve all appends that wait. The last entry of each grant stays until its commit is durable and `KEEP_MS`
+old, so that a Redis which loses acknowledged writes (a failover, a restore) gets them again. Knows nothing of Redis:
+entries are texts to it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import fcntl
-import itertools
 import os
 import secrets
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,90 +19,70 @@ import structlog
 
 from broker.errors import InvalidSettings
 from broker.journal.disk import Disk
-from broker.secret import CannotOpen
+from broker.journal.file_format import Entry, JournalFile, line_of, lock_abandoned, read_entries, release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from broker.secret import Sealer
 
 log = structlog.get_logger()
 
-KEEP_MS = 600_000
-"""How long an entry is kept whose commit is known to be on the store's disk: longer than a failover takes."""
-KEEP_UNPROVED_MS = 7_200_000
-"""How long one is kept that the store heard but cannot prove to have on disk: longer than snapshots are apart."""
 _COMPACT_BYTES = 256 * 1024
-_SUFFIX = ".journal"
-_GATHER = 0.002
+_BATCH_PAUSE = 0.002
 """Seconds that a busy journal waits for more to write: one sync, and one trip to Redis after it, serve all of it."""
 DISK_LIMIT = 5.0
 """Seconds after which a disk that does not answer counts as one that refuses; more for a file that takes longer."""
 _ADOPT_LIMIT = 60.0
-_MOMENT = 1.0
-"""Seconds that one who asks waits for a disk that has failed."""
-_PACE = 10_000_000
+_FAILED_DISK_WAIT = 1.0
+"""Seconds that a caller waits for a disk that has failed, or for the removal of a file."""
+_SLOWEST_DISK = 10_000_000
 """Bytes a second that the slowest disk writes."""
 
 
-@dataclass(slots=True)
-class Entry:
-    """The last thing that must not be forgotten of one grant. *at* is epoch ms; *text* is for whoever wrote it."""
-
-    key: str
-    at: int
-    text: str
-    settled: bool = False
-    """The store has heard of it."""
-    durable: bool = False
-    """And is known to have it on disk."""
-    written: bool = True
-    """And it is on our own disk."""
-    before: Entry | None = None
-    """What was known of the same key before this one."""
-    number: int = field(default_factory=itertools.count().__next__)
-    """Which of a millisecond's entries came later."""
-
-    def dispensable(self, now: int) -> bool:
-        """Whether it may be dropped."""
-        return self.settled and self.at < now - (KEEP_MS if self.durable else KEEP_UNPROVED_MS)
-
-
 class Journal:
-    """This replica's file. Open it with `Journal.open`; append, settle and read it, and close it."""
+    """This replica's journal. Open it with `Journal.open`; append to it, mark and read its entries, and close it."""
 
     def __init__(self, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str) -> None:
         self._directory = directory
         self._sealer = sealer
         self._clock = clock
-        self._path = directory / f"{life}{_SUFFIX}"
-        self._file = -1
-        self._size = 0
-        self._compacted = 0
+        self._file = JournalFile(directory, life, sealer)
+        self._disk = Disk(self._on_stall)
         self._entries: dict[str, Entry] = {}
-        self._waiting: dict[str, tuple[bytes, list[asyncio.Future[bool]]]] = {}
-        """By key the last line that is to be written, and whoever wants to know."""
-        self._writing: asyncio.Task[None] | None = None
         self._latest: dict[str, int] = {}
-        self._locks: list[int] = []
-        self._unsynced = False
-        self._disk = Disk(self._stalls)
-        self._under_way: list[asyncio.Future[bool]] = []
-        """Of those who wait for what is being written."""
+        """By key, when its last entry was made (epoch ms)."""
+        self._waiting: dict[str, tuple[bytes, list[asyncio.Future[bool]]]] = {}
+        """By key, the last line that is to be written, and the appends that wait for it."""
+        self._being_written: list[asyncio.Future[bool]] = []
+        """The appends that wait for what is being written."""
+        self._adopted: list[tuple[Path, int]] = []
+        """Files of other replicas that are locked until what is in them stands in this one's."""
+        self._writing: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
-        self._burying: set[asyncio.Task[None]] = set()
+        self._removing: set[asyncio.Task[None]] = set()
         self.fault: str | None = None
-        """What a write failed with, until the whole file could be written anew: until then not all of it is on disk."""
+        """What a write failed with, until the whole file was rewritten: until then not all entries are on disk."""
         self.ended: list[str] = []
-        """Lives of the replicas whose files were adopted: they are over, and all that they had heard is known here.
+        """Lives of the replicas whose files were adopted: they are over, and all their entries are known here.
 
-        Each keeps its file, empty, until `bury`: whoever adopts us knows then what is still to be done about it.
+        Each keeps its file, empty, until `remove_ended`: whoever adopts this journal then knows what is left to do.
         """
 
     @classmethod
     async def open(cls, directory: Path, sealer: Sealer, clock: Callable[[], int], life: str | None = None) -> Journal:
-        """Make this replica's file, named after its *life*. Raises `InvalidSettings`."""
+        """Make this replica's file.
+
+        Args:
+            directory: Where the files of all replicas are; made if it is not there.
+            sealer: Seals each line.
+            clock: Gives epoch ms.
+            life: Id of this process, which names its file; drawn if None.
+
+        Raises:
+            InvalidSettings: the disk refuses.
+        """
         journal = cls(directory, sealer, clock, life or secrets.token_hex(8))
         try:
             await journal._on_disk(journal._begin)
@@ -122,34 +98,34 @@ class Journal:
         self._rewrite()
 
     async def _on_disk(self, work: Callable[[], None], *, size: int = 0, limit: float = 0) -> None:
-        """Do *work*, which writes *size* bytes or the whole file; appends keep their order."""
-        await self._disk.do(work, max(limit, DISK_LIMIT + (self._size + size) / _PACE))
+        """Do *work*, which writes *size* bytes or the whole file, in the disk's thread; appends keep their order."""
+        await self._disk.do(work, max(limit, DISK_LIMIT + (self._file.size + size) / _SLOWEST_DISK))
 
-    def _stalls(self) -> None:
-        """Whoever waits for the disk goes on without it; what they appended is written when it answers again."""
-        self._failed("does not answer", "wait")
-        _tell(self._under_way, written=False)
+    def _on_stall(self) -> None:
+        """Let every append go on without the disk; what was appended is written when the disk answers again."""
+        self._fail("does not answer", "wait")
+        _resolve(self._being_written, written=False)
         for _, waiting in self._waiting.values():
-            _tell(waiting, written=False)
+            _resolve(waiting, written=False)
 
-    async def adopt(self, resealed: Callable[[str], str] = str) -> None:
-        """Take over what replicas that are gone left behind. For when our keys are known to be the right ones.
+    async def adopt(self, reseal: Callable[[str], str] = str) -> None:
+        """Take over what replicas that are gone left behind, once the sealing keys are known to be the right ones.
 
-        Lines are sealed anew with the first key, and so is what is sealed inside them: *resealed* gives such a text.
-        A file with a line that none of them opens stays where it is, and is tried again at every start.
+        Lines are sealed anew with the first key, and *reseal* does so with what is sealed inside a text. A file with
+        a line that no key opens stays where it is, and is tried again at every start.
         """
         try:
-            await self._on_disk(lambda: self._adopt(resealed), limit=_ADOPT_LIMIT)
+            await self._on_disk(lambda: self._adopt(reseal), limit=_ADOPT_LIMIT)
         except OSError as error:
-            self._failed(error.strerror, "adopt")
+            self._fail(error.strerror, "adopt")
 
-    def _adopt(self, resealed: Callable[[str], str]) -> None:
-        adopted = [(path, lock) for path in sorted(self._directory.glob(f"*{_SUFFIX}")) if (lock := _lock(path)) >= 0]
+    def _adopt(self, reseal: Callable[[str], str]) -> None:
+        adopted = lock_abandoned(self._directory)
         readable = []
         for path, lock in adopted:
-            entries, whole = self._read(path)
+            entries, whole = read_entries(path, self._sealer)
             for entry in entries:
-                entry.text = entry.text and resealed(entry.text)
+                entry.text = entry.text and reseal(entry.text)
                 known = self._entries.get(entry.key)
                 if known is None or known.at <= entry.at:
                     self._remember(entry)
@@ -157,41 +133,27 @@ class Journal:
                 readable.append(path)
             else:
                 log.error("journal.unreadable", file=path.name, hint="sealed with a key that is not in the key file?")
-            self._locks.append(lock)
+            self._adopted.append((path, lock))
         self._rewrite()
         for path in readable:
-            os.truncate(path, 0)  # what was in it is in ours
+            os.truncate(path, 0)  # what was in it stands in this replica's file now
             self.ended.append(path.stem)
-        for lock in self._locks:
-            os.close(lock)
-        self._locks.clear()
+        release(self._adopted)
+        self._adopted.clear()
         if adopted:
             log.info("journal.adopted", files=len(adopted), entries=len(self._entries))
 
-    async def bury(self, life: str) -> None:
-        """Nothing is left to be done about a replica that ended: its file goes, as soon as the disk answers."""
+    async def remove_ended(self, life: str) -> None:
+        """Remove the file of a replica that ended, as soon as the disk answers: nothing is left to do about it."""
         self.ended.remove(life)
-        burying = asyncio.create_task(self._remove(self._directory / f"{life}{_SUFFIX}"), name="journal bury")
-        self._burying.add(burying)
-        burying.add_done_callback(self._burying.discard)
-        await asyncio.wait({burying}, timeout=_MOMENT)
+        removing = asyncio.create_task(self._remove(life), name="journal remove")
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
+        await asyncio.wait({removing}, timeout=_FAILED_DISK_WAIT)
 
-    async def _remove(self, file: Path) -> None:
-        with contextlib.suppress(OSError):  # then the next heir finds nothing to do
-            await self._on_disk(partial(file.unlink, missing_ok=True))
-
-    def _read(self, path: Path) -> tuple[list[Entry], bool]:
-        """The entries of a file, and whether it could be read whole. A torn last line is what a crash leaves."""
-        lines, entries, whole = path.read_bytes().split(b"\n"), [], True
-        for number, line in enumerate(lines, 1):
-            if not line:
-                continue
-            try:
-                at, key, text = self._sealer.open(base64.b64decode(line), "journal").split(" ", 2)
-                entries.append(Entry(key, int(at), text))
-            except (CannotOpen, ValueError):
-                whole = whole and number == len(lines)
-        return entries, whole
+    async def _remove(self, life: str) -> None:
+        with contextlib.suppress(OSError):  # then whoever adopts this journal finds nothing to do
+            await self._on_disk(partial(self._file.remove_other, life))
 
     def _remember(self, entry: Entry) -> None:
         known = self._entries.get(entry.key)
@@ -203,23 +165,21 @@ class Journal:
             entry.before = known
         self._entries[entry.key] = entry
 
-    def _line(self, entry: Entry) -> bytes:
-        return base64.b64encode(self._sealer.seal(f"{entry.at} {entry.key} {entry.text}", "journal")) + b"\n"
-
     async def append(self, key: str, text: str) -> Entry:
-        """Put *text* on disk, in place of what was known of *key* (a grant id); returns once it is there.
+        """Put *text* on disk, in place of what was known of *key* (a grant id).
 
-        Where the disk refuses, or does not answer, the entry is not `written`: the journal has said so, and keeps it
-        in memory until it is.
+        Returns:
+            The entry, once it is on disk. If the disk refuses or does not answer, the entry is not `written`: the
+            journal has logged that, and keeps the entry in memory until it is.
         """
-        # Later than what it takes the place of, whatever the clock says: whoever reads the file goes by that.
+        # Later than what it replaces, whatever the clock says: whoever reads the file goes by that.
         known = self._entries.get(key)
         entry = Entry(key, max(self._clock(), self._latest.get(key, 0) + 1, known.at + 1 if known else 0), text)
         self._latest[key] = entry.at
         self._remember(entry)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         _, others = self._waiting.pop(key, (b"", []))
-        self._waiting[key] = (self._line(entry), [*others, done])
+        self._waiting[key] = (line_of(entry, self._sealer), [*others, done])
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="journal write")
         if self._disk.stalled:
@@ -229,66 +189,52 @@ class Journal:
         return entry
 
     async def retract(self, entry: Entry) -> None:
-        """The store would not have *entry*: what was known before it holds again."""
+        """Replace *entry*, which the store did not accept, by what was known before it."""
         if self._entries.get(entry.key) is not entry:
             return
         before = entry.before
         again = await self.append(entry.key, before.text if before else "")
         if before is not None:
-            again.settled, again.durable, again.before = before.settled, before.durable, None
+            again.recorded, again.durable, again.before = before.recorded, before.durable, None
 
     async def _write(self) -> None:
-        """Write and sync all that waits, together, until nothing does. The first is not kept waiting for others."""
+        """Write and sync all that waits, together, until nothing does. The first append does not wait for others."""
         while self._waiting:
             batch, self._waiting = self._waiting.values(), {}
             lines = b"".join(line for line, _ in batch)
-            self._under_way = [done for _, waiting in batch for done in waiting]
+            self._being_written = [done for _, waiting in batch for done in waiting]
             try:
-                await self._on_disk(partial(self._append, lines), size=len(lines))
+                await self._on_disk(partial(self._file.append, lines), size=len(lines))
             except OSError as error:
-                self._failed(error.strerror, "append")
-                _tell(self._under_way, written=False)
+                self._fail(error.strerror, "append")
+                _resolve(self._being_written, written=False)
             else:
-                _tell(self._under_way, written=True)
-            if self._size > max(_COMPACT_BYTES, 4 * self._compacted):
+                _resolve(self._being_written, written=True)
+            if self._file.size > max(_COMPACT_BYTES, 4 * self._file.rewritten_size):
                 await self.compact()
             if self._waiting:
-                await asyncio.sleep(_GATHER)
+                await asyncio.sleep(_BATCH_PAUSE)
 
-    def _failed(self, why: str | None, what: str) -> None:
+    def _fail(self, why: str | None, what: str) -> None:
         self.fault = why or "cannot be written"
         log.error("journal.failed", error=self.fault, what=what)
 
-    def _append(self, lines: bytes) -> None:
-        if self._unsynced:
-            self._sync_directory()
-        written = 0
-        try:
-            while written < len(lines):
-                written += os.write(self._file, lines[written:])
-            os.fdatasync(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)  # half a line in the middle would spoil the next
-            raise
-        self._size += len(lines)
-
     def entries(self) -> list[Entry]:
-        """What is to be told to a store that may have lost it. Whoever tells it marks them."""
+        """Return what a store that may have lost it must be given. Whoever does that marks the entries."""
         return list(self._entries.values())
 
     @property
-    def unsettled(self) -> int:
-        """How many entries the store has not heard of."""
-        return sum(not entry.settled for entry in self._entries.values())
+    def unrecorded(self) -> int:
+        """How many entries the store has not confirmed."""
+        return sum(not entry.recorded for entry in self._entries.values())
 
     async def probe(self) -> bool:
-        """Whether the disk takes writes; tries only after a failure, for all who ask meanwhile, and waits a moment."""
+        """Return whether the disk takes writes. Tries it only after a failure, once for all who ask meanwhile."""
         if self.fault is None:
             return True
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._try_again(), name="journal probe")
-        await asyncio.wait({self._probing}, timeout=0 if self._disk.stalled else _MOMENT)
+        await asyncio.wait({self._probing}, timeout=0 if self._disk.stalled else _FAILED_DISK_WAIT)
         return self.fault is None
 
     async def _try_again(self) -> None:
@@ -296,18 +242,18 @@ class Journal:
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
-            self.fault = error.strerror or "cannot be written"  # it has been said already
+            self.fault = error.strerror or "cannot be written"  # it is in the log already
         else:
             self.fault = None
             log.info("journal.recovered")
 
     async def compact(self) -> None:
-        """Drop what is settled and old. The file is written anew, synced and put in place of the old one."""
+        """Drop the entries that are recorded and old, and rewrite the file."""
         self._drop()
         try:
             await self._on_disk(self._rewrite)
         except OSError as error:
-            self._failed(error.strerror, "compact")
+            self._fail(error.strerror, "compact")
 
     def _drop(self) -> None:
         now = self._clock()
@@ -317,48 +263,20 @@ class Journal:
         self._latest = {entry.key: entry.at for entry in self.entries()}
 
     def _rewrite(self) -> None:
-        lines = b"".join(self._line(entry) for entry in list(self._entries.values()))
-        aside = self._path.with_suffix(".new")
-        fresh = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            view = memoryview(lines)
-            while view:
-                view = view[os.write(fresh, view) :]
-            os.fsync(fresh)
-            aside.replace(self._path)
-        except OSError:
-            os.close(fresh)
-            aside.unlink(missing_ok=True)
-            raise
-        old, self._file = self._file, fresh
-        self._size = self._compacted = len(lines)
-        if old >= 0:
-            os.close(old)
-        self._unsynced = True  # until then a crash may bring the old file's name back
-        self._sync_directory()
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        self._unsynced = False
+        self._file.rewrite(self.entries())
 
     async def close(self) -> None:
-        """Finish what waits; the file stays for whoever starts next, without entries that are settled and old.
+        """Finish what waits; the file stays for whoever starts next, without entries that are recorded and old.
 
-        A disk that does not answer is not waited for: what was appended meanwhile was told to the store.
+        A disk that does not answer is not waited for: the store was given what was appended meanwhile.
         """
         last = asyncio.create_task(self._finish())
         while not last.done() and not self._disk.stalled:
-            await asyncio.wait({last}, timeout=_MOMENT / 10)
+            await asyncio.wait({last}, timeout=_FAILED_DISK_WAIT / 10)
         last.cancel()
         self._disk.close()
-        if not self._disk.stalled and self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if not self._disk.stalled:
+            self._file.close()
 
     async def _finish(self) -> None:
         if tasks := {task for task in (self._writing, self._probing) if task is not None}:
@@ -366,23 +284,8 @@ class Journal:
         await self.compact()
 
 
-def _tell(waiting: list[asyncio.Future[bool]], *, written: bool) -> None:
+def _resolve(waiting: Iterable[asyncio.Future[bool]], *, written: bool) -> None:
+    """Let the appends in *waiting* return."""
     for done in waiting:
         if not done.done():
             done.set_result(written)
-
-
-def _lock(path: Path) -> int:
-    """The locked descriptor of a file whose owner is gone, or -1 where it lives."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return -1
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return -1

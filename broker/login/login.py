@@ -1,8 +1,8 @@
-"""Logging in: from a login link to a registered grant.
+"""Log in: from a login link to a registered grant.
 
 A *ticket* names a login and lives ten minutes, however often its link is opened. Each opening is one authorization
-request with a fresh *state*, bound to the browser by a cookie, and used once. Knows nothing of pages or cookies'
-headers; `api.login` does.
+request with a fresh *state*, which is bound to the browser by a cookie and used once. Knows nothing of pages or of
+cookies' headers; `api.routes.login` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
 
 import structlog
 
@@ -22,13 +21,14 @@ from broker.errors import (
     ProviderUnavailable,
     StoreUnavailable,
 )
+from broker.login.redirect import read_redirect
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.secret import Secret
 from broker.store import Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from broker.login.recorder import LoggedIn, LoginRecorder
     from broker.providers import Endpoint
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class LoginRefused(BrokerError):
-    """This redirect completes no login: the message says why and what to do."""
+    """This redirect completes no login; the message says why, and what to do."""
 
     code = "login_refused"
 
@@ -72,25 +72,25 @@ class Opened:
 
 
 class Login:
-    """Starts and completes logins. Raises `StoreUnavailable` when Redis cannot answer."""
+    """Starts and completes logins. Every method raises `StoreUnavailable` when Redis does not answer."""
 
     def __init__(
         self,
         store: Store,
         endpoints: Mapping[str, Endpoint],
-        admission: LoginRecorder,
+        recorder: LoginRecorder,
         *,
         redirect_uri: str,
         request_timeout: float,
     ) -> None:
         self._store = store
         self._endpoints = endpoints
-        self._admission = admission
+        self._recorder = recorder
         self._redirect_uri = redirect_uri
         self._request_timeout = request_timeout
 
     async def start(self, grant_id: str, provider: str) -> Started:
-        """Begin a login; nothing of the grant changes until it is completed."""
+        """Start a login; nothing of the grant changes until it is completed."""
         ticket = secrets.token_urlsafe(24)
         flow = Flow("ticket", grant_id, provider, ticket, started_at=self._store.clock())
         url, state = await self._authorize(flow, cookie="")
@@ -98,12 +98,16 @@ class Login:
         return Started(ticket, url, state)
 
     async def status(self, ticket: str) -> Flow | None:
-        """How far a login is; None once it has expired."""
+        """Return how far a login is; None once it has expired."""
         flow = await self._store.flows.get(ticket)
         return flow if flow is not None and flow.kind == "ticket" else None
 
     async def open(self, ticket: str) -> Opened:
-        """One more opening of a login link."""
+        """Open a login link once more: begin an authorization request.
+
+        Raises:
+            LoginRefused: the link is unknown, has expired, or was used (`AlreadyUsed`).
+        """
         flow = await self.status(ticket)
         if flow is None:
             raise LoginRefused("this login link is unknown or older than ten minutes: ask for a new one")
@@ -146,9 +150,16 @@ class Login:
         return url, state
 
     async def callback(self, query: Mapping[str, str], cookies: Mapping[str, str]) -> LoggedIn:
-        """Complete the login a browser comes back from. *cookies*: state to cookie value, as this browser holds them.
+        """Complete the login that a browser comes back from.
 
-        Raises `LoginRefused`, `ProviderRefused`, `ProviderUnavailable`.
+        Args:
+            query: Parameters of the redirect.
+            cookies: Cookie value by state, as this browser holds them.
+
+        Raises:
+            LoginRefused: the redirect completes no login.
+            ProviderRefused: the provider refused the code exchange.
+            ProviderUnavailable: the provider did not answer it.
         """
         state = query.get("state") or await self._state_by_cookie(cookies)
         flow = await self._store.flows.get(state)
@@ -164,7 +175,7 @@ class Login:
         return await self._complete(state, flow, query)
 
     async def _state_by_cookie(self, cookies: Mapping[str, str]) -> str:
-        """Which login a redirect without `state` belongs to, where the dialect lets the cookie alone say so."""
+        """Return the state of a redirect that carries none, where the dialect lets the cookie alone decide."""
         pending: dict[str, Flow] = {}
         for state in cookies:
             flow = await self._store.flows.get(state)
@@ -188,7 +199,14 @@ class Login:
         return next(reversed(waiting))
 
     async def complete(self, grant_id: str, redirected_to: str, state: str | None) -> LoggedIn:
-        """Complete a login from the URL the browser was redirected to, pasted by the admin who started it."""
+        """Complete a login from the URL the browser was redirected to, pasted by the admin who started it.
+
+        Raises:
+            InvalidRequest: it is not a URL that a provider redirects to.
+            LoginRefused: the redirect completes no login.
+            ProviderRefused: the provider refused the code exchange.
+            ProviderUnavailable: the provider did not answer it.
+        """
         query = read_redirect(redirected_to, self._redirect_uri)
         given = query.get("state") or state
         if state and query.get("state") not in {None, state}:
@@ -211,29 +229,30 @@ class Login:
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
             raise AlreadyUsed(before or flow)
-        # A link may be opened often, but completes one login: whoever opened it too comes too late.
+        # A link may be opened often, but completes one login: any other opening comes too late.
         ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
         if ticket is None:
             raise LoginRefused("this login link is older than ten minutes: ask for a new one")
         if ticket.status in {"working", "completed"}:
-            await self._record(state, flow, ticket.status, None)
+            await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)
         try:
             logged_in = await self._exchange(flow, query)
         except BrokerError as error:
-            await self._record(state, flow, "failed", error)
+            await self._set_status(state, flow, "failed", error)
             raise
-        await self._record(state, flow, "completed", None)
+        await self._set_status(state, flow, "completed", None)
         return logged_in
 
-    async def _record(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
-        told = {"status": status, "code_verifier": "", "cookie_digest": ""}
+    async def _set_status(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
+        """Show what became of a login, at its state and at its ticket; forget the secrets of its request."""
+        ended = replace(flow, status=status, code_verifier="", cookie_digest="")  # type: ignore[arg-type]
         if error is not None:
-            told |= {"error": error.code, "error_description": str(error)}
+            ended = replace(ended, error=error.code, error_description=str(error))
         try:
-            await self._store.flows.update(state, replace(flow, **told))  # type: ignore[arg-type]
-            await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", **told))  # type: ignore[arg-type]
-        except StoreUnavailable:  # the grant itself says what happened
+            await self._store.flows.update(state, ended)
+            await self._store.flows.update(flow.ticket, replace(ended, kind="ticket"))
+        except StoreUnavailable:  # the grant itself shows what happened
             log.warning("login.unrecorded", grant_id=flow.grant_id, status=status)
 
     async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
@@ -258,7 +277,7 @@ class Login:
         )
         match outcome:
             case Answered(answer):
-                return await self._admission.admit(flow.grant_id, answer, dialect)
+                return await self._recorder.record(flow.grant_id, answer, dialect)
             case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
                 raise ProviderUnavailable(
                     f"the provider did not answer the code exchange ({code} {detail}): log in again"
@@ -271,43 +290,3 @@ class Login:
 
 def _digest(cookie: str) -> str:
     return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
-    """The parameters of a pasted redirect URL, whatever a terminal or a chat did to its white space.
-
-    Raises `InvalidRequest` when it is not our redirect_uri.
-    """
-    url = "".join(pasted.split()).replace("&amp;", "&")
-    if len(url) > 16_384:
-        raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
-    if _place(url) != _place(redirect_uri):
-        raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
-    return read_query(urlsplit(url).query)
-
-
-def read_query(query: str) -> dict[str, str]:
-    """The parameters of a redirect, each once. Raises `InvalidRequest`.
-
-    A plus in a code is a plus: no server issues codes with blanks, but some leave their base64 as it is.
-    """
-    parameters = parse_qs(query, keep_blank_values=True)
-    parameters |= {"code": code} if (code := parse_qs(query.replace("+", "%2B")).get("code")) else {}
-    return first_of(parameters)
-
-
-def _place(url: str) -> tuple[str | None, int | None, str] | None:
-    """Host, port and path; None where it is no URL."""
-    try:
-        parts = urlsplit(url)
-        return parts.hostname, parts.port, parts.path.rstrip("/")
-    except ValueError:
-        return None
-
-
-def first_of(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Each parameter once; RFC 6749 §3.1 forbids repeating one."""
-    for name, values in query.items():
-        if len(values) > 1:
-            raise InvalidRequest(f"parameter {name[:32]!a} is given {len(values)} times, once is allowed")
-    return {name: values[0] for name, values in query.items()}

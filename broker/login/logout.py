@@ -1,4 +1,4 @@
-"""Logging out: revoke at the provider, then forget, and say which of the two happened."""
+"""Log out: revoke a grant at the provider, then forget it, and say which of the two happened."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from broker.providers import revoke
 from broker.token_answer import message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from broker.journal.journal import Journal
     from broker.model import Grant
     from broker.providers import Endpoint
+    from broker.read import Cache
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -27,7 +28,7 @@ _HOLD_PAUSE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LoggedOut:
-    """What a log out did. The grant is forgotten here in any case."""
+    """What a logout did. The grant is forgotten here in any case."""
 
     revoked: bool
     detail: str
@@ -41,7 +42,7 @@ class Logout:
         store: Store,
         endpoints: Mapping[str, Endpoint],
         journal: Journal | None,
-        evict: Callable[[str], None],
+        cache: Cache,
         *,
         request_timeout: float,
         lease_ms: int,
@@ -49,37 +50,40 @@ class Logout:
         self._store = store
         self._endpoints = endpoints
         self._journal = journal
-        self._evict = evict
+        self._cache = cache
         self._request_timeout = request_timeout
         self._lease_ms = lease_ms
 
     def needs_live_token(self, grant: Grant) -> bool:
-        """Whether the provider revokes only with an access token that lives (CameraManager's logout)."""
+        """Return whether the provider revokes only with an access token that lives (CameraManager's logout)."""
         endpoint = self._endpoints.get(grant.provider)
         return endpoint is not None and endpoint.dialect.logout_endpoint is not None
 
     async def log_out(self, grant_id: str) -> LoggedOut:
-        """Revoke and forget. The lease is held meanwhile, so no refresh replaces what is being revoked.
+        """Revoke and forget a grant. Its lease is held meanwhile, so no refresh replaces what is being revoked.
 
-        Raises `UnknownGrant`, `Conflict` while a refresh takes too long, `StoreUnavailable`.
+        Raises:
+            UnknownGrant: there is no such grant.
+            Conflict: a refresh takes too long, or somebody logged the grant in again meanwhile.
+            StoreUnavailable: Redis does not answer.
         """
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
         await self._forget(grant, detail)
-        self._evict(grant_id)
+        self._cache.evict(grant_id)
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
 
     async def _forget(self, grant: Grant, detail: str) -> None:
-        """Forget what was revoked, and that alone; in our journal too, so that it does not come back from there."""
+        """Forget what was revoked, and only that; in the journal too, so that it does not come back from there."""
         store, grant_id = self._store, grant.grant_id
-        told = message("revoked", store.store_id, grant_id, grant.provider, grant.generation)
-        forgotten = await store.registry.forget(grant_id, told, up_to=grant.generation)
+        revoked = message("revoked", grant_id, grant.provider, grant.generation)
+        forgotten = await store.registry.forget(grant_id, revoked, up_to=grant.generation)
         if not forgotten and await store.registry.generation(grant_id) is not None:
             raise Conflict(f"somebody logged this grant in anew meanwhile, and that login stands; before it: {detail}")
         if self._journal is not None:
             record = store.registry.forget_record(grant_id, grant.generation)
-            (await self._journal.append(grant_id, record)).settled = True
+            (await self._journal.append(grant_id, record)).mark_recorded()
 
     async def _hold(self, grant_id: str) -> Grant:
         ends = time.monotonic() + self._request_timeout + 1
@@ -98,15 +102,14 @@ class Logout:
     async def _revoke(self, grant: Grant) -> tuple[bool, str]:
         endpoint = self._endpoints.get(grant.provider)
         if endpoint is None:
-            return False, f"provider {grant.provider!r} is no longer in the settings: only our side was forgotten"
+            return False, f"provider {grant.provider!r} is no longer in the settings: the grant was forgotten here only"
         held = await self._store.grants.refresh_token(grant.grant_id)
         if held is None:
-            return False, "none of our sealing keys opens its refresh token: only our side was forgotten"
+            return False, "none of the sealing keys opens its refresh token: the grant was forgotten here only"
         living = grant.token is not None and grant.token.remaining_ms(self._store.clock()) > 0
         if self.needs_live_token(grant) and not living:
-            return (
-                False,
-                "no live access token could be had, which the provider's logout needs: only our side was forgotten",
+            return False, (
+                "there is no live access token, which the provider's logout needs: the grant was forgotten here only"
             )
         revocation = await revoke(
             endpoint,
@@ -121,4 +124,4 @@ class Logout:
             if revocation.result == "not_supported"
             else f"{revocation.code} {revocation.detail}".strip()
         )
-        return False, f"the provider did not revoke ({why}): only our side was forgotten"
+        return False, f"the provider did not revoke ({why}): the grant was forgotten here only"

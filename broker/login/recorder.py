@@ -1,4 +1,4 @@
-"""Admitting what a login brought: from the answer of a code exchange to a registered grant that is served."""
+"""Record what a login brought: from the answer of a code exchange to a registered grant that is served."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.errors import ProviderRefused, StoreUnavailable
-from broker.model import Token
+from broker.model import Token, usable_until
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from broker.journal.journal import Entry, Journal
+    from broker.journal.file_format import Entry
+    from broker.journal.journal import Journal
     from broker.model import TokenResponse
     from broker.providers import Dialect
-    from broker.store import Held, Store
+    from broker.read import Cache
+    from broker.refresh.scheduler import Scheduler
+    from broker.store import PreparedLogin, Store
+    from broker.token_answer import Message
 
 log = structlog.get_logger()
 _PATIENCE = 20.0
-"""Seconds for which a browser is kept waiting while Redis does not answer; the journal keeps the rest."""
+"""Seconds for which a browser waits while Redis does not answer; after that the journal alone has the login."""
 _PAUSE = 0.3
 
 
@@ -41,27 +43,29 @@ class LoggedIn:
 
 
 class LoginRecorder:
-    """Admits grants. *serve* gives a token to callers at once, *wake* tells the scheduler, *journal* may be None."""
+    """Records logins: in the journal (which may be None), in the store, and in the cache that callers read."""
 
     def __init__(
         self,
         store: Store,
         journal: Journal | None,
-        serve: Callable[[Token], object],
-        wake: Callable[[str], None],
         *,
+        cache: Cache,
+        scheduler: Scheduler,
         notice: bool,
     ) -> None:
         self._store = store
         self._journal = journal
-        self._serve = serve
-        self._wake = wake
+        self._cache = cache
+        self._scheduler = scheduler
         self._notice = notice
 
-    async def admit(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
+    async def record(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
         """Register a grant under *grant_id* with what *answer* brought; one that was there is replaced.
 
-        Raises `ProviderRefused` when there is no refresh token to keep it alive with, `StoreUnavailable`.
+        Raises:
+            ProviderRefused: there is no refresh token to keep the grant alive with.
+            StoreUnavailable: Redis did not confirm it in time.
         """
         if answer.refresh_token is None:
             raise ProviderRefused(
@@ -69,18 +73,19 @@ class LoginRecorder:
                 code="no_refresh_token",
             )
         token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
-        entry = await self._keep(token, refresh_token, dialect, followed=token.generation - 1)
+        login, entry = await self._journaled(token, refresh_token, dialect, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
                 seen = await self._store.registry.generation(grant_id)
-                # It was registered, and the reply was lost. It may have been refreshed since: ours is spent then.
+                # It was registered, and the reply was lost. It may have been refreshed since: then this refresh token
+                # is spent.
                 if unsure and seen is not None and (seen.provider, seen.granted_at) == (dialect.name, token.issued_at):
                     break
-                if seen is not None and seen.generation >= token.generation:  # a clock behind the one before
+                if seen is not None and seen.generation >= token.generation:  # this clock is behind the one before
                     token = replace(token, generation=seen.generation + 1)
-                    entry = await self._keep(token, refresh_token, dialect, followed=seen.generation)
-                if await self._register(token, refresh_token, dialect, seen):
+                    login, entry = await self._journaled(token, refresh_token, dialect, followed=seen.generation)
+                if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
                     break
             except StoreUnavailable:
                 unsure = True
@@ -88,14 +93,14 @@ class LoginRecorder:
                     raise
             await asyncio.sleep(_PAUSE)
         if entry is not None:
-            entry.settled = True
-        self._serve(token)
-        self._wake(dialect.name)
+            entry.mark_recorded()
+        self._cache.put(token)
+        self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
         return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
     def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> Token:
-        """The token of an answer; one that cannot be served is one that has expired, to be refreshed at once."""
+        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once."""
         now = self._store.clock()
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
         if answer.access_token is None:
@@ -110,40 +115,28 @@ class LoginRecorder:
             issued_at=now,
             expires_at=expires_at,
             refresh_at=refresh_at,
+            usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
             extra=answer.extra,
         )
 
-    async def _keep(self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int) -> Entry | None:
-        """Put it on our own disk before Redis is asked anything."""
-        if self._journal is None:
-            return None
-        record = self._store.registry.login_record(
-            token,
-            refresh_token,
-            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
-            followed=followed,
+    async def _journaled(
+        self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int
+    ) -> tuple[PreparedLogin, Entry | None]:
+        """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
+        reauthorize_by = dialect.reauthorize_by(token.issued_at, token.issued_at)
+        login = self._store.registry.prepare_login(
+            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed
         )
-        return await self._journal.append(token.grant_id, record)
+        entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
+        return login, entry
 
-    async def _register(self, token: Token, refresh_token: Secret, dialect: Dialect, seen: Held | None) -> bool:
-        """Whether the store took it; not when the grant changed since it was *seen*."""
-        store_id, now = self._store.store_id, self._store.clock()
+    def _message(self, token: Token) -> Message:
         served = bool(token.access_token)
-        told = token_message(
-            "reauthorized", store_id, token, now, dies=dialect.old_token == "dies", notice=self._notice or not served
-        )
-        registered = await self._store.registry.log_in(
-            token,
-            refresh_token,
-            seen=seen,
-            message=told,
-            reauthorize_by=dialect.reauthorize_by(token.issued_at, token.issued_at),
-        )
-        return registered is not None
+        return token_message("reauthorized", token, self._store.clock(), notice=self._notice or not served)
 
 
 def missing_scope(scope: str | None) -> str:
-    """The scope that is probably missing when no refresh token came back."""
+    """Say which scope is probably missing when no refresh token came back."""
     asked = (scope or "").split()
     if "openid" in asked and "offline_access" not in asked:
         return 'add "offline_access" to the provider\'s scope'
@@ -152,4 +145,4 @@ def missing_scope(scope: str | None) -> str:
             'the scope is probably missing (often "offline_access"; Google wants '
             'authorization_params = { access_type = "offline", prompt = "consent" })'
         )
-    return "allow refresh tokens (offline access) for our client at the provider"
+    return "allow refresh tokens (offline access) for this client at the provider"

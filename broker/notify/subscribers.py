@@ -32,7 +32,6 @@ class Subscribers:
             held = await self._store.registry.generation(grant_id)
             published = message(
                 "reauthorize_soon",
-                self._store.store_id,
                 grant_id,
                 notice.provider or "",
                 held[1] if held else 0,

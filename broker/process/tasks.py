@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 T = TypeVar("T")
 _CANCEL_AGAIN = 1.0
@@ -47,6 +47,18 @@ async def finishing(limit: float) -> AsyncIterator[None]:
         here = {task for task in _begun if task.get_loop() is asyncio.get_running_loop()}
         if here:
             await asyncio.wait(here, timeout=limit)
+
+
+async def supervised(run: Callable[[asyncio.Event], Awaitable[object]], until: asyncio.Event) -> None:
+    """Run a loop until *until* is set.
+
+    Raises:
+        RuntimeError: the loop returned before that, which is as much a fault as raising an exception.
+    """
+    await run(until)
+    if not until.is_set():
+        msg = f"{getattr(run, '__qualname__', run)} returned although it was not stopped"
+        raise RuntimeError(msg)
 
 
 async def run_until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

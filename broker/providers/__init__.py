@@ -6,7 +6,7 @@ nothing, retries nothing, and lets no secret into an outcome.
 """
 
 from broker.providers.consent import authorization_url, challenge, check_issuer, new_verifier
-from broker.providers.dialects import Dialect, Metadata, dies_at
+from broker.providers.dialects import Dialect, Metadata
 from broker.providers.endpoint import Endpoint
 from broker.providers.http import Http, open_http
 from broker.providers.revocation import Revocation, revoke
@@ -20,7 +20,6 @@ __all__ = [
     "authorization_url",
     "challenge",
     "check_issuer",
-    "dies_at",
     "new_verifier",
     "open_http",
     "revoke",

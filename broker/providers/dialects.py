@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from broker.model import OldToken
     from broker.settings import Provider
 
 AuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
-OldToken = Literal["survives", "dies"]
 Parameters = Literal["body", "query"]
 
 WINDOW = (0.70, 0.85)
@@ -218,12 +218,6 @@ class Dialect:
         if self.idle_limit_ms is not None:
             limits.append(issued_at + self.idle_limit_ms)
         return min(limits, default=None)
-
-
-def dies_at(dialects: Mapping[str, Dialect]) -> Callable[[str], bool]:
-    """Return a predicate on a provider's name: whether a refresh there invalidates the previous access token."""
-    fatal = {name for name, dialect in dialects.items() if dialect.old_token == "dies"}
-    return fatal.__contains__
 
 
 def _first(given: _T | None, default: _T) -> _T:

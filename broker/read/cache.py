@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from broker.errors import TokenUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from broker.model import Token
 
@@ -136,3 +138,11 @@ class Cache:
                 if not waiters:
                     del self._waiting[grant_id]
         return True
+
+
+def any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that says whether a grant id matches one of *patterns* (`acme-*`)."""
+    if not patterns:
+        return lambda _: False
+    match = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).fullmatch
+    return lambda grant_id: match(grant_id) is not None

@@ -7,7 +7,7 @@ is none, or it expires too soon, is a refresh requested and awaited.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import (
     InvalidRequest,
@@ -34,19 +34,21 @@ _OVERDUE_MS = 30_000
 """A token whose planned refresh is so late counts as stale: it is valid, but its refresh is late."""
 
 
-class Reader:
-    """Serve reads.
+class Wakeable(Protocol):
+    """What runs the refreshes of this replica. The read path knows no more of it."""
 
-    *dies* says of a provider whether its refresh kills the old token; *wake* wakes this replica's scheduler for a
-    provider with a due grant.
-    """
+    def wake(self, provider: str) -> None:
+        """Claim at once: a grant of *provider* was made due."""
+
+
+class Reader:
+    """Serve reads. *scheduler* is woken when a grant of a provider was made due here."""
 
     def __init__(
         self,
         store: Store,
         cache: Cache,
-        dies: Callable[[str], bool],
-        wake: Callable[[str], None],
+        scheduler: Wakeable,
         metrics: Metrics,
         *,
         public_url: str,
@@ -56,8 +58,7 @@ class Reader:
     ) -> None:
         self._store = store
         self._cache = cache
-        self.dies = dies
-        self._wake = wake
+        self._scheduler = scheduler
         self._metrics = metrics
         self._read_from_memory = metrics.token_requests.labels("cached").inc
         self._read_stale = metrics.token_requests.labels("stale").inc
@@ -72,7 +73,7 @@ class Reader:
 
     def usable_ms(self, token: Token) -> int:
         """Return how long a caller may rely on *token* (ms)."""
-        return usable_ms(token, self._store.clock(), dies=self.dies(token.provider))
+        return usable_ms(token, self._store.clock())
 
     def at_hand(self, grant_id: str, min_ttl_ms: int = 0) -> Token | None:
         """Return the token in memory if it has at least *min_ttl_ms* left: nearly every read is served so."""
@@ -154,7 +155,7 @@ class Reader:
             )
         if expedited.status == "parked":
             return await self._refuse(grant_id, 0, wait, refused=generation)
-        self._wake(grant.provider)
+        self._scheduler.wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: t.generation != generation and self.usable_ms(t) > 0, wait)
         return token or await self._refuse(grant_id, 0, wait, refused=generation)
 
@@ -182,7 +183,7 @@ class Reader:
                 f"the min_ttl of {min_ttl_ms // 1000} s; it is served without min_ttl",
                 retry_after=_seconds(expedited.number),
             )
-        self._wake(grant.provider)
+        self._scheduler.wake(grant.provider)
         token = await self._wait_for(grant_id, lambda t: self.usable_ms(t) > max(0, min_ttl_ms - 1), wait)
         if token is not None:
             self._metrics.token_requests.labels("waited").inc()
@@ -244,7 +245,7 @@ class Reader:
         raise TokenUnavailable(f"no valid token yet, a refresh is in progress{_because(grant)}", retry_after=5)
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
-        most = token.refresh_at - token.issued_at if self.dies(token.provider) else token.expires_at - token.issued_at
+        most = token.usable_until - token.issued_at
         if min_ttl_ms > most:
             raise InvalidRequest(
                 f"min_ttl is {min_ttl_ms // 1000} s, but a refresh of this grant yields {most // 1000} s: ask for less"

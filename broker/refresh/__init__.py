@@ -1,4 +1,5 @@
 """The write path: from a due grant to a committed token.
 
-`policy` decides, `scheduler` claims, `refresher` does. Knows nothing of callers, and of HTTP only outcomes.
+`scheduler` claims, `refresher` makes the token request, `policy` decides what its outcome means, `recorder` journals
+and commits it. Knows nothing of callers, and of HTTP only outcomes.
 """

@@ -1,4 +1,4 @@
-"""Counting what token requests came to, in memory, and telling the store every few seconds: the providers' history."""
+"""Count what token requests came to, in memory, and add the counts to the store every few seconds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from broker.process.heartbeat import Heartbeat
     from broker.store import Store
 
-TELL_EVERY = 3.0
-"""Seconds: how far the history lags behind, and what a broker that is killed takes with it."""
+ADD_EVERY = 3.0
+"""Seconds: how far the history in the store lags behind, and what is lost with a broker that is killed."""
 GOOD = frozenset({"refreshed", "unchanged"})
 """Outcomes of a token request that did what it was for."""
 
 
 class HistoryRecorder:
-    """The counts of this replica that the store has not heard yet."""
+    """The counts of this replica that the store does not have yet."""
 
     def __init__(self, store: Store, heartbeat: Heartbeat) -> None:
         self._store = store
@@ -27,35 +27,35 @@ class HistoryRecorder:
         self._counts: dict[tuple[str, int], tuple[int, int]] = {}
 
     def count(self, provider: str, outcome: str) -> None:
-        """A token request of *provider* came to *outcome*."""
+        """Count a token request of *provider* that came to *outcome*."""
         key, good = (provider, self._store.clock() // MINUTE_MS), outcome in GOOD
         refreshed, failed = self._counts.get(key, (0, 0))
         self._counts[key] = (refreshed + good, failed + (not good))
 
     async def run(self, until: asyncio.Event) -> None:
-        """Tell the store now and then, until told to end."""
+        """Add the counts to the store every few seconds, until *until* is set."""
         while not until.is_set():
             await self.step(until)
 
     async def step(self, until: asyncio.Event) -> None:
-        """One pause, and what was counted meanwhile."""
+        """Pause, then add what was counted meanwhile."""
         try:
-            await asyncio.wait_for(until.wait(), TELL_EVERY)
+            await asyncio.wait_for(until.wait(), ADD_EVERY)
         except TimeoutError:
             pass
-        await self.tell()
+        await self.flush()
         self._heartbeat.signal()
 
-    async def tell(self) -> None:
-        """Tell the store; what it does not hear is told later, as long as it belongs to the last hour."""
-        told, self._counts = self._counts, {}
-        if not told:
+    async def flush(self) -> None:
+        """Add the counts to the store; what it does not take is kept as long as it belongs to the last hour."""
+        counts, self._counts = self._counts, {}
+        if not counts:
             return
         try:
-            await self._store.history.add(told)
+            await self._store.history.add(counts)
         except StoreUnavailable:
             oldest = self._store.clock() // MINUTE_MS - MINUTES
-            for key, (refreshed, failed) in told.items():
+            for key, (refreshed, failed) in counts.items():
                 if key[1] > oldest:
                     since = self._counts.get(key, (0, 0))
                     self._counts[key] = (since[0] + refreshed, since[1] + failed)

@@ -1,100 +1,98 @@
-"""Writing down what was decided about a claimed grant: on our own disk first, then in the store, until it has heard.
+"""Record what was decided about a claimed grant: in this replica's journal first, then in the store.
 
-An error from the store never means that it did not hear, so everything here may be said again. Knows nothing of
-providers beyond what a message needs.
+A store error does not prove that the call did not run; every call here is idempotent and is repeated. Knows nothing
+of providers beyond what a message needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import StoreUnavailable
-from broker.model import Commit, Park, Postpone
-from broker.store import commit_fields
+from broker.model import Commit, Park, Postpone, slotted
 from broker.token_answer import message, token_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from broker.journal.journal import Entry, Journal
+    from broker.journal.file_format import Entry
+    from broker.journal.journal import Journal
     from broker.model import Event, Step
-    from broker.store import Recorded, Store
-    from broker.store.redis.connections import Argument
+    from broker.store import PreparedCommit, Recorded, Store
+    from broker.token_answer import Message
 
 log = structlog.get_logger()
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
-SETTLE_LIMIT = 10.0
-"""Seconds for which a process that is being stopped goes on telling the store; the journal keeps the rest."""
-
-
-# known: what the store has came of this very answer.
+RECORD_LIMIT = 10.0
+"""Seconds for which a process that is being stopped goes on repeating calls; the journal keeps the rest."""
 _AFTER_RESTORE: dict[str, Recorded] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
+"""What the reply to a restore means for the commit. `known`: what the store has came of this very answer."""
 
 
-@dataclass(slots=True)
-class Kept:
-    """An answer on its way into the store: its sealed fields, made once, and where it stands in the journal."""
+@slotted
+class Journaled:
+    """An answer that is prepared for the store, and its entry in the journal (None: there is no journal)."""
 
-    sealed: list[Argument] = field(default_factory=list)
-    entry: Entry | None = None
+    prepared: PreparedCommit
+    entry: Entry | None
 
 
 class Recorder:
-    """Settles steps. *dies* says of a provider whether its refresh kills the old token; *journal* None: without one."""
+    """Records answers and other steps. *journal* may be None; *notice*: messages are published without tokens."""
 
-    def __init__(
-        self,
-        store: Store,
-        journal: Journal | None,
-        dies: Callable[[str], bool],
-        *,
-        notice: bool,
-        stopping: asyncio.Event,
-    ) -> None:
+    def __init__(self, store: Store, journal: Journal | None, *, notice: bool, stopping: asyncio.Event) -> None:
         self._store = store
         self._journal = journal
-        self._dies = dies
         self._notice = notice
         self._stopping = stopping
 
-    async def keep(self, commit: Commit) -> Kept:
-        """Put an answer on disk before anybody relies on it. A disk that refuses is said aloud; the answer goes on."""
-        kept = Kept(commit_fields(self._store.grants, commit))
-        if self._journal is not None:
-            record = self._store.registry.commit_record(commit, kept.sealed)
-            kept.entry = await self._journal.append(commit.claim.grant_id, record)
-        return kept
+    async def journal(self, commit: Commit) -> Journaled:
+        """Prepare an answer, and put it on disk before anybody relies on it.
 
-    async def retract(self, kept: Kept) -> None:
-        """Take an answer out of the journal that the store would not have."""
-        if kept.entry is not None and self._journal is not None:
-            await self._journal.retract(kept.entry)
-
-    async def settle(self, step: Step, kept: Kept | None = None) -> Recorded:
-        """Tell the store, again and again. *kept* is what `keep` gave for an answer.
-
-        An answer that was received is told until it is heard, or the process must end. Anything else is dropped when
-        the lease has ended: the store then knows the attempt as one of unknown outcome.
+        A disk that refuses is reported by the journal; the answer goes on to the store all the same.
         """
+        prepared = self._store.registry.prepare(commit)
+        entry = None
+        if self._journal is not None:
+            entry = await self._journal.append(commit.claim.grant_id, prepared.record)
+        return Journaled(prepared, entry)
+
+    async def commit(self, answer: Journaled) -> Recorded:
+        """Commit an answer; repeat that until the store has replied, or the process must end."""
+        journaled = answer.entry is not None and answer.entry.written
+        return await self._repeat(lambda: self._commit(answer), answer.prepared.commit, journaled=journaled)
+
+    async def record(self, step: Postpone | Park) -> Recorded:
+        """Record a step that is no answer; repeat that until the store has replied, or the lease has ended.
+
+        After that the store knows the attempt as one of unknown outcome.
+        """
+        return await self._repeat(lambda: self._record(step), step, journaled=False)
+
+    async def retract(self, answer: Journaled) -> None:
+        """Take an answer out of the journal that the store did not accept."""
+        if answer.entry is not None and self._journal is not None:
+            await self._journal.retract(answer.entry)
+
+    async def _repeat(self, call: Callable[[], Awaitable[Recorded]], step: Step, *, journaled: bool) -> Recorded:
         tries, since = 0, time.monotonic()
         while True:
             try:
-                return await self._tell(step, kept or Kept())
+                return await call()
             except StoreUnavailable as error:
                 if not isinstance(step, Commit) and time.monotonic() > step.claim.lease_ends:
                     return "superseded"
-                if self._stopping.is_set() and time.monotonic() > since + SETTLE_LIMIT:
+                if self._stopping.is_set() and time.monotonic() > since + RECORD_LIMIT:
                     log.critical(
                         "commit.abandoned",
                         grant_id=step.claim.grant_id,
                         outcome=step.outcome,
                         error=str(error),
-                        journaled=kept is not None and kept.entry is not None and kept.entry.written,
+                        journaled=journaled,
                     )
                     return "already"
                 if tries == 0:
@@ -102,37 +100,38 @@ class Recorder:
                 await asyncio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
                 tries += 1
 
-    async def _tell(self, step: Step, kept: Kept) -> Recorded:
-        schedule = self._store.schedule
-        match step:
-            case Commit():
-                settled, durable = await schedule.commit(step, self._messages(step), kept.sealed)
-                if settled == "lost":
-                    settled, durable = await self._restored(step), False
-                if kept.entry is not None:
-                    kept.entry.settled, kept.entry.durable = True, durable
-                return settled
-            case Postpone():
-                failing = self._message(step, "refresh_failing", step.outcome, step.code) if step.failing else None
-                return await schedule.postpone(step, failing)
-            case Park():
-                return await schedule.park(step, self._message(step, step.event, step.outcome, step.reason))
+    async def _commit(self, answer: Journaled) -> Recorded:
+        prepared = answer.prepared
+        recorded, durable = await self._store.schedule.commit(prepared, self._messages(prepared.commit))
+        if recorded == "lost":
+            recorded, durable = await self._restore(prepared), False
+        if answer.entry is not None:
+            answer.entry.mark_recorded(durable=durable)
+        return recorded
 
-    async def _restored(self, commit: Commit) -> Recorded:
-        """The store went back behind our claim (a failover, a restore): it takes the whole grant from us instead."""
-        record = self._store.registry.commit_record(commit)
-        restored = await self._store.registry.restore(record)
-        log.warning("grant.restored", grant_id=commit.claim.grant_id, restored=restored)
+    async def _restore(self, prepared: PreparedCommit) -> Recorded:
+        """Restore the whole grant in a store that lost the claim (a failover, a restore of a backup)."""
+        restored = await self._store.registry.restore(prepared.record)
+        log.warning("grant.restored", grant_id=prepared.commit.claim.grant_id, restored=restored)
         return _AFTER_RESTORE.get(restored, "committed")
 
-    def _messages(self, commit: Commit) -> list[str]:
+    async def _record(self, step: Postpone | Park) -> Recorded:
+        match step:
+            case Postpone():
+                failing = _message(step, "refresh_failing", step.code) if step.failing else None
+                return await self._store.schedule.postpone(step, failing)
+            case Park():
+                return await self._store.schedule.park(step, _message(step, step.event, step.reason))
+
+    def _messages(self, commit: Commit) -> list[Message]:
         token = commit.token
         if not commit.fresh or token is None:
             return []
-        now, dies = self._store.clock(), self._dies(token.provider)
+        now = self._store.clock()
         events: tuple[Event, ...] = ("refreshed", "recovered") if commit.recovered else ("refreshed",)
-        return [token_message(e, self._store.store_id, token, now, dies=dies, notice=self._notice) for e in events]
+        return [token_message(event, token, now, notice=self._notice) for event in events]
 
-    def _message(self, step: Step, event: Event, outcome: str, code: str) -> str:
-        claim, store_id = step.claim, self._store.store_id
-        return message(event, store_id, claim.grant_id, claim.provider, claim.generation, outcome=outcome, reason=code)
+
+def _message(step: Postpone | Park, event: Event, reason: str) -> Message:
+    claim = step.claim
+    return message(event, claim.grant_id, claim.provider, claim.generation, outcome=step.outcome, reason=reason)

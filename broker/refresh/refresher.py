@@ -1,7 +1,7 @@
-"""One claimed grant, from its refresh token to whatever came of it.
+"""Refresh one claimed grant: request, decide, journal, serve, commit.
 
-Read `refresh` top to bottom: ask, decide, keep, serve, settle. What arrived is never dropped: the request and
-everything after it run to their end even when the process is being stopped.
+Read `Refresher.refresh` top to bottom. What arrived is never dropped: the request and everything after it run to
+their end even when the process is being stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,24 +22,15 @@ from broker.settings import LEASE_MARGIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker.model import Claim, Outcome, Step, Token
+    from broker.model import Claim, Outcome, Step
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
+    from broker.read import Cache
     from broker.refresh.history import HistoryRecorder
-    from broker.refresh.recorder import Kept, Recorder
+    from broker.refresh.recorder import Journaled, Recorder
     from broker.store import Recorded, Store
 
 log = structlog.get_logger()
-
-
-class Memory(Protocol):
-    """Where callers are served from: a new token goes there before it is written down, so that they get it at once."""
-
-    def succeed(self, token: Token, generation: int) -> bool:
-        """Take *token* as what follows *generation*."""
-
-    def retract(self, token: Token) -> None:
-        """Take it back: the store would not have it."""
 
 
 class Refresher:
@@ -49,49 +40,60 @@ class Refresher:
         self,
         store: Store,
         endpoints: Mapping[str, Endpoint],
-        memory: Memory,
-        settler: Recorder,
-        metrics: Metrics,
-        tally: HistoryRecorder,
         *,
+        cache: Cache,
+        recorder: Recorder,
+        history: HistoryRecorder,
+        metrics: Metrics,
         request_timeout: float,
     ) -> None:
+        """*request_timeout* is in seconds: the longest that one token request may take."""
         self._store = store
         self._endpoints = endpoints
-        self._memory = memory
-        self._settler = settler
+        self._cache = cache
+        self._recorder = recorder
+        self._history = history
         self._lag = {name: metrics.schedule_lag.labels(name) for name in endpoints}
         self._duration = {name: metrics.refresh_duration.labels(name) for name in endpoints}
         self._refreshes = functools.cache(metrics.refreshes.labels)
-        self._tally = tally
         self._request_timeout = request_timeout
 
     async def refresh(self, claim: Claim, answered: Callable[[], None]) -> Step | None:
-        """Make one token request for *claim*, settle what it came to and say so; None if it must not be asked yet.
+        """Make one token request for *claim*, and record what it came to.
 
-        *answered* is called as soon as an answer is here that only needs to be written down.
+        Args:
+            claim: The grant, leased to this replica.
+            answered: Called as soon as there is an answer that only has to be recorded.
+
+        Returns:
+            What was decided; None if the provider must not be asked yet.
         """
         endpoint = self._endpoints[claim.provider]
         now = self._store.clock()
         self._lag[claim.provider].observe(max(0, claim.claimed_at - claim.due_at) / 1000)
         if held_back := policy.hold_back(claim, endpoint.dialect, now):
-            await self._settler.settle(held_back)
+            await self._recorder.record(held_back)
             return None
-        outcome = await self._ask(claim, endpoint)
+        outcome = await self._request(claim, endpoint)
         step = policy.decide(claim, outcome, endpoint.dialect, self._store.clock(), random.random())
-        kept = None
         if isinstance(step, Commit):
             answered()
-            kept = await self._settler.keep(step)
-        if isinstance(step, Commit) and step.fresh and step.token is not None:
-            self._memory.succeed(step.token, claim.generation)
-        settled = await self._settler.settle(step, kept)
-        self._tell(step, settled)
-        if isinstance(step, Commit) and kept is not None and settled in {"superseded", "gone"}:
-            await self._take_back(claim, step, kept, endpoint)
+            await self._commit(step, endpoint)
+        else:
+            self._report(step, await self._recorder.record(step))
         return step
 
-    async def _ask(self, claim: Claim, endpoint: Endpoint) -> Outcome:
+    async def _commit(self, commit: Commit, endpoint: Endpoint) -> None:
+        """Journal an answer, serve its token, then commit it to the store."""
+        journaled = await self._recorder.journal(commit)
+        if commit.fresh and commit.token is not None:
+            self._cache.succeed(commit.token, commit.claim.generation)
+        recorded = await self._recorder.commit(journaled)
+        self._report(commit, recorded)
+        if recorded in {"superseded", "gone"}:
+            await self._give_back(commit, journaled, endpoint)
+
+    async def _request(self, claim: Claim, endpoint: Endpoint) -> Outcome:
         started = time.monotonic()
         # All or nothing: with less time than an answer may take, the token would be spent and its answer not heard.
         fits = started + self._request_timeout <= claim.lease_ends - LEASE_MARGIN.total_seconds()
@@ -100,10 +102,11 @@ class Refresher:
         self._duration[claim.provider].observe(time.monotonic() - started)
         return outcome
 
-    def _tell(self, step: Step, settled: Recorded) -> None:
+    def _report(self, step: Step, recorded: Recorded) -> None:
+        """Count the attempt, and log what it came to."""
         claim = step.claim
         self._refreshes(claim.provider, step.outcome).inc()
-        self._tally.count(claim.provider, step.outcome)
+        self._history.count(claim.provider, step.outcome)
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
@@ -112,7 +115,7 @@ class Refresher:
                         "grant.refreshed",
                         **whose,
                         generation=token.generation,
-                        settled=settled,
+                        settled=recorded,
                         expires_in=(token.expires_at - token.issued_at) // 1000,
                         warning=step.detail,
                     )
@@ -121,7 +124,7 @@ class Refresher:
                     "grant.unusable" if token is None else "grant.unchanged",
                     **whose,
                     generation=claim.generation,
-                    settled=settled,
+                    settled=recorded,
                     detail=step.detail,
                 )
             case Postpone():
@@ -133,27 +136,28 @@ class Refresher:
                     code=step.code,
                     detail=step.detail,
                     failures=step.failures,
-                    settled=settled,
+                    settled=recorded,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
                 )
             case Park():
                 log.error(
-                    "provider.suspended" if settled == "suspended" else "grant.parked",
+                    "provider.suspended" if recorded == "suspended" else "grant.parked",
                     **whose,
                     generation=claim.generation,
                     outcome=step.outcome,
                     reason=step.reason,
                     detail=step.detail,
-                    settled=settled,
+                    settled=recorded,
                 )
 
-    async def _take_back(self, claim: Claim, step: Commit, kept: Kept, endpoint: Endpoint) -> None:
-        """The grant is gone or was replaced meanwhile: serve, keep and leave alive nothing of what was received."""
-        if step.token is not None:
-            self._memory.retract(step.token)
-        await self._settler.retract(kept)
-        access_token = step.token.access_token if step.token else claim.access_token
-        refresh_token = step.refresh_token or claim.refresh_token
+    async def _give_back(self, commit: Commit, journaled: Journaled, endpoint: Endpoint) -> None:
+        """Stop serving an answer whose grant is gone or was replaced meanwhile, forget it, and revoke its tokens."""
+        claim, token = commit.claim, commit.token
+        if token is not None:
+            self._cache.retract(token)
+        await self._recorder.retract(journaled)
+        access_token = token.access_token if token else claim.access_token
+        refresh_token = commit.refresh_token or claim.refresh_token
         revocation = await revoke(
             endpoint, access_token=access_token, refresh_token=refresh_token, timeout=self._request_timeout
         )

@@ -6,12 +6,12 @@ Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps an
 from broker.store.claims import Claimed
 from broker.store.commit_group import MOST_TOGETHER
 from broker.store.flows import Flow, Flows
-from broker.store.grants import Grants, Page, ProviderState, commit_fields
+from broker.store.grants import Grants, Page, PreparedCommit, ProviderState
 from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
-from broker.store.registry import Held, Registered, Registry, Restored
+from broker.store.registry import Held, PreparedLogin, Registered, Registry, Restored
 from broker.store.schedule import Expedited, Recorded, Schedule
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "Leased",
     "Notices",
     "Page",
+    "PreparedCommit",
+    "PreparedLogin",
     "Primary",
     "ProviderState",
     "Recorded",
@@ -33,7 +35,6 @@ __all__ = [
     "Restored",
     "Schedule",
     "Store",
-    "commit_fields",
     "embedded_server",
     "open_store",
 ]

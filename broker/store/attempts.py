@@ -120,7 +120,7 @@ def attempt_record(step: Step, replica: str) -> str:
             return entry(step.outcome, at, None, replica, error=step.code or step.reason, description=detail)
 
 
-def entry(outcome: str, at: int, next_at: int | None, replica: str, error: str = "", description: str = "") -> str:
+def entry(outcome: str, at: int, next_at: int | None, replica: str, *, error: str = "", description: str = "") -> str:
     """Return an entry without `decided`; *at* and *next_at* are epoch ms."""
     second = at // 1000
     next_in = "" if next_at is None else max(0, next_at // 1000 - second)

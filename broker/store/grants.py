@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Commit, Grant, State, Token
+from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from broker.model import OldToken
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -61,10 +62,12 @@ class ProviderState:
 class Grants:
     """Reads the store. Every asynchronous method raises `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer) -> None:
+    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken]) -> None:
+        """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
         self._sealer = sealer
+        self._old_tokens = old_tokens
 
     def token_fields(self, token: Token) -> list[Argument]:
         """Return a token as fields of its grant's hash, each with its value."""
@@ -125,6 +128,7 @@ class Grants:
         token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
+                expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
                 token = Token(
                     grant_id=grant_id,
                     provider=text["provider"],
@@ -133,8 +137,11 @@ class Grants:
                     token_type=text.get("token_type", "Bearer"),
                     scope=text.get("scope"),
                     issued_at=int(text["issued_at"]),
-                    expires_at=int(text["expires_at"]),
-                    refresh_at=int(text["refresh_at"]),
+                    expires_at=expires_at,
+                    refresh_at=refresh_at,
+                    usable_until=usable_until(
+                        expires_at, refresh_at, self._old_tokens.get(text["provider"], "survives")
+                    ),
                     extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others
@@ -320,6 +327,17 @@ class Grants:
         """Return the ids of all grants of a provider, to load the `warm` ones at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
         return [name.decode() for reply in replies for name in reply]
+
+
+@slotted
+class PreparedCommit:
+    """An answer as it will be stored: prepared once (`Registry.prepare`), for the journal and for Redis."""
+
+    commit: Commit
+    fields: list[Argument]
+    """Of the grant's hash, each with its value; tokens are sealed."""
+    record: str
+    """For the journal: all that `Registry.restore` needs."""
 
 
 def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:

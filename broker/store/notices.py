@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.token_answer import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from broker.store.clock import Clock
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Notices:
             return None
         return Leased(leased.subject, record, leased.ends if next_at is None else next_at)
 
-    async def publish(self, grant_id: str, message: str) -> None:
+    async def publish(self, grant_id: str, message: Message) -> None:
         """Publish a message on a grant's pub/sub channel."""
-        await self._primary.call("PUBLISH", self._keys.channel(grant_id), message)
+        text = message_text(message, self._primary.store_id)
+        await self._primary.call("PUBLISH", self._keys.channel(grant_id), text)

@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings, WrongStore
@@ -26,9 +27,10 @@ from broker.store.scripts import Keys
 from broker.store.soonest import Soonest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+    from broker.model import OldToken
     from broker.settings import Redis
 
 SCHEMA = 1
@@ -56,7 +58,7 @@ class Store:
     @property
     def store_id(self) -> str:
         """The store's own id, once `identify` has passed; empty before."""
-        return self.registry.store_id
+        return self.primary.store_id
 
     async def identify(self, known: str | None = None) -> None:
         """Learn the store's id, made with the schema key when Redis is empty and no store was *known* before.
@@ -90,8 +92,7 @@ class Store:
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
-        self.registry.store_id = store_id.decode()
-        self.primary.mark = (self.keys.meta, self.store_id)
+        self.primary.mark = (self.keys.meta, store_id.decode())
 
     async def _begin(self) -> None:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
@@ -117,6 +118,7 @@ async def open_store(
     data_dir: Path,
     password: str | None = None,
     hold_off: timedelta = timedelta(seconds=15),
+    old_tokens: Mapping[str, OldToken] = MappingProxyType({}),
 ) -> AsyncIterator[Store]:
     """Open the store that the settings name, without waiting for it.
 
@@ -129,6 +131,7 @@ async def open_store(
         password: of Redis.
         hold_off: longest from a token request to its commit. After Redis turned out to be another run than before
             nobody claims for so long, and the second term of a lease that ended is so long.
+        old_tokens: by provider, what a refresh does to the access token before it.
     """
     async with AsyncExitStack() as stack:
         url = redis.url
@@ -136,13 +139,15 @@ async def open_store(
             url = await stack.enter_async_context(embedded_server(data_dir))
         primary = Primary(url, password=password)
         stack.push_async_callback(primary.close)
-        yield _wire(primary, redis, sealer, hold_off)
+        yield _wire(primary, redis, sealer, hold_off, old_tokens)
 
 
-def _wire(primary: Primary, redis: Redis, sealer: Sealer, hold_off: timedelta) -> Store:
+def _wire(
+    primary: Primary, redis: Redis, sealer: Sealer, hold_off: timedelta, old_tokens: Mapping[str, OldToken]
+) -> Store:
     keys, clock = Keys(redis.namespace), Clock()
     primary.mark = (keys.meta, "")  # until `identify`
-    grants = Grants(primary, keys, sealer)
+    grants = Grants(primary, keys, sealer, old_tokens)
     hold_off_ms = hold_off // timedelta(milliseconds=1)
     schedule = Schedule(
         primary,

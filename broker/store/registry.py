@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
+from broker.model import slotted
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
-from broker.store.grants import TOKEN_FIELDS, commit_fields
-from broker.token_answer import json_text
+from broker.store.grants import TOKEN_FIELDS, PreparedCommit, commit_fields
+from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from broker.store.grants import Grants
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 _TRIES = 8
 _STATES: tuple[State, ...] = ("due", "leased", "parked")
@@ -53,6 +55,19 @@ class Held(NamedTuple):
     granted_at: int
 
 
+@slotted
+class PreparedLogin:
+    """What a login brought, as it will be stored: prepared once (`Registry.prepare_login`)."""
+
+    token: Token
+    fingerprint: str
+    """Of the refresh token."""
+    fields: list[Argument]
+    """Of the grant's hash, each with its value; tokens are sealed."""
+    record: str
+    """For the journal: all that `Registry.restore` needs."""
+
+
 Restored = Literal["restored", "known", "replaced", "forgotten", "forgot", "another store"]
 
 
@@ -64,8 +79,9 @@ class Registry:
         self._keys = keys
         self._grants = grants
         self._clock = clock
-        self.store_id = ""
-        """The id of the store, set by `Store.identify`: it stands in every record and message."""
+
+    def _text(self, message: Message) -> str:
+        return message_text(message, self._primary.store_id)
 
     def _sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
         return {f"{prefix}{state}": self._keys.ids(state, provider) for state in _STATES}
@@ -96,62 +112,58 @@ class Registry:
             fields: list[Argument] = ["generation", generation, "granted_at", self._clock()]
             if scope is not None:
                 fields += ["scope", scope]
+            fields += self._grants.sealed_refresh_token(grant_id, refresh_token)
             registered = await self._register(
                 grant_id,
                 provider,
-                refresh_token,
                 fields,
+                fingerprint=refresh_token.fingerprint(),
                 mode="import",
                 generation=generation,
                 seen=seen,
                 due_at=due_at,
-                message="",
                 keeps_token=held is not None and held.provider == provider and held.token is not None,
             )
             if registered is not None:
                 return registered
         raise StoreUnavailable(f"grant {grant_id} keeps changing: try again")
 
-    async def log_in(
-        self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, seen: Held | None, message: str
-    ) -> Registered | None:
+    async def log_in(self, login: PreparedLogin, *, seen: Held | None, message: Message) -> Registered | None:
         """Store what a login brought.
 
         Args:
-            token: The access token.
-            refresh_token: The refresh token.
-            reauthorize_by: When a person must log in again, epoch ms.
+            login: What `prepare_login` made of it.
             seen: What the store held under the grant's id.
             message: To publish on the grant's channel.
 
         Returns:
-            None when the grant changed since *seen*: the caller needs a newer generation.
+            None when the grant changed since *seen*: prepare the login again, with a newer generation.
         """
-        fields = _login_fields(self._grants, token, reauthorize_by)
+        token = login.token
         return await self._register(
             token.grant_id,
             token.provider,
-            refresh_token,
-            fields,
+            login.fields,
+            fingerprint=login.fingerprint,
             mode="login",
             generation=token.generation,
             seen=(seen.provider, seen.generation) if seen else None,
             due_at=token.refresh_at,
-            message=message,
+            message=self._text(message),
         )
 
     async def _register(
         self,
         grant_id: str,
         provider: str,
-        refresh_token: Secret,
         fields: Sequence[Argument],
         *,
+        fingerprint: str,
         mode: Literal["login", "import"],
         generation: int,
         seen: tuple[str, int] | None,
         due_at: int,
-        message: str,
+        message: str = "",
         keeps_token: bool = False,
     ) -> Registered | None:
         script = scripts.REGISTER if mode == "login" else scripts.IMPORT
@@ -166,13 +178,13 @@ class Registry:
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
         drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
         args = script.args(
-            ["refresh_at", due_at, *self._grants.sealed_refresh_token(grant_id, refresh_token), *fields],
+            ["refresh_at", due_at, *fields],
             grant_id=grant_id,
             mode=mode,
             was_provider=was_provider,
             was_generation=was_generation,
             due_at=due_at,
-            fingerprint=refresh_token.fingerprint(),
+            fingerprint=fingerprint,
             channel=self._keys.channel(grant_id),
             message=message,
             dropped_fields=" ".join(drop),
@@ -184,7 +196,7 @@ class Registry:
         return Registered(status.decode(), generation, detail.decode() or None)
 
     async def forget(
-        self, grant_id: str, message: str, *, up_to: int | None = None, forgotten_at: int | None = None
+        self, grant_id: str, message: Message, *, up_to: int | None = None, forgotten_at: int | None = None
     ) -> bool:
         """Remove a grant.
 
@@ -211,7 +223,7 @@ class Registry:
                 grant_id=grant_id,
                 provider=provider,
                 channel=self._keys.channel(grant_id),
-                message=message,
+                message=self._text(message),
                 up_to="" if up_to is None else up_to,
                 forgotten_at="" if forgotten_at is None else forgotten_at,
             )
@@ -220,18 +232,13 @@ class Registry:
                 return bool(reply == b"forgotten")
         raise StoreUnavailable(f"grant {grant_id} keeps moving between providers: try again")
 
-    def commit_record(self, commit: Commit, sealed: Sequence[Argument] = ()) -> str:
-        """Return the record of an answer for the journal: everything that `restore` needs to write its grant anew.
-
-        Args:
-            commit: The answer, and the claim that it belongs to.
-            sealed: The grant's fields, if `commit_fields` made them already.
-        """
-        claim = commit.claim
-        fields: list[Argument] = [*(sealed or commit_fields(self._grants, commit))]
-        if commit.refresh_token is None:
-            fields += self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
-        return self._record(
+    def prepare(self, commit: Commit) -> PreparedCommit:
+        """Prepare an answer for the journal and for `Schedule.commit`: seal its tokens once for both."""
+        claim, fields = commit.claim, commit_fields(self._grants, commit)
+        recorded = fields
+        if commit.refresh_token is None:  # Redis has it, but the store that the record is written into may not
+            recorded = fields + self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
+        record = self._record(
             grant_id=claim.grant_id,
             provider=claim.provider,
             followed=claim.generation,
@@ -240,11 +247,14 @@ class Registry:
             answered_at=commit.answered_at,
             refresh_at=commit.refresh_at,
             attempt=claim.attempt,
-            fields=fields,
+            fields=recorded,
         )
+        return PreparedCommit(commit, fields, record)
 
-    def login_record(self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int) -> str:
-        """Return the record of a login for the journal, likewise.
+    def prepare_login(
+        self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
+    ) -> PreparedLogin:
+        """Prepare what a login brought, likewise for the journal and for `log_in`.
 
         Args:
             token: The access token.
@@ -256,7 +266,7 @@ class Registry:
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, reauthorize_by),
         ]
-        return self._record(
+        record = self._record(
             grant_id=token.grant_id,
             provider=token.provider,
             followed=followed,
@@ -267,13 +277,19 @@ class Registry:
             attempt="login",
             fields=fields,
         )
+        return PreparedLogin(token, refresh_token.fingerprint(), fields, record)
 
     def _record(self, *, fields: Sequence[Argument], **members: str | int) -> str:
-        return json_text({"store": self.store_id, **members, "fields": fields}, _cell)
+        return json_text({"store": self._primary.store_id, **members, "fields": fields}, _cell)
 
     def forget_record(self, grant_id: str, generation: int) -> str:
         """Return the record of a grant that was forgotten just now, at *generation*."""
-        record = {"store": self.store_id, "forget": grant_id, "generation": generation, "forgotten_at": self._clock()}
+        record = {
+            "store": self._primary.store_id,
+            "forget": grant_id,
+            "generation": generation,
+            "forgotten_at": self._clock(),
+        }
         return json.dumps(record)
 
     def reseal_record(self, record: str) -> str:
@@ -290,11 +306,11 @@ class Registry:
     async def restore(self, record: str) -> Restored:
         """Write what a record says into the store, as far as it is newer than what the store has."""
         members: dict[str, Any] = json.loads(record)
-        if members["store"] != self.store_id:
+        if members["store"] != self._primary.store_id:
             return "another store"
         if "forget" in members:
             grant_id, generation = members["forget"], members["generation"]
-            gone = notice("revoked", self.store_id, grant_id, "", generation)
+            gone = notice("revoked", grant_id, "", generation)
             forgotten_at = members.get("forgotten_at", generation)
             forgot = await self.forget(grant_id, gone, up_to=generation, forgotten_at=forgotten_at)
             return "forgot" if forgot else "known"
@@ -303,7 +319,7 @@ class Registry:
     async def _restore(self, record: dict[str, Any]) -> Restored:
         grant_id, provider, generation = record["grant_id"], record["provider"], record["generation"]
         fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in record["fields"]]
-        changed = notice("refreshed", self.store_id, grant_id, provider, generation)
+        changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
             was_provider = raw.decode() if raw else ""

@@ -16,16 +16,17 @@ from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
 from broker.store.commit_group import CommitGroup
-from broker.store.grants import commit_fields
+from broker.token_answer import message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import Commit, Grant, Park, Postpone
+    from broker.model import Grant, Park, Postpone
     from broker.store.clock import Clock
-    from broker.store.grants import Grants
+    from broker.store.grants import Grants, PreparedCommit
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
+    from broker.token_answer import Message
 
 HALF_CLOSE_AFTER = 3
 """Failures in a row, across the grants of one provider, after which its lane sends one request at a time."""
@@ -92,6 +93,9 @@ class Schedule:
         """The fence after which this replica replayed its journal: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
         self._lost_claims: dict[str, list[str]] = {}
+
+    def _text(self, message: Message) -> str:
+        return message_text(message, self._primary.store_id)
 
     async def claim(self, provider: str, n: int, lease_ms: int, *, expired_after: int | None = None) -> Claimed:
         """Lease up to *n* due grants of *provider*.
@@ -165,21 +169,17 @@ class Schedule:
             await self._primary.run(scripts.RELEASE, keys, scripts.RELEASE.args(claim_id=lost[-1]))
             lost.pop()
 
-    async def commit(
-        self, commit: Commit, messages: Sequence[str], sealed: Sequence[Argument] = ()
-    ) -> tuple[Recorded, bool]:
+    async def commit(self, prepared: PreparedCommit, messages: Sequence[Message] = ()) -> tuple[Recorded, bool]:
         """Store an answer and publish it. Idempotent by attempt: an error means "repeat", never "not written".
 
         Args:
-            commit: The answer, and the claim that it belongs to.
+            prepared: What `Registry.prepare` made of the answer.
             messages: To publish on the grant's channel.
-            sealed: The grant's fields, if `commit_fields` made them already.
 
         Returns:
             What the script decided, and whether the write is known to be on disk.
         """
-        claim, grant_id = commit.claim, commit.claim.grant_id
-        fields = sealed or commit_fields(self._grants, commit)
+        commit, claim, grant_id = prepared.commit, prepared.commit.claim, prepared.commit.claim.grant_id
         keys = scripts.COMMIT.keys(
             grant=self._keys.grant(grant_id),
             due=self._keys.ids("due", claim.provider),
@@ -190,7 +190,7 @@ class Schedule:
             attempts=self._keys.attempts_of(grant_id),
         )
         args = scripts.COMMIT.args(
-            [*messages, *fields],
+            [*map(self._text, messages), *prepared.fields],
             grant_id=grant_id,
             attempt=claim.attempt,
             generation=claim.generation,
@@ -202,7 +202,7 @@ class Schedule:
         )
         return await self._commits.add(keys, args)
 
-    async def postpone(self, step: Postpone, message: str | None) -> Recorded:
+    async def postpone(self, step: Postpone, message: Message | None) -> Recorded:
         """Put a grant back to due, and record what its outcome says about the provider's lane."""
         claim, grant_id = step.claim, step.claim.grant_id
         suspended = step.lane == "suspended"
@@ -229,14 +229,14 @@ class Schedule:
             longest_pause_ms=longest,
             jitter=random.random(),
             channel=self._keys.channel(grant_id),
-            message=message or "",
+            message=self._text(message) if message else "",
             generation=claim.generation,
             claimed_at=claim.claimed_at,
             record=attempt_record(step, self.replica) if step.asked else "",
         )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
-    async def park(self, step: Park, message: str, *, counts: bool = True) -> Recorded:
+    async def park(self, step: Park, message: Message, *, counts: bool = True) -> Recorded:
         """Take a grant out of the schedule, or suspend the provider if the breaker blames that.
 
         Args:
@@ -264,7 +264,7 @@ class Schedule:
             first_pause_ms=first,
             longest_pause_ms=longest,
             channel=self._keys.channel(grant_id),
-            message=message,
+            message=self._text(message),
             record=attempt_record(step, self.replica),
         )
         return (await self._primary.run(scripts.PARK, keys, args)).decode()  # type: ignore[no-any-return]

@@ -79,8 +79,8 @@ class Soonest:
             dead = reason == _DEAD
             found.append(
                 Soon(
-                    name,
-                    place.provider,
+                    grant_id=name,
+                    provider=place.provider,
                     next_at=next_at,
                     expires_at=expires_at,
                     succeeded_at=succeeded_at,

@@ -40,7 +40,7 @@ async def test_logout_says_when_only_our_side_was_forgotten(broker: RunningBroke
     await sandbox.stop_listening()
     status, body, _ = await broker.ask("DELETE", "/v1/grants/g1")
     assert (status, body["revoked"], body["forgotten"]) == (200, False, True)
-    assert "only our side was forgotten" in body["detail"]
+    assert "the grant was forgotten here only" in body["detail"]
     assert (await broker.ask("GET", "/v1/grants/g1"))[0] == 404
     assert sandbox.cameramanager.families[0].refresh_token is not None
 

@@ -127,8 +127,8 @@ def test_seconds_are_counted_down() -> None:
         made.append(answer["expires_in"])
         return Content(200, {}, b"")
 
-    token = Token("g1", "p", 1, Secret("a"), "bearer", None, 1_000_000, 1_010_500, 1_008_000)
-    kind = ResponseCache(lambda: now[0], lambda _: False, content)
+    token = Token("g1", "p", 1, Secret("a"), "bearer", None, 1_000_000, 1_010_500, 1_008_000, 1_010_500)
+    kind = ResponseCache(lambda: now[0], content)
     for now[0] in range(1_000_000, 1_003_000, 100):
         kind.respond(Kept(), token)  # type: ignore[arg-type]
     assert made == [10, 9, 8, 7]

@@ -18,7 +18,7 @@ from requests_oauthlib import OAuth2Session
 
 from broker.api.cached_responses import client_credentials_answer
 from broker.api.routes.client_credentials import decode_basic
-from broker.model import Token
+from broker.model import OldToken, Token, usable_until
 from broker.sandbox import Sandbox
 from broker.secret import Secret
 from broker.token_answer import token_answer
@@ -56,12 +56,14 @@ async def test_the_answer(broker: RunningBroker) -> None:
 
 
 @pytest.mark.parametrize("left", [1, 5, 9_999, 10_000, 11_000, 60_000, 3_600_000])
-@pytest.mark.parametrize("dies", [False, True])
-def test_expires_in_is_never_more_than_life(left: int, dies: bool) -> None:
+@pytest.mark.parametrize("old_token", ["survives", "dies"])
+def test_expires_in_is_never_more_than_life(left: int, old_token: OldToken) -> None:
     """However little is left, what is said is at least a second and, from two seconds on, less than the life left."""
     now = 1_764_000_000_000
-    token = Token("g1", "p", 1, Secret("a"), "bearer", None, now - 10_000, now + left, now + left // 2)
-    said = client_credentials_answer(token_answer(token, now, dies=dies))
+    refresh_at = now + left // 2
+    end = usable_until(now + left, refresh_at, old_token)
+    token = Token("g1", "p", 1, Secret("a"), "bearer", None, now - 10_000, now + left, refresh_at, end)
+    said = client_credentials_answer(token_answer(token, now))
     assert 0 <= said["expires_in"] <= left // 1000
     assert left < 2000 or said["expires_in"] >= 1
     assert said["expires_at"] <= token.expires_at // 1000

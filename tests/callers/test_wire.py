@@ -45,7 +45,7 @@ def test_whatever_was_written_can_be_read(value: dict[str, Any]) -> None:
 
 HOLD_SECRETS = (
     Secret("secret"),
-    Token("g", "p", 1, Secret("secret"), "Bearer", None, 1, 2, 2),
+    Token("g", "p", 1, Secret("secret"), "Bearer", None, 1, 2, 2, 2),
     Request("POST", "https://as.test/?refresh_token=secret", {}),
     Reply(200, {}, None),
     Members({"refresh_token": "secret"}),

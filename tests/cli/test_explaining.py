@@ -41,7 +41,8 @@ def grant(state: State = "due", *, life: int | None = 60, **changes: Any) -> dic
     """Return a described grant, its token with *life* minutes left; None: it never had one."""
     token = None
     if life is not None:
-        token = Token("door", "acme", 5, Secret("a"), "Bearer", None, MS - 60 * MINUTE, MS + life * MINUTE, MS)
+        end = MS + life * MINUTE
+        token = Token("door", "acme", 5, Secret("a"), "Bearer", None, MS - 60 * MINUTE, end, MS, end)
     fields: dict[str, Any] = {
         "reauthorize_by": None,
         "failures": 0,

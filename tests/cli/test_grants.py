@@ -140,7 +140,7 @@ async def test_login_outlives_any_request_that_fails(
 
     monkeypatch.setattr(Broker, "ask", fails_once)
     monkeypatch.setenv("TOKEN_BROKER_KEY", (home.data / "admin.key").read_text().strip())
-    waiting = asyncio.create_task(grants._login("g", "acme", False, None, home.url, None))
+    waiting = asyncio.create_task(grants._login("g", "acme", None, home.url, None, paste=False))
     url = await until(lambda: re.search(r"http\S+", capsys.readouterr().out))
     assert "Logged in" in await walk_login(url[0])
     await asyncio.wait_for(waiting, 10)

@@ -20,7 +20,8 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
     """Return a described grant."""
     now = int(time.time() * 1000)
     grant_id = name or f"site-{n:04}-cameras"
-    token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, now + 3_600_000, now + 2_700_000)
+    end = now + 3_600_000
+    token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, end, now + 2_700_000, end)
     reason = "reauthorization_required" if state == "parked" else None
     made = Grant(grant_id, "cameramanager", now, token, now, None, now + 2_700_000, 0, reason, "refreshed", "", now)
     return {**describe(made, state, soon=False)}

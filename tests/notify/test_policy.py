@@ -31,7 +31,8 @@ DEAD = Problem(3, "reauthorization_required", "reauthorization_required")
 
 def grant(**more: Any) -> Grant:
     """Make a grant that was refreshed a minute ago, with the fields that *more* gives."""
-    token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, NOW + 3_600_000, NOW + 1_800_000)
+    end = NOW + 3_600_000
+    token = Token("g1", "acme", 1, Secret("x"), "Bearer", None, NOW - 60_000, end, NOW + 1_800_000, end)
     fields: dict[str, Any] = {
         "grant_id": "g1",
         "provider": "acme",

@@ -44,9 +44,11 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
                 issued,
                 issued + life,
                 issued + life * 3 // 4,
+                issued + life,
             )
             limit = moment + (90 * 86_400_000) if index % 3 else None
-            await store.registry.log_in(token, Secret(f"r{index}"), reauthorize_by=limit, seen=None, message="{}")
+            login = store.registry.prepare_login(token, Secret(f"r{index}"), reauthorize_by=limit, followed=0)
+            await store.registry.log_in(login, seen=None, message={})
 
         for start in range(0, number, 500):
             await asyncio.gather(*(put(index) for index in range(start, start + 500)))

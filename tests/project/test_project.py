@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,10 @@ TOP_LEVEL = {
     "LICENSE",
     "SECURITY.md",
 }
+
+MOST_POSITIONAL = 5
+VARIADIC = {"call", "_maybe", "_read", "add_row", "Table", "ReadRequest"}
+"""Calls that take any number of arguments (Redis's commands, a table's columns), or that aiohttp defines."""
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,18 @@ def test_no_file_needs_much_scrolling() -> None:
         name: len((ROOT / name).read_text("utf-8").splitlines()) for name in tracked() if name.endswith((".py", ".lua"))
     }
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_no_call_needs_counting() -> None:
+    """A call passes at most five arguments by position: beyond that nobody sees which is which without counting."""
+    found = []
+    for path in sorted((ROOT / "broker").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and len(node.args) > MOST_POSITIONAL:
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+                if name not in VARIADIC:
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+    assert found == []
 
 
 def test_readme_begins_with_two_lines_that_run() -> None:

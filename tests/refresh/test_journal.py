@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.errors import InvalidSettings
-from broker.journal.journal import KEEP_MS, KEEP_UNPROVED_MS, Entry, Journal
+from broker.journal.file_format import KEEP_MS, KEEP_UNPROVED_MS, Entry
+from broker.journal.journal import Journal
 from broker.secret import Sealer, new_sealing_key, parse_sealing_keys
 from tests.refresh.journals import Now, heir_of, texts
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) -> None:
-    """What a replica that is gone wrote is taken over by the next, and cannot be read without the key."""
+    """The next replica adopts what a replica that is gone wrote; nobody reads it without the key."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await asyncio.gather(*(journal.append(f"g{n}", f"refresh-token-{n}") for n in range(100)))
     await journal.close()
@@ -32,13 +33,13 @@ async def test_entries_are_sealed_and_adopted(tmp_path: Path, sealer: Sealer) ->
     assert texts(heir) == [f"refresh-token-{n}" for n in range(100)]
     assert file.stat().st_size == 0, "it is in the heir's"
     assert heir.ended == [file.stem]
-    await heir.bury(file.stem)
+    await heir.remove_ended(file.stem)
     assert len(list(tmp_path.iterdir())) == 1
     await heir.close()
 
 
 async def test_an_heir_that_ends_too_leaves_all_lives_to_the_next(tmp_path: Path, sealer: Sealer) -> None:
-    """However many end before they have done what is to be done about those before them, none is forgotten."""
+    """Replicas that end before they dealt with the ones before them leave all of those lives to the next."""
     lives: list[str] = []
     for number in range(4):
         heir = await heir_of(tmp_path, sealer, Now())
@@ -51,7 +52,7 @@ async def test_an_heir_that_ends_too_leaves_all_lives_to_the_next(tmp_path: Path
     assert sorted(last.ended) == sorted(lives)
     assert sorted(texts(last)) == [f"token {number}" for number in range(4)]
     for life in lives:
-        await last.bury(life)
+        await last.remove_ended(life)
     assert last.ended == []
     assert len(list(tmp_path.iterdir())) == 1
     await last.close()
@@ -73,7 +74,7 @@ async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -
 
 
 async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> None:
-    """At whatever byte a crash cut the file, every whole line before is read."""
+    """Every whole line is read, at whatever byte a crash cut the file."""
     journal = await Journal.open(tmp_path, sealer, Now())
     for text in ("one", "two", "three"):
         await journal.append(text, text)
@@ -97,15 +98,15 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
     journal = await Journal.open(tmp_path, sealer, now)
     for name in ("durable", "heard", "unheard"):
         entry = await journal.append(name, name)
-        entry.settled, entry.durable = name != "unheard", name == "durable"
+        entry.recorded, entry.durable = name != "unheard", name == "durable"
     await journal.compact()
     assert texts(journal) == ["durable", "heard", "unheard"]
     now.ms += KEEP_MS + 1
     young = await journal.append("young", "young")
-    young.settled = young.durable = True
+    young.recorded = young.durable = True
     await journal.compact()
     assert texts(journal) == ["heard", "unheard", "young"]
-    assert journal.unsettled == 1
+    assert journal.unrecorded == 1
     now.ms += KEEP_UNPROVED_MS + 1
     await journal.compact()
     assert texts(journal) == ["unheard"]
@@ -116,7 +117,7 @@ async def test_only_what_is_durable_and_old_is_dropped(tmp_path: Path, sealer: S
 
 
 async def test_a_directory_that_cannot_be_written_is_a_settings_error(tmp_path: Path, sealer: Sealer) -> None:
-    """A file where the journal's directory should be is said in words."""
+    """A file where the journal's directory should be is an error in words."""
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidSettings, match="journal"):
         await Journal.open(tmp_path / "file", sealer, Now())
@@ -161,22 +162,22 @@ async def test_sigkill_loses_nothing_that_was_confirmed(tmp_path: Path, sealer: 
             left.unlink()
 
 
-async def test_the_last_word_on_a_grant_counts(tmp_path: Path, sealer: Sealer) -> None:
-    """Of one grant only the last entry is told, so the journal grows with grants, not with refreshes."""
+async def test_the_last_entry_of_a_grant_counts(tmp_path: Path, sealer: Sealer) -> None:
+    """Only the last entry of a grant is replayed, so the journal grows with grants, not with refreshes."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     for number in range(2000):
         now.ms += 1
         entry = await journal.append(f"g{number % 3}", f"{'x' * 400} {number}")
-        entry.settled = entry.durable = True
+        entry.recorded = entry.durable = True
     assert [text.split()[1] for text in texts(journal)] == ["1998", "1999", "1997"]
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size < 300_000
     await journal.close()
 
 
-async def test_a_file_written_anew_has_every_grant(tmp_path: Path, sealer: Sealer) -> None:
-    """It is written in another thread while entries are replaced: none is missing from it at any moment."""
+async def test_a_rewritten_file_has_every_grant(tmp_path: Path, sealer: Sealer) -> None:
+    """Another thread rewrites the file while entries are replaced: none is missing from it at any moment."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("g", "first")
     over, seen = threading.Event(), set()
@@ -199,8 +200,8 @@ async def test_a_file_written_anew_has_every_grant(tmp_path: Path, sealer: Seale
     await journal.close()
 
 
-async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, sealer: Sealer) -> None:
-    """An entry that was refused gives way to what was known before it, in memory and for an heir."""
+async def test_an_entry_that_the_store_refused_is_retracted(tmp_path: Path, sealer: Sealer) -> None:
+    """A refused entry gives way to what was known before it, in memory and for whoever adopts the file."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     await journal.append("g1", "login")
@@ -216,7 +217,7 @@ async def test_what_the_store_would_not_have_is_taken_back(tmp_path: Path, seale
 
 
 async def test_wrong_keys_destroy_nothing(tmp_path: Path, sealer: Sealer) -> None:
-    """A file that our keys do not open stays, and is read by whoever has the right ones."""
+    """A file that no key opens stays, and a replica with the right keys reads it."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("g1", "answer")
     await journal.close()
@@ -229,8 +230,8 @@ async def test_wrong_keys_destroy_nothing(tmp_path: Path, sealer: Sealer) -> Non
     await heir.close()
 
 
-async def test_the_later_word_counts_whatever_the_clock_says(tmp_path: Path, sealer: Sealer) -> None:
-    """With the clock set back between two entries of a grant, the one appended later is the one that is kept."""
+async def test_the_later_entry_counts_whatever_the_clock_says(tmp_path: Path, sealer: Sealer) -> None:
+    """If the clock is set back between two entries of a grant, the one that was appended later is kept."""
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     await journal.append("g1", "a day ahead")

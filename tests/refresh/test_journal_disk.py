@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.journal import journal as journal_module
-from broker.journal.journal import KEEP_UNPROVED_MS, Journal
+from broker.journal.file_format import KEEP_UNPROVED_MS, JournalFile
+from broker.journal.journal import Journal
 from tests.disk import Disk
 from tests.refresh.journals import Now, heir_of, texts
 from tests.waiting import until
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from broker.secret import Sealer
 
 
-async def test_a_full_disk_is_said_and_recovers(
+async def test_a_full_disk_is_reported_and_recovers(
     tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the disk refuses, append raises and the fault is known; a probe finds out when it takes writes again."""
+    """While the disk refuses, entries are not written and the fault is known; a probe shows when it recovered."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("1", "before")
     refused = OSError(28, "No space left on device")
@@ -57,14 +58,14 @@ async def test_a_directory_that_does_not_sync_loses_nothing(
     now = Now()
     journal = await Journal.open(tmp_path, sealer, now)
     entry = await journal.append("old", "old")
-    entry.settled = entry.durable = True
+    entry.recorded = entry.durable = True
     now.ms += KEEP_UNPROVED_MS + 1
 
     def refuse(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as full:
-        full.setattr(Journal, "_sync_directory", refuse)
+        full.setattr(JournalFile, "_sync_directory", refuse)
         await journal.compact()
         assert journal.fault == "Too many open files"
         assert not (await journal.append("g1", "not synced yet")).written
@@ -77,16 +78,16 @@ async def test_a_directory_that_does_not_sync_loses_nothing(
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """One that can be made to stick, and a journal that soon notices."""
+    """A disk that can be made to hang, and a journal that soon notices."""
     monkeypatch.setattr(journal_module, "DISK_LIMIT", 0.2)
-    monkeypatch.setattr(journal_module, "_MOMENT", 0.05)
+    monkeypatch.setattr(journal_module, "_FAILED_DISK_WAIT", 0.05)
     made = Disk(monkeypatch)
     yield made
     made.answers()
 
 
 async def test_a_disk_that_does_not_answer_keeps_nobody_waiting(tmp_path: Path, sealer: Sealer, disk: Disk) -> None:
-    """Who appends goes on without the disk, at once where that is known; all of it is there when it answers again."""
+    """An append goes on without the disk, at once if the fault is known; all is written when the disk answers again."""
     journal = await Journal.open(tmp_path, sealer, Now())
     await journal.append("1", "before")
     disk.sticks()
@@ -126,7 +127,7 @@ async def test_a_compaction_that_sticks_keeps_nobody_waiting(tmp_path: Path, sea
 
 
 async def test_closing_waits_for_no_disk_that_does_not_answer(tmp_path: Path, sealer: Sealer, disk: Disk) -> None:
-    """A process that is told to stop ends."""
+    """Closing a journal ends although its disk hangs."""
     journal = await Journal.open(tmp_path, sealer, Now())
     disk.sticks()
     appending = asyncio.create_task(journal.append("1", "x"))
@@ -140,7 +141,7 @@ async def test_closing_waits_for_no_disk_that_does_not_answer(tmp_path: Path, se
 async def test_one_write_that_succeeds_does_not_hide_one_that_failed(
     tmp_path: Path, sealer: Sealer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A nearly full disk takes the small and refuses the large: it is trusted when all is on it."""
+    """A nearly full disk takes a small write and refuses a large one: the fault lasts until all entries are on it."""
     journal = await Journal.open(tmp_path / "journal", sealer, Now())
     write = os.write
 
@@ -163,8 +164,8 @@ async def test_one_write_that_succeeds_does_not_hide_one_that_failed(
     await journal.close()
 
 
-async def test_names_that_nobody_resolves_hold_up_no_write(tmp_path: Path, sealer: Sealer) -> None:
-    """The threads that everybody shares are all busy, as with name servers that do not answer."""
+async def test_name_servers_that_do_not_answer_hold_up_no_write(tmp_path: Path, sealer: Sealer) -> None:
+    """A write needs none of the loop's shared threads: all of them are busy here."""
     over = threading.Event()
     loop = asyncio.get_running_loop()
     busy = [loop.run_in_executor(None, over.wait, 10) for _ in range(64)]
@@ -194,15 +195,15 @@ async def test_what_waits_for_a_disk_is_no_more_than_there_are_grants(
     await heir.close()
 
 
-async def test_what_is_to_be_tidied_waits_for_the_disk_alone(tmp_path: Path, sealer: Sealer, disk: Disk) -> None:
-    """Burying a replica's file does not hold up the replay that ends with it, and is done when the disk answers."""
+async def test_removing_a_file_waits_for_the_disk_alone(tmp_path: Path, sealer: Sealer, disk: Disk) -> None:
+    """Removing a replica's file does not hold up the replay that ends with it, and is done when the disk answers."""
     await (await Journal.open(tmp_path, sealer, Now())).close()
     heir = await heir_of(tmp_path, sealer, Now())
     (life,) = heir.ended
     disk.sticks()
     appending = asyncio.create_task(heir.append("1", "x"))
     await asyncio.sleep(0)
-    await asyncio.wait_for(heir.bury(life), 1)
+    await asyncio.wait_for(heir.remove_ended(life), 1)
     assert heir.ended == []
     assert not (await appending).written
     disk.answers()
@@ -212,7 +213,7 @@ async def test_what_is_to_be_tidied_waits_for_the_disk_alone(tmp_path: Path, sea
 
 
 def test_a_process_ends_while_its_disk_does_not_answer(tmp_path: Path) -> None:
-    """Told to stop, it does not wait for what may take for ever."""
+    """A process ends although its disk thread hangs for ever."""
     program = """
 import asyncio, os, sys, threading
 from pathlib import Path

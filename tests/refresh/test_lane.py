@@ -1,4 +1,4 @@
-"""How much a lane claims at once: in portions, so that not all slots stand empty together, and less beside callers."""
+"""How much a lane claims at once: in batches, so that not all slots stand empty together, and less beside callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from broker.read.activity import RECENT, ReadActivity
 from broker.refresh.recorder import Recorder
-from broker.refresh.scheduler import urgent
+from broker.refresh.scheduler import is_urgent
 from tests.broker.steps import imported
 from tests.conftest import StartBroker
 from tests.refresh.claims import claim
@@ -31,7 +31,7 @@ NAMES = [f"g{number}" for number in range(40)]
 
 
 async def most_at_once(redis: Redis, *, expired: bool = False) -> int:
-    """Make all due and give the most that one claim took; *expired*: none of them has a living token any more."""
+    """Make all grants due and return the most that one claim took; *expired*: their tokens have expired."""
     before = [await redis.hget(f"broker:{{0}}:grant:{name}", "generation") for name in NAMES]
     if expired:
         for name in NAMES:
@@ -58,34 +58,34 @@ async def asking(broker: RunningBroker) -> AsyncIterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("quick", "portion"), [(3600.0, CONCURRENCY // 2), (0.0, CONCURRENCY // 3)])
+@pytest.mark.parametrize(("quick", "batch"), [(3600.0, CONCURRENCY // 2), (0.0, CONCURRENCY // 3)])
 async def test_a_claim_fills_a_part_of_a_lane(
     start_broker: StartBroker,
     sandbox: Sandbox,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
     quick: float,
-    portion: int,
+    batch: int,
 ) -> None:
-    """However many are due, one claim takes no more than its portion, and all are refreshed all the same."""
+    """However many are due, one claim takes no more than its batch, and all are refreshed all the same."""
     monkeypatch.setattr("broker.refresh.concurrency.QUICK", quick)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
-        assert await most_at_once(redis) == portion
+        assert await most_at_once(redis) == batch
 
 
 async def test_refreshing_ahead_of_time_gives_way_to_callers(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis
 ) -> None:
-    """While somebody reads, grants whose tokens live are claimed one by one."""
+    """While callers read, grants whose tokens live are claimed one by one."""
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         async with asking(broker):
             assert await most_at_once(redis) == 1
 
 
-async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Callers wait for a token where none is valid: there the lane is as quick as it can be."""
+async def test_expired_grants_do_not_give_way(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """Grants without a valid token are claimed in whole batches, whoever reads meanwhile: callers wait for them."""
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         async with asking(broker):
@@ -108,23 +108,23 @@ async def test_what_has_expired_gives_way_to_nobody(start_broker: StartBroker, s
 )
 def test_what_is_late_is_urgent(due: int, expires: int | None, wanted: bool) -> None:
     """Half of what was left when it fell due is gone (claimed at 1000), or nothing valid is left."""
-    assert urgent(replace(claim(), due_at=due, claimed_at=1000, expires_at=expires)) == wanted
+    assert is_urgent(replace(claim(), due_at=due, claimed_at=1000, expires_at=expires)) == wanted
 
 
-async def test_no_more_is_asked_for_than_can_be_written_down(
+async def test_no_more_is_requested_than_can_be_recorded(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While answers wait for the store, a lane asks for a bounded number of others; then it goes on to the last."""
-    monkeypatch.setattr("broker.refresh.scheduler.MOST_TELLING", 3)
-    settle, taken, gone_on = Recorder.settle, asyncio.Event(), asyncio.Event()
+    """While answers wait for the store, a lane sends a bounded number of requests; then it refreshes all others."""
+    monkeypatch.setattr("broker.refresh.scheduler.MOST_COMMITTING", 3)
+    commit, taken, gone_on = Recorder.commit, asyncio.Event(), asyncio.Event()
     gone_on.set()
 
     async def held_up(self: Recorder, *args: Any) -> Any:
         taken.set()
         await gone_on.wait()
-        return await settle(self, *args)
+        return await commit(self, *args)
 
-    monkeypatch.setattr(Recorder, "settle", held_up)
+    monkeypatch.setattr(Recorder, "commit", held_up)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         gone_on.clear()

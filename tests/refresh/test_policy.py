@@ -94,7 +94,7 @@ def test_unchanged_without_a_lifetime_backs_off() -> None:
 
 
 def test_unusable_access_token_keeps_the_refresh_token() -> None:
-    """An answer whose access token cannot be used still brings its refresh token home."""
+    """The refresh token of an answer is kept although its access token cannot be used."""
     step = policy.decide(claim(), Answered(answer(access_token=None, problem="no")), dialect(), NOW, 0)
     assert isinstance(step, Commit)
     assert step.token is None
@@ -120,7 +120,7 @@ def test_idle_limit_bounds_a_long_life() -> None:
 
 @pytest.mark.parametrize("outcome", [NotSent("dns"), Busy("http_503")])
 def test_not_sent_and_busy_back_off_inside_the_life_that_is_left(outcome: Outcome) -> None:
-    """Nothing was redeemed: try again, several times before the token's end, and tell the lane."""
+    """Nothing was redeemed: several tries fit before the token's end, and the lane counts a failure."""
     for failures in range(20):
         step = policy.decide(claim(failures=failures), outcome, dialect(), NOW, 0.99)
         assert isinstance(step, Postpone)
@@ -146,7 +146,7 @@ def test_unknown_on_a_strict_server_waits_for_the_end() -> None:
 
 
 def test_unknown_inside_the_grace_is_replayed_at_once() -> None:
-    """A server that forgives reuse for half a minute is asked again at once, without closing the lane."""
+    """Within a grace of half a minute the same request is sent again at once, and the lane stays open."""
     step = policy.decide(claim(), Unknown("timeout"), dialect(reuse_grace="30s"), NOW + 10_000, 0)
     assert isinstance(step, Postpone)
     assert step.due_at == NOW + 10_000
@@ -154,7 +154,7 @@ def test_unknown_inside_the_grace_is_replayed_at_once() -> None:
 
 
 def test_unknown_with_nothing_left_is_replayed() -> None:
-    """Once nothing valid is left there is nothing to lose."""
+    """Once no valid token is left the replay comes at once."""
     step = policy.decide(claim(expires_at=NOW - 1), Unknown("timeout"), dialect(), NOW, 0)
     assert isinstance(step, Postpone)
     assert step.due_at == NOW
@@ -171,7 +171,7 @@ def test_forever_never_holds_back() -> None:
 
 
 def test_an_open_attempt_is_held_back() -> None:
-    """A claim whose last attempt nobody saw the end of is never a plain refresh on a strict server."""
+    """After an attempt of unknown outcome a claim at a strict server waits for the replay."""
     held = policy.hold_back(claim(unknown_at=NOW - 5000), dialect(), NOW)
     assert held is not None
     assert held.due_at == NOW + HOUR // 4 - policy.REPLAY_MARGIN
@@ -181,7 +181,7 @@ def test_an_open_attempt_is_held_back() -> None:
 
 
 def test_dead_and_rejected_are_parked() -> None:
-    """A refusal is sent exactly once; only what the server called dead asks for a login."""
+    """A refused request is not repeated; only invalid_grant requires a login."""
     dead = policy.decide(claim(), InvalidGrant("invalid_grant", "gone"), dialect(), NOW, 0)
     assert isinstance(dead, Park)
     assert (dead.reason, dead.event) == ("reauthorization_required", "reauthorization_required")
@@ -192,7 +192,7 @@ def test_dead_and_rejected_are_parked() -> None:
 
 
 def test_registration_is_no_fault_of_the_grant() -> None:
-    """A refused client suspends the provider; the grant's own count does not move."""
+    """A refused client suspends the provider; the grant's failures are not counted."""
     step = policy.decide(claim(failures=2), InvalidClient("invalid_client"), dialect(), NOW, 0)
     assert isinstance(step, Postpone)
     assert (step.lane, step.failures, step.unknown) == ("suspended", 2, False)
@@ -226,7 +226,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
 def test_no_outcome_spins(
     outcome: Outcome, failures: int, left: int | None, unknown: int | None, draw: float, grace: str
 ) -> None:
-    """Whatever comes back, whenever: after a failure the next request is at least a second away, but for one replay."""
+    """After any failure the next request is at least a second away, except for one replay."""
     made = claim(
         failures=failures,
         expires_at=None if left is None else NOW + left,

@@ -25,7 +25,7 @@ TIMEOUT = 1.0
 
 @pytest.mark.parametrize("left", [-1.0, 0.02, 0.5, 0.95])
 async def test_nothing_is_sent_without_time_for_its_answer(sandbox: Sandbox, left: float) -> None:
-    """A request whose answer could come after the lease is not sent: its token would be spent and nobody would hear."""
+    """A request whose answer could come after the lease is not sent: its token would be spent, its answer lost."""
     outcome = await _asked(sandbox, left)
     assert isinstance(outcome, NotSent)
     assert outcome.code == "too_late"
@@ -33,7 +33,7 @@ async def test_nothing_is_sent_without_time_for_its_answer(sandbox: Sandbox, lef
 
 
 async def test_with_time_for_a_whole_request_it_is_sent(sandbox: Sandbox) -> None:
-    """With the request's whole time left before the margin, the provider is asked."""
+    """With the request's whole time left before the margin, it is sent."""
     assert isinstance(await _asked(sandbox, TIMEOUT + 2), Answered)
 
 
@@ -46,8 +46,15 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
         endpoint = Endpoint.from_settings("acme", provider, http, clock=lambda: 1_800_000_000_000)
         await endpoint.resolve()
         nothing = cast("Any", None)
-        asked = (nothing, {"acme": endpoint}, nothing, nothing, Metrics(), nothing)
-        refresher = Refresher(*asked, request_timeout=TIMEOUT)
+        refresher = Refresher(
+            nothing,
+            {"acme": endpoint},
+            cache=nothing,
+            recorder=nothing,
+            history=nothing,
+            metrics=Metrics(),
+            request_timeout=TIMEOUT,
+        )
         ends = time.monotonic() + LEASE_MARGIN.total_seconds() + left
         made = replace(claim(), provider="acme", refresh_token=Secret(token), lease_ends=ends)
-        return await refresher._ask(made, endpoint)
+        return await refresher._request(made, endpoint)

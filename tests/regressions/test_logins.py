@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import InvalidRequest
-from broker.login.login import read_redirect
+from broker.login.redirect import read_redirect
 from broker.sandbox import BrowserError, Sandbox, walk_login, walk_to_redirect
 from tests.broker.logins import browser, exchanges, opened, start
 from tests.conftest import RunningBroker, StartBroker

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import json
-import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -28,7 +27,7 @@ from broker.read.activity import ReadActivity
 from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import Recorder
 from broker.refresh.refresher import Refresher
-from broker.refresh.scheduler import Lane
+from broker.refresh.scheduler import Lane, Scheduler
 from broker.secret import Sealer
 from broker.settings import Provider, Redis
 from broker.store import Store, opening
@@ -177,27 +176,34 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
-        tally = HistoryRecorder(store, Heartbeat("history"))
-        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
+        recorder = Recorder(store, self.journal, notice=False, stopping=asyncio.Event())
+        refresher = Refresher(
+            store,
+            endpoints,
+            cache=cache,
+            recorder=recorder,
+            history=HistoryRecorder(store, Heartbeat("history")),
+            metrics=metrics,
+            request_timeout=10,
+        )
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
                 name,
                 store,
-                refresher,
-                replay,
-                self.journal,
-                Heartbeat(name),
-                ReadActivity(),
+                refresher=refresher,
+                replay=replay,
+                journal=self.journal,
+                heartbeat=Heartbeat(name),
+                read_activity=ReadActivity(),
                 concurrency=8,
                 lease_ms=LEASE_MS,
             )
             for name in endpoints
         }
         self._endpoints = endpoints
-        self._admission = LoginRecorder(store, self.journal, cache.put, lambda _: None, notice=False)
-        self._logout = Logout(store, endpoints, self.journal, cache.evict, request_timeout=1, lease_ms=LEASE_MS)
+        self._login_recorder = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
         """End the replica at once: nothing of it runs on, its file is released, its connections close."""
@@ -206,7 +212,7 @@ class Replica:
         for task in mine:
             task.cancel()
         await asyncio.gather(*mine, return_exceptions=True)
-        os.close(self.journal._file)
+        self.journal._file.close()
         await self._stack.aclose()
 
     async def claim(self, provider: str, n: int) -> None:
@@ -227,7 +233,7 @@ class Replica:
         endpoint, raw = self._endpoints[provider], json.dumps(body).encode()
         read = token_response.read(200, {}, raw, dialect=endpoint.dialect, now=self.store.clock(), sent=())
         assert isinstance(read, Answered)
-        await self._do(self._admission.admit(grant, read.answer, endpoint.dialect))
+        await self._do(self._login_recorder.record(grant, read.answer, endpoint.dialect))
 
     async def log_out(self, grant: str) -> None:
         """Revoke and forget."""

@@ -77,7 +77,7 @@ class Machine(World, RuleBasedStateMachine):
             self.doom(replica, "register", fate)
             self.run(replica.log_in(grant, provider, body))
             self.expected[grant], self.heard_by[grant] = family.id, name
-            self.bury()
+            self.end_the_dead()
         elif replica.connected and self.run(self.states())[grant] in (["due"], ["parked"]):
             self.run(replica.log_out(grant))
             self.expected[grant], self.heard_by[grant] = None, name
@@ -110,7 +110,7 @@ class Machine(World, RuleBasedStateMachine):
                 self.doom(replica, "claim", fate)
             before = self.requests
             self.run(replica.claim(held.provider, n))
-            self.bury()
+            self.end_the_dead()
             assert not (rash := self.run(self.rash(before))), rash
 
     @precondition(lambda self: self.requests)
@@ -123,7 +123,7 @@ class Machine(World, RuleBasedStateMachine):
             for verb in ("commit", "postpone", "park"):
                 self.doom(replica, verb, fate)
         self.run(replica.respond(request, kind))
-        self.bury()
+        self.end_the_dead()
 
     @precondition(lambda self: not set(self.flying) & set(self.requests))
     @rule(many=st.integers(1, 4))

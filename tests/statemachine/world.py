@@ -207,7 +207,7 @@ class World:
         if fate:
             replica.line.fates[verb, fate["when"]] = fate["fate"]
 
-    def bury(self) -> None:
+    def end_the_dead(self) -> None:
         for replica in self.replicas.values():
             if replica.up:
                 if replica.line.died.is_set():

@@ -51,6 +51,7 @@ def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **ch
         claim.claimed_at,
         claim.claimed_at + 3_600_000,
         claim.claimed_at + 2_700_000,
+        claim.claimed_at + 3_600_000,
         {"httpsBaseUrl": {"port": 443}},
     )
     return Commit(

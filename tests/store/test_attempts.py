@@ -44,13 +44,13 @@ async def test_each_script_remembers_what_it_settled(store: Store, redis: Redis)
     await imported(store, "g1")
     claim = await again(store, redis)
     assert (await past(store)).under_way == (claim.claimed_at, replica_name())
-    await store.schedule.commit(commit_of(claim), [])
-    await store.schedule.commit(commit_of(claim), [])  # a commit that is repeated is one attempt
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))  # a commit that is repeated is one attempt
     await store.schedule.postpone(postponed(await again(store, redis)), None)
     dead = await again(store, redis)
     detail = "invalid_grant: Token was revoked\tby its owner"
     step = Park(dead, "dead", "reauthorization_required", detail, "reauthorization_required", "invalid_grant")
-    assert await store.schedule.park(step, "{}") == "parked"
+    assert await store.schedule.park(step, {}) == "parked"
     found = await past(store)
     assert [(a.outcome, a.error, a.error_description, a.decided) for a in found.attempts] == [
         ("refreshed", "", "", "kept"),
@@ -83,18 +83,18 @@ async def test_a_history_that_cannot_be_written_holds_nothing_up(store: Store, r
     await imported(store, "g1")
     await redis.set("broker:{0}:attempts:g1", "of another type")
     claim = await again(store, redis)
-    assert await store.schedule.commit(commit_of(claim), ["m"]) == ("committed", True)
+    assert await store.schedule.commit(store.registry.prepare(commit_of(claim)), [{}]) == ("committed", True)
     assert await store.schedule.postpone(postponed(await again(store, redis), code="c"), None) == "postponed"
     parked = Park(await again(store, redis), "dead", "gone", "", "refresh_failing")
-    assert await store.schedule.park(parked, "m") == "parked"
+    assert await store.schedule.park(parked, {}) == "parked"
 
 
 async def test_a_history_goes_with_its_grant(store: Store, redis: Redis) -> None:
     """Nothing of a grant that was logged out is left behind, and another under its name begins anew."""
     await imported(store, "g1")
-    await store.schedule.commit(commit_of(await again(store, redis)), ["m"])
+    await store.schedule.commit(store.registry.prepare(commit_of(await again(store, redis))), [{}])
     assert await redis.llen("broker:{0}:attempts:g1") == 1
-    assert await store.registry.forget("g1", "m")
+    assert await store.registry.forget("g1", {})
     assert await redis.keys("*g1*") == []
     await imported(store, "g1")
     assert (await past(store)).attempts == []
@@ -126,7 +126,7 @@ async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> No
     names = ["g1", "g2", "g3", "g4"]
     await imported(store, *names)
     for claim in sorted(await claimed(store, 4), key=lambda c: c.grant_id):
-        await store.schedule.park(Park(claim, "rejected", "invalid_scope", "no", "refresh_failing"), "{}")
+        await store.schedule.park(Park(claim, "rejected", "invalid_scope", "no", "refresh_failing"), {})
     decided = [(await past(store, name)).attempts[-1].decided for name in names]
     assert decided == ["parked", "parked", "parked", "suspended"]
 
@@ -136,7 +136,7 @@ async def test_a_restored_answer_is_remembered(store: Store, redis: Redis) -> No
     await imported(store, "g1")
     await store.schedule.postpone(postponed(await again(store, redis)), None)
     claim = await again(store, redis)
-    record = store.registry.commit_record(commit_of(claim))
+    record = store.registry.prepare(commit_of(claim)).record
     for expected in ("restored", "known"):
         assert await store.registry.restore(record) == expected
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [
@@ -149,14 +149,15 @@ async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: R
     """They are the grant's: a login over it keeps them, forgetting it removes them and leaves when it was forgotten."""
     await imported(store, "g1")
     claim = await again(store, redis)
-    await store.schedule.park(Park(claim, "dead", "x", "", "refresh_failing"), "{}")
+    await store.schedule.park(Park(claim, "dead", "x", "", "refresh_failing"), {})
     token = commit_of(claim).token
     assert token is not None
     seen = await store.registry.generation("g1")
-    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
+    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    await store.registry.log_in(login, seen=seen, message={})
     assert [a.decided for a in (await past(store)).attempts] == ["parked"]
     assert (await past(store)).forgotten_at is None
-    assert await store.registry.forget("g1", "{}")
+    assert await store.registry.forget("g1", {})
     found = await past(store)
     assert found.attempts == []
     assert found.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
@@ -171,14 +172,15 @@ async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> Non
     assert (await past(store)).attempts == []
     await redis.zrem("broker:{0}:leased:p", "g1")
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
-    await store.schedule.commit(commit_of(await again(store, redis)), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(await again(store, redis))))
     assert [(a.decided, a.replica) for a in (await past(store)).attempts] == [("open", ""), ("kept", replica_name())]
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])
 def test_an_entry_is_bounded(letter: str) -> None:
     """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""
-    slot = b"suspended\t" + entry("registration", 1, 10**12, "h" * 48 + ":123456", "e" * 64, letter * 300).encode()
+    words = entry("registration", 1, 10**12, "h" * 48 + ":123456", error="e" * 64, description=letter * 300)
+    slot = f"suspended\t{words}".encode()
     assert len(slot) <= 256
     attempt = Attempt.parse(slot)
     assert (attempt.outcome, attempt.error, attempt.decided) == ("registration", "e" * 64, "suspended")
@@ -238,7 +240,7 @@ async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> Non
     await imported(store, "g1")
     token = commit_of(await again(store, redis), "login").token
     assert token is not None
-    record = store.registry.login_record(token, Secret("r"), reauthorize_by=None, followed=0)
+    record = store.registry.prepare_login(token, Secret("r"), reauthorize_by=None, followed=0).record
     await redis.delete(GRANT)
     assert await store.registry.restore(record) == "restored"
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]
@@ -250,6 +252,6 @@ async def test_a_grant_is_described_with_what_came_of_it(store: Store) -> None:
     (claim,) = await claimed(store)
     before = await store.grants.get("g1")
     assert before is not None
-    await store.schedule.park(Park(claim, "dead", "invalid_grant", "spent", "refresh_failing"), "{}")
+    await store.schedule.park(Park(claim, "dead", "invalid_grant", "spent", "refresh_failing"), {})
     state, grant = await store.grants.placed(before)
     assert (state, grant.reason, grant.last_detail) == ("parked", "invalid_grant", "invalid_grant: spent")

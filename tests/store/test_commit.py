@@ -18,10 +18,10 @@ async def test_a_commit_of_the_same_generation_is_written_once(store: Store, red
     await imported(store, "g1")
     (claim,) = await claimed(store)
     commit = replace(commit_of(claim), token=None)
-    assert (await store.schedule.commit(commit, []))[0] == "committed"
+    assert (await store.schedule.commit(store.registry.prepare(commit)))[0] == "committed"
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (again,) = await claimed(store)
-    assert (await store.schedule.commit(commit, []))[0] == "already"
+    assert (await store.schedule.commit(store.registry.prepare(commit)))[0] == "already"
     assert await sets(redis, "g1") == ["leased"]  # the next attempt's lease stands
     assert await redis.hget("broker:{0}:grant:g1", "attempt") == again.attempt.encode()
 
@@ -31,4 +31,4 @@ async def test_a_store_that_went_back_loses_a_commit(store: Store, redis: Redis)
     await imported(store, "g1")
     (claim,) = await claimed(store)
     await redis.hset("broker:{0}:grant:g1", "generation", claim.generation - 1)
-    assert (await store.schedule.commit(commit_of(claim), []))[0] == "lost"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "lost"

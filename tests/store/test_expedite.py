@@ -18,7 +18,7 @@ async def test_expedite_respects_what_waits(store: Store) -> None:
     grant = await store.grants.get("g1")
     assert grant is not None
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "leased"
-    await store.schedule.commit(commit_of(claim), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
     fresh = await store.schedule.expedite(grant, interval_ms=60_000)
     assert (fresh.status, 0 < fresh.number <= 60_000) == ("fresh", True)
     changed = await store.schedule.expedite(grant, interval_ms=0, generation=grant.generation)
@@ -30,9 +30,9 @@ async def test_expedite_respects_what_waits(store: Store) -> None:
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "backing_off"
     assert await store.schedule.retry("g1", "p") == "due"
     (claim,) = await claimed(store)
-    await store.schedule.park(Park(claim, "dead", "gone", "", "refresh_failing"), "{}")
+    await store.schedule.park(Park(claim, "dead", "gone", "", "refresh_failing"), {})
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "parked"
-    await store.registry.forget("g1", "{}")
+    await store.registry.forget("g1", {})
     assert (await store.schedule.expedite(grant, interval_ms=0)).status == "gone"
 
 
@@ -47,7 +47,7 @@ async def test_expedite_counts_what_it_moves(store: Store) -> None:
 
     async def refresh() -> None:
         (claim,) = await claimed(store)
-        await store.schedule.commit(commit_of(claim), [])
+        await store.schedule.commit(store.registry.prepare(commit_of(claim)))
 
     assert [await expedite(1) for _ in range(3)] == ["expedited"] * 3, "due since its import"
     await refresh()

@@ -47,17 +47,17 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
 async def test_nothing_is_added_to_another_store(store: Store, redis: Redis) -> None:
     """An emptied server gets no history, and the counts that it refused are added once the data is back."""
     await minute_of(store)
-    tally = HistoryRecorder(store, Heartbeat("history"))
-    tally.count("p", "refreshed")
-    tally.count("p", "busy")
+    history = HistoryRecorder(store, Heartbeat("history"))
+    history.count("p", "refreshed")
+    history.count("p", "busy")
     held = await redis.dump("broker:{0}:meta") or b""
     await redis.flushall()
-    await tally.tell()
+    await history.flush()
     assert await redis.keys("*") == []
     await redis.restore("broker:{0}:meta", 0, held)
-    tally.count("p", "unchanged")
-    await tally.tell()
-    await tally.tell()
+    history.count("p", "unchanged")
+    await history.flush()
+    await history.flush()
     ((*_, last),) = (await store.history.for_providers(["p"], store.clock())).values()
     assert (last.refreshed, last.failed) == (2, 1)
 
@@ -86,10 +86,10 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
 
 
 async def test_it_is_added_while_the_broker_runs(store: Store) -> None:
-    """A running tally adds its counts without being stopped, and ends when it is stopped."""
-    tally, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
-    tally.count("p", "rejected")
-    running = asyncio.create_task(tally.run(ending))
+    """A running recorder adds what it counted without being stopped, and ends when it is stopped."""
+    history, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
+    history.count("p", "rejected")
+    running = asyncio.create_task(history.run(ending))
 
     async def heard() -> bool:
         ((*_, before, last),) = (await store.history.for_providers(["p"], store.clock())).values()

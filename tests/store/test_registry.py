@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from broker.secret import Secret
@@ -17,10 +18,10 @@ async def test_a_lost_commit_is_restored_once(store: Store, redis: Redis) -> Non
     """A store that lost a commit takes it from a record, into due, and knows it the second time."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    record = store.registry.commit_record(commit_of(claim))
+    record = store.registry.prepare(commit_of(claim)).record
     assert await store.registry.restore(record) == "restored"
     assert await store.registry.restore(record) == "known"
-    assert (await store.schedule.commit(commit_of(claim), []))[0] == "already"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "already"
     assert await sets(redis, "g1") == ["due"]
     grant = await store.grants.get("g1")
     assert grant is not None
@@ -34,10 +35,10 @@ async def test_a_lost_grant_is_restored_whole(store: Store, redis: Redis) -> Non
     """A store that lost the grant itself gets it back, granted_at included."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    record = store.registry.commit_record(commit_of(claim))
+    record = store.registry.prepare(commit_of(claim)).record
     for name in await redis.keys("broker:{0}:grant:*") + await redis.keys("broker:{0}:leased:*"):
         await redis.delete(name)
-    assert (await store.schedule.commit(commit_of(claim), []))[0] == "lost"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "lost"
     assert await store.registry.restore(record) == "restored"
     grant = await store.grants.get("g1")
     assert grant is not None
@@ -52,8 +53,9 @@ async def test_a_record_undoes_no_login(store: Store) -> None:
     token = commit_of(claim, "login").token
     assert token is not None
     seen = await store.registry.generation("g1")
-    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
-    late = store.registry.commit_record(commit_of(claim, generation=claim.generation + 99))
+    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    await store.registry.log_in(login, seen=seen, message={})
+    late = store.registry.prepare(commit_of(claim, generation=claim.generation + 99)).record
     assert await store.registry.restore(late) == "replaced"
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
 
@@ -62,22 +64,22 @@ async def test_a_record_of_another_store_is_not_ours(store: Store) -> None:
     """A journal never writes into a store it does not belong to."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    record = store.registry.commit_record(commit_of(claim)).replace(store.store_id, "another")
-    assert await store.registry.restore(record) == "another store"
+    record = {**json.loads(store.registry.prepare(commit_of(claim)).record), "store": "another"}
+    assert await store.registry.restore(json.dumps(record)) == "another store"
 
 
 async def test_forgotten_is_remembered(store: Store) -> None:
     """Neither a record nor a late commit brings a forgotten grant back; a new grant of that id is a new one."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    record = store.registry.commit_record(commit_of(claim))
-    assert await store.registry.forget("g1", "{}")
+    record = store.registry.prepare(commit_of(claim)).record
+    assert await store.registry.forget("g1", {})
     assert await store.registry.restore(record) == "forgotten"
-    assert (await store.schedule.commit(commit_of(claim), []))[0] == "gone"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "gone"
     again = await store.registry.import_("g1", "p", Secret("r-new"), None, due_at=0)
     assert again.status == "created"
     assert again.generation > claim.generation
-    assert (await store.schedule.commit(commit_of(claim), []))[0] == "superseded"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "superseded"
     old = store.registry.forget_record("g1", claim.generation)
     assert await store.registry.restore(old) == "known"
     held = await store.registry.generation("g1")
@@ -106,14 +108,14 @@ async def test_an_import_brings_back_no_token_that_another_replaced(store: Store
     assert [await import_(token) for token in (old, new)] == ["created", "replaced"]
     assert [await import_(token) for token in (old, new)] == ["outdated", "unchanged"]
     (claim,) = await claimed(store)
-    await store.schedule.commit(commit_of(claim), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
     assert [await import_(token) for token in (old, new)] == ["outdated", "unchanged"]
     assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
     for number in range(20):
         assert await import_(Secret(f"r-{number}")) == "replaced"
     assert [await import_(Secret(f"r-{number}")) for number in range(12, 20)] == [*["outdated"] * 7, "unchanged"]
     assert await redis.hlen("broker:{0}:held") == 1
-    assert await store.registry.forget("g1", "{}")
+    assert await store.registry.forget("g1", {})
     assert await redis.hlen("broker:{0}:held") == 0
     assert await import_(old) == "created"
 
@@ -122,8 +124,8 @@ async def test_an_answer_that_came_after_a_log_out_is_forgotten_too(store: Store
     """A broker killed with an answer in its journal, for a grant that was logged out meanwhile, brings nothing back."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    assert await store.registry.forget("g1", "{}")
-    late = store.registry.commit_record(commit_of(claim, generation=store.clock() + 60_000))
+    assert await store.registry.forget("g1", {})
+    late = store.registry.prepare(commit_of(claim, generation=store.clock() + 60_000)).record
     assert await store.registry.restore(late) == "forgotten"
     assert await store.grants.get("g1") is None
 
@@ -132,11 +134,13 @@ async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis
     """A store that lost both a log out and the login after it gets both back, whichever journal speaks first."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    old = store.registry.commit_record(commit_of(claim))
+    old = store.registry.prepare(commit_of(claim)).record
     forgot = store.registry.forget_record("g1", claim.generation)
     token = commit_of(claim, "login", generation=store.clock() + 1).token
     assert token is not None
-    login = store.registry.login_record(token, Secret("r-login"), reauthorize_by=None, followed=token.generation - 1)
+    login = store.registry.prepare_login(
+        token, Secret("r-login"), reauthorize_by=None, followed=token.generation - 1
+    ).record
     restore = store.registry.restore
     assert [await restore(record) for record in (forgot, old, login)] == [
         "forgot",
@@ -151,7 +155,7 @@ async def test_forgetting_again_what_the_store_never_had(store: Store, redis: Re
     """A store that lost a grant's whole life, its end included, does not take the life alone from another journal."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    life = store.registry.commit_record(commit_of(claim))
+    life = store.registry.prepare(commit_of(claim)).record
     end = store.registry.forget_record("g1", claim.generation + 1)
     await redis.delete("broker:{0}:grant:g1", "broker:{0}:leased:p")
     restore = store.registry.restore
@@ -163,7 +167,7 @@ async def test_what_is_restored_has_no_open_attempt(store: Store, redis: Redis) 
     """A record is the end of its attempt: the next claim is a plain one, not one after an unknown outcome."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    record = store.registry.commit_record(commit_of(claim))
+    record = store.registry.prepare(commit_of(claim)).record
     assert await store.registry.restore(record) == "restored"
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (again,) = await claimed(store)

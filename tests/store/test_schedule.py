@@ -39,8 +39,8 @@ async def test_tokens_lie_sealed(store: Store, redis: Redis) -> None:
     """Neither token nor extra member can be read in Redis, and a sealed field moved elsewhere does not open."""
     await imported(store, "g1", "g2")
     one, two = sorted(await claimed(store, 2), key=lambda c: c.grant_id)
-    await store.schedule.commit(commit_of(one, "access-token", "refresh-token"), [])
-    await store.schedule.commit(commit_of(two, "a-other"), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(one, "access-token", "refresh-token")))
+    await store.schedule.commit(store.registry.prepare(commit_of(two, "a-other")))
     raw = await redis.hgetall("broker:{0}:grant:g1")
     stored = b"".join(bytes(value) for value in raw.values())  # type: ignore[arg-type]
     for secret in (b"access-token", b"refresh-token", b"httpsBaseUrl"):  # long enough to be no chance
@@ -57,11 +57,11 @@ async def test_commit_is_idempotent_by_attempt(store: Store, redis: Redis) -> No
     await imported(store, "g1")
     (claim,) = await claimed(store)
     async with subscribed(redis, "g1") as heard:
-        assert (await store.schedule.commit(commit_of(claim), ["{}"]))[0] == "committed"
-        assert (await store.schedule.commit(commit_of(claim, "a9"), ["{}"]))[0] == "already"
+        assert (await store.schedule.commit(store.registry.prepare(commit_of(claim)), [{"n": 1}]))[0] == "committed"
+        assert (await store.schedule.commit(store.registry.prepare(commit_of(claim, "a9")), [{"n": 2}]))[0] == "already"
         await store.primary.call("PUBLISH", "broker:tokens:g1", '{"last": 1}')
         await until(lambda: {"last": 1} in heard)
-    assert heard == [{}, {"last": 1}]
+    assert heard == [{"n": 1, "store": store.store_id}, {"last": 1}]
     grant = await store.grants.get("g1")
     assert grant is not None
     assert grant.token is not None
@@ -73,7 +73,7 @@ async def test_commit_is_durable(store: Store) -> None:
     """With an AOF the commit's own connection proves that it is on disk; more replicas than there are is not proved."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    assert (await store.schedule.commit(commit_of(claim), []))[1] is True
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[1] is True
 
 
 async def test_commit_of_another_generation_is_refused(store: Store, redis: Redis) -> None:
@@ -83,12 +83,13 @@ async def test_commit_of_another_generation_is_refused(store: Store, redis: Redi
     token = commit_of(one, "login").token
     assert token is not None
     seen = await store.registry.generation("g1")
-    await store.registry.log_in(token, Secret("r-login"), reauthorize_by=None, seen=seen, message="")
-    assert (await store.schedule.commit(commit_of(one), []))[0] == "superseded"
+    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    await store.registry.log_in(login, seen=seen, message={})
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(one))))[0] == "superseded"
     assert await sets(redis, "g1") == ["due"]
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
-    assert await store.registry.forget("g2", "{}")
-    assert (await store.schedule.commit(commit_of(two), []))[0] == "gone"
+    assert await store.registry.forget("g2", {})
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(two))))[0] == "gone"
     assert await sets(redis, "g2") == []
 
 
@@ -105,7 +106,7 @@ async def test_a_stale_attempt_changes_nothing(store: Store, redis: Redis) -> No
     assert new.attempt != old.attempt
     late = Postpone(old, "busy", "http_503", "", 9_999_999_999_999, 1, lane="ailing")
     assert await store.schedule.postpone(late, None) == "superseded"
-    assert await store.schedule.park(Park(old, "dead", "x", "", "refresh_failing"), "{}") == "superseded"
+    assert await store.schedule.park(Park(old, "dead", "x", "", "refresh_failing"), {}) == "superseded"
     assert await sets(redis, "g1") == ["leased"]
 
 
@@ -115,7 +116,7 @@ async def test_an_ended_lease_has_a_second_term(store: Store, redis: Redis) -> N
     one, _ = await claimed(store, 2)
     await redis.zadd("broker:{0}:leased:p", {"g1": 1, "g2": 1})
     assert await claimed(store, 2) == []
-    assert (await store.schedule.commit(commit_of(one), []))[0] == "committed"
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(one))))[0] == "committed"
     left = (await redis.zscore("broker:{0}:leased:p", "g2") or 0) - store.clock()
     assert 14_000 < left <= 15_001
     await redis.zadd("broker:{0}:leased:p", {"g2": ENDED})
@@ -132,7 +133,7 @@ async def test_an_ended_lease_shows_its_open_attempt(store: Store, redis: Redis)
         (again,) = await claimed(store)
         assert again.unknown_at is not None
         assert abs(again.unknown_at - first.claimed_at) < 1000
-    await store.schedule.commit(commit_of(again), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(again)))
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     (clean,) = await claimed(store)
     assert clean.unknown_at is None
@@ -153,7 +154,7 @@ async def test_not_before_and_one_at_it(store: Store, redis: Redis) -> None:
     await asyncio.sleep(0.45)
     (probe,) = await claimed(store, 9)
     assert await claimed(store, 9) == []
-    await store.schedule.commit(commit_of(probe), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(probe)))
     assert len(await claimed(store, 9)) == 2
     assert await redis.hget("broker:{0}:provider:p", "not_before") is None
 
@@ -181,7 +182,7 @@ async def test_one_refresh_token_has_one_grant(store: Store) -> None:
     assert (await store.registry.import_("g2", "p", token, None, due_at=now)).status == "created"
     await claimed(store, 9)
     assert (await store.registry.import_("g2", "p", Secret("r-3"), None, due_at=now)).status == "leased"
-    await store.registry.forget("g1", "{}")
+    await store.registry.forget("g1", {})
     assert (await store.registry.import_("g3", "p", Secret("r-new"), None, due_at=now)).status == "created"
 
 
@@ -304,10 +305,10 @@ async def test_what_followed_from_a_commit_is_not_taken_back(store: Store) -> No
     """A commit that finds its own descendant in the store gets already; after a login it gets superseded."""
     await imported(store, "g1")
     (first,) = await claimed(store)
-    await store.schedule.commit(commit_of(first), [])
+    await store.schedule.commit(store.registry.prepare(commit_of(first)))
     await store.primary.call("ZADD", "broker:{0}:due:p", 1, "g1")
     (second,) = await claimed(store)
-    await store.schedule.commit(commit_of(second, "a2", "r3"), [])
-    assert (await store.schedule.commit(commit_of(first), []))[0] == "already"
-    record = store.registry.commit_record(commit_of(first))
+    await store.schedule.commit(store.registry.prepare(commit_of(second, "a2", "r3")))
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(first))))[0] == "already"
+    record = store.registry.prepare(commit_of(first)).record
     assert await store.registry.restore(record) == "known"

@@ -127,11 +127,11 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
 
 async def write_down(store: Store, taken: dict[str, Claim]) -> None:
     """Commit, postpone and park a claim each, and restore one from its record."""
-    record = store.registry.commit_record(commit_of(taken["gone"]))
-    await store.schedule.commit(commit_of(taken["kept"]), ["{}"])
+    record = store.registry.prepare(commit_of(taken["gone"])).record
+    await store.schedule.commit(store.registry.prepare(commit_of(taken["kept"])), [{}])
     late = Postpone(taken["late"], "busy", "http_503", "", due_at=store.clock(), failures=1, lane="ailing")
-    await store.schedule.postpone(late, "{}")
-    await store.schedule.park(Park(taken["refused"], "dead", "invalid_grant", "gone", "refresh_failing"), "{}")
+    await store.schedule.postpone(late, {})
+    await store.schedule.park(Park(taken["refused"], "dead", "invalid_grant", "gone", "refresh_failing"), {})
     await store.registry.restore(record)
 
 
@@ -141,9 +141,10 @@ async def log_in_and_out(store: Store) -> None:
     await store.flows.put("ticket", flow)
     await store.flows.update("ticket", flow)
     now = store.clock()
-    token = Token("new", "p", now, Secret("a"), "Bearer", None, now, now, now, {})
-    await store.registry.log_in(token, Secret("r"), reauthorize_by=None, seen=None, message="{}")
-    await store.registry.forget("new", "{}")
+    token = Token("new", "p", now, Secret("a"), "Bearer", None, now, now, now, now, {})
+    login = store.registry.prepare_login(token, Secret("r"), reauthorize_by=None, followed=0)
+    await store.registry.log_in(login, seen=None, message={})
+    await store.registry.forget("new", {})
 
 
 async def notify_and_reseal(store: Store) -> None:

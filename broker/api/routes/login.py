@@ -19,7 +19,8 @@ from broker.api.requests import authenticate, read_grant_id, read_json, require_
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
-from broker.login.login import AlreadyUsed, read_query
+from broker.login.login import AlreadyUsed
+from broker.login.redirect import read_query
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
 

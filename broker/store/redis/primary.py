@@ -167,6 +167,11 @@ class Primary:
         if held != self._known_mark()[1]:
             raise wrong_store(held)
 
+    @property
+    def store_id(self) -> str:
+        """The id of the store that `mark` names; empty until it is known."""
+        return self.mark[1]
+
     def _known_mark(self) -> tuple[str, str]:
         if not self.mark[1]:
             raise StoreUnavailable("Redis: which store it holds is not known yet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,8 @@ from broker.journal.journal import Journal
 from broker.login.recorder import LoginRecorder
 from broker.model import TokenResponse
 from broker.providers import Dialect
+from broker.read import Cache
+from broker.refresh.scheduler import Scheduler
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Provider
 from broker.settings import Redis as RedisSettings
@@ -46,24 +48,26 @@ async def test_a_lost_reply_registers_no_second_time(
         for store in (ours, other):
             await store.identify()
         journal = await Journal.open(tmp_path / "journal", sealer, ours.clock)
-        served: list[Any] = []
-        admission = LoginRecorder(ours, journal, served.append, lambda _: None, notice=False)
+        cache = Cache(10)
+        recorder = LoginRecorder(ours, journal, cache=cache, scheduler=Scheduler([]), notice=False)
         await redis.script_load(scripts.REGISTER.text)
         proxy.drop_reply(scripts.REGISTER)
         # Without an access token that can be served it is due at once.
         answer = TokenResponse(None, Secret("r1"), "Bearer", None, None, None, {}, problem="unusable")
-        admitting = asyncio.create_task(admission.admit("g1", answer, dialect))
+        recording = asyncio.create_task(recorder.record("g1", answer, dialect))
         await until(lambda: redis.exists("broker:{0}:grant:g1"))
         if refreshed:
             (claim,) = await until(lambda: claimed(other, 1, "acme"))
-            assert (await other.schedule.commit(commit_of(claim, refresh="r2"), []))[0] == "committed"
+            assert (await other.schedule.commit(other.registry.prepare(commit_of(claim, refresh="r2"))))[
+                0
+            ] == "committed"
         generation = await redis.hget("broker:{0}:grant:g1", "generation")
-        admitted = await asyncio.wait_for(admitting, 10)
-        assert admitted.grant_id == "g1"
+        logged_in = await asyncio.wait_for(recording, 10)
+        assert logged_in.grant_id == "g1"
         assert await redis.hget("broker:{0}:grant:g1", "generation") == generation
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         for entry in journal.entries():
             assert await ours.registry.restore(entry.text) == "known"
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
-        assert [token.generation for token in served] == [int(generation or 0)] or refreshed
+        assert [token.generation for token in cache.tokens()] == [int(generation or 0)] or refreshed
         await journal.close()

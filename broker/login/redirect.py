@@ -1,0 +1,57 @@
+"""Read what a provider redirects a browser back with: the callback's query, or the URL pasted by a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from broker.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_LONGEST = 16_384
+"""Bytes of a pasted URL: far above any real redirect."""
+
+
+def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
+    """Return the parameters of a pasted redirect URL, whatever a terminal or a chat did to its white space.
+
+    Raises:
+        InvalidRequest: it does not begin with *redirect_uri*, is too long, or repeats a parameter.
+    """
+    url = "".join(pasted.split()).replace("&amp;", "&")
+    if len(url) > _LONGEST:
+        raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
+    if _location(url) != _location(redirect_uri):
+        raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
+    return read_query(urlsplit(url).query)
+
+
+def read_query(query: str) -> dict[str, str]:
+    """Return the parameters of a redirect, each once.
+
+    A plus in a code is a plus: no server issues codes with blanks, but some leave their base64 as it is.
+
+    Raises:
+        InvalidRequest: a parameter is repeated, which RFC 6749 section 3.1 forbids.
+    """
+    parameters = parse_qs(query, keep_blank_values=True)
+    parameters |= {"code": code} if (code := parse_qs(query.replace("+", "%2B")).get("code")) else {}
+    return _each_once(parameters)
+
+
+def _location(url: str) -> tuple[str | None, int | None, str] | None:
+    """Return host, port and path; None where it is no URL."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname, parts.port, parts.path.rstrip("/")
+    except ValueError:
+        return None
+
+
+def _each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    for name, values in query.items():
+        if len(values) > 1:
+            raise InvalidRequest(f"parameter {name[:32]!a} is given {len(values)} times, once is allowed")
+    return {name: values[0] for name, values in query.items()}
