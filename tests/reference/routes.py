@@ -40,7 +40,7 @@ def routes() -> str:
             table(("route", "right", "what it does", "parameters", "responses", "errors"), rows),
             "Parameters:",
             table(("parameter", "in", "meaning"), parameters),
-            'Every route may also return 421. The body of an error is `{"error", "error_description"}`:',
+            'Every route may also return 415 and 421. The body of an error is `{"error", "error_description"}`:',
             table(("status", "meaning"), errors),
         )
     )

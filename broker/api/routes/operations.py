@@ -28,6 +28,7 @@ ERRORS = {
         "`reauthorization_required`: a person must log in; `conflict`: another request or grant is in the way",
     ),
     413: ("TooLarge", "the body is too large"),
+    415: ("UnsupportedMediaType", "the body is compressed: send it without a Content-Encoding"),
     421: ("Misdirected", "this Host is not served here"),
     428: ("PreconditionRequired", "the header that names the token is missing"),
     429: ("TooManyRequests", "the token is too fresh, or was reported too often, for a 401 to be about its age"),
@@ -94,7 +95,7 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside those of every route (421; 401 and 403 where it takes a key)."""
+    """Statuses with the body `Error`, beside those of every route (415, 421; 401 and 403 where it takes a key)."""
     right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
