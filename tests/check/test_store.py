@@ -270,8 +270,8 @@ async def test_foreign_store_on_our_channels(server: StartRedis, tmp_path: Path)
 
         async def publish() -> None:
             no_store = [odd for odd in NONSENSE if b'"store": "' not in odd]
-            told = [json.dumps({"store": store}).encode() for store in (ours, other)]
-            for message in (*no_store, *told, b"no JSON"):
+            messages = [json.dumps({"store": store}).encode() for store in (ours, other)]
+            for message in (*no_store, *messages, b"no JSON"):
                 await asked.publish("broker:tokens:g1", message)
 
         async with meanwhile(publish, 0.02):

@@ -138,9 +138,9 @@ async def test_wrong_settings(home: Home) -> None:
     for command in (("run",), ("status",), ("health",)):
         done = await home(*command)
         assert (done.code, done.out) == (78, ""), done
-        told = lines(done.err)
-        assert len(told) == 3
-        assert all(re.match(r"token-broker: broker\.toml:\d+: [a-z0-9_.]+: ", line) for line in told), told
+        printed = lines(done.err)
+        assert len(printed) == 3
+        assert all(re.match(r"token-broker: broker\.toml:\d+: [a-z0-9_.]+: ", line) for line in printed), printed
         assert "SECRET" not in done.err
 
 

@@ -138,9 +138,9 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
         "mode=0o640, in_place=False).write(b'the-token')"
     )
     trace = tmp_path / "trace"
-    traced = "openat,fchown,fchmod,write,rename,renameat,renameat2,chmod"
+    watched = "openat,fchown,fchmod,write,rename,renameat,renameat2,chmod"
     done = subprocess.run(
-        [strace, "-f", "-o", trace, "-e", f"trace={traced}", sys.executable, "-c", code],
+        [strace, "-f", "-o", trace, "-e", f"trace={watched}", sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
@@ -148,12 +148,14 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
     if "ptrace" in done.stderr or "not permitted" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
-    told = [line.split(None, 1)[1] for line in trace.read_text().splitlines()]
-    begin = next(i for i, line in enumerate(told) if ".token.new" in line and "O_CREAT" in line)
-    made = told[begin]
+    traced = [line.split(None, 1)[1] for line in trace.read_text().splitlines()]
+    begin = next(i for i, line in enumerate(traced) if ".token.new" in line and "O_CREAT" in line)
+    made = traced[begin]
     assert "O_EXCL" in made
     assert "0600" in made
-    calls = [re.sub("at2?$", "", line.split("(")[0]) for line in told[begin:] if not line.startswith(("openat", "+++"))]
+    calls = [
+        re.sub("at2?$", "", line.split("(")[0]) for line in traced[begin:] if not line.startswith(("openat", "+++"))
+    ]
     expected = ["fchown", "fchmod", "write", "rename"] if os.getgid() == 0 else ["fchmod", "write", "rename"]
     assert calls[: len(expected)] == expected
     assert (tmp_path / "token").read_bytes() == b"the-token"

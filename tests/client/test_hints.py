@@ -70,8 +70,10 @@ async def test_a_hint_leads_to_a_read(fake: FakeBroker, listener: tuple[RedisSer
         await asyncio.sleep(0.2)
         assert len(fake.asked) == asked
         rotated = fake.grants["g1"].rotate()
-        told = json.dumps({"event": "refreshed", "generation": fake.grants["g1"].generation, "access_token": "forged"})
-        await redis.publish("broker:tokens:g1", told)
+        message = json.dumps(
+            {"event": "refreshed", "generation": fake.grants["g1"].generation, "access_token": "forged"}
+        )
+        await redis.publish("broker:tokens:g1", message)
         await until(lambda: (held := grant.at_hand()) and held.value == rotated, 2)
         assert polls(fake) == 0
         assert await redis.execute_command("PUBSUB", "NUMSUB", "broker:tokens:g1") == [b"broker:tokens:g1", 1]  # type: ignore[no-untyped-call]
@@ -145,8 +147,8 @@ async def test_nonsense_ends_nothing(fake: FakeBroker, listener: tuple[RedisServ
         for odd in NONSENSE:
             await redis.publish("broker:tokens:g1", odd)
         rotated = fake.grants["g1"].rotate()
-        told = {"event": "refreshed", "generation": fake.grants["g1"].generation}
-        await redis.publish("broker:tokens:g1", json.dumps(told))
+        message = {"event": "refreshed", "generation": fake.grants["g1"].generation}
+        await redis.publish("broker:tokens:g1", json.dumps(message))
         await until(lambda: (held := grant.at_hand()) and held.value == rotated)
         assert client.following.has(grant)
 

@@ -51,9 +51,9 @@ async def test_a_living_token(broker: RunningBroker, sandbox: Sandbox) -> None:
         grant = client.grant("g1")
         await grant.ready(timeout=5)
         token = await grant.token(min_ttl=60)
-        told = await broker.token("g1")
-        assert token.value == told["access_token"]
-        assert (token.generation, token.expires_at, token.scope) == (told["generation"], told["expires_at"], "a b")
+        served = await broker.token("g1")
+        assert token.value == served["access_token"]
+        assert (token.generation, token.expires_at, token.scope) == (served["generation"], served["expires_at"], "a b")
         assert 3590 < token.remaining() <= 3600
 
 

@@ -85,14 +85,14 @@ async def shape(session: aiohttp.ClientSession, url: str, method: str, path: str
     sent = {name: value.replace('"GENERATION"', etag) for name, value in {**key, **headers}.items() if value}
     async with session.request(method, url + path, headers=sent) as answer:
         body: Any = await answer.json() if answer.content_type == "application/json" else {}
-        told = {name: answer.headers[name] for name in _COMPARED if name in answer.headers}
+        compared = {name: answer.headers[name] for name in _COMPARED if name in answer.headers}
         if answer.status == 304 or not body:
-            told.pop("Content-Type", None)
-        told["Content-Type"] = told.get("Content-Type", "").partition(";")[0]
-        told["ETag"] = re.sub(r'"[0-9]{13}"', "ETAG", told.get("ETag", ""))
-        if "Retry-After" in told:
-            told["Retry-After"] = "SECONDS"
-        return Shape(answer.status, told, sorted(body), body.get("error"))
+            compared.pop("Content-Type", None)
+        compared["Content-Type"] = compared.get("Content-Type", "").partition(";")[0]
+        compared["ETag"] = re.sub(r'"[0-9]{13}"', "ETAG", compared.get("ETag", ""))
+        if "Retry-After" in compared:
+            compared["Retry-After"] = "SECONDS"
+        return Shape(answer.status, compared, sorted(body), body.get("error"))
 
 
 async def test_a_living_grant(real: RunningBroker, fake_broker: FakeBroker) -> None:

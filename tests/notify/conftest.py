@@ -57,13 +57,13 @@ class Receiver:
         return web.Response(status=self.status, headers={"Location": "/elsewhere"} if self.status == 307 else {})
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def notices(self) -> list[dict[str, Any]]:
         """What was told, each notice once."""
         return list({notice["id"]: notice for notice in map(json.loads, (body for _, body in self.posts))}.values())
 
     @property
     def events(self) -> list[str]:
-        return [notice["event"] for notice in self.told]
+        return [notice["event"] for notice in self.notices]
 
     def verify(self) -> None:
         """Every POST was signed, over the very bytes that came."""

@@ -53,20 +53,20 @@ async def _is(broker: RunningBroker, grant: str, state: str) -> bool:
     return bool((await state_of(broker, grant))["state"] == state)
 
 
-async def look_now(redis: Redis, subject: str, way: str = "webhook") -> None:
+async def make_subject_due(redis: Redis, subject: str, channel: str = "webhook") -> None:
     """Move the data, not the clock: what was told is looked at again at once."""
 
     async def rests() -> bool:
-        record = await redis.hget(f"broker:{{0}}:told:{way}", subject)
+        record = await redis.hget(f"broker:{{0}}:told:{channel}", subject)
         return record is not None and "id" not in json.loads(record)
 
     await until(rests)
-    await redis.zadd(f"broker:{{0}}:subjects:{way}", {subject: 0}, xx=True)
+    await redis.zadd(f"broker:{{0}}:subjects:{channel}", {subject: 0}, xx=True)
 
 
-async def nothing_told(redis: Redis, way: str = "webhook") -> bool:
+async def nothing_recorded(redis: Redis, channel: str = "webhook") -> bool:
     """Whether there is nothing that people were told and not yet told the end of."""
-    return not await redis.exists(f"broker:{{0}}:told:{way}", f"broker:{{0}}:subjects:{way}")
+    return not await redis.exists(f"broker:{{0}}:told:{channel}", f"broker:{{0}}:subjects:{channel}")
 
 
 async def test_dead_grant_and_its_recovery(
@@ -75,10 +75,10 @@ async def test_dead_grant_and_its_recovery(
     """A dead grant is told once, signed, with what to do; a restart tells nothing twice; a login ends it."""
     async with start_broker(notify=receiver.settings) as broker:
         await kill(broker, sandbox, redis, "g1")
-        await until(lambda: receiver.told)
-        (told,) = receiver.told
+        await until(lambda: receiver.notices)
+        (notice,) = receiver.notices
         expires_at = time.strftime("%Y-%m-%dT%H:%M", time.gmtime((await state_of(broker, "g1"))["expires_at"]))
-        assert {name: told[name] for name in ("event", "grant_id", "provider", "reason", "error", "do")} == {
+        assert {name: notice[name] for name in ("event", "grant_id", "provider", "reason", "error", "do")} == {
             "event": "reauthorization_required",
             "grant_id": "g1",
             "provider": "acme",
@@ -86,19 +86,19 @@ async def test_dead_grant_and_its_recovery(
             "error": "invalid_grant",
             "do": "token-broker login g1 --provider acme",
         }
-        assert told["error_description"] == "gone\\n"
-        assert f"served until {expires_at}" in told["what"]
-        assert abs(told["at"] - time.time()) < 20
-        await look_now(redis, "grant/g1")
+        assert notice["error_description"] == "gone\\n"
+        assert f"served until {expires_at}" in notice["what"]
+        assert abs(notice["at"] - time.time()) < 20
+        await make_subject_due(redis, "grant/g1")
     async with start_broker(notify=receiver.settings) as broker:
-        await look_now(redis, "grant/g1")
+        await make_subject_due(redis, "grant/g1")
         await asyncio.sleep(0.3)
         assert len(receiver.posts) == 1
         await log_in(broker, "g1", "acme")
-        await look_now(redis, "grant/g1")
-        await until(lambda: len(receiver.told) == 2)
-        assert receiver.told[1] | {"event": "recovered", "grant_id": "g1", "do": "nothing"} == receiver.told[1]
-        await until(lambda: nothing_told(redis))
+        await make_subject_due(redis, "grant/g1")
+        await until(lambda: len(receiver.notices) == 2)
+        assert receiver.notices[1] | {"event": "recovered", "grant_id": "g1", "do": "nothing"} == receiver.notices[1]
+        await until(lambda: nothing_recorded(redis))
         assert 'notices_total{outcome="sent",way="webhook"} 1.0' in (await broker.get("/metrics"))["text"]
         (sent,) = broker.events("notice.sent")
         assert (sent["about"], sent["grant_id"], sent["way"]) == ("recovered", "g1", "webhook")
@@ -117,34 +117,34 @@ async def test_failing_then_suspended_then_well(
         await redis.hset("broker:{0}:grant:g1", "failures", "2")
         sandbox.rotating.faults.order("status", status=503)
         await make_due(redis, "acme", "g1")
-        await until(lambda: receiver.told)
-        told = receiver.told[0]
-        assert (told["event"], told["reason"], told["grant_id"]) == ("refresh_failing", "busy", "g1")
-        assert "goes on trying" in told["what"]
+        await until(lambda: receiver.notices)
+        notice = receiver.notices[0]
+        assert (notice["event"], notice["reason"], notice["grant_id"]) == ("refresh_failing", "busy", "g1")
+        assert "goes on trying" in notice["what"]
         await broker.ask("POST", "/v1/grants/g1/retry")
         await until(lambda: _refreshed(broker, "g1"))
-        await look_now(redis, "grant/g1")
+        await make_subject_due(redis, "grant/g1")
         await until(lambda: receiver.events == ["refresh_failing", "recovered"])
 
         secret, sandbox.rotating.client_secret = sandbox.rotating.client_secret, "another-secret-altogether"
         await make_due(redis, "acme", "g1")
         await until(lambda: receiver.events[2:] == ["provider_suspended"])
-        told = receiver.told[2]
-        assert (told["provider"], told["reason"]) == ("acme", "invalid_client")
-        assert "grant_id" not in told
-        assert "token-broker retry --provider acme" in told["do"]
+        notice = receiver.notices[2]
+        assert (notice["provider"], notice["reason"]) == ("acme", "invalid_client")
+        assert "grant_id" not in notice
+        assert "token-broker retry --provider acme" in notice["do"]
         sandbox.rotating.client_secret = secret
         await broker.ask("POST", "/v1/providers/acme/retry")
         await make_due(redis, "acme", "g1")
         await until(lambda: _refreshed(broker, "g1"))
-        await look_now(redis, "provider/acme")
+        await make_subject_due(redis, "provider/acme")
         await until(lambda: _seen_well(redis, "provider/acme"))
-        assert len(receiver.told) == 3
+        assert len(receiver.notices) == 3
         record = json.loads(await redis.hget("broker:{0}:told:webhook", "provider/acme") or b"")
         await redis.hset("broker:{0}:told:webhook", "provider/acme", json.dumps(record | {"well_at": 1}))
-        await look_now(redis, "provider/acme")
+        await make_subject_due(redis, "provider/acme")
         await until(lambda: receiver.events[3:] == ["recovered"])
-        assert receiver.told[3]["what"] == "Provider acme is well again."
+        assert receiver.notices[3]["what"] == "Provider acme is well again."
     receiver.verify()
 
 
@@ -177,8 +177,8 @@ async def test_receiver_away(start_broker: StartBroker, sandbox: Sandbox, redis:
         receiver.status = 200
         await redis.zadd("broker:{0}:subjects:webhook", {"grant/lasting": 0}, xx=True)
         await until(lambda: broker.events("notice.sent"))
-        assert [(t["event"], t["grant_id"]) for t in receiver.told] == [("reauthorization_required", "lasting")]
-        assert {t["id"] for t in receiver.told} == ids
+        assert [(t["event"], t["grant_id"]) for t in receiver.notices] == [("reauthorization_required", "lasting")]
+        assert {t["id"] for t in receiver.notices} == ids
         await until(lambda: _healthy(broker))
     assert len(receiver.posts) >= 2
     receiver.verify()
@@ -196,14 +196,14 @@ async def test_one_of_many_tells(start_broker: StartBroker, sandbox: Sandbox, re
             for number, grant in enumerate(grants):
                 await kill(two if number % 2 else one, sandbox, redis, grant)
                 await redis.hdel("broker:{0}:provider:acme", "refused")
-            await until(partial(_all_told, receiver, grants))
+            await until(partial(_all_notified, receiver, grants))
             await asyncio.sleep(1.5)  # each replica's next look
-    assert sorted(t["grant_id"] for t in receiver.told) == ["a", "b", "c", "d", "e"]
+    assert sorted(t["grant_id"] for t in receiver.notices) == ["a", "b", "c", "d", "e"]
     assert len(receiver.posts) == 5
 
 
-def _all_told(receiver: Receiver, grants: Sequence[str]) -> bool:
-    return {told["grant_id"] for told in receiver.told} >= set(grants)
+def _all_notified(receiver: Receiver, grants: Sequence[str]) -> bool:
+    return {notice["grant_id"] for notice in receiver.notices} >= set(grants)
 
 
 async def test_sweep_finds_what_nobody_heard(
@@ -217,9 +217,9 @@ async def test_sweep_finds_what_nobody_heard(
             await broker.import_(grant, "acme", sandbox.rotating.issue().refresh_token or "")
         await kill(broker, sandbox, redis, "dead")
         await redis.hset("broker:{0}:grant:f", "failures", "4")
-        assert await nothing_told(redis)
+        assert await nothing_recorded(redis)
     async with start_broker(notify=receiver.settings) as broker:
-        await until(lambda: {t.get("grant_id") for t in receiver.told} == {"dead", "f"})
+        await until(lambda: {t.get("grant_id") for t in receiver.notices} == {"dead", "f"})
         await until(lambda: broker.events("notice.sent"))
     assert sorted(receiver.events) == ["reauthorization_required", "refresh_failing"]
 
@@ -235,24 +235,24 @@ async def test_coming_end(start_broker: StartBroker, sandbox: Sandbox, redis: Re
             moved: dict[Any, Any] = {"granted_at": now - (90 - left) * DAY, "reauthorize_by": now + left * DAY}
             await redis.hset("broker:{0}:grant:v1", mapping=moved)
             if count == 2:
-                await look_now(redis, "ending/v1")
-                await look_now(redis, "ending/v1", "subscribers")
-            await until(partial(_end_is_told, receiver, heard, count))
-            assert receiver.told[-1]["reauthorize_by"] == (now + left * DAY) // 1000
-            assert receiver.told[-1]["do"] == "token-broker login v1 --provider een"
+                await make_subject_due(redis, "ending/v1")
+                await make_subject_due(redis, "ending/v1", "subscribers")
+            await until(partial(_end_is_notified, receiver, heard, count))
+            assert receiver.notices[-1]["reauthorize_by"] == (now + left * DAY) // 1000
+            assert receiver.notices[-1]["do"] == "token-broker login v1 --provider een"
         (first, second) = [m for m in heard if m["event"] == "reauthorize_soon"]
         assert (second["reauthorize_by"], second["provider"]) == ((now + 2 * DAY) // 1000, "een")
         assert "access_token" not in first
         described = await state_of(broker, "v1")
         assert (described["reauthorize_soon"], described["state"]) == (True, "due")
         await redis.hset("broker:{0}:grant:v1", mapping={"granted_at": granted, "reauthorize_by": granted + 14 * DAY})
-        await look_now(redis, "ending/v1")
-        await look_now(redis, "ending/v1", "subscribers")
-        await until(lambda: nothing_told(redis))
+        await make_subject_due(redis, "ending/v1")
+        await make_subject_due(redis, "ending/v1", "subscribers")
+        await until(lambda: nothing_recorded(redis))
     assert receiver.events == ["reauthorize_soon"] * 2
 
 
-def _end_is_told(receiver: Receiver, heard: list[dict[str, Any]], count: int) -> bool:
+def _end_is_notified(receiver: Receiver, heard: list[dict[str, Any]], count: int) -> bool:
     published = [message for message in heard if message["event"] == "reauthorize_soon"]
     return receiver.events == ["reauthorize_soon"] * count and len(published) == count
 
@@ -275,8 +275,8 @@ async def test_events_and_ways(
         (tmp_path / "open").touch()
         await until(lambda: [e["detail"] for e in broker.events("notice.sent")] == ["exit 0: paged: 1"], 20)
         await log_in(broker, "g1", "acme")
-    (told,) = [json.loads(line) for line in heard.read_text().splitlines()]
-    assert (told["event"], told["grant_id"]) == ("reauthorization_required", "g1")
+    (notice,) = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert (notice["event"], notice["grant_id"]) == ("reauthorization_required", "g1")
     assert set(receiver.events) == {"reauthorization_required"}
 
 
@@ -293,10 +293,10 @@ async def test_events_and_ways(
 async def test_command_that_goes_wrong(code: str, why: str, tmp_path: Path) -> None:
     """A command that hangs is killed with all it started; what it says is bounded and escaped."""
     began = time.monotonic()
-    with pytest.raises(NotDelivered) as told:
+    with pytest.raises(NotDelivered) as failure:
         await Command([sys.executable, "-c", code], 2 if "sleep" in code else 20).tell(Notice("msg_1", "test", 0))
-    assert str(told.value).startswith(why)
-    assert len(str(told.value)) < 600
+    assert str(failure.value).startswith(why)
+    assert len(str(failure.value)) < 600
     assert time.monotonic() - began < 25
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"61.5" in _read(path)]
     assert not left
@@ -334,7 +334,7 @@ async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> Non
         )
         await receiver.go()
         _, body, _ = await broker.ask("POST", "/v1/notify/test")
-        assert [way["told"] for way in body["ways"]] == [False, False]
+        assert [tested["told"] for tested in body["ways"]] == [False, False]
         assert broker.events("access")[-1]["did"] == "notices.tested"
     assert receiver.events == ["test"]
     receiver.verify()
@@ -381,5 +381,5 @@ async def test_a_long_timeout_tells_all_the_same(
     """The longest that the settings allow for one notice leaves time for one."""
     async with start_broker(notify=receiver.settings | {"timeout": "5m"}) as broker:
         await kill(broker, sandbox, redis, "g1")
-        await until(lambda: receiver.told)
+        await until(lambda: receiver.notices)
         assert receiver.events == ["reauthorization_required"]

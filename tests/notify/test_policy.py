@@ -39,10 +39,10 @@ def grant(**more: Any) -> Grant:
     return Grant(**fields | more)
 
 
-def told_of(condition: Problem) -> LastNotice:
+def notice_about(condition: Problem) -> LastNotice:
     """Return what is written down once that was told."""
-    told, _ = sent(condition, NOW - 1000)
-    return told
+    notice, _ = sent(condition, NOW - 1000)
+    return notice
 
 
 @pytest.mark.parametrize(
@@ -51,68 +51,68 @@ def told_of(condition: Problem) -> LastNotice:
         (FAILING, LastNotice(), "refresh_failing"),
         (REJECTED, LastNotice(), "refresh_failing"),
         (DEAD, LastNotice(), "reauthorization_required"),
-        (DEAD, told_of(FAILING), "reauthorization_required"),
-        (REJECTED, told_of(FAILING), "refresh_failing"),
-        ("well", told_of(DEAD), "recovered"),
-        (FAILING, told_of(FAILING), None),
-        (FAILING, told_of(DEAD), None),
-        (DEAD, told_of(DEAD), None),
+        (DEAD, notice_about(FAILING), "reauthorization_required"),
+        (REJECTED, notice_about(FAILING), "refresh_failing"),
+        ("well", notice_about(DEAD), "recovered"),
+        (FAILING, notice_about(FAILING), None),
+        (FAILING, notice_about(DEAD), None),
+        (DEAD, notice_about(DEAD), None),
         ("well", LastNotice(), None),
-        ("unsure", told_of(DEAD), None),
-        ("gone", told_of(DEAD), None),
+        ("unsure", notice_about(DEAD), None),
+        ("gone", notice_about(DEAD), None),
         ("unsure", LastNotice(), None),
     ],
 )
 def test_change_is_told_once(condition: Any, before: LastNotice, event: str | None) -> None:
     """Worse than what was told is told, and well again after it; never the same twice, never an easing."""
-    look = decide(condition, before, NOW, ALL)
-    assert look.tell == event
+    decision = decide(condition, before, NOW, ALL)
+    assert decision.tell == event
     if event is None and before.level and condition != "gone":
-        assert look.told.level == before.level
-        assert look.look_at is not None
+        assert decision.told.level == before.level
+        assert decision.look_at is not None
     if condition == "gone":
-        assert look == Decision(None, LastNotice(), None)
+        assert decision == Decision(None, LastNotice(), None)
 
 
 def test_unsent_news_that_healed_is_dropped() -> None:
     """Bad news that could not be sent before the grant was well again is never sent, nor is its recovery."""
-    look = decide(DEAD, LastNotice(), NOW, ALL)
-    waiting, _ = failed(replace(look.told, id="msg_1"), NOW, 0.5)
+    decision = decide(DEAD, LastNotice(), NOW, ALL)
+    waiting, _ = failed(replace(decision.told, id="msg_1"), NOW, 0.5)
     assert decide("well", waiting, NOW + 5, ALL) == Decision(None, LastNotice(), None)
 
 
 def test_repeats_under_one_id_until_the_news_is_another() -> None:
     """A notice keeps id and time over its tries; what is worse by then is another notice."""
-    look = decide(FAILING, LastNotice(), NOW, ALL)
-    told = replace(look.told, id="msg_1")
+    decision = decide(FAILING, LastNotice(), NOW, ALL)
+    last_notice = replace(decision.told, id="msg_1")
     for tries in range(1, 30):
-        told, again = failed(told, NOW, 1.0)
-        assert (told.tries, told.id, told.since) == (tries, "msg_1", NOW)
+        last_notice, again = failed(last_notice, NOW, 1.0)
+        assert (last_notice.tries, last_notice.id, last_notice.since) == (tries, "msg_1", NOW)
         assert 2_000 <= again - NOW <= 900_000
-        assert decide(FAILING, told, again, ALL).told == told
-    worse = decide(REJECTED, told, NOW + 9, ALL).told
+        assert decide(FAILING, last_notice, again, ALL).told == last_notice
+    worse = decide(REJECTED, last_notice, NOW + 9, ALL).told
     assert (worse.id, worse.since, worse.tries) == ("", NOW + 9, 0)
-    assert LastNotice.of(told.record()) == told
+    assert LastNotice.of(last_notice.record()) == last_notice
     assert LastNotice.of(LastNotice().record()) == LastNotice()
 
 
 def test_events_filter() -> None:
     """What is not wanted is not told and not remembered as told; a recovery follows only what was told."""
     assert decide(FAILING, LastNotice(), NOW, ["recovered"]) == Decision(None, LastNotice(), None)
-    assert decide("well", told_of(DEAD), NOW, ["reauthorization_required"]) == Decision(None, LastNotice(), None)
-    kept = decide(DEAD, told_of(FAILING), NOW, ["refresh_failing", "recovered"])
+    assert decide("well", notice_about(DEAD), NOW, ["reauthorization_required"]) == Decision(None, LastNotice(), None)
+    kept = decide(DEAD, notice_about(FAILING), NOW, ["refresh_failing", "recovered"])
     assert (kept.tell, kept.told.level) == (None, 1)
 
 
 def test_recovery_that_must_settle() -> None:
     """A provider must be well for a while: one taken up by hand that fails again is not told as recovered."""
-    told = told_of(Problem(1, "provider_suspended", "invalid_client"))
-    look = decide("well", told, NOW, ALL, settle=10_000)
-    assert (look.tell, look.told.well_at) == (None, NOW)
-    again = decide(Problem(1, "provider_suspended", "invalid_client"), look.told, NOW + 5_000, ALL, settle=10_000)
+    last_notice = notice_about(Problem(1, "provider_suspended", "invalid_client"))
+    decision = decide("well", last_notice, NOW, ALL, settle=10_000)
+    assert (decision.tell, decision.told.well_at) == (None, NOW)
+    again = decide(Problem(1, "provider_suspended", "invalid_client"), decision.told, NOW + 5_000, ALL, settle=10_000)
     assert (again.tell, again.told.well_at, again.told.level) == (None, 0, 1)
-    assert decide("well", look.told, NOW + 9_999, ALL, settle=10_000).tell is None
-    assert decide("well", look.told, NOW + 10_000, ALL, settle=10_000).tell == "recovered"
+    assert decide("well", decision.told, NOW + 9_999, ALL, settle=10_000).tell is None
+    assert decide("well", decision.told, NOW + 10_000, ALL, settle=10_000).tell == "recovered"
 
 
 @pytest.mark.parametrize(

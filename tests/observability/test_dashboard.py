@@ -78,8 +78,8 @@ async def test_what_it_asks_for_exists(busy_broker: RunningBroker, dashboard: di
     asked += [variable["query"]["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
     assert {name for expr in asked for name in unknown_names(expr, scraped)} == set()
     families = {re.sub("_(bucket|sum|count)$", "", sample.name).removeprefix("token_broker_") for sample in scraped}
-    told = {name.removesuffix("timestamp_seconds") for name in re.findall(r"`(\w+)", README)}
-    assert {name for name in families if name.removesuffix("timestamp_seconds") not in told} == set()
+    documented = {name.removesuffix("timestamp_seconds") for name in re.findall(r"`(\w+)", README)}
+    assert {name for name in families if name.removesuffix("timestamp_seconds") not in documented} == set()
 
 
 async def test_prometheus_answers_every_query(

@@ -64,11 +64,11 @@ class Watched:
         for name in names:
             asked = [{"eval_time": "2m", "alertname": name, "exp_alerts": []}]  # so it says what it got instead
             case = {"interval": "1m", "input_series": fed(scraped, 2), "alert_rule_test": asked}
-            _, told = await promtool_test(self.directory, [case], rules())
+            _, printed = await promtool_test(self.directory, [case], rules())
             got = re.search(
-                r'got:.*?Labels:(\{.*?\}).*?description="(.*?)", runbook.*?summary="(.*?)"\}', told, re.DOTALL
+                r'got:.*?Labels:(\{.*?\}).*?description="(.*?)", runbook.*?summary="(.*?)"\}', printed, re.DOTALL
             )
-            assert got is not None, told
+            assert got is not None, printed
             words = [got[1], got[3], got[2]]
         self.tell(f"promtool, {len(scraped)} series {heading}", *words)
 
@@ -97,12 +97,12 @@ async def test_a_grant_dies_and_is_healed(home: Home, receiver: Receiver, tmp_pa
     watched.tell("GET /metrics", f"{parked.series} {parked.value}")
     await watched.firing("after it died", DEAD)
 
-    await until(lambda: receiver.told, timeout=20)
+    await until(lambda: receiver.notices, timeout=20)
     _notice(watched, receiver, "reauthorization_required")
-    assert receiver.told[0]["do"] == f"token-broker login {GRANT} --provider acme"
+    assert receiver.notices[0]["do"] == f"token-broker login {GRANT} --provider acme"
     explained = await watched.run("explain", GRANT)
     assert explained.code == 77
-    assert receiver.told[0]["do"] in explained.out
+    assert receiver.notices[0]["do"] in explained.out
 
     login = home.start("login", GRANT, "--provider", "acme")
     said = await read_until(login, "http")

@@ -46,8 +46,8 @@ def strict(outcome: Outcome) -> str:
     def plain(value: object) -> object:
         return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value
 
-    told = outcome.answer if isinstance(outcome, Answered) else outcome
-    shown = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
+    value = outcome.answer if isinstance(outcome, Answered) else outcome
+    shown = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     text = json.dumps(shown, allow_nan=False, ensure_ascii=False, default=plain)
     text.encode()
     json.loads(text, parse_constant=pytest.fail)

@@ -85,13 +85,13 @@ async def test_who_waits_for_another_to_tell_lives(
             return await forget(*args, **options)
 
         monkeypatch.setattr(type(store.registry), "forget", lambda _, *args, **options: slow(*args, **options))
-        beats = {"first": 0, "second": 0, "cancelled": 0}
+        calls = {"first": 0, "second": 0, "cancelled": 0}
 
-        def beat(who: str) -> Callable[[], None]:
-            return lambda: beats.update({who: beats[who] + 1})
+        def count_for(who: str) -> Callable[[], None]:
+            return lambda: calls.update({who: calls[who] + 1})
 
         async def tell(who: str) -> None:
-            await (replay.fence(1, beat(who)) if how == "fence" else getattr(replay, how)(beat(who)))
+            await (replay.fence(1, count_for(who)) if how == "fence" else getattr(replay, how)(count_for(who)))
 
         first = asyncio.create_task(tell("first"))
         await asyncio.sleep(0.05)
@@ -99,8 +99,8 @@ async def test_who_waits_for_another_to_tell_lives(
         await asyncio.sleep(0.05)
         cancelled.cancel()
         await asyncio.wait_for(first, 10)
-        assert beats["first"] == 20
-        assert beats["second"] >= 5
+        assert calls["first"] == 20
+        assert calls["second"] >= 5
         await asyncio.wait_for(second, 10)
-        await asyncio.wait_for(replay.fence(2, beat("second")), 10)
+        await asyncio.wait_for(replay.fence(2, count_for("second")), 10)
         assert cancelled.cancelled()

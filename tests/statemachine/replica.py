@@ -128,7 +128,7 @@ class Replica:
     ) -> None:
         self.name = name
         self.up = False
-        self.told = False
+        self.heard_out = False
         """Whether the store has heard it out since it was started, mended, or the store went back."""
         self.line: Line
         self.store: Store
@@ -168,7 +168,7 @@ class Replica:
             self._wire()
         finally:
             OWNER.reset(token)
-        self.up, self.told = True, False
+        self.up, self.heard_out = True, False
 
     def _wire(self) -> None:
         http, store = cast("Any", self._link), self.store
@@ -177,9 +177,9 @@ class Replica:
             for name, server in self._servers.items()
         }
         metrics, cache = Metrics(), Cache(100)
-        settler = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
-        tally = HistoryRecorder(store, Heartbeat("history"))
-        refresher = Refresher(store, endpoints, cache, settler, metrics, tally, request_timeout=10)
+        recorder = Recorder(store, self.journal, lambda _: False, notice=False, stopping=asyncio.Event())
+        history = HistoryRecorder(store, Heartbeat("history"))
+        refresher = Refresher(store, endpoints, cache, recorder, metrics, history, request_timeout=10)
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
@@ -201,7 +201,7 @@ class Replica:
 
     async def kill(self) -> None:
         """End it where it stands: nothing of it runs on, its file is let go of, its connections close."""
-        self.up = self.told = False
+        self.up = self.heard_out = False
         mine = [task for task in asyncio.all_tasks() if _owners.get(task) == self.name]
         for task in mine:
             task.cancel()
@@ -213,7 +213,7 @@ class Replica:
         """One step of a lane with *n* slots free; 0: it only hears and tells. Refreshes that begin go on."""
         await self._do(self.lanes[provider]._claim(n, cast("Any", self._tasks)))
         if self.connected and self.lanes[provider]._store_lost is False:
-            self.told = True
+            self.heard_out = True
         await self.rest()
 
     async def step(self) -> None:

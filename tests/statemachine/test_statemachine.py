@@ -154,7 +154,7 @@ class Machine(World, RuleBasedStateMachine):
             self.run(self.killed(replica, redeemed=how != "dies"))
         elif replica.connected:
             replica.line.mended.clear()
-            replica.told = False
+            replica.heard_out = False
 
     # What time does: the data is moved, not the clock ---------------------------------------------------
 

@@ -86,7 +86,7 @@ class World:
         return self.runner.run(work)
 
     def reachable(self) -> frozenset[str]:
-        return frozenset(name for name, replica in self.replicas.items() if replica.connected and replica.told)
+        return frozenset(name for name, replica in self.replicas.items() if replica.connected and replica.heard_out)
 
     @property
     def requests(self) -> list[Request]:
@@ -129,7 +129,7 @@ class World:
         self.snapshot = dumped, dict(self.expected)
 
     async def another_run(self, first: str, *, back: bool) -> None:
-        """Make the store another run: requests under way end before the fence opens, every replica that can is heard."""
+        """Make the store another run: requests under way end before the fence opens, and all that can are heard out."""
         before, call = dict(self.expected), self.truth.primary.call
         if back and self.snapshot is not None:
             dumped, before = self.snapshot
@@ -140,7 +140,7 @@ class World:
         await call("HSET", self.truth.keys.epoch, "run_id", "0" * 40)
         self.flying = self.requests
         for replica in self.replicas.values():
-            replica.told = False
+            replica.heard_out = False
         for grant in set(before) | set(self.expected):
             by = self.heard_by.get(grant)
             if before.get(grant) != self.expected.get(grant) and not (by and self.replicas[by].connected):

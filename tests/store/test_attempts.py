@@ -51,20 +51,20 @@ async def test_each_script_remembers_what_it_settled(store: Store, redis: Redis)
     detail = "invalid_grant: Token was revoked\tby its owner"
     step = Park(dead, "dead", "reauthorization_required", detail, "reauthorization_required", "invalid_grant")
     assert await store.schedule.park(step, "{}") == "parked"
-    told = await past(store)
-    assert [(a.outcome, a.error, a.error_description, a.decided) for a in told.attempts] == [
+    attempts = await past(store)
+    assert [(a.outcome, a.error, a.error_description, a.decided) for a in attempts.attempts] == [
         ("refreshed", "", "", "kept"),
         ("busy", "http_503", "come back later", "postponed"),
         ("dead", "invalid_grant", "Token was revoked by its owner", "parked"),
     ]
-    kept, later, parked = told.attempts
-    assert {a.replica for a in told.attempts} == {replica_name()}
+    kept, later, parked = attempts.attempts
+    assert {a.replica for a in attempts.attempts} == {replica_name()}
     assert kept.at == claim.claimed_at // 1000 * 1000
     assert kept.next_at == commit_of(claim).refresh_at // 1000 * 1000
     assert later.next_at is not None
     assert later.next_at - later.at == 60_000
     assert parked.next_at is None
-    assert (told.under_way, told.next_at, told.unknown_at) == (None, None, None)
+    assert (attempts.under_way, attempts.next_at, attempts.unknown_at) == (None, None, None)
 
 
 async def test_only_the_last_ten_are_kept_in_order(store: Store, redis: Redis) -> None:
@@ -108,17 +108,17 @@ async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> N
         await redis.zrem("broker:{0}:leased:p", "g1")
         await redis.zadd("broker:{0}:due:p", {"g1": 1})
         second = await again(store, redis)
-    told = await past(store)
-    assert [(a.outcome, a.error, a.decided, a.replica) for a in told.attempts] == [
+    attempts = await past(store)
+    assert [(a.outcome, a.error, a.decided, a.replica) for a in attempts.attempts] == [
         ("unknown", "lease_ended", "open", replica_name())
     ] * 2
-    assert told.unknown_at == first.claimed_at
-    assert told.under_way == (second.claimed_at, replica_name())
+    assert attempts.unknown_at == first.claimed_at
+    assert attempts.under_way == (second.claimed_at, replica_name())
     # The time of a replay is put off without a request: that is no attempt.
     held_back = postponed(second, outcome="unknown", unknown=True, asked=False)
     assert await store.schedule.postpone(held_back, None) == "postponed"
-    told = await past(store)
-    assert (len(told.attempts), told.next_at, told.unknown_at) == (2, held_back.due_at, first.claimed_at)
+    attempts = await past(store)
+    assert (len(attempts.attempts), attempts.next_at, attempts.unknown_at) == (2, held_back.due_at, first.claimed_at)
 
 
 async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> None:
@@ -157,9 +157,9 @@ async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: R
     assert [a.decided for a in (await past(store)).attempts] == ["parked"]
     assert (await past(store)).forgotten_at is None
     assert await store.registry.forget("g1", "{}")
-    told = await past(store)
-    assert told.attempts == []
-    assert told.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
+    attempts = await past(store)
+    assert attempts.attempts == []
+    assert attempts.forgotten_at == await redis.zscore("broker:{0}:forgotten", "g1")
     assert (await past(store, "never")).forgotten_at is None
 
 
@@ -190,9 +190,9 @@ async def test_the_fence_shows(store: Store, redis: Redis) -> None:
     await imported(store, "g1")
     assert (await past(store)).fenced_until is None
     await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() + 9_000))
-    told = await past(store)
-    assert told.fenced_until is not None
-    assert 8_000 < told.fenced_until - store.clock() <= 9_000
+    attempts = await past(store)
+    assert attempts.fenced_until is not None
+    assert 8_000 < attempts.fenced_until - store.clock() <= 9_000
     await redis.hset("broker:{0}:epoch", "open_at", str(store.clock() - 1))
 
     async def open_again() -> bool:

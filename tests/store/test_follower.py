@@ -54,13 +54,13 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
 async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
-    heart = Heartbeat("follower")
-    follower = Follower(store, cache, Metrics(), heart, namespace="broker", ailing=lambda _: None)
+    heartbeat = Heartbeat("follower")
+    follower = Follower(store, cache, Metrics(), heartbeat, namespace="broker", ailing=lambda _: None)
     stopping, silences = asyncio.Event(), [0.0]
 
     async def slow(ids: Sequence[str]) -> list[Any]:
         await asyncio.sleep(0.1)
-        silences.append(heart.silent_for())
+        silences.append(heartbeat.silent_for())
         return [None] * len(ids)
 
     monkeypatch.setattr(store.grants, "get_many", slow)
@@ -69,8 +69,8 @@ async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatc
         await until(lambda: follower.connected)
         async with redis.pipeline(transaction=False) as pipe:
             for number in range(20):
-                told = {"store": store.store_id, "generation": 1, "event": "refreshed"}
-                _ = pipe.publish(f"broker:tokens:acme-{number}", json.dumps(told))
+                message = {"store": store.store_id, "generation": 1, "event": "refreshed"}
+                _ = pipe.publish(f"broker:tokens:acme-{number}", json.dumps(message))
             await pipe.execute()
         await until(lambda: len(silences) > 20)
         stopping.set()
@@ -91,7 +91,7 @@ async def test_nonsense_on_a_channel_ends_nothing(store: Store, redis: Redis, od
         group.create_task(follower.run(stopping))
         await until(lambda: follower.connected)
         await redis.publish("broker:tokens:g1", odd.replace(b"%s", store.store_id.encode()))
-        told = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
-        await store.schedule.commit(commit, [json.dumps(told)])
+        message = {"store": store.store_id, "generation": commit.token.generation, "event": "refreshed"}
+        await store.schedule.commit(commit, [json.dumps(message)])
         await until(lambda: "g1" in cache)
         stopping.set()

@@ -47,17 +47,17 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
 async def test_nothing_is_told_to_another_store(store: Store, redis: Redis) -> None:
     """An emptied server gets no history, and what it would not hear is told once the data is back."""
     await minute_of(store)
-    tally = HistoryRecorder(store, Heartbeat("history"))
-    tally.count("p", "refreshed")
-    tally.count("p", "busy")
+    recorder = HistoryRecorder(store, Heartbeat("history"))
+    recorder.count("p", "refreshed")
+    recorder.count("p", "busy")
     held = await redis.dump("broker:{0}:meta") or b""
     await redis.flushall()
-    await tally.tell()
+    await recorder.tell()
     assert await redis.keys("*") == []
     await redis.restore("broker:{0}:meta", 0, held)
-    tally.count("p", "unchanged")
-    await tally.tell()
-    await tally.tell()
+    recorder.count("p", "unchanged")
+    await recorder.tell()
+    await recorder.tell()
     ((*_, last),) = (await store.history.of(["p"], store.clock())).values()
     assert (last.refreshed, last.failed) == (2, 1)
 
@@ -71,23 +71,25 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
             await make_due(redis, "acme", "g")
             await next_generation(there, "g", generation)
 
-        async def told_by_both() -> dict[str, list[dict[str, int]]] | None:
-            told = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
-            return told if sum(minute["refreshed"] for minute in told["acme"][-2:]) == 2 else None
+        async def history_of_both() -> dict[str, list[dict[str, int]]] | None:
+            histories = {p["provider"]: p["history"] for p in (await here.get("/v1/providers"))["providers"]}
+            return histories if sum(minute["refreshed"] for minute in histories["acme"][-2:]) == 2 else None
 
-        told = await until(
-            told_by_both
+        histories = await until(
+            history_of_both
         )  # either may have made the second request, and this one tells it a little later
-        assert {len(history) for history in told.values()} == {60}
-        assert [later["at"] - at["at"] for at, later in zip(told["acme"], told["acme"][1:], strict=False)] == [60] * 59
-        assert not any(minute["failed"] for history in told.values() for minute in history)
+        assert {len(history) for history in histories.values()} == {60}
+        assert [
+            later["at"] - at["at"] for at, later in zip(histories["acme"], histories["acme"][1:], strict=False)
+        ] == [60] * 59
+        assert not any(minute["failed"] for history in histories.values() for minute in history)
 
 
 async def test_it_is_told_while_the_broker_runs(store: Store) -> None:
-    """A running tally tells what it counted without being stopped, and ends when it is told to."""
-    tally, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
-    tally.count("p", "rejected")
-    running = asyncio.create_task(tally.run(ending))
+    """A running recorder writes down what it counted without being stopped, and ends when it is told to."""
+    recorder, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
+    recorder.count("p", "rejected")
+    running = asyncio.create_task(recorder.run(ending))
 
     async def heard() -> bool:
         ((*_, before, last),) = (await store.history.of(["p"], store.clock())).values()

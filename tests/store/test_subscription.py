@@ -32,11 +32,11 @@ async def subscribed(url: str) -> AsyncIterator[Subscription]:
 
 async def heard(subscription: Subscription, many: int) -> list[list[bytes]]:
     """So many messages, as they were heard."""
-    told: list[list[bytes]] = []
+    messages: list[list[bytes]] = []
     async with asyncio.timeout(20):
-        while sum(map(len, told)) < many:
-            told.append([data for _, data in await subscription.hear()])
-    return told
+        while sum(map(len, messages)) < many:
+            messages.append([data for _, data in await subscription.hear()])
+    return messages
 
 
 async def publish(redis: Redis, messages: list[bytes]) -> None:
@@ -51,10 +51,10 @@ async def test_in_order_and_together(shared_redis: RedisServer, redis: Redis) ->
     """What was published together is heard in far fewer turns, each bounded, and none is left out."""
     async with subscribed(shared_redis.url) as subscription:
         await publish(redis, ALL)
-        told = await heard(subscription, len(ALL))
-    assert [data for some in told for data in some] == ALL
-    assert len(told) < len(ALL) / 4
-    assert max(map(len, told)) <= 64
+        messages = await heard(subscription, len(ALL))
+    assert [data for some in messages for data in some] == ALL
+    assert len(messages) < len(ALL) / 4
+    assert max(map(len, messages)) <= 64
 
 
 class Slow(RedisProxy):
@@ -82,9 +82,9 @@ async def test_a_message_in_pieces(shared_redis: RedisServer, redis: Redis, monk
     async with Slow(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
         proxy.slow = True
         await publish(redis, ALL[:20])
-        told = await heard(subscription, 20)
-    assert [data for some in told for data in some] == ALL[:20]
-    assert [] in told, "no turn ended in the middle of a message"
+        messages = await heard(subscription, 20)
+    assert [data for some in messages for data in some] == ALL[:20]
+    assert [] in messages, "no turn ended in the middle of a message"
 
 
 @pytest.mark.parametrize("many", [0, 3, 100])
@@ -95,10 +95,10 @@ async def test_a_link_that_ends(shared_redis: RedisServer, redis: Redis, many: i
         await until(lambda: len(subscription._connection._reader._buffer) >= many * len(ALL[0]))
         proxy.cut()
         await until(lambda: subscription._connection._reader._eof)
-        told = await heard(subscription, many)
+        messages = await heard(subscription, many)
         with pytest.raises(StoreUnavailable):
             await subscription.hear()
-    assert [data for some in told for data in some] == ALL[:many]
+    assert [data for some in messages for data in some] == ALL[:many]
 
 
 async def test_a_socket_that_times_out(shared_redis: RedisServer) -> None:
