@@ -287,14 +287,14 @@ async def test_wrong_words(home: Home) -> None:
     (home.directory / "a-directory").mkdir()
     (home.directory / "a-link").symlink_to("elsewhere")
     tried = [("--grant", "g1", "--file", *words) if words else () for words, _, _ in WRONG]
-    several = await asyncio.gather(*(home("sink", *arguments) for arguments in tried))
+    several = await home.each([("sink", *arguments) for arguments in tried])
     for (words, code, says), done in zip(WRONG, several, strict=True):
         assert done.code == code, (words, done)
         assert says in re.sub(r"[\u2502\s]+", " ", done.err), (words, done.err)
     for number, (text, _) in enumerate(WRONG_FILES):
         if text is not None:
             (home.directory / f"sinks{number}").write_text(text)
-    several = await asyncio.gather(*(home("sink", "--sinks", f"sinks{number}") for number in range(len(WRONG_FILES))))
+    several = await home.each([("sink", "--sinks", f"sinks{number}") for number in range(len(WRONG_FILES))])
     for (_, says), done in zip(WRONG_FILES, several, strict=True):
         assert (done.code, says in done.err) == (78, True), done.err
 

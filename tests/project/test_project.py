@@ -1,4 +1,4 @@
-"""The house itself: arrows, types, style, and that README and code say the same."""
+"""The project itself: layers, types, style, and that README and code say the same."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ TOP_LEVEL = {
         ["mypy"],
         ["lint-imports"],
     ],
-    ids=["ruff", "format", "mypy", "arrows"],
+    ids=["lint", "format", "types", "layers"],
 )
 @pytest.mark.timeout(300)
 def test_checks_pass(command: list[str]) -> None:
-    """Lint, format, strict types and the arrows between the rooms hold."""
+    """Lint, format, strict types and the layers between packages hold."""
     tool = shutil.which(command[0], path=str(Path(sys.executable).parent))
     assert tool is not None, f"{command[0]} is part of the test extra"
     done = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -45,7 +45,7 @@ def test_checks_pass(command: list[str]) -> None:
 
 
 def tracked() -> list[str]:
-    """Files that belong to the project."""
+    """Return the files that belong to the project."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -58,7 +58,7 @@ def test_top_level_is_the_agreed_one() -> None:
 
 
 def test_no_file_needs_much_scrolling() -> None:
-    """A file of over 400 lines wants a second room."""
+    """No file has over 400 lines: a longer one is two."""
     long = {
         name: len((ROOT / name).read_text("utf-8").splitlines()) for name in tracked() if name.endswith((".py", ".lua"))
     }
@@ -89,7 +89,7 @@ def test_readme_names_every_setting() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    """A command nobody is told of is none."""
+    """The README names every command."""
     from typer.main import get_command
 
     from broker.cli import main

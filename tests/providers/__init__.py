@@ -1,1 +1,1 @@
-"""Tests of the providers room."""
+"""Tests of `broker.providers`."""
