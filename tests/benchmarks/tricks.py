@@ -32,7 +32,7 @@ import redis
 from tests.benchmarks.processes import cpu, running, wait_for_port, wait_until_ready
 from tests.benchmarks.read_path import load, request_for
 from tests.benchmarks.reads_meanwhile import herd, reads
-from tests.benchmarks.write_path import import_grants, refresh_all, settings, settled
+from tests.benchmarks.write_path import all_waiting, import_grants, refresh_all, settings
 from tests.ports import free_port
 from tests.redis_server import server_binary
 
@@ -181,7 +181,7 @@ def broker(token_port: int, grants: int, command: list[str]) -> Iterator[Broker]
         key = (folder / "data" / "admin.key").read_text().strip()
         import_grants(port, key, grants)
         client = redis.Redis(port=redis_port)
-        while not settled(client, grants):
+        while not all_waiting(client, grants):
             time.sleep(0.05)
         yield Broker(process.pid, port, redis_port, key)
 
