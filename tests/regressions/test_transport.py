@@ -181,7 +181,7 @@ async def _suspended(ground: Any) -> bool:
 
 
 async def _refreshed(ground: Any, grant: str) -> bool:
-    state = await ground.look(grant)
+    state = await ground.state_of(grant)
     return bool(state["state"] == "due" and state["last"]["outcome"] == "refreshed" and state["failures"] == 0)
 
 
