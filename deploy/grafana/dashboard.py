@@ -130,9 +130,9 @@ ROWS = [
         (
             12,
             timeseries(
-                "Token requests by what they came to",
+                "Token requests by outcome",
                 "reqps",
-                "refreshed is well; deploy/prometheus/README.md has the others.",
+                "refreshed: success. deploy/prometheus/README.md explains the others.",
                 **{
                     "{{provider}} {{outcome}}": "sum by (provider, outcome) "
                     f"(rate(token_broker_refreshes_total{{{P}}}[$__rate_interval])) > 0"

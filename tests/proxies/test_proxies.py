@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -118,11 +119,14 @@ async def test_the_service_gets_the_token_and_nothing_else(
                     assert "Authorization" not in answer.headers
             async with user.head(f"{url}/cameras/7") as answer:
                 assert answer.status == 200
+            compressed = {**own, "Content-Encoding": "gzip"}
+            async with user.post(f"{url}/cameras/7", data=gzip.compress(b"z"), headers=compressed) as answer:
+                assert answer.status == 200, "the broker sees the upload's headers without its body"
             async with user.get(f"{url}/cameras/401") as answer:
                 assert answer.status == 401, "the API's own 401 is passed on"
         token = (await broker.token(GRANT))["access_token"]
         assert len(token) >= size
-        assert len(service.asked) == 6
+        assert len(service.asked) == 7
         for _, path, headers, _ in service.asked:
             assert path.startswith(("/7", "/401"))
             assert headers["Authorization"] == f"Bearer {token}"
