@@ -22,7 +22,7 @@ import time
 import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,17 +216,23 @@ def judge(tree: Tree, fault: Fault, timeout: float) -> Judgement:
     def judged(verdict: Verdict, detail: str = "") -> Judgement:
         return Judgement(fault, verdict, time.monotonic() - began, detail)
 
-    with tree.with_fault(fault):
-        code, output = tree.run(fault.tests, timeout)
-        failed = tree.failed()
-    if code is None:
-        return judged(Verdict.TIMED_OUT, f"no end after {timeout:g} s")
-    if code == 0:
-        return judged(Verdict.SURVIVED, "no test noticed")
-    if code != 1 or not failed:
-        return judged(Verdict.BROKEN, output)
-    # A test that fails all the same, or now and then, proves nothing about the fault.
-    code, output = tree.run(failed[:1], timeout)
+    unsteady: list[str] = []
+    while True:
+        with tree.with_fault(fault):
+            code, output = tree.run([*fault.tests, *(f"--deselect={test}" for test in unsteady)], timeout)
+            failed = tree.failed()[:1]
+            again = tree.run(failed, timeout)[0] if code == 1 and failed else code
+        if code is None:
+            return judged(Verdict.TIMED_OUT, f"no end after {timeout:g} s")
+        if code == 0:
+            return judged(Verdict.SURVIVED, "; ".join(["no test noticed", *(f"unsteady: {test}" for test in unsteady)]))
+        if code != 1 or not failed:
+            return judged(Verdict.BROKEN, output)
+        if again != 0:
+            break
+        # It failed for another reason, such as a busy machine: the others are asked once more, without it.
+        unsteady += failed
+    code, output = tree.run(failed, timeout)
     if code != 0:
         return judged(Verdict.BROKEN, f"{failed[0]} fails without the fault too:\n{output}")
     return judged(Verdict.KILLED, failed[0])
@@ -328,6 +334,7 @@ def page(text: str, faults: Sequence[Fault]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="try these faults alone")
+    parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run these instead of those listed")
     parser.add_argument("--list", action="store_true", help="name the faults and try none")
     parser.add_argument("--write", action="store_true", help=f"write the tables of {PAGE.name} and try none")
     parser.add_argument("--jobs", type=int, default=1, help="faults tried at the same time (default 1)")
@@ -360,6 +367,8 @@ def main() -> int:
             for fault in chosen:
                 console.print(f"{fault.name}  {fault.file}\n    {fault.breaks}", highlight=False, markup=False)
             return 0
+        if arguments.tests:
+            chosen = [replace(fault, tests=tuple(arguments.tests)) for fault in chosen]
         run = Run(chosen, arguments.timeout, max(1, arguments.jobs), console)
         whole = run.all()
     except BrokenList as error:

@@ -175,6 +175,21 @@ async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> Non
     assert [(a.decided, a.replica) for a in (await past(store)).attempts] == [("open", ""), ("kept", replica_name())]
 
 
+async def test_a_grace_counts_from_the_first_open_attempt(store: Store, redis: Redis) -> None:
+    """However many attempts nobody ended follow each other, the first of them may have spent the refresh token."""
+    await imported(store, "g1")
+    (first,) = await claimed(store)
+    for ago in (90_000, 60_000, 30_000):
+        await redis.hset("broker:{0}:grant:g1", "attempt_at", first.claimed_at - ago)
+        await redis.zadd("broker:{0}:leased:p", {"g1": 1.5})
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
+        step = postponed(later, outcome="unknown", unknown=True, due_at=1)
+        assert await store.schedule.postpone(step, None) == "postponed"
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
+
+
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])
 def test_an_entry_is_bounded(letter: str) -> None:
     """Whatever a server says, an entry fits the compact encoding of its hash, reads back, and keeps its beginning."""

@@ -53,6 +53,24 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
         stopping.set()
 
 
+async def test_a_subscription_begins_with_what_was_missed(store: Store) -> None:
+    """What was committed while nobody listened is read when the subscription is there, long before it is overdue."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    commit = commit_of(claim)
+    await store.schedule.commit(commit, [])
+    assert commit.token is not None
+    cache = Cache(10)
+    cache.put(replace(commit.token, generation=commit.token.generation - 1))
+    follower = Follower(store, cache, Metrics(), Heart("follower"), namespace="broker", ailing=lambda _: None)
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stopping))
+        await until(lambda: follower.connected)
+        stopping.set()
+        assert cache.get("g1") == commit.token
+
+
 async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))
