@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import mutation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 FAULTS = mutation.load()
 
@@ -50,3 +56,79 @@ def test_the_page_says_what_the_list_says() -> None:
     """`python -m tests.mutation --write` would change nothing."""
     text = mutation.PAGE.read_text("utf-8")
     assert mutation.page(text, FAULTS) == text
+
+
+class Scripted(mutation.Tree):
+    """A copy whose test runs come out as written: pytest's exit code and the test that failed, if one did."""
+
+    def __init__(self, root: Path, *runs: tuple[int | None, str]) -> None:
+        super().__init__(root, threading.Event())
+        self._runs = iter(runs)
+        self._failed = ""
+        self.asked: list[list[str]] = []
+
+    def run(self, tests: Sequence[str], timeout: float) -> tuple[int | None, str]:
+        self.asked.append([*tests, "faulty" if "4" in (self.root / "broker/__init__.py").read_text() else "sound"])
+        code, self._failed = next(self._runs)
+        return code, "output"
+
+    def failed(self) -> list[str]:
+        return [self._failed] if self._failed else []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small tree in place of this one."""
+    root = tmp_path / "checkout"
+    (root / "broker").mkdir(parents=True)
+    (root / "broker" / "__init__.py").write_text("limit = 3\n")
+    (root / "test_it.py").write_text("from broker import limit\ndef test_it(): assert limit == 3\n")
+    monkeypatch.setattr(mutation, "ROOT", root)
+    return root
+
+
+FAULT = mutation.Fault("f", "broker/__init__.py", "limit = 3", "limit = 4", "A promise.", ("test_it.py",))
+
+
+@pytest.mark.parametrize(
+    ("runs", "verdict", "detail"),
+    [
+        ([(1, "a"), (1, "a"), (0, "")], mutation.Verdict.KILLED, "a"),
+        ([(0, "")], mutation.Verdict.SURVIVED, "no test noticed"),
+        ([(None, "")], mutation.Verdict.TIMED_OUT, "no end after 5 s"),
+        ([(2, "")], mutation.Verdict.BROKEN, "output"),
+        ([(1, "a"), (1, "a"), (1, "a")], mutation.Verdict.BROKEN, "a fails without the fault too:\noutput"),
+        ([(1, "a"), (0, ""), (0, "")], mutation.Verdict.SURVIVED, "no test noticed; unsteady: a"),
+        ([(1, "a"), (0, ""), (5, "")], mutation.Verdict.SURVIVED, "no test noticed; unsteady: a"),
+        ([(1, "a"), (0, ""), (1, "b"), (1, "b"), (0, "")], mutation.Verdict.KILLED, "b"),
+    ],
+)
+def test_verdicts(
+    tmp_path: Path, checkout: Path, runs: list[tuple[int | None, str]], verdict: mutation.Verdict, detail: str
+) -> None:
+    """Only a test that fails with the fault, each time, and passes without it has noticed."""
+    tree = Scripted(tmp_path / "copy", *runs)
+    judgement = mutation.judge(tree, FAULT, 5)
+    assert (judgement.verdict, judgement.detail) == (verdict, detail)
+    assert len(tree.asked) == len(runs)
+    assert tree.asked[0] == ["test_it.py", "faulty"]
+    if verdict is mutation.Verdict.KILLED:
+        assert tree.asked[-1] == [detail, "sound"]
+    for root in (checkout, tree.root):
+        assert (root / "broker" / "__init__.py").read_text() == "limit = 3\n"
+
+
+def test_the_copy_is_what_is_tested(tmp_path: Path, checkout: Path) -> None:
+    """Tests in the copy import the copy, with the fault as long as it is in there, and never the checkout."""
+    tree = mutation.Tree(tmp_path / "copy", threading.Event())
+    assert tree.imported_from().is_relative_to(tmp_path / "copy")
+    judgement = mutation.judge(tree, FAULT, 50)
+    assert (judgement.verdict, judgement.detail) == (mutation.Verdict.KILLED, "test_it.py::test_it")
+    assert (checkout / "broker" / "__init__.py").read_text() == "limit = 3\n"
+
+
+def test_tests_that_do_not_end_are_ended(tmp_path: Path, checkout: Path) -> None:
+    """After its time a run is over, and so are the processes that it started."""
+    (checkout / "test_it.py").write_text("import time\ndef test_it(): time.sleep(60)\n")
+    tree = mutation.Tree(tmp_path / "copy", threading.Event())
+    assert mutation.judge(tree, FAULT, 1).verdict is mutation.Verdict.TIMED_OUT
