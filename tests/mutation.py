@@ -74,7 +74,7 @@ class Fault:
     breaks: str
     tests: tuple[str, ...]
     gap: str = ""
-    """The test that was written because no test noticed this fault before; empty where one did."""
+    """The id of the test that was written because none of *tests* noticed this fault before; empty where one did."""
 
     def applied(self, text: str) -> str:
         """Return *text* with the fault in it.
@@ -112,7 +112,7 @@ def load(path: Path = LIST) -> list[Fault]:
     """Return the faults of the list.
 
     Raises:
-        BrokenList: a key of a file or of tests is unknown, or a name stands there twice.
+        BrokenList: a key of a file or of tests is unknown, a test is not there, or a name stands there twice.
     """
     listed = tomllib.loads(path.read_text("utf-8"))
     faults = [_fault(entry, listed["files"], listed["tests"]) for entry in listed["faults"]]
@@ -125,9 +125,19 @@ def load(path: Path = LIST) -> list[Fault]:
 def _fault(entry: dict[str, Any], files: dict[str, str], tests: dict[str, str]) -> Fault:
     try:
         named = tuple(tests[key] for key in entry["tests"])
-        return Fault(**(entry | {"file": files[entry["file"]], "tests": named}))
-    except (KeyError, TypeError) as error:
+        gap = _found(entry["gap"], named) if "gap" in entry else ""
+        return Fault(**(entry | {"file": files[entry["file"]], "tests": named, "gap": gap}))
+    except (LookupError, TypeError) as error:
         raise BrokenList(f"fault {entry.get('name')!r}: {error}") from None
+
+
+def _found(test: str, paths: Sequence[str]) -> str:
+    """Return the id of the test of this name in one of these files and folders."""
+    for path in (ROOT / path for path in paths):
+        for file in sorted(path.rglob("test_*.py")) if path.is_dir() else [path]:
+            if f"def {test}(" in file.read_text("utf-8"):
+                return f"{file.relative_to(ROOT)}::{test}"
+    raise LookupError(f"no test {test} in {', '.join(paths)}")
 
 
 class Tree:

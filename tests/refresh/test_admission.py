@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.model import Answer
+from broker.model import Answer, Token
 from broker.providers import Dialect
 from broker.refresh.admission import Admission
 from broker.refresh.journal import Journal
@@ -66,4 +66,29 @@ async def test_a_lost_reply_registers_no_second_time(
             assert await ours.registry.restore(ours.store_id, entry.text) == "known"
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         assert [token.generation for token in served] == [int(generation or 0)] or refreshed
+        await journal.close()
+
+
+async def test_a_login_is_a_new_generation_within_one_millisecond(
+    shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logins of a grant at the same time by the clock, or with a clock set back, have generations of their own."""
+    dialect = Dialect.of("acme", Provider(**provider_settings(sandbox)["acme"]))
+    sealer = Sealer(parse_sealing_keys(new_sealing_key()))
+    async with open_store(RedisSettings(url=shared_redis.url), sealer, data_dir=tmp_path) as store:
+        await store.identify()
+        journal = await Journal.open(tmp_path / "journal", sealer, store.clock)
+        served: list[Token] = []
+        admission = Admission(store, journal, served.append, lambda _: None, notice=False)
+        now = store.clock()
+        for number, ago in enumerate((0, 0, 5)):
+            monkeypatch.setattr(type(store.clock), "__call__", lambda _, at=now - ago: at)
+            answer = Answer(Secret(f"a{number}"), Secret(f"r{number}"), "Bearer", 3_600_000, None, None, {})
+            await admission.admit("g1", answer, dialect)
+            assert served[-1].access_token == Secret(f"a{number}")
+            stored = await store.grants.get("g1")
+            assert stored is not None
+            assert stored.generation == served[-1].generation == now + number
+            (entry,) = journal.entries()
+            assert await store.registry.restore(store.store_id, entry.text) == "known"
         await journal.close()
