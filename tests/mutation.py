@@ -370,6 +370,7 @@ def main() -> int:
         where it was interrupted.
     """
     arguments, console = _arguments(), Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         faults = load()
         if arguments.write:
