@@ -105,6 +105,7 @@ async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> N
     await imported(store, "g1")
     first = second = await again(store, redis)
     for _ in range(2):
+        await until(lambda: store.clock() > second.claimed_at)  # claims of one millisecond could not be told apart
         await redis.zrem("broker:{0}:leased:p", "g1")
         await redis.zadd("broker:{0}:due:p", {"g1": 1})
         second = await again(store, redis)
@@ -174,6 +175,21 @@ async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> Non
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     await store.schedule.commit(store.registry.prepare(commit_of(await again(store, redis))))
     assert [(a.decided, a.replica) for a in (await past(store)).attempts] == [("open", ""), ("kept", replica_name())]
+
+
+async def test_a_grace_counts_from_the_first_open_attempt(store: Store, redis: Redis) -> None:
+    """However many open attempts follow each other, the first may have spent the refresh token: its time is kept."""
+    await imported(store, "g1")
+    (first,) = await claimed(store)
+    for ago in (90_000, 60_000, 30_000):
+        await redis.hset("broker:{0}:grant:g1", "attempt_at", first.claimed_at - ago)
+        await redis.zadd("broker:{0}:leased:p", {"g1": 1.5})
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
+        step = postponed(later, outcome="unknown", unknown=True, due_at=1)
+        assert await store.schedule.postpone(step, None) == "postponed"
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])
