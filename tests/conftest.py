@@ -177,10 +177,10 @@ class RunningBroker:
 
     async def import_(self, grant: str, provider: str, refresh_token: str) -> None:
         """Import a refresh token and wait for its first access token."""
-        told = {"provider": provider, "refresh_token": refresh_token}
+        request = {"provider": provider, "refresh_token": refresh_token}
         ends = time.monotonic() + 15
         while True:
-            status, body, _ = await self.ask("PUT", f"/v1/grants/{grant}", json=told)
+            status, body, _ = await self.ask("PUT", f"/v1/grants/{grant}", json=request)
             # The disk under Redis may keep it waiting for longer than we do; it is safe to say again.
             if body.get("error") != "store_unavailable" or time.monotonic() > ends:
                 break

@@ -96,13 +96,13 @@ class Exposition:
         if not soon.dead and soon.reauthorize_by is not None and soon.granted_at is not None:
             warning_level = self._notifier.warning_level(soon.provider, soon.granted_at, soon.reauthorize_by)
         return GrantFigures(
-            soon.grant_id,
-            soon.provider,
-            soon.expires_at,
-            soon.next_at,
-            soon.succeeded_at,
-            soon.reauthorize_by,
-            warning_level,
+            grant_id=soon.grant_id,
+            provider=soon.provider,
+            expires_at=soon.expires_at,
+            next_at=soon.next_at,
+            succeeded_at=soon.succeeded_at,
+            reauthorize_by=soon.reauthorize_by,
+            warning_level=warning_level,
         )
 
     def _standing(self, states: Sequence[ProviderState] | None) -> Standing:

@@ -35,8 +35,8 @@ def refused(broker: RunningBroker) -> Refused:
     """Ask, and check that it is refused as every refusal is; gives its description and headers."""
 
     async def ask(status: int, method: str, path: str, **options: Any) -> tuple[str, Any]:
-        told, body, headers = await broker.ask(method, path, **options)
-        assert told == status, (method, path, told, body)
+        got, body, headers = await broker.ask(method, path, **options)
+        assert got == status, (method, path, got, body)
         assert set(body) == {"error", "error_description"}, body
         assert headers["Content-Type"].startswith("application/json")
         assert headers["Cache-Control"] == "no-store"

@@ -22,14 +22,14 @@ PAGES = {"/login/{ticket}", "/callback"}
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route, and what is told of it by method."""
+    """A route of the OpenAPI document: its path template, and its operations by method."""
 
-    told: str
+    template: str
     operations: dict[str, dict[str, Any]]
 
     def path(self, **parameters: str) -> str:
         """Its path with values in it."""
-        path = self.told
+        path = self.template
         for name, value in (PARAMETERS | {f"{{{name}}}": value for name, value in parameters.items()}).items():
             path = path.replace(name, value)
         return path
@@ -70,7 +70,7 @@ async def test_other_methods(every_route: list[Route], refused: Refused, broker:
         has |= {"HEAD"} if "GET" in has else set()
         for method in METHODS - has - {"HEAD"}:
             _, headers = await refused(405, method, route.path())
-            assert set(headers["Allow"].split(", ")) == has, (method, route.told)
+            assert set(headers["Allow"].split(", ")) == has, (method, route.template)
         if "HEAD" not in has:
             assert (await answer(broker, "HEAD", route.path()))[0] == 405
 
@@ -82,14 +82,14 @@ async def test_without_a_key(every_route: list[Route], broker: RunningBroker) ->
             said = set()
             for grant, body in (("good", None), ("nobody-knows", None), ("good", b"{"), ("good", b"{}" * 40_000)):
                 for headers in ({}, {"X-Broker-Key": "x"}, {"Authorization": "Bearer x"}):
-                    form = {"Content-Type": FORM} if route.told == "/oauth2/token" else {}
-                    status, text, told = await answer(
+                    form = {"Content-Type": FORM} if route.template == "/oauth2/token" else {}
+                    status, text, fields = await answer(
                         broker, method, route.path(id=grant), headers=headers | form, data=body
                     )
-                    if status == 413 and route.told == "/oauth2/token":
+                    if status == 413 and route.template == "/oauth2/token":
                         continue  # its key may stand in the body
-                    assert status == 401, (method, route.told, headers, body, text)
-                    assert told["WWW-Authenticate"]
+                    assert status == 401, (method, route.template, headers, body, text)
+                    assert fields["WWW-Authenticate"]
                     said.add((text, bool(headers)))
             assert len(said) <= 2, said
 
@@ -97,7 +97,7 @@ async def test_without_a_key(every_route: list[Route], broker: RunningBroker) ->
 async def test_without_the_right(every_route: list[Route], broker: RunningBroker) -> None:
     """A known caller without the right hears the same of a grant that is there and of one that is not."""
     for route in every_route:
-        if "{id}" not in route.told:
+        if "{id}" not in route.template:
             continue
         for method in route.keyed():
             operation = route.operations[method]
@@ -114,7 +114,7 @@ async def test_without_the_right(every_route: list[Route], broker: RunningBroker
                             broker, method, route.path(id=grant), headers={"X-Broker-Key": READER, **more}, data=data
                         )
                         said.add(got[:2])
-            assert [status for status, _ in said] == [403], (method, route.told, said)
+            assert [status for status, _ in said] == [403], (method, route.template, said)
     form = {"grant_type": "client_credentials", "client_id": "reader", "client_secret": READER}
     said = {
         (await answer(broker, "POST", "/oauth2/token", data=form | {"scope": f"grant:{grant}"}))[:2]
@@ -144,19 +144,19 @@ async def test_bodies_of_other_kinds(every_route: list[Route], broker: RunningBr
                 sent = {"X-Broker-Key": broker.admin_key, "If-Match": '"1"', **headers}
                 if method in {"get", "delete"}:
                     continue
-                status, text, told = await answer(broker, method, route.path(id="new"), data=body, headers=sent)
-                assert status < 500, (method, route.told, kind, status, text)
+                status, text, fields = await answer(broker, method, route.path(id="new"), data=body, headers=sent)
+                assert status < 500, (method, route.template, kind, status, text)
                 if "Content-Encoding" in headers:
-                    assert (status, told["Connection"]) == (415, "close")
+                    assert (status, fields["Connection"]) == (415, "close")
                     assert set(json.loads(text)) == {"error", "error_description"}
-                elif route.told == "/v1/import":
+                elif route.template == "/v1/import":
                     outcomes = [json.loads(line) for line in text.splitlines()]
                     assert {outcome["status"] for outcome in outcomes} == {"refused"}, (kind, text)
                     assert all(outcome["error_description"] for outcome in outcomes)
                 elif "requestBody" in operation:
-                    assert status >= 400, (method, route.told, kind, status, text)
+                    assert status >= 400, (method, route.template, kind, status, text)
                     assert set(json.loads(text)) == {"error", "error_description"}
-                if kind == "too long" and "requestBody" in operation and route.told != "/v1/import":
+                if kind == "too long" and "requestBody" in operation and route.template != "/v1/import":
                     assert status in {413, 403}, "the session's door asks first whether our page sends this"
 
 
@@ -205,8 +205,10 @@ async def test_garbage_in_headers(every_route: list[Route], broker: RunningBroke
             for headers in HEADERS:
                 sent = {"X-Broker-Key": broker.admin_key, **headers}
                 status, text, _ = await answer(broker, method, route.path(), headers=sent)
-                assert status < 500, (method, route.told, headers, status)
-                assert status != 400 or route.told in PAGES or set(json.loads(text)) == {"error", "error_description"}
+                assert status < 500, (method, route.template, headers, status)
+                assert (
+                    status != 400 or route.template in PAGES or set(json.loads(text)) == {"error", "error_description"}
+                )
 
 
 async def test_queries(every_route: list[Route], broker: RunningBroker) -> None:
@@ -219,7 +221,7 @@ async def test_queries(every_route: list[Route], broker: RunningBroker) -> None:
                 status, _, _ = await answer(
                     broker, method, route.path() + query, headers={"X-Broker-Key": broker.admin_key}
                 )
-                assert status < 500, (method, route.told, query)
+                assert status < 500, (method, route.template, query)
 
 
 async def test_http_1_0_everywhere(every_route: list[Route], broker: RunningBroker) -> None:
@@ -233,5 +235,5 @@ async def test_http_1_0_everywhere(every_route: list[Route], broker: RunningBrok
             )
             got = await raw(broker, f"{head}Content-Length: 0\r\n\r\n".encode())
             status = int(got.split()[1])
-            assert 200 <= status < 500, (method, route.told, got)
-            assert b"chunked" not in got.partition(b"\r\n\r\n")[0].lower(), (method, route.told)
+            assert 200 <= status < 500, (method, route.template, got)
+            assert b"chunked" not in got.partition(b"\r\n\r\n")[0].lower(), (method, route.template)

@@ -258,8 +258,8 @@ async def test_keys(refused: Refused) -> None:
             {"X-Broker-Key": "\u00e4\u20ac"},
             {"X-Broker-Key": "x" * 7000},
         ):
-            description, told = await refused(401, method, path, headers=headers)
-            assert told["WWW-Authenticate"].startswith("Bearer"), path
+            description, fields = await refused(401, method, path, headers=headers)
+            assert fields["WWW-Authenticate"].startswith("Bearer"), path
             assert "unknown" not in description.split("unknown key")[-1]
 
 
@@ -346,8 +346,8 @@ async def test_import_lines(broker: RunningBroker, sandbox: Any) -> None:
     async with broker.session.post(
         broker.url + "/v1/import", data=b"\r\n".join(lines), headers={"X-Broker-Key": broker.admin_key}
     ) as answer:
-        told = [json.loads(line) for line in (await answer.text()).splitlines()]
-    assert [line["status"] for line in told[:-1]] == ["refused"] * (len(told) - 1)
-    assert told[-1] == {"line": 13, "grant_id": "n1", "status": "created"}
-    assert all(line["error_description"] for line in told[:-1])
-    assert len(told) in {11, 12}, told
+        outcomes = [json.loads(line) for line in (await answer.text()).splitlines()]
+    assert [line["status"] for line in outcomes[:-1]] == ["refused"] * (len(outcomes) - 1)
+    assert outcomes[-1] == {"line": 13, "grant_id": "n1", "status": "created"}
+    assert all(line["error_description"] for line in outcomes[:-1])
+    assert len(outcomes) in {11, 12}, outcomes

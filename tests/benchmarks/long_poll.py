@@ -118,7 +118,7 @@ async def brokers(port: int, other: int, pid: int, redis_port: int, many: int, r
         nonlocal held
         url = f"http://127.0.0.1:{other}/v1/grants/g0/refresh"
         asking = asyncio.create_task(asyncio.to_thread(ask, url, "POST", {"If-Match": held}))
-        while (told := await pubsub.get_message(timeout=10)) is None or told["type"] != "message":
+        while (message := await pubsub.get_message(timeout=10)) is None or message["type"] != "message":
             pass
         since = time.perf_counter()
         held = f'"{json.loads(await asking)["generation"]}"'

@@ -149,7 +149,7 @@ def scrapes(url: str) -> str:
 async def claims(folder: Path, port: int, sealer: Sealer) -> str:
     """Return how long a claim of nothing takes, and one that leases 32: medians of 30, never of the same grants."""
     client = redis.Redis(port=port)
-    told, name = [], 0
+    figures, name = [], 0
     async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:
         await store.identify()
         store.schedule.replayed_after = int(client.hget("broker:{0}:epoch", "open_at") or 0)
@@ -167,8 +167,8 @@ async def claims(folder: Path, port: int, sealer: Sealer) -> str:
                 assert len(claimed.claims) == due, claimed
                 stats: Any = client.info("commandstats")
                 server.append(stats["cmdstat_evalsha"]["usec_per_call"])
-            told.append(f"{words} {statistics.median(server):.0f} of {statistics.median(whole):.0f}")
-    return ", ".join(told)
+            figures.append(f"{words} {statistics.median(server):.0f} of {statistics.median(whole):.0f}")
+    return ", ".join(figures)
 
 
 def measure(many: int) -> None:

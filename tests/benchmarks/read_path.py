@@ -50,12 +50,12 @@ def load(server: int, port: int, request: bytes, seconds: float, status: str = "
     before = cpu_seconds(server)
     command = [*PYTHON, "tests.benchmarks.load", str(port), str(CONNECTIONS), str(seconds)]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
-    told = json.loads(done.stdout)
-    assert list(told["statuses"]) == [status], told["statuses"]
-    return Run(told["rps"], told["p99"], (cpu_seconds(server) - before) / told["answers"])
+    figures = json.loads(done.stdout)
+    assert list(figures["statuses"]) == [status], figures["statuses"]
+    return Run(figures["rps"], figures["p99"], (cpu_seconds(server) - before) / figures["answers"])
 
 
-def ways(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
+def requests_by_name(key: str, etag: str) -> dict[str, tuple[bytes, str]]:
     """Return what is asked of the broker, and the status it answers with."""
     mine, basic = f"Authorization: Bearer {key}", b64encode(f"admin:{key}".encode()).decode()
     path, form = "/v1/grants/g0/token", "grant_type=client_credentials&scope=grant%3Ag0"
@@ -100,7 +100,7 @@ def main() -> None:
         wait_for_port(bare_port)
         bare = request_for("/v1/grants/g0/token", f"Authorization: Bearer {key}")
         print(f"body of {size} bytes, {CONNECTIONS} connections, {given.rounds} rounds of {given.seconds:g} s")
-        for what, (request, status) in ways(key, etag).items():
+        for what, (request, status) in requests_by_name(key, etag).items():
             if given.only not in what:
                 continue
             pairs = [

@@ -37,9 +37,9 @@ def reads(port: int, request: bytes, seconds: float) -> tuple[float, float]:
     """p50 and p99 (ms); every answer must be 200."""
     command = [*PYTHON, "tests.benchmarks.load", str(port), str(CONNECTIONS), str(seconds), str(PAUSE)]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
-    told = json.loads(done.stdout)
-    assert list(told["statuses"]) == ["200"], told["statuses"]
-    return told["p50"], told["p99"]
+    figures = json.loads(done.stdout)
+    assert list(figures["statuses"]) == ["200"], figures["statuses"]
+    return figures["p50"], figures["p99"]
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def import_grants(port: int, key: str, many: int, *, provider: str = "bench", pr
     assert not others, others[:3]
 
 
-def settled(client: redis.Redis, many: int) -> bool:
+def all_waiting(client: redis.Redis, many: int) -> bool:
     """Whether every grant waits for a due time to come."""
     return client.zcount(DUE, time.time() * 1000 + 60_000, "+inf") == many
 
@@ -87,7 +87,7 @@ def refresh_all(client: redis.Redis, many: int, port: int, key: str) -> float:
         f"http://127.0.0.1:{port}/v1/providers/bench/retry", headers={"X-Broker-Key": key}, method="POST"
     )
     urllib.request.urlopen(wake).close()  # the scores were moved behind its back
-    while not settled(client, many):
+    while not all_waiting(client, many):
         time.sleep(0.005)
     return time.perf_counter() - started
 
@@ -115,7 +115,7 @@ def compare(folder: Path, many: int, rounds: int, latency_ms: float) -> tuple[li
         with running_broker(path, port) as broker:
             key = (folder / "data" / "admin.key").read_text().strip()
             import_grants(port, key, many)
-            while not settled(client, many):
+            while not all_waiting(client, many):
                 time.sleep(0.05)
             for _ in range(rounds):
                 url = f"http://127.0.0.1:{token_port}/token"

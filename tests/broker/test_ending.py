@@ -129,8 +129,8 @@ async def test_breaker_parks_three_and_suspends(broker: RunningBroker, sandbox: 
     await until(settled)
     assert (await counts())["parked"] == 3
     sandbox.rotating.faults.clear()
-    status, told, _ = await broker.ask("POST", "/v1/providers/acme/retry")
-    assert (status, told["grants_taken_up"]) == (202, 3)
+    status, body, _ = await broker.ask("POST", "/v1/providers/acme/retry")
+    assert (status, body["grants_taken_up"]) == (202, 3)
 
     async def all_due() -> bool:
         seen = await counts()
@@ -165,10 +165,10 @@ async def test_retry_after_is_kept(broker: RunningBroker, sandbox: Sandbox, redi
     sandbox.rotating.faults.order("status", status=429, headers={"Retry-After": "3"})
     await make_due(redis, "acme", "g0")
 
-    async def told() -> bool:
+    async def not_before() -> bool:
         return any(row["not_before"] for row in (await broker.get("/v1/providers"))["providers"])
 
-    await until(told)
+    await until(not_before)
     requests = len(sandbox.rotating.token_requests)
     await make_due(redis, "acme", "g1")
     await make_due(redis, "acme", "g2")

@@ -36,8 +36,8 @@ async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bo
     """Return the first explanation that is as wanted."""
 
     async def look() -> Explained | None:
-        told = await explained(broker, grant)
-        return told if true(told) else None
+        explanation = await explained(broker, grant)
+        return explanation if true(explanation) else None
 
     found: Explained = await until(look, timeout, every=0.1)
     return found
@@ -51,10 +51,10 @@ async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: R
         again = start_redis(own_redis.directory, own_redis.port)
         try:
             await until(lambda: _answers(broker))
-            told = await said(broker, "g", lambda e: "another run of the server" in e.why)
-            assert told.exit_code == FINE
-            assert told.next_at is not None
-            assert 0 < told.next_at - time.time() <= 7
+            explanation = await said(broker, "g", lambda e: "another run of the server" in e.why)
+            assert explanation.exit_code == FINE
+            assert explanation.next_at is not None
+            assert 0 < explanation.next_at - time.time() <= 7
         finally:
             await broker.stop()
             again.kill()
@@ -70,16 +70,16 @@ async def test_a_half_closed_lane_and_a_pause(broker: RunningBroker, sandbox: Sa
     await imported(broker, sandbox, *names)
     sandbox.rotating.faults.order("status", status=429, headers={"Retry-After": "3600"})
     await make_due(redis, "acme", "g1")
-    told = await said(broker, "g1", lambda e: "Retry-After" in e.why)
-    assert told.next_at is not None
-    assert 3500 < told.next_at - time.time() < 3700
+    explanation = await said(broker, "g1", lambda e: "Retry-After" in e.why)
+    assert explanation.next_at is not None
+    assert 3500 < explanation.next_at - time.time() < 3700
     await broker.ask("POST", "/v1/providers/acme/retry")
     sandbox.rotating.faults.order("status", None, status=503)
     for name in names[:3]:
         await make_due(redis, "acme", name)
-    told = await said(broker, "quiet", lambda e: "is ailing" in e.why)
-    assert "token requests in a row brought nothing" in told.why
-    assert told.exit_code == FINE
+    explanation = await said(broker, "quiet", lambda e: "is ailing" in e.why)
+    assert "token requests in a row brought nothing" in explanation.why
+    assert explanation.exit_code == FINE
     sandbox.rotating.faults.clear()
     await said(broker, "quiet", lambda e: e.why.startswith("Grant quiet is alive."), timeout=20)
 
@@ -93,14 +93,14 @@ async def test_a_breaker(broker: RunningBroker, sandbox: Sandbox, redis: Redis) 
     for name in names[:3]:
         await make_due(redis, "acme", name)
     for name in names[:3]:
-        told = await said(broker, name, lambda e: "so it was parked" in e.why)
-        assert "invalid_scope: not this one" in told.why
-        assert told.exit_code == FAILED
+        explanation = await said(broker, name, lambda e: "so it was parked" in e.why)
+        assert "invalid_scope: not this one" in explanation.why
+        assert explanation.exit_code == FAILED
     await make_due(redis, "acme", "g4")
-    told = await said(broker, "g4", lambda e: "is suspended" in e.why)
-    assert "grant after grant" in told.why
-    assert "invalid_scope" in told.why
-    assert told.command == "token-broker retry --provider acme"
+    explanation = await said(broker, "g4", lambda e: "is suspended" in e.why)
+    assert "grant after grant" in explanation.why
+    assert "invalid_scope" in explanation.why
+    assert explanation.command == "token-broker retry --provider acme"
     history = (await broker.get("/v1/grants/g4/attempts"))["attempts"]
     assert history[-1]["decided"] == "suspended"
 
@@ -112,8 +112,8 @@ async def test_a_missing_key(broker: RunningBroker, sandbox: Sandbox, redis: Red
     assert "sealing.keys_file" in (await explained(broker, "g")).why
     await make_due(redis, "acme", "g")
     await until(lambda: bool(broker.events("grant.parked")))
-    told = await explained(broker, "g")
-    assert (told.exit_code, told.command) == (FAILED, "token-broker retry g")
+    explanation = await explained(broker, "g")
+    assert (explanation.exit_code, explanation.command) == (FAILED, "token-broker retry g")
     assert (await broker.get("/v1/grants/g/attempts"))["attempts"][-1]["outcome"] == "unreadable"
 
 
@@ -123,6 +123,6 @@ async def test_nothing_valid_yet(start_broker: StartBroker, sandbox: Sandbox) ->
     async with start_broker(providers={"gone": dead}) as broker:
         body = {"provider": "gone", "refresh_token": "a-refresh-token"}
         assert (await broker.ask("PUT", "/v1/grants/g", json=body))[0] == 201
-        told = await said(broker, "g", lambda e: "nothing was sent" in e.why or "is ailing" in e.why)
-        assert told.exit_code == TRY_AGAIN
-        assert "no access token yet" in told.next
+        explanation = await said(broker, "g", lambda e: "nothing was sent" in e.why or "is ailing" in e.why)
+        assert explanation.exit_code == TRY_AGAIN
+        assert "no access token yet" in explanation.next

@@ -30,13 +30,13 @@ async def test_pasted_redirect(broker: RunningBroker, sandbox: Sandbox, provider
     middle = len(redirected) // 2
     pasted = f"  {redirected[:middle]}\n{redirected[middle:].replace('&', '&amp;')}#_=_ \n"
     body = {"redirected_to": pasted, "state": started["state"]}
-    status, told, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json=body)
-    assert status == 200, told
-    assert told["grant_id"] == "g1"
+    status, answer, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json=body)
+    assert status == 200, answer
+    assert answer["grant_id"] == "g1"
     assert (await broker.token("g1"))["access_token"]
     await assert_sound(broker, sandbox, ("g1", provider))
-    status, told, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json=body)
-    assert (status, told["error"]) == (400, "already_used")
+    status, answer, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json=body)
+    assert (status, answer["error"]) == (400, "already_used")
     assert await exchanges(sandbox, provider) == 1
 
 
@@ -153,8 +153,8 @@ async def test_denied_login_changes_nothing(broker: RunningBroker, sandbox: Sand
         await walk_login(started["login_url"], consent="deny")
     assert failed.value.status == 400
     assert "not allowed" in failed.value.text
-    told = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
-    assert (told["status"], told["error"]) == ("failed", "access_denied")
+    login = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
+    assert (login["status"], login["error"]) == ("failed", "access_denied")
     assert (await broker.token("g1"))["generation"] == before["generation"]
     await assert_sound(broker, sandbox, ("g1", "acme"))
 

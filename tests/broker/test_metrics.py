@@ -47,7 +47,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture(autouse=True)
-def _look_at_grants_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def _measure_grants_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for single grants to be looked at again."""
     monkeypatch.setattr("broker.api.exposition._GRANTS_TTL", -1.0)
 
@@ -259,7 +259,7 @@ async def test_many_scrapes_cost_little(
         await redis.config_resetstat()
         texts = [(await broker.get("/metrics"))["text"] for _ in range(5)]
         await redis.client_pause(600)  # so that they come together
-        texts += [told["text"] for told in await asyncio.gather(*(broker.get("/metrics") for _ in range(50)))]
+        texts += [scrape["text"] for scrape in await asyncio.gather(*(broker.get("/metrics") for _ in range(50)))]
         assert all("grant_last_success_timestamp_seconds{" in text for text in texts)
         stats = await redis.info("commandstats")
         looks, singles = stats["cmdstat_hkeys"]["calls"], stats.get("cmdstat_hmget", {"calls": 0})["calls"]
@@ -278,8 +278,8 @@ async def test_prometheus_finds_nothing_to_mend(broker: RunningBroker, sandbox: 
     check = await asyncio.create_subprocess_exec(
         promtool, "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    told, _ = await check.communicate(text.encode())
-    assert (check.returncode, told) == (0, b"")
+    complaints, _ = await check.communicate(text.encode())
+    assert (check.returncode, complaints) == (0, b"")
 
 
 def test_words_of_others_are_escaped() -> None:

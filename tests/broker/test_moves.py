@@ -85,8 +85,8 @@ async def test_moves_while_a_refresh_is_in_flight(start_broker: StartBroker, san
         await until(lambda: len(sandbox.rotating.token_requests) > asked)
         body = {"provider": "acme", "refresh_token": "r-0123456789"}
         assert (await broker.ask("PUT", "/v1/grants/g3", json=body))[0] == 409
-        status, told, _ = await broker.ask("DELETE", "/v1/grants/g3")
-        assert (status, told["revoked"]) == (200, True)
+        status, answer, _ = await broker.ask("DELETE", "/v1/grants/g3")
+        assert (status, answer["revoked"]) == (200, True)
         assert sandbox.rotating.families[-1].refresh_token is None
         assert sandbox.rotating.reuse == 0
 
@@ -129,9 +129,9 @@ async def test_a_log_out_forgets_no_newer_login(start_broker: StartBroker, sandb
         body = {"redirected_to": redirected, "state": started["state"]}
         assert (await broker.ask("POST", "/v1/grants/g1/login/complete", json=body))[0] == 200
         sandbox.rotating.faults.release()
-        status, told, _ = await log_out
-        assert (status, told["error"]) == (409, "conflict")
-        assert "that login stands" in told["error_description"]
+        status, answer, _ = await log_out
+        assert (status, answer["error"]) == (409, "conflict")
+        assert "that login stands" in answer["error_description"]
         await assert_sound(broker, sandbox, ("g1", "acme"))
         assert (await state_of(broker, "g1"))["state"] == "due"
 
@@ -158,8 +158,8 @@ async def test_an_older_token_is_not_imported_over_a_newer(start_broker: StartBr
     lines = [json.dumps({"grant_id": "g1", "provider": "acme", "refresh_token": token}) for token in (older, newer)]
     async with start_broker(refresh={**QUICK, "import_spread": "1s"}) as broker:
         for statuses in (["created", "replaced"], ["unchanged", "unchanged"], ["unchanged", "unchanged"]):
-            told = (await broker.ask("POST", "/v1/import", data="\n".join(lines)))[1]["text"]
-            assert [json.loads(line)["status"] for line in told.splitlines()] == statuses
+            outcomes = (await broker.ask("POST", "/v1/import", data="\n".join(lines)))[1]["text"]
+            assert [json.loads(line)["status"] for line in outcomes.splitlines()] == statuses
             await broker.token("g1")
         status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"provider": "acme", "refresh_token": older})
         assert (status, body["error"]) == (409, "conflict")

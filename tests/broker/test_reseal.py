@@ -47,17 +47,17 @@ def keys(tmp_path: Path) -> KeyFile:
 
 async def resealed(broker: RunningBroker) -> dict[str, Any]:
     """Reseal to the end; the counts of all answers together, and what the last one said."""
-    told: dict[str, Any] = {"next": None}
+    progress: dict[str, Any] = {"next": None}
     total = {"grants_resealed": 0, "logins_resealed": 0, "requests": 0}
     while True:
-        body = {"cursor": told["next"]} if told["next"] else {}
-        status, told, _ = await broker.ask("POST", "/v1/sealing/reseal", json=body)
-        assert status == 200, told
-        total["grants_resealed"] += told["grants_resealed"]
-        total["logins_resealed"] += told["logins_resealed"]
+        body = {"cursor": progress["next"]} if progress["next"] else {}
+        status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal", json=body)
+        assert status == 200, progress
+        total["grants_resealed"] += progress["grants_resealed"]
+        total["logins_resealed"] += progress["logins_resealed"]
         total["requests"] += 1
-        if told["next"] is None:
-            return {**told, **total}
+        if progress["next"] is None:
+            return {**progress, **total}
 
 
 async def sealed_otherwise(redis: Redis, sealer: Sealer) -> list[str]:
@@ -116,13 +116,13 @@ async def test_whole_procedure_beside_live_refreshes(
     async with both() as (one, two):
         before = {grant: (await one.token(grant))["generation"] for grant, _ in grants}
         async with meanwhile(churn, 0):
-            told = await resealed(one)
+            progress = await resealed(one)
             again = await resealed(two)
             for grant, _ in grants:
                 await next_generation(one, grant, before[grant])
-        assert told["old_keys_may_go"], told
-        assert told["logins_resealed"] >= 1
-        assert 1 <= told["grants_resealed"] <= len(grants)
+        assert progress["old_keys_may_go"], progress
+        assert progress["logins_resealed"] >= 1
+        assert 1 <= progress["grants_resealed"] <= len(grants)
         assert (again["grants_resealed"], again["logins_resealed"], again["pass"]) == (0, 0, 1)
         assert await sealed_otherwise(redis, keys.sealer(1)) == []
         await assert_sound(one, sandbox, *grants)
@@ -168,14 +168,14 @@ async def test_pages_go_on_where_they_were(
             server = start_redis(tmp_path, server.port)
 
             async def answered() -> dict[str, Any] | None:
-                status, told, _ = await broker.ask("POST", "/v1/sealing/reseal", json=cursor)
-                return told if status == 200 else None
+                status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal", json=cursor)
+                return progress if status == 200 else None
 
-            told = await until(answered)
-            assert told["pass"] == 1
-            while told["next"]:
-                _, told, _ = await broker.ask("POST", "/v1/sealing/reseal", json={"cursor": told["next"]})
-            assert (told["old_keys_may_go"], told["pass"]) == (True, 2)
+            progress = await until(answered)
+            assert progress["pass"] == 1
+            while progress["next"]:
+                _, progress, _ = await broker.ask("POST", "/v1/sealing/reseal", json={"cursor": progress["next"]})
+            assert (progress["old_keys_may_go"], progress["pass"]) == (True, 2)
             assert await sealed_otherwise(redis, keys.sealer(1)) == []
     finally:
         server.kill()
@@ -214,9 +214,9 @@ async def test_another_broker_that_seals_with_the_old_key(
             return await page(self, cursor)
 
         monkeypatch.setattr(Resealing, "page", beside)
-        status, told, _ = await broker.ask("POST", "/v1/sealing/reseal")
-        assert (status, told["error"]) == (409, "conflict")
-        assert "another broker still seals" in told["error_description"]
+        status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal")
+        assert (status, progress["error"]) == (409, "conflict")
+        assert "another broker still seals" in progress["error_description"]
         await redis.delete("broker:{0}:grant:g1")
 
 
@@ -225,9 +225,9 @@ async def test_a_key_that_is_missing_already(start_broker: StartBroker, keys: Ke
     keys.holds(1, 0)
     async with start_broker(sealing={"keys_file": keys.path}) as broker:
         await redis.hset("broker:{0}:grant:g1", "refresh_token", keys.sealer(2).seal("rt", "g1", "refresh_token"))
-        told = await resealed(broker)
-        assert (told["old_keys_may_go"], told["unreadable"]) == (False, ["g1"])
-        assert "put that key back" in told["detail"]
+        progress = await resealed(broker)
+        assert (progress["old_keys_may_go"], progress["unreadable"]) == (False, ["g1"])
+        assert "put that key back" in progress["detail"]
         await redis.delete("broker:{0}:grant:g1")
 
 
@@ -235,18 +235,18 @@ async def test_refused(start_broker: StartBroker, keys: KeyFile, tmp_path: Path)
     """A key file that changed since the start, a foreign cursor, and a body of another kind: each says what to do."""
     async with start_broker(sealing={"keys_file": keys.path}) as broker:
         for body in ("x", "6~2~", "1~0~x", "1~0~0~99999999999999999999999"):
-            status, told, _ = await broker.ask("POST", "/v1/sealing/reseal", json={"cursor": body})
-            assert (status, told["error"]) == (400, "invalid_request"), body
+            status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal", json={"cursor": body})
+            assert (status, progress["error"]) == (400, "invalid_request"), body
         for wrong in ({"json": {"cursor": 1}}, {"json": [1]}, {"data": "{"}):
-            status, told, _ = await broker.ask("POST", "/v1/sealing/reseal", **wrong)
-            assert (status, told["error"]) == (400, "invalid_request"), wrong
+            status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal", **wrong)
+            assert (status, progress["error"]) == (400, "invalid_request"), wrong
         keys.holds(1, 0)
-        status, told, _ = await broker.ask("POST", "/v1/sealing/reseal")
+        status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal")
         assert status == 409
-        assert "restart every broker" in told["error_description"]
+        assert "restart every broker" in progress["error_description"]
         keys.path.unlink()
-        status, told, _ = await broker.ask("POST", "/v1/sealing/reseal")
-        assert (status, told["error"]) == (500, "invalid_settings")
+        status, progress, _ = await broker.ask("POST", "/v1/sealing/reseal")
+        assert (status, progress["error"]) == (500, "invalid_settings")
         keys.holds(0)
         assert (await resealed(broker))["old_keys_may_go"]
 
@@ -283,7 +283,7 @@ async def test_only_who_is_admin_of_all(start_broker: StartBroker, keys: KeyFile
     }
     async with start_broker(sealing={"keys_file": keys.path}, callers=callers) as broker:
         for name in callers:
-            status, told, _ = await broker.ask(
+            status, progress, _ = await broker.ask(
                 "POST", "/v1/sealing/reseal", headers={"X-Broker-Key": f"{name}-key-0123456789"}
             )
-            assert (status, told["error"]) == (403, "access_denied")
+            assert (status, progress["error"]) == (403, "access_denied")

@@ -62,7 +62,7 @@ async def listed(broker: RunningBroker, limit: int, headers: dict[str, str]) -> 
         if page["next"] is None:
             return pages
         raw = base64.urlsafe_b64decode(page["next"] + "==")
-        assert not any(word in told for word in (b"other", b"mine") for told in (raw, page["next"].encode()))
+        assert not any(word in page_name for word in (b"other", b"mine") for page_name in (raw, page["next"].encode()))
         cursor = f"&cursor={page['next']}"
 
 

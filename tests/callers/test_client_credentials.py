@@ -227,14 +227,14 @@ async def test_the_rules_of_go_and_spring(broker: RunningBroker, sandbox: Sandbo
     assert len(sandbox.rotating.token_requests) == asked
 
 
-@pytest.mark.parametrize("way", ["/oauth2/token", "/v1/grants/g1/refresh"])
-async def test_who_holds_the_body_back_is_told_to_send_it(broker: RunningBroker, way: str) -> None:
+@pytest.mark.parametrize("path", ["/oauth2/token", "/v1/grants/g1/refresh"])
+async def test_who_holds_the_body_back_is_told_to_send_it(broker: RunningBroker, path: str) -> None:
     """`Expect: 100-continue` (RFC 9110 §10.1.1): .NET says it with each POST, and waits."""
     host, port = broker.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = urlencode(FORM).encode()
     head = (
-        f"POST {way} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: {basic('svc', KEY)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: {basic('svc', KEY)}\r\n"
         f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n"
     )
     writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -242,7 +242,7 @@ async def test_who_holds_the_body_back_is_told_to_send_it(broker: RunningBroker,
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
         answer = await reader.readuntil(b"\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 200" if way == "/oauth2/token" else b"HTTP/1.1 4")
+    assert answer.startswith(b"HTTP/1.1 200" if path == "/oauth2/token" else b"HTTP/1.1 4")
     writer.close()
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"{head}Expect: the-unexpected\r\n\r\n".encode())

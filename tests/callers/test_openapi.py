@@ -26,12 +26,12 @@ REACHED = "acme-cameras"
 
 CONFIG = """
 [checks.not_a_server_error]
-expected-statuses = ["2xx", "3xx", "4xx", 503]  # what the fuzzer imports is soon parked: 503 is what is told of that
+expected-statuses = ["2xx", "3xx", "4xx", 503]  # what the fuzzer imports is soon parked: 503 is the response to that
 """
 
 
 @pytest.fixture
-async def told(broker: RunningBroker) -> dict[str, Any]:
+async def document(broker: RunningBroker) -> dict[str, Any]:
     """Return the document as the broker serves it, to whoever asks."""
     async with broker.session.get(broker.url + "/openapi.json") as answer:
         assert answer.status == 200
@@ -39,22 +39,22 @@ async def told(broker: RunningBroker) -> dict[str, Any]:
         return dict(await answer.json())
 
 
-async def test_the_document(told: dict[str, Any], broker: RunningBroker) -> None:
+async def test_the_document(document: dict[str, Any], broker: RunningBroker) -> None:
     """It is OpenAPI 3.1, each schema in it JSON Schema, nothing is told that is not used, and it says its version."""
-    OPENAPI_31_VALIDATOR.validate(told)
-    for name, schema in told["components"]["schemas"].items():
+    OPENAPI_31_VALIDATOR.validate(document)
+    for name, schema in document["components"]["schemas"].items():
         jsonschema_rs.meta.validate(schema)
         assert schema["description"], name
-    text = json.dumps(told)
-    named = {f"#/components/{kind}/{name}" for kind in told["components"] for name in told["components"][kind]}
+    text = json.dumps(document)
+    named = {f"#/components/{kind}/{name}" for kind in document["components"] for name in document["components"][kind]}
     used = set(re.findall(r'"\$ref": "([^"]+)"', text)) | {
         f"#/components/securitySchemes/{name}" for name in re.findall(r'{"(\w+)": \[\]}', text)
     }
-    lines = {f"#/components/schemas/{shape}" for shape in ("ImportLine", "ImportOutcome")}  # NDJSON: told in words
+    lines = {f"#/components/schemas/{shape}" for shape in ("ImportLine", "ImportOutcome")}  # NDJSON: described in words
     assert used == named - lines
     names = re.findall(r'"operationId": "([^"]+)"', text)
     assert len(names) == len(set(names)) > 20
-    for path in told["paths"].values():
+    for path in document["paths"].values():
         for operation in path.values():
             assert operation["summary"]
     status, _, headers = await broker.ask("GET", "/openapi.json")
@@ -62,10 +62,10 @@ async def test_the_document(told: dict[str, Any], broker: RunningBroker) -> None
     assert (status, again) == (200, 304)
 
 
-async def test_every_route_is_told(told: dict[str, Any]) -> None:
+async def test_every_route_is_described(document: dict[str, Any]) -> None:
     """What is served and what is told are the same; a route that nobody tells of is an error, not a gap."""
     known = {route for group in OPERATIONS.values() for route in group}
-    assert {path for _, path in known} == set(told["paths"])
+    assert {path for _, path in known} == set(document["paths"])
     router = web.UrlDispatcher()
 
     async def forgotten(_: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ def closed(schema: Any) -> Any:
     return made
 
 
-class Told:
+class DescribedBroker:
     """Holds answers to the document."""
 
     def __init__(self, document: dict[str, Any], broker: RunningBroker) -> None:
@@ -118,9 +118,13 @@ class Told:
         return body
 
 
-async def test_answers_are_as_told(told: dict[str, Any], broker: RunningBroker, sandbox: Sandbox) -> None:
+async def test_answers_are_as_described(document: dict[str, Any], broker: RunningBroker, sandbox: Sandbox) -> None:
     """Every answer that succeeds, and errors of each kind, hold to what is told of them, to the last member."""
-    held, at, key = Told(told, broker), f"/v1/grants/{REACHED}", {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"}
+    held, at, key = (
+        DescribedBroker(document, broker),
+        f"/v1/grants/{REACHED}",
+        {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"},
+    )
     new = {"provider": "acme", "refresh_token": sandbox.rotating.issue(scope="a b").refresh_token}
     await held.ask("PUT", at, 201, json=new)
     await held.ask("PUT", at, 200, json=new)
@@ -166,7 +170,7 @@ async def test_answers_are_as_told(told: dict[str, Any], broker: RunningBroker, 
 
     lines = json.dumps(new | {"grant_id": "other", "refresh_token": "r"}) + "\n{}\n"
     outcomes = await held.ask("POST", "/v1/import", 200, data=lines)
-    outcome = closed(told["components"]["schemas"]["ImportOutcome"])
+    outcome = closed(document["components"]["schemas"]["ImportOutcome"])
     for line in outcomes.splitlines():
         jsonschema_rs.validate(outcome, json.loads(line))
 
@@ -188,7 +192,7 @@ async def test_answers_are_as_told(told: dict[str, Any], broker: RunningBroker, 
     await held.ask("DELETE", at, 404)
     succeeding = {
         (method, path)
-        for path, operations in told["paths"].items()
+        for path, operations in document["paths"].items()
         for method in operations
         if "authorization" not in path
     }

@@ -56,7 +56,7 @@ HOLD_SECRETS = (
 def test_what_holds_secrets_is_not_written(holds_one: object) -> None:
     """Neither writer takes a secret, or one of our own values with what may stand in it."""
     with pytest.raises(TypeError):
-        json_text({"told": holds_one})
+        json_text({"held": holds_one})
 
 
 def test_sealed_fields_in_odd_company() -> None:
@@ -66,5 +66,5 @@ def test_sealed_fields_in_odd_company() -> None:
         return {"b": base64.b64encode(sealed).decode()}
 
     for odd in ("plain", "\ud800"):
-        told = json.loads(json_text({"fields": ["a", b"\0\xff", odd]}, cell))
-        assert told == {"fields": ["a", {"b": "AP8="}, odd]}
+        written = json.loads(json_text({"fields": ["a", b"\0\xff", odd]}, cell))
+        assert written == {"fields": ["a", {"b": "AP8="}, odd]}

@@ -139,7 +139,7 @@ async def _all(arguments: argparse.Namespace, console: Console) -> list[Row]:
     return [task.result() for task in tasks]
 
 
-async def _until_told(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
+async def _until_signal(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
     """Whoever ends this ends all that it started."""
     task = asyncio.create_task(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -154,7 +154,7 @@ def main() -> int:
     arguments = _arguments()
     console = Console(file=sys.stdout, width=max(190, Console().width))  # what brokers leave behind is not printed
     with contextlib.redirect_stdout(io.StringIO()):
-        rows = asyncio.run(_until_told(_all(arguments, console)))
+        rows = asyncio.run(_until_signal(_all(arguments, console)))
     if not arguments.only:
         with contextlib.redirect_stdout(io.StringIO()):
             late = asyncio.run(neighbours())

@@ -77,21 +77,21 @@ async def measure(row: Row, here: World, callers: Callers) -> None:
     if late := here.too_late():
         row.notes["answers that may have been too late by that"] = len(late)
     row.notes |= {f"reads {verdict}": count for verdict, count in callers.counts().items() if verdict != "served"}
-    told = here.logged("grant.parked", "grant.postponed", "provider.suspended")
+    events = here.logged("grant.parked", "grant.postponed", "provider.suspended")
     _judge(row, here, callers, unheard)
     for grant in row.lost:
-        problems = _unnamed(grant, described[grant], told)
+        problems = _unnamed(grant, described[grant], events)
         row.problems += problems
         row.named += not problems
 
 
-def _unnamed(grant: str, described: dict[str, Any], told: list[dict[str, Any]]) -> list[str]:
+def _unnamed(grant: str, described: dict[str, Any], events: list[dict[str, Any]]) -> list[str]:
     """Where it does not say that a grant is lost: its description, its history, the log."""
     names = {"unknown", "dead"}
     problems = []
     if (described["last"] or {}).get("outcome") not in names:
         problems.append(f"{grant} is lost, and described as {described['state']}, {described['last']}")
-    if not any(line["grant_id"] == grant and line["outcome"] in names for line in told):
+    if not any(line["grant_id"] == grant and line["outcome"] in names for line in events):
         problems.append(f"{grant} is lost, and no log says so")
     return problems
 
@@ -165,17 +165,17 @@ def _redeemed_twice(here: World) -> list[str]:
 
 def _story(here: World, grant: str) -> list[str]:
     """Return the last that the server and the replicas say of a grant, in order of time."""
-    told = []
+    story = []
     for record in here.authority.token_requests:
         if record.family == here.family[grant]:
             what = f"asked with {(record.token or '')[:6]}: {record.status} {record.error or record.fault or ''}"
-            told.append((record.at, "server", what))
+            story.append((record.at, "server", what))
     for replica in here.replicas:
         for line in replica.log:
             if line.get("grant_id") == grant:
                 at = datetime.fromisoformat(line["timestamp"]).timestamp()
                 names = ("event", "outcome", "code", "settled", "failures", "next_in", "generation", "error", "detail")
-                told.append(
+                story.append(
                     (at, replica.name, " ".join(str(line[name]) for name in names if line.get(name) is not None))
                 )
-    return [f"{grant} {at % 1000:7.3f} {who}: {what}" for at, who, what in sorted(told)[-14:]]
+    return [f"{grant} {at % 1000:7.3f} {who}: {what}" for at, who, what in sorted(story)[-14:]]

@@ -14,7 +14,7 @@ from tests.chaos.reading import Callers, reading
 from tests.chaos.table import Fault
 from tests.chaos.world import Plan, World, world
 
-_SETTLED_EVERY = 0.2
+_FRESH_EVERY = 0.2
 
 
 def usual_rate(plan: Plan) -> float:
@@ -33,7 +33,7 @@ async def run(fault: Fault, plan: Plan, calm: float | None = None) -> Row:
             began = time.monotonic()
             await _suffer(fault, here, callers)
             count(row, here, began, time.monotonic())
-            row.fresh_after = await _settle(here)
+            row.fresh_after = await _wait_until_fresh(here)
         await measure(row, here, callers)
         return row
 
@@ -56,7 +56,7 @@ async def _act(act: Act, here: World, callers: Callers) -> None:
         await done
 
 
-async def _settle(here: World) -> float | None:
+async def _wait_until_fresh(here: World) -> float | None:
     """Seconds until every grant is fresh again, or known to be lost; None where that never came."""
     began = time.monotonic()
     while time.monotonic() < began + here.plan.patience:
@@ -66,7 +66,7 @@ async def _settle(here: World) -> float | None:
             _is_fresh(row) or (grant in unheard and _is_named_dead(row)) for grant, row in rows.items()
         ):
             return time.monotonic() - began
-        await asyncio.sleep(_SETTLED_EVERY)
+        await asyncio.sleep(_FRESH_EVERY)
     return None
 
 

@@ -15,12 +15,12 @@ from tests.redis_topologies.servers import (
     SERVICE,
     Cluster,
     Sentinels,
+    became_primary,
     cut_replication,
     generations,
     in_step,
     leads,
     mend_replication,
-    settled_in,
 )
 from tests.waiting import until
 
@@ -113,7 +113,7 @@ class FailingOver:
             await self._given_up()
             return None
         self._primary.kill()
-        await settled_in(self._replica.port)
+        await became_primary(self._replica.port)
         old, self._primary = self._primary, self._replica
         if isinstance(self._topology, Sentinels):
             follows = ("--repl-diskless-sync-delay", "0", "--replicaof", f"127.0.0.1 {self._primary.port}")
@@ -127,7 +127,7 @@ class FailingOver:
     async def _given_up(self) -> None:
         """Follow a failover that no test caused: the old primary lives, follows the other, and may lead again."""
         await mend_replication(self._primary)
-        await settled_in(self._replica.port)
+        await became_primary(self._replica.port)
         self._primary, self._replica = self._replica, self._primary
         await self._at_rest()
 
@@ -143,5 +143,5 @@ class FailingOver:
         return sum(said[grant] != heard.get(grant) for grant in said)
 
     async def _sees_both(self, sentinel: RedisServer) -> bool:
-        told = await sentinel.ask("SENTINEL", "REPLICAS", SERVICE)
-        return "s_down" not in str(told) and str(self._replica.port) in str(told)
+        replicas = await sentinel.ask("SENTINEL", "REPLICAS", SERVICE)
+        return "s_down" not in str(replicas) and str(self._replica.port) in str(replicas)

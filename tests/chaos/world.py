@@ -143,8 +143,8 @@ class World:
         async with first.session.post(
             first.url + "/v1/import", data=body, headers={"X-Broker-Key": first.process.admin_key}
         ) as answer:
-            told = [json.loads(line) for line in (await answer.text()).splitlines()]
-        assert [line["status"] for line in told] == ["created"] * len(names), told
+            outcomes = [json.loads(line) for line in (await answer.text()).splitlines()]
+        assert [line["status"] for line in outcomes] == ["created"] * len(names), outcomes
         await until(lambda: len(self.authority.token_requests) >= asked + len(names), 60)
 
     async def kill(self, replica: Replica) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,16 @@ class Home:
         done = await self.ended(self.start(*arguments, env=env), stdin)
         assert "Traceback" not in done.err, done.err
         return done
+
+    async def each(self, commands: Iterable[Sequence[str]], env: dict[str, str] | None = None) -> list[Done]:
+        """Run commands to their ends, few at a time: each has to end in time, on a slow machine too."""
+        free = asyncio.Semaphore(3)
+
+        async def one(arguments: Sequence[str]) -> Done:
+            async with free:
+                return await self(*arguments, env=env)
+
+        return await asyncio.gather(*map(one, commands))
 
     async def run(self, *, ready: bool = True, **options: Any) -> subprocess.Popen[bytes]:
         """Start `token-broker run`, its log in a file, and wait until it is ready."""

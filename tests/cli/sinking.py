@@ -57,8 +57,8 @@ def sinking(home: Home, *arguments: str, umask: int = -1, **options: Any) -> sub
 
 def events(home: Home, name: str) -> list[dict[str, Any]]:
     """Events of that name that any sink of the test logged."""
-    told = [json.loads(line) for line in (home.directory / "sink.log").read_text().splitlines()]
-    return [line for line in told if line["event"] == name]
+    events_so_far = [json.loads(line) for line in (home.directory / "sink.log").read_text().splitlines()]
+    return [line for line in events_so_far if line["event"] == name]
 
 
 def holds(path: Path, text: str) -> bool:

@@ -88,7 +88,7 @@ def provider(**changes: Any) -> dict[str, Any]:
     return well | changes
 
 
-def told(
+def explained(
     described: dict[str, Any] | None, remembered: dict[str, Any] | None = None, acme: dict[str, Any] | None = None
 ) -> Explained:
     """Return the explanation of `door`."""
@@ -97,35 +97,35 @@ def told(
 
 def test_alive() -> None:
     """A grant that lives: until when, when it is refreshed in local time, and that nobody has to do anything."""
-    said = told(grant())
+    said = explained(grant())
     assert said == Explained(
         "Grant door is alive. Its access token is served until 14:00:00 (in 60 min).",
         "It is refreshed at 13:03:00 (in 3 min).",
         NOW + 180,
     )
-    assert told(grant(), past(next_at=MS)).next == "It is refreshed within seconds."
-    overdue = told(grant(), past(next_at=MS - 5 * MINUTE))
+    assert explained(grant(), past(next_at=MS)).next == "It is refreshed within seconds."
+    overdue = explained(grant(), past(next_at=MS - 5 * MINUTE))
     assert "overdue since 12:55:00 (5 min ago)" in overdue.next
     assert "token-broker health" in overdue.next
 
 
 def test_without_a_token() -> None:
     """Just imported, or expired while nobody refreshed: try again, and why."""
-    said = told(grant(life=None), past(next_at=MS - 1000))
+    said = explained(grant(life=None), past(next_at=MS - 1000))
     assert said.exit_code == TRY_AGAIN
     assert said.why == "Grant door waits for a token. It has no access token yet."
-    said = told(grant(life=-10))
+    said = explained(grant(life=-10))
     assert said.exit_code == TRY_AGAIN
     assert "no valid access token: the last one ended at 12:50:00 (10 min ago)" in said.why
 
 
 def test_login_soon() -> None:
     """A grant whose end is near asks for a login by then, and is no failure."""
-    said = told(grant(reauthorize_by=MS + 3 * 86_400_000))
+    said = explained(grant(reauthorize_by=MS + 3 * 86_400_000))
     assert said.person == "log in again by 2025-11-28 13:00 (in 3 d): then the provider ends this grant"
     assert said.command == "token-broker login door --provider acme"
     assert said.exit_code == FINE
-    assert told(grant(reauthorize_by=MS + 15 * 86_400_000)).person == "nothing"
+    assert explained(grant(reauthorize_by=MS + 15 * 86_400_000)).person == "nothing"
 
 
 @pytest.mark.parametrize(("life", "then"), [(60, "Then callers get 409."), (-1, "Callers get 409.")])
@@ -134,7 +134,7 @@ def test_dead(life: int, then: str) -> None:
     remembered = past(
         attempt("refreshed", "kept"), attempt("dead", "parked", "invalid_grant", "revoked by user"), next_at=None
     )
-    said = told(grant("parked", life=life, reason="reauthorization_required"), remembered)
+    said = explained(grant("parked", life=life, reason="reauthorization_required"), remembered)
     assert "acme no longer accepts the refresh token of grant door" in said.why
     assert "invalid_grant: revoked by user" in said.why
     assert said.next.endswith(then)
@@ -149,7 +149,7 @@ def test_rejected() -> None:
         "parked", reason="invalid_scope", last_outcome="rejected", last_detail="invalid_scope: no", last_at=MS
     )
     for remembered in (past(attempt("rejected", "parked", "invalid_scope", "no"), next_at=None), past(next_at=None)):
-        said = told(described, remembered)
+        said = explained(described, remembered)
         assert "invalid_scope: no" in said.why
         assert said.command == "token-broker retry door"
         assert said.exit_code == FAILED
@@ -162,7 +162,7 @@ def test_rejected() -> None:
 )
 def test_unreadable(described: dict[str, Any]) -> None:
     """A key that is missing is named as that, parked already or not."""
-    said = told(described)
+    said = explained(described)
     assert "sealing.keys_file" in said.why
     assert said.command == "token-broker retry door"
     assert said.exit_code == FAILED
@@ -170,22 +170,22 @@ def test_unreadable(described: dict[str, Any]) -> None:
 
 def test_leased() -> None:
     """Under way: by whom and since when, and what happens if nobody hears of it again; a log out holds it too."""
-    said = told(grant("leased"), past(under_way=(MS - 2000, "host-a:7"), next_at=MS + 2 * MINUTE))
+    said = explained(grant("leased"), past(under_way=(MS - 2000, "host-a:7"), next_at=MS + 2 * MINUTE))
     assert said.why == "Broker host-a:7 has been asking the provider for grant door since 12:59:58 (2 s ago)."
     assert "lease ends at 13:02:00 (in 2 min)" in said.next
     assert said.exit_code == FINE
-    assert told(grant("leased", life=-1), past(under_way=(MS, ""))).exit_code == TRY_AGAIN
-    assert "for a log out" in told(grant("leased")).why
+    assert explained(grant("leased", life=-1), past(under_way=(MS, ""))).exit_code == TRY_AGAIN
+    assert "for a log out" in explained(grant("leased")).why
 
 
 def test_fenced() -> None:
     """While the store is fenced nobody claims: why, and until when."""
-    said = told(grant(), past(fenced_until=MS + 15_000))
+    said = explained(grant(), past(fenced_until=MS + 15_000))
     assert "another run of the server" in said.why
     assert "13:00:15 (in 15 s)" in said.next
     assert said.next_at == NOW + 15
     assert said.exit_code == FINE
-    assert told(grant(life=-1), past(fenced_until=MS + 15_000)).exit_code == TRY_AGAIN
+    assert explained(grant(life=-1), past(fenced_until=MS + 15_000)).exit_code == TRY_AGAIN
 
 
 def test_suspended() -> None:
@@ -193,14 +193,14 @@ def test_suspended() -> None:
     refused = provider(
         suspended="invalid_client", suspended_at=NOW - 7200, not_before=NOW + 60, detail="Bad client credentials"
     )
-    said = told(grant(), acme=refused)
+    said = explained(grant(), acme=refused)
     assert "refuses our own registration since 11:00:00 (2 h ago) (invalid_client: Bad client credentials)" in said.why
     assert "grant door is untouched" in said.why
     assert "One grant is tried at 13:01:00 (in 60 s)" in said.next
     assert "client_id and client secret" in said.person
     assert said.command == "token-broker retry --provider acme"
     assert said.exit_code == FAILED
-    breaker = told(grant(), acme=provider(suspended="invalid_scope", suspended_at=NOW, failures=0))
+    breaker = explained(grant(), acme=provider(suspended="invalid_scope", suspended_at=NOW, failures=0))
     assert "grant after grant" in breaker.why
     assert "within seconds" in breaker.next
     assert breaker.exit_code == FAILED
@@ -208,7 +208,7 @@ def test_suspended() -> None:
 
 def test_unknown_at_a_strict_server() -> None:
     """The grant is named, that its token may be spent, when it is presented again and why then, and the safe way."""
-    said = told(
+    said = explained(
         grant(), past(attempt("unknown", "postponed", "timeout"), unknown_at=MS - MINUTE, next_at=MS + 59 * MINUTE)
     )
     assert said.why == (
@@ -219,9 +219,9 @@ def test_unknown_at_a_strict_server() -> None:
     assert "may end a grant whose spent token comes again" in said.next
     assert said.command == "token-broker login door --provider acme"
     assert said.exit_code == FINE
-    dying = told(grant(life=1), past(unknown_at=MS - MINUTE, next_at=MS))
+    dying = explained(grant(life=1), past(unknown_at=MS - MINUTE, next_at=MS))
     assert "within seconds: its access token is about to end" in dying.next
-    gone = told(grant(life=-1), past(unknown_at=MS - MINUTE, next_at=MS))
+    gone = explained(grant(life=-1), past(unknown_at=MS - MINUTE, next_at=MS))
     assert "nothing valid is left to lose" in gone.next
     assert gone.exit_code == TRY_AGAIN
 
@@ -229,30 +229,30 @@ def test_unknown_at_a_strict_server() -> None:
 def test_unknown_where_it_is_forgiven() -> None:
     """Inside a grace it is presented again at once; where nothing rotates that is safe."""
     remembered = past(unknown_at=MS - 5000, next_at=MS)
-    assert "acme forgives that for 30 s" in told(grant(), remembered, provider(reuse_grace=30.0)).next
-    safe = told(grant(), remembered, provider(reuse_grace="forever"))
+    assert "acme forgives that for 30 s" in explained(grant(), remembered, provider(reuse_grace=30.0)).next
+    safe = explained(grant(), remembered, provider(reuse_grace="forever"))
     assert "does not rotate, so that is safe" in safe.next
     assert (safe.person, safe.command) == ("nothing", None)
-    over = told(grant(), past(unknown_at=MS - 31_000, next_at=MS + MINUTE), provider(reuse_grace=30.0))
+    over = explained(grant(), past(unknown_at=MS - 31_000, next_at=MS + MINUTE), provider(reuse_grace=30.0))
     assert "just before its access token ends" in over.next
 
 
 def test_half_closed_lane() -> None:
     """A provider that fails is asked one at a time: what it said last, and the later of its time and the grant's."""
     ailing = provider(failures=4, not_before=NOW + 20, detail="connection refused")
-    said = told(grant(failures=1), past(next_at=MS + MINUTE), ailing)
+    said = explained(grant(failures=1), past(next_at=MS + MINUTE), ailing)
     assert "4 token requests in a row brought nothing (connection refused)" in said.why
     assert "not before 13:01:00 (in 60 s)" in said.next
     assert said.exit_code == FINE
-    assert told(grant(life=-1, failures=1), past(next_at=MS), ailing).next_at == NOW + 20
-    assert told(grant(life=-1), past(next_at=MS), provider(failures=3)).next.startswith(
+    assert explained(grant(life=-1, failures=1), past(next_at=MS), ailing).next_at == NOW + 20
+    assert explained(grant(life=-1), past(next_at=MS), provider(failures=3)).next.startswith(
         "Grant door is tried when its turn"
     )
 
 
 def test_retry_after() -> None:
     """A server that named its own pause gets it, and the explanation says so."""
-    said = told(grant(failures=1), past(next_at=MS), provider(failures=1, not_before=NOW + 86_400))
+    said = explained(grant(failures=1), past(next_at=MS), provider(failures=1, not_before=NOW + 86_400))
     assert "asked for a pause (Retry-After)" in said.why
     assert "not before 2025-11-26 13:00 (in 24 h)" in said.next
 
@@ -262,17 +262,17 @@ def test_backing_off() -> None:
     remembered = past(
         attempt("busy", "postponed", "http_503", "down"), attempt("not_sent", "postponed", "connect", "refused")
     )
-    said = told(grant(failures=2), remembered)
+    said = explained(grant(failures=2), remembered)
     assert said.why == (
         "The refresh of grant door brought nothing 2 times in a row: nothing was sent (connect: refused)."
     )
     assert said.next.startswith("It is tried again at 13:03:00 (in 3 min).")
-    assert "brought nothing once" in told(grant(failures=1)).why
+    assert "brought nothing once" in explained(grant(failures=1)).why
 
 
 def test_provider_gone() -> None:
     """A provider that is no longer in the settings is what is named, not the grant."""
-    said = told(grant(), acme=provider(kind=None))
+    said = explained(grant(), acme=provider(kind=None))
     assert "not in the settings" in said.why
     assert "[providers.acme]" in said.person
     assert said.exit_code == FAILED

@@ -302,10 +302,10 @@ async def test_ctrl_c(home: Home) -> None:
         process.send_signal(signal.SIGINT)
         code = await asyncio.to_thread(process.wait, 5)
         assert process.stderr is not None
-        told = process.stderr.read().decode()
-        assert code == 130, (arguments, told)
-        assert "Traceback" not in told
-        assert "Fatal" not in told
+        printed = process.stderr.read().decode()
+        assert code == 130, (arguments, printed)
+        assert "Traceback" not in printed
+        assert "Fatal" not in printed
 
 
 def _reads_in_a_thread(pid: int) -> bool:

@@ -20,8 +20,8 @@ async def test_import(home: Home) -> None:
     (home.directory / "grants.ndjson").write_text(text, "utf-8")
     done = await home("import", "grants.ndjson")
     assert (done.code, done.out) == (1, "3 created, 3 refused\n")
-    told = lines(done.err)
-    assert [refused.split(":")[0] for refused in told] == ["line 4", "line 5", "line 6 (g3)"]
+    printed = lines(done.err)
+    assert [refused.split(":")[0] for refused in printed] == ["line 4", "line 5", "line 6 (g3)"]
     assert "\u001b" not in done.err
     tokens = [(await home("token", grant)).out for grant in ("g1", "g2", "g4")]
     assert all(tokens)
@@ -99,9 +99,9 @@ async def test_broker_goes_away(home: Home) -> None:
     await asyncio.to_thread(broker.wait)
     done = await home.ended(process, line(home, "g2").encode())
     assert done.code == 75, done
-    (told,) = lines(done.err)
-    assert "broke off its answer" in told
-    assert "1 lines were taken, and importing the whole file again is safe" in told
+    (printed,) = lines(done.err)
+    assert "broke off its answer" in printed
+    assert "1 lines were taken, and importing the whole file again is safe" in printed
     for pid in home.left_behind():
         os.kill(pid, signal.SIGTERM)
     await until(lambda: not home.left_behind())

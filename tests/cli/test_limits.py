@@ -20,10 +20,10 @@ async def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyP
     assert hook._TIMEOUT == 60
     monkeypatch.setattr(hook, "_TIMEOUT", 0.3)
     began = time.monotonic()
-    with capture_logs() as told:
+    with capture_logs() as logged:
         await Action(("sh", "-c", "sleep 30 & wait")).do()
     assert time.monotonic() - began < 10
-    assert [(line["event"], line["error"]) for line in told] == [
+    assert [(line["event"], line["error"]) for line in logged] == [
         ("hook.failed", "killed: it had not ended after 0.3 s")
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import subprocess
@@ -40,7 +39,7 @@ COMMANDS = [
 
 async def test_help(home: Home) -> None:
     """Every command has help, every option and argument in it has words, and none is wider than 80 columns."""
-    several = await asyncio.gather(*(home(*command, "--help", env={"COLUMNS": "80"}) for command in COMMANDS))
+    several = await home.each([(*command, "--help") for command in COMMANDS], env={"COLUMNS": "80"})
     for command, done in zip(COMMANDS, several, strict=True):
         assert done.code == 0
         assert done.err == ""
@@ -88,7 +87,7 @@ WRONG_USE = [
 
 async def test_usage(home: Home) -> None:
     """What is no command line is exit 2, with the command whose help to read."""
-    for done in await asyncio.gather(*(home(*arguments) for arguments in WRONG_USE)):
+    for done in await home.each(WRONG_USE):
         assert (done.code, done.out) == (2, "")
         assert "Usage: token-broker" in done.err
 
@@ -138,9 +137,9 @@ async def test_wrong_settings(home: Home) -> None:
     for command in (("run",), ("status",), ("health",)):
         done = await home(*command)
         assert (done.code, done.out) == (78, ""), done
-        told = lines(done.err)
-        assert len(told) == 3
-        assert all(re.match(r"token-broker: broker\.toml:\d+: [a-z0-9_.]+: ", line) for line in told), told
+        printed = lines(done.err)
+        assert len(printed) == 3
+        assert all(re.match(r"token-broker: broker\.toml:\d+: [a-z0-9_.]+: ", line) for line in printed), printed
         assert "SECRET" not in done.err
 
 

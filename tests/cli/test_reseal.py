@@ -30,8 +30,8 @@ async def test_reseal(home: Home) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("1 grants and 0 pending logins resealed.\nAll that Redis holds is sealed with the first")
     again = await home("keys", "reseal", "--json")
-    told = json.loads(again.out)
-    assert (again.code, told["grants_resealed"], told["old_keys_may_go"]) == (0, 0, True)
+    printed = json.loads(again.out)
+    assert (again.code, printed["grants_resealed"], printed["old_keys_may_go"]) == (0, 0, True)
 
     await home.stop(process)
     file.write_text(f"{new}\n")

@@ -131,9 +131,9 @@ async def test_sighup_changes_the_log_level(home: Home) -> None:
 async def _refuses(home: Home, **options: str) -> str:
     done = await home("run", env=options)
     assert (done.code, done.out) == (78, ""), done
-    (told,) = [row for row in lines(done.err) if not row.startswith("{")]
-    assert told.startswith("token-broker: ")
-    return told.removeprefix("token-broker: ")
+    (printed,) = [row for row in lines(done.err) if not row.startswith("{")]
+    assert printed.startswith("token-broker: ")
+    return printed.removeprefix("token-broker: ")
 
 
 async def test_port_taken(home: Home) -> None:

@@ -138,9 +138,9 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
         "mode=0o640, in_place=False).write(b'the-token')"
     )
     trace = tmp_path / "trace"
-    traced = "openat,fchown,fchmod,write,rename,renameat,renameat2,chmod"
+    watched = "openat,fchown,fchmod,write,rename,renameat,renameat2,chmod"
     done = subprocess.run(
-        [strace, "-f", "-o", trace, "-e", f"trace={traced}", sys.executable, "-c", code],
+        [strace, "-f", "-o", trace, "-e", f"trace={watched}", sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
@@ -148,12 +148,14 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
     if "ptrace" in done.stderr or "not permitted" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
-    told = [line.split(None, 1)[1] for line in trace.read_text().splitlines()]
-    begin = next(i for i, line in enumerate(told) if ".token.new" in line and "O_CREAT" in line)
-    made = told[begin]
+    traced = [line.split(None, 1)[1] for line in trace.read_text().splitlines()]
+    begin = next(i for i, line in enumerate(traced) if ".token.new" in line and "O_CREAT" in line)
+    made = traced[begin]
     assert "O_EXCL" in made
     assert "0600" in made
-    calls = [re.sub("at2?$", "", line.split("(")[0]) for line in told[begin:] if not line.startswith(("openat", "+++"))]
+    calls = [
+        re.sub("at2?$", "", line.split("(")[0]) for line in traced[begin:] if not line.startswith(("openat", "+++"))
+    ]
     expected = ["fchown", "fchmod", "write", "rename"] if os.getgid() == 0 else ["fchmod", "write", "rename"]
     assert calls[: len(expected)] == expected
     assert (tmp_path / "token").read_bytes() == b"the-token"
@@ -285,14 +287,14 @@ async def test_wrong_words(home: Home) -> None:
     (home.directory / "a-directory").mkdir()
     (home.directory / "a-link").symlink_to("elsewhere")
     tried = [("--grant", "g1", "--file", *words) if words else () for words, _, _ in WRONG]
-    several = await asyncio.gather(*(home("sink", *arguments) for arguments in tried))
+    several = await home.each([("sink", *arguments) for arguments in tried])
     for (words, code, says), done in zip(WRONG, several, strict=True):
         assert done.code == code, (words, done)
         assert says in re.sub(r"[\u2502\s]+", " ", done.err), (words, done.err)
     for number, (text, _) in enumerate(WRONG_FILES):
         if text is not None:
             (home.directory / f"sinks{number}").write_text(text)
-    several = await asyncio.gather(*(home("sink", "--sinks", f"sinks{number}") for number in range(len(WRONG_FILES))))
+    several = await home.each([("sink", "--sinks", f"sinks{number}") for number in range(len(WRONG_FILES))])
     for (_, says), done in zip(WRONG_FILES, several, strict=True):
         assert (done.code, says in done.err) == (78, True), done.err
 

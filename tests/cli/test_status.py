@@ -45,12 +45,12 @@ def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: 
     return {"health": report, "providers": providers, "grants": grants[:50], "next": "x" if len(grants) > 50 else None}
 
 
-def lines(monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], width: int, height: int) -> list[str]:
+def lines(monkeypatch: pytest.MonkeyPatch, shown: dict[str, Any], width: int, height: int) -> list[str]:
     """Return the lines on a terminal of that size."""
     console = Console(width=width, height=height, force_terminal=True, color_system=None, highlight=False)
     monkeypatch.setattr(status, "out", console)
     with console.capture() as captured:
-        console.print(fitted(told, height - 1))
+        console.print(fitted(shown, height - 1))
     return captured.get().splitlines()
 
 

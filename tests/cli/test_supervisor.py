@@ -87,9 +87,9 @@ async def test_systemd_hears_a_whole_life(home: Home) -> None:
                 home.write("[log]\nlevel = 5\n")
             process.send_signal(signal.SIGHUP)
             await until(lambda: of(heard, "READY"))
-            told = [message for message in heard if "WATCHDOG" not in message]
-            assert ["RELOADING" in message for message in told] == [True, False]
-            assert before < int(told[0]["MONOTONIC_USEC"]) < time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            messages = [message for message in heard if "WATCHDOG" not in message]
+            assert ["RELOADING" in message for message in messages] == [True, False]
+            assert before < int(messages[0]["MONOTONIC_USEC"]) < time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
         home.write(http='drain_delay = "1s"')
         heard.clear()

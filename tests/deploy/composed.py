@@ -256,7 +256,7 @@ async def stack_of(folder: Path, *overrides: str) -> AsyncIterator[Stack]:
         try:
             stack = Stack(project, composed, net, json.loads(process.stdout.readline()))
             stack.use("cameramanager")
-            issued = {token for told in stack.authorities.values() for token in told["refresh_tokens"]}
+            issued = {token for registration in stack.authorities.values() for token in registration["refresh_tokens"]}
             yield stack
         finally:
             process.kill()

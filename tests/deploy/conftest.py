@@ -32,7 +32,7 @@ CONSUMER_PASSWORD = "a-consumer's-own-password"
 
 def start(directory: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """start.sh as the service runs it, its paths by environment."""
-    settled = {
+    variables = {
         "PATH": os.environ["PATH"],
         "REDIS_SERVER": find_server(),
         "REDIS_CONF": str(DEPLOY / "redis" / "redis.conf"),
@@ -42,7 +42,7 @@ def start(directory: Path, *arguments: str, **environment: str) -> subprocess.Po
         "DATA_DIR": str(directory),
     } | environment
     return subprocess.Popen(
-        ["/bin/sh", str(START), *arguments], env=settled, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["/bin/sh", str(START), *arguments], env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 

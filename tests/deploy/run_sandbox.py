@@ -13,7 +13,7 @@ async def serve(address: str) -> None:
     """Say how two authorities know us, and refresh tokens of each; then serve until killed."""
     server._is_loopback = lambda _: True  # type: ignore[assignment]
     async with Sandbox(host=address, port=9000, access_lifetime=3600) as sandbox:
-        told = {
+        registrations = {
             authority.dialect.name: {
                 "client_id": authority.client_id,
                 "client_secret": authority.client_secret,
@@ -21,7 +21,7 @@ async def serve(address: str) -> None:
             }
             for authority in (sandbox.cameramanager, sandbox.rotating)
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(registrations), flush=True)
         await asyncio.Event().wait()
 
 

@@ -344,7 +344,7 @@ async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> Non
         )
         await receiver.stop()
         _, body, _ = await broker.ask("POST", "/v1/notify/test")
-        assert [way["told"] for way in body["ways"]] == [False, False]
+        assert [tested["told"] for tested in body["ways"]] == [False, False]
         assert broker.events("access")[-1]["did"] == "notices.tested"
     assert receiver.events == ["test"]
     receiver.verify()

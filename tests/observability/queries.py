@@ -158,14 +158,14 @@ class Prometheus:
 
     async def firing(self) -> set[str]:
         """Names of the alerts that fire."""
-        told = await self._ask("/api/v1/alerts")
-        return {alert["labels"]["alertname"] for alert in told["alerts"] if alert["state"] == "firing"}
+        answer = await self._ask("/api/v1/alerts")
+        return {alert["labels"]["alertname"] for alert in answer["alerts"] if alert["state"] == "firing"}
 
     async def _ask(self, path: str, **params: str) -> Any:
         try:
             async with self._session.get(path, params=params) as answer:
-                told = await answer.json()
+                body = await answer.json()
         except aiohttp.ClientError:
             return None
-        assert told["status"] == "success", (params, told)
-        return told["data"]
+        assert body["status"] == "success", (params, body)
+        return body["data"]

@@ -69,18 +69,18 @@ async def test_words_and_links(tmp_path: Path) -> None:
         ]
         tests.append({**case, "external_labels": {"token_broker_docs": docs}, "alert_rule_test": asked})
     code, words = await promtool_test(tmp_path, tests, rules())  # it tells of each alert that nobody expected
-    told = {}
+    annotations = {}
     for name, got in re.findall(r"alertname: (\w+), time: \w+,\s+exp:\[.*?\],\s+got:\[(.*?)\n\s*\]", words, re.DOTALL):
-        told[name] = re.findall(
+        annotations[name] = re.findall(
             r'Annotations:\{(description=".*?", runbook_url=".*?", summary=".*?")\}', got, re.DOTALL
         )
-    assert (code, sorted(told)) == (1, NAMES)
-    for name, found in told.items():
+    assert (code, sorted(annotations)) == (1, NAMES)
+    for name, found in annotations.items():
         assert found, (name, words)
         for said in found:
             assert not re.search(r"error expanding|no value|\{\{|<nil>| {2}|\(\)", said), said
             assert f'runbook_url="{docs}deploy/prometheus/README.md#{name.lower()}"' in said
-    assert "token-broker login dead --provider acme" in told["TokenBrokerReauthorizationRequired"][0]
+    assert "token-broker login dead --provider acme" in annotations["TokenBrokerReauthorizationRequired"][0]
 
 
 def test_links_lead_to_the_page_of_alerts() -> None:

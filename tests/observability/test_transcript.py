@@ -64,11 +64,11 @@ class Watched:
         for name in names:
             asked = [{"eval_time": "2m", "alertname": name, "exp_alerts": []}]  # so it says what it got instead
             case = {"interval": "1m", "input_series": fed(scraped, 2), "alert_rule_test": asked}
-            _, told = await promtool_test(self.directory, [case], rules())
+            _, printed = await promtool_test(self.directory, [case], rules())
             got = re.search(
-                r'got:.*?Labels:(\{.*?\}).*?description="(.*?)", runbook.*?summary="(.*?)"\}', told, re.DOTALL
+                r'got:.*?Labels:(\{.*?\}).*?description="(.*?)", runbook.*?summary="(.*?)"\}', printed, re.DOTALL
             )
-            assert got is not None, told
+            assert got is not None, printed
             words = [got[1], got[3], got[2]]
         self.tell(f"promtool, {len(scraped)} series {heading}", *words)
 

@@ -152,17 +152,17 @@ async def test_keyboard_alone(broker: RunningBroker, screens: Screens) -> None:
     async def tab_to(name: str) -> None:
         for _ in range(60):
             await press("Tab")
-            told = await page.evaluate(
+            focus = await page.evaluate(
                 """() => { const node = document.activeElement;
                 const mark = node.matches('.states input') ? node.nextElementSibling : node;
                 const style = getComputedStyle(mark);
                 const name = node.getAttribute('aria-label') || node.textContent || node.id;
                 return [name, style.outlineStyle, style.outlineWidth]; }"""
             )
-            seen.append(told[0])
-            assert told[1] != "none", f"no focus to be seen on {told}"
-            assert told[2] != "0px", told
-            if told[0] == name:
+            seen.append(focus[0])
+            assert focus[1] != "none", f"no focus to be seen on {focus}"
+            assert focus[2] != "0px", focus
+            if focus[0] == name:
                 return
         raise AssertionError(f"{name} is not reached by Tab: {seen}")
 

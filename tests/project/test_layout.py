@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import redis_server
+from tests.cli.conftest import Home
 from tests.paths import ROOT
-from tests.regressions.process import Process
+from tests.regressions.process import broker_process
 from tests.server_marker import starts_process
 from tests.waiting import until
 
@@ -55,7 +56,8 @@ def _test_files(module: str, file: Path) -> Iterator[str]:
 def test_tests_that_start_processes_are_marked() -> None:
     """`-m "not server"` leaves out what starts a process, by whatever helper; what only waits for one needs none."""
     assert starts_process(redis_server.running_redis)
-    assert starts_process(Process)
+    assert starts_process(broker_process)
+    assert starts_process(Home)
     assert not starts_process(until)
 
 
@@ -64,3 +66,11 @@ def test_unmarked_test_starts_no_process() -> None:
     start = vars(importlib.import_module("subprocess"))["Popen"]  # named so that this very test stays unmarked
     with pytest.raises(AssertionError, match=r"pytest\.mark\.server"):
         start(["true"])
+
+
+def test_map_names_every_folder_and_helper() -> None:
+    """tests/README.md names each folder, and each helper module that stands beside them."""
+    text = (TESTS / "README.md").read_text("utf-8")
+    folders = {folder.parent.name for folder in TESTS.glob("*/__init__.py")}
+    helpers = {file.name for file in TESTS.glob("*.py") if file.name != "__init__.py"}
+    assert {name for name in folders | helpers if f"]({name})" not in text} == set()

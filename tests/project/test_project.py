@@ -38,11 +38,11 @@ VARIADIC = {"call", "_maybe", "_read", "add_row", "Table", "ReadRequest"}
         ["mypy"],
         ["lint-imports"],
     ],
-    ids=["ruff", "format", "mypy", "arrows"],
+    ids=["lint", "format", "types", "layers"],
 )
 @pytest.mark.timeout(300)
 def test_checks_pass(command: list[str]) -> None:
-    """Lint, format, strict types and the arrows between the rooms hold."""
+    """Lint, format, strict types and the layers between packages hold."""
     tool = shutil.which(command[0], path=str(Path(sys.executable).parent))
     assert tool is not None, f"{command[0]} is part of the test extra"
     done = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -55,7 +55,7 @@ def test_top_level_is_the_agreed_one() -> None:
 
 
 def test_no_file_needs_much_scrolling() -> None:
-    """A file of over 400 lines wants a second room."""
+    """No file has over 400 lines: a longer one is two."""
     long = {
         name: len((ROOT / name).read_text("utf-8").splitlines()) for name in tracked() if name.endswith((".py", ".lua"))
     }

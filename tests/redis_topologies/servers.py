@@ -82,11 +82,11 @@ def fleet() -> Iterator[Fleet]:
 async def in_step(replica: RedisServer) -> None:
     """Wait until a replica has its primary's data and follows it."""
 
-    async def looked() -> bool:
+    async def follows() -> bool:
         async with client(replica.port) as redis:
             return bool((await redis.info("replication")).get("master_link_status") == "up")
 
-    await until(looked, 60)
+    await until(follows, 60)
 
 
 async def mend_replication(primary: RedisServer) -> None:
@@ -137,9 +137,9 @@ async def sentinels() -> AsyncIterator[Sentinels]:
             if not await one.answers():
                 return False
             flat = await one.ask("SENTINEL", "MASTER", SERVICE)
-            told = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
-            told = {_text(name): _text(value) for name, value in told.items()}
-            return (told["num-slaves"], told["num-other-sentinels"]) == ("1", "2")
+            master = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            master = {_text(name): _text(value) for name, value in master.items()}
+            return (master["num-slaves"], master["num-other-sentinels"]) == ("1", "2")
 
         for one in over:
             await until(lambda: knows(one), 60, 0.1)
@@ -198,8 +198,8 @@ async def cluster() -> AsyncIterator[Cluster]:
         identity = _text(await owner.ask("CLUSTER", "MYID"))
 
         async def acquainted(node: RedisServer) -> bool:
-            told = _text(await node.ask("CLUSTER", "INFO"))
-            return "cluster_known_nodes:4" in told and "cluster_slots_assigned:16384" in told
+            info = _text(await node.ask("CLUSTER", "INFO"))
+            return "cluster_known_nodes:4" in info and "cluster_slots_assigned:16384" in info
 
         for node in nodes:
             await until(lambda: acquainted(node), 60, 0.1)
@@ -208,8 +208,8 @@ async def cluster() -> AsyncIterator[Cluster]:
 
         async def agreed(node: RedisServer) -> bool:
             slots = await node.ask("CLUSTER", "SLOTS")
-            told = _text(await node.ask("CLUSTER", "INFO"))
-            return "cluster_state:ok" in told and str(replica.port) in str(slots)
+            info = _text(await node.ask("CLUSTER", "INFO"))
+            return "cluster_state:ok" in info and str(replica.port) in str(slots)
 
         for node in nodes:
             await until(lambda: agreed(node), 60, 0.1)
@@ -237,6 +237,6 @@ async def leads(port: int) -> bool:
     return False
 
 
-async def settled_in(port: int) -> None:
+async def became_primary(port: int) -> None:
     """Wait until the server on *port* is a primary."""
     await until(lambda: leads(port), 60, 0.1)

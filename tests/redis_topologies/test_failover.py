@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
 from tests.redis_server import RedisServer, client
-from tests.redis_topologies.servers import Cluster, Sentinels, cut_replication, generations, settled_in
+from tests.redis_topologies.servers import Cluster, Sentinels, became_primary, cut_replication, generations
 from tests.steps import assert_sound, make_due, next_generation
 from tests.waiting import until
 
@@ -62,15 +62,15 @@ async def survive(
             await assert_sound(one, sandbox, *((grant, "acme") for grant in GRANTS))  # acknowledged, every one
             assert await generations(replica) == known  # which has heard of none of it
             primary.kill()
-            await settled_in(replica.port)
+            await became_primary(replica.port)
             async with client(replica.port) as redis:
 
-                async def told(grant: str) -> bool:
+                async def has_news(grant: str) -> bool:
                     held = await redis.hget(f"broker:{{0}}:grant:{grant}", "generation")
                     return int(held or 0) >= int(lost[grant])
 
                 for grant in GRANTS:
-                    await until(lambda: told(grant), 30)
+                    await until(lambda: has_news(grant), 30)
                 await assert_sound(one, sandbox, *((grant, "acme") for grant in GRANTS))
                 for grant in GRANTS:
                     await make_due(redis, "acme", grant)

@@ -23,7 +23,7 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
 
 
 @pytest.mark.parametrize(
-    ("url", "way", "hosts", "rest"),
+    ("url", "topology", "hosts", "rest"),
     [
         ("redis://redis", "host", [("redis", 6379)], {}),
         ("redis://u:p%40@h:1/3", "host", [("h", 1)], {"username": "u", "password": "p@", "db": 3}),
@@ -48,10 +48,10 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
         ("rediss+cluster://a", "cluster", [("a", 6379)], {"tls": True}),
     ],
 )
-def test_urls(url: str, way: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
+def test_urls(url: str, topology: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
     """Every form of redis.url is read as it is meant."""
     read = parse_redis_url(url)
-    assert (read.way, list(read.hosts)) == (way, hosts)
+    assert (read.way, list(read.hosts)) == (topology, hosts)
     assert {name: getattr(read, name) for name in rest} == rest
     assert "p@" not in repr(read)
 
@@ -225,8 +225,8 @@ async def test_slot_that_moves(in_cluster: Cluster) -> None:
                 await primary.call("SET", "x:{0}:y", 2)
             except StoreUnavailable:
                 return False
-            told = await in_cluster.replica.ask("INFO", "replication")
-            return bool(told["role"] == "master")
+            info = await in_cluster.replica.ask("INFO", "replication")
+            return bool(info["role"] == "master")
 
         await until(written, 20, 0.05)
         assert await in_cluster.replica.ask("GET", "x:{0}:y") == b"2"

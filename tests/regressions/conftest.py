@@ -67,10 +67,10 @@ class Ground:
 
     async def has_token(self, grant: str) -> bool:
         """Whether the grant is at rest with a token."""
-        told = await self.look(grant)
-        return told["expires_at"] is not None and told["state"] == "due"
+        state = await self.state_of(grant)
+        return state["expires_at"] is not None and state["state"] == "due"
 
-    async def look(self, grant: str) -> dict[str, Any]:
+    async def state_of(self, grant: str) -> dict[str, Any]:
         """Return what the broker says of a grant."""
         return await self.broker.get(f"/v1/grants/{grant}")
 
@@ -80,25 +80,25 @@ class Ground:
 
     async def falls_due(self, grant: str = "g1", timeout: float = 10.0) -> dict[str, Any]:
         """Have a grant fall due; what the broker says of it once that was settled, whatever came of it."""
-        return await self.settled(grant, self.due(grant), timeout)
+        return await self.recorded(grant, self.due(grant), timeout)
 
     async def retried(self, grant: str = "g1") -> dict[str, Any]:
         """Have an operator take a grant up once more; what the broker says of it then."""
-        return await self.settled(grant, self.ask("POST", f"/v1/grants/{grant}/retry"))
+        return await self.recorded(grant, self.ask("POST", f"/v1/grants/{grant}/retry"))
 
-    async def settled(self, grant: str, cause: Awaitable[Any], timeout: float = 10.0) -> dict[str, Any]:
+    async def recorded(self, grant: str, cause: Awaitable[Any], timeout: float = 10.0) -> dict[str, Any]:
         """Return what the broker says of a grant once *cause* led to something that was written down."""
         key = f"broker:{{0}}:grant:{grant}"
         before = await self.redis.hget(key, "last_at")
         await cause
 
-        async def look() -> dict[str, Any] | None:
+        async def after_cause() -> dict[str, Any] | None:
             if await self.redis.hget(key, "last_at") == before:
                 return None
-            told = await self.look(grant)
-            return None if told["state"] == "leased" else told
+            state = await self.state_of(grant)
+            return None if state["state"] == "leased" else state
 
-        found: dict[str, Any] = await until(look, timeout)
+        found: dict[str, Any] = await until(after_cause, timeout)
         return found
 
     async def provider(self, name: str = "as") -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Ground:
 
     async def _living_is_served(self) -> None:
         for grant in self.auth_server.live:
-            if ((await self.look(grant))["expires_at"] or 0) > time.time() + 1:
+            if ((await self.state_of(grant))["expires_at"] or 0) > time.time() + 1:
                 token = await self.broker.token(grant)
                 assert grant in self.auth_server.unheard or token["access_token"] == self.auth_server.access[grant]
 

@@ -73,8 +73,8 @@ class Process:
 
     async def has_token(self, grant: str) -> bool:
         """Whether a grant is at rest with a token."""
-        told = await self.get(f"/v1/grants/{grant}")
-        return told["expires_at"] is not None and told["state"] == "due"
+        state = await self.get(f"/v1/grants/{grant}")
+        return state["expires_at"] is not None and state["state"] == "due"
 
     async def metrics(self) -> dict[tuple[str, str], float]:
         """All samples by name and the values of their labels, in the order of the labels' names."""

@@ -91,15 +91,15 @@ async def test_issuer_that_lacks_a_slash(make_ground: MakeGround, auth_server: A
     async with make_ground(provider=oidc(ours)) as ground:
         await ground.ask("PUT", "/v1/grants/g1", json={"provider": "as", "refresh_token": auth_server.issue("g1")})
 
-        async def told() -> dict[str, Any] | None:
-            look = await ground.look("g1")
-            return look if look["last"] else None
+        async def names_both() -> dict[str, Any] | None:
+            state = await ground.state_of("g1")
+            return state if state["last"] else None
 
-        look = await until(told)
-        assert (look["state"], look["last"]["outcome"]) == ("due", "not_sent")
+        state = await until(names_both)
+        assert (state["state"], state["last"]["outcome"]) == ("due", "not_sent")
         status, error, _ = await ground.ask("POST", "/v1/grants/g2/login", json={"provider": "as"})
         assert status >= 400
-        for words in (look["last"]["detail"], error["error_description"], (await ground.provider())["detail"]):
+        for words in (state["last"]["detail"], error["error_description"], (await ground.provider())["detail"]):
             assert f"'{ours}'" in words
             assert f"'{theirs}'" in words
         assert {page.target for page in auth_server.pages} == {"/r/.well-known/openid-configuration"}
@@ -134,13 +134,13 @@ async def test_discovery_down_at_start(make_ground: MakeGround, auth_server: Aut
     healthy = False
     async with make_ground(provider=oidc(auth_server.url)) as ground:
         assert (await ground.broker.token("g1"))["access_token"] == auth_server.access["g1"]
-        told = await ground.falls_due()
-        assert (told["state"], told["last"]["outcome"]) == ("due", "not_sent")
-        assert "503" in told["last"]["detail"]
+        state = await ground.falls_due()
+        assert (state["state"], state["last"]["outcome"]) == ("due", "not_sent")
+        assert "503" in state["last"]["detail"]
         began, first = auth_server.pages[-1].at, down
         await until(lambda: down > first, 15)
         assert auth_server.pages[-1].at - began > 0.95
         healthy = True
         await until(lambda: len(auth_server.requests_of("g1")) == 2, 20)
         await until(lambda: ground.has_token("g1"))
-        assert (await ground.look("g1"))["last"]["outcome"] == "refreshed"
+        assert (await ground.state_of("g1"))["last"]["outcome"] == "refreshed"

@@ -21,9 +21,9 @@ BODY = '{"access_token":"%a","refresh_token":"%r","expires_in":3600'
 async def test_fractional_lifetime(ground: Ground, life: str) -> None:
     """A lifetime with a fraction or an exponent is read; `expires_at` is whole and never beyond the life."""
     ground.auth_server.script.append(rotated(f'{{"access_token":"%a","refresh_token":"%r","expires_in":{life}}}'))
-    told = await ground.falls_due()
+    state = await ground.falls_due()
     token = await ground.broker.token("g1")
-    assert (told["last"]["outcome"], token["access_token"]) == ("refreshed", ground.auth_server.access["g1"])
+    assert (state["last"]["outcome"], token["access_token"]) == ("refreshed", ground.auth_server.access["g1"])
     assert isinstance(token["expires_at"], int)
     assert time.time() + 3590 < token["expires_at"] <= time.time() + float(life)
 
@@ -41,8 +41,8 @@ async def test_same_token_in_its_last_second(ground: Ground) -> None:
     ground.auth_server.script.append(same)
     async with ground.subscribed() as heard:
         before = await ground.broker.token("g1")
-        told = await ground.falls_due()
-        assert told["last"]["outcome"] == "unchanged"
+        state = await ground.falls_due()
+        assert state["last"]["outcome"] == "unchanged"
         assert (await ground.broker.token("g1"))["generation"] == before["generation"]
         await until(lambda: len(ground.auth_server.requests_of("g1")) == 3)
         await until(lambda: [m["event"] for m in heard if m["grant_id"] == "g1"] == ["refreshed"])
@@ -67,12 +67,12 @@ async def test_lifetime_in_another_dress(ground: Ground, members: dict[str, Any]
     told_so = {str(EPOCH): str(in_an_hour), EPOCH: in_an_hour}
     members = {name: told_so.get(value, value) for name, value in members.items()}
     ground.auth_server.script.append(success(**members, x_unknown="kept"))
-    told = await ground.falls_due()
+    state = await ground.falls_due()
     token = await ground.broker.token("g1")
-    assert told["last"]["outcome"] == "refreshed"
+    assert state["last"]["outcome"] == "refreshed"
     assert 3580 < token["expires_in"] <= 3600
     assert abs(token["expires_at"] - time.time() - token["expires_in"]) < 3
-    assert token["generation"] == told["generation"] > 3
+    assert token["generation"] == state["generation"] > 3
     assert token["x_unknown"] == "kept"
     warned = ground.broker.events("grant.refreshed")[-1].get("warning", "")
     assert bool(warned) == (members.get("expires_in", 3600) != 3600), warned
@@ -100,8 +100,8 @@ async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: 
     async with make_ground("g1", "g2", "g3", "g4") as ground:
         ground.auth_server.usual = says(f'{{"error":{error}}}', 401)
         for grant in ("g1", "g2", "g3"):
-            told = await ground.falls_due(grant)
-            assert (told["state"], told["reason"], told["last"]["outcome"]) == ("parked", code, "rejected")
+            state = await ground.falls_due(grant)
+            assert (state["state"], state["reason"], state["last"]["outcome"]) == ("parked", code, "rejected")
         assert (await ground.falls_due("g4"))["state"] == "due"
         assert (await ground.provider())["suspended"] == code
         ground.auth_server.usual = success()
@@ -114,8 +114,8 @@ async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> No
     """A dead token told as `invalid_request` costs one request and one event, and its neighbours go on."""
     async with make_ground("g1", "g2") as ground, ground.subscribed() as heard:
         ground.auth_server.grant_steps["g1"].extend([says({"error": "invalid_request"}, 400)] * 9)
-        told = await ground.falls_due("g1")
-        assert (told["state"], told["reason"], told["last"]["outcome"]) == ("parked", "invalid_request", "rejected")
+        state = await ground.falls_due("g1")
+        assert (state["state"], state["reason"], state["last"]["outcome"]) == ("parked", "invalid_request", "rejected")
         for _ in range(20):
             await ground.due("g1")
             assert (await ground.falls_due("g2"))["last"]["outcome"] == "refreshed"
@@ -133,8 +133,8 @@ async def test_refresh_that_wants_another_parameter(make_ground: MakeGround) -> 
 
     async with make_ground("g1") as ground:
         ground.auth_server.usual = insists
-        told = await ground.falls_due()
-        assert (told["state"], told["reason"]) == ("parked", "invalid_request")
+        state = await ground.falls_due()
+        assert (state["state"], state["reason"]) == ("parked", "invalid_request")
     async with make_ground(provider={"token_params": {"redirect_uri": "https://us.test/cb"}}) as ground:
         assert (await ground.retried())["last"]["outcome"] == "refreshed"
         assert ground.auth_server.requests_of("g1")[-1].parameters["redirect_uri"] == "https://us.test/cb"
@@ -198,9 +198,9 @@ async def test_byte_that_is_no_utf8(ground: Ground, text: bytes | None, member: 
         return True
 
     ground.auth_server.script.append(odd)
-    told = await ground.falls_due()
-    assert told["last"]["outcome"] == "refreshed"
-    assert "UTF-8" in told["last"]["detail"]
+    state = await ground.falls_due()
+    assert state["last"]["outcome"] == "refreshed"
+    assert "UTF-8" in state["last"]["detail"]
     sent = ground.auth_server.live["g1"]
     assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
     assert ground.auth_server.requests[-1].refresh_token == sent
@@ -242,8 +242,8 @@ async def test_numbers_that_are_no_json(ground: Ground) -> None:
 async def test_empty_answer(ground: Ground, answer: Step) -> None:
     """A success without a body says nothing: unknown, without a traceback, and the old token is served."""
     ground.auth_server.script.append(answer)
-    told = await ground.falls_due()
-    assert (told["state"], told["last"]["outcome"]) == ("due", "unknown")
+    state = await ground.falls_due()
+    assert (state["state"], state["last"]["outcome"]) == ("due", "unknown")
     assert "exception" not in ground.broker.log.getvalue()
     assert (await ground.broker.token("g1"))["access_token"] == ground.auth_server.access["g1"]
 
@@ -257,10 +257,10 @@ async def test_maintenance_page_where_tokens_are_spent(make_ground: MakeGround, 
             page = says(b"<html>back soon</html>", kind="text/html")
             ground.auth_server.grant_steps[grant].extend([success(expires_in=life), page])
             await ground.falls_due(grant)
-            told = await ground.falls_due(grant)
-            assert (told["state"], told["reason"], told["last"]["outcome"]) == ("due", None, "unknown")
+            state = await ground.falls_due(grant)
+            assert (state["state"], state["reason"], state["last"]["outcome"]) == ("due", None, "unknown")
             due = await ground.redis.zscore("broker:{0}:due:as", grant)
-            assert due == pytest.approx((told["expires_at"] - margin) * 1000, abs=1001)
+            assert due == pytest.approx((state["expires_at"] - margin) * 1000, abs=1001)
         if life > 100:
             for grant in grants:
                 await ground.falls_due(grant)
@@ -288,12 +288,12 @@ async def _maintenance(ground: Ground, grants: list[str], auth_server: Authoriza
     await until(lambda: time.monotonic() > began + 4)
     asked = len(auth_server.requests) - before
     assert asked <= len(grants) + 4, "after three failures in a row one request at a time, ever more rarely"
-    states = [await ground.look(grant) for grant in grants]
-    assert {(told["state"], told["reason"]) for told in states} <= {("due", None), ("leased", None)}
+    states = [await ground.state_of(grant) for grant in grants]
+    assert {(state["state"], state["reason"]) for state in states} <= {("due", None), ("leased", None)}
     auth_server.usual = success()
 
     async def healthy() -> bool:
-        return all([(await ground.look(grant))["last"]["outcome"] == "refreshed" for grant in grants])
+        return all([(await ground.state_of(grant))["last"]["outcome"] == "refreshed" for grant in grants])
 
     await until(healthy, 15)
     assert json.dumps((await ground.provider())["failures"]) == "0"

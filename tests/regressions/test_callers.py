@@ -23,12 +23,12 @@ async def test_head(ground: Ground) -> None:
     async def head(method: str, path: str) -> tuple[str, dict[str, str]]:
         writer.write(f"{method} {path} HTTP/1.1\r\n{mine}".encode())
         lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode().split("\r\n")
-        told = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
+        fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
         if method == "GET":
-            await reader.readexactly(int(told["content-length"]))
+            await reader.readexactly(int(fields["content-length"]))
         for changing in ("date", "content-length"):  # of /metrics and of expires_in
-            told.pop(changing, None)
-        return lines[0], told
+            fields.pop(changing, None)
+        return lines[0], fields
 
     for path in HEADS:
         assert await head("HEAD", path) == await head("GET", path), path

@@ -220,8 +220,8 @@ async def test_one_replica_hours_ahead(shared_redis: RedisServer, redis: Redis, 
         await until(done, 20)
         for number in (0, 1):
             for generations in seen.values():
-                told = [generation for which, generation in generations if which == number]
-                assert told == sorted(told)
+                generations_served = [generation for which, generation in generations if which == number]
+                assert generations_served == sorted(generations_served)
         await right.keeps(auth_server)
         metrics = [await broker.metrics() for broker in (right, wrong)]
         shares = [m.get(("token_broker_refreshes_total", "refreshed as"), 0) for m in metrics]

@@ -39,10 +39,10 @@ async def test_denied(broker: RunningBroker, sandbox: Sandbox, denial: str) -> N
             page = await answer.text()
             assert (answer.status, answer.content_type) == (400, "text/html")
             assert "Not logged in" in page
-        told = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
+        login = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
         spent = "state" in DENIALS[denial]
-        assert told["status"] == ("failed" if spent and "state=" in query else "pending")
-        if told["status"] == "failed":
+        assert login["status"] == ("failed" if spent and "state=" in query else "pending")
+        if login["status"] == "failed":
             async with mine.get(f"{broker.url}/callback?code=late&state={state}") as answer:
                 assert answer.status == 400, "the state is spent"
     assert await exchanges(sandbox, "acme") == asked
@@ -91,8 +91,8 @@ async def test_the_provider_fails_for_a_moment(broker: RunningBroker, sandbox: S
         async with mine.get(f"{broker.url}/callback?{query}", allow_redirects=False) as answer:
             assert answer.status == 502
             assert "open its link again" in await answer.text()
-    told = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
-    assert (told["status"], told["error"]) == ("failed", error)
+    login = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
+    assert (login["status"], login["error"]) == ("failed", error)
     assert await exchanges(sandbox, "acme") == 0
     assert "Logged in" in await walk_login(started["login_url"])
     await assert_sound(broker, sandbox, ("g1", "acme"))
@@ -114,8 +114,8 @@ async def test_the_exchange_fails_for_a_moment(broker: RunningBroker, sandbox: S
         await walk_login(started["login_url"])
     assert failed.value.status == 502
     assert "log in again" in failed.value.text
-    told = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
-    assert (told["status"], told["error"]) == ("failed", "temporarily_unavailable")
+    login = await broker.get(f"/v1/grants/g1/login/{started['ticket']}")
+    assert (login["status"], login["error"]) == ("failed", "temporarily_unavailable")
     sent = [request for request in sandbox.rotating.token_requests if request.grant_type == "authorization_code"]
     assert len(sent) == 1
     assert "Logged in" in await walk_login(started["login_url"])

@@ -46,13 +46,7 @@ def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: 
 async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (), **options: Any) -> tuple[int, str]:
     """Run a command of ours beside a broker; its exit code and all that it said."""
     process = await asyncio.create_subprocess_exec(
-        *through,
-        sys.executable,
-        "-m",
-        "broker",
-        *arguments,
-        "--config",
-        str(broker.folder / "broker.toml"),
+        *[*through, sys.executable, "-m", "broker", *arguments, "--config", str(broker.folder / "broker.toml")],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -130,11 +124,7 @@ async def test_read_only_root(start: Start, redis: Redis, auth_server: Authoriza
 async def _outside(through: tuple[str, ...], broker: Process, *arguments: str) -> tuple[int, str]:
     """Run a command that takes no settings; return its exit code and output."""
     process = await asyncio.create_subprocess_exec(
-        *through,
-        sys.executable,
-        "-m",
-        "broker",
-        *arguments,
+        *[*through, sys.executable, "-m", "broker", *arguments],
         cwd=broker.folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -392,12 +382,12 @@ async def test_a_big_import(make_ground: MakeGround, auth_server: AuthorizationS
             await send(half[: half.rindex(b"\n") - 5])  # cut in the middle of a line
         first = await send(text.encode())
         assert len(first) == many + len(bad), "an outcome for each line that is not blank"
-        assert [told["line"] for told in first] == sorted(told["line"] for told in first)
-        refused = {told["line"] for told in first if told["status"] == "refused"}
+        assert [outcome["line"] for outcome in first] == sorted(outcome["line"] for outcome in first)
+        refused = {outcome["line"] for outcome in first if outcome["status"] == "refused"}
         assert len(refused) == 8, "but for the id that comes twice and the old token, which changes nothing"
         second = await send(text.encode())
-        assert {told["line"] for told in second if told["status"] == "refused"} == refused
-        assert {told["status"] for told in second} == {"unchanged", "refused"}, "the id that comes twice, too"
+        assert {outcome["line"] for outcome in second if outcome["status"] == "refused"} == refused
+        assert {outcome["status"] for outcome in second} == {"unchanged", "refused"}, "the id that comes twice, too"
         assert (await broker.token("held"))["access_token"] == before
         assert (await broker.ask("GET", "/v1/grants/thief"))[0] == 404
         assert (await broker.ask("GET", "/v1/grants/b499"))[0] == 200

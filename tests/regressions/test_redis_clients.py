@@ -231,13 +231,13 @@ async def test_subscription_that_is_cut_again_and_again(
                 await asyncio.sleep(0.01)
             grant = dice.choice(grants)
             held = (await follower.token(grant))["generation"]
-            status, told, _ = await follower.ask(
+            status, answer, _ = await follower.ask(
                 "GET",
                 f"/v1/grants/{grant}/token",
                 headers={"If-None-Match": f'"{held}"', "Prefer": "wait=10"},
             )
             assert status == 200, "a long poll ended without the news"
-            assert told["generation"] > held
+            assert answer["generation"] > held
         ending.set()
         await work
         await until(lambda: _at_rest(ground, grants))

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import StartBroker
 from tests.ports import free_port
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import SERVICE, Fleet, settled_in
+from tests.redis_topologies.servers import SERVICE, Fleet, became_primary
 from tests.redis_topologies.tls import certified, ending_tls
 from tests.regressions.conftest import REFRESH, MakeGround, provider_at
 from tests.regressions.redis_servers import ground_on, healthy, not_ready_because, refused_import, says, soon
@@ -100,7 +100,7 @@ async def test_certificate_for_a_name_that_is_not_announced(
             token = await broker.token("g1")
             await asyncio.sleep(1)  # the replica has heard of it
             behind.primary.kill()
-            await settled_in(behind.replica.port)
+            await became_primary(behind.replica.port)
             await healthy(broker, 30)
             await broker.ask("POST", "/v1/grants/g1/retry")
             await next_generation(broker, "g1", token["generation"], 20)

@@ -104,14 +104,14 @@ async def test_disk_full_under_redis(make_ground: MakeGround, auth_server: Autho
     async with three_grants(make_ground, auth_server, server) as ground:
         answer = await in_flight(ground)
         await soon(ground, "g2", "g3")
-        in_the_way = server.directory / "dump.rdb"
-        (in_the_way / "x").mkdir(parents=True)  # what is saved cannot be put there
+        obstacle = server.directory / "dump.rdb"
+        (obstacle / "x").mkdir(parents=True)  # what is saved cannot be put there
         await server.ask("CONFIG", "SET", "save", "3600 1000000")
         await server.ask("BGSAVE")
         await until(lambda: refuses(ground, "MISCONF"))
         await kept_out(ground, answer, "MISCONF")
-        (in_the_way / "x").rmdir()
-        in_the_way.rmdir()
+        (obstacle / "x").rmdir()
+        obstacle.rmdir()
         await server.ask("BGSAVE")
         await back(ground)
 

@@ -42,8 +42,8 @@ async def filled(server: RedisServer) -> None:
     await server.ask("BGREWRITEAOF")
 
     async def rewritten() -> bool:
-        told = await server.ask("INFO", "persistence")
-        return (told["aof_rewrite_in_progress"], told["aof_rewrite_scheduled"]) == (0, 0)
+        info = await server.ask("INFO", "persistence")
+        return (info["aof_rewrite_in_progress"], info["aof_rewrite_scheduled"]) == (0, 0)
 
     await until(rewritten, 15)
 
@@ -184,8 +184,8 @@ async def test_another_store_in_its_place(
             ("POST", "/v1/providers/as/retry", None),
             ("DELETE", "/v1/grants/g2", None),
         ):
-            status, told, _ = await ground.ask(method, path, json=body)
-            assert (status, told["error"]) == (503, "not_our_store"), path
+            status, reply, _ = await ground.ask(method, path, json=body)
+            assert (status, reply["error"]) == (503, "not_our_store"), path
         assert await _all_of(ground) == held, "something was written into another store"
         assert len(auth_server.requests) == asked, "something was asked or revoked"
         await server.ask("SWAPDB", 0, 1)

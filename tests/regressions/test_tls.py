@@ -58,8 +58,8 @@ async def recovered(ground: Ground, *grants: str) -> None:
     for grant in grants:
 
         async def refreshed() -> bool:
-            told = await ground.look(grant)
-            return bool(told["state"] == "due" and told["failures"] == 0)
+            grant_state = await ground.state_of(grant)
+            return bool(grant_state["state"] == "due" and grant_state["failures"] == 0)
 
         await until(refreshed, 20)
 
@@ -69,14 +69,14 @@ async def test_renewed_trust_bundle(make_ground: MakeGround, secure: Authorizati
     async with make_ground("g1", at=secure) as ground:
         second = trustme.CA()
         await swap(secure, server_context(second))
-        told = await ground.falls_due()
-        assert (told["state"], told["last"]["outcome"], len(secure.requests_of("g1"))) == ("due", "not_sent", 1)
-        assert "certificate" in told["last"]["detail"]
+        state = await ground.falls_due()
+        assert (state["state"], state["last"]["outcome"], len(secure.requests_of("g1"))) == ("due", "not_sent", 1)
+        assert "certificate" in state["last"]["detail"]
         health = await ground.broker.get("/healthz")
         assert "certificate" in health["checks"]["provider as"]["detail"]
         past = await ground.broker.get("/v1/grants/g1/attempts")
         (provider,) = (p for p in (await ground.broker.get("/v1/providers"))["providers"] if p["provider"] == "as")
-        assert "certificate" in explain("g1", told, past, provider, time.time()).why
+        assert "certificate" in explain("g1", state, past, provider, time.time()).why
         second.cert_pem.write_to_path(str(bundle))
         await recovered(ground, "g1")
         assert len(secure.requests_of("g1")) == 2
@@ -127,9 +127,9 @@ async def test_certificate_not_to_be_accepted(
 
         state = await until(half_closed, 20)
         assert words in state["detail"]
-        told = [await ground.look(grant) for grant in ("g1", "g2")]
-        assert {one["last"]["outcome"] for one in told} == {"not_sent"}
-        assert all(words in one["last"]["detail"] for one in told)
+        described = [await ground.state_of(grant) for grant in ("g1", "g2")]
+        assert {one["last"]["outcome"] for one in described} == {"not_sent"}
+        assert all(words in one["last"]["detail"] for one in described)
         assert state["grants"]["parked"] == 0
         assert [len(secure.requests_of(grant)) for grant in ("g1", "g2")] == [1, 1]
         assert (await ground.broker.token("g1"))["access_token"] == secure.access["g1"]

@@ -89,8 +89,8 @@ async def test_unreadable_is_unknown(make_ground: MakeGround, answer: Step) -> N
             exchange.lose_rotation()
 
         ground.auth_server.script.append(lost)
-        told = await ground.falls_due(timeout=4)
-        assert (told["state"], told["last"]["outcome"]) == ("due", "unknown")
+        state = await ground.falls_due(timeout=4)
+        assert (state["state"], state["last"]["outcome"]) == ("due", "unknown")
         await ground.falls_due()
         assert len(ground.auth_server.requests_of("g1")) == 2
 
@@ -117,12 +117,12 @@ async def test_a_byte_now_and_then(make_ground: MakeGround, other: Authorization
             await until(lambda: len(ground.auth_server.requests) > count)
             await ground.due(*grants, provider="other")
             await until(lambda: all(len(other.requests_of(grant)) == 2 for grant in grants))
-            assert (await ground.look("g1"))["state"] == "leased", "the others waited for it"
+            assert (await ground.state_of("g1"))["state"] == "leased", "the others waited for it"
 
-        told = await ground.settled("g1", others_first())
+        state = await ground.recorded("g1", others_first())
         assert 1.8 < time.monotonic() - ground.auth_server.requests[-1].at < 4, "request_timeout is for all of it"
-        assert (told["state"], told["last"]["outcome"]) == ("due", "unknown")
-        assert told["last"]["detail"].startswith("timeout")
+        assert (state["state"], state["last"]["outcome"]) == ("due", "unknown")
+        assert state["last"]["detail"].startswith("timeout")
 
 
 async def test_redirects(make_ground: MakeGround) -> None:
@@ -134,8 +134,8 @@ async def test_redirects(make_ground: MakeGround) -> None:
             )
             assert (await ground.retried())["last"]["outcome"] == "refreshed"
             assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
-            told = await ground.falls_due()
-            assert (told["state"], told["reason"]) == ("parked", f"http_{status}")
+            state = await ground.falls_due()
+            assert (state["state"], state["reason"]) == ("parked", f"http_{status}")
             assert (await ground.provider())["suspended"] is None
         assert (await ground.retried())["last"]["outcome"] == "refreshed"
         assert thief.requests == []
@@ -206,9 +206,9 @@ async def test_retry_after(make_ground: MakeGround, status: int, headers: list[s
     lines = [f"Retry-After: {_dated(value)}" for value in headers]
     async with make_ground("g1") as ground:
         ground.auth_server.script.append(says(b"", status, *lines))
-        told = await ground.falls_due()
+        described = await ground.falls_due()
         busy = ground.auth_server.requests[-1].at
-        assert (told["state"], told["last"]["outcome"]) == ("due", "busy")
+        assert (described["state"], described["last"]["outcome"]) == ("due", "busy")
         state = await ground.provider()
         if least > 10:
             assert least - 2 <= state["not_before"] - time.time() <= most

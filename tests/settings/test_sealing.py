@@ -45,9 +45,9 @@ def test_a_forked_process_draws_its_own() -> None:
     ours = {nonce(sealer.seal("text", "g")) for _ in range(200)}
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read()
+        drawn = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
-    theirs = {told[at : at + _NONCE] for at in range(0, len(told), _NONCE)}
+    theirs = {drawn[at : at + _NONCE] for at in range(0, len(drawn), _NONCE)}
     assert len(ours) == len(theirs) == 200
     assert not ours & theirs
 
