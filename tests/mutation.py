@@ -53,8 +53,7 @@ _LEFT_OUT = shutil.ignore_patterns(
     "node_modules",
 )
 _STAMPS = itertools.count(1_000_000_000)
-"""Modification times (epoch seconds) of files in the copies, each used once: Python judges by it whether compiled code
-is current."""
+"""Modification times of files in the copies, each used once: by them Python knows whether compiled code is current."""
 _INTERRUPTED = 130
 _NONE_LEFT = 5
 """pytest's exit code where no test was run."""
@@ -186,8 +185,7 @@ class Tree:
         """Run tests in the copy, up to the first that fails.
 
         Returns:
-            pytest's exit code, or None if it was ended after *timeout* seconds or by an interruption; and the last
-            lines of its output.
+            pytest's exit code, None if it was ended (after *timeout* seconds, or by Ctrl-C); the end of its output.
         """
         shutil.rmtree(self._cache, ignore_errors=True)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:randomly", "-n", "0"]
