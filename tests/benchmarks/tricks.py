@@ -29,12 +29,12 @@ from typing import Any, Literal
 
 import redis
 
-from tests.benchmarks.processes import cpu, running, wait_for_port, wait_until_ready
+from tests.benchmarks.processes import cpu, running, wait_until_ready
 from tests.benchmarks.read_path import load, request_for
 from tests.benchmarks.reads_meanwhile import herd, reads
 from tests.benchmarks.write_path import all_waiting, import_grants, refresh_all, settings
 from tests.ports import free_port
-from tests.redis_server import server_binary
+from tests.redis_server import running_redis
 
 PYTHON = [sys.executable, "-m"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -170,10 +170,8 @@ class Broker:
 def broker(token_port: int, grants: int, command: list[str]) -> Iterator[Broker]:
     """Start a broker and its Redis, and import grants."""
     with tempfile.TemporaryDirectory(prefix="tb-tricks-") as name, contextlib.ExitStack() as stack:
-        folder, redis_port, port = Path(name), free_port(), free_port()
-        server = [server_binary(), "--port", str(redis_port), "--dir", name, "--appendonly", "yes", "--save", ""]
-        stack.enter_context(running(*server, "--appendfsync", "always", **QUIET))
-        wait_for_port(redis_port)
+        folder, port = Path(name), free_port()
+        redis_port = stack.enter_context(running_redis(folder)).port
         path = settings(folder, port, redis_port, token_port)
         env = {**os.environ, "PYTHONPATH": "."}
         process = stack.enter_context(running(*PYTHON, *command, "run", "--config", str(path), env=env))

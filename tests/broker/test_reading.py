@@ -202,8 +202,8 @@ async def test_expires_at_is_the_end_of_expires_in(
         await until(lambda: len(heard) == 2)
     second = await next_generation(broker, "g1", first["generation"])
     described = await broker.get("/v1/grants/g1")
-    for told in (first, second, *heard):
-        assert abs(told["expires_at"] - time.time() - told["expires_in"]) < 3
+    for token in (first, second, *heard):
+        assert abs(token["expires_at"] - time.time() - token["expires_in"]) < 3
     assert second["expires_at"] == described["refresh_at" if ends_early else "expires_at"]
     assert described["expires_at"] - described["issued_at"] == authority_of(sandbox, provider).options.access_lifetime
     assert formatted(second, "env").endswith(f"_AT={second['expires_at']}")
@@ -219,14 +219,14 @@ def test_expires_at_at_every_age(now: float, ends_early: bool) -> None:
     end = issued + (90_000 if ends_early else 100_000)
     token = Token("g1", "p", 1, Secret("a"), "Bearer", None, issued, issued + 100_000, issued + 90_000, end)
     at = issued + int(now * 1000)
-    told = token_answer(token, at)
-    assert told["expires_at"] <= token.expires_at // 1000
+    content = token_answer(token, at)
+    assert content["expires_at"] <= token.expires_at // 1000
     if 0 <= now < 100:
-        assert 0 <= told["expires_at"] - told["expires_in"] - at // 1000 <= 1
+        assert 0 <= content["expires_at"] - content["expires_in"] - at // 1000 <= 1
     if ends_early and 0 <= now < 80:
-        assert told["expires_at"] == token.refresh_at // 1000
+        assert content["expires_at"] == token.refresh_at // 1000
     if not ends_early or now >= 100:
-        assert told["expires_at"] == token.expires_at // 1000
+        assert content["expires_at"] == token.expires_at // 1000
 
 
 async def test_rights_are_by_pattern(start_broker: StartBroker, sandbox: Sandbox) -> None:

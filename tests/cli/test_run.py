@@ -164,8 +164,8 @@ async def test_data_dir_of_another(home: Home) -> None:
     home.started.append(process)
     done = await home.ended(process)
     assert done.code == 78
-    (told,) = lines(done.err)
-    assert told == (
+    (printed,) = lines(done.err)
+    assert printed == (
         f"token-broker: data_dir: {home.data} belongs to uid 0 and this process (uid 65534) cannot write there: "
         f"chown 65534 {home.data}, or name another"
     )
@@ -174,8 +174,8 @@ async def test_data_dir_of_another(home: Home) -> None:
 async def test_bad_places(home: Home) -> None:
     """A data_dir that is a file, missing sealing keys and missing caller keys: one line each, exit 78."""
     assert "is not a directory" in await _refuses(home, TOKEN_BROKER_DATA_DIR=str(home.settings))
-    told = await _refuses(home, TOKEN_BROKER_SEALING__KEYS_FILE="gone")
-    assert told.startswith("sealing.keys_file: gone cannot be read by uid")
+    printed = await _refuses(home, TOKEN_BROKER_SEALING__KEYS_FILE="gone")
+    assert printed.startswith("sealing.keys_file: gone cannot be read by uid")
     home.write("[callers.wall]\nkey_file = 'gone'\n")
     assert (await _refuses(home)).startswith("callers.wall.key_file: gone cannot be read by uid")
 

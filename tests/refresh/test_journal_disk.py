@@ -78,7 +78,7 @@ async def test_a_directory_that_does_not_sync_loses_nothing(
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """A disk that can be made to hang, and a journal that soon notices."""
+    """Yield a disk that can be made to hang, and have the journal notice it soon."""
     monkeypatch.setattr(journal_module, "DISK_LIMIT", 0.2)
     monkeypatch.setattr(journal_module, "_FAILED_DISK_WAIT", 0.05)
     made = Disk(monkeypatch)

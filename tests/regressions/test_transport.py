@@ -181,8 +181,8 @@ async def _suspended(ground: Any) -> bool:
 
 
 async def _refreshed(ground: Any, grant: str) -> bool:
-    told = await ground.look(grant)
-    return bool(told["state"] == "due" and told["last"]["outcome"] == "refreshed" and told["failures"] == 0)
+    state = await ground.state_of(grant)
+    return bool(state["state"] == "due" and state["last"]["outcome"] == "refreshed" and state["failures"] == 0)
 
 
 YEAR = 31_536_000
