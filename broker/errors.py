@@ -36,6 +36,10 @@ class InvalidRequest(BrokerError):
     code = "invalid_request"
 
 
+class EncodedBody(InvalidRequest):
+    """The body is compressed; the broker inflates none (415)."""
+
+
 class UnknownKey(BrokerError):
     """There is no key, or no caller has it (401)."""
 

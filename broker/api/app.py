@@ -10,7 +10,7 @@ from aiohttp import web
 
 from broker.api.context import CONTEXT
 from broker.api.requests import BODY_LIMIT
-from broker.api.responses import close_if_stopping, error_response, misdirected_response, response_to_error
+from broker.api.responses import close_if_stopping, misdirected_response, response_to_error
 from broker.api.routes import (
     attempts,
     authorization,
@@ -56,10 +56,10 @@ _READ = re.compile(
 
 def make_applications(context: Context) -> tuple[web.Application, web.Application]:
     """Make the whole application, and the part of it that may face the internet (`/login` and `/callback`)."""
-    whole = web.Application(middlewares=[_refuse_encoded, _check_host, _answer_errors], client_max_size=BODY_LIMIT)
+    whole = web.Application(middlewares=[_check_host, _answer_errors], client_max_size=BODY_LIMIT)
     for routes in _ROUTES:
         routes.add_routes(whole.router)
-    public = web.Application(middlewares=[_refuse_encoded, _answer_errors], client_max_size=BODY_LIMIT)
+    public = web.Application(middlewares=[_answer_errors], client_max_size=BODY_LIMIT)
     login.add_browser_routes(public.router)
     whole[CONTEXT] = public[CONTEXT] = context
     return whole, public
@@ -80,20 +80,6 @@ def find_read(method: str, path: str) -> ReadHandler | None:
     if match[2]:
         return partial(tokens.get_token, grant_id=match[1], min_ttl=match[3])
     return partial(authorization.authorize, grant_id=match[1])
-
-
-@web.middleware
-async def _refuse_encoded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a body that is compressed (RFC 9110 §8.4): to inflate it may cost a thousand times its size.
-
-    The server inflates nothing, and the connection is closed, so that the rest of the body is not read.
-    """
-    codings = ",".join(request.headers.getall("Content-Encoding", ())).replace(" ", "").lower()
-    if set(codings.split(",")) <= {"", "identity"}:
-        return await handler(request)
-    response = error_response(415, "invalid_request", "the body has a Content-Encoding: send it without compression")
-    response.force_close()
-    return response
 
 
 @web.middleware

@@ -24,6 +24,7 @@ UNREADABLE_BODY = "the body cannot be decoded as its Content-Encoding or Transfe
 
 ERROR_STATUS: dict[type[errors.BrokerError], int] = {
     errors.InvalidRequest: 400,
+    errors.EncodedBody: 415,
     LoginRefused: 400,
     errors.UnknownKey: 401,
     errors.NotAllowed: 403,
@@ -93,6 +94,10 @@ def response_to_error(error: Exception, method: str, route: str) -> web.Response
     match error:
         case errors.ReauthorizationRequired(login_url=str(url)):
             return error_response(409, error.code, str(error), login_url=url)
+        case errors.EncodedBody():
+            response = error_response(415, error.code, str(error))
+            response.force_close()  # the rest of the body is of no use
+            return response
         case errors.BrokerError():
             return error_response(error_status(error), error.code, str(error), error.retry_after)
         case web.HTTPMethodNotAllowed():

@@ -115,7 +115,7 @@ class Server(web.Server):
         self._counted_in = connections
         self._protocol_options: dict[str, Any] = {
             "access_log": None,  # the query of a callback carries a code
-            "auto_decompress": False,  # a megabyte of gzip can be a gigabyte; `is_encoded` requests are refused
+            "auto_decompress": False,  # a megabyte of gzip can be a gigabyte: see `requests.require_unencoded`
             "keepalive_timeout": keepalive,
         }
 
@@ -145,10 +145,8 @@ class DirectReads:
 
     def make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         """Make a request; for aiohttp's `request_factory`."""
-        # Only the application can answer "Expect: 100-continue" before the body comes, and refuses encoded bodies.
-        headers = message.headers
-        special = hdrs.EXPECT in headers or hdrs.CONTENT_ENCODING in headers
-        read = None if special else self._find_read(message.method, message.path)
+        # Only the application can answer "Expect: 100-continue" before the body comes.
+        read = None if hdrs.EXPECT in message.headers else self._find_read(message.method, message.path)
         if read is None:
             return self._make_other(message, payload, protocol, writer, task)
         request = ReadRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 MAX_BODY = 256 * 1024
 """Bytes of a response that are read, decoded ones included."""
-MAX_HEAD = 256 * 1024
-"""Bytes of one header line, and of a whole head, that are read: as many as curl reads. A rotated token must not be lost
-because its server sends long headers."""
-MAX_HEADERS = 4096
-"""Header lines of one response that are read."""
+MAX_HEADER_LINE = 256 * 1024
+"""Bytes of one header line that are read: as many as curl reads of a head. A rotated token must not be lost because its
+server sends long headers."""
+MAX_HEADERS = 256
+"""Header lines of one response that are read. Both bound what a hostile server can make the broker hold: 64 MiB."""
 KEEPALIVE = 2.0
 """Seconds. Token endpoints close idle connections after two to six, which looks like "sent, no response"."""
 DNS_TTL = 10
@@ -232,8 +232,8 @@ async def open_http(request_timeout: float) -> AsyncIterator[Http]:
         # `asyncio.timeout` bounds each request: aiohttp rounds its own up to whole seconds, past the end of a lease.
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         request_class=_DeadlineRequest,
-        max_line_size=MAX_HEAD,
-        max_field_size=MAX_HEAD,
+        max_line_size=MAX_HEADER_LINE,
+        max_field_size=MAX_HEADER_LINE,
         max_headers=MAX_HEADERS,
     ) as session:
         # aiohttp repeats DELETE and GET on a connection that was closed meanwhile; nothing here is sent twice.

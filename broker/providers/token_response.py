@@ -197,7 +197,7 @@ def _access_token(value: object) -> tuple[Secret | None, str]:
 
 def _refresh_token(value: object, warnings: list[str]) -> Secret | None:
     if isinstance(value, str) and value:
-        trimmed = refresh_token.trim(value)
+        trimmed = refresh_token.clean(value)
         if not trimmed:
             warnings.append("refresh_token is blank: the old one is kept")
         elif trimmed != value:

@@ -100,7 +100,7 @@ TRICKS = {
         {
             "broker.api.server": [
                 (
-                    "read = None if special else self._find_read(message.method, message.path)",
+                    "read = None if hdrs.EXPECT in message.headers else self._find_read(message.method, message.path)",
                     "read = None",
                 )
             ]

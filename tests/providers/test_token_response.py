@@ -10,6 +10,7 @@ import pytest
 
 from broker.model import Answered, TokenResponse
 from broker.providers import token_response
+from broker.providers.refresh_token import trim
 from broker.secret import Secret
 
 from .reading import NOW, TOKENS, answered, strict
@@ -246,3 +247,15 @@ def test_what_no_refresh_token_has_at_its_ends_is_cut(before: str, after: str) -
     answer = answered({**TOKENS, "refresh_token": before + "r2-new" + after})
     assert answer.refresh_token == Secret("r2-new")
     assert any("at its ends" in warning for warning in answer.warnings)
+
+
+@pytest.mark.parametrize("token", ["r2 ", " r2", "r 2"])
+def test_a_space_is_part_of_a_refresh_token(token: str) -> None:
+    """RFC 6749 appendix A.17 allows U+0020 in a refresh token: one that it allows stays as it is."""
+    assert answered({**TOKENS, "refresh_token": token}).refresh_token == Secret(token)
+
+
+def test_blanks_inside_cost_no_more_than_their_number() -> None:
+    """A quarter of a megabyte of blanks inside a refresh token is trimmed at once, not in minutes."""
+    token = "a" + "\u00a0" * 250_000 + "b\n"
+    assert trim(token) == token[:-1]

@@ -41,7 +41,7 @@ BARE = zlib.compress(BODY)[2:-4]
         pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 12_000, BODY), "answered", id="header line of 12 kB"),
         pytest.param(raw("HTTP/1.1 200 OK|X: " + "y" * 200_000, BODY), "answered", id="header line of 200 kB"),
         pytest.param(raw("HTTP/1.1 200 OK" + "|X: y" * 129, BODY), "answered", id="129 header lines"),
-        pytest.param(raw("HTTP/1.1 200 OK" + "|X: y" * 2_000, BODY), "answered", id="2000 header lines"),
+        pytest.param(raw("HTTP/1.1 200 OK" + "|X: y" * 250, BODY), "answered", id="250 header lines"),
         pytest.param(
             raw("HTTP/1.1 200 OK|Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
             "answered",

@@ -15,6 +15,8 @@ from broker.api.routes.operations import ERRORS, OPERATIONS, PARAMETERS, Operati
 from tests.reference.pages import code, table
 
 _NOTHING = "–"
+_ERRORS = """Every route may also return 421, and one that takes a body 415. Errors have the body
+`{"error", "error_description"}`:"""
 
 
 def routes() -> str:
@@ -40,7 +42,7 @@ def routes() -> str:
             table(("route", "right", "what it does", "parameters", "responses", "errors"), rows),
             "Parameters:",
             table(("parameter", "in", "meaning"), parameters),
-            'Every route may also return 415 and 421. The body of an error is `{"error", "error_description"}`:',
+            _ERRORS,
             table(("status", "meaning"), errors),
         )
     )

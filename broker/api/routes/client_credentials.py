@@ -21,6 +21,7 @@ from broker.api import audit
 from broker.api.cached_responses import SCOPE
 from broker.api.callers import BROKER_KEY, split_authorization
 from broker.api.context import CONTEXT
+from broker.api.requests import read_body
 from broker.api.responses import error_status, json_response
 from broker.model import GRANT_ID
 from broker.read.reader import DEFAULT_WAIT
@@ -53,8 +54,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def grant_token(context: Context, request: web.BaseRequest) -> web.StreamResponse:
     """`POST /oauth2/token`: return the current token of the grant in `scope` (RFC 6749 §4.4)."""
     try:
-        caller, grant_id = authenticate_client(context.callers, request, await request.read())
+        caller, grant_id = authenticate_client(context.callers, request, await read_body(request))
         token = context.reader.at_hand(grant_id) or await context.reader.current(grant_id, wait=DEFAULT_WAIT)
+    except errors.EncodedBody:
+        raise
     except RequestRefused as error:
         return refusal_response(error.status, error.code, str(error))
     except errors.UnknownGrant:

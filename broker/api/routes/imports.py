@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api.context import CONTEXT
-from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin
+from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, require_unencoded
 from broker.api.responses import UNREADABLE_BODY
 from broker.api.routes.grants import audit_import, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest
@@ -35,6 +35,7 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     A line that was imported before changes nothing, so the same file may be sent again.
     """
     caller, context = authenticate_admin(request), request.app[CONTEXT]
+    require_unencoded(request)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
     number = 0
