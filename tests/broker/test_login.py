@@ -14,6 +14,7 @@ from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    import aiohttp
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
@@ -248,3 +249,41 @@ async def test_a_link_completes_one_login(broker: RunningBroker, sandbox: Sandbo
     assert await exchanges(sandbox, provider) == 1
     assert (await broker.token("g1"))["generation"] == before["generation"]
     await assert_sound(broker, sandbox, ("g1", provider))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_two_browsers_that_come_back_at_once(broker: RunningBroker, sandbox: Sandbox, provider: str) -> None:
+    """While one browser's code is being exchanged, another browser with the same link exchanges none."""
+    authority_of(sandbox, provider).options.latency = 0.3
+    started = await start(broker, "g1", provider)
+    async with browser() as one, browser() as two:
+        redirects = [
+            await walk_to_redirect(await opened(session, started["login_url"]), broker.settings.redirect_uri)
+            for session in (one, two)
+        ]
+
+        async def call(session: aiohttp.ClientSession, url: str) -> int:
+            async with session.get(url) as answer:
+                return answer.status
+
+        statuses = await asyncio.gather(*map(call, (one, two), redirects))
+    assert sorted(statuses) == [200, 400]
+    assert await exchanges(sandbox, provider) == 1
+    await assert_sound(broker, sandbox, ("g1", provider))
+
+
+@pytest.mark.parametrize("provider", ["een", "acme"])
+async def test_a_login_to_be_pasted_is_completed_by_no_browser(
+    broker: RunningBroker, sandbox: Sandbox, provider: str
+) -> None:
+    """A browser does not complete a login that was started for paste: such a redirect may be somebody else's."""
+    started = await start(broker, "g1", provider)
+    redirected = await walk_to_redirect(started["authorization_url"], broker.settings.redirect_uri)
+    async with browser() as mine:
+        await opened(mine, started["login_url"])  # its own cookie is of another state
+        async with mine.get(redirected) as answer:
+            assert answer.status == 400
+            assert "Not logged in" in await answer.text()
+    assert await exchanges(sandbox, provider) == 0
+    status, body, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json={"redirected_to": redirected})
+    assert status == 200, body

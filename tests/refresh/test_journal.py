@@ -73,6 +73,21 @@ async def test_a_living_replica_keeps_its_file(tmp_path: Path, sealer: Sealer) -
     await heir.close()
 
 
+@pytest.mark.parametrize("lives", [("a", "b"), ("b", "a")])
+async def test_of_two_files_the_later_entry_counts(tmp_path: Path, sealer: Sealer, lives: tuple[str, str]) -> None:
+    """Where two replicas wrote entries of one grant, an heir keeps the later one, whichever file it reads first."""
+    now = Now()
+    older, newer = [await Journal.open(tmp_path, sealer, now, life) for life in lives]
+    await older.append("g1", "spent")
+    now.ms += 5
+    await newer.append("g1", "current")
+    await older.close()
+    await newer.close()
+    heir = await heir_of(tmp_path, sealer, now)
+    assert texts(heir) == ["current"]
+    await heir.close()
+
+
 async def test_a_torn_last_line_is_no_error(tmp_path: Path, sealer: Sealer) -> None:
     """Every whole line is read, at whatever byte a crash cut the file."""
     journal = await Journal.open(tmp_path, sealer, Now())

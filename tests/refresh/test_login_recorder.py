@@ -71,3 +71,29 @@ async def test_a_lost_reply_registers_no_second_time(
         assert await other.grants.refresh_token("g1") == ("acme", Secret("r2" if refreshed else "r1"))
         assert [token.generation for token in cache.tokens()] == [int(generation or 0)] or refreshed
         await journal.close()
+
+
+async def test_a_login_is_a_new_generation_within_one_millisecond(
+    shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each login of a grant has a generation of its own, also in one millisecond or after the clock was set back."""
+    dialect = Dialect.from_settings("acme", Provider(**provider_settings(sandbox)["acme"]))
+    sealer = Sealer(parse_sealing_keys(new_sealing_key()))
+    async with open_store(RedisSettings(url=shared_redis.url), sealer, data_dir=tmp_path) as store:
+        await store.identify()
+        journal = await Journal.open(tmp_path / "journal", sealer, store.clock)
+        cache = Cache(10)
+        recorder = LoginRecorder(store, journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        now = store.clock()
+        for number, ago in enumerate((0, 0, 5)):
+            monkeypatch.setattr(type(store.clock), "__call__", lambda _, at=now - ago: at)
+            answer = TokenResponse(Secret(f"a{number}"), Secret(f"r{number}"), "Bearer", 3_600_000, None, None, {})
+            await recorder.record("g1", answer, dialect)
+            (served,) = cache.tokens()
+            assert served.access_token == Secret(f"a{number}")
+            stored = await store.grants.get("g1")
+            assert stored is not None
+            assert stored.generation == served.generation == now + number
+            (entry,) = journal.entries()
+            assert await store.registry.restore(entry.text) == "known"
+        await journal.close()

@@ -153,6 +153,25 @@ def test_unknown_inside_the_grace_is_replayed_at_once() -> None:
     assert step.lane == ""
 
 
+def test_a_grace_counts_from_the_request() -> None:
+    """A grace counts from the request: where the wait for its response outlasts the grace, no replay is inside it."""
+    waited = 40_000
+    step = policy.decide(claim(), Unknown("timeout"), dialect(reuse_grace="30s"), NOW + waited, 0)
+    assert isinstance(step, Postpone)
+    assert step.due_at == NOW + HOUR // 4 - policy.REPLAY_MARGIN
+    earlier = claim(unknown_at=NOW - 25_000)
+    step = policy.decide(earlier, Unknown("timeout"), dialect(reuse_grace="30s"), NOW + 10_000, 0)
+    assert isinstance(step, Postpone)
+    assert step.due_at == NOW + HOUR // 4 - policy.REPLAY_MARGIN
+
+
+def test_an_attempt_of_the_future_is_in_no_grace() -> None:
+    """After a clock was set back, an attempt whose time lies ahead by a grace or more is not replayed within it."""
+    for ahead, held in ((20_000, False), (30_000, True), (HOUR, True)):
+        step = policy.hold_back(claim(unknown_at=NOW + ahead), dialect(reuse_grace="30s"), NOW)
+        assert (step is not None) == held, ahead
+
+
 def test_unknown_with_nothing_left_is_replayed() -> None:
     """Once no valid token is left the replay comes at once."""
     step = policy.decide(claim(expires_at=NOW - 1), Unknown("timeout"), dialect(), NOW, 0)

@@ -104,21 +104,23 @@ async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> N
     """A lease that ended leaves an attempt of unknown outcome, with its own time and replica; claimed twice, two."""
     await imported(store, "g1")
     first = second = await again(store, redis)
-    for _ in range(2):
+    times = [first.claimed_at - 90_000, first.claimed_at - 60_000]
+    for at in times:
+        await redis.hset(GRANT, "attempt_at", at)  # far apart: two claims may fall into one millisecond
         await redis.zrem("broker:{0}:leased:p", "g1")
         await redis.zadd("broker:{0}:due:p", {"g1": 1})
         second = await again(store, redis)
     found = await past(store)
-    assert [(a.outcome, a.error, a.decided, a.replica) for a in found.attempts] == [
-        ("unknown", "lease_ended", "open", replica_name())
-    ] * 2
-    assert found.unknown_at == first.claimed_at
+    assert [(a.outcome, a.error, a.decided, a.replica, a.at) for a in found.attempts] == [
+        ("unknown", "lease_ended", "open", replica_name(), at // 1000 * 1000) for at in times
+    ]
+    assert found.unknown_at == times[0]
     assert found.under_way == (second.claimed_at, replica_name())
     # The time of a replay is put off without a request: that is no attempt.
     held_back = postponed(second, outcome="unknown", unknown=True, asked=False)
     assert await store.schedule.postpone(held_back, None) == "postponed"
     found = await past(store)
-    assert (len(found.attempts), found.next_at, found.unknown_at) == (2, held_back.due_at, first.claimed_at)
+    assert (len(found.attempts), found.next_at, found.unknown_at) == (2, held_back.due_at, times[0])
 
 
 async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> None:
@@ -174,6 +176,21 @@ async def test_a_store_without_them_gets_them(store: Store, redis: Redis) -> Non
     await redis.zadd("broker:{0}:due:p", {"g1": 1})
     await store.schedule.commit(store.registry.prepare(commit_of(await again(store, redis))))
     assert [(a.decided, a.replica) for a in (await past(store)).attempts] == [("open", ""), ("kept", replica_name())]
+
+
+async def test_a_grace_counts_from_the_first_open_attempt(store: Store, redis: Redis) -> None:
+    """However many open attempts follow each other, the first may have spent the refresh token: its time is kept."""
+    await imported(store, "g1")
+    (first,) = await claimed(store)
+    for ago in (90_000, 60_000, 30_000):
+        await redis.hset("broker:{0}:grant:g1", "attempt_at", first.claimed_at - ago)
+        await redis.zadd("broker:{0}:leased:p", {"g1": 1.5})
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
+        step = postponed(later, outcome="unknown", unknown=True, due_at=1)
+        assert await store.schedule.postpone(step, None) == "postponed"
+        (later,) = await claimed(store)
+        assert later.unknown_at == first.claimed_at - 90_000
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "漢", "🙂", "\t", "\udc80"])

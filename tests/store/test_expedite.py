@@ -8,6 +8,8 @@ from broker.model import Park, Postpone
 from tests.store.steps import claimed, commit_of, imported
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
     from broker.store import Store
 
 
@@ -57,3 +59,17 @@ async def test_expedite_counts_what_it_moves(store: Store) -> None:
     assert await expedite(2) == "expedited"
     await refresh()
     assert await expedite(None) == "expedited"
+
+
+async def test_an_answer_of_the_future_is_a_fresh_one(store: Store, redis: Redis) -> None:
+    """After the server's clock was set back a little, a grant is not refreshed again before its interval is over."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
+    grant = await store.grants.get("g1")
+    assert grant is not None
+    for ahead, status in ((30_000, "fresh"), (3_600_000, "expedited")):
+        await redis.hset("broker:{0}:grant:g1", "answered_at", store.clock() + ahead)
+        expedited = await store.schedule.expedite(grant, interval_ms=60_000)
+        assert expedited.status == status
+        assert expedited.number <= 60_000

@@ -51,6 +51,24 @@ async def test_a_lost_message_is_made_up_for_under_traffic(store: Store, redis: 
         stopping.set()
 
 
+async def test_a_subscription_begins_with_what_was_missed(store: Store) -> None:
+    """A new subscription begins with a read of what was committed before it, long before that is overdue."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    commit = commit_of(claim)
+    await store.schedule.commit(store.registry.prepare(commit))
+    assert commit.token is not None
+    cache = Cache(10)
+    cache.put(replace(commit.token, generation=commit.token.generation - 1))
+    follower = Follower(store, cache, Metrics(), Heartbeat("follower"), namespace="broker", report=lambda _: None)
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run(stopping))
+        await until(lambda: follower.connected)
+        stopping.set()
+        assert cache.get("g1") == commit.token
+
+
 async def test_a_slow_store_is_no_silence(store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads again each of many grants that changed at once, from a store that takes its time, is alive."""
     cache = Cache(100, warm=lambda grant_id: grant_id.startswith("acme-"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.secret import Secret
@@ -181,3 +182,30 @@ async def test_a_log_out_waits_for_a_lease(store: Store, redis: Redis) -> None:
     ends = await redis.zscore("broker:{0}:leased:p", "g1")
     assert await store.schedule.hold("g1", "p", 1) == "leased"
     assert await redis.zscore("broker:{0}:leased:p", "g1") == ends
+
+
+async def test_no_record_outlives_the_memory_of_a_log_out(store: Store, redis: Redis) -> None:
+    """The store remembers for a month that a grant was forgotten: a record older than that restores no grant."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    day = 86_400_000
+    old, young = (
+        store.registry.prepare(replace(commit_of(claim), answered_at=store.clock() - days * day)).record
+        for days in (31, 29)
+    )
+    assert await store.registry.forget("g1", {})
+    await redis.delete("broker:{0}:forgotten")  # as after a month
+    assert await store.registry.restore(old) == "forgotten"
+    assert await store.grants.get("g1") is None
+    assert await store.registry.restore(young) == "restored"
+
+
+async def test_a_log_out_holds_with_a_clock_behind_the_grant(store: Store, redis: Redis) -> None:
+    """Forgetting a grant covers its generation also where that lies ahead of a clock that was set back."""
+    await imported(store, "g1")
+    await redis.hset("broker:{0}:grant:g1", "generation", store.clock() + 3_600_000)
+    (claim,) = await claimed(store)
+    prepared = store.registry.prepare(commit_of(claim))
+    assert await store.registry.forget("g1", {})
+    assert (await store.schedule.commit(prepared))[0] == "gone"
+    assert await store.registry.restore(prepared.record) == "forgotten"

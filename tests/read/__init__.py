@@ -1,0 +1,1 @@
+"""Tests of what callers are served from."""
