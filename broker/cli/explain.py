@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
 from broker.cli.explanation import EXITS, Explained, decision, explain, meaning
 from broker.cli.grants import grant_path
 from broker.cli.http import Broker, broker_at, error_of, run
-from broker.cli.main import EXIT_SETTINGS, WIDE, app, exits, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
 
@@ -69,7 +69,7 @@ async def _or_none(broker: Broker, path: str) -> Any:
 
 def _show(explained: Explained, past: Any, now: float) -> None:
     if not out.is_terminal:
-        out.width = WIDE
+        out.width = TABLE_COLUMNS
     out.print(explained.why, markup=False)
     attempts = (past or {}).get("attempts", [])
     if attempts:

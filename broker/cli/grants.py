@@ -14,9 +14,9 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from broker import errors
-from broker.cli.formats import Form, formatted
+from broker.cli.console import ASKS_BROKER, EXIT_FAILURE, EXIT_LOG_IN, app, err, exits, out
+from broker.cli.formats import Format, formatted
 from broker.cli.http import Broker, broker_at, error_of, read_from, run
-from broker.cli.main import ASKS_BROKER, EXIT_FAILURE, EXIT_LOG_IN, app, err, exits, out
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.model import GRANT_ID
 
@@ -152,7 +152,7 @@ def logout(grant: GrantId, config: Config = None, url: Url = None, key_file: Key
 def token(
     grant: GrantId,
     form: Annotated[
-        Form,
+        Format,
         typer.Option(
             "--format",
             "-f",

@@ -13,7 +13,7 @@ import aiohttp
 import typer
 
 from broker import errors
-from broker.cli.main import EXIT_INTERRUPTED
+from broker.cli.console import EXIT_INTERRUPTED
 from broker.cli.options import load
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel
 
-from broker.cli.main import app, exits
+from broker.cli.console import app, exits
 from broker.settings import Caller, Provider, Settings
 from broker.settings.values import choices, spelled
 

@@ -9,8 +9,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, out
 from broker.cli.http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import key_digest, new_caller_key, new_sealing_key
 from broker.settings import Caller

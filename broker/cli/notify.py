@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, exits, out
 from broker.cli.http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.errors import InvalidSettings
 

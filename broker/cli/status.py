@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from broker.cli.console import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
 from broker.cli.http import broker_at, run
-from broker.cli.main import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, WIDE, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span
 from broker.errors import TokenUnavailable
@@ -73,7 +73,7 @@ def status(
             return {"health": report, **providers, **grants}
 
     if not out.is_terminal:
-        out.width = WIDE
+        out.width = TABLE_COLUMNS
     if as_json:
         typer.echo(json.dumps(run(look())))
     elif watch and out.is_terminal:

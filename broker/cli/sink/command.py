@@ -15,9 +15,9 @@ import structlog
 import typer
 
 from broker import errors
-from broker.cli.formats import FileForm, formatted
+from broker.cli.console import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exit_code, exits
+from broker.cli.formats import FileFormat, formatted
 from broker.cli.http import broker_at, error_of, run
-from broker.cli.main import EXIT_FAILURE, EXIT_LOG_IN, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exit_code, exits
 from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink.file import CannotWrite, TokenFile
 from broker.cli.sink.hook import Action, Hook
@@ -50,7 +50,7 @@ _EXITS = {
 def sink(
     grant: Annotated[str | None, option("grant")] = None,
     file: Annotated[Path | None, option("file")] = None,
-    form: Annotated[FileForm | None, option("format", "-f", metavar="FORM")] = None,
+    form: Annotated[FileFormat | None, option("format", "-f", metavar="FORM")] = None,
     owner: Annotated[str | None, option("owner")] = None,
     group: Annotated[str | None, option("group")] = None,
     mode: Annotated[str | None, option("mode")] = None,

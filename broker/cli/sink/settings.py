@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from broker.cli.formats import FileForm
+from broker.cli.formats import FileFormat
 from broker.errors import InvalidSettings
 from broker.settings.file import WORDS
 from broker.settings.values import Name, Section, matching
@@ -29,7 +29,7 @@ class Sink(Section):
 
     grant: Name = Field(description="id of the grant whose token to write")
     file: Annotated[Path, AfterValidator(Path.absolute)] = Field(description="file to write")
-    format: FileForm = Field(
+    format: FileFormat = Field(
         default="text",
         description="content of the file; text (default): the token only; header: for curl -H @FILE; "
         "env: for EnvironmentFile=; json: the response without expires_in; k8s; netrc",
