@@ -178,7 +178,7 @@ async def _log_in(broker: Broker, grant: str, provider: str) -> None:
     """Log in as a person would, by following the link. Defers the server of aiohttp, which the sandbox loads."""
     from broker.sandbox import walk_login
 
-    started = await broker.get("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
+    started = await broker.fetch("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
     await walk_login(started["login_url"])
     out.print(
         f"Logged in {grant} at {provider} (the demo followed {started['login_url']} in place of a person)", markup=False
@@ -217,7 +217,7 @@ async def _lines(broker: Broker, signals: Signals, ends: float) -> None:
 async def _snapshots(broker: Broker, signals: Signals, ends: float) -> AsyncIterator[list[dict[str, Any]]]:
     """Yield the grants again and again until *ends* (monotonic seconds) or a signal."""
     while time.monotonic() < ends and not signals.stopping.is_set():
-        yield (await broker.get("GET", "/v1/grants"))["grants"]
+        yield (await broker.fetch("GET", "/v1/grants"))["grants"]
         try:
             await asyncio.wait_for(signals.stopping.wait(), _INTERVAL)
         except TimeoutError:

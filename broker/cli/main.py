@@ -5,7 +5,23 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from broker.cli import check, demo, explain, grants, init, keys, notify, run, status
+from broker.cli import (
+    caller,
+    check,
+    demo,
+    explain,
+    health,
+    import_grants,
+    init,
+    keys,
+    login,
+    logout,
+    notify,
+    retry,
+    run,
+    status,
+    token,
+)
 from broker.cli.console import app, err, exit_code
 from broker.cli.sink import command as sink
 from broker.errors import BrokerError
@@ -13,7 +29,24 @@ from broker.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (check, demo, explain, grants, init, keys, notify, run, sink, status)
+COMMANDS = (
+    caller,
+    check,
+    demo,
+    explain,
+    health,
+    import_grants,
+    init,
+    keys,
+    login,
+    logout,
+    notify,
+    retry,
+    run,
+    sink,
+    status,
+    token,
+)
 """The modules that register a command with `app` when they are imported."""
 
 
