@@ -265,7 +265,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("x", "--signal", "HUP"), 78, "--pid-file: is missing: it says to whom SIGHUP goes"),
     (("x", "--signal", "HUPP"), 78, "--signal: must be the name of a signal"),
     (("x", "--owner", "nobody-by-this-name"), 78, "there is no user 'nobody-by-this-name'"),
-    (("x", "--grant", "a b"), 78, "--grant: is no name"),
+    (("x", "--grant", "a b"), 78, "--grant: is not a name"),
     (("nowhere/x",), 1, "there is no directory"),
     (("a-directory",), 1, "is there and no regular file"),
     (("a-link",), 1, "is there and no regular file"),

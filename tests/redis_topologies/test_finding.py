@@ -23,7 +23,7 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
 
 
 @pytest.mark.parametrize(
-    ("url", "way", "hosts", "rest"),
+    ("url", "topology", "hosts", "rest"),
     [
         ("redis://redis", "host", [("redis", 6379)], {}),
         ("redis://u:p%40@h:1/3", "host", [("h", 1)], {"username": "u", "password": "p@", "db": 3}),
@@ -48,10 +48,10 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
         ("rediss+cluster://a", "cluster", [("a", 6379)], {"tls": True}),
     ],
 )
-def test_urls(url: str, way: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
+def test_urls(url: str, topology: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
     """Every form of redis.url is read as it is meant."""
     read = parse_redis_url(url)
-    assert (read.way, list(read.hosts)) == (way, hosts)
+    assert (read.topology, list(read.hosts)) == (topology, hosts)
     assert {name: getattr(read, name) for name in rest} == rest
     assert "p@" not in repr(read)
 
@@ -75,9 +75,9 @@ def test_urls(url: str, way: str, hosts: list[tuple[str, int]], rest: dict[str, 
         ("redis+sentinel:///main", "must be"),
         ("redis+sentinel://a/main/x", "must be"),
         ("redis+sentinel://a,,b/main", "must be"),
-        ("redis+cluster://a/1", "a Cluster has one"),
+        ("redis+cluster://a/1", "a Cluster has only one"),
         ("redis://a,b/0", "names several hosts"),
-        ("redis://a?retry=1", "not known here (retry)"),
+        ("redis://a?retry=1", "unknown option (retry)"),
         ("redis://a?ssl_ca_certs=x", "no TLS"),
         ("rediss://a?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
         ("redis://[::1/0", "must be"),
