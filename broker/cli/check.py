@@ -1,14 +1,15 @@
-"""`check`: find what is wrong before it matters."""
+"""`token-broker check`: report what is wrong before it matters."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.http import run
-from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.options import Config, Json, config_path, load
 from broker.errors import InvalidSettings
 from broker.settings import file as settings_file
@@ -18,7 +19,7 @@ _EXITS = {
     EXIT_FAILURE: "a connection failed, or with --strict there is a warning",
     EXIT_SETTINGS: "settings or files are wrong",
 }
-"""What `check.exit_code` returns."""
+"""What `broker.check.exit_code` returns."""
 
 
 @app.command(epilog=exits(own=_EXITS))
@@ -32,7 +33,13 @@ def check(
 
     It changes nothing.
     """
-    from broker import check as checking
+    if code := _check(config, online=online, strict=strict, as_json=as_json):
+        raise typer.Exit(code)
+
+
+def _check(config: Path | None, *, online: bool, strict: bool, as_json: bool) -> int:
+    """Print every finding, and return the exit code. Defers redis, which only the checks load."""
+    from broker import check as checks
     from broker.check.finding import from_error
 
     try:
@@ -40,17 +47,15 @@ def check(
     except InvalidSettings as error:
         findings = [from_error(sentence) for sentence in error.findings]
     else:
-        findings = list(checking.offline(settings, settings_file.origins(config_path(config))))
+        findings = list(checks.offline(settings, settings_file.origins(config_path(config))))
         if online:
-            findings += run(checking.online(settings))
-    code = checking.exit_code(findings, strict=strict)
+            findings += run(checks.online(settings))
+    code = checks.exit_code(findings, strict=strict)
     if as_json:
         typer.echo(json.dumps({"exit": code, "findings": [finding.to_json() for finding in findings]}))
     else:
         for finding in findings:
             out.print(str(finding), markup=False)
-        out.print(
-            f"{checking.summary(findings)}.{'' if online else ' Connections are tried by --online.'}", markup=False
-        )
-    if code:
-        raise typer.Exit(code)
+        hint = "" if online else " Use --online to try every connection."
+        out.print(f"{checks.summary(findings)}.{hint}", markup=False)
+    return code

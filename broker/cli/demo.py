@@ -1,6 +1,6 @@
 """`token-broker demo`: embedded store, sandbox provider and broker in one process, with a live view.
 
-The only place that brings them together. Everything lies in a directory of its own that is removed at the end.
+The only module that brings these three together. Its files are in a temporary directory, which it removes at the end.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.http import Broker, broker_at
-from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.run import run_loop
 from broker.errors import BrokerError, InvalidSettings
+from broker.process import logs
 from broker.process.signals import Signals
+from broker.settings import file as settings_file
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from broker.sandbox import Authority, Sandbox
 
 _GRANTS = {"demo-cameras": "cameramanager", "demo-een": "een", "demo-oidc": "acme"}
-_EVERY = 0.25
+_INTERVAL = 0.25
+"""Seconds between two requests for the grants."""
+_ENDLESS = 1e9
+"""Seconds that the demo runs where no option ends it."""
 
 _SETTINGS = """
 data_dir = "{directory}/data"
@@ -75,23 +82,29 @@ def demo(
     """See it work: a store, an authorization server, three logins, and tokens that are refreshed while you watch."""
     for name in list(os.environ):
         if name.startswith("TOKEN_BROKER_"):
-            del os.environ[name]  # the demo is the same everywhere
+            del os.environ[name]  # the demo has settings of its own, whatever the environment holds
     try:
-        made = tempfile.TemporaryDirectory(prefix="token-broker-")
+        temporary = tempfile.TemporaryDirectory(prefix="token-broker-")
     except OSError as error:
         raise InvalidSettings(
-            f"the demo needs a directory of its own for a while ({error.strerror or error}): name one with TMPDIR"
+            f"the demo cannot make a temporary directory ({error.strerror or error}): set TMPDIR to one that it may "
+            "write to"
         ) from None
-    with made as directory:
+    with temporary as directory:
         run_loop(_demo(Path(directory), lifetime, seconds))
-    out.print("Everything is stopped and removed.")
+    out.print("The demo has stopped everything and removed its files.")
 
 
 async def _demo(directory: Path, lifetime: float, seconds: float | None) -> None:
+    """Run sandbox, broker and view in *directory*. Defers redis and the server of aiohttp, which they load.
+
+    Args:
+        directory: Where the settings, the data and the log go.
+        lifetime: Seconds that an access token lives.
+        seconds: How long to run; None: until a signal ends it.
+    """
     from broker import service
-    from broker.process import logs
     from broker.sandbox import Sandbox
-    from broker.settings import file as settings_file
 
     async with Sandbox(access_lifetime=lifetime) as sandbox:
         path = directory / "broker.toml"
@@ -126,9 +139,9 @@ def _free_port() -> int:
 
 
 async def _show(directory: Path, config: Path, signals: Signals, seconds: float | None) -> None:
-    """Log in three times, then show what happens until told to stop."""
+    """Log in three times, then show the grants for *seconds* or until a signal, and stop the broker."""
     try:
-        await _ready(config, directory)
+        await _wait_until_ready(config, directory)
         async with broker_at(config, None, None) as broker:
             for grant, provider in _GRANTS.items():
                 await _log_in(broker, grant, provider)
@@ -138,16 +151,16 @@ async def _show(directory: Path, config: Path, signals: Signals, seconds: float 
             out.print("Fetch a token yourself, in another terminal:")
             out.print(f"curl -fsS -H @{header} {_url(config)}/v1/grants/demo-cameras/token", markup=False)
             out.print("Ctrl-C ends everything.")
-            ends = time.monotonic() + (seconds or 1e9)
+            ends = time.monotonic() + (seconds or _ENDLESS)
             await (_live if out.is_terminal else _lines)(broker, signals, ends)
     except BrokerError:
-        if not signals.stopping.is_set():  # else it was cut off in the middle of an answer
+        if not signals.stopping.is_set():  # a broker that stops may break off its response
             raise
     finally:
         signals.stopping.set()
 
 
-async def _ready(config: Path, directory: Path) -> None:
+async def _wait_until_ready(config: Path, directory: Path) -> None:
     key = directory / "data" / "admin.key"
     while not key.exists():
         await asyncio.sleep(0.02)
@@ -162,11 +175,14 @@ async def _ready(config: Path, directory: Path) -> None:
 
 
 async def _log_in(broker: Broker, grant: str, provider: str) -> None:
+    """Log in as a person would, by following the link. Defers the server of aiohttp, which the sandbox loads."""
     from broker.sandbox import walk_login
 
-    started = await broker.get("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
+    started = await broker.fetch("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
     await walk_login(started["login_url"])
-    out.print(f"Logged in {grant} at {provider} (the demo pressed the buttons: {started['login_url']})", markup=False)
+    out.print(
+        f"Logged in {grant} at {provider} (the demo followed {started['login_url']} in place of a person)", markup=False
+    )
 
 
 def _url(config: Path) -> str:
@@ -177,32 +193,33 @@ def _url(config: Path) -> str:
 async def _live(broker: Broker, signals: Signals, ends: float) -> None:
     generations: dict[str, set[int]] = {name: set() for name in _GRANTS}
     with Live(console=out, auto_refresh=False) as live:
-        async for grants in _seen(broker, signals, ends):
+        async for grants in _snapshots(broker, signals, ends):
             for grant in grants:
                 generations[grant["grant_id"]].add(grant["generation"])
             live.update(_table(grants, generations), refresh=True)
 
 
 async def _lines(broker: Broker, signals: Signals, ends: float) -> None:
-    told: dict[str, int] = {}
-    async for grants in _seen(broker, signals, ends):
+    printed: dict[str, int] = {}
+    async for grants in _snapshots(broker, signals, ends):
         for grant in grants:
             name, generation = grant["grant_id"], grant["generation"]
-            if told.get(name) != generation:
+            if printed.get(name) != generation:
                 left = (grant["expires_at"] or 0) - time.time()
-                words = "logged in" if name not in told else "refreshed"
+                words = "logged in" if name not in printed else "refreshed"
                 out.print(
                     f"{name} {words} generation={generation} provider={grant['provider']} expires_in={left:.0f}s",
                     markup=False,
                 )
-                told[name] = generation
+                printed[name] = generation
 
 
-async def _seen(broker: Broker, signals: Signals, ends: float) -> Any:
+async def _snapshots(broker: Broker, signals: Signals, ends: float) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield the grants again and again until *ends* (monotonic seconds) or a signal."""
     while time.monotonic() < ends and not signals.stopping.is_set():
-        yield (await broker.get("GET", "/v1/grants"))["grants"]
+        yield (await broker.fetch("GET", "/v1/grants"))["grants"]
         try:
-            await asyncio.wait_for(signals.stopping.wait(), _EVERY)
+            await asyncio.wait_for(signals.stopping.wait(), _INTERVAL)
         except TimeoutError:
             pass
 

@@ -1,4 +1,4 @@
-"""`explain`: the state of a grant, what happens next and when, and what a person must do."""
+"""`token-broker explain`: the state of a grant, what happens next and when, and what a person must do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.explanation import EXITS, Explained, decision, explain, meaning
-from broker.cli.grants import grant_path
-from broker.cli.http import Broker, broker_at, error_of, run
-from broker.cli.main import EXIT_SETTINGS, WIDE, app, exits, out
+from broker.cli.attempts import decision, outcome
+from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
+from broker.cli.explanation import EXITS, Explanation, explain
+from broker.cli.http import Broker, broker_at, error_of, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
 
@@ -29,36 +29,38 @@ def explain_grant(
 ) -> None:
     """Explain a grant: its last token requests, what happens next and when, and what a person must do."""
 
-    async def look() -> tuple[Any, Any, Any]:
+    async def work() -> tuple[Any, Any, Any]:
         async with broker_at(config, url, key_file) as broker:
-            return await known_of(broker, grant)
+            return await fetch_facts(broker, grant)
 
-    described, past, provider = run(look())
+    described, past, provider = run(work())
     now = past["now"] if past else time.time()
-    explained = explain(grant, described, past, provider, now)
+    explanation = explain(grant, described, past, provider, now)
     if as_json:
-        attempts = [{**attempt, "meaning": meaning(attempt)} for attempt in (past or {}).get("attempts", [])]
-        typer.echo(json.dumps({"grant_id": grant, **asdict(explained), "attempts": attempts}))
+        attempts = [{**attempt, "meaning": outcome(attempt)} for attempt in (past or {}).get("attempts", [])]
+        typer.echo(json.dumps({"grant_id": grant, **asdict(explanation), "attempts": attempts}))
     else:
-        _show(explained, past, now)
-    if explained.exit_code:
-        raise typer.Exit(explained.exit_code)
+        _show(explanation, past, now)
+    if explanation.exit_code:
+        raise typer.Exit(explanation.exit_code)
 
 
-async def known_of(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
-    """A grant, its attempts and its provider as *broker* describes them, None for what is not there.
+async def fetch_facts(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
+    """Return a grant, its attempts and its provider as *broker* describes them, None for each that is not there.
 
-    Raises the broker's error.
+    Raises:
+        BrokerError: the broker's error.
     """
-    described = await _or_none(broker, grant_path(grant))
-    past = await _or_none(broker, grant_path(grant, "/attempts"))
-    providers = (await broker.get("GET", "/v1/providers"))["providers"]
+    described = await _fetch_or_none(broker, grant_path(grant))
+    if described is not None and "failures" not in described:
+        described["failures"] = described.get("attempts", 0)  # a broker of the version before calls them attempts
+    past = await _fetch_or_none(broker, grant_path(grant, "/attempts"))
+    providers = (await broker.fetch("GET", "/v1/providers"))["providers"]
     name = (described or {}).get("provider")
     return described, past, next((p for p in providers if p["provider"] == name), None)
 
 
-async def _or_none(broker: Broker, path: str) -> Any:
-    """What is there, or None where nothing is."""
+async def _fetch_or_none(broker: Broker, path: str) -> Any:
     status, body = await broker.ask("GET", path)
     if status == 404:
         return None
@@ -67,20 +69,20 @@ async def _or_none(broker: Broker, path: str) -> Any:
     return body
 
 
-def _show(explained: Explained, past: Any, now: float) -> None:
+def _show(explanation: Explanation, past: Any, now: float) -> None:
     if not out.is_terminal:
-        out.width = WIDE
-    out.print(explained.why, markup=False)
+        out.width = TABLE_COLUMNS
+    out.print(explanation.why, markup=False)
     attempts = (past or {}).get("attempts", [])
     if attempts:
         table = Table.grid(padding=(0, 2, 0, 0))
         for attempt in attempts:
             by = f"by {attempt['replica']}" if attempt["replica"] else ""
-            told = f"{meaning(attempt)}: {decision(attempt, now)}"
-            table.add_row("", clock(attempt["at"], now), Text(told), Text(by, style="dim"))
+            words = f"{outcome(attempt)}: {decision(attempt, now)}"
+            table.add_row("", clock(attempt["at"], now), Text(words), Text(by, style="dim"))
         out.print("Last token requests:")
         out.print(table, soft_wrap=False)
-    out.print(f"Next: {explained.next}", markup=False)
-    out.print(f"For a person to do: {explained.person}.", markup=False)
-    if explained.command:
-        out.print(f"    {explained.command}", markup=False)
+    out.print(f"Next: {explanation.next}", markup=False)
+    out.print(f"For a person to do: {explanation.person}.", markup=False)
+    if explanation.command:
+        out.print(f"    {explanation.command}", markup=False)

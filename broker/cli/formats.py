@@ -1,17 +1,25 @@
-"""A token answer as whoever reads it wants it."""
+"""The formats in which `token` prints a token response and `sink` writes it."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-Form = Literal["text", "json", "header", "env", "k8s"]
-FileForm = Literal["text", "json", "header", "env", "k8s", "netrc"]
+Format = Literal["text", "json", "header", "env", "k8s"]
+FileFormat = Literal["text", "json", "header", "env", "k8s", "netrc"]
 
 
 def formatted(answer: dict[str, Any], form: str, *, machine: str = "", login: str = "") -> str:
-    """A token answer in one of the forms, without a line's end. *machine* and *login* are netrc's."""
+    """Return a token response in one of the formats, without an end of line.
+
+    Args:
+        answer: The token response of the broker.
+        form: A `FileFormat`.
+        machine: Host that the token is for; netrc alone has it.
+        login: User name there; netrc alone has it.
+    """
     match form:
         case "json":
             return json.dumps(answer)
@@ -22,8 +30,6 @@ def formatted(answer: dict[str, Any], form: str, *, machine: str = "", login: st
         case "netrc":
             return f"machine {machine} login {login} password {answer['access_token']}"
         case "k8s":
-            from datetime import UTC, datetime
-
             expires = datetime.fromtimestamp(answer["expires_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             status = {"token": answer["access_token"], "expirationTimestamp": expires}
             return json.dumps(

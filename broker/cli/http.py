@@ -1,11 +1,13 @@
-"""Asking a running broker, for the commands: where it is, with which key, and its errors as ours."""
+"""Requests of the commands to a running broker: its address, the caller's key, and its errors as exceptions.
+
+Knows the paths of the API and its errors, but no command.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +15,9 @@ import aiohttp
 import typer
 
 from broker import errors
-from broker.cli.main import EXIT_INTERRUPTED
+from broker.cli.console import EXIT_INTERRUPTED
 from broker.cli.options import load
+from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TIMEOUT = 75.0
-_ACCEPTED = frozenset({201, 202})
+"""Seconds for one request and its response."""
+_SUCCESS = frozenset({200, 201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
     401: errors.UnknownKey,
@@ -42,7 +46,7 @@ _BY_CODE: dict[str, type[errors.BrokerError]] = {
 
 
 class Broker:
-    """A running broker, asked with one key."""
+    """A running broker, and the session that sends it requests with one key."""
 
     def __init__(self, session: aiohttp.ClientSession, base: str, where: str) -> None:
         self._session = session
@@ -50,7 +54,11 @@ class Broker:
         self._where = where
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        """Status and JSON object of one request. Raises `TokenUnavailable` when nobody answers."""
+        """Send one request; return the status and the JSON object of its response.
+
+        Raises:
+            TokenUnavailable: no broker answers, or what answers is none.
+        """
         async with self.stream(method, path, **options) as answer:
             text = await answer.text()
         try:
@@ -61,10 +69,14 @@ class Broker:
             raise errors.TokenUnavailable(f"what answers at {self._where} is not token-broker (HTTP {answer.status})")
         return answer.status, body
 
-    async def get(self, method: str, path: str, **options: Any) -> Any:
-        """JSON of one request that must succeed; the broker's error is raised as ours."""
+    async def fetch(self, method: str, path: str, **options: Any) -> Any:
+        """Send one request that must succeed; return the JSON object of its response.
+
+        Raises:
+            BrokerError: the broker's error, as `error_of` makes it.
+        """
         status, body = await self.ask(method, path, **options)
-        if status != 200 and status not in _ACCEPTED:
+        if status not in _SUCCESS:
             raise error_of(status, body)
         return body
 
@@ -76,16 +88,16 @@ class Broker:
             TokenUnavailable: no broker answers, or the response breaks off.
         """
         answered = False
-        try:  # a redirect would carry the key to wherever it leads
+        try:  # redirects are off: one would carry the key to another host
             async with self._session.request(method, self._base + path, allow_redirects=False, **options) as answer:
                 answered = True
                 yield answer
         except TimeoutError:
-            raise errors.TokenUnavailable(f"the broker at {self._where} does not answer in time") from None
+            raise errors.TokenUnavailable(f"the broker at {self._where} does not answer in time: try again") from None
         except (aiohttp.ClientError, OSError) as error:
             if answered:
                 raise errors.TokenUnavailable(
-                    f"the broker at {self._where} broke off its answer: is it restarting?"
+                    f"the broker at {self._where} broke off its response: it may be restarting; try again"
                 ) from None
             number = error.errno if isinstance(error, OSError) else None
             why = os.strerror(number) if number and number > 0 else type(error).__name__
@@ -95,39 +107,52 @@ class Broker:
 
 
 def error_of(status: int, body: Any) -> errors.BrokerError:
-    """An error answer as the error it was."""
-    told = body if isinstance(body, dict) else {}
-    code, text = str(told.get("error", status)), str(told.get("error_description", f"HTTP {status}"))
+    """Return the error that an error response stands for."""
+    members = body if isinstance(body, dict) else {}
+    code, text = str(members.get("error", status)), str(members.get("error_description", f"HTTP {status}"))
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status, errors.BrokerError)
     return kind(text, code=code)
 
 
-def _base_url(url: str | None, settings: Settings | None) -> str:
-    if url is not None:
-        return url.rstrip("/")
-    assert settings is not None  # noqa: S101 - read where no url is given
+def grant_path(grant_id: str, rest: str = "") -> str:
+    """Return the path of a grant, followed by *rest*.
+
+    Raises:
+        InvalidRequest: *grant_id* is not a grant id.
+    """
+    if not GRANT_ID.fullmatch(grant_id):
+        raise errors.InvalidRequest(
+            f"{grant_id[:128]!r} is not a grant id: write a letter or digit, then letters, digits, '.', '_' or '-', "
+            "at most 128 in all"
+        )
+    return f"/v1/grants/{grant_id}{rest}"
+
+
+def _url_from_settings(settings: Settings) -> str:
     address = settings.http.listen[0]
     if address.startswith("unix:"):
         return address
     host, _, port = address.rpartition(":")
-    reachable = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - asked, not listened on
+    reachable = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a command only connects to it
     return f"http://{reachable}:{port}"
 
 
-def _key(key_file: Path | None, settings: Settings | None) -> str:
+def _read_key(key_file: Path | None, settings: Settings | None) -> str:
     path = key_file or (settings.data_dir / "admin.key" if settings else None)
     if key_file is None and (given := os.environ.get("TOKEN_BROKER_KEY")):
         key, where = given.strip(), "TOKEN_BROKER_KEY"
     elif path is None:
-        raise errors.UnknownKey("no key: give --key-file, or set TOKEN_BROKER_KEY_FILE")
+        raise errors.UnknownKey("there is no key: name its file with --key-file or TOKEN_BROKER_KEY_FILE")
     else:
         try:
             key, where = path.read_text("utf-8-sig").strip(), str(path)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise errors.UnknownKey(f"the key in {path} cannot be read ({why}): name another with --key-file") from None
+            raise errors.UnknownKey(
+                f"the key in {path} cannot be read ({why}): name another file with --key-file"
+            ) from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise errors.UnknownKey(f"what {where} holds is no key: a key is one word")
+        raise errors.UnknownKey(f"{where} does not hold a key: a key is one word of ASCII characters")
     return key
 
 
@@ -135,19 +160,31 @@ def _key(key_file: Path | None, settings: Settings | None) -> str:
 async def broker_at(
     config: Path | None, url: str | None, key_file: Path | None, *, keyless: bool = False, timeout: float = _TIMEOUT
 ) -> AsyncIterator[Broker]:
-    """The broker that the options or the settings name. *keyless* for what needs no key.
+    """Open a session with the broker that the options name, or else the settings.
+
+    Args:
+        config: Settings file, where the options leave something open.
+        url: Address of the broker; None: what the settings listen on.
+        key_file: File with the caller's key; None: TOKEN_BROKER_KEY, else the admin key in `data_dir`.
+        keyless: Send no key, for routes that need none.
+        timeout: Seconds for each request and its response.
 
     Raises:
+        InvalidSettings: the settings are needed and wrong.
         UnknownKey: there is no key.
-        TokenUnavailable: there is no broker either; that must be mended first.
+        TokenUnavailable: there is no key and no broker either; the broker comes first.
     """
-    needs_settings = url is None or (not keyless and key_file is None and not os.environ.get("TOKEN_BROKER_KEY"))
-    settings = load(config) if needs_settings else None
-    base = where = _base_url(url, settings)
+    keyed = keyless or key_file is not None or bool(os.environ.get("TOKEN_BROKER_KEY"))
+    if url is not None and keyed:
+        settings, base = None, url.rstrip("/")
+    else:
+        settings = load(config)
+        base = _url_from_settings(settings) if url is None else url.rstrip("/")
+    where = base
     missing: errors.UnknownKey | None = None
     headers = {}
     try:
-        headers = {} if keyless else {"X-Broker-Key": _key(key_file, settings)}
+        headers = {} if keyless else {"X-Broker-Key": _read_key(key_file, settings)}
     except errors.UnknownKey as error:
         missing = error
     connector: aiohttp.BaseConnector | None = None
@@ -164,35 +201,12 @@ async def broker_at(
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; Ctrl-C is not a traceback."""
+    """Run a command's coroutine.
+
+    Raises:
+        typer.Exit: Ctrl-C interrupted it (130).
+    """
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-async def read_from(descriptor: int, size: int) -> bytes:
-    """The next bytes of a file, a pipe or a terminal, at most *size*; none at its end.
-
-    In a thread that may be left behind: at Ctrl-C the interpreter would wait for one of `asyncio.to_thread`, and that
-    one for the next line.
-    """
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[bytes] = loop.create_future()
-
-    def tell(chunk: bytes) -> None:
-        if not came.done():
-            came.set_result(chunk)
-
-    def read() -> None:
-        try:
-            chunk = os.read(descriptor, size)
-        except OSError:
-            chunk = b""
-        try:
-            loop.call_soon_threadsafe(tell, chunk)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-    threading.Thread(target=read, daemon=True).start()
-    return await came

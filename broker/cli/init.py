@@ -1,6 +1,6 @@
-"""`init`: a commented settings file to begin with, made of the schema of the settings.
+"""`token-broker init`: print a commented settings file, made from the schema of the settings.
 
-What stands above each key is the setting's description. A key behind `#` shows its default, or an example where it has
+Above each key stands the description of the setting. A key behind `#` shows its default, or an example where it has
 no default.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel
 
-from broker.cli.main import app, exits
+from broker.cli.console import app, exits
 from broker.settings import Caller, Provider, Settings
 from broker.settings.values import choices, spelled
 
@@ -35,12 +35,12 @@ _GIVEN: dict[str, dict[str, Any]] = {
     "http": {"listen": ["127.0.0.1:8080"], "public_url": "http://127.0.0.1:8080"},
     "redis": {"url": "embedded:"},
 }
-"""What a first file sets; all other settings are behind `#`."""
+"""The settings of a first file; all others are behind `#`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A provider to begin with: its name, what it is, and the keys that are set or shown behind `#`."""
+    """A provider to begin with: its name, a title, and the keys that are set or shown behind `#`."""
 
     name: str
     title: str
@@ -109,13 +109,19 @@ def _table(name: str, description: str, *, commented: bool = False) -> Iterator[
 def _keys(
     fields: Mapping[str, FieldInfo], given: Mapping[str, Any], shown: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
-    """The keys that are *given*, and behind `#` those *shown*: by default all with a default or an example."""
+    """Yield the lines of a table, each key below its description.
+
+    Args:
+        fields: The fields of the table.
+        given: The keys to set, with their values.
+        shown: The keys to show behind `#`, with their values; None: all that have a default or an example.
+    """
     for key, field in fields.items():
         value = given.get(key, _example(field) if shown is None else shown.get(key))
         if value is None or isinstance(value, dict | BaseModel):
             continue
-        of = f" ({', '.join(allowed)})" if (allowed := choices(field.annotation)) and key not in given else ""
-        yield from _comment(f"{field.description}{of}")
+        allowed = () if key in given else choices(field.annotation)
+        yield from _comment(f"{field.description} ({', '.join(allowed)})" if allowed else field.description or "")
         yield f"{'' if key in given else '#'}{key} = {toml(value)}"
 
 

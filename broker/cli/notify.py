@@ -1,4 +1,4 @@
-"""`notify test`."""
+"""`token-broker notify test`: send a test notice through every channel."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import typer
 
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, exits, out
 from broker.cli.http import broker_at, run
-from broker.cli.main import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.errors import InvalidSettings
 
 notify = typer.Typer(help="Notices to people.", no_args_is_help=True)
 app.add_typer(notify, name="notify")
-_PATIENCE = 330.0
-"""Seconds: more than notify.timeout may be."""
 
-
+_TIMEOUT = 330.0
+"""Seconds for the request: more than notify.timeout may be."""
 _EXITS = {
     0: "every channel accepted it",
     EXIT_FAILURE: "a channel did not accept it, or failure",
@@ -30,16 +29,20 @@ def notify_test(as_json: Json = False, config: Config = None, url: Url = None, k
     """Let the running broker send a test notice by every channel."""
 
     async def work() -> Any:
-        async with broker_at(config, url, key_file, timeout=_PATIENCE) as broker:
-            return await broker.get("POST", "/v1/notify/test")
+        async with broker_at(config, url, key_file, timeout=_TIMEOUT) as broker:
+            return await broker.fetch("POST", "/v1/notify/test")
 
-    told = run(work())
+    result = run(work())
     if as_json:
-        typer.echo(json.dumps(told))
-    if not told["ways"]:
-        raise InvalidSettings("the broker tells nobody: give notify.webhook or notify.command, and restart it")
+        typer.echo(json.dumps(result))
+    channels = result["ways"]
+    if not channels:
+        raise InvalidSettings(
+            "the broker has no channel for notices: set notify.webhook or notify.command, and restart it"
+        )
     if not as_json:
-        for way in told["ways"]:
-            out.print(f"{way['way']}: {'told' if way['told'] else 'not told'} ({way['detail']})", markup=False)
-    if not all(way["told"] for way in told["ways"]):
+        for channel in channels:
+            verdict = "accepted" if channel["told"] else "not accepted"
+            out.print(f"{channel['way']}: {verdict} ({channel['detail']})", markup=False)
+    if not all(channel["told"] for channel in channels):
         raise typer.Exit(EXIT_FAILURE)

@@ -1,4 +1,4 @@
-"""Options that several commands have, and the settings that --config names."""
+"""The options that several commands share, and the settings that --config names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from broker.settings import Settings
 from broker.settings import file as settings_file
 
 
-def _reachable(url: str | None) -> str | None:
+def _check_url(url: str | None) -> str | None:
     if url is not None and not url.startswith(("http://", "https://", "unix:/")):
         raise typer.BadParameter("must begin with http://, https:// or unix:/")
     return url
@@ -36,7 +36,7 @@ Url = Annotated[
         envvar="TOKEN_BROKER_URL",
         help="Address of the running broker: http://, https:// or unix:/PATH.",
         show_default="from the settings",
-        callback=_reachable,
+        callback=_check_url,
     ),
 ]
 KeyFile = Annotated[
@@ -51,20 +51,24 @@ KeyFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of the grant, chosen by you.")]
 
-_PLACES = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
+_DEFAULT_PATHS = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
 
 
 def config_path(config: Path | None) -> Path | None:
     """Return the settings file to read: *config*, else the first that exists, else None (environment only)."""
-    return config or next((place for place in _PLACES if os.path.lexists(place)), None)
+    return config or next((path for path in _DEFAULT_PATHS if os.path.lexists(path)), None)
 
 
 def load(config: Path | None) -> Settings:
-    """The settings; raises `InvalidSettings`."""
+    """Return the settings that --config names, or else those of the first default file.
+
+    Raises:
+        InvalidSettings: there are none, or they are wrong.
+    """
     path = config_path(config)
     if path is None and not any(name.startswith("TOKEN_BROKER_REDIS__") for name in os.environ):
         raise InvalidSettings(
-            "no settings: neither ./broker.toml nor /etc/token-broker/broker.toml is there; make one with "
-            "`token-broker init > broker.toml`, name one with --config, or look around with `token-broker demo`"
+            "there are no settings, neither in ./broker.toml nor in /etc/token-broker/broker.toml: make a file with "
+            "`token-broker init > broker.toml`, name one with --config, or try `token-broker demo`"
         )
     return settings_file.load(path)

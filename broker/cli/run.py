@@ -1,4 +1,4 @@
-"""`token-broker run`."""
+"""`token-broker run`: the broker itself, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -7,43 +7,60 @@ import resource
 import sys
 from typing import TYPE_CHECKING
 
+import structlog
 import typer
 
-from broker.cli.main import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SETTINGS, app, exits
+from broker.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SETTINGS, app, exits
 from broker.cli.options import Config, config_path, load
 from broker.errors import InvalidSettings
+from broker.process import logs
+from broker.process.signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
+
+    from broker.settings import Settings
+
+_MAX_OPEN_FILES = 65_536
 
 
 @app.command("run", epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def run_broker(config: Config = None) -> None:
     """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads callers and log level."""
-    from broker import service
-    from broker.process import logs
-    from broker.process.signals import Signals
-
     settings = load(config)
     logs.set_up(settings.log)
-    path = config_path(config)
     _raise_file_limit()
-    run_loop(service.serve(settings, Signals(), reload=lambda: load(path)))
+    run_loop(_serve(settings, config_path(config)))
 
 
-_FILES = 65_536
+def _serve(settings: Settings, path: Path | None) -> Coroutine[object, object, None]:
+    """Return the broker, to be run. Defers redis, orjson and prometheus-client, which no other command needs.
+
+    Args:
+        settings: What to run with.
+        path: Settings file that SIGHUP reads again; None: the environment alone.
+    """
+    from broker import service
+
+    return service.serve(settings, Signals(), reload=lambda: load(path))
 
 
 def _raise_file_limit() -> None:
-    """Open as many files as we are allowed to, not as a shell's default of old says: each caller's link is one."""
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if most == resource.RLIM_INFINITY else min(most, _FILES)
-    if files != resource.RLIM_INFINITY and files < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    """Raise the soft limit of open files to the hard one: every caller connection needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run_loop(work: Coroutine[object, object, None]) -> None:
-    """Run *work* on uvloop where there is one. A loop that died ends the process with 1."""
+    """Run *work* on uvloop where the platform has it.
+
+    Raises:
+        InvalidSettings: *work* found a setting that it cannot use.
+        typer.Exit: a task failed (1), or Ctrl-C interrupted the loop (130).
+    """
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(work)
@@ -51,8 +68,6 @@ def run_loop(work: Coroutine[object, object, None]) -> None:
         settings_errors, other = group.split(InvalidSettings)
         if settings_errors is not None and other is None:
             raise _first(settings_errors) from None
-        import structlog
-
         structlog.get_logger().critical("broker.died", exc_info=group)
         raise typer.Exit(EXIT_FAILURE) from None
     except KeyboardInterrupt:
@@ -65,6 +80,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """Return the event loop to use; None: asyncio's own. Defers uvloop, which Windows does not have."""
     if sys.platform == "win32":
         return None
     import uvloop

@@ -1,4 +1,4 @@
-"""`health` and `status`: the state of the broker, for supervisors and for people."""
+"""`token-broker status`: the state of the broker, of its providers and of its grants on one screen."""
 
 from __future__ import annotations
 
@@ -12,47 +12,18 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from broker.cli.console import ASKS_BROKER, TABLE_COLUMNS, app, exits, out
+from broker.cli.health import problems
 from broker.cli.http import broker_at, run
-from broker.cli.main import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, WIDE, app, exits, out
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.times import span
 from broker.errors import TokenUnavailable
 
-_HEALTH_TIMEOUT = 4.0
-_ROWS = 50
-_FEWEST = 3
-"""Grants, and providers, that a small terminal shows too."""
+_MAX_ROWS = 50
+_MIN_ROWS = 3
+"""Grants, and providers, that even a small terminal shows."""
 _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
 _STATES = {"reauthorization_required": "log in again"}
-
-
-@app.command(epilog=exits(EXIT_SETTINGS, own={0: "alive", EXIT_FAILURE: "not alive, or no answer"}))
-def health(config: Config = None, url: Url = None, as_json: Json = False) -> None:
-    """Report whether the broker is alive, for the HEALTHCHECK of a container."""
-
-    async def work() -> tuple[int, Any]:
-        async with broker_at(config, url, None, keyless=True, timeout=_HEALTH_TIMEOUT) as broker:
-            return await broker.ask("GET", "/healthz")
-
-    try:
-        status, report = run(work())
-    except TokenUnavailable as error:
-        status, report = 0, {"status": "down", "checks": {"broker": {"status": "failed", "detail": str(error)}}}
-    if as_json:
-        typer.echo(json.dumps(report))
-    else:
-        out.print("\n  ".join([str(report.get("status")), *_bad(report)]), markup=False)
-    if status != 200:
-        raise typer.Exit(EXIT_FAILURE)
-
-
-def _bad(report: dict[str, Any]) -> list[str]:
-    """What is not as it should be, a line each."""
-    return [
-        f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
-        for name, check in report.get("checks", {}).items()
-        if check["status"] != "ok"
-    ]
 
 
 @app.command(epilog=exits(*ASKS_BROKER))
@@ -65,72 +36,79 @@ def status(
 ) -> None:
     """Show one screen: checks, providers, and the grants that need attention or are due first."""
 
-    async def look() -> dict[str, Any]:
+    async def fetch_state() -> dict[str, Any]:
         async with broker_at(config, url, key_file) as broker:
             _, report = await broker.ask("GET", "/healthz")
-            providers = await broker.get("GET", "/v1/providers")
-            grants = await broker.get("GET", f"/v1/grants?limit={_ROWS}")
+            providers = await broker.fetch("GET", "/v1/providers")
+            grants = await broker.fetch("GET", f"/v1/grants?limit={_MAX_ROWS}")
             return {"health": report, **providers, **grants}
 
     if not out.is_terminal:
-        out.width = WIDE
+        out.width = TABLE_COLUMNS
     if as_json:
-        typer.echo(json.dumps(run(look())))
+        typer.echo(json.dumps(run(fetch_state())))
     elif watch and out.is_terminal:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(_seen(look), refresh=True)
+                live.update(_current(fetch_state), refresh=True)
                 time.sleep(1)
     elif watch:
         while True:
-            out.print(_seen(look))
+            out.print(_current(fetch_state))
             time.sleep(1)
     else:
-        seen = run(look())
-        out.print(fitted(seen, out.height - 1) if out.is_terminal else screen(seen))
+        state = run(fetch_state())
+        out.print(fitted(state, out.height - 1) if out.is_terminal else screen(state))
 
 
-def _seen(look: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> Table | Text:
+def _current(fetch_state: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> Table | Text:
+    """Return the screen as of now, or why there is none: a broker that restarts comes back."""
     try:
-        seen = run(look())
-        return fitted(seen, out.height) if out.is_terminal else screen(seen)
-    except TokenUnavailable as error:  # a broker that restarts comes back
+        state = run(fetch_state())
+        return fitted(state, out.height) if out.is_terminal else screen(state)
+    except TokenUnavailable as error:
         return Text(str(error))
 
 
-def fitted(seen: dict[str, Any], height: int) -> Table:
-    """The screen, with no more providers and grants than fit *height* lines, but some of each."""
-    most, providers = len(seen["grants"]), max(_FEWEST, height // 3)
+def fitted(state: dict[str, Any], height: int) -> Table:
+    """Return the screen with as many providers and grants as fit *height* lines, and at least a few of each."""
+    most, providers = len(state["grants"]), max(_MIN_ROWS, height // 3)
     while True:
-        made = screen(seen, most=most, providers=providers)
-        over = len(out.render_lines(made)) - height
-        if over <= 0 or (most <= _FEWEST and providers <= _FEWEST):
-            return made
-        if most > _FEWEST:
-            most = max(_FEWEST, most - over)
+        table = screen(state, most=most, providers=providers)
+        over = len(out.render_lines(table)) - height
+        if over <= 0 or (most <= _MIN_ROWS and providers <= _MIN_ROWS):
+            return table
+        if most > _MIN_ROWS:
+            most = max(_MIN_ROWS, most - over)
         else:
-            providers = max(_FEWEST, providers - 1)
+            providers = max(_MIN_ROWS, providers - 1)
 
 
-def screen(seen: dict[str, Any], *, most: int = _ROWS, providers: int | None = None) -> Table:
-    """Everything on one screen, 80 columns wide if need be: at most so many grants (*most*) and *providers*."""
+def screen(state: dict[str, Any], *, most: int = _MAX_ROWS, providers: int | None = None) -> Table:
+    """Return the checks, the providers and the grants as one table, which fits 80 columns.
+
+    Args:
+        state: What the broker answers: `health`, `providers`, `grants` and `next`.
+        most: Number of grants to show at most.
+        providers: Number of providers, and of failed checks, to show at most; None: all.
+    """
     grid = Table.grid(padding=(0, 0, 1, 0))
-    bad = _bad(seen["health"])
-    if providers is not None and len(bad) > providers:
-        bad = [*bad[:providers], f"… and {len(bad) - providers} more: token-broker health"]
-    state = Text.assemble("token-broker is ", (str(seen["health"].get("status")), "bold"))
-    grid.add_row(Text("\n  ").join([state, *map(Text, bad)]))
-    if seen["providers"]:
-        grid.add_row(_providers(seen["providers"], providers))
+    failed = problems(state["health"])
+    if providers is not None and len(failed) > providers:
+        failed = [*failed[:providers], f"… and {len(failed) - providers} more: token-broker health"]
+    heading = Text.assemble("token-broker is ", (str(state["health"].get("status")), "bold"))
+    grid.add_row(Text("\n  ").join([heading, *map(Text, failed)]))
+    if state["providers"]:
+        grid.add_row(_providers(state["providers"], providers))
     else:
         grid.add_row("no providers: add [providers.NAME] to the settings")
-    if not seen["grants"]:
+    if not state["grants"]:
         grid.add_row("no grants yet: token-broker login GRANT --provider P")
         return grid
-    shown = seen["grants"][:most]
+    shown = state["grants"][:most]
     grid.add_row(_grants(shown, time.time()))
-    total = sum(sum(provider["grants"].values()) for provider in seen["providers"])
-    if seen["next"] or len(shown) < len(seen["grants"]):
+    total = sum(sum(provider["grants"].values()) for provider in state["providers"])
+    if state["next"] or len(shown) < len(state["grants"]):
         grid.add_row(f"{len(shown)} of {total} grants: parked ones first. GET /v1/grants lists them all.")
     if any(grant["state"] == "parked" for grant in shown):
         grid.add_row("token-broker explain GRANT says why, and what to do.")
@@ -138,7 +116,7 @@ def screen(seen: dict[str, Any], *, most: int = _ROWS, providers: int | None = N
 
 
 def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
-    """Providers as a table, those in trouble first; what does not fit is counted."""
+    """Return a table of the providers, those in trouble first, with the sums of those beyond *most* in one row."""
     table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
     ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
     for provider in ranked[:most]:

@@ -8,7 +8,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
 def span(seconds: float) -> str:
-    """A duration in its largest unit that fits at least twice: `3 min`."""
+    """Return a duration in its largest unit that fits at least twice: `3 min`."""
     for unit, size in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -16,12 +16,12 @@ def span(seconds: float) -> str:
 
 
 def clock(at: float, now: float) -> str:
-    """A moment (epoch seconds) in local time; with its day where that is not today's."""
+    """Return a time (epoch seconds) as local time of day, preceded by the date unless it is today's."""
     local, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
     return f"{local:%H:%M:%S}" if local.date() == today.date() else f"{local:%Y-%m-%d %H:%M}"
 
 
 def moment(at: float, now: float) -> str:
-    """A moment in local time and from now: `14:32:10 (in 3 min)`, `13:02:11 (90 s ago)`."""
+    """Return a time (epoch seconds) as local time and from now: `14:32:10 (in 3 min)`, `13:02:11 (90 s ago)`."""
     away = at - now
     return f"{clock(at, now)} ({f'in {span(away)}' if away >= 0 else f'{span(-away)} ago'})"

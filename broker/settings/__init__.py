@@ -1,6 +1,6 @@
 """The settings: one TOML file, the environment over it, secrets from files.
 
-Owns their schema, how values are spelled, and errors that name the place and the remedy. Knows nothing of the daemon.
+Owns their schema, the spelling of values, and errors that name the place and the cure. Knows nothing of the daemon.
 """
 
 from broker.settings.provider import Provider

@@ -1,7 +1,7 @@
 """The environment as a source of settings: which variable means which key, and how its text is read.
 
-Every variable is a source of its own, so that pydantic-settings merges them with each other and with what is below.
-Knows no setting: the schema is the class it is given.
+Every variable is a source of its own, so that pydantic-settings merges them with each other and with the file.
+Knows no setting: callers pass the class that holds the schema.
 """
 
 from __future__ import annotations
@@ -25,17 +25,28 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "TOKEN_BROKER_"
 NOT_SETTINGS = frozenset({"URL", "KEY", "KEY_FILE", "CONFIG"})
-"""Variables of the client and the commands."""
-_OF_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
-"""What Kubernetes sets in every pod beside a Service of the name token-broker."""
+"""Variables of the client and the commands, without the prefix."""
+_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+"""Variables that Kubernetes sets in every pod beside a Service named token-broker, without the prefix."""
 
 Keys = tuple[str, ...]
 
 
 class Variable(InitSettingsSource):
-    """What one variable says, in its place. Raises `InvalidSettings` where it is no setting or no such value."""
+    """One variable as a source: its value at the path that its name means."""
 
     def __init__(self, settings_cls: type[BaseSettings], name: str, text: str, tables: Sequence[Any]) -> None:
+        """Read the variable.
+
+        Args:
+            settings_cls: The schema.
+            name: Its name without the prefix.
+            text: Its value.
+            tables: The file and the variables read before: they show how names of providers and callers are spelled.
+
+        Raises:
+            InvalidSettings: it is no setting, or its text is no value of that setting.
+        """
         self.path, kind, fits = _placed(settings_cls, name.split("__"), tables)
         value = _parsed(text, kind)
         for key in reversed(self.path):
@@ -44,17 +55,18 @@ class Variable(InitSettingsSource):
 
 
 class Environment:
-    """The environment over *table*: its sources, the highest first, and what is wrong with other variables."""
+    """The environment over *table*, which the file holds: the sources of settings, and findings about the rest."""
 
     def __init__(self, settings_cls: type[BaseSettings], table: dict[str, Any]) -> None:
         self.sources: list[PydanticBaseSettingsSource] = [InitSettingsSource(settings_cls, table)]
+        """The highest first."""
         self.variables: dict[Keys, str] = {}
-        """Which key came from which variable."""
+        """The variable that each key came from."""
         self.findings: list[str] = []
         tables = [table]
         for variable, raw in sorted(os.environ.items()):
             name, text = variable.removeprefix(ENV_PREFIX), raw.strip()
-            if name == variable or not text or name in NOT_SETTINGS or _OF_KUBERNETES.fullmatch(name):
+            if name == variable or not text or name in NOT_SETTINGS or _KUBERNETES.fullmatch(name):
                 continue
             try:
                 source = Variable(settings_cls, name, text, tables)
@@ -67,9 +79,17 @@ class Environment:
 
 
 def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequence[Any]) -> tuple[Keys, Any, bool]:
-    """The path that a variable's name means, the annotation there, and whether it fits *tables*, the highest last.
+    """Return the path that a variable's name means, the annotation there, and whether *tables* has room for it.
 
-    What is no table there, and should be, stays as it is, and is found. Raises `InvalidSettings`.
+    A value of the file that should be a table and is none stays as it is: the schema reports it.
+
+    Args:
+        settings_cls: The schema.
+        parts: The variable's name without the prefix, split at "__".
+        tables: The file and the variables read before, the highest last.
+
+    Raises:
+        InvalidSettings: the name means no setting.
     """
     path: list[str] = []
     kind: Any = settings_cls
@@ -83,15 +103,15 @@ def _placed(settings_cls: type[BaseSettings], parts: Sequence[str], tables: Sequ
                 raise InvalidSettings(
                     f"no such setting: did you mean {ENV_PREFIX}{near[0]}?"
                     if near
-                    else f"no such setting: {ENV_PREFIX}HTTP__LISTEN, for one, is listen below [http]"
+                    else f"no such setting: names are as in {ENV_PREFIX}HTTP__LISTEN, which is listen below [http]"
                 )
             kind = model.model_fields[key].annotation
-        elif (of := table_of(kind)) is not None:
+        elif (value_kind := table_of(kind)) is not None:
             # A variable's name has neither '-' nor '.', and is mostly written in capitals.
             spelled = [name for name in _names(here) if _as_variable(name) == _as_variable(part)]
-            key, kind = spelled[0] if spelled else part.lower(), of
+            key, kind = spelled[0] if spelled else part.lower(), value_kind
         else:
-            raise InvalidSettings(f"{'.'.join(path)} is no table: drop __{part}")
+            raise InvalidSettings(f"{'.'.join(path)} is not a table: remove __{part} from the variable's name")
         path.append(key)
         fits = fits and isinstance(here[-1] if here else {}, dict)
         here = _below(here, key)
@@ -103,7 +123,7 @@ def _as_variable(name: str) -> str:
 
 
 def _names(tables: Sequence[Any]) -> list[str]:
-    """The keys of all *tables*, as far as they are some."""
+    """Return the keys of those *tables* that are tables, each once."""
     return list(dict.fromkeys(name for table in tables if isinstance(table, dict) for name in table))
 
 
@@ -112,12 +132,12 @@ def _below(tables: Sequence[Any], key: str) -> list[Any]:
 
 
 def _known(kind: Any, tables: Sequence[Any]) -> Iterator[Keys]:
-    """The names of all variables below *kind*, those of the providers and callers in *tables* too."""
+    """Yield the name of every variable below *kind*, for the providers and callers in *tables* too."""
     inner: dict[str, Any] = {}
     if model := model_of(kind):
         inner = {name: field.annotation for name, field in model.model_fields.items()}
-    elif (of := table_of(kind)) is not None and model_of(of):
-        inner = dict.fromkeys(_names(tables), of)
+    elif (value_kind := table_of(kind)) is not None and model_of(value_kind):
+        inner = dict.fromkeys(_names(tables), value_kind)
     for name, below in inner.items():
         yield (_as_variable(name),)
         for rest in _known(below, _below(tables, name)):
@@ -125,12 +145,12 @@ def _known(kind: Any, tables: Sequence[Any]) -> Iterator[Keys]:
 
 
 def model_of(kind: Any) -> type[BaseModel] | None:
-    """*kind* where it is a table with known keys."""
+    """Return *kind* where it is a table with known keys, else None."""
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def table_of(kind: Any) -> Any:
-    """What the values of a table with free keys are; None where *kind* is none."""
+    """Return the annotation of the values of a table with free keys; None where *kind* is no such table."""
     return get_args(kind)[1] if get_origin(kind) is dict else None
 
 
@@ -140,7 +160,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _parsed(value: str, kind: Any) -> Any:
-    """A variable's text as the file would hold it: lists and tables as JSON, a list also with commas between."""
+    """Return a variable's text as the file would hold it: tables and lists from JSON, a list also from `a,b`."""
     is_list = _is_list(kind)
     if model_of(kind) is None and table_of(kind) is None and not is_list:
         return value

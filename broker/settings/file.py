@@ -1,4 +1,4 @@
-"""Reading the settings: the TOML file below the environment, and errors that say where and what to do."""
+"""The settings as read: the TOML file below the environment, and errors that say where and what to do."""
 
 from __future__ import annotations
 
@@ -43,13 +43,17 @@ WORDS = (
     | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
     | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
 )
-"""What is allowed, by pydantic's name of the error. Its own sentences speak to programmers."""
+"""What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""
 
 
 def load(path: Path | None) -> Settings:
-    """The settings of *path* (None: environment alone) with the environment over them.
+    """Return the settings of a file, overridden by the environment.
 
-    Raises `InvalidSettings` with everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
+    Args:
+        path: The file; None: the environment alone.
+
+    Raises:
+        InvalidSettings: everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
     """
     text, table = _read(path)
     environment = Environment(Settings, table)
@@ -74,22 +78,26 @@ def load(path: Path | None) -> Settings:
 
 
 def origins(path: Path | None) -> Callable[..., str]:
-    """Says of a key, given as its parts, where it was set: `FILE:LINE`, or its variable. Raises `InvalidSettings`."""
+    """Return a function that says where a key, given as its parts, was set: `FILE:LINE`, or its variable.
+
+    Raises:
+        InvalidSettings: the file cannot be read, or is not TOML.
+    """
     text, table = _read(path)
     lines, variables = _lines(text), Environment(Settings, table).variables
     return lambda *keys: _where(str(path or "settings"), lines, variables, keys)[1]
 
 
 def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
-    """The file's text and what it means."""
+    """Return the file's text and the table that it holds."""
     if path is None:
         return "", {}
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise InvalidSettings(
-            f"{path}: cannot be read by uid {os.getuid()} ({error.strerror}): name another with --config, or make one "
-            "with `token-broker init > broker.toml`"
+            f"{path}: cannot be read by uid {os.getuid()} ({error.strerror}): name another file with --config, or make "
+            "one with `token-broker init > broker.toml`"
         ) from None
     try:
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
@@ -101,17 +109,17 @@ def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{_not_toml(str(error), text)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
-        raise InvalidSettings(f"{path}: is not TOML that settings could be: `token-broker init` prints some") from None
+        raise InvalidSettings(f"{path}: is not TOML for settings: `token-broker init` prints an example") from None
 
 
 def _not_toml(error: str, text: str) -> str:
-    """`LINE: is not TOML …`, from tomllib's own words."""
+    """Return `LINE: is not TOML …`, from tomllib's own words."""
     at = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", error, re.DOTALL)
     what, number, column = at.groups() if at else (error, None, None)
-    name = re.search(r"\('.*',?\)", what)  # it spells [a.b] as ('a', 'b')
+    name = re.search(r"\('.*',?\)", what)  # tomllib writes [a.b] as ('a', 'b')
     if name:
         what = what.replace(name[0], "[" + ".".join(re.findall("'(.*?)'", name[0])) + "]")
-    hint = " (a quote that is not closed?)" if "character '\\n'" in what else ""
+    hint = " (is a quote not closed?)" if "character '\\n'" in what else ""
     where = (
         f"{number}: is not TOML, column {column}" if number else f"{text.count(chr(10)) + 1}: is not TOML at its end"
     )
@@ -119,7 +127,7 @@ def _not_toml(error: str, text: str) -> str:
 
 
 def _lines(text: str) -> dict[Keys, int]:
-    """The line of every key and table header, as far as they stand at the beginning of a line."""
+    """Return the line number of every key and table header that begins a line."""
     lines: dict[Keys, int] = {}
     section: Keys = ()
     for number, line in enumerate(text.split("\n"), 1):
@@ -141,7 +149,10 @@ def _keys(dotted: str) -> Keys:
 def _where(
     file: str, lines: Mapping[Keys, int], variables: Mapping[Keys, str], location: Sequence[int | str]
 ) -> tuple[int, str]:
-    """Line, and in words, of the value at *location*: its variable, or the longest part of it that the file has."""
+    """Return where the value at *location* was set: the line number (0: a variable), and that in words.
+
+    Where the file lacks the key itself, the words name the line of the innermost table around it.
+    """
     path = tuple(str(part) for part in location)
     parts = [path[:end] for end in range(len(path), 0, -1)]
     if variable := next((variables[part] for part in parts if part in variables), None):
@@ -150,7 +161,7 @@ def _where(
     table = path[:-1]
     beside = [variable for keys, variable in variables.items() if keys[: len(table)] == table]
     if len(table) > 1 and beside and len(in_file) < len(table):
-        return 0, f"environment: {beside[0]}"  # a provider or caller that only a variable speaks of
+        return 0, f"environment: {beside[0]}"  # a provider or caller that only variables set
     return (lines[in_file], f"{file}:{lines[in_file]}") if in_file else (1, file)
 
 
@@ -161,13 +172,13 @@ def _key(location: Sequence[int | str]) -> str:
 
 
 def _words(found: Any, location: Sequence[int | str]) -> str:
-    """What is wrong at *location* and what to write instead."""
+    """Return what is wrong at *location* and what to write instead."""
     if found["type"] == "extra_forbidden":
         return "no such key" + _instead(location)
     if found["type"] == "missing" and location[0] == "redis":
         return (
-            'is missing: say where Redis is, [redis] url = "redis://HOST:6379/0", or url = "embedded:" for one in '
-            "data_dir; `token-broker demo` needs no settings at all"
+            'is missing: write [redis] url = "redis://HOST:6379/0", or url = "embedded:" for a server in data_dir; '
+            "`token-broker demo` needs no settings"
         )
     if found["type"] == "missing":
         return f"is missing: add it below [{'.'.join(map(str, location[:-1]))}]"
@@ -177,14 +188,14 @@ def _words(found: Any, location: Sequence[int | str]) -> str:
 
 
 def _instead(location: Sequence[int | str]) -> str:
-    """What may have been meant by an unknown key: where it belongs, the nearest name, or all there are."""
+    """Return a hint for an unknown key: the table it belongs to, the nearest name, or all allowed ones."""
     *above, last = location
     kind: Any = Settings
     for part in above:
         model = model_of(kind)
         kind = model.model_fields[str(part)].annotation if model else table_of(kind)
     model, key = model_of(kind) or Settings, str(last)
-    if key in Settings.model_fields:  # so it stands below some [table]
+    if key in Settings.model_fields:  # so it was written below some [table]
         return f": {key} belongs above the first [table]" if key == "data_dir" else f": write [{key}]"
     for section, field in Settings.model_fields.items():
         if (other := model_of(field.annotation)) and key in other.model_fields:

@@ -103,7 +103,7 @@ class Provider(Section):
     @classmethod
     def _one_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if secret is not None and info.data.get("client_secret_file") is not None:
-            raise ValueError("stands beside client_secret_file: keep that one, and delete client_secret")
+            raise ValueError("conflicts with client_secret_file: keep that one, and remove client_secret")
         return secret
 
     @field_validator("token_endpoint")
@@ -124,5 +124,5 @@ class Provider(Section):
     @classmethod
     def _plain_on_loopback(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
-            raise ValueError("is plain http beyond loopback: use https, or say allow_http = true for this provider")
+            raise ValueError("uses plain HTTP beyond loopback: use https, or set allow_http = true for this provider")
         return url

@@ -1,4 +1,4 @@
-"""Where Redis is, as `redis.url` spells it. Parses and checks; asks nobody."""
+"""Where Redis is, as `redis.url` spells it: parses and checks the URL, and opens no connection."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FORMS = (
     "redis://HOST:6379/0, rediss://HOST:6379/0, unix:///PATH, redis+sentinel://HOST,HOST/SERVICE, "
     'redis+cluster://HOST,HOST or "embedded:"'
 )
-"""What a URL may look like, for who spelled it otherwise."""
+"""The forms that a URL may have, for the error message about any other."""
 
-Channel = Literal["host", "socket", "sentinel", "cluster"]
-_WAYS: Mapping[str, tuple[Channel, bool, int]] = {
+Topology = Literal["host", "socket", "sentinel", "cluster"]
+_SCHEMES: Mapping[str, tuple[Topology, bool, int]] = {
     "redis": ("host", False, 6379),
     "rediss": ("host", True, 6379),
     "unix": ("socket", False, 0),
@@ -26,6 +26,7 @@ _WAYS: Mapping[str, tuple[Channel, bool, int]] = {
     "redis+cluster": ("cluster", False, 6379),
     "rediss+cluster": ("cluster", True, 6379),
 }
+"""Topology, TLS and default port of each scheme."""
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _OPTIONS = frozenset({"db", "username", "password"})
 _TLS_OPTIONS = frozenset(
@@ -44,75 +45,80 @@ _TLS_OPTIONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class RedisPlace:
-    """A Redis and how its primary is found: named itself, behind Sentinels, or in a Cluster."""
+class RedisLocation:
+    """A Redis, and how to find its primary: by its own address, by Sentinels, or as a node of a Cluster."""
 
-    way: Channel
+    topology: Topology
     hosts: tuple[tuple[str, int], ...] = ()
     """The host itself, the Sentinels, or some nodes of the Cluster."""
     path: str = ""
-    """Of the socket."""
+    """Path of the socket."""
     service: str = ""
-    """What the Sentinels call it."""
+    """Name of the service that the Sentinels monitor."""
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     tls_options: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """By their names in redis-py, without `ssl_`; `server_name` is ours: whom the certificate must name."""
+    """By their names in redis-py, without `ssl_`; and `server_name`, which redis-py lacks: the certificate's name."""
 
-    def with_password(self, password: str | None) -> RedisPlace:
-        """The same with the password that a file held."""
+    def with_password(self, password: str | None) -> RedisLocation:
+        """Return the same location with the password that a file holds; None changes nothing."""
         return self if password is None else replace(self, password=password)
 
 
-def parse_redis_url(text: str) -> RedisPlace:
-    """Read a URL. Raises `ValueError` with words that complete "redis.url …", never with what the URL holds."""
+def parse_redis_url(text: str) -> RedisLocation:
+    """Parse a URL.
+
+    Raises:
+        ValueError: the URL is wrong; the message completes "redis.url …", and never repeats the URL, which may hold a
+            password.
+    """
     wrong = ValueError(f"must be {FORMS}")
     try:
         url = urlsplit(text if text.isprintable() else "")
-        way, tls, default_port = _WAYS[url.scheme]
+        topology, tls, default_port = _SCHEMES[url.scheme]
         options = dict(parse_qsl(url.query, keep_blank_values=True))
     except (ValueError, KeyError):
         raise wrong from None
     _check_options(options, tls=tls)
     userinfo, _, hosts = url.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
-    place = RedisPlace(
-        way,
+    location = RedisLocation(
+        topology,
         username=unquote(username) or options.get("username") or None,
         password=unquote(password) or options.get("password") or None,
         tls=tls,
         tls_options={name.removeprefix("ssl_"): value for name, value in options.items() if name in _TLS_OPTIONS},
     )
-    if way == "socket":
+    if topology == "socket":
         if hosts or not url.path.startswith("/") or not url.path.strip("/"):
             raise wrong
-        return replace(place, path=unquote(url.path), db=_number(options.get("db"), wrong))
+        return replace(location, path=unquote(url.path), db=_number(options.get("db"), wrong))
     parts = [unquote(part) for part in url.path.strip("/").split("/")]
-    if way == "sentinel":
-        place = replace(place, service=parts.pop(0))
-        if not place.service:
+    if topology == "sentinel":
+        location = replace(location, service=parts.pop(0))
+        if not location.service:
             raise wrong
     if len(parts) > 1:
         raise wrong
     db = _number((parts[0] if parts else "") or options.get("db"), wrong)
     found = tuple(_host(part, default_port, wrong) for part in hosts.split(","))
-    if way == "cluster" and db:
-        raise ValueError("must not name a database: a Cluster has one")
-    if way == "host" and len(found) > 1:
-        raise ValueError("names several hosts: say redis+sentinel:// or redis+cluster://")
-    return replace(place, hosts=found, db=db)
+    if topology == "cluster" and db:
+        raise ValueError("must not name a database: a Cluster has only one")
+    if topology == "host" and len(found) > 1:
+        raise ValueError("names several hosts: use redis+sentinel:// or redis+cluster://")
+    return replace(location, hosts=found, db=db)
 
 
 def _check_options(options: Mapping[str, str], *, tls: bool) -> None:
     for name in options:
         if name not in _OPTIONS | _TLS_OPTIONS:
-            raise ValueError(f"has an option that is not known here ({name[:32]}): allowed are db and ssl_…")
+            raise ValueError(f"has an unknown option ({name[:32]}): db, username, password and ssl_… are allowed")
         if name in _TLS_OPTIONS and not tls:
-            raise ValueError(f"has {name} but no TLS: say rediss:// (rediss+sentinel://, rediss+cluster://)")
+            raise ValueError(f"has {name} but no TLS: use rediss:// (rediss+sentinel://, rediss+cluster://)")
     if options.get("ssl_cert_reqs", "required") not in {"required", "optional", "none"}:
-        raise ValueError("has an ssl_cert_reqs that is neither required, optional nor none")
+        raise ValueError("has an unknown ssl_cert_reqs: use required, optional or none")
 
 
 def _number(text: str | None, wrong: ValueError) -> int:

@@ -1,7 +1,7 @@
 """The settings: one TOML file, the environment over it, secrets from files.
 
 Owns their schema, defaults, descriptions and cross-checks, and does not know what they are used for. `values`
-has the types of values, `provider` the settings of one provider, `environment` reads the environment,
+holds the types of values, `provider` the settings of one provider, `environment` reads the environment,
 `file` reads the file and words the errors. Every check belongs to one key, so that one reading finds every
 mistake. The commented file of `token-broker init` and the reference of the settings show the descriptions.
 """
@@ -106,7 +106,8 @@ class Http(Section):
         beyond = [a for a in addresses if (host := host_of(a)) is not None and host not in LOOPBACK]
         if beyond and info.data.get("allow_plain_http") is False:
             raise ValueError(
-                f"{beyond[0]} is plain http beyond loopback: put TLS in front and say http.allow_plain_http = true"
+                f"{beyond[0]} uses plain HTTP beyond loopback: put TLS in front of it and set "
+                "http.allow_plain_http = true"
             )
         return addresses
 
@@ -116,7 +117,7 @@ class Http(Section):
         if "?" in url:
             raise ValueError('must have no query: the redirect_uri is public_url + "/callback"')
         if plain_beyond_loopback(url) and info.data.get("allow_plain_http") is False:
-            raise ValueError("is plain http beyond loopback: use https, or say http.allow_plain_http = true")
+            raise ValueError("uses plain HTTP beyond loopback: use https, or set http.allow_plain_http = true")
         return url
 
 
@@ -214,14 +215,14 @@ class Caller(Section):
     @field_validator("key_file")
     @classmethod
     def _one_key(cls, file: Path | None, info: ValidationInfo) -> Path | None:
-        if "key_sha256" not in info.data:  # it has a finding of its own
+        if "key_sha256" not in info.data:  # that key has a finding already
             return file
         if file is None and info.data["key_sha256"] is None:
             raise ValueError(
-                "is missing, and key_sha256 too: give one of them (`token-broker caller new NAME` prints the lines)"
+                "is missing, and so is key_sha256: set one of them (`token-broker caller new NAME` prints the lines)"
             )
         if file is not None and info.data["key_sha256"] is not None:
-            raise ValueError("stands beside key_sha256: keep one of them")
+            raise ValueError("conflicts with key_sha256: keep one of them")
         return file
 
 
@@ -266,14 +267,14 @@ class Notify(Section):
     @classmethod
     def _plain_on_loopback(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
-            raise ValueError("is plain http beyond loopback: use https, or say notify.allow_http = true")
+            raise ValueError("uses plain HTTP beyond loopback: use https, or set notify.allow_http = true")
         return url
 
     @field_validator("secret_file")
     @classmethod
     def _signs_something(cls, file: Path | None, info: ValidationInfo) -> Path | None:
         if file is not None and info.data.get("webhook", "") is None:
-            raise ValueError("signs what goes to notify.webhook, and there is none: give that too, or drop this")
+            raise ValueError("needs notify.webhook, whose requests it signs: set that too, or remove this")
         return file
 
 
@@ -337,7 +338,7 @@ class Settings(Section, BaseSettings):
         if sealing.keys_file is None and redis is not None and redis.url != "embedded:":
             raise ValueError(
                 "keys_file is missing, and Redis is not embedded: run `token-broker keys new > sealing.keys` "
-                'and say keys_file = "sealing.keys" below [sealing]'
+                'and set keys_file = "sealing.keys" below [sealing]'
             )
         return sealing
 
@@ -349,7 +350,7 @@ class Settings(Section, BaseSettings):
         *_unused: PydanticBaseSettingsSource,
         **_by_name: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put arguments over the environment, over the file; `broker.settings.file.load` gives the latter two."""
+        """Let arguments override the environment, and it the file; `broker.settings.file.load` reads these two."""
         given = dict(init_settings())
         environment = given.pop("_environment", None)
         if environment is None:

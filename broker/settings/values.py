@@ -21,7 +21,7 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _LONGEST = timedelta(days=36500)
 _TCP = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
-_SOCKET_PATH_MAX = 103  # the smallest sun_path there is (macOS), less its NUL
+_SOCKET_PATH_MAX = 103  # the smallest sun_path of the supported systems (macOS), less its NUL
 
 
 def _duration(value: object) -> object:
@@ -60,7 +60,7 @@ def _positive(value: timedelta) -> timedelta:
 
 
 def matching(pattern: str, words: str) -> AfterValidator:
-    """A check of the whole text, and what to say where it fails."""
+    """Return a check that the whole text matches *pattern*, whose error message is *words*."""
     match = re.compile(pattern).fullmatch
 
     def check(value: str) -> str:
@@ -74,7 +74,7 @@ def matching(pattern: str, words: str) -> AfterValidator:
 def _listen(value: str) -> str:
     if value.startswith("unix:/"):
         if len(value.removeprefix("unix:").encode()) > _SOCKET_PATH_MAX:
-            raise ValueError(f"must be a shorter path: a socket's has at most {_SOCKET_PATH_MAX} bytes")
+            raise ValueError(f"must be a shorter path: the path of a socket has at most {_SOCKET_PATH_MAX} bytes")
         return value
     match = _TCP.fullmatch(value)
     if match is None or int(match[2]) > 65535:
@@ -86,7 +86,7 @@ def _listen(value: str) -> str:
 
 
 def host_of(address: str) -> str | None:
-    """The host of an address to listen on; None for a socket."""
+    """Return the host of an address to listen on; None for a socket."""
     return None if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
 
 
@@ -109,24 +109,24 @@ def _web_url(value: str) -> str:
 
 def _window(value: object) -> object:
     try:
-        first, second = (float(part) for part in value)  # type: ignore[attr-defined]  # whatever the file holds
+        first, second = (float(part) for part in value)  # type: ignore[attr-defined]  # the file may hold anything
         good = 0 < first <= second < 1
     except (TypeError, ValueError):
         good = False
     if not good:
-        raise ValueError("must be two parts of a token's life, 0 < first <= second < 1, such as [0.70, 0.85]")
+        raise ValueError("must be two fractions of a token's lifetime, 0 < first <= second < 1, such as [0.70, 0.85]")
     return value
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """Return the words that a setting of this type may hold; none where it is no choice."""
+    """Return the words that a setting of this type may hold; empty where it may hold others."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next((found for part in get_args(annotation) if (found := choices(part))), ())
 
 
 def plain_beyond_loopback(url: str) -> bool:
-    """Whether *url* is http to another host."""
+    """Return whether *url* is http to another host."""
     parts = urlsplit(url)
     return parts.scheme == "http" and parts.hostname not in LOOPBACK
 
@@ -143,13 +143,16 @@ Pattern = Annotated[
     str,
     matching(
         r"[A-Za-z0-9._*?-]{1,128}",
-        'must be a pattern of grant ids, such as "acme-*" ("*" is all, "?" one character)',
+        'must be a pattern of grant ids, such as "acme-*" ("*" matches any text, "?" any character)',
     ),
     _format("pattern"),
 ]
 Name = Annotated[
     str,
-    matching(GRANT_ID.pattern, "is no name: a letter or digit, then letters, digits, '.', '_' or '-', at most 128"),
+    matching(
+        GRANT_ID.pattern,
+        "is not a name: write a letter or digit, then letters, digits, '.', '_' or '-', at most 128 in all",
+    ),
 ]
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
 Listen = Annotated[str, AfterValidator(_listen), _format("address")]
@@ -157,6 +160,6 @@ WebUrl = Annotated[str, AfterValidator(_web_url), _format("URL")]
 
 
 class Section(BaseModel):
-    """A table of the settings file. Unknown keys are errors, and nothing changes after it was read."""
+    """A table of the settings file. Unknown keys are errors; values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from broker.cli.explain import known_of
-from broker.cli.explanation import FAILED, FINE, TRY_AGAIN, Explained, explain
+from broker.cli.explain import fetch_facts
+from broker.cli.explanation import Explanation, explain
+from broker.cli.grant_facts import FAILED, FINE, TRY_AGAIN
 from broker.cli.http import Broker
 from tests.broker.steps import imported
 from tests.redis_server import start_redis
@@ -25,21 +26,23 @@ if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 
-async def explained(broker: RunningBroker, grant: str) -> Explained:
+async def explained(broker: RunningBroker, grant: str) -> Explanation:
     """Return what `explain` says of a grant right now."""
     async with aiohttp.ClientSession(headers={"X-Broker-Key": broker.admin_key}) as session:
-        described, past, provider = await known_of(Broker(session, broker.url, broker.url), grant)
+        described, past, provider = await fetch_facts(Broker(session, broker.url, broker.url), grant)
     return explain(grant, described, past, provider, past["now"])
 
 
-async def said(broker: RunningBroker, grant: str, true: Callable[[Explained], bool], timeout: float = 10) -> Explained:
+async def said(
+    broker: RunningBroker, grant: str, true: Callable[[Explanation], bool], timeout: float = 10
+) -> Explanation:
     """Return the first explanation that is as wanted."""
 
-    async def look() -> Explained | None:
+    async def look() -> Explanation | None:
         explanation = await explained(broker, grant)
         return explanation if true(explanation) else None
 
-    found: Explained = await until(look, timeout, every=0.1)
+    found: Explanation = await until(look, timeout, every=0.1)
     return found
 
 
@@ -77,7 +80,7 @@ async def test_a_half_closed_lane_and_a_pause(broker: RunningBroker, sandbox: Sa
     sandbox.rotating.faults.order("status", None, status=503)
     for name in names[:3]:
         await make_due(redis, "acme", name)
-    explanation = await said(broker, "quiet", lambda e: "is ailing" in e.why)
+    explanation = await said(broker, "quiet", lambda e: "is failing" in e.why)
     assert "token requests in a row brought nothing" in explanation.why
     assert explanation.exit_code == FINE
     sandbox.rotating.faults.clear()
@@ -93,7 +96,7 @@ async def test_a_breaker(broker: RunningBroker, sandbox: Sandbox, redis: Redis) 
     for name in names[:3]:
         await make_due(redis, "acme", name)
     for name in names[:3]:
-        explanation = await said(broker, name, lambda e: "so it was parked" in e.why)
+        explanation = await said(broker, name, lambda e: "so the broker parked it" in e.why)
         assert "invalid_scope: not this one" in explanation.why
         assert explanation.exit_code == FAILED
     await make_due(redis, "acme", "g4")
@@ -123,6 +126,6 @@ async def test_nothing_valid_yet(start_broker: StartBroker, sandbox: Sandbox) ->
     async with start_broker(providers={"gone": dead}) as broker:
         body = {"provider": "gone", "refresh_token": "a-refresh-token"}
         assert (await broker.ask("PUT", "/v1/grants/g", json=body))[0] == 201
-        explanation = await said(broker, "g", lambda e: "nothing was sent" in e.why or "is ailing" in e.why)
+        explanation = await said(broker, "g", lambda e: "nothing was sent" in e.why or "is failing" in e.why)
         assert explanation.exit_code == TRY_AGAIN
         assert "no access token yet" in explanation.next

@@ -43,7 +43,7 @@ async def test_lines(home: Home) -> None:
         assert f"{grant} logged in generation=" in done.out
         assert f"{grant} refreshed generation=" in done.out, done.out
     assert "\u001b" not in done.out
-    assert done.out.endswith("Everything is stopped and removed.\n")
+    assert done.out.endswith("The demo has stopped everything and removed its files.\n")
     assert not _place(read[-1]).exists()
 
 

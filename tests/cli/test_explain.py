@@ -73,7 +73,7 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
         r"Grant door is alive\. Its access token is served until \d\d:\d\d:\d\d \(in 60 min\)\.\n", done.out
     )
     assert re.search(rf"^ +[\d:]+ +a new token came: kept, next at .* by \S+:{broker.pid}$", done.out, re.MULTILINE)
-    assert re.search(r"^Next: It is refreshed at [\d:]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
+    assert re.search(r"^Next: The broker refreshes it at [\d:]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
     assert done.out.endswith("For a person to do: nothing.\n")
 
     acme.faults.order("status", None, status=503, body={"error": "slow_down", "error_description": "tea\x07break"})
@@ -101,7 +101,7 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     said = await outcome_is(home, "door", "unknown")
     assert "for grant door" in said["why"]
     assert "may be spent" in said["why"]
-    assert "just before its access token ends" in said["next"]
+    assert "just before its access token expires" in said["next"]
     assert said["next_at"] > said["attempts"][-1]["at"] + 3000
 
     await home("retry", "door")  # a person asks for it: it is held back all the same, which is no attempt
@@ -141,7 +141,7 @@ async def test_explain_a_suspended_provider(home: Home) -> None:
     home.sandbox.v3.faults.order("status", None, status=401, body=body)
     await importing(home, "roof", provider="een")
     said = await outcome_is(home, "roof", "registration")
-    assert "refuses our own registration" in said["why"]
+    assert "has refused this broker's client registration" in said["why"]
     assert said["command"] == "token-broker retry --provider een"
     assert said["exit_code"] == 1
     assert said["attempts"][-1]["error_description"] == "no such secret: [secret]"

@@ -11,8 +11,9 @@ import pytest
 
 from broker.api.routes.attempts import describe_past
 from broker.api.routes.grants import describe
-from broker.cli import explanation
-from broker.cli.explanation import FAILED, FINE, LOG_IN, TRY_AGAIN, Explained, decision, explain, meaning
+from broker.cli.attempts import DECISIONS, OUTCOMES, decision, outcome
+from broker.cli.explanation import Explanation, explain
+from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
 from broker.cli.times import clock, moment, span
 from broker.model import Grant, State, Token
 from broker.secret import Secret
@@ -90,7 +91,7 @@ def provider(**changes: Any) -> dict[str, Any]:
 
 def explained(
     described: dict[str, Any] | None, remembered: dict[str, Any] | None = None, acme: dict[str, Any] | None = None
-) -> Explained:
+) -> Explanation:
     """Return the explanation of `door`."""
     return explain("door", described, past() if remembered is None else remembered, acme or provider(), NOW)
 
@@ -98,12 +99,12 @@ def explained(
 def test_alive() -> None:
     """A grant that lives: until when, when it is refreshed in local time, and that nobody has to do anything."""
     said = explained(grant())
-    assert said == Explained(
+    assert said == Explanation(
         "Grant door is alive. Its access token is served until 14:00:00 (in 60 min).",
-        "It is refreshed at 13:03:00 (in 3 min).",
+        "The broker refreshes it at 13:03:00 (in 3 min).",
         NOW + 180,
     )
-    assert explained(grant(), past(next_at=MS)).next == "It is refreshed within seconds."
+    assert explained(grant(), past(next_at=MS)).next == "The broker refreshes it within seconds."
     overdue = explained(grant(), past(next_at=MS - 5 * MINUTE))
     assert "overdue since 12:55:00 (5 min ago)" in overdue.next
     assert "token-broker health" in overdue.next
@@ -116,7 +117,7 @@ def test_without_a_token() -> None:
     assert said.why == "Grant door waits for a token. It has no access token yet."
     said = explained(grant(life=-10))
     assert said.exit_code == TRY_AGAIN
-    assert "no valid access token: the last one ended at 12:50:00 (10 min ago)" in said.why
+    assert "no valid access token: the last one expired at 12:50:00 (10 min ago)" in said.why
 
 
 def test_login_soon() -> None:
@@ -139,7 +140,7 @@ def test_dead(life: int, then: str) -> None:
     assert "invalid_grant: revoked by user" in said.why
     assert said.next.endswith(then)
     assert said.command == "token-broker login door --provider acme"
-    assert "`token-broker retry door` asks once more" in said.person
+    assert "`token-broker retry door` sends one more request" in said.person
     assert said.exit_code == LOG_IN
 
 
@@ -171,11 +172,11 @@ def test_unreadable(described: dict[str, Any]) -> None:
 def test_leased() -> None:
     """Under way: by whom and since when, and what happens if nobody hears of it again; a log out holds it too."""
     said = explained(grant("leased"), past(under_way=(MS - 2000, "host-a:7"), next_at=MS + 2 * MINUTE))
-    assert said.why == "Broker host-a:7 has been asking the provider for grant door since 12:59:58 (2 s ago)."
+    assert said.why == "Broker host-a:7 has had a token request for grant door under way since 12:59:58 (2 s ago)."
     assert "lease ends at 13:02:00 (in 2 min)" in said.next
     assert said.exit_code == FINE
     assert explained(grant("leased", life=-1), past(under_way=(MS, ""))).exit_code == TRY_AGAIN
-    assert "for a log out" in explained(grant("leased")).why
+    assert "for a logout" in explained(grant("leased")).why
 
 
 def test_fenced() -> None:
@@ -194,9 +195,10 @@ def test_suspended() -> None:
         suspended="invalid_client", suspended_at=NOW - 7200, not_before=NOW + 60, detail="Bad client credentials"
     )
     said = explained(grant(), acme=refused)
-    assert "refuses our own registration since 11:00:00 (2 h ago) (invalid_client: Bad client credentials)" in said.why
+    assert "has refused this broker's client registration since 11:00:00 (2 h ago)" in said.why
+    assert "(invalid_client: Bad client credentials)" in said.why
     assert "grant door is untouched" in said.why
-    assert "One grant is tried at 13:01:00 (in 60 s)" in said.next
+    assert "The broker tries one grant at 13:01:00 (in 60 s)" in said.next
     assert "client_id and client secret" in said.person
     assert said.command == "token-broker retry --provider acme"
     assert said.exit_code == FAILED
@@ -212,29 +214,33 @@ def test_unknown_at_a_strict_server() -> None:
         grant(), past(attempt("unknown", "postponed", "timeout"), unknown_at=MS - MINUTE, next_at=MS + 59 * MINUTE)
     )
     assert said.why == (
-        "The answer to a token request for grant door at 12:59:00 (60 s ago) never came: "
+        "The response to a token request for grant door at 12:59:00 (60 s ago) never came: "
         "its refresh token may be spent."
     )
-    assert said.next.startswith("It is presented again at 13:59:00 (in 59 min), just before its access token ends")
+    assert said.next.startswith(
+        "The broker presents it again at 13:59:00 (in 59 min), just before its access token expires"
+    )
     assert "may end a grant whose spent token comes again" in said.next
     assert said.command == "token-broker login door --provider acme"
     assert said.exit_code == FINE
     dying = explained(grant(life=1), past(unknown_at=MS - MINUTE, next_at=MS))
-    assert "within seconds: its access token is about to end" in dying.next
+    assert "within seconds: its access token is about to expire" in dying.next
     gone = explained(grant(life=-1), past(unknown_at=MS - MINUTE, next_at=MS))
-    assert "nothing valid is left to lose" in gone.next
+    assert "no valid token is left to lose" in gone.next
     assert gone.exit_code == TRY_AGAIN
 
 
 def test_unknown_where_it_is_forgiven() -> None:
     """Inside a grace it is presented again at once; where nothing rotates that is safe."""
     remembered = past(unknown_at=MS - 5000, next_at=MS)
-    assert "acme forgives that for 30 s" in explained(grant(), remembered, provider(reuse_grace=30.0)).next
+    assert (
+        "acme accepts a spent token again for 30 s" in explained(grant(), remembered, provider(reuse_grace=30.0)).next
+    )
     safe = explained(grant(), remembered, provider(reuse_grace="forever"))
     assert "does not rotate, so that is safe" in safe.next
     assert (safe.person, safe.command) == ("nothing", None)
     over = explained(grant(), past(unknown_at=MS - 31_000, next_at=MS + MINUTE), provider(reuse_grace=30.0))
-    assert "just before its access token ends" in over.next
+    assert "just before its access token expires" in over.next
 
 
 def test_half_closed_lane() -> None:
@@ -246,7 +252,7 @@ def test_half_closed_lane() -> None:
     assert said.exit_code == FINE
     assert explained(grant(life=-1, failures=1), past(next_at=MS), ailing).next_at == NOW + 20
     assert explained(grant(life=-1), past(next_at=MS), provider(failures=3)).next.startswith(
-        "Grant door is tried when its turn"
+        "The broker tries grant door when its turn"
     )
 
 
@@ -263,11 +269,9 @@ def test_backing_off() -> None:
         attempt("busy", "postponed", "http_503", "down"), attempt("not_sent", "postponed", "connect", "refused")
     )
     said = explained(grant(failures=2), remembered)
-    assert said.why == (
-        "The refresh of grant door brought nothing 2 times in a row: nothing was sent (connect: refused)."
-    )
-    assert said.next.startswith("It is tried again at 13:03:00 (in 3 min).")
-    assert "brought nothing once" in explained(grant(failures=1)).why
+    assert said.why == ("The refresh of grant door failed 2 times in a row: nothing was sent (connect: refused).")
+    assert said.next.startswith("The broker tries it again at 13:03:00 (in 3 min).")
+    assert "failed once" in explained(grant(failures=1)).why
 
 
 def test_provider_gone() -> None:
@@ -298,20 +302,20 @@ def test_every_outcome_and_decision_has_words() -> None:
     decided = set()
     for script in ("claim", "commit", "postpone", "park", "restore"):
         text = (root / "store" / "lua" / f"{script}.lua").read_text()
-        decided |= {word for word in explanation._DECIDED if f"'{word}" in text}
-    assert decided == set(explanation._DECIDED)
+        decided |= {word for word in DECISIONS if f"'{word}" in text}
+    assert decided == set(DECISIONS)
     outcomes = {"unknown", "logged_in"}
     for file in ("policy.py", "scheduler.py"):
         for node in ast.walk(ast.parse((root / "refresh" / file).read_text())):
             made = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             if isinstance(node, ast.Call) and made in {"Park", "Postpone", "Commit", "_again"}:
                 outcomes |= {str(c.value) for c in ast.walk(node.args[1]) if isinstance(c, ast.Constant)}
-    assert outcomes == set(explanation._OUTCOMES)
+    assert outcomes == set(OUTCOMES)
     [said] = past(attempt("not_sent", "postponed", "connect", next_at=MS + MINUTE))["attempts"]
-    assert meaning(said) == "nothing was sent (connect)"
+    assert outcome(said) == "nothing was sent (connect)"
     assert decision(said, NOW) == "put off until 13:01:00"
     [said] = past(attempt("dead", "parked", "invalid_grant", "gone"))["attempts"]
-    assert (meaning(said), decision(said, NOW)) == (
+    assert (outcome(said), decision(said, NOW)) == (
         "the provider no longer accepts the refresh token (invalid_grant: gone)",
         "parked",
     )

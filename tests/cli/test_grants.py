@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from broker import errors
-from broker.cli import grants
-from broker.cli.http import Broker
+from broker.cli import login
+from broker.cli.http import Broker, broker_at
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
 from tests.cli.conftest import C_LOCALE, COMMAND, Home, line, lines, read_until
 from tests.waiting import until
@@ -36,7 +36,8 @@ async def test_login(home: Home) -> None:
     done = await home.ended(waiting)
     assert done.code == 0, done
     assert re.fullmatch(
-        r"Logged in: grant front-door at cameramanager is kept alive; its access token lives 3600 s, scope \S+\.\n",
+        r"Logged in: the broker keeps grant front-door at cameramanager alive; "
+        r"its access token lives 3600 s, scope \S+\.\n",
         done.out,
     )
     forms = {
@@ -73,7 +74,7 @@ async def test_paste(home: Home) -> None:
     redirect = await walk_to_redirect(await _printed_url(waiting), callback)
     done = await home.ended(waiting, redirect.encode() + b"\n")
     assert done.code == 0, done
-    assert "is kept alive" in done.out
+    assert "keeps grant g at acme alive" in done.out
     assert redirect not in done.out + done.err
     for pasted in (
         b"",
@@ -126,7 +127,7 @@ async def test_login_outlives_any_request_that_fails(
 ) -> None:
     """Once the link is printed, each request of the command may meet a broker that restarts, or whose Redis does."""
     await home.run()
-    monkeypatch.setattr(grants, "_POLL", 0.01)
+    monkeypatch.setattr(login, "_POLL_INTERVAL", 0.01)
     ask = Broker.ask
     asked: list[str] = []
 
@@ -140,12 +141,17 @@ async def test_login_outlives_any_request_that_fails(
 
     monkeypatch.setattr(Broker, "ask", fails_once)
     monkeypatch.setenv("TOKEN_BROKER_KEY", (home.data / "admin.key").read_text().strip())
-    waiting = asyncio.create_task(grants._login("g", "acme", None, home.url, None, paste=False))
+    waiting = asyncio.create_task(_log_in(home.url))
     url = await until(lambda: re.search(r"http\S+", capsys.readouterr().out))
     assert "Logged in" in await walk_login(url[0])
     await asyncio.wait_for(waiting, 10)
-    assert "is kept alive" in capsys.readouterr().out
+    assert "keeps grant g at acme alive" in capsys.readouterr().out
     assert len(set(asked[2:])) == 2
+
+
+async def _log_in(url: str) -> None:
+    async with broker_at(None, url, None) as broker:
+        await login.log_in_by_link(broker, "g", "acme")
 
 
 async def test_dead_grant(home: Home) -> None:
@@ -163,9 +169,9 @@ async def test_dead_grant(home: Home) -> None:
     done = await home("status")
     assert re.search(r"^g +acme +log in again ", done.out, re.MULTILINE)
     done = await home("retry", "g")
-    assert (done.code, done.out) == (0, "Grant g is due: one more request goes out.\n")
+    assert (done.code, done.out) == (0, "Grant g is due: the broker sends one more token request.\n")
     done = await home("retry", "--provider", "acme")
-    assert re.fullmatch(r"Provider acme is asked again; parked grants taken up: \d\.\n", done.out)
+    assert re.fullmatch(r"The broker sends requests to provider acme again, and retries \d parked grants\.\n", done.out)
     for arguments in (
         ("retry", "nope"),
         ("retry", "-p", "nope"),
@@ -192,9 +198,9 @@ async def test_keys(home: Home) -> None:
         assert (await home(*arguments, env=env)).code == 0
     (home.directory / "empty").write_text("")
     for file, words in (
-        ("empty", "is no key"),
+        ("empty", "does not hold a key"),
         ("missing", "No such file"),
-        ("broker.toml", "is no key"),
+        ("broker.toml", "does not hold a key"),
         (".", "Is a directory"),
     ):
         done = await home("status", "--key-file", file)

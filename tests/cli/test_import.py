@@ -50,7 +50,7 @@ async def test_nothing_to_import(home: Home) -> None:
     assert (await home("import", "empty")).code == 75
     await home.run()
     done = await home("import", "empty")
-    assert (done.code, done.out) == (0, "nothing to import: no line in it\n")
+    assert (done.code, done.out) == (0, "There is nothing to import: the input has no line.\n")
     for file, words in (("missing", "No such file or directory"), (".", "Is a directory")):
         done = await home("import", file)
         assert (done.code, done.out) == (1, "")
@@ -100,8 +100,8 @@ async def test_broker_goes_away(home: Home) -> None:
     done = await home.ended(process, line(home, "g2").encode())
     assert done.code == 75, done
     (printed,) = lines(done.err)
-    assert "broke off its answer" in printed
-    assert "1 lines were taken, and importing the whole file again is safe" in printed
+    assert "broke off its response" in printed
+    assert "1 lines were processed, and importing the whole file again is safe" in printed
     for pid in home.left_behind():
         os.kill(pid, signal.SIGTERM)
     await until(lambda: not home.left_behind())

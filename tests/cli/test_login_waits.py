@@ -75,7 +75,7 @@ async def test_the_wait_ends_with_the_login(home: Home, poll: Answer) -> None:
         done = await login(home, url)
         assert time.monotonic() - began < 15
     assert done.code == 1
-    assert lines(done.err) == ["token-broker: the login was not completed within ten minutes: start again"]
+    assert lines(done.err) == ["token-broker: nobody completed the login within ten minutes: start it again"]
 
 
 @pytest.mark.parametrize("life", [600, -3600, 7200], ids=["right", "ours is ahead", "ours is behind"])

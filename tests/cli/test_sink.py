@@ -260,24 +260,24 @@ async def test_dead_grant(home: Home) -> None:
 
 WRONG: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "give --grant and --file, or --sinks FILE"),
-    (("x", "--sinks", "y"), 2, "give it alone"),
+    (("x", "--sinks", "y"), 2, "give --sinks alone"),
     (("x", "--exec", "echo 'x"), 2, "no closing quotation"),
     (("x", "--mode", "rw"), 78, '--mode: must be three octal digits in quotes, such as "0640"'),
-    (("x", "--format", "netrc"), 78, "--machine: is missing: netrc names the host"),
-    (("x", "--signal", "HUP"), 78, "--pid-file: is missing: it says to whom SIGHUP goes"),
+    (("x", "--format", "netrc"), 78, "--machine: is missing: netrc needs the host"),
+    (("x", "--signal", "HUP"), 78, "--pid-file: is missing: name the file"),
     (("x", "--signal", "HUPP"), 78, "--signal: must be the name of a signal"),
     (("x", "--owner", "nobody-by-this-name"), 78, "there is no user 'nobody-by-this-name'"),
-    (("x", "--grant", "a b"), 78, "--grant: is no name"),
+    (("x", "--grant", "a b"), 78, "--grant: is not a name"),
     (("nowhere/x",), 1, "there is no directory"),
-    (("a-directory",), 1, "is there and no regular file"),
-    (("a-link",), 1, "is there and no regular file"),
+    (("a-directory",), 1, "exists and is not a regular file"),
+    (("a-link",), 1, "exists and is not a regular file"),
 ]
 WRONG_FILES = [
     (None, "cannot be read by uid"),
     ("", "write a [[sink]] table"),
     ("[[sink]\n", "is not TOML"),
     ('sink = "x"', "write a [[sink]] table"),
-    ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "stands in two sinks"),
+    ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "is the file of two sinks"),
     ('[[sink]]\ngrant = "g"\nfiel = "x"\n', "sink 1: file: is missing\ntoken-broker: sinks5: sink 1: fiel: no such"),
 ]
 
@@ -325,7 +325,7 @@ async def test_directory_that_is_not_ours(home: Home) -> None:
 
     done = await sink("etc/token")
     assert done.code == 1
-    assert f"cannot be written by uid {os.getuid()} (Permission denied): let it write in" in done.err
+    assert f"cannot be written by uid {os.getuid()} (Permission denied): let that user write in" in done.err
     done = await sink("etc/mine")
     assert (done.code, holds(directory / "mine", token)) == (0, True), done.err
     done = await sink("theirs", "--owner", str(NOBODY))

@@ -51,7 +51,7 @@ A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
 def test_urls(url: str, topology: str, hosts: list[tuple[str, int]], rest: dict[str, object]) -> None:
     """Every form of redis.url is read as it is meant."""
     read = parse_redis_url(url)
-    assert (read.way, list(read.hosts)) == (topology, hosts)
+    assert (read.topology, list(read.hosts)) == (topology, hosts)
     assert {name: getattr(read, name) for name in rest} == rest
     assert "p@" not in repr(read)
 
@@ -75,9 +75,9 @@ def test_urls(url: str, topology: str, hosts: list[tuple[str, int]], rest: dict[
         ("redis+sentinel:///main", "must be"),
         ("redis+sentinel://a/main/x", "must be"),
         ("redis+sentinel://a,,b/main", "must be"),
-        ("redis+cluster://a/1", "a Cluster has one"),
+        ("redis+cluster://a/1", "a Cluster has only one"),
         ("redis://a,b/0", "names several hosts"),
-        ("redis://a?retry=1", "not known here (retry)"),
+        ("redis://a?retry=1", "unknown option (retry)"),
         ("redis://a?ssl_ca_certs=x", "no TLS"),
         ("rediss://a?ssl_cert_reqs=maybe", "ssl_cert_reqs"),
         ("redis://[::1/0", "must be"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from broker.cli.main import EXIT_CODES, EXITS, app, register
+from broker.cli.console import EXIT_CODES, EXITS, app
 from tests.reference.pages import code, table
 
 _SHARED = ("--config", "--url", "--key-file", "--json")
@@ -17,7 +17,6 @@ _ALL = ("--help", "--version")
 
 def commands() -> str:
     """Return the tables of the commands, of their own options, of the shared ones, and of the exit codes."""
-    register()
     found = dict(sorted(_found(get_command(app))))
     whole, own, shared = [], [], dict[str, tuple[Any, list[str]]]()
     for name, command in found.items():

@@ -33,12 +33,18 @@ def test_windows_file(file: Path) -> None:
         (b"a = 1\n\0", "broker.toml:2: is not TOML, column 1: invalid statement"),
         (b"a = 1\rb", "broker.toml:1: is not TOML, column 6: expected newline or end of document after a statement"),
         (b"[http\n", "broker.toml:1: is not TOML, column 6: expected ']' at the end of a table declaration"),
-        (b'\nb = "x\n', "broker.toml:2: is not TOML, column 7: illegal character '\\n' (a quote that is not closed?)"),
+        (b'\nb = "x\n', "broker.toml:2: is not TOML, column 7: illegal character '\\n' (is a quote not closed?)"),
         (b"a = [1,\n", "broker.toml:2: is not TOML at its end: invalid value"),
         (b"[a.b]\n[a.b]\n", "broker.toml:2: is not TOML, column 5: cannot declare [a.b] twice"),
         (b"listen: 1\n", "broker.toml:1: is not TOML, column 7: expected '=' after a key in a key/value pair"),
-        (b"a = " + b"9" * 5000, "broker.toml: is not TOML that settings could be: `token-broker init` prints some"),
-        (b"a = " + b"[" * 5000, "broker.toml: is not TOML that settings could be: `token-broker init` prints some"),
+        (
+            b"a = " + b"9" * 5000,
+            "broker.toml: is not TOML for settings: `token-broker init` prints an example",
+        ),
+        (
+            b"a = " + b"[" * 5000,
+            "broker.toml: is not TOML for settings: `token-broker init` prints an example",
+        ),
     ],
 )
 def test_broken_file(wrong: Wrong, content: bytes, sentence: str) -> None:
@@ -59,8 +65,8 @@ def test_no_file(tmp_path: Path, name: str, why: str) -> None:
         settings_file.load(tmp_path / name)
     (finding,) = caught.value.findings
     assert finding == (
-        f"{tmp_path / name}: cannot be read by uid {os.getuid()} ({why}): name another with --config, or make one with "
-        "`token-broker init > broker.toml`"
+        f"{tmp_path / name}: cannot be read by uid {os.getuid()} ({why}): name another file with --config, or make one "
+        "with `token-broker init > broker.toml`"
     )
 
 

@@ -39,13 +39,13 @@ CASES = {
     "a section below a section": (REDIS + "log = 1\n", "broker.toml:3: redis.log: no such key: write [log]"),
     "a webhook over plain http": (
         REDIS + '[notify]\nwebhook = "http://hooks.test/x"\n',
-        "broker.toml:4: notify.webhook: is plain http beyond loopback: use https, or say notify.allow_http = true",
+        "broker.toml:4: notify.webhook: uses plain HTTP beyond loopback: use https, or set notify.allow_http = true",
     ),
     "a secret that signs nothing": (
         REDIS + '[notify]\nsecret_file = "s"\n',
         (
-            "broker.toml:4: notify.secret_file: signs what goes to notify.webhook, and there is none: give that too, "
-            "or drop this"
+            "broker.toml:4: notify.secret_file: needs notify.webhook, whose requests it signs: set that too, "
+            "or remove this"
         ),
     ),
     "an event that is none": (
@@ -58,22 +58,22 @@ CASES = {
     "no redis at all": (
         "",
         (
-            'broker.toml: redis.url: is missing: say where Redis is, [redis] url = "redis://HOST:6379/0", or '
-            'url = "embedded:" for one in data_dir; `token-broker demo` needs no settings at all'
+            'broker.toml: redis.url: is missing: write [redis] url = "redis://HOST:6379/0", or '
+            'url = "embedded:" for a server in data_dir; `token-broker demo` needs no settings'
         ),
     ),
     "no redis.url": (
         '[redis]\nnamespace = "x"\n',
         (
-            'broker.toml:1: redis.url: is missing: say where Redis is, [redis] url = "redis://HOST:6379/0", or '
-            'url = "embedded:" for one in data_dir; `token-broker demo` needs no settings at all'
+            'broker.toml:1: redis.url: is missing: write [redis] url = "redis://HOST:6379/0", or '
+            'url = "embedded:" for a server in data_dir; `token-broker demo` needs no settings'
         ),
     ),
     "no sealing keys beside Redis": (
         '[redis]\nurl = "redis://redis:6379/0"\n',
         (
             "broker.toml: sealing: keys_file is missing, and Redis is not embedded: run "
-            '`token-broker keys new > sealing.keys` and say keys_file = "sealing.keys" below [sealing]'
+            '`token-broker keys new > sealing.keys` and set keys_file = "sealing.keys" below [sealing]'
         ),
     ),
     "a lease that is too short": (
@@ -119,25 +119,28 @@ CASES = {
     "a window backwards": (
         REDIS + "[refresh]\nwindow = [0.9, 0.2]\n",
         (
-            "broker.toml:4: refresh.window: must be two parts of a token's life, 0 < first <= second < 1, such as "
-            "[0.70, 0.85]"
+            "broker.toml:4: refresh.window: must be two fractions of a token's lifetime, 0 < first <= second < 1, such "
+            "as [0.70, 0.85]"
         ),
     ),
     "plain http to everybody": (
         REDIS + '[http]\nlisten = ["127.0.0.1:1", "0.0.0.0:8080"]\n',
         (
-            "broker.toml:4: http.listen: 0.0.0.0:8080 is plain http beyond loopback: put TLS in front and say "
+            "broker.toml:4: http.listen: 0.0.0.0:8080 uses plain HTTP beyond loopback: put TLS in front of it and set "
             "http.allow_plain_http = true"
         ),
     ),
     "a public_url on plain http": (
         REDIS + '[http]\npublic_url = "http://broker.example"\n',
-        "broker.toml:4: http.public_url: is plain http beyond loopback: use https, or say http.allow_plain_http = true",
+        (
+            "broker.toml:4: http.public_url: uses plain HTTP beyond loopback: use https, or set "
+            "http.allow_plain_http = true"
+        ),
     ),
     "plain http to a provider": (
         REDIS + ACME.replace("https:", "http:"),
         (
-            "broker.toml:6: providers.acme.token_endpoint: is plain http beyond loopback: use https, or say "
+            "broker.toml:6: providers.acme.token_endpoint: uses plain HTTP beyond loopback: use https, or set "
             "allow_http = true for this provider"
         ),
     ),
@@ -149,8 +152,8 @@ CASES = {
     "a list over several lines": (
         REDIS + '[cache]\nwarm = [\n  "acme-*",\n  "a b",\n]\n',
         (
-            'broker.toml:4: cache.warm (item 2): must be a pattern of grant ids, such as "acme-*" ("*" is all, "?" one '
-            "character)"
+            'broker.toml:4: cache.warm (item 2): must be a pattern of grant ids, such as "acme-*" ("*" matches any '
+            'text, "?" any character)'
         ),
     ),
     "a word that is none of these": (
@@ -168,8 +171,8 @@ CASES = {
     "a provider with no good name": (
         REDIS + ACME.replace("acme]", '"a b"]'),
         (
-            "broker.toml:3: providers.a b: is no name: a letter or digit, then letters, digits, '.', '_' or '-', "
-            "at most 128"
+            "broker.toml:3: providers.a b: is not a name: write a letter or digit, then letters, digits, '.', '_' or "
+            "'-', at most 128 in all"
         ),
     ),
     "a provider without client_id": (
@@ -197,7 +200,7 @@ CASES = {
     "two client secrets": (
         REDIS + ACME + 'client_secret = "PASSWORD"\nclient_secret_file = "x"\n',
         (
-            "broker.toml:7: providers.acme.client_secret: stands beside client_secret_file: keep that one, and delete "
+            "broker.toml:7: providers.acme.client_secret: conflicts with client_secret_file: keep that one, and remove "
             "client_secret"
         ),
     ),
@@ -208,13 +211,13 @@ CASES = {
     "a caller without a key": (
         REDIS + '[callers.wall]\nread = ["*"]\n',
         (
-            "broker.toml:3: callers.wall.key_file: is missing, and key_sha256 too: give one of them "
+            "broker.toml:3: callers.wall.key_file: is missing, and so is key_sha256: set one of them "
             "(`token-broker caller new NAME` prints the lines)"
         ),
     ),
     "a caller with two keys": (
         REDIS + f'[callers.wall]\nkey_sha256 = "{"0" * 64}"\nkey_file = "x"\n',
-        "broker.toml:5: callers.wall.key_file: stands beside key_sha256: keep one of them",
+        "broker.toml:5: callers.wall.key_file: conflicts with key_sha256: keep one of them",
     ),
     "a key where its hash belongs": (
         REDIS + '[callers.wall]\nkey_sha256 = "PASSWORD"\n',

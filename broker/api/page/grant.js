@@ -42,11 +42,13 @@ export class GrantLine {
     const before = this.grant;
     this.grant = grant;
     setText(this.provider, grant.provider);
-    const failing = grant.state === "due" && grant.failures > 0;
+    // A broker of the version before, behind the same address, calls them attempts.
+    const failures = grant.failures ?? grant.attempts;
+    const failing = grant.state === "due" && failures > 0;
     const status = grant.unreadable ? "sealed with a missing key"
       : grant.state === "parked" ? REASONS[grant.reason] ?? grant.reason ?? "parked"
       : grant.state === "leased" ? "refreshing"
-      : failing ? `failing, ${grant.failures} in a row` : "";
+      : failing ? `failing, ${failures} in a row` : "";
     setText(this.state, status);
     this.node.dataset.state = grant.state;
     this.node.dataset.level = grant.state === "parked" || grant.unreadable ? "bad" : failing ? "warn" : "good";

@@ -1,4 +1,4 @@
-"""A file that holds the current token: whole at any moment, and never readable by more than it should be."""
+"""A file that holds the current token: complete at any moment, and never readable by more users than intended."""
 
 from __future__ import annotations
 
@@ -13,21 +13,33 @@ from typing import TYPE_CHECKING
 from broker.errors import BrokerError, InvalidSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY})
-"""How a rename onto a bind-mounted file fails, or making a file in a directory that is not ours."""
+"""How a rename onto a bind-mounted file fails, or creating a file in a directory of another user."""
 
 
 class CannotWrite(BrokerError):
-    """The file cannot be written: the message says why, and what would help."""
+    """The file cannot be written; the message says why, and what helps."""
 
 
 class TokenFile:
-    """Writes one file. Owner and group None: as it comes; *mode* holds whatever the umask is."""
+    """One file that this process writes."""
 
     def __init__(self, path: Path, *, owner: str | None, group: str | None, mode: int, in_place: bool) -> None:
-        """Raises `InvalidSettings` where there is no such user or group."""
+        """Look up owner and group.
+
+        Args:
+            path: The file.
+            owner: Name or number of the user; None: the user of this process.
+            group: Name or number of the group; None: the group that the system chooses.
+            mode: Mode of the file, whatever the umask.
+            in_place: Write into an existing file instead of replacing it.
+
+        Raises:
+            InvalidSettings: there is no such user or group.
+        """
         self.path = path
         self._uid = _id(owner, "owner", "user", lambda name: pwd.getpwnam(name).pw_uid)
         self._gid = _id(group, "group", "group", lambda name: grp.getgrnam(name).gr_gid)
@@ -35,18 +47,29 @@ class TokenFile:
         self._in_place = in_place
 
     def check(self) -> None:
-        """Raise `CannotWrite` where the first token could not be written: better said before it comes."""
+        """Find out before the first token arrives whether it can be written.
+
+        Raises:
+            CannotWrite: it cannot.
+        """
         directory = self.path.parent
         if not directory.is_dir():
-            raise CannotWrite(f"{self.path}: there is no directory {directory}: make it, or mend the path")
+            raise CannotWrite(f"{self.path}: there is no directory {directory}: make it, or correct the path")
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise CannotWrite(f"{self.path}: is there and no regular file: name another, or remove it")
+            raise CannotWrite(f"{self.path}: exists and is not a regular file: name another file, or remove it")
         beside = os.access(directory, os.W_OK | os.X_OK) and not self._in_place
         if not beside and not (os.access(self.path, os.W_OK) if self.path.exists() else os.access(directory, os.W_OK)):
             raise CannotWrite(_words(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
 
     def write(self, content: bytes) -> bool:
-        """Have the file hold *content*; False when it did already, and was left alone. Raises `CannotWrite`."""
+        """Make the file hold *content*.
+
+        Returns:
+            Whether that changed the file; one that holds *content* already is not written.
+
+        Raises:
+            CannotWrite: the file cannot be written.
+        """
         try:
             if self._holds(content):
                 return False
@@ -59,7 +82,11 @@ class TokenFile:
         return True
 
     def remove(self) -> None:
-        """Take the token away: the file, or what is in it where it cannot be removed. Raises `CannotWrite`."""
+        """Remove the file, or empty it where it cannot be removed.
+
+        Raises:
+            CannotWrite: neither is possible.
+        """
         try:
             try:
                 if not self._in_place:
@@ -74,40 +101,40 @@ class TokenFile:
             raise CannotWrite(_words(self.path, error)) from None
 
     def _holds(self, content: bytes) -> bool:
-        """Whether it has this content; then its owner and mode are put right without touching that."""
+        """Return whether the file holds *content*; if so, correct its owner and mode."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
         with os.fdopen(descriptor, "rb") as file:
-            now = os.fstat(descriptor)
-            if not stat.S_ISREG(now.st_mode) or file.read(len(content) + 1) != content:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or file.read(len(content) + 1) != content:
                 return False
-            owned = self._uid in {-1, now.st_uid} and self._gid in {-1, now.st_gid}
-            if not owned or stat.S_IMODE(now.st_mode) != self._mode:
-                self._give(descriptor)
+            owned = self._uid in {-1, status.st_uid} and self._gid in {-1, status.st_gid}
+            if not owned or stat.S_IMODE(status.st_mode) != self._mode:
+                self._set_owner_and_mode(descriptor)
             return True
 
     def _replace(self, content: bytes) -> None:
-        """Write it aside and put it in place by one rename; a file that is a mount itself is written in place."""
-        aside = self.path.with_name(f".{self.path.name}.new")
+        """Write a new file beside it and rename that; write into a file that is itself a mount."""
+        new = self.path.with_name(f".{self.path.name}.new")
         try:
-            aside.unlink(missing_ok=True)
-            self._create(aside, content)
-            aside.replace(self.path)
+            new.unlink(missing_ok=True)
+            self._create(new, content)
+            new.replace(self.path)
         except OSError as error:
             if error.errno not in _READ_ONLY or not self.path.is_file() or self.path.is_symlink():
                 raise
             self._overwrite(content)
         finally:
             with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+                new.unlink(missing_ok=True)
 
     def _create(self, path: Path, content: bytes) -> None:
-        # With no more rights than its owner's until owner and mode are as they shall be, whatever the umask.
+        # Only the owner may open it until it has its final owner and mode, whatever the umask.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, self._mode & 0o600), "wb") as file:
-            self._give(file.fileno())
+            self._set_owner_and_mode(file.fileno())
             _write(file.fileno(), content)
 
     def _overwrite(self, content: bytes) -> None:
@@ -117,19 +144,19 @@ class TokenFile:
             self._create(self.path, content)
             return
         with os.fdopen(descriptor, "wb"):
-            self._give(descriptor)
+            self._set_owner_and_mode(descriptor)
             _write(descriptor, content)
             os.ftruncate(descriptor, len(content))
 
-    def _give(self, descriptor: int) -> None:
-        now = os.fstat(descriptor)
-        if self._uid not in {-1, now.st_uid} or self._gid not in {-1, now.st_gid}:
+    def _set_owner_and_mode(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if self._uid not in {-1, status.st_uid} or self._gid not in {-1, status.st_gid}:
             try:
                 os.fchown(descriptor, self._uid, self._gid)
             except PermissionError:
                 raise CannotWrite(
                     f"{self.path}: cannot be given to that owner or group by uid {os.getuid()}: run as root (or as a "
-                    "member of the group), or drop owner and group"
+                    "member of the group), or leave owner and group out"
                 ) from None
         os.fchmod(descriptor, self._mode)
 
@@ -145,25 +172,26 @@ def _words(path: Path, error: OSError) -> str:
     why = f"{path}: cannot be written by uid {os.getuid()} ({error.strerror})"
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return f"{why}: let it write in {path.parent}, or in the file itself (--in-place)"
+            return f"{why}: let that user write in {path.parent}, or into the file itself (--in-place)"
         case errno.ELOOP:
-            return f"{path}: is a symbolic link, which is not followed: name the file it leads to"
+            return f"{path}: is a symbolic link, which the sink does not follow: name the file it leads to"
         case errno.ENOENT:
-            return f"{path}: there is no directory {path.parent}: make it, or mend the path"
+            return f"{path}: there is no directory {path.parent}: make it, or correct the path"
         case errno.ENOSPC | errno.EDQUOT:
-            return f"{why}: make room; the file is as it was, unless it is written in place"
+            return f"{why}: free some space; the file is unchanged, unless it is written in place"
         case _:
             return why
 
 
-def _id(name: str | None, key: str, kind: str, known: object) -> int:
+def _id(name: str | None, key: str, kind: str, look_up: Callable[[str], int]) -> int:
+    """Return the number of a user or group; -1: leave it as it is."""
     if name is None:
         return -1
     if name.isascii() and name.isdigit():
         return int(name)
     try:
-        return known(name)  # type: ignore[operator, no-any-return]
+        return look_up(name)
     except KeyError:
         raise InvalidSettings(
-            f"{key}: there is no {kind} {name[:64]!r} on this system: name one, or give a number"
+            f"{key}: there is no {kind} {name[:64]!r} on this system: name another, or give its number"
         ) from None

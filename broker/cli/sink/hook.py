@@ -1,4 +1,4 @@
-"""What is done after a file was written: a command, a signal, or both; many changes at once are one."""
+"""What `sink` does after it wrote a file: run a command, send a signal, or both; once for changes close together."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 DEBOUNCE = 0.5
-"""Seconds that are waited for further changes."""
+"""Seconds to wait for further changes before acting."""
 _TIMEOUT = 60.0
-"""Seconds after which a command, and whatever it started, is killed."""
+"""Seconds after which the sink kills a command, and whatever it started."""
 _KEY = "TOKEN_BROKER_KEY"
+"""Variable that a command must not inherit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is to be done. Sinks with equal ones share them."""
+    """What to do after a change. Sinks with equal actions share one hook."""
 
     command: tuple[str, ...] = ()
     signal: signal.Signals | None = None
     pid_file: Path | None = None
 
     async def do(self) -> None:
-        """Do it, once. What goes wrong is an event: the file is good all the same."""
+        """Run the command and send the signal. A failure is logged only: the file is good all the same."""
         if self.command:
             await self._run()
         if self.signal is not None and self.pid_file is not None:
-            self._send()
+            _send(self.signal, self.pid_file)
 
     async def _run(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != _KEY}
@@ -67,25 +68,29 @@ class Action:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
-    def _send(self) -> None:
-        assert self.signal is not None and self.pid_file is not None  # noqa: S101, PT018 - `do` has looked
-        try:
-            pid = _pid(self.pid_file.read_text("ascii"))
-            os.kill(pid, self.signal)
-        except ValueError:  # UnicodeDecodeError is one
-            why = "it holds no process id"
-        except ProcessLookupError:
-            why = "no such process"
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-        else:
-            log.info("hook.signalled", pid=pid, signal=self.signal.name)
-            return
-        log.error("hook.failed", pid_file=str(self.pid_file), error=why)
+
+def _send(number: signal.Signals, pid_file: Path) -> None:
+    try:
+        pid = _pid(pid_file.read_text("ascii"))
+        os.kill(pid, number)
+    except ValueError:  # UnicodeDecodeError is one
+        why = "it holds no process id"
+    except ProcessLookupError:
+        why = "no such process"
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+    else:
+        log.info("hook.signalled", pid=pid, signal=number.name)
+        return
+    log.error("hook.failed", pid_file=str(pid_file), error=why)
 
 
 def _pid(text: str) -> int:
-    """The process id in a file. 0, 1 and negative ones mean more than one process, or all: ValueError."""
+    """Return the process id in the text of a file.
+
+    Raises:
+        ValueError: there is none; 0 and negative ones address more than one process, and 1 is the init process.
+    """
     pid = int((text.split() or [""])[0])
     if pid <= 1:
         raise ValueError
@@ -93,29 +98,29 @@ def _pid(text: str) -> int:
 
 
 class Hook:
-    """Does an action some time after it was asked to, once for all who asked meanwhile."""
+    """An action, run a moment after it was requested, once for all requests until then."""
 
     def __init__(self, action: Action) -> None:
         self.action = action
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def ask(self) -> None:
-        """A file changed."""
-        self._asked.set()
+    def request(self) -> None:
+        """Request the action: a file changed."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Act until cancelled."""
+        """Run the action after each request, until cancelled."""
         while True:
-            await self._asked.wait()
+            await self._requested.wait()
             await asyncio.sleep(DEBOUNCE)
-            self._asked.clear()
+            self._requested.clear()
             try:
                 await self.action.do()
             except asyncio.CancelledError:
-                self._asked.set()
+                self._requested.set()
                 raise
 
     async def finish(self) -> None:
-        """Act now if it was asked to, and has not: the next process finds the file right, and asks for nothing."""
-        if self._asked.is_set():
+        """Run a requested action now: the next process finds the file current, and would not request it again."""
+        if self._requested.is_set():
             await self.action.do()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from broker.cli.formats import FileForm
+from broker.cli.formats import FileFormat
 from broker.errors import InvalidSettings
 from broker.settings.file import WORDS
 from broker.settings.values import Name, Section, matching
@@ -29,7 +29,7 @@ class Sink(Section):
 
     grant: Name = Field(description="id of the grant whose token to write")
     file: Annotated[Path, AfterValidator(Path.absolute)] = Field(description="file to write")
-    format: FileForm = Field(
+    format: FileFormat = Field(
         default="text",
         description="content of the file; text (default): the token only; header: for curl -H @FILE; "
         "env: for EnvironmentFile=; json: the response without expires_in; k8s; netrc",
@@ -61,24 +61,28 @@ class Sink(Section):
 
     @field_validator("pid_file")
     @classmethod
-    def _beside_a_signal(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+    def _goes_with_signal(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         signal = info.data.get("signal", "")
         if path is None and signal:
-            raise ValueError(f"is missing: it says to whom {signal} goes")
+            raise ValueError(f"is missing: name the file with the id of the process that {signal} goes to")
         if path is not None and signal is None:
-            raise ValueError("stands without a signal to send: give signal too")
+            raise ValueError("needs a signal to send: set signal too")
         return path
 
     @field_validator("machine")
     @classmethod
-    def _of_netrc(cls, machine: str | None, info: ValidationInfo) -> str | None:
+    def _needed_by_netrc(cls, machine: str | None, info: ValidationInfo) -> str | None:
         if machine is None and info.data.get("format") == "netrc":
-            raise ValueError("is missing: netrc names the host that the token is for")
+            raise ValueError("is missing: netrc needs the host that the token is for")
         return machine
 
 
 def from_file(path: Path) -> list[Sink]:
-    """The sinks of a TOML file: `[[sink]]` tables. Raises `InvalidSettings` with all that is wrong."""
+    """Return the sinks of a TOML file, which has a `[[sink]]` table for each.
+
+    Raises:
+        InvalidSettings: everything that is wrong.
+    """
     try:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
@@ -89,30 +93,34 @@ def from_file(path: Path) -> list[Sink]:
     rows = table.get("sink")
     if not isinstance(rows, list) or not rows or set(table) != {"sink"}:
         raise InvalidSettings(f'{path}: write a [[sink]] table for each file, with grant = "…" and file = "…" in it')
-    sinks, findings = list[Sink](), list[str]()
+    sinks, wrong = list[Sink](), list[str]()
     for number, row in enumerate(rows, 1):
         try:
             sinks.append(_KIND.validate_python(row))
         except ValidationError as error:
-            findings += [f"{path}: sink {number}: {words}" for words in found(error)]
+            wrong += [f"{path}: sink {number}: {words}" for words in findings(error)]
     for file in {sink.file for sink in sinks}:
         if sum(sink.file == file for sink in sinks) > 1:
-            findings.append(f"{path}: {file} stands in two sinks: give each its own file")
-    if findings:
-        raise InvalidSettings(*findings)
+            wrong.append(f"{path}: {file} is the file of two sinks: give each its own")
+    if wrong:
+        raise InvalidSettings(*wrong)
     return sinks
 
 
-def from_options(**given: Any) -> Sink:
-    """The sink that options describe, each by its name. Raises `InvalidSettings`."""
+def from_options(options: dict[str, Any]) -> Sink:
+    """Return the sink that the options describe, each passed by its key.
+
+    Raises:
+        InvalidSettings: everything that is wrong.
+    """
     try:
-        return _KIND.validate_python({name: value for name, value in given.items() if value is not None})
+        return _KIND.validate_python({name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        raise InvalidSettings(*(f"--{words.replace('_', '-', 1)}" for words in found(error))) from None
+        raise InvalidSettings(*(f"--{words.replace('_', '-', 1)}" for words in findings(error))) from None
 
 
 def option(key: str, *names: str, **more: Any) -> Any:
-    """Return the option of the command for the key of a sink, in the key's own words."""
+    """Return the option of the command for a key of a sink, with the key's description as its help."""
     words = Sink.model_fields[key].description or ""
     return typer.Option(f"--{key.replace('_', '-')}", *names, help=f"{words[:1].upper()}{words[1:]}.", **more)
 
@@ -120,11 +128,11 @@ def option(key: str, *names: str, **more: Any) -> Any:
 _KIND = TypeAdapter(Sink)
 
 
-def found(error: ValidationError) -> list[str]:
-    """What is wrong, a line each: `KEY: what is allowed`."""
+def findings(error: ValidationError) -> list[str]:
+    """Return what is wrong, one line each: `KEY: what is allowed`."""
     lines = []
     for each in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in each["loc"] if isinstance(part, str)) or "it"
+        key = ".".join(str(part) for part in each["loc"] if isinstance(part, str)) or "sink"
         if each["type"] == "extra_forbidden":
             words = f"no such key; allowed: {', '.join(Sink.model_fields)}"
         else:

@@ -13,7 +13,7 @@ from broker.store.redis.connections import CALL_TIMEOUT
 from broker.store.redis.replies import certificate_error
 
 if TYPE_CHECKING:
-    from broker.settings.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisLocation
     from broker.store.redis.locate import Address
 
 _NAME_MISMATCH = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
@@ -26,12 +26,12 @@ _ANNOUNCED = {
 
 
 async def describe_mismatch(
-    place: RedisPlace, address: Address | None, error: BaseException, *, announced: bool
+    location: RedisLocation, address: Address | None, error: BaseException, *, announced: bool
 ) -> str | None:
     """Describe *error* if it is about the name in a certificate, else return None.
 
     Args:
-        place: from `redis.url`.
+        location: from `redis.url`.
         address: that was connected to.
         error: of that connection.
         announced: the address comes from Sentinels or a Cluster; else it stands in the URL.
@@ -39,9 +39,9 @@ async def describe_mismatch(
     rejected = certificate_error(error)
     if rejected is None or rejected.verify_code not in _NAME_MISMATCH or address is None:
         return None
-    wanted = place.tls_options.get("server_name") or address[0]
-    names = ", ".join(await _names(address, place.tls_options.get("server_name"))) or "another name"
-    source = _ANNOUNCED.get(place.way, ":") if announced else ":"
+    wanted = location.tls_options.get("server_name") or address[0]
+    names = ", ".join(await _names(address, location.tls_options.get("server_name"))) or "another name"
+    source = _ANNOUNCED.get(location.topology, ":") if announced else ":"
     first = names.partition(",")[0]
     return (
         f"its certificate is for {names}, but the broker connects to {wanted}{source} name the server in redis.url "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from broker.settings.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisLocation
 
 Argument = str | bytes | int | float
 """One part of a command."""
@@ -197,24 +197,24 @@ async def _is_usable(connection: Any) -> bool:
         return False
 
 
-def tls_context(place: RedisPlace) -> ssl.SSLContext | None:
-    """Make the context of TLS connections from the files that *place* names. Blocks: call it in a thread.
+def tls_context(location: RedisLocation) -> ssl.SSLContext | None:
+    """Make the context of TLS connections from the files that *location* names. Blocks: call it in a thread.
 
     Raises:
         OSError: a file cannot be read or used.
     """
-    if not place.tls:
+    if not location.tls:
         return None
-    options: dict[str, Any] = {name: value for name, value in place.tls_options.items() if name != "server_name"}
+    options: dict[str, Any] = {name: value for name, value in location.tls_options.items() if name != "server_name"}
     check = options.pop("check_hostname", "true").lower() not in {"0", "f", "false", "n", "no"}
     required = options.pop("cert_reqs", "required")
     return RedisSSLContext(cert_reqs=required, check_hostname=check, **options).get()
 
 
 def connection_options(
-    place: RedisPlace, address: tuple[str, int] | None, tls: ssl.SSLContext | None
+    location: RedisLocation, address: tuple[str, int] | None, tls: ssl.SSLContext | None
 ) -> dict[str, Any]:
-    """Return the options of a connection to *address*, or to the socket of *place*."""
+    """Return the options of a connection to *address*, or to the socket of *location*."""
     options: dict[str, Any] = {
         "socket_connect_timeout": CALL_TIMEOUT,
         "socket_timeout": CALL_TIMEOUT,
@@ -222,14 +222,14 @@ def connection_options(
         "protocol": 2,
         "client_name": "token-broker",
         "driver_info": None,  # else each connection reads package metadata from disk
-        "username": place.username,
-        "password": place.password,
-        "db": place.db,
+        "username": location.username,
+        "password": location.password,
+        "db": location.db,
     }
     if address is None:
-        return {**options, "connection_class": UnixDomainSocketConnection, "path": place.path}
+        return {**options, "connection_class": UnixDomainSocketConnection, "path": location.path}
     options |= {"host": address[0], "port": address[1], "socket_keepalive": True}
     if tls is None:
         return {**options, "connection_class": Connection}
-    named = place.tls_options.get("server_name")
+    named = location.tls_options.get("server_name")
     return {**options, "connection_class": Tls, "context": tls, "server_name": named}

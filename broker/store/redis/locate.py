@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from broker.settings.redis_url import RedisPlace
+    from broker.settings.redis_url import RedisLocation
 
 Address = tuple[str, int]
 SLOT = key_slot(b"{0}")
@@ -84,23 +84,23 @@ def lag_ms(reply: Any) -> int:
 
 
 class Locator:
-    """Find where the primary of a place is now; whoever connects resolves the name."""
+    """Find the current address of the primary; whoever connects resolves the name."""
 
-    def __init__(self, place: RedisPlace) -> None:
-        self.place = place
+    def __init__(self, location: RedisLocation) -> None:
+        self.location = location
         self._nodes: list[Address] = []
 
     async def locate(self, tls: ssl.SSLContext | None) -> Address | None:
-        """Return the primary's address, None for the place's socket.
+        """Return the primary's address, None for a socket.
 
         Raises:
             StoreUnavailable: nobody knows; the message says why.
         """
-        match self.place.way:
+        match self.location.topology:
             case "socket":
                 return None
             case "host":
-                return self.place.hosts[0]
+                return self.location.hosts[0]
             case "sentinel":
                 return await self._ask_sentinels(tls)
             case "cluster":
@@ -110,22 +110,22 @@ class Locator:
         """Return whether more than half of the Sentinels name another primary by now; a few stray ones do not count."""
         votes, _ = await self._poll_sentinels(tls)
         named = elect([vote for vote in votes if vote])
-        return named not in {None, address} and votes.count(named) > len(self.place.hosts) / 2
+        return named not in {None, address} and votes.count(named) > len(self.location.hosts) / 2
 
     async def _poll_sentinels(self, tls: ssl.SSLContext | None) -> tuple[list[Address | None], str]:
-        ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.place.service)
-        return await self._poll(self.place.hosts, ask, tls, lambda reply, _: sentinel_vote(reply))
+        ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.location.service)
+        return await self._poll(self.location.hosts, ask, tls, lambda reply, _: sentinel_vote(reply))
 
     async def _ask_sentinels(self, tls: ssl.SSLContext | None) -> Address:
         votes, trouble = await self._poll_sentinels(tls)
         if found := elect([vote for vote in votes if vote]):
             return found
         if votes:
-            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.place.service!r}: correct redis.url")
+            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.location.service!r}: correct redis.url")
         raise StoreUnavailable(f"Redis: no Sentinel replies: {trouble}")
 
     async def _ask_cluster(self, tls: ssl.SSLContext | None) -> Address:
-        asked = list(dict.fromkeys((*self.place.hosts, *self._nodes)))[:_MAX_NODES]
+        asked = list(dict.fromkeys((*self.location.hosts, *self._nodes)))[:_MAX_NODES]
 
         def vote(reply: Any, node: Address) -> Address | None:
             self._nodes = cluster_nodes(reply) or self._nodes
@@ -165,7 +165,7 @@ class Locator:
                     try:
                         votes.append(read(task.result(), polled[task]))
                     except (exceptions.RedisError, OSError, TimeoutError) as error:
-                        words = await describe_mismatch(self.place, polled[task], error, announced=False)
+                        words = await describe_mismatch(self.location, polled[task], error, announced=False)
                         trouble = words or describe(error)
                 named = elect([vote for vote in votes if vote])
                 if named is not None and votes.count(named) > len(asked) / 2:
@@ -178,14 +178,14 @@ class Locator:
 
     async def _ask(self, address: Address, command: tuple[str, ...], tls: ssl.SSLContext | None) -> Any:
         """Ask one server. A Sentinel that wants no password is asked again without one."""
-        options = connection_options(self.place, address, tls)
-        if self.place.way == "sentinel":
+        options = connection_options(self.location, address, tls)
+        if self.location.topology == "sentinel":
             options["db"] = 0
         async with asyncio.timeout(2 * CALL_TIMEOUT):
             try:
                 return await _once(options, command)
             except exceptions.AuthenticationError:
-                if self.place.way != "sentinel":
+                if self.location.topology != "sentinel":
                     raise
                 return await _once({**options, "username": None, "password": None}, command)
 

@@ -71,8 +71,8 @@ class Primary:
     """
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
-        self._place = parse_redis_url(url).with_password(password)
-        self._locator = Locator(self._place)
+        self._location = parse_redis_url(url).with_password(password)
+        self._locator = Locator(self._location)
         self._throttle = ConnectionThrottle()
         self._located: _Located | None = None
         self._locating: asyncio.Task[_Located] | None = None
@@ -235,7 +235,7 @@ class Primary:
     async def _current(self) -> _Located:
         """Return the primary; concurrent callers share one search for it."""
         if self._located is not None:
-            if self._place.way == "sentinel" and time.monotonic() > self._confirmed_at + _CONFIRM_EVERY:
+            if self._location.topology == "sentinel" and time.monotonic() > self._confirmed_at + _CONFIRM_EVERY:
                 self._confirmed_at = time.monotonic()
                 self._spawn(self._confirm(self._located))
             return self._located
@@ -263,8 +263,8 @@ class Primary:
                 located = await self._connect()
         except (exceptions.RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {describe(error)}") from None
-        if located.address != self._last_address and self._place.way in {"sentinel", "cluster"}:
-            log.info("store.located", address="{}:{}".format(*located.address or ()), way=self._place.way)
+        if located.address != self._last_address and self._location.topology in {"sentinel", "cluster"}:
+            log.info("store.located", address="{}:{}".format(*located.address or ()), way=self._location.topology)
         self._last_address = located.address
         self._located, self._confirmed_at = located, time.monotonic()
         return located
@@ -273,23 +273,23 @@ class Primary:
         """Find the primary and open one good connection to it; raise whatever failed."""
         tls = await self._tls()
         address = await self._locator.locate(tls)
-        pool = Pool(self._throttle, **connection_options(self._place, address, tls))
+        pool = Pool(self._throttle, **connection_options(self._location, address, tls))
         try:
             peer, self.lag_ms = await self._verify(pool)
         except BaseException as error:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await pool.retire()
-            if words := await describe_mismatch(self._place, address, error, announced=True):
+            if words := await describe_mismatch(self._location, address, error, announced=True):
                 raise StoreUnavailable(f"Redis: {words}") from None
             raise
         return _Located(address, peer, pool)
 
     async def _tls(self) -> ssl.SSLContext | None:
         """Return the TLS context, read anew each time, so that a renewed bundle counts from the next connection on."""
-        if not self._place.tls:
+        if not self._location.tls:
             return None
         try:
-            return await asyncio.to_thread(tls_context, self._place)
+            return await asyncio.to_thread(tls_context, self._location)
         except (OSError, ValueError) as error:  # ssl.SSLError is one
             raise StoreUnavailable(f"Redis: the files of its ssl_ options are not usable: {error}") from None
 
@@ -306,7 +306,7 @@ class Primary:
         if isinstance(info, exceptions.NoPermissionError):
             return None, 0  # INFO is denied; a replica will reject the first claim
         if is_replica(_raise_error(info)):
-            raise StoreUnavailable(f"Redis: {_SOURCE.get(self._place.way, '')}is a read-only replica")
+            raise StoreUnavailable(f"Redis: {_SOURCE.get(self._location.topology, '')}is a read-only replica")
         if not bounds_lag(info):
             return pool.peer, 0
         return pool.peer, lag_ms((await pool.trip([("CONFIG", "GET", "min-replicas-max-lag")]))[0])

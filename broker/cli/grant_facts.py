@@ -1,0 +1,78 @@
+"""What the broker's API says about one grant, and the phrases that most explanations of it share. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from broker.cli.attempts import provider_words
+from broker.cli.times import moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FINE, FAILED, TRY_AGAIN, LOG_IN = 0, 1, 75, 77
+"""Exit codes of `explain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFacts:
+    """A grant as `GET /v1/grants/{id}`, `/attempts` and `GET /v1/providers` describe it; times are epoch seconds."""
+
+    name: str
+    grant: Mapping[str, Any]
+    past: Mapping[str, Any]
+    provider: Mapping[str, Any]
+    now: float
+
+    @property
+    def has_valid_token(self) -> bool:
+        """Whether callers still get a token."""
+        return (self.grant["expires_at"] or 0) > self.now
+
+    @property
+    def valid_until(self) -> int | None:
+        """When its access token expires; None where it has already."""
+        expires_at: int | None = self.grant["expires_at"]
+        return expires_at if self.has_valid_token else None
+
+    @property
+    def token_sentence(self) -> str:
+        """Until when its access token is served."""
+        at = self.grant["expires_at"]
+        if at is None:
+            return "It has no access token yet."
+        if self.has_valid_token:
+            return f"Its access token is served until {self.at(at)}."
+        return f"It has no valid access token: the last one expired at {self.at(at)}."
+
+    @property
+    def waiting_exit_code(self) -> int:
+        """The exit code where nobody needs to do anything."""
+        return FINE if self.has_valid_token else TRY_AGAIN
+
+    @property
+    def login_command(self) -> str:
+        """The command by which a person logs in again."""
+        return f"token-broker login {self.name} --provider {self.grant['provider']}"
+
+    @property
+    def retry_command(self) -> str:
+        """The command that retries it."""
+        return f"token-broker retry {self.name}"
+
+    @property
+    def last_failure(self) -> dict[str, Any] | None:
+        """The last attempt that brought no token."""
+        failed = (a for a in reversed(self.past["attempts"]) if a["decided"] not in {"kept", "restored"})
+        return next(failed, None)
+
+    @property
+    def failure_detail(self) -> str:
+        """What the provider said when the last attempt failed, in its own words."""
+        words = provider_words(self.last_failure) if self.last_failure else ""
+        return words or (self.grant["last"] or {}).get("detail") or "no detail"
+
+    def at(self, at: float) -> str:
+        """Return a time as local time and from now."""
+        return moment(at, self.now)

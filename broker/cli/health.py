@@ -1,0 +1,47 @@
+"""`token-broker health`: whether the broker is alive, for the HEALTHCHECK of a container."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import typer
+
+from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
+from broker.cli.http import broker_at, run
+from broker.cli.options import Config, Json, Url
+from broker.cli.times import span
+from broker.errors import TokenUnavailable
+
+_TIMEOUT = 4.0
+"""Seconds: less than supervisors usually give a health check."""
+
+
+@app.command(epilog=exits(EXIT_SETTINGS, own={0: "alive", EXIT_FAILURE: "not alive, or no answer"}))
+def health(config: Config = None, url: Url = None, as_json: Json = False) -> None:
+    """Report whether the broker is alive, for the HEALTHCHECK of a container."""
+
+    async def work() -> tuple[int, Any]:
+        async with broker_at(config, url, None, keyless=True, timeout=_TIMEOUT) as broker:
+            return await broker.ask("GET", "/healthz")
+
+    try:
+        status, report = run(work())
+    except TokenUnavailable as error:
+        status, report = 0, {"status": "down", "checks": {"broker": {"status": "failed", "detail": str(error)}}}
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        out.print("\n  ".join([str(report.get("status")), *problems(report)]), markup=False)
+    if status != 200:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def problems(report: dict[str, Any]) -> list[str]:
+    """Return one line for each check of a health report that is not ok."""
+    return [
+        f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
+        for name, check in report.get("checks", {}).items()
+        if check["status"] != "ok"
+    ]
