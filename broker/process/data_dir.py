@@ -133,7 +133,7 @@ def secret_file(key: str, path: Path, cure: str) -> str:
     Args:
         key: of the settings, for messages.
         path: of the file.
-        cure: what to do about a file without a usable content, for messages.
+        cure: what to do about a file that is missing or has no usable content, for messages.
 
     Raises:
         InvalidSettings: the file cannot be used. The message never quotes its content.
@@ -146,7 +146,7 @@ def secret_file(key: str, path: Path, cure: str) -> str:
             f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {ownership}"
         ) from None
     except OSError as error:
-        raise InvalidSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror})") from None
+        raise InvalidSettings(f"{key}: {path} cannot be read by uid {os.getuid()} ({error.strerror}): {cure}") from None
     except UnicodeDecodeError:
         raise InvalidSettings(f"{key}: {path} is not UTF-8 text: {cure}") from None
     if not text.strip():

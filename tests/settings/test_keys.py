@@ -37,12 +37,11 @@ def test_all_bad_callers_at_once(loaded: Loaded, tmp_path: Path) -> None:
         + f'[callers.again]\nkey_sha256 = "{key_digest("PASSWORD")}"\n'
     )
     findings = _findings(lambda: Callers.load(settings.callers, tmp_path))
+    uid, cure = tmp_path.stat().st_uid, "`token-broker caller new NAME` makes a key"
     assert [finding.replace(str(tmp_path), "") for finding in findings] == [
-        "callers.missing.key_file: /missing cannot be read by uid 0 (No such file or directory)".replace(
-            "uid 0", f"uid {tmp_path.stat().st_uid}"
-        ),
-        "callers.empty.key_file: /empty is empty: `token-broker caller new NAME` makes a key",
-        "callers.binary.key_file: /binary is not UTF-8 text: `token-broker caller new NAME` makes a key",
+        f"callers.missing.key_file: /missing cannot be read by uid {uid} (No such file or directory): {cure}",
+        f"callers.empty.key_file: /empty is empty: {cure}",
+        f"callers.binary.key_file: /binary is not UTF-8 text: {cure}",
         "callers.again: has the same key as callers.same: give each its own",
     ]
 

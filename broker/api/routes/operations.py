@@ -22,7 +22,7 @@ ERRORS = {
     400: ("BadRequest", "the request is wrong: sending it again does not help"),
     401: ("Unauthorized", "no key, or an unknown one"),
     403: ("Forbidden", "the caller does not have the right; the grant may or may not exist"),
-    404: ("NotFound", "there is no such thing, and the caller may know that"),
+    404: ("NotFound", "not found (a caller without the right gets 403 instead)"),
     409: (
         "Conflict",
         "`reauthorization_required`: a person must log in; `conflict`: another request or grant is in the way",
@@ -31,7 +31,10 @@ ERRORS = {
     415: ("UnsupportedMediaType", "the body is compressed: send it without a Content-Encoding"),
     421: ("Misdirected", "this Host is not served here"),
     428: ("PreconditionRequired", "the header that names the token is missing"),
-    429: ("TooManyRequests", "the token is too fresh, or was reported too often, for a 401 to be about its age"),
+    429: (
+        "TooManyRequests",
+        "the token is new, or was reported too often: its age is not the cause of the 401",
+    ),
     502: ("BadGateway", "the provider did not respond, or refused"),
     503: ("Unavailable", "no token is available right now, or Redis does not answer"),
 }
