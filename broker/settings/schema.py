@@ -82,8 +82,8 @@ class Http(Section):
         default=0,
         ge=0,
         le=1_000_000,
-        description="callers' connections at the same time; 0: as many as the limit of open files leaves room for, "
-        "which no value exceeds",
+        description="callers' connections at the same time; 0: the most that the limit of open files allows, to "
+        "which a higher value is lowered",
     )
     keepalive_timeout: PositiveDuration = Field(
         default=timedelta(seconds=75),
@@ -157,7 +157,7 @@ class Refresh(Section):
     window: Window | None = Field(
         default=None,
         examples=[[0.70, 0.85]],
-        description="part of a token's life after which it is refreshed, drawn once per token; by default "
+        description="a token is refreshed after a random part of its life between these two numbers; by default "
         "[0.70, 0.85], later where a refresh invalidates the old token",
     )
     request_timeout: PositiveDuration = Field(
@@ -285,7 +285,8 @@ class Metrics(Section):
         default=1000,
         ge=0,
         le=100_000,
-        description="grants shown individually, by id and to anybody without a key: the soonest due; totals count all",
+        description="how many grants /metrics shows by id, the soonest due first; /metrics needs no key; totals "
+        "count all grants",
     )
 
 
