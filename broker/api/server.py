@@ -133,7 +133,8 @@ class ReadRequest(web.BaseRequest):
 class DirectReads:
     """Answer frequent reads without the application's router and middlewares, which cost as much as the response.
 
-    The handlers and the checks are the same; everything else goes to the application.
+    The handlers and the checks are the same; everything else goes to the application. Through the application a read
+    takes 1.36 times the CPU (`python -m tests.benchmarks.tricks past-the-router`).
     """
 
     def __init__(self, context: Context, application: web.Server, find_read: FindRead) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import os
 import socket
 import ssl
@@ -24,7 +23,7 @@ import aiohttp
 from yarl import URL
 
 from broker import __version__
-from broker.model import NotSent, Unknown, slotted
+from broker.model import NotSent, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -50,7 +49,7 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 
-@slotted
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request to send. Everything but the method may hold secrets, so `repr` shows nothing else."""
 
@@ -60,7 +59,7 @@ class Request:
     body: bytes | None = field(default=None, repr=False)
 
 
-@slotted
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A response. `headers` are as they arrived: names match in any case, and may occur more than once."""
 
@@ -162,7 +161,7 @@ class Http:
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(
             request.method,
-            _verbatim(request.url) if "?" in request.url else _cached_url(request.url),
+            _verbatim(request.url),
             headers=request.headers,
             data=request.body,
             ssl=await self._trust(),
@@ -196,10 +195,6 @@ class Http:
 def _verbatim(url: str) -> URL:
     """Parse *url* without requoting anything but a host name in its own script: a requoted token is another one."""
     return URL(url, encoded=url.isascii())
-
-
-_cached_url = functools.lru_cache(maxsize=64)(_verbatim)
-"""For URLs without a query: a query may hold tokens."""
 
 
 def _expire(limit: asyncio.Timeout, flight: _Flight) -> None:

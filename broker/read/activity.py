@@ -1,7 +1,11 @@
 """Note when callers read tokens: while they do, refreshing ahead of time yields to them.
 
 Both data paths run on one event loop, where responses to requests of one batch arrive together: a lane that fills all
-its slots at once makes callers wait behind a score of responses.
+its slots at once makes callers wait behind a score of responses. So while callers read, a lane claims one grant at a
+time, and before each claim it pauses until the loop is on time again. A lane whose grants are urgent does not yield:
+their tokens are about to expire, and callers would then wait for the provider. While all grants of a provider are
+refreshed again and again, the p99 of reads is 2.4 times that of a quiet broker with this, and 5.4 times without it
+(`python -m tests.benchmarks.tricks pacing`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
-from broker.model import slotted
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
@@ -55,7 +54,7 @@ class Held(NamedTuple):
     granted_at: int
 
 
-@slotted
+@dataclass(frozen=True, slots=True)
 class PreparedLogin:
     """What a login brought, as it will be stored: prepared once (`Registry.prepare_login`)."""
 

@@ -50,45 +50,14 @@ class Trick:
 
 
 TRICKS = {
-    "slotted": Trick(
-        "write",
-        {
-            "broker.model": [
-                ("return dataclass(slots=True)(cls)", "return dataclass(frozen=True, slots=True)(cls)"),
-            ]
-        },
-    ),
-    "nonces": Trick("write", {"broker.secret": [("nonce = _nonce()", "nonce = os.urandom(_NONCE_BYTES)")]}),
-    "orjson": Trick(
-        "write",
-        {
-            "broker.token_answer": [
-                ("return orjson.dumps(value, default, _NO_DATACLASSES).decode()", "raise orjson.JSONEncodeError"),
-                ("return orjson.loads(data)", "return json.loads(data)"),
-            ]
-        },
-    ),
     "gather": Trick(
         "write", {"broker.refresh.scheduler": [("await asyncio.sleep(SLOT_PAUSE)", "pass")]}, latency_ms=10
     ),
+    "gather-0ms": Trick("write", {"broker.refresh.scheduler": [("await asyncio.sleep(SLOT_PAUSE)", "pass")]}),
     "gather-journal": Trick("write", {"broker.journal.journal": [("await asyncio.sleep(_BATCH_PAUSE)", "pass")]}),
+    "batches": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}),
+    "batches-10ms": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}, latency_ms=10),
     "garbage-collection": Trick("write", {"broker.service": [("    collect_less()\n", "    pass\n")]}),
-    "known-urls": Trick(
-        "write",
-        {
-            "broker.providers.http": [
-                (
-                    '_verbatim(request.url) if "?" in request.url else _cached_url(request.url)',
-                    "_verbatim(request.url)",
-                )
-            ]
-        },
-    ),
-    "log-guard": Trick("write", {"broker.refresh.refresher": [('if logs.is_enabled("info"):', "if True:")]}),
-    "cached-labels": Trick(
-        "write",
-        {"broker.refresh.refresher": [("functools.cache(metrics.refreshes.labels)", "metrics.refreshes.labels")]},
-    ),
     "cached-answers": Trick(
         "read", {"broker.api.cached_responses": [("entry = self._entries.get(key)", "entry = None")]}
     ),
@@ -106,10 +75,14 @@ TRICKS = {
             ]
         },
     ),
-    "known-paths": Trick("read", {"broker.api.app": [("@lru_cache(4096)\n", "")]}),
+    "audit-guard": Trick("read", {"broker.api.audit": [('if logs.is_enabled("debug"):', "if True:")]}),
     "pacing": Trick(
         "mixed",
-        {"broker.refresh.scheduler": [("if self._read_activity.recent and not self._urgent:", "if False:")]},
+        {
+            "broker.refresh.scheduler": [
+                ("if self._read_activity.recent and not self._urgent:", "if False:"),
+            ]
+        },
         latency_ms=20,
     ),
 }
