@@ -82,7 +82,8 @@ def _show(explanation: Explanation, past: Any, now: float) -> None:
             table.add_row("", clock(attempt["at"], now), Text(words), Text(by, style="dim"))
         out.print("Last token requests:")
         out.print(table, soft_wrap=False)
-    out.print(f"Next: {explanation.next}", markup=False)
+    if explanation.next:
+        out.print(f"Next: {explanation.next}", markup=False)
     out.print(f"For a person to do: {explanation.person}.", markup=False)
     if explanation.command:
         out.print(f"    {explanation.command}", markup=False)

@@ -38,8 +38,8 @@ class Explanation:
 
     why: str
     """Its state, and the reason."""
-    next: str
-    """What happens next if nobody does anything."""
+    next: str = ""
+    """What happens next if nobody does anything; empty where there is no grant."""
     next_at: int | None = None
     """When that is (epoch seconds), where it is known."""
     person: str = "nothing"
@@ -97,8 +97,7 @@ def _absent(name: str, past: Mapping[str, Any] | None, now: float) -> Explanatio
             exit_code=FAILED,
         )
     return Explanation(
-        f"There is no grant {name}, and none of this id was forgotten within the last month.",
-        "Nothing.",
+        f"There is no grant {name}, and none was deleted in the last month.",
         person="compare the id with the existing ones, or log in",
         command="token-broker status",
         exit_code=FAILED,
