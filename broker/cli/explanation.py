@@ -170,10 +170,9 @@ def _leased(facts: GrantFacts) -> Explanation:
 def _fenced(facts: GrantFacts) -> Explanation:
     opens = facts.past["fenced_until"]
     return Explanation(
-        "Redis is another run of the server than before (a restart, a failover, a restore) and may have lost writes "
-        "that it had acknowledged. No broker refreshes anything until every broker has had time to restore what its "
-        "journal holds.",
-        f"Refreshing goes on at {facts.at(opens)}. {facts.token_sentence}",
+        "Redis was restarted, failed over or restored, and may have lost writes. Refreshing pauses while every broker "
+        "sends Redis its journal.",
+        f"Refreshing resumes at {facts.at(opens)}. {facts.token_sentence}",
         opens,
         exit_code=facts.waiting_exit_code,
     )

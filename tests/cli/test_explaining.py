@@ -182,7 +182,7 @@ def test_leased() -> None:
 def test_fenced() -> None:
     """While the store is fenced nobody claims: why, and until when."""
     said = explained(grant(), past(fenced_until=MS + 15_000))
-    assert "another run of the server" in said.why
+    assert "Redis was restarted, failed over or restored" in said.why
     assert "13:00:15 (in 15 s)" in said.next
     assert said.next_at == NOW + 15
     assert said.exit_code == FINE
