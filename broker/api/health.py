@@ -157,7 +157,8 @@ class Health:
             )
         elif state.ailing:
             reason = state.detail or "no detail"
-            detail = f"{state.ailing} failures in a row ({reason}): it gets one request at a time until one succeeds"
+            failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
+            detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
         else:
             detail = "answers"
         return self._check(f"provider {state.name}", detail, ok=not state.suspended and not state.ailing)

@@ -120,7 +120,8 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
     ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
     for provider in ranked[:most]:
-        failing = f"failing: {provider['failures']} in a row" if provider["failures"] else "ok"
+        failures = provider["failures"]
+        failing = "ok" if not failures else "failing: once" if failures == 1 else f"failing: {failures} in a row"
         table.add_row(
             Text(provider["provider"]),
             provider["kind"] or "not in the settings",
