@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 async def explained(broker: RunningBroker, grant: str) -> Explanation:
     """Return what `explain` says of a grant right now."""
     async with aiohttp.ClientSession(headers={"X-Broker-Key": broker.admin_key}) as session:
-        described, past, provider = await fetch_facts(Broker(session, broker.url, broker.url), grant)
+        described, past, provider = await fetch_facts(Broker(session, broker.url, broker.url, "admin.key"), grant)
     return explain(grant, described, past, provider, past["now"])
 
 
