@@ -334,4 +334,5 @@ def test_times() -> None:
         "2 d",
     ]
     assert clock(NOW, NOW) == "13:00:00"
+    assert moment(NOW, NOW) == moment(NOW, NOW - 0.4) == "13:00:00 (0 s ago)"
     assert moment(NOW - 86_400, NOW) == "2025-11-24 13:00 (24 h ago)"
