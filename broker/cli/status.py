@@ -152,7 +152,7 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
             Text(grant["grant_id"]),
             Text(grant["provider"]),
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
-            _until(grant["expires_at"], now),
+            _until(grant["expires_at"], now, past="expired"),
             "-" if grant["state"] == "parked" else _until(grant["refresh_at"], now),
             _until(grant["reauthorize_by"], now),
             Text(last.get("outcome", "-")),
@@ -160,5 +160,5 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
     return table
 
 
-def _until(at: int | None, now: float) -> str:
-    return "-" if at is None else span(at - now) if at > now else "now"
+def _until(at: int | None, now: float, *, past: str = "now") -> str:
+    return "-" if at is None else span(at - now) if at > now else past

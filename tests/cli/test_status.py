@@ -71,6 +71,25 @@ def test_it_fits(monkeypatch: pytest.MonkeyPatch, many: int, width: int, height:
     assert said is (len(names) < many)
 
 
+def cell(described: dict[str, Any], column: str) -> str:
+    """Return what the row of a grant has in a column; the next column begins where its head does."""
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        console.print(screen(seen([described], [provider("cameramanager", due=1)])))
+    rows = captured.get().splitlines()
+    at = next(number for number, row in enumerate(rows) if row.startswith("grant "))
+    start = rows[at].index(column)
+    following = [rows[at].index(head) for head in ("refresh", "log in by", "last")]
+    return rows[at + 1][start : min(end for end in following if end > start)].strip()
+
+
+def test_an_expired_token() -> None:
+    """The life of a token that is over is "expired", a refresh that is due is "now"."""
+    past = int(time.time()) - 60
+    described = grant(1) | {"expires_at": past, "refresh_at": past}
+    assert (cell(described, "life"), cell(described, "refresh")) == ("expired", "now")
+
+
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]
