@@ -154,10 +154,16 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
             _until(grant["expires_at"], now, past="expired"),
             "-" if grant["state"] == "parked" else _until(grant["refresh_at"], now),
-            _until(grant["reauthorize_by"], now),
+            _log_in_by(grant, now),
             Text(last.get("outcome", "-")),
         )
     return table
+
+
+def _log_in_by(grant: dict[str, Any], now: float) -> str:
+    """Return until when a person must log in: a dead grant has no time left, whatever its limit was."""
+    dead = grant["reason"] == "reauthorization_required"
+    return "now" if dead else _until(grant["reauthorize_by"], now)
 
 
 def _until(at: int | None, now: float, *, past: str = "now") -> str:

@@ -90,6 +90,12 @@ def test_an_expired_token() -> None:
     assert (cell(described, "life"), cell(described, "refresh")) == ("expired", "now")
 
 
+def test_a_dead_grant() -> None:
+    """A person must log in for it now, whatever limit it had."""
+    in_two_weeks = {"reauthorize_by": int(time.time()) + 14 * 86_400}
+    assert cell(grant(1, "parked") | in_two_weeks, "log in by") == "now"
+
+
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]
