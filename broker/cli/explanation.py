@@ -23,8 +23,6 @@ EXITS = {
     LOG_IN: "a person must log in",
 }
 """What `Explanation.exit_code` may be."""
-SOON = 14 * 86400
-"""Seconds before the end of a grant at which `explain` asks a person to log in again."""
 _OVERDUE_AFTER = 30
 """Seconds past its due time after which a grant counts as overdue."""
 _HALF_CLOSED = 3
@@ -274,7 +272,7 @@ def _failing(facts: GrantFacts) -> Explanation:
 def _planned(facts: GrantFacts) -> Explanation:
     at, by = facts.past["next_at"], facts.grant["reauthorize_by"]
     person, command = "nothing", None
-    if by and by - facts.now < SOON:
+    if by and facts.grant["reauthorize_soon"]:  # an idle limit moves with each refresh, and is not near its end
         person = f"log in again by {facts.at(by)}: then the provider ends this grant"
         command = facts.login_command
     state = "is alive" if facts.has_valid_token else "waits for a token"

@@ -161,9 +161,10 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
 
 
 def _log_in_by(grant: dict[str, Any], now: float) -> str:
-    """Return until when a person must log in: a dead grant has no time left, whatever its limit was."""
-    dead = grant["reason"] == "reauthorization_required"
-    return "now" if dead else _until(grant["reauthorize_by"], now)
+    """Return until when a person must log in; a limit that is not near, or that each refresh moves, is not shown."""
+    if grant["reason"] == "reauthorization_required":
+        return "now"
+    return _until(grant["reauthorize_by"], now) if grant["reauthorize_soon"] else "-"
 
 
 def _until(at: int | None, now: float, *, past: str = "now") -> str:

@@ -96,6 +96,13 @@ def test_a_dead_grant() -> None:
     assert cell(grant(1, "parked") | in_two_weeks, "log in by") == "now"
 
 
+def test_a_limit_that_is_near() -> None:
+    """Until when to log in is shown where the broker says that it is soon, not for an idle limit that moves."""
+    limit = {"reauthorize_by": int(time.time()) + 13 * 86_400 + 60}
+    assert cell(grant(1) | limit, "log in by") == "-"
+    assert cell(grant(1) | limit | {"reauthorize_soon": True}, "log in by") == "13 d"
+
+
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]
