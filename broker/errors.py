@@ -21,7 +21,7 @@ class BrokerError(Exception):
 
 
 class InvalidSettings(BrokerError):
-    """The settings are wrong: exit 78. Each finding is one line: what is wrong, where, and how to mend it."""
+    """The settings are wrong: exit 78. Each finding is one line: what is wrong, where, and how to correct it."""
 
     code = "invalid_settings"
 

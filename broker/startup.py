@@ -46,7 +46,7 @@ async def identify(
         except StoreUnavailable as error:
             health.waiting = str(error)
             if not warned:
-                log.error("store.waiting", error=str(error), hint="start Redis or mend redis.url; waiting for it")
+                log.error("store.waiting", error=str(error), hint="start Redis or correct redis.url; waiting for it")
             warned = True
         else:
             return True

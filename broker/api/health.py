@@ -82,7 +82,7 @@ class Health:
         if self.stopping:
             return "stopping: serves reads and finishes refreshes under way"
         if not self.started:
-            return f"waiting for Redis: {self.waiting}" if self.waiting else "starting"
+            return f"waiting for Redis: {_without_name(self.waiting)}" if self.waiting else "starting"
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
@@ -109,7 +109,9 @@ class Health:
         if self.stopping:
             return Report("stopping")
         if not self.started:
-            return Report("starting", {"redis": self._check("redis", self.waiting or "not asked yet", ok=False)})
+            return Report(
+                "starting", {"redis": self._check("redis", _without_name(self.waiting) or "not asked yet", ok=False)}
+            )
         answers = await self.fetch_status() is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
         ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
@@ -132,7 +134,7 @@ class Health:
     def _check_redis(self, *, answers: bool) -> Check:
         if not answers:
             detail = (
-                f"{self._store_error}: valid tokens are served from memory, nothing is refreshed; "
+                f"{_without_name(self._store_error)}: valid tokens are served from memory, nothing is refreshed; "
                 "start Redis or correct redis.url"
             )
             return self._check("redis", detail, ok=False)
@@ -157,7 +159,8 @@ class Health:
             )
         elif state.ailing:
             reason = state.detail or "no detail"
-            detail = f"{state.ailing} failures in a row ({reason}): it gets one request at a time until one succeeds"
+            failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
+            detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
         else:
             detail = "answers"
         return self._check(f"provider {state.name}", detail, ok=not state.suspended and not state.ailing)
@@ -167,6 +170,11 @@ class Health:
         since = last.since if last is not None and last.ok == ok else int(time.time())
         check = self._checks[name] = Check(ok, since, detail)
         return check
+
+
+def _without_name(error: StoreUnavailable | str | None) -> str:
+    """Return what a store's error says about Redis, which the name of its check says already."""
+    return str(error or "").removeprefix("Redis: ").removeprefix("Redis ")
 
 
 def _progress(heartbeat: Heartbeat) -> str:

@@ -56,6 +56,11 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return how many findings of each level there are."""
+    """Return how many findings of each level there are, except those that are ok: `no errors, 2 warnings`."""
     counts = Counter(finding.level for finding in findings)
-    return ", ".join(f"{counts[level]} {WORDS[level]}" for level in LEVELS if counts[level] or level == "error")
+    texts = ["no errors"] if not counts["error"] else []
+    for level in LEVELS[:-1]:
+        if count := counts[level]:
+            plural = "s" if level in {"error", "warning"} and count > 1 else ""
+            texts.append(f"{count} {WORDS[level]}{plural}")
+    return ", ".join(texts)

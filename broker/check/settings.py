@@ -33,7 +33,7 @@ def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
         yield Finding(
             "ok",
             "callers",
-            f"none but the admin, with the key in {settings.data_dir / 'admin.key'}",
+            f"only the admin (key: {settings.data_dir / 'admin.key'}). To add one",
             "",
             "token-broker caller new NAME --read PATTERN",
         )

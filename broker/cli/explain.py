@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.cli.attempts import decision, outcome
 from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
 from broker.cli.explanation import EXITS, Explanation, explain
-from broker.cli.http import Broker, broker_at, error_of, grant_path, run
+from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
 
@@ -65,7 +65,7 @@ async def _fetch_or_none(broker: Broker, path: str) -> Any:
     if status == 404:
         return None
     if status != 200:
-        raise error_of(status, body)
+        raise broker.error_of(status, body)
     return body
 
 
@@ -82,7 +82,8 @@ def _show(explanation: Explanation, past: Any, now: float) -> None:
             table.add_row("", clock(attempt["at"], now), Text(words), Text(by, style="dim"))
         out.print("Last token requests:")
         out.print(table, soft_wrap=False)
-    out.print(f"Next: {explanation.next}", markup=False)
+    if explanation.next:
+        out.print(f"Next: {explanation.next}", markup=False)
     out.print(f"For a person to do: {explanation.person}.", markup=False)
     if explanation.command:
         out.print(f"    {explanation.command}", markup=False)

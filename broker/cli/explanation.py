@@ -23,8 +23,6 @@ EXITS = {
     LOG_IN: "a person must log in",
 }
 """What `Explanation.exit_code` may be."""
-SOON = 14 * 86400
-"""Seconds before the end of a grant at which `explain` asks a person to log in again."""
 _OVERDUE_AFTER = 30
 """Seconds past its due time after which a grant counts as overdue."""
 _HALF_CLOSED = 3
@@ -38,8 +36,8 @@ class Explanation:
 
     why: str
     """Its state, and the reason."""
-    next: str
-    """What happens next if nobody does anything."""
+    next: str = ""
+    """What happens next if nobody does anything; empty where there is no grant."""
     next_at: int | None = None
     """When that is (epoch seconds), where it is known."""
     person: str = "nothing"
@@ -97,8 +95,7 @@ def _absent(name: str, past: Mapping[str, Any] | None, now: float) -> Explanatio
             exit_code=FAILED,
         )
     return Explanation(
-        f"There is no grant {name}, and none of this id was forgotten within the last month.",
-        "Nothing.",
+        f"There is no grant {name}, and none was deleted in the last month.",
         person="compare the id with the existing ones, or log in",
         command="token-broker status",
         exit_code=FAILED,
@@ -171,10 +168,9 @@ def _leased(facts: GrantFacts) -> Explanation:
 def _fenced(facts: GrantFacts) -> Explanation:
     opens = facts.past["fenced_until"]
     return Explanation(
-        "Redis is another run of the server than before (a restart, a failover, a restore) and may have lost writes "
-        "that it had acknowledged. No broker refreshes anything until every broker has had time to restore what its "
-        "journal holds.",
-        f"Refreshing goes on at {facts.at(opens)}. {facts.token_sentence}",
+        "Redis was restarted, failed over or restored, and may have lost writes. Refreshing pauses while every broker "
+        "sends Redis its journal.",
+        f"Refreshing resumes at {facts.at(opens)}. {facts.token_sentence}",
         opens,
         exit_code=facts.waiting_exit_code,
     )
@@ -276,7 +272,7 @@ def _failing(facts: GrantFacts) -> Explanation:
 def _planned(facts: GrantFacts) -> Explanation:
     at, by = facts.past["next_at"], facts.grant["reauthorize_by"]
     person, command = "nothing", None
-    if by and by - facts.now < SOON:
+    if by and facts.grant["reauthorize_soon"]:  # an idle limit moves with each refresh, and is not near its end
         person = f"log in again by {facts.at(by)}: then the provider ends this grant"
         command = facts.login_command
     state = "is alive" if facts.has_valid_token else "waits for a token"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     502: errors.ProviderRefused,
     503: errors.TokenUnavailable,
 }
+_GRANT_PATH = re.compile(r"/v1/grants/([^/?]+)")
 _BY_CODE: dict[str, type[errors.BrokerError]] = {
     "reauthorization_required": errors.ReauthorizationRequired,
     "temporarily_unavailable": errors.ProviderUnavailable,
@@ -46,12 +48,20 @@ _BY_CODE: dict[str, type[errors.BrokerError]] = {
 
 
 class Broker:
-    """A running broker, and the session that sends it requests with one key."""
+    """A running broker, and the session that sends it requests with one key.
 
-    def __init__(self, session: aiohttp.ClientSession, base: str, where: str) -> None:
+    Args:
+        session: Sends the requests.
+        base: URL before every path.
+        where: Address as the user knows it, for messages.
+        key_source: The file or the variable that holds the key, for messages.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, base: str, where: str, key_source: str) -> None:
         self._session = session
         self._base = base
         self._where = where
+        self._key_source = key_source
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Send one request; return the status and the JSON object of its response.
@@ -77,8 +87,28 @@ class Broker:
         """
         status, body = await self.ask(method, path, **options)
         if status not in _SUCCESS:
-            raise error_of(status, body)
+            raise self.error_of(status, body, path)
         return body
+
+    def error_of(self, status: int, body: Any, path: str = "") -> errors.BrokerError:
+        """Return the error that an error response stands for.
+
+        Args:
+            status: HTTP status of the response.
+            body: Its JSON value.
+            path: Where the request went; a 404 of a grant's path then names the grant.
+        """
+        members = body if isinstance(body, dict) else {}
+        code, text = str(members.get("error", status)), str(members.get("error_description", f"HTTP {status}"))
+        kind = _BY_CODE.get(code) or _BY_STATUS.get(status, errors.BrokerError)
+        if kind is errors.UnknownKey:
+            text = (
+                f"the broker does not know the key in {self._key_source}: name another file with --key-file, or make "
+                "a key with `token-broker caller new NAME`"
+            )
+        elif kind is errors.UnknownGrant and (of_grant := _GRANT_PATH.match(path)):
+            text = f"there is no grant {of_grant[1]}: token-broker status lists them"
+        return kind(text, code=code)
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -106,14 +136,6 @@ class Broker:
             ) from None
 
 
-def error_of(status: int, body: Any) -> errors.BrokerError:
-    """Return the error that an error response stands for."""
-    members = body if isinstance(body, dict) else {}
-    code, text = str(members.get("error", status)), str(members.get("error_description", f"HTTP {status}"))
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(status, errors.BrokerError)
-    return kind(text, code=code)
-
-
 def grant_path(grant_id: str, rest: str = "") -> str:
     """Return the path of a grant, followed by *rest*.
 
@@ -137,7 +159,12 @@ def _url_from_settings(settings: Settings) -> str:
     return f"http://{reachable}:{port}"
 
 
-def _read_key(key_file: Path | None, settings: Settings | None) -> str:
+def _read_key(key_file: Path | None, settings: Settings | None) -> tuple[str, str]:
+    """Return the caller's key, and the file or the variable that holds it.
+
+    Raises:
+        UnknownKey: there is none.
+    """
     path = key_file or (settings.data_dir / "admin.key" if settings else None)
     if key_file is None and (given := os.environ.get("TOKEN_BROKER_KEY")):
         key, where = given.strip(), "TOKEN_BROKER_KEY"
@@ -153,7 +180,7 @@ def _read_key(key_file: Path | None, settings: Settings | None) -> str:
             ) from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise errors.UnknownKey(f"{where} does not hold a key: a key is one word of ASCII characters")
-    return key
+    return key, where
 
 
 @asynccontextmanager
@@ -182,9 +209,10 @@ async def broker_at(
         base = _url_from_settings(settings) if url is None else url.rstrip("/")
     where = base
     missing: errors.UnknownKey | None = None
-    headers = {}
+    headers, key_source = {}, ""
     try:
-        headers = {} if keyless else {"X-Broker-Key": _read_key(key_file, settings)}
+        if not keyless:
+            headers["X-Broker-Key"], key_source = _read_key(key_file, settings)
     except errors.UnknownKey as error:
         missing = error
     connector: aiohttp.BaseConnector | None = None
@@ -193,7 +221,7 @@ async def broker_at(
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)
     ) as session:
-        broker = Broker(session, base, where)
+        broker = Broker(session, base, where, key_source)
         if missing is not None:
             await broker.ask("GET", "/healthz")
             raise missing

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from broker import errors
 from broker.cli.console import ASKS_BROKER, EXIT_FAILURE, app, err, exits, out
-from broker.cli.http import Broker, broker_at, error_of, run
+from broker.cli.http import Broker, broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.stdin import STDIN, read_chunk
 
@@ -103,7 +103,7 @@ async def _import(broker: Broker, progress: ImportProgress) -> None:
     try:
         async with broker.stream("POST", "/v1/import", data=progress.chunks()) as answer:
             if answer.status != 200:
-                raise error_of(answer.status, await answer.json())
+                raise broker.error_of(answer.status, await answer.json())
             async for line in answer.content:
                 progress.count(json.loads(line))
     except errors.TokenUnavailable as error:

@@ -10,7 +10,7 @@ import typer
 
 from broker import errors
 from broker.cli.console import ASKS_BROKER, app, err, exits, out
-from broker.cli.http import Broker, broker_at, error_of, grant_path, run
+from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, KeyFile, Url
 from broker.cli.stdin import STDIN, read_chunk
 
@@ -100,7 +100,7 @@ async def _granted_at(broker: Broker, grant: str) -> int | None:
     """Return when somebody last logged in for *grant* (epoch seconds); None where nobody has."""
     status, described = await broker.ask("GET", grant_path(grant))
     if status not in {_OK, _NOT_FOUND}:
-        raise error_of(status, described)
+        raise broker.error_of(status, described)
     granted_at: int | None = described.get("granted_at")
     return granted_at
 
@@ -129,14 +129,15 @@ async def _wait_until_completed(
         if _UNAVAILABLE in {status, found}:
             continue
         if status == _OK and progress["status"] == "failed":
-            raise error_of(503 if progress["error"] in {"temporarily_unavailable", "server_error"} else 400, progress)
+            later = progress["error"] in {"temporarily_unavailable", "server_error"}
+            raise broker.error_of(503 if later else 400, progress)
         if status not in {_OK, _NOT_FOUND}:
-            raise error_of(status, progress)
+            raise broker.error_of(status, progress)
         if found == _OK and not (gone and described["granted_at"] == granted_before):
             lifetime = (described["expires_at"] or 0) - (described["issued_at"] or 0)
             return {"scope": described.get("scope"), "expires_in": lifetime}
         if gone:
             break
         if found:
-            raise error_of(found, described)
+            raise broker.error_of(found, described)
     raise errors.InvalidRequest("nobody completed the login within ten minutes: start it again")

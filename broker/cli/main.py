@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand, TyperGroup
 
 from broker.cli import (
     caller,
@@ -27,7 +29,7 @@ from broker.cli.sink import command as sink
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 COMMANDS = (
     caller,
@@ -48,6 +50,31 @@ COMMANDS = (
     token,
 )
 """The modules that register a command with `app` when they are imported."""
+
+
+def _without_flag_types(params: Iterable[Any]) -> list[Any]:
+    """Return *params* with no type shown for flags: typer would print `<bool>` beside each."""
+    shown = list(params)
+    for param in shown:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return shown
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(super().get_params(ctx))
+
+
+for _group in (app, *(each.typer_instance for each in app.registered_groups if each.typer_instance)):
+    _group.info.cls = _Group
+    for _registered in _group.registered_commands:
+        _registered.cls = _Command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

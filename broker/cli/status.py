@@ -120,7 +120,8 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
     ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
     for provider in ranked[:most]:
-        failing = f"failing: {provider['failures']} in a row" if provider["failures"] else "ok"
+        failures = provider["failures"]
+        failing = "ok" if not failures else "failing: once" if failures == 1 else f"failing: {failures} in a row"
         table.add_row(
             Text(provider["provider"]),
             provider["kind"] or "not in the settings",
@@ -151,13 +152,20 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
             Text(grant["grant_id"]),
             Text(grant["provider"]),
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
-            _until(grant["expires_at"], now),
+            _until(grant["expires_at"], now, past="expired"),
             "-" if grant["state"] == "parked" else _until(grant["refresh_at"], now),
-            _until(grant["reauthorize_by"], now),
+            _log_in_by(grant, now),
             Text(last.get("outcome", "-")),
         )
     return table
 
 
-def _until(at: int | None, now: float) -> str:
-    return "-" if at is None else span(at - now) if at > now else "now"
+def _log_in_by(grant: dict[str, Any], now: float) -> str:
+    """Return until when a person must log in; a limit that is not near, or that each refresh moves, is not shown."""
+    if grant["reason"] == "reauthorization_required":
+        return "now"
+    return _until(grant["reauthorize_by"], now) if grant["reauthorize_soon"] else "-"
+
+
+def _until(at: int | None, now: float, *, past: str = "now") -> str:
+    return "-" if at is None else span(at - now) if at > now else past

@@ -24,4 +24,5 @@ def clock(at: float, now: float) -> str:
 def moment(at: float, now: float) -> str:
     """Return a time (epoch seconds) as local time and from now: `14:32:10 (in 3 min)`, `13:02:11 (90 s ago)`."""
     away = at - now
-    return f"{clock(at, now)} ({f'in {span(away)}' if away >= 0 else f'{span(-away)} ago'})"
+    is_ahead = round(away) > 0  # both are cut to whole seconds: the same second is mostly past
+    return f"{clock(at, now)} ({f'in {span(away)}' if is_ahead else f'{span(-away)} ago'})"

@@ -89,8 +89,8 @@ class Journal:
             await journal._on_disk(journal._begin)
         except OSError as error:
             raise InvalidSettings(
-                f"data_dir: the journal in {directory} cannot be written ({error.strerror}): make room or mend "
-                "its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
+                f"data_dir: the journal in {directory} cannot be written ({error.strerror}): make room or "
+                "correct its owner; `refresh.journal = false` runs without one and can lose a grant with Redis"
             ) from None
         return journal
 

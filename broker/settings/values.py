@@ -151,7 +151,7 @@ Name = Annotated[
     str,
     matching(
         GRANT_ID.pattern,
-        "is not a name: write a letter or digit, then letters, digits, '.', '_' or '-', at most 128 in all",
+        "must begin with a letter or digit; then letters, digits, '.', '_' or '-' may follow, at most 128 in all",
     ),
 ]
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]

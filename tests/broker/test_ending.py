@@ -197,6 +197,7 @@ async def test_redis_lost_and_found(start_broker: StartBroker, sandbox: Sandbox,
         assert (await broker.ask("GET", "/readyz"))[0] == 200
         health = await broker.get("/healthz")
         assert (health["status"], health["checks"]["redis"]["status"]) == ("degraded", "degraded")
+        assert health["checks"]["redis"]["detail"].startswith(("cannot be reached: ", "does not answer: "))
         again = start_redis(own_redis.directory, own_redis.port)
         own_redis.process = again.process
         await until(lambda: _status(broker, "ok"), 15)

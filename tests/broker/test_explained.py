@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 async def explained(broker: RunningBroker, grant: str) -> Explanation:
     """Return what `explain` says of a grant right now."""
     async with aiohttp.ClientSession(headers={"X-Broker-Key": broker.admin_key}) as session:
-        described, past, provider = await fetch_facts(Broker(session, broker.url, broker.url), grant)
+        described, past, provider = await fetch_facts(Broker(session, broker.url, broker.url, "admin.key"), grant)
     return explain(grant, described, past, provider, past["now"])
 
 
@@ -54,7 +54,7 @@ async def test_a_fence(start_broker: StartBroker, sandbox: Sandbox, own_redis: R
         again = start_redis(own_redis.directory, own_redis.port)
         try:
             await until(lambda: _answers(broker))
-            explanation = await said(broker, "g", lambda e: "another run of the server" in e.why)
+            explanation = await said(broker, "g", lambda e: "Redis was restarted" in e.why)
             assert explanation.exit_code == FINE
             assert explanation.next_at is not None
             assert 0 < explanation.next_at - time.time() <= 7

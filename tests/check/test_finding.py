@@ -42,8 +42,11 @@ def test_line() -> None:
         str(from_error("broker.toml:3: log.level: must be 'debug'"))
         == "error: broker.toml:3: log.level: must be 'debug'"
     )
-    assert summary([]) == "0 error"
-    assert summary([Finding("ok", "", ""), Finding("warning", "", "")]) == "0 error, 1 warning, 1 ok"
+    assert summary([]) == "no errors"
+    warning, error, failed = Finding("warning", "", ""), Finding("error", "", ""), Finding("failed", "", "")
+    assert summary([Finding("ok", "", ""), warning]) == "no errors, 1 warning"
+    assert summary([warning, error, failed, warning]) == "1 error, 1 failed, 2 warnings"
+    assert summary([error, error]) == "2 errors"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     never = await home("explain", "never")
     assert (never.code, never.err) == (1, "")
     assert "no grant never" in never.out
+    assert "Next:" not in never.out
     assert (await home("explain", "no id")).code == 1
     await home.stop(broker)
     assert (await home("explain", "door")).code == 75

@@ -206,9 +206,24 @@ async def test_keys(home: Home) -> None:
         done = await home("status", "--key-file", file)
         assert (done.code, len(lines(done.err))) == (1, 1)
         assert words in done.err
-    done = await home("status", env={"TOKEN_BROKER_KEY": "unknown"})
-    assert done.code == 1
-    assert "unknown key" in done.err
+    (home.directory / "old.key").write_text("unknown")
+    unknown: tuple[tuple[list[str], dict[str, str], str], ...] = (
+        (["status"], {"TOKEN_BROKER_KEY": "unknown"}, "TOKEN_BROKER_KEY"),
+        (["token", "g", "--key-file", "old.key"], {}, "old.key"),
+    )
+    for command, variables, where in unknown:
+        done = await home(*command, env=variables)
+        assert done.code == 1
+        assert done.err.startswith(f"token-broker: the broker does not know the key in {where}: ")
+
+
+async def test_unknown_grant(home: Home) -> None:
+    """A command for a grant that is not there names it, and the command that lists the others."""
+    await home.run()
+    for command in ("token", "retry", "logout"):
+        done = await home(command, "nope")
+        assert (done.code, done.out) == (1, "")
+        assert done.err == "token-broker: there is no grant nope: token-broker status lists them\n"
 
 
 async def test_status(home: Home) -> None:

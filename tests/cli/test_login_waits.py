@@ -62,7 +62,11 @@ async def test_a_refused_poll_ends_the_wait(home: Home, status: int) -> None:
         done = await login(home, url)
         assert time.monotonic() - began < 15
     assert done.code == 1
-    assert lines(done.err) == ["token-broker: the words for it"]
+    unknown_key = (
+        "the broker does not know the key in TOKEN_BROKER_KEY: name another file with --key-file, or make a key "
+    )
+    words = f"{unknown_key}with `token-broker caller new NAME`" if status == 401 else "the words for it"
+    assert lines(done.err) == [f"token-broker: {words}"]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ async def test_help(home: Home) -> None:
             assert len(words) > 1, (command, row)
             assert re.search(r"[a-z]{2,}", words[-1]), (command, row)
         assert "[default: " in done.out or "--config" not in done.out
+        assert "<bool>" not in done.out, "a flag has no value"
+        assert "at Ctrl-C" in done.out or command != ("demo",)
 
 
 async def test_every_command_is_tried(home: Home) -> None:

@@ -267,7 +267,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("x", "--signal", "HUP"), 78, "--pid-file: is missing: name the file"),
     (("x", "--signal", "HUPP"), 78, "--signal: must be the name of a signal"),
     (("x", "--owner", "nobody-by-this-name"), 78, "there is no user 'nobody-by-this-name'"),
-    (("x", "--grant", "a b"), 78, "--grant: is not a name"),
+    (("x", "--grant", "a b"), 78, "--grant: must begin with a letter or digit"),
     (("nowhere/x",), 1, "there is no directory"),
     (("a-directory",), 1, "exists and is not a regular file"),
     (("a-link",), 1, "exists and is not a regular file"),

@@ -71,6 +71,38 @@ def test_it_fits(monkeypatch: pytest.MonkeyPatch, many: int, width: int, height:
     assert said is (len(names) < many)
 
 
+def cell(described: dict[str, Any], column: str) -> str:
+    """Return what the row of a grant has in a column; the next column begins where its head does."""
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        console.print(screen(seen([described], [provider("cameramanager", due=1)])))
+    rows = captured.get().splitlines()
+    at = next(number for number, row in enumerate(rows) if row.startswith("grant "))
+    start = rows[at].index(column)
+    following = [rows[at].index(head) for head in ("refresh", "log in by", "last")]
+    return rows[at + 1][start : min(end for end in following if end > start)].strip()
+
+
+def test_an_expired_token() -> None:
+    """The life of a token that is over is "expired", a refresh that is due is "now"."""
+    past = int(time.time()) - 60
+    described = grant(1) | {"expires_at": past, "refresh_at": past}
+    assert (cell(described, "life"), cell(described, "refresh")) == ("expired", "now")
+
+
+def test_a_dead_grant() -> None:
+    """A person must log in for it now, whatever limit it had."""
+    in_two_weeks = {"reauthorize_by": int(time.time()) + 14 * 86_400}
+    assert cell(grant(1, "parked") | in_two_weeks, "log in by") == "now"
+
+
+def test_a_limit_that_is_near() -> None:
+    """Until when to log in is shown where the broker says that it is soon, not for an idle limit that moves."""
+    limit = {"reauthorize_by": int(time.time()) + 13 * 86_400 + 60}
+    assert cell(grant(1) | limit, "log in by") == "-"
+    assert cell(grant(1) | limit | {"reauthorize_soon": True}, "log in by") == "13 d"
+
+
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]

@@ -77,6 +77,7 @@ async def test_a_person_must_log_in(
     page = screen.page
     await page.get_by_role("heading", name="1 grant must be logged in again").wait_for()
     assert await page.locator("li.grant .id").first.inner_text() == "acme-2", "what needs a person comes first"
+    assert await screen.line("acme-2").locator(".by > :last-child").inner_text() == "now"
     await screenshot(page, "a-person-must-log-in")
     async with screen.context.expect_page() as opening:
         await screen.line("acme-2").get_by_role("button", name="Log in acme-2").click()

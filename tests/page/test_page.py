@@ -13,6 +13,7 @@ from broker.sandbox import Sandbox
 from broker.secret import key_digest
 from tests.conftest import RunningBroker, StartBroker
 from tests.page.steps import changed, kill, newer, parked
+from tests.redis_server import RedisServer
 from tests.steps import log_in, make_due
 from tests.waiting import until
 
@@ -126,6 +127,21 @@ async def test_no_answer(start_broker: StartBroker, sandbox: Sandbox, screens: S
     assert "The data below is from" in await screen.page.locator("#aside").inner_text()
     assert await screen.line("acme-1").count() == 1
     await screenshot(screen.page, "no-answer")
+
+
+async def test_no_redis(start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer, screens: Screens) -> None:
+    """Without Redis the page says that the grants cannot be shown, not that there are none."""
+    async with start_broker(redis={"url": own_redis.url}) as broker:
+        await log_in(broker, "acme-1", "acme")
+        own_redis.kill()
+        screen = await screens(broker)
+        await screen.sign_in()
+        page = screen.page
+        await page.get_by_text("The grants cannot be shown: Redis does not answer.").wait_for()
+        assert await page.get_by_text("No grants yet").count() == 0
+        top = await page.locator("#words").inner_text()
+        assert top.startswith("redis: ")
+        assert "Redis:" not in top, "it is named once"
 
 
 async def test_markup_stays_text(broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis) -> None:

@@ -132,6 +132,24 @@ async def test_narrow_dark_and_light(
         await screenshot(page, f"wide-{scheme}")
 
 
+async def test_an_expired_token_fits(broker: RunningBroker, screens: Screens) -> None:
+    """The longest text about a token's life stays inside its column, at the widths that have columns."""
+    for width in (1000, 1280):
+        screen = await screens(broker, viewport={"width": width, "height": 800})
+        await screen.sign_in()
+        line = screen.line("acme-1")
+        await line.wait_for()
+        beyond = await line.locator(".life").evaluate(
+            """life => {
+                const left = life.querySelector(".left");
+                left.textContent = "expired 14 min ago";
+                return life.scrollWidth - life.clientWidth;
+            }"""
+        )
+        assert beyond < 1, f"{beyond} pixels beyond the column at {width}"
+        assert await screen.page.evaluate("document.documentElement.scrollWidth") == width
+
+
 async def test_keyboard_alone(broker: RunningBroker, screens: Screens) -> None:
     """From the sign-in to a logged-out grant without a mouse, with the focus seen at every step."""
     screen = await screens(broker)

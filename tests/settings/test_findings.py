@@ -171,8 +171,8 @@ CASES = {
     "a provider with no good name": (
         REDIS + ACME.replace("acme]", '"a b"]'),
         (
-            "broker.toml:3: providers.a b: is not a name: write a letter or digit, then letters, digits, '.', '_' or "
-            "'-', at most 128 in all"
+            "broker.toml:3: providers.a b: must begin with a letter or digit; then letters, digits, '.', '_' or '-' "
+            "may follow, at most 128 in all"
         ),
     ),
     "a provider without client_id": (

@@ -6,7 +6,7 @@ import { el, setText } from "./dom.js";
 import { moment, since, span, until } from "./time.js";
 
 const SOON = 7 * 86400, VERY_SOON = 3 * 86400;
-const REASONS = { reauthorization_required: "log in again" };
+const DEAD = "reauthorization_required", REASONS = { [DEAD]: "log in again" };
 const cell = (name, label, ...children) => el("span", { class: `cell ${name}` }, el("span", { class: "label" }, label), ...children);
 
 export class GrantLine {
@@ -53,7 +53,7 @@ export class GrantLine {
     this.node.dataset.state = grant.state;
     this.node.dataset.level = grant.state === "parked" || grant.unreadable ? "bad" : failing ? "warn" : "good";
     this.last.title = grant.last?.detail ?? "";
-    const action = grant.reason === "reauthorization_required" ? "Log in" : grant.state === "parked" || failing ? "Try again" : "";
+    const action = grant.reason === DEAD ? "Log in" : grant.state === "parked" || failing ? "Try again" : "";
     setText(this.act, action);
     this.act.hidden = !action;
     this.act.setAttribute("aria-label", `${action} ${grant.grant_id}`);
@@ -77,12 +77,13 @@ export class GrantLine {
     setText(this.last, grant.last ? `${grant.last.outcome.replaceAll("_", " ")} ${since(grant.last.at)}`
       : grant.expires_at ? `logged in ${since(grant.granted_at)}` : "none yet");
     const by = grant.reauthorize_by;
-    setText(this.by, by ? (by > at ? `in ${span(by - at)}` : "over") : "no limit");
-    this.by.dataset.level = by && by - at < SOON ? (by - at < VERY_SOON ? "bad" : "warn") : "none";
+    const dead = grant.reason === DEAD;
+    setText(this.by, dead ? "now" : by ? (by > at ? `in ${span(by - at)}` : "over") : "no limit");
+    this.by.dataset.level = dead ? "bad" : by && by - at < SOON ? (by - at < VERY_SOON ? "bad" : "warn") : "none";
   }
 
   actNext() {
-    if (this.grant.reason === "reauthorization_required") this.logIn(this.act);
+    if (this.grant.reason === DEAD) this.logIn(this.act);
     else act(this.act, this.changed, () => tryAgain(this.grant));
   }
 
@@ -121,7 +122,7 @@ export class GrantLine {
       ["token since", grant.issued_at ? moment(grant.issued_at) : "none"],
       ["expires", grant.expires_at ? moment(grant.expires_at) : "–"],
       ["next refresh", grant.state === "parked" ? "none: parked" : moment(grant.refresh_at)],
-      ["log in by", grant.reauthorize_by ? moment(grant.reauthorize_by) : "no limit known"],
+      ["log in by", grant.reason === DEAD ? "now" : grant.reauthorize_by ? moment(grant.reauthorize_by) : "no limit known"],
       ["scope", grant.scope ?? "–"],
     ];
     if (grant.last?.detail) facts.push(["last detail", grant.last.detail]);

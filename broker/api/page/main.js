@@ -113,11 +113,16 @@ function showCounts() {
   }
 }
 
+/** Return why the lists failed: nearly always Redis, which they are read from. */
+const whyNoGrants = () => ((data.health?.checks?.redis?.status ?? "ok") === "ok" ? data.trouble : "Redis does not answer");
+
 function showPager() {
   const { state, provider, search } = filters();
   const filtered = state || provider || search;
   $("none").hidden = data.grants.length > 0;
-  setText($("none"), filtered ? "No grant matches." : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
+  setText($("none"), data.trouble ? `The grants cannot be shown: ${whyNoGrants()}.`
+    : filtered ? "No grant matches."
+    : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
   document.querySelector(".pager").hidden = cursors.length === 1 && !data.next;
   $("previous").disabled = cursors.length === 1;
   $("next").disabled = !data.next;

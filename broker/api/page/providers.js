@@ -54,6 +54,6 @@ export class ProviderCard {
     const next = provider.not_before ? `, next try ${until(provider.not_before)}` : "";
     setText(this.why, provider.suspended
       ? `suspended ${provider.suspended_at ? since(provider.suspended_at) : ""} (${provider.suspended})${detail}${next}`
-      : provider.failures ? `${provider.failures} failures in a row${detail}${next}` : "answers");
+      : provider.failures ? `${provider.failures === 1 ? "1 failure" : `${provider.failures} failures in a row`}${detail}${next}` : "answers");
   }
 }

@@ -22,7 +22,7 @@ function aboutProviders(providers) {
     } else if (provider.failures) {
       found.push({
         level: "warn", provider,
-        text: `Provider ${provider.provider} failed ${many(provider.failures, "time")} in a row. token-broker retries it: nothing to do yet.`,
+        text: `Provider ${provider.provider} failed ${provider.failures === 1 ? "once" : `${many(provider.failures, "time")} in a row`}. token-broker retries it: nothing to do yet.`,
       });
     }
   }

@@ -164,12 +164,12 @@ def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, 
     provider, text, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
     known = require_provider(provider, providers)
     if not isinstance(text, str):
-        raise InvalidRequest("refresh_token is no text: send the refresh token")
+        raise InvalidRequest("refresh_token must be text: send the refresh token")
     text = trim(text)
     if (problem := problem_of(text)) is not None:
         raise InvalidRequest(problem)
     if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
-        raise InvalidRequest("scope is no text: send one, or leave it out")
+        raise InvalidRequest("scope must be text: send one, or leave it out")
     return known, Secret(text), scope
 
 

@@ -125,7 +125,7 @@ async def complete_login(request: web.Request) -> web.Response:
     body = await read_json(request, "redirected_to")
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
-        raise InvalidRequest("redirected_to is no text: send the URL that the browser was redirected to")
+        raise InvalidRequest("redirected_to must be text: send the URL that the browser was redirected to")
     completing = _complete(caller, context.login.complete(grant_id, redirected_to, state))
     return json_response(_describe(await finish(completing)))
 

@@ -13,7 +13,6 @@ import structlog
 from broker import errors
 from broker.cli.console import err, exit_code
 from broker.cli.formats import formatted
-from broker.cli.http import error_of
 from broker.cli.sink.file import CannotWrite, TokenFile
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class Feed:
             except ValueError:
                 body = None
         if answer.status != 200:
-            raise error_of(answer.status, body)
+            raise broker.error_of(answer.status, body)
         if not isinstance(body, dict) or "access_token" not in body:
             raise errors.TokenUnavailable(
                 f"what answers there is not token-broker (HTTP {answer.status}): correct the address"
