@@ -35,7 +35,7 @@ def run_broker(config: Config = None) -> None:
 
 
 def _serve(settings: Settings, path: Path | None) -> Coroutine[object, object, None]:
-    """Return the broker, to be run. Defers redis and prometheus-client, which no other command needs.
+    """Return the broker, to be run. Defers redis, orjson and prometheus-client, which no other command needs.
 
     Args:
         settings: What to run with.

@@ -23,7 +23,7 @@ import aiohttp
 from yarl import URL
 
 from broker import __version__
-from broker.model import NotSent, Unknown
+from broker.model import NotSent, Unknown, slotted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -49,7 +49,7 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Request:
     """A request to send. Everything but the method may hold secrets, so `repr` shows nothing else."""
 
@@ -59,7 +59,7 @@ class Request:
     body: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Reply:
     """A response. `headers` are as they arrived: names match in any case, and may occur more than once."""
 

@@ -11,12 +11,13 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
+
+from broker.model import slotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ class Unreadable(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Members:
     """The members of a response, and the names that occurred twice."""
 

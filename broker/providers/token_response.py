@@ -7,10 +7,9 @@ whether it is complete, and no outcome holds a secret that the request carried.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, TokenResponse, Unknown
+from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, TokenResponse, Unknown, slotted
 from broker.providers import members, redaction, refresh_token
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
@@ -60,7 +59,7 @@ _MIN_HIDDEN = 8
 """A secret shorter than this hides a member only if it is all of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class _Reply:
     """A response half read: its members, if it had any, and what is needed to judge them."""
 

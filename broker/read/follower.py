@@ -6,7 +6,6 @@ A message is a hint that a grant changed; what is served is always read from the
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import structlog
 
 from broker.errors import StoreUnavailable
 from broker.process.tasks import run_until
+from broker.token_answer import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ class Follower:
         if not self._cache.is_wanted(grant_id):
             return
         try:
-            message = json.loads(data)
+            message = json_value(data)
             store_id, generation = message["store"], int(message["generation"])
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # no broker published that
             return

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import StoreUnavailable
-from broker.model import Commit, Park, Postpone
+from broker.model import Commit, Park, Postpone, slotted
 from broker.token_answer import message, token_message
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _AFTER_RESTORE: dict[str, Recorded] = {"forgotten": "gone", "replaced": "superse
 """What the reply to a restore means for the commit. `known`: what the store has came of this very answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class Journaled:
     """An answer that is prepared for the store, and its entry in the journal (None: there is no journal)."""
 

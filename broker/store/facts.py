@@ -18,6 +18,7 @@ from broker.store.redis.embedded import running_server
 from broker.store.redis.primary import Primary
 from broker.store.resealing import CANARY
 from broker.store.scripts import Keys
+from broker.token_answer import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -224,7 +225,7 @@ async def _foreign_stores(primary: Primary, namespace: str, own: str | None, sec
 
 def _store_of(message: bytes) -> str | None:
     try:
-        store = json.loads(message)["store"]
+        store = json_value(message)["store"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return store if isinstance(store, str) and store.isalnum() and len(store) <= 64 else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Commit, Grant, State, Token, usable_until
+from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
 
@@ -329,7 +329,7 @@ class Grants:
         return [name.decode() for reply in replies for name in reply]
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class PreparedCommit:
     """An answer as it will be stored: prepared once (`Registry.prepare`), for the journal and for Redis."""
 

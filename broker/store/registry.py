@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
+from broker.model import slotted
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
@@ -54,7 +55,7 @@ class Held(NamedTuple):
     granted_at: int
 
 
-@dataclass(frozen=True, slots=True)
+@slotted
 class PreparedLogin:
     """What a login brought, as it will be stored: prepared once (`Registry.prepare_login`)."""
 

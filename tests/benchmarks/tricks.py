@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.machinery
-import importlib.util
 import itertools
 import os
 import statistics
@@ -25,108 +23,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import redis
 
 from tests.benchmarks.processes import cpu, running, wait_until_ready
 from tests.benchmarks.read_path import load, request_for
 from tests.benchmarks.reads_meanwhile import herd, reads
+from tests.benchmarks.without import TRICKS
 from tests.benchmarks.write_path import all_waiting, import_grants, refresh_all, settings
 from tests.ports import free_port
 from tests.redis_server import running_redis
 
 PYTHON = [sys.executable, "-m"]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-
-@dataclass(frozen=True)
-class Trick:
-    """What is taken away: by module, texts and what stands in their place."""
-
-    path: Literal["write", "read", "mixed"]
-    without: dict[str, list[tuple[str, str]]]
-    latency_ms: float = 0
-
-
-TRICKS = {
-    "gather": Trick(
-        "write", {"broker.refresh.scheduler": [("await asyncio.sleep(SLOT_PAUSE)", "pass")]}, latency_ms=10
-    ),
-    "gather-0ms": Trick("write", {"broker.refresh.scheduler": [("await asyncio.sleep(SLOT_PAUSE)", "pass")]}),
-    "gather-journal": Trick("write", {"broker.journal.journal": [("await asyncio.sleep(_BATCH_PAUSE)", "pass")]}),
-    "batches": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}),
-    "batches-10ms": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}, latency_ms=10),
-    "garbage-collection": Trick("write", {"broker.service": [("    collect_less()\n", "    pass\n")]}),
-    "cached-answers": Trick(
-        "read", {"broker.api.cached_responses": [("entry = self._entries.get(key)", "entry = None")]}
-    ),
-    "raw-answers": Trick(
-        "read", {"broker.api.cached_responses": [("return entry.raw", "return entry.content.to_response()")]}
-    ),
-    "past-the-router": Trick(
-        "read",
-        {
-            "broker.api.server": [
-                (
-                    "read = None if hdrs.EXPECT in message.headers else self._find_read(message.method, message.path)",
-                    "read = None",
-                )
-            ]
-        },
-    ),
-    "audit-guard": Trick("read", {"broker.api.audit": [('if logs.is_enabled("debug"):', "if True:")]}),
-    "pacing": Trick(
-        "mixed",
-        {
-            "broker.refresh.scheduler": [
-                ("if self._read_activity.recent and not self._urgent:", "if False:"),
-            ]
-        },
-        latency_ms=20,
-    ),
-}
-
-
-class Without(importlib.machinery.SourceFileLoader):
-    """Loads a module with some of its source text replaced."""
-
-    changes: list[tuple[str, str]]
-
-    def get_code(self, fullname: str) -> Any:
-        """Compile the changed source; no cached code is read or written."""
-        source = Path(self.path).read_text("utf-8")
-        for old, new in self.changes:
-            if source.count(old) != 1:
-                sys.exit(f"{fullname}: expected exactly once: {old!r}")
-            source = source.replace(old, new)
-        return compile(source, self.path, "exec")
-
-
-class Finder:
-    """Finds the modules that are to be changed."""
-
-    def __init__(self, without: dict[str, list[tuple[str, str]]]) -> None:
-        self._without = without
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """Find *name* as Python does, with another loader where it is to be changed."""
-        if name not in self._without:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        assert spec is not None
-        assert spec.origin is not None
-        loader = Without(name, spec.origin)
-        loader.changes = self._without[name]
-        return importlib.util.spec_from_loader(name, loader, origin=spec.origin)
-
-
-def run_without(name: str, arguments: list[str]) -> None:
-    """Be `token-broker` without one trick."""
-    sys.meta_path.insert(0, Finder(TRICKS[name].without))
-    from broker.cli import main as token_broker
-
-    token_broker(arguments)
 
 
 @dataclass(frozen=True)
@@ -182,7 +91,7 @@ def measure(name: str, rounds: int, grants: int, seconds: float) -> None:
     """Print what one trick gains."""
     trick, token_port = TRICKS[name], free_port()
     server = [*PYTHON, "tests.benchmarks.token_server", str(token_port), str(trick.latency_ms)]
-    without = ["tests.benchmarks.tricks", "--without", name]
+    without = ["tests.benchmarks.without", name]
     with (
         running(*server),
         broker(token_port, grants, ["broker"]) as one,
@@ -220,9 +129,6 @@ def _ratios(pairs: list[tuple[float, float]]) -> str:
 
 def main() -> None:
     """Measure the tricks that are named, or all."""
-    if sys.argv[1:2] == ["--without"]:
-        run_without(sys.argv[2], sys.argv[3:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRICKS))
     parser.add_argument("--rounds", type=int, default=9)

