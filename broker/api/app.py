@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -65,6 +65,7 @@ def make_applications(context: Context) -> tuple[web.Application, web.Applicatio
     return whole, public
 
 
+@lru_cache(4096)
 def find_read(method: str, path: str) -> ReadHandler | None:
     """Return the handler of a frequent read, by the method and path of the request line.
 

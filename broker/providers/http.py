@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import socket
 import ssl
@@ -161,7 +162,7 @@ class Http:
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(
             request.method,
-            _verbatim(request.url),
+            _verbatim(request.url) if "?" in request.url else _cached_url(request.url),
             headers=request.headers,
             data=request.body,
             ssl=await self._trust(),
@@ -195,6 +196,10 @@ class Http:
 def _verbatim(url: str) -> URL:
     """Parse *url* without requoting anything but a host name in its own script: a requoted token is another one."""
     return URL(url, encoded=url.isascii())
+
+
+_cached_url = functools.lru_cache(maxsize=64)(_verbatim)
+"""For URLs without a query: a query may hold tokens."""
 
 
 def _expire(limit: asyncio.Timeout, flight: _Flight) -> None:

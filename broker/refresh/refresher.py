@@ -6,6 +6,7 @@ their end even when the process is being stopped.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.model import Commit, Park, Postpone
+from broker.process import logs
 from broker.providers import revoke
 from broker.refresh import policy
 from broker.settings import LEASE_MARGIN
@@ -53,7 +55,7 @@ class Refresher:
         self._history = history
         self._lag = {name: metrics.schedule_lag.labels(name) for name in endpoints}
         self._duration = {name: metrics.refresh_duration.labels(name) for name in endpoints}
-        self._refreshes = metrics.refreshes.labels
+        self._refreshes = functools.cache(metrics.refreshes.labels)
         self._request_timeout = request_timeout
 
     async def refresh(self, claim: Claim, answered: Callable[[], None]) -> Step | None:
@@ -108,14 +110,15 @@ class Refresher:
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
-                log.info(
-                    "grant.refreshed",
-                    **whose,
-                    generation=token.generation,
-                    settled=recorded,
-                    expires_in=(token.expires_at - token.issued_at) // 1000,
-                    warning=step.detail,
-                )
+                if logs.is_enabled("info"):
+                    log.info(
+                        "grant.refreshed",
+                        **whose,
+                        generation=token.generation,
+                        settled=recorded,
+                        expires_in=(token.expires_at - token.issued_at) // 1000,
+                        warning=step.detail,
+                    )
             case Commit(token=token):
                 log.warning(
                     "grant.unusable" if token is None else "grant.unchanged",
