@@ -16,7 +16,7 @@ import structlog
 from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
-from broker.refresh.concurrency import ConcurrencyLimit, batch_size
+from broker.refresh.concurrency import BatchSize, ConcurrencyLimit
 from broker.store import MOST_TOGETHER
 from broker.token_answer import message
 
@@ -79,6 +79,7 @@ class Lane:
         self._heartbeat = heartbeat
         self._read_activity = read_activity
         self._limit = ConcurrencyLimit(concurrency)
+        self._batch_size = BatchSize()
         self._lease_ms = lease_ms
         self._in_flight: set[str] = set()
         """Attempts whose token request has not been answered."""
@@ -110,10 +111,10 @@ class Lane:
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """Claim once, and pause until the next claim."""
         self._woken.clear()
-        size = await self._next_batch_size()
+        batch_size = await self._next_batch_size()
         pause = IDLE_PAUSE
         if self._free > 0:
-            pause = await self._claim(min(self._free, size), refreshes)
+            pause = await self._claim(min(self._free, batch_size), refreshes)
         self._heartbeat.signal()
         if pause > 0:
             try:
@@ -127,9 +128,9 @@ class Lane:
         if self._read_activity.recent and not self._urgent:
             await self._read_activity.yield_to_reads()
             return 1
-        if self._in_flight and self._free < batch_size(int(self._limit)):
+        if self._in_flight and self._free < self._batch_size.within(int(self._limit)):
             await asyncio.sleep(SLOT_PAUSE)
-        return batch_size(int(self._limit))
+        return self._batch_size.within(int(self._limit))
 
     @property
     def _free(self) -> int:
@@ -166,7 +167,7 @@ class Lane:
     async def _refresh(self, claim: Claim) -> None:
         began, step = time.monotonic(), None
         try:
-            step = await self._refresher.refresh(claim, partial(self._answered, claim.attempt))
+            step = await self._refresher.refresh(claim, partial(self._answered, claim.attempt, began))
         finally:
             self._in_flight.discard(claim.attempt)
             self._committing.discard(claim.attempt)
@@ -176,8 +177,9 @@ class Lane:
                 self._limit.succeeded(began)
             self._woken.set()
 
-    def _answered(self, attempt: str) -> None:
+    def _answered(self, attempt: str, began: float) -> None:
         """Free the slot of a token request that was answered, while the answer is recorded."""
+        self._batch_size.answered(began, time.monotonic())
         self._in_flight.discard(attempt)
         self._committing.add(attempt)
         self._woken.set()

@@ -46,8 +46,13 @@ TRICKS = {
     ),
     "gather-0ms": Trick("write", {"broker.refresh.scheduler": [("await asyncio.sleep(SLOT_PAUSE)", "pass")]}),
     "gather-journal": Trick("write", {"broker.journal.journal": [("await asyncio.sleep(_BATCH_PAUSE)", "pass")]}),
-    "batches": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}),
-    "batches-10ms": Trick("write", {"broker.refresh.concurrency": [("BATCHES = 3", "BATCHES = 1")]}, latency_ms=10),
+    "thirds": Trick("write", {"broker.refresh.concurrency": [("_BATCHES = (2, 3)", "_BATCHES = (3, 3)")]}),
+    "halves-10ms": Trick(
+        "write", {"broker.refresh.concurrency": [("_BATCHES = (2, 3)", "_BATCHES = (2, 2)")]}, latency_ms=10
+    ),
+    "batches-10ms": Trick(
+        "write", {"broker.refresh.concurrency": [("_BATCHES = (2, 3)", "_BATCHES = (1, 1)")]}, latency_ms=10
+    ),
     "garbage-collection": Trick("write", {"broker.service": [("    collect_less()\n", "    pass\n")]}),
     "cached-answers": Trick(
         "read", {"broker.api.cached_responses": [("entry = self._entries.get(key)", "entry = None")]}

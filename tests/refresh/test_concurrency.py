@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from broker.refresh.concurrency import CLOSED_AFTER, ConcurrencyLimit, batch_size
+from broker.refresh.concurrency import CLOSED_AFTER, QUICK, BatchSize, ConcurrencyLimit
 
 HIGHEST = 32
+
+
+def answered(batch_size: BatchSize, times: int, took: float) -> None:
+    """So many answers that each *took* so many seconds."""
+    for _ in range(times):
+        batch_size.answered(100.0, 100.0 + took)
 
 
 def test_a_failure_halves_it_and_several_close_it() -> None:
@@ -38,7 +44,40 @@ def test_it_grows_again_as_requests_succeed() -> None:
     assert limits[-1] == HIGHEST
 
 
-@pytest.mark.parametrize(("limit", "size"), [(1, 1), (2, 1), (3, 1), (4, 1), (32, 10), (1024, 341)])
-def test_a_lane_is_filled_in_three_batches(limit: int, size: int) -> None:
-    """A third of what may be in flight begins together, and a batch is never empty."""
-    assert batch_size(limit) == size
+@pytest.mark.parametrize(
+    ("took", "size"),
+    [(0.0, 16), (QUICK / 2, 16), (QUICK * 1.5, 10), (0.05, 10), (5.0, 10)],
+)
+def test_batches(took: float, size: int) -> None:
+    """Halves of a lane where a server answers at once, thirds where it takes its time."""
+    batch_size = BatchSize()
+    answered(batch_size, 60, took)
+    assert batch_size.within(HIGHEST) == size
+
+
+def test_answers_that_wait_for_the_cpu_are_no_slow_server() -> None:
+    """Of a burst that a quick server answers at once, the last wait for the CPU: the first say what it took."""
+    batch_size = BatchSize()
+    for _ in range(20):
+        for nth in range(15):
+            answered(batch_size, 1, QUICK * (0.2 + nth / 10))
+    assert batch_size.within(HIGHEST) == HIGHEST // 2
+
+
+def test_a_server_that_slows_down_shows_soon() -> None:
+    """A few answers show it, and one quick answer among slow ones shows nothing."""
+    batch_size = BatchSize()
+    answered(batch_size, 60, QUICK / 5)
+    assert batch_size.within(HIGHEST) == HIGHEST // 2
+    answered(batch_size, 5, 0.05)
+    assert batch_size.within(HIGHEST) == HIGHEST // 3
+    for _ in range(20):
+        answered(batch_size, 9, 0.02)
+        answered(batch_size, 1, QUICK / 5)
+        assert batch_size.within(HIGHEST) == HIGHEST // 3
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_narrow_lane_has_batches_of_one(limit: int) -> None:
+    """A batch is never empty."""
+    assert BatchSize().within(limit) == 1

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.read.activity import RECENT, ReadActivity
-from broker.refresh.concurrency import batch_size
 from broker.refresh.recorder import Recorder
 from broker.refresh.scheduler import is_urgent
 from tests.broker.steps import imported
@@ -59,11 +58,20 @@ async def asking(broker: RunningBroker) -> AsyncIterator[None]:
         yield
 
 
-async def test_a_claim_fills_a_part_of_a_lane(start_broker: StartBroker, sandbox: Sandbox, redis: Redis) -> None:
+@pytest.mark.parametrize(("quick", "batch"), [(3600.0, CONCURRENCY // 2), (0.0, CONCURRENCY // 3)])
+async def test_a_claim_fills_a_part_of_a_lane(
+    start_broker: StartBroker,
+    sandbox: Sandbox,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: float,
+    batch: int,
+) -> None:
     """However many are due, one claim takes no more than its batch, and all are refreshed all the same."""
+    monkeypatch.setattr("broker.refresh.concurrency.QUICK", quick)
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
-        assert await most_at_once(redis) == batch_size(CONCURRENCY)
+        assert await most_at_once(redis) == batch
 
 
 async def test_refreshing_ahead_of_time_gives_way_to_callers(
