@@ -20,8 +20,8 @@ _LEAST = 2.0
 QUICK = 0.005
 """Seconds in which a server answers at once: requests then wait for this process's CPU."""
 _BATCHES = (2, 3)
-"""In how many batches a lane is filled, where its server is quick and where it is not. At 10 ms a burst takes 1.18 times
-as long in one batch and 1.08 times in two; at 0 ms thirds take 5 % more CPU than halves
+"""In how many batches a lane is filled, where its server is quick and where it is not. At 10 ms a burst takes 1.18
+times as long in one batch and 1.08 times in two; at 0 ms thirds take 5 % more CPU than halves
 (`python -m tests.benchmarks.tricks batches-10ms halves-10ms thirds`)."""
 
 
