@@ -1,4 +1,4 @@
-"""Cache responses about a token as bytes; rebuild them when `expires_in` changes (once a second).
+"""Cache token responses; rebuild them when `expires_in` changes (once a second).
 
 Without the cache a read takes 1.90 times the CPU, and without the ready bytes 1.45 times
 (`python -m tests.benchmarks.tricks cached-answers raw-answers`).
