@@ -25,7 +25,7 @@ from broker.cli import (
     token,
 )
 from broker.cli.console import app, err, exit_code
-from broker.cli.sink import command as sink
+from broker.cli.sink import sink
 from broker.errors import BrokerError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from tests.waiting import until
 
 AS_NOBODY = """
 import os
-import broker.cli.run, broker.cli.sink.command, broker.service, encodings.utf_8_sig, uvloop  # unreadable later
+import broker.cli.run, broker.cli.sink.sink, broker.service, encodings.utf_8_sig, uvloop  # unreadable later
 from broker.cli import main
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 main(["run"])

@@ -133,7 +133,7 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
     """A file is made with its owner's rights alone, then given away, then opened up, then filled, then renamed."""
     strace = need("strace")
     code = (
-        "import os, pathlib\nfrom broker.cli.sink.file import TokenFile\nos.umask(0)\n"
+        "import os, pathlib\nfrom broker.cli.sink.token_file import TokenFile\nos.umask(0)\n"
         f"TokenFile(pathlib.Path({str(tmp_path / 'token')!r}), owner=None, group={str(os.getgid() or NOBODY)!r}, "
         "mode=0o640, in_place=False).write(b'the-token')"
     )

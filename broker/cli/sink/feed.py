@@ -13,7 +13,7 @@ import structlog
 from broker import errors
 from broker.cli.console import err, exit_code
 from broker.cli.formats import formatted
-from broker.cli.sink.file import CannotWrite, TokenFile
+from broker.cli.sink.token_file import CannotWrite, TokenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
