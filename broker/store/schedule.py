@@ -211,6 +211,7 @@ class Schedule:
             grant=self._keys.grant(grant_id),
             due=self._keys.ids("due", claim.provider),
             leased=self._keys.ids("leased", claim.provider),
+            parked=self._keys.ids("parked", claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -232,6 +233,7 @@ class Schedule:
             message=self._text(message) if message else "",
             generation=claim.generation,
             claimed_at=claim.claimed_at,
+            provider_name=claim.provider,
             record=attempt_record(step, self.replica) if step.asked else "",
         )
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]

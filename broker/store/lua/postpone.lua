@@ -1,34 +1,35 @@
 #!lua flags=allow-oom
 -- postpone: a token request brought nothing; the grant is due again at another time.
 --
--- KEYS: grant due leased provider attempts
+-- KEYS: grant due leased parked provider attempts
 -- ARGV: grant_id attempt due_at unknown lane not_before code detail half_close_after first_pause_ms longest_pause_ms
--- ARGV: jitter channel message generation claimed_at record fields...
+-- ARGV: jitter channel message generation claimed_at provider_name record fields...
 --   unknown: "unknown" when the refresh token may have been redeemed
 --   lane: what the outcome says of the lane: "", ailing or suspended
 --   not_before: when the provider takes requests again, epoch ms (0: it did not say)
 --   half_close_after: failures in a row that half-close a lane
 --   jitter: in [0, 1]
 --   message: to publish, or ""
---   generation, claimed_at: as claimed
+--   generation, claimed_at, provider_name: as claimed
 --   record: the entry of the grant's attempts without the decision, or "" where nothing was sent
 --   fields: fields of the grant, each with its value
 -- Returns: postponed, superseded or gone
-local grant, due, leased, provider, attempts = unpack(KEYS)
+local grant, due, leased, parked, provider, attempts = unpack(KEYS)
 local grant_id, attempt, due_at, unknown, lane, not_before, code, detail, half_close_after, first_pause_ms,
-  longest_pause_ms, jitter, channel, message, generation, claimed_at, record = unpack(ARGV)
-local fields = {unpack(ARGV, 18)}
+  longest_pause_ms, jitter, channel, message, generation, claimed_at, provider_name, record = unpack(ARGV)
+local fields = {unpack(ARGV, 19)}
 not_before, half_close_after, jitter = tonumber(not_before), tonumber(half_close_after), tonumber(jitter)
 first_pause_ms, longest_pause_ms = tonumber(first_pause_ms), tonumber(longest_pause_ms)
 
-local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at')
+local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at', 'provider')
 if not stored[1] then
   return 'gone'
 end
 local attempt_at = tonumber(stored[3] or claimed_at)
 if stored[2] ~= attempt then
-  -- A store that went back behind the claim has no attempt at all. That its outcome is unknown must not be lost.
-  local went_back = not stored[2] and tonumber(stored[1]) <= tonumber(generation)
+  -- A store that went back behind the claim has no attempt at all. That its outcome is unknown must not be lost. Under
+  -- another provider the grant has another refresh token, of which this outcome says nothing.
+  local went_back = not stored[2] and tonumber(stored[1]) <= tonumber(generation) and stored[5] == provider_name
   if not (went_back and unknown == 'unknown') then
     return 'superseded'
   end
@@ -37,6 +38,9 @@ end
 
 if unknown == 'unknown' and not stored[4] then
   redis.call('HSET', grant, 'unknown_at', attempt_at)
+end
+if redis.call('ZSCORE', parked, grant_id) then
+  return 'superseded' -- a store that went back to when it was parked: it stays so
 end
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by')
 redis.call('HSET', grant, unpack(fields))
