@@ -213,5 +213,5 @@ def _schemas() -> dict[str, Any]:
 class _Untitled(GenerateJsonSchema):
     """Gives members no titles: their names say it."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic passes it
         return False
