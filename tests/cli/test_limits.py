@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -10,8 +13,8 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from broker.cli.sink import hook
-from broker.cli.sink.hook import Action
+from broker.cli.sink import hook, sink
+from broker.cli.sink.hook import Action, Hook
 
 
 @pytest.mark.server
@@ -39,3 +42,24 @@ def test_the_soft_limit_of_files_is_raised(soft: int) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) == (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard))
+
+
+async def test_a_sink_ends_although_a_cancellation_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11's `wait_for` can swallow the one cancellation that a TaskGroup gives each of its tasks."""
+    monkeypatch.setattr("broker.process.tasks._CANCEL_AGAIN", 0.05)
+    lost = 0
+
+    class Losing(Hook):
+        async def run(self) -> None:
+            nonlocal lost
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+            await asyncio.sleep(60)
+
+    ending = asyncio.create_task(sink._forever([], [Losing(Action()), Losing(Action())]))
+    await asyncio.sleep(0.02)  # until it listens to the signal
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(ending, 5)
+    assert lost == 2

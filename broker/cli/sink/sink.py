@@ -114,12 +114,10 @@ async def _forever(feeds: list[Feed], hooks: list[Hook]) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
 
-    async def follow_all() -> None:
-        async with asyncio.TaskGroup() as loops:
-            for work in (*(feed.run() for feed in feeds), *(hook.run() for hook in hooks)):
-                loops.create_task(work)
-
-    await run_until(stopping, follow_all())
+    # Each under its own `run_until`: a TaskGroup cancels a task once, and a library can lose that one cancellation.
+    async with asyncio.TaskGroup() as loops:
+        for work in (*(feed.run() for feed in feeds), *(hook.run() for hook in hooks)):
+            loops.create_task(run_until(stopping, work))
     for hook in hooks:
         await hook.finish()
 
