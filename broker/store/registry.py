@@ -23,7 +23,7 @@ from broker.token_answer import message as notice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import Commit, State, Token
+    from broker.model import Commit, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from broker.token_answer import Message
 
 _TRIES = 8
-_STATES: tuple[State, ...] = ("due", "leased", "parked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +81,6 @@ class Registry:
 
     def _text(self, message: Message) -> str:
         return message_text(message, self._primary.store_id)
-
-    def _sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
-        return {f"{prefix}{state}": self._keys.ids(state, provider) for state in _STATES}
 
     async def generation(self, grant_id: str) -> Held | None:
         """Return the provider and generation that a grant has right now, and when a person granted it."""
@@ -171,7 +167,7 @@ class Registry:
         keys = script.keys(
             grant=self._keys.grant(grant_id),
             due=self._keys.ids("due", provider),
-            **self._sets(was_provider or provider, prefix="was_"),
+            **self._keys.sets(was_provider or provider, prefix="was_"),
             held_by=self._keys.held,
             meta=self._keys.meta,
         )
@@ -214,7 +210,7 @@ class Registry:
             provider = raw.decode() if raw else ""
             keys = scripts.FORGET.keys(
                 grant=self._keys.grant(grant_id),
-                **self._sets(provider),
+                **self._keys.sets(provider),
                 held_by=self._keys.held,
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),
@@ -326,7 +322,7 @@ class Registry:
             keys = scripts.RESTORE.keys(
                 grant=self._keys.grant(grant_id),
                 due=self._keys.ids("due", provider),
-                **self._sets(was_provider or provider, prefix="was_"),
+                **self._keys.sets(was_provider or provider, prefix="was_"),
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),
             )

@@ -182,9 +182,7 @@ class Schedule:
         commit, claim, grant_id = prepared.commit, prepared.commit.claim, prepared.commit.claim.grant_id
         keys = scripts.COMMIT.keys(
             grant=self._keys.grant(grant_id),
-            due=self._keys.ids("due", claim.provider),
-            leased=self._keys.ids("leased", claim.provider),
-            parked=self._keys.ids("parked", claim.provider),
+            **self._keys.sets(claim.provider),
             provider=self._keys.provider(claim.provider),
             forgotten=self._keys.forgotten,
             attempts=self._keys.attempts_of(grant_id),
@@ -209,9 +207,7 @@ class Schedule:
         first, longest = SUSPENDED_PAUSE_MS if suspended else AILING_PAUSE_MS
         keys = scripts.POSTPONE.keys(
             grant=self._keys.grant(grant_id),
-            due=self._keys.ids("due", claim.provider),
-            leased=self._keys.ids("leased", claim.provider),
-            parked=self._keys.ids("parked", claim.provider),
+            **self._keys.sets(claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -250,9 +246,7 @@ class Schedule:
         first, longest = SUSPENDED_PAUSE_MS
         keys = scripts.PARK.keys(
             grant=self._keys.grant(grant_id),
-            due=self._keys.ids("due", claim.provider),
-            leased=self._keys.ids("leased", claim.provider),
-            parked=self._keys.ids("parked", claim.provider),
+            **self._keys.sets(claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -311,9 +305,7 @@ class Schedule:
         for _ in range(_TRIES):
             keys = script.keys(
                 grant=self._keys.grant(grant_id),
-                due=self._keys.ids("due", provider),
-                leased=self._keys.ids("leased", provider),
-                parked=self._keys.ids("parked", provider),
+                **self._keys.sets(provider),
             )
             args = script.args(grant_id=grant_id, provider=provider, **more)
             reply: str = (await self._primary.run(script, keys, args)).decode()

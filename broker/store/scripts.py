@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HEADER = re.compile(r"^-- (KEYS|ARGV): (.+)$", re.MULTILINE)
 _Value = TypeVar("_Value")
+_STATES: tuple[State, ...] = ("due", "leased", "parked")
 
 
 def _read(name: str) -> str:
@@ -140,6 +141,10 @@ class Keys:
     def ids(self, state: State, provider: str) -> str:
         """Return the key of a sorted set of grant ids: due by due time, leased by end of lease, parked by beginning."""
         return f"{self.all}{state}:{provider}"
+
+    def sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
+        """Return the keys of a provider's sets of grant ids, named as the scripts name them: *prefix* and state."""
+        return {f"{prefix}{state}": self.ids(state, provider) for state in _STATES}
 
     def provider(self, name: str) -> str:
         """Return the key of a hash: what is known of a provider's health."""
