@@ -46,8 +46,8 @@ class Order(Generic[_Value]):
     def arrange(self, rest: Sequence[_Value] = (), /, **named: _Value) -> tuple[_Value, ...]:
         """Return the values of *named* in the script's order, and *rest* behind them.
 
-        Costs about 0.35 us more CPU than a list written by hand; a commit calls it twice. Write every name out where
-        a call is hot: a dict that is unpacked among the names costs as much again.
+        Costs about 0.35 us more CPU than a list written by hand, and twice that with `**Keys.sets(...)`: under 1 % of
+        a commit, which calls it twice.
 
         Raises:
             TypeError: The script's header names other items.

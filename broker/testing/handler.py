@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         match = re.fullmatch(r'\s*(?:W/)?"([0-9]+)"\s*', condition)
         if match is None:
-            raise _ErrorResponse("invalid_request", 'If-Match must be one ETag of ours, such as "1764000000000"')
+            raise _ErrorResponse("invalid_request", 'If-Match must be one ETag of this server, such as "1764000000000"')
         with fake.changed:  # of many reports of one token one refreshes
             if int(match[1]) == grant.generation or grant.remaining() <= 0:
                 if grant.dead:

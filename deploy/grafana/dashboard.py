@@ -59,7 +59,7 @@ ROWS = [
             4,
             stat(
                 "Providers suspended",
-                "They refuse our registration, or grant after grant.",
+                "They refuse the client registration, or grant after grant.",
                 f"sum(max by (job, provider) (token_broker_provider_suspended{{{P}}}))",
                 (None, GOOD),
                 (1, BAD),

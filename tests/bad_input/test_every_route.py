@@ -149,7 +149,7 @@ async def test_bodies_of_other_kinds(every_route: list[Route], broker: RunningBr
                 if "Content-Encoding" in headers and status == 415:
                     assert fields["Connection"] == "close"
                 if "Content-Encoding" in headers and "requestBody" in operation:
-                    assert status in {415, 403}, "the session's door asks first whether our page sends this"
+                    assert status in {415, 403}, "the session's door asks first whether the status page sends this"
                     assert set(json.loads(text)) == {"error", "error_description"}
                 elif route.template == "/v1/import":
                     outcomes = [json.loads(line) for line in text.splitlines()]
@@ -159,7 +159,7 @@ async def test_bodies_of_other_kinds(every_route: list[Route], broker: RunningBr
                     assert status >= 400, (method, route.template, kind, status, text)
                     assert set(json.loads(text)) == {"error", "error_description"}
                 if kind == "too long" and "requestBody" in operation and route.template != "/v1/import":
-                    assert status in {413, 403}, "the session's door asks first whether our page sends this"
+                    assert status in {413, 403}, "the session's door asks first whether the status page sends this"
 
 
 async def test_a_bug_in_a_streamed_answer(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ async def test_callbacks(broker: RunningBroker, query: str) -> None:
 
 
 async def test_foreign_cookies(broker: RunningBroker) -> None:
-    """Cookies that others set for our host, or broken ones, are passed over."""
+    """Cookies that others set for the host, or broken ones, are passed over."""
     for cookie in (
         "token_broker_login_x=y",
         "token_broker_login_x=",
@@ -104,7 +104,7 @@ async def _redirected_to_nobody(broker: RunningBroker, sandbox: Sandbox, path: s
 
 
 async def test_a_bug_is_a_page(broker: RunningBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of our own is a page without a traceback, and stands in the log."""
+    """A fault of the broker itself is a page without a traceback, and stands in the log."""
 
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError

@@ -12,7 +12,7 @@ from tests.conftest import RunningBroker
 
 
 async def test_host(refused: Refused, broker: RunningBroker) -> None:
-    """A Host that is none of ours is refused on loopback: a web page cannot reach us by a name of its own."""
+    """A Host that is not the broker's is refused on loopback: a web page cannot reach it by a name of its own."""
     for host in (
         "evil.test",
         "evil.test:8080",
@@ -59,7 +59,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 async def test_garbage(broker: RunningBroker, kind: str) -> None:
-    """What is no request of ours gets a 4xx or nothing; never a traceback, never the broker's end."""
+    """What is no request of the API gets a 4xx or nothing; never a traceback, never the broker's end."""
     answer = await raw(broker, GARBAGE[kind])
     assert not answer or answer.split()[1][:1] == b"4", answer[:200]
     assert b"Traceback" not in answer

@@ -1,4 +1,4 @@
-"""A grant is never lost: what reached us survives a store that forgets, a link that drops, and our own death."""
+"""A grant is never lost: an answer that arrived survives a store that forgets, a lost link, and a broker's end."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_moves_while_a_refresh_is_in_flight(start_broker: StartBroker, san
 async def test_a_login_survives_redis_going_away(
     start_broker: StartBroker, sandbox: Sandbox, own_redis: RedisServer
 ) -> None:
-    """Redis goes away during a code exchange: what it brought is on our disk, and is stored when Redis is back."""
+    """Redis goes away during a code exchange: what it brought is on disk, and is stored when Redis is back."""
     async with (
         RedisProxy(own_redis.port) as proxy,
         start_broker(refresh=QUICK, redis={"url": proxy.url}) as broker,

@@ -32,7 +32,7 @@ async def g1(broker: RunningBroker, sandbox: Sandbox) -> dict[str, Any]:
 
 
 async def test_token_answer_is_rfc_6749(broker: RunningBroker, g1: dict[str, Any]) -> None:
-    """The answer has the members of RFC 6749 §5.1 at its top level, and ours beside them."""
+    """The answer has the members of RFC 6749 §5.1 at its top level, and the members of the broker beside them."""
     status, body, headers = await broker.ask("GET", "/v1/grants/g1/token")
     assert status == 200
     assert body["token_type"] == "Bearer"

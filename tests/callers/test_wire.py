@@ -54,7 +54,7 @@ HOLD_SECRETS = (
 
 @pytest.mark.parametrize("holds_one", HOLD_SECRETS, ids=lambda value: type(value).__name__)
 def test_what_holds_secrets_is_not_written(holds_one: object) -> None:
-    """Neither writer takes a secret, or one of our own values with what may stand in it."""
+    """Neither writer takes a secret, or one of the broker's own values with what may stand in it."""
     with pytest.raises(TypeError):
         json_text({"held": holds_one})
 

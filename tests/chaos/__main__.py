@@ -58,7 +58,7 @@ _COLUMNS = (
     "fresh",
 )
 _LEGEND = """\
-alive: stored refresh tokens that are the server's live ones. unheard: grants whose answer may never have reached us.
+alive: stored refresh tokens that are the server's live ones. unheard: grants whose answer may be lost on its way.
 refused, expired, blocked over 1 s: reads while a valid token existed. asked: token requests for each grant.
 not to ask: token requests inside a Retry-After (R), for parked grants (P), probes of a suspended provider (S)."""
 

@@ -152,7 +152,7 @@ def _text(value: Any) -> str:
 
 @dataclass(slots=True)
 class Cluster:
-    """Three masters, and a replica of the one that owns our slot."""
+    """Three masters, and a replica of the one that owns the slot of the broker."""
 
     fleet: Fleet
     owner: RedisServer
@@ -161,7 +161,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Of two nodes, neither of which owns our slot."""
+        """Of two nodes, neither of which owns that slot."""
         return f"redis+cluster://{','.join(s.address for s in self.others)}"
 
 

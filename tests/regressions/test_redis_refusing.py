@@ -217,14 +217,20 @@ async def test_neighbour_with_an_endless_script(
         await healthy(ground.broker)
 
 
+async def managed_server(fleet: Fleet, *rules: str) -> RedisServer:
+    """Start a Redis with a user `managed` that may do everything but what *rules* take away."""
+    server = fleet.data()
+    await until(server.answers, 15)
+    await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", *rules)
+    return server
+
+
 @pytest.mark.parametrize("forbidden", ["config", "waitaof"])
 async def test_forbidden_without_harm(
     make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """Without CONFIG nothing is missing; without WAITAOF commits count, and one warning says what is not proved."""
-    server = fleet.data()
-    await until(server.answers, 15)
-    await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", f"-{forbidden}")
+    server = await managed_server(fleet, f"-{forbidden}")
     async with three_grants(make_ground, auth_server, server, url=f"redis://managed:any@{server.address}/0") as ground:
         for _ in range(3):
             await ground.falls_due("g1")
@@ -236,9 +242,7 @@ async def test_forbidden_without_harm(
 
 async def test_hidden_run(make_ground: MakeGround, auth_server: AuthorizationServer, fleet: Fleet) -> None:
     """Without INFO no failover could be noticed: nothing is claimed, and the word says what to allow."""
-    server = fleet.data()
-    await until(server.answers, 15)
-    await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all")
+    server = await managed_server(fleet)
     async with three_grants(make_ground, auth_server, server, url=f"redis://managed:any@{server.address}/0") as ground:
         before = await ground.broker.token("g1")
         await server.ask("ACL", "SETUSER", "managed", "-info")
@@ -258,9 +262,7 @@ async def test_forbidden_from_the_start(
     start_broker: StartBroker, auth_server: AuthorizationServer, fleet: Fleet, forbidden: str
 ) -> None:
     """What a broker cannot do without is said by its name, asks no provider meanwhile, and heals without a restart."""
-    server = fleet.data()
-    await until(server.answers, 15)
-    await server.ask("ACL", "SETUSER", "managed", "on", "nopass", "~*", "&*", "+@all", f"-{forbidden}")
+    server = await managed_server(fleet, f"-{forbidden}")
     async with start_broker(
         redis={"url": f"redis://managed:any@{server.address}/0"},
         providers={"as": provider_at(auth_server)},
