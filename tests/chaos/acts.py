@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -49,6 +50,16 @@ async def kill(world: World, _callers: Callers) -> None:
     await world.kill(victim)
     world.note("SIGKILL")
     await asyncio.sleep(world.rng.uniform(0, 0.5))
+    await victim.start()
+
+
+async def kill_unread(world: World, _callers: Callers) -> None:
+    """Kill a replica whose last requests lie unread at the server, which processes them after that."""
+    victim = world.running
+    await world.refreshing()
+    time.sleep(0.4)  # noqa: ASYNC251 - the server in this process must be late
+    await world.kill(victim)
+    world.note("SIGKILL")
     await victim.start()
 
 

@@ -33,6 +33,8 @@ class Death:
     """Numbers of requests in the server's ledger."""
     journaled: set[str] | None
     """Fingerprints of refresh tokens; None: it keeps no journal."""
+    next_life: float = float("inf")
+    """When it was started again (monotonic). What the server reads until then, this life had sent."""
 
 
 class Replica:
@@ -85,6 +87,8 @@ class Replica:
                 return
 
     async def _begin(self) -> None:
+        if self.deaths:
+            self.deaths[-1].next_life = time.monotonic()
         env, through = self.clock.env if self.clock else {}, self.disk.through if self.disk else ()
         broker = broker_process(self._folder, self._url, env=env, through=through, **self._settings)
         self.process = await self._stack.enter_async_context(broker)

@@ -85,6 +85,16 @@ _DEATHS = [
             "replica SIGKILL", step=acts.kill, period=3, whole=50, terrain=_TWO, apart=True, loses=True, options=_SLOW
         )
     ),
+    Fault(
+        "replica SIGKILL, requests unread",
+        step=acts.kill_unread,
+        period=3,
+        whole=5,
+        terrain=_TWO,
+        apart=True,
+        loses=True,
+        options=_SLOW,
+    ),
     Fault("replica SIGTERM", step=acts.terminate, period=3, whole=50, terrain=_TWO, apart=True, options=_SLOW),
 ]
 _OF_THE_STORE = [

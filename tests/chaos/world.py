@@ -167,12 +167,15 @@ class World:
             if not record.processed or record.error is not None:
                 continue
             sender = record.others.get("sender", "")
-            death = next((death for death in deaths.get(sender, []) if death.at >= record.monotonic), None)
+            death = next((death for death in deaths.get(sender, []) if death.next_life >= record.monotonic), None)
             if record.fault in LOSING:
                 lost.add(number)
             elif death is not None:
                 key = (sender, death.at, record.family or "")
-                heard = number not in death.under_way if death.journaled is None else record.issued in death.journaled
+                if death.journaled is None:
+                    heard = record.monotonic <= death.at and number not in death.under_way
+                else:
+                    heard = record.issued in death.journaled
                 if not heard and key not in later:
                     lost.add(number)
                 later.add(key)
