@@ -21,14 +21,13 @@ async def scraped(broker: RunningBroker) -> list[Sample]:
 
 
 async def once(broker: RunningBroker, true: Callable[[Sample], bool]) -> list[Sample]:
-    """Return the first scrape with such a sample."""
+    """Return the scrape after the first one with such a sample, which was made while the condition came about."""
 
-    async def look() -> list[Sample]:
-        found = await scraped(broker)
-        return found if any(map(true, found)) else []
+    async def shown() -> bool:
+        return any(map(true, await scraped(broker)))
 
-    seen: list[Sample] = await until(look, timeout=20, every=0.2)
-    return seen
+    await until(shown, timeout=20, every=0.2)
+    return await scraped(broker)
 
 
 async def test_nothing(broker: RunningBroker, sandbox: Sandbox, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ async def test_a_claim_fills_a_part_of_a_lane(
 ) -> None:
     """However many are due, one claim takes no more than its batch, and all are refreshed all the same."""
     monkeypatch.setattr("broker.refresh.concurrency.QUICK", quick)
+    monkeypatch.setattr("broker.read.activity.RECENT", 0.0)  # the import reads each token
     async with start_broker(refresh={"concurrency": CONCURRENCY}) as broker:
         await imported(broker, sandbox, *NAMES)
         assert await most_at_once(redis) == batch
