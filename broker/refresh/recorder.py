@@ -30,7 +30,7 @@ _PAUSES = (0.1, 0.3, 1.0, 2.0)
 RECORD_LIMIT = 10.0
 """Seconds for which a process that is being stopped goes on repeating calls; the journal keeps the rest."""
 _AFTER_RESTORE: dict[str, Recorded] = {"forgotten": "gone", "replaced": "superseded", "known": "already"}
-"""What the reply to a restore means for the commit. `known`: what the store has came of this very answer."""
+"""What the reply to a restore means for the commit. `known`: the store has this answer, or a newer one."""
 
 
 @slotted

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from broker.secret import Secret
 from tests.store.steps import claimed, commit_of, imported, sets
 
@@ -59,6 +61,57 @@ async def test_a_record_undoes_no_login(store: Store) -> None:
     late = store.registry.prepare(commit_of(claim, generation=claim.generation + 99)).record
     assert await store.registry.restore(late) == "replaced"
     assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_answers_to_one_refresh_token_the_newest_counts(store: Store, redis: Redis, first: int) -> None:
+    """Two replicas were answered, since the store went back behind a claim; they replay in either order."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    records = [
+        store.registry.prepare(commit_of(claim, f"a{n}", f"r{n}", generation=claim.generation + n)).record
+        for n in (1, 2)
+    ]
+    await store.registry.restore(records[first])
+    assert await store.registry.restore(records[1 - first]) == ("restored" if first == 0 else "known")
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
+    held = await store.registry.generation("g1")
+    assert held is not None
+    assert held.generation == claim.generation + 2
+
+
+async def test_a_commit_after_another_answer_to_one_refresh_token(store: Store) -> None:
+    """The newest of two answers is kept where the older one was stored before it; none is given back."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    older, newer = (
+        store.registry.prepare(commit_of(claim, f"a{n}", f"r{n}", generation=claim.generation + n)) for n in (1, 2)
+    )
+    assert await store.registry.restore(older.record) == "restored"
+    newer = replace(newer, commit=replace(newer.commit, claim=replace(claim, attempt="another")))
+    assert (await store.schedule.commit(newer))[0] == "lost"
+    assert await store.registry.restore(newer.record) == "restored"
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
+
+
+async def test_an_answer_without_a_token_names_no_generation_twice(store: Store, redis: Redis) -> None:
+    """The store lost the access token of the generation that such an answer followed: its own is older."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    await store.schedule.commit(store.registry.prepare(commit_of(claim, "old")))
+    before = await store.registry.generation("g1")
+    assert before is not None
+    lost = replace(claim, generation=before.generation + 50, attempt="lost")
+    later = claim.claimed_at + 50
+    without = store.registry.prepare(replace(commit_of(lost, "", "newest"), token=None, answered_at=later)).record
+    assert await store.registry.restore(without) == "restored"
+    held = await store.grants.get("g1")
+    assert held is not None
+    assert held.token is not None
+    assert held.token.access_token == Secret("old")
+    assert held.generation == before.generation + 51
+    assert await store.grants.refresh_token("g1") == ("p", Secret("newest"))
+    assert await store.registry.restore(without) == "known"
 
 
 async def test_a_record_of_another_store_is_not_ours(store: Store) -> None:

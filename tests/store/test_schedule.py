@@ -302,13 +302,15 @@ async def test_a_moved_grant_is_in_one_set(store: Store, redis: Redis) -> None:
 
 
 async def test_what_followed_from_a_commit_is_not_taken_back(store: Store) -> None:
-    """A commit that finds its own descendant in the store gets already; after a login it gets superseded."""
+    """A commit that finds its own descendant in the store restores nothing; after a login it gets superseded."""
     await imported(store, "g1")
     (first,) = await claimed(store)
     await store.schedule.commit(store.registry.prepare(commit_of(first)))
     await store.primary.call("ZADD", "broker:{0}:due:p", 1, "g1")
     (second,) = await claimed(store)
     await store.schedule.commit(store.registry.prepare(commit_of(second, "a2", "r3")))
-    assert (await store.schedule.commit(store.registry.prepare(commit_of(first))))[0] == "already"
+    late = store.registry.prepare(commit_of(first))
+    assert (await store.schedule.commit(late))[0] == "lost"
+    assert await store.registry.restore(late.record) == "known"
     record = store.registry.prepare(commit_of(first)).record
     assert await store.registry.restore(record) == "known"

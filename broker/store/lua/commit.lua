@@ -6,7 +6,7 @@
 --   generation, granted_at: as claimed
 --   record: the entry of the grant's attempts, without the decision
 --   messages_then_fields: message_count messages, then fields of the grant, each with its value
--- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore). After
+-- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore decides). After
 --   superseded or gone the caller revokes what it received.
 local grant, due, leased, parked, provider, forgotten, attempts = unpack(KEYS)
 local grant_id, attempt, generation, granted_at, refresh_at, channel, record, message_count = unpack(ARGV)
@@ -22,12 +22,10 @@ if not stored[1] then
   return forgotten_at and tonumber(forgotten_at) >= tonumber(generation) and 'gone' or 'lost'
 end
 if stored[1] ~= generation then
-  if tonumber(stored[1]) < tonumber(generation) then
-    return 'lost'
-  end
-  -- granted_at survives rotation and changes at a login or import: with the same one, the stored token came of this
-  -- very answer.
-  return stored[3] == granted_at and 'already' or 'superseded'
+  -- granted_at survives rotation and changes at a login or import. With the same one, the stored token came of this
+  -- answer, or of another to the same refresh token: restore compares them.
+  local newer = tonumber(stored[1]) > tonumber(generation)
+  return newer and stored[3] ~= granted_at and 'superseded' or 'lost'
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')

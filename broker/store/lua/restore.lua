@@ -16,21 +16,28 @@ local grant_id, was_provider, generation, answered_at, refresh_at, attempt, chan
 local fields = {unpack(ARGV, 12)}
 generation, answered_at, followed = tonumber(generation), tonumber(answered_at), tonumber(followed)
 
-local stored = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'committed', 'granted_at')
+local stored = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'granted_at')
 if (stored[1] or '') ~= was_provider then
   return 'moved'
 end
+-- An answer without an access token leaves the generation that it followed.
+local has_token = generation > followed
 if stored[1] then
+  local known, last_answered_at = tonumber(stored[2]), tonumber(stored[3] or 0)
   -- An older refresh must not undo what the store got since the generation that it followed (a login, an import).
-  local known = tonumber(stored[2])
-  if stored[4] == attempt and known == generation then
+  if known > followed and stored[4] ~= granted_at then
+    return 'replaced'
+  end
+  -- Of the answers to one grant the newest counts. Two may have followed one generation: the store went back behind a
+  -- claim, and a provider accepts a spent refresh token for a while.
+  local comparable = generation == known or not has_token
+  if generation < known and not comparable or generation <= known and answered_at <= last_answered_at then
     return 'known'
   end
-  if known ~= generation and known > followed then
-    return stored[5] == granted_at and 'known' or 'replaced'
-  end
-  if known == generation and tonumber(stored[3] or 0) >= answered_at then
-    return 'known'
+  if not has_token then
+    -- The store's access token stays. It is not the one of the generation that the answer followed, where the store
+    -- has lost that one: such a token gets a generation that never meant another.
+    generation = known < generation and generation + 1 or known
   end
 else
   -- The ids of forgotten grants are kept for a limited time, so no older answer comes back. A forgotten grant takes
@@ -44,10 +51,13 @@ end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, 'granted_at', granted_at, unpack(fields))
+redis.call('HSET', grant, 'generation', generation)
 redis.call('ZREM', was_due, grant_id)
 redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
 record_attempt(attempts, 'restored', record)
-redis.pcall('PUBLISH', channel, message)
+if has_token then
+  redis.pcall('PUBLISH', channel, message)
+end
 return 'restored'
