@@ -111,7 +111,7 @@ class Dialect:
     scope_on_refresh: bool
     scope_on_exchange: bool
     issuer: str | None
-    """What `iss` and a discovery document must equal, as spelled in the settings."""
+    """What `iss` must equal: as spelled in the settings, and after discovery in the document (see `issuers`)."""
     authorization_endpoint: str | None
     token_endpoint: str | None
     """None only where `discovery` has yet to find it."""
@@ -199,6 +199,7 @@ class Dialect:
             method = "client_secret_post"
         return replace(
             self,
+            issuer=metadata.issuer,
             authorization_endpoint=_first(self.authorization_endpoint, metadata.authorization_endpoint),
             token_endpoint=_first(self.token_endpoint, metadata.token_endpoint),
             revocation_endpoint=_first(self.revocation_endpoint, metadata.revocation_endpoint),
