@@ -11,7 +11,7 @@ from aiohttp import hdrs
 from multidict import istr
 
 from broker.errors import InvalidSettings, NotAllowed, UnknownKey
-from broker.process.data_dir import secret_file, write_private
+from broker.process.data_dir import secret_line, write_private
 from broker.secret import key_digest, new_caller_key
 
 if TYPE_CHECKING:
@@ -155,4 +155,4 @@ def split_authorization(authorization: str) -> tuple[str, str]:
 def _read_key(where: str, path: Path | None) -> str:
     if path is None:
         raise InvalidSettings(f"{where}: is missing: set key_sha256 or key_file")
-    return secret_file(where, path, "`token-broker caller new NAME` makes a key").strip()
+    return secret_line(where, path, "`token-broker caller new NAME` makes a key", "other").strip()

@@ -15,6 +15,7 @@ from broker.errors import InvalidSettings
 from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
+from broker.providers.client_secret import require_client_secrets
 from broker.store.redis.embedded import find_server
 
 if TYPE_CHECKING:
@@ -113,10 +114,7 @@ def find_problems(settings: Settings) -> list[str]:
     attempt(lambda: private.redis_password(settings))
     if settings.callers:
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
-    for name, provider in settings.providers.items():
-        if (path := provider.client_secret_file) is not None:
-            key = f"providers.{name}.client_secret_file"
-            attempt(partial(private.secret_file, key, path, "write the client secret into it"))
+    attempt(lambda: require_client_secrets(settings.providers))
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:

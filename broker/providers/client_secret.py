@@ -10,12 +10,17 @@ import os
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
+from broker.process.data_dir import secret_line
 from broker.secret import Secret
+from broker.settings.placeholders import why_no_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic import SecretStr
+
+    from broker.settings import Provider
 
 _MAX_FILE = 64 * 1024
 
@@ -62,11 +67,35 @@ class ClientSecret:
             raise InvalidSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
         except ValueError:
             raise InvalidSettings(f"client_secret_file {file}: not UTF-8 text") from None
-        if not text:
-            raise InvalidSettings(f"client_secret_file {file}: empty")
+        if why := why_no_secret(text, "issued"):
+            raise InvalidSettings(f"client_secret_file {file}: {why}")
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret
+
+
+def require_client_secrets(providers: Mapping[str, Provider]) -> None:
+    """Check that every client secret in a file can be used: at start, before a provider is asked anything.
+
+    Raises:
+        InvalidSettings: some cannot; one finding each.
+    """
+    wrong: list[str] = []
+    for name, provider in providers.items():
+        path = provider.client_secret_file
+        if path is None or path.is_fifo():  # what a pipe holds can be read once
+            continue
+        try:
+            secret_line(
+                f"providers.{name}.client_secret_file",
+                path,
+                "write the client secret into it, and nothing else",
+                "issued",
+            )
+        except InvalidSettings as error:
+            wrong += error.findings
+    if wrong:
+        raise InvalidSettings(*wrong)
 
 
 def _retrieve(reading: asyncio.Task[Secret]) -> None:

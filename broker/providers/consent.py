@@ -64,7 +64,7 @@ def authorization_url(
 def check_issuer(dialect: Dialect, iss: str | None, *, required: bool) -> None:
     """Compare the callback's `iss` with the issuer, character by character (RFC 9207 §2.4).
 
-    Where no issuer is known there is nothing to compare with. Where it is that of many tenants, any of them may respond.
+    Where no issuer is known there is nothing to compare with. One of many tenants fits each of them.
 
     Args:
         dialect: names the issuer.

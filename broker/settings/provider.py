@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
+from broker.settings.placeholders import require_values
 from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback
 
 
@@ -98,6 +99,12 @@ class Provider(Section):
     dead_statuses: list[Annotated[int, Field(ge=400, le=599)]] | None = Field(
         default=None, description="HTTP statuses that mean a dead refresh token, whatever the error code"
     )
+
+    @field_validator("*")
+    @classmethod
+    def _no_placeholder(cls, value: object, info: ValidationInfo) -> object:
+        require_values(info.field_name or "", value)
+        return value
 
     @field_validator("client_secret")
     @classmethod
