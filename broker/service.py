@@ -201,7 +201,7 @@ def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
     lanes = {name: Heartbeat(f"lane {name}") for name in base.endpoints}
     of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
     heartbeats = [*lanes.values(), of_follower, of_history, *base.notifier.heartbeats]
-    history = HistoryRecorder(base.store, of_history)
+    history = HistoryRecorder(base.store, of_history, base.endpoints)
     scheduler = _build_scheduler(base, history, lanes, stopping)
     follower = Follower(
         base.store,

@@ -31,6 +31,8 @@ class Check:
     ok: bool
     since: int
     detail: str
+    known: bool = True
+    """False: nothing has shown yet whether it is ok; it counts as ok."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +164,14 @@ class Health:
             failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
             detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
         else:
-            detail = "answers"
-        return self._check(f"provider {state.name}", detail, ok=not state.suspended and not state.ailing)
+            detail = "not asked yet" if state.answered_at is None else "answers"
+        ok = not state.suspended and not state.ailing
+        return self._check(f"provider {state.name}", detail, ok=ok, known=not ok or state.answered_at is not None)
 
-    def _check(self, name: str, detail: str, *, ok: bool) -> Check:
+    def _check(self, name: str, detail: str, *, ok: bool, known: bool = True) -> Check:
         last = self._checks.get(name)
-        since = last.since if last is not None and last.ok == ok else int(time.time())
-        check = self._checks[name] = Check(ok, since, detail)
+        since = last.since if last is not None and (last.ok, last.known) == (ok, known) else int(time.time())
+        check = self._checks[name] = Check(ok, since, detail, known)
         return check
 
 

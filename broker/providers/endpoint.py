@@ -43,6 +43,8 @@ class Endpoint:
         self.dialect = dialect
         """As the settings have it; `resolve` adds what discovery finds."""
         self.http = http
+        self.answered_at: int | None = None
+        """When the provider last answered a request, whatever it answered (epoch ms); None: not yet."""
         self._client_secret = client_secret
         self._clock = clock
         self._discovery = Discovery(dialect, http) if dialect.discovery else None
@@ -170,6 +172,8 @@ class Endpoint:
         client = self._client_credentials(dialect, client_secret)
         request = authenticate(url, form, client, "body" if revocation else dialect.parameters)
         reply = await self.http.send(request, timeout=deadline - time.monotonic())
+        if isinstance(reply, Reply):
+            self.answered_at = self._clock()
         return reply, (*secrets, *client.secrets)
 
     def _client_credentials(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:

@@ -14,6 +14,7 @@ from broker.errors import InvalidRequest
 from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
+from broker.store.answered import with_last_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,6 +58,8 @@ class ProviderState:
     ailing: int
     detail: str | None
     counts: Mapping[State, int]
+    answered_at: int | None = None
+    """When it last answered a request (epoch ms); None: it was never asked, or never answered."""
 
 
 class Grants:
@@ -293,10 +296,9 @@ class Grants:
         """Return health and counts of providers, in one trip: counts are the sets' sizes."""
         names, keys = list(names), self._keys
         commands: list[tuple[Argument, ...]] = []
+        facts = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
         for name in names:
-            commands.append(
-                ("HMGET", keys.provider(name), "suspended", "suspended_at", "not_before", "ailing", "detail")
-            )
+            commands.append(("HMGET", keys.provider(name), *facts))
             commands += [("ZCARD", keys.ids(state, name)) for state in _STATES]
         commands.append(("HGET", keys.meta, "store"))
         replies = await self._primary.pipeline(commands)
@@ -314,9 +316,10 @@ class Grants:
                     ailing=int(health[3] or 0),
                     detail=_maybe_text(health[4]),
                     counts=dict(zip(_STATES, sizes, strict=True)),
+                    answered_at=_maybe_int(health[5]),
                 )
             )
-        return states
+        return await with_last_answers(self._primary, keys, states)
 
     async def known_providers(self) -> set[str]:
         """Return the names of all providers that ever had a grant here, in the settings or not."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.store.answered import note_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +52,10 @@ class History:
             args += [providers.index(provider) + 1, minute, refreshed, failed]
         script = scripts.COUNT_OUTCOMES
         await self._primary.run(script, script.keys([self._keys.history(p) for p in providers]), script.args(args))
+
+    async def note_answers(self, answered: Mapping[str, int]) -> None:
+        """Write down when each of these providers answered last (epoch ms)."""
+        await note_answers(self._primary, self._keys, answered)
 
     async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """Return the last hour of each provider, oldest minute first, the current one last; *now* is epoch ms."""

@@ -182,7 +182,7 @@ class Replica:
             endpoints,
             cache=cache,
             recorder=recorder,
-            history=HistoryRecorder(store, Heartbeat("history")),
+            history=HistoryRecorder(store, Heartbeat("history"), {}),
             metrics=metrics,
             request_timeout=10,
         )

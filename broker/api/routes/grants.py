@@ -277,6 +277,7 @@ def _describe_provider(request: web.Request, state: ProviderState, history: Iter
         "suspended_at": state.suspended_at // 1000 if state.suspended_at else None,
         "not_before": state.not_before // 1000 if state.not_before else None,
         "failures": state.ailing,
+        "answered_at": state.answered_at // 1000 if state.answered_at else None,
         "reuse_grace": _grace(endpoint) if endpoint else None,
         "detail": state.detail,
         "grants": dict(state.counts),
