@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.secret import new_sealing_key
+from tests.check.secret_files import KEYS, with_secrets
 from tests.cli.conftest import Done, Home, home
 from tests.redis_server import RedisServer
 
@@ -82,38 +83,6 @@ async def test_settings_that_may_cost(home: Home) -> None:
     assert strict.code == 1
     assert "warning: environment: TOKEN_BROKER_REFRESH__JOURNAL: refresh.journal = false" in strict.out
     assert "THE-SECRET" not in done.out + done.err + strict.out + strict.err
-
-
-def with_secrets(home: Home) -> dict[str, Path]:
-    """Write settings that name a file of each kind, all good and private."""
-    contents = {
-        "sealing": new_sealing_key(),
-        "password": "pw",
-        "client": "a-client-secret",
-        "caller": "a-caller-key-0123456",
-        "notify": "whsec_" + "QUFB" * 10,
-    }
-    paths = {name: home.directory / f"{name}.secret" for name in contents}
-    for name, path in paths.items():
-        path.write_text(contents[name] + "\n")
-        path.chmod(0o600)
-    home.settings.write_text(
-        f'data_dir = "{home.data}"\n[redis]\nurl = "redis://127.0.0.1/0"\npassword_file = "{paths["password"]}"\n'
-        f'[sealing]\nkeys_file = "{paths["sealing"]}"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
-        f'issuer = "https://as.test"\nclient_secret_file = "{paths["client"]}"\ntoken_endpoint = "https://as.test/token"\n'
-        f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
-        'webhook = "https://hooks.test/x"\n'
-    )
-    return paths
-
-
-KEYS = {
-    "sealing": "sealing.keys_file",
-    "password": "redis.password_file",
-    "client": "providers.acme.client_secret_file",
-    "caller": "callers.wall.key_file",
-    "notify": "notify.secret_file",
-}
 
 
 async def test_secret_files_that_others_read(home: Home) -> None:

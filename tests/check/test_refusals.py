@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.check.test_command import KEYS, with_secrets
+from tests.check.secret_files import KEYS, with_secrets
 from tests.cli.conftest import Home, home
 
 __all__ = ["home"]  # the fixture
