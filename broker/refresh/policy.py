@@ -152,7 +152,7 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
 def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> Commit:
     rotated = answer.refresh_token is not None and answer.refresh_token != claim.refresh_token
     stated = lifetimes.carry(claim.stated, answer.grant_life, granted_at=claim.granted_at, now=now, rotated=rotated)
-    token, failures = _served(claim, answer, dialect, now, draw, stated), 0
+    token, failures = _served(claim, answer, dialect, now, draw, stated=stated), 0
     unchanged = token is not None and token.generation == claim.generation
     if token is None or (unchanged and answer.ended):
         failures = claim.failures + 1
@@ -172,7 +172,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
 
 
 def _served(
-    claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float, stated: StatedLimits | None
+    claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float, *, stated: StatedLimits | None
 ) -> Token | None:
     """Return the token to serve after *answer*; None: it brought none that can be used."""
     if answer.access_token is None:
