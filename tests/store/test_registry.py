@@ -102,7 +102,7 @@ async def test_a_login_counts_although_an_older_grant_was_refreshed_since(store:
     token = commit_of(claim, "login", generation=claim.generation + 1).token
     assert token is not None
     token = replace(token, issued_at=claim.granted_at + 1)
-    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=claim.generation)
+    login = store.registry.prepare_login(token, Secret("r-login"), ending=Ending(), followed=claim.generation)
     refreshed = store.registry.prepare(commit_of(claim, "a2", generation=claim.generation + 2))
     assert (await store.schedule.commit(refreshed))[0] == "committed"
     assert await store.registry.restore(login.record) == "restored"
