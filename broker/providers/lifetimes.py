@@ -6,6 +6,7 @@ given. `token_response` reads the rest of an answer; `refresh.policy` plans with
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,18 +33,21 @@ _REFRESH_TOKEN = (
 _IDLE = ("refresh_token_timeout",)
 _AUTHORIZATION = ("authorization_expires_in", "x_refresh_token_hard_expires_in")
 """These two, and `_IDLE`: draft-ietf-oauth-refresh-token-expiration; the `x_` ones: Intuit."""
-_READ = frozenset({*_SPANS, *_ENDS, *_REFRESH_TOKEN, *_IDLE, *_AUTHORIZATION, "refresh_in"})
+_OF_GRANT = frozenset({*_REFRESH_TOKEN, *_IDLE, *_AUTHORIZATION})
+_READ = frozenset({*_SPANS, *_ENDS, *_OF_GRANT, "refresh_in"})
 _NO_LIFETIMES = frozenset({"ext_expires_in", "id_token_expires_in"})
 """They look like lifetimes, and are none of the access token or the grant (Microsoft)."""
 _LIKE_A_LIFETIME = re.compile(
     r"expir|lifetime|time_?out|valid_?(until|till|for|to)|max_?age|(^|_)ttl($|_)", re.IGNORECASE
 )
-_OF_THE_GRANT = re.compile(r"refresh|authorization|consent|grant", re.IGNORECASE)
+_ABOUT_THE_GRANT = re.compile(r"refresh|authorization|consent|grant", re.IGNORECASE)
 
 _HUNDRED_YEARS_MS = 10 * TEN_YEARS_MS
 _SAME_END_MS = 3_600_000
 """Ends of a refresh token that differ by less are one end, said again: rounding, and the time of a request."""
+_LONGEST_NAME = 64
 _MAX_WARNED = 8
+_NOTHING_SAID = GrantLife()
 
 
 class Life(NamedTuple):
@@ -55,6 +59,11 @@ class Life(NamedTuple):
 
 def is_lifetime(name: str) -> bool:
     """Return whether a member of that name says how long something lives, so that it ages with its answer."""
+    return len(name) <= _LONGEST_NAME and _is_lifetime(name)
+
+
+@functools.lru_cache(1_024)  # every answer of a provider has the same names
+def _is_lifetime(name: str) -> bool:
     return name in _READ or _LIKE_A_LIFETIME.search(name) is not None
 
 
@@ -116,6 +125,8 @@ def _access_token_ms(name: str, value: object, server_now: Callable[[], int], wa
 
 def of_grant(values: Mapping[str, object], server_now: Callable[[], int], warnings: list[str]) -> GrantLife:
     """Return what an answer says of the end of its grant; arguments as for `of_access_token`."""
+    if _OF_GRANT.isdisjoint(values):
+        return _NOTHING_SAID
     return GrantLife(
         refresh_token_ms=_first_grant_ms(_REFRESH_TOKEN, values, server_now, warnings),
         idle_ms=_first_grant_ms(_IDLE, values, server_now, warnings),
@@ -162,10 +173,10 @@ def passed_over(values: Mapping[str, object], dialect: Dialect, secrets: tuple[S
     names = [
         name
         for name, value in values.items()
-        if name not in _READ
+        if is_lifetime(name)
+        and name not in _READ
         and name not in _NO_LIFETIMES
-        and _LIKE_A_LIFETIME.search(name)
-        and (dialect.lifetime_ms is None or _OF_THE_GRANT.search(name))
+        and (dialect.lifetime_ms is None or _ABOUT_THE_GRANT.search(name))
         and (members.number(value) or members.iso_ms(value) is not None)
     ]
     return [f"{redaction.code(name, secrets)} looks like a lifetime, and is not read" for name in names[:_MAX_WARNED]]
@@ -187,7 +198,7 @@ def carry(
         rotated: whether the answer brought another refresh token.
     """
     if before is None or before.granted_at != granted_at:
-        if said == GrantLife():
+        if said == _NOTHING_SAID:
             return None
         before = StatedLimits(granted_at)
     token_ends_at, token_life_ms = (None, 0) if rotated else (before.token_ends_at, before.token_life_ms)
@@ -220,7 +231,7 @@ def ending(dialect: Dialect, stated: StatedLimits | None, *, granted_at: int, an
     the last answer.
     """
     said = stated or StatedLimits(granted_at)
-    ends = []
+    ends: list[tuple[int, int]] = []
     if said.authorization_ends_at:
         ends.append((said.authorization_ends_at, said.authorization_ends_at - granted_at))
     elif said.authorization_ends_at is None and dialect.absolute_limit_ms is not None:
