@@ -153,12 +153,12 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
     rotated = answer.refresh_token is not None and answer.refresh_token != claim.refresh_token
     stated = lifetimes.carry(claim.stated, answer.grant_life, granted_at=claim.granted_at, now=now, rotated=rotated)
     token, failures = _served(claim, answer, dialect, now, draw, stated=stated), 0
-    unchanged = token is not None and token.generation == claim.generation
-    if token is None or (unchanged and answer.ended):
+    fresh = token is not None and token.generation != claim.generation
+    if token is None or (not fresh and answer.ended):
         failures = claim.failures + 1
     return Commit(
         claim,
-        "unusable" if token is None else "unchanged" if unchanged else "refreshed",
+        "refreshed" if fresh else "unchanged" if token else "unusable",
         detail=answer.problem if token is None else "; ".join(answer.warnings) or None,
         token=token,
         # It may have rotated although the access token beside it cannot be used: it is kept, the token held is served.
@@ -167,7 +167,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         ending=lifetimes.ending(dialect, stated, granted_at=claim.granted_at, answered_at=now),
         failures=failures,
         answered_at=now,
-        recovered=token is not None and not unchanged and claim.failures >= FAILING_AFTER,
+        recovered=fresh and claim.failures >= FAILING_AFTER,
     )
 
 
