@@ -92,7 +92,7 @@ class Health:
 
     async def report(self) -> Report:
         """Report every check. A loop without progress fails it; a dead grant or a lost Redis only degrades it."""
-        states = await self.fetch_status()
+        states = await self.fetch_status(answers=True)
         full = self._connections.trouble
         checks = {
             "redis": self._check_redis(answers=states is not None),
@@ -119,11 +119,15 @@ class Health:
         ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
-    async def fetch_status(self) -> list[ProviderState] | None:
-        """Fetch the providers' states from Redis; None where it does not answer within a second."""
+    async def fetch_status(self, *, answers: bool = False) -> list[ProviderState] | None:
+        """Fetch the providers' states from Redis; None where it does not answer within a second.
+
+        *answers*: look for a provider's last answer in its grants where it was not written down.
+        """
         try:
             async with asyncio.timeout(_FETCH_TIMEOUT):
                 states = await self._store.grants.providers(self._providers)
+                states = await self._store.history.with_last_answers(states) if answers else states
         except StoreUnavailable as error:
             self._store_error = error
         except TimeoutError:

@@ -14,7 +14,7 @@ from broker.errors import InvalidRequest
 from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
-from broker.store.answered import with_last_answers
+from broker.store.limits import ending_fields, parse_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
-    *("failures", "reason", "last_outcome", "last_detail", "last_at"),
+    *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
 )
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _CURSOR = re.compile(
@@ -59,7 +59,7 @@ class ProviderState:
     detail: str | None
     counts: Mapping[State, int]
     answered_at: int | None = None
-    """When it last answered a request (epoch ms); None: it was never asked, or never answered."""
+    """When it last answered a request (epoch ms); None: no broker wrote that down (see `answered`)."""
 
 
 class Grants:
@@ -149,13 +149,15 @@ class Grants:
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
+        by = _maybe_int(text.get("reauthorize_by"))
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
             generation=int(text["generation"]),
             token=token,
             granted_at=int(text["granted_at"]),
-            reauthorize_by=_maybe_int(text.get("reauthorize_by")),
+            reauthorize_by=by,
+            reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
             refresh_at=int(text["refresh_at"]),
             failures=int(text.get("failures", 0)),
             reason=text.get("reason"),
@@ -319,7 +321,7 @@ class Grants:
                     answered_at=_maybe_int(health[5]),
                 )
             )
-        return await with_last_answers(self._primary, keys, states)
+        return states
 
     async def known_providers(self) -> set[str]:
         """Return the names of all providers that ever had a grant here, in the settings or not."""
@@ -353,9 +355,7 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
         fields += grants.token_fields(commit.token)
     if commit.refresh_token is not None:
         fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
-    if commit.reauthorize_by is not None:
-        fields += ["reauthorize_by", commit.reauthorize_by]
-    return fields
+    return fields + ending_fields(commit.ending)
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:

@@ -264,7 +264,7 @@ async def list_providers(request: web.Request) -> web.Response:
     """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
     authenticate_admin(request)
     context, names = request.app[CONTEXT], await _all_providers(request)
-    states = await context.store.grants.providers(names)
+    states = await context.store.history.with_last_answers(await context.store.grants.providers(names))
     history = await context.store.history.for_providers(names, context.store.clock())
     answer = shapes.Providers(providers=[_describe_provider(request, state, history[state.name]) for state in states])
     return json_response(answer)
