@@ -83,7 +83,7 @@ def require_client_secrets(providers: Mapping[str, Provider]) -> None:
     wrong: list[str] = []
     for name, provider in providers.items():
         path = provider.client_secret_file
-        if path is None or path.is_fifo():  # what a pipe holds can be read once
+        if path is None or _is_pipe(path):
             continue
         try:
             secret_line(
@@ -96,6 +96,14 @@ def require_client_secrets(providers: Mapping[str, Provider]) -> None:
             wrong += error.findings
     if wrong:
         raise InvalidSettings(*wrong)
+
+
+def _is_pipe(path: Path) -> bool:
+    """Return whether *path* is a pipe: what it holds can be read once, and that is left to the first request."""
+    try:
+        return path.is_fifo()
+    except OSError:  # the read says why
+        return False
 
 
 def _retrieve(reading: asyncio.Task[Secret]) -> None:
