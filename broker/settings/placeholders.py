@@ -40,7 +40,7 @@ _NAMES: Final = re.compile(r"CLIENT[_-]?(?:ID|SECRET)|TODO|FIXME|TBD|[Xx]{3,}(?:
 
 _NOT_IN_URLS: Final = re.compile(r"[…<>]|\$[{(]|\{\{")
 _PART_OF_URL: Final = re.compile(
-    r"your[_-](?:own[_-])?(?:sub)?(?:domain|tenant|realm|company|org|organi[sz]ation|host|server|instance|shop|app|site)"
+    r"your[_-](?:own[_-])?(?:sub)?(?:domain|tenant|realm|company|org|organi[sz]ation|host|server|instance)"
     r"(?:[_-](?:id|name))?",
     re.IGNORECASE,
 )

@@ -50,7 +50,7 @@ REAL_URLS = [
     "https://accounts.google.com", "https://login.microsoftonline.com/{tenantid}/v2.0", "https://acme.eu.auth0.com/",
     "https://login.microsoftonline.com/common/v2.0", "https://sso.acme.test/realms/example", "https://as.test/your",
     "https://myexample.com", "https://examples.org", "https://example.de", "https://example.company.com",
-    "https://example/", "https://yourcompany.com/oauth", "http://127.0.0.1:9000/rotating", "https://[::1]:8443/token",
+    "https://example/", "https://your-app.test", "https://yourcompany.com/oauth", "http://127.0.0.1:9000/rotating", "https://[::1]:8443/token",
     "https://{shop}.myshopify.com/admin/oauth/access_token", "https://as.invalid/token",
 ]  # fmt: skip
 
