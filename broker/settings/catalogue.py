@@ -36,6 +36,8 @@ REGISTRATION = frozenset({"kind", "client_id", "client_secret", "client_secret_f
 """Settings of one registration, which no kind can know."""
 OF_ANSWERS = frozenset({"account_endpoint"})
 """Settings whose braces stand for members of a token response, so that a name that is no template is no mistake."""
+OF_REGISTRATION = frozenset({"client_id", "scope"})
+"""Names in braces that stand for settings of the provider itself; `providers.dialects` replaces them."""
 _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -208,7 +210,7 @@ def _wrong_templates(file: _File) -> Iterator[tuple[Keys, str]]:
     for key, value in file.settings.items():
         found = set(_names_in(value))
         used |= found
-        for name in () if key in OF_ANSWERS else sorted(found - file.template.keys()):
+        for name in () if key in OF_ANSWERS else sorted(found - file.template.keys() - OF_REGISTRATION):
             yield ("settings", key), f"{{{name}}} has no template: add [template.{name}]"
     for name, template in file.template.items():
         if name not in used:
