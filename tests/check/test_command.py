@@ -109,7 +109,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         "password": "pw",
         "client": "a-client-secret",
         "header": "an-api-key",
-        "caller": "a-caller-key-0123456",
+        "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
     }
     paths = {name: home.directory / f"{name}.secret" for name in contents}
