@@ -40,7 +40,7 @@ from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
 from broker.providers import Dialect, Endpoint, open_http
-from broker.providers.client_secret import require_client_secrets
+from broker.providers.client_secret import require_secrets
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
@@ -129,7 +129,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
     """Open the store, the HTTP client, the journal and the notifier; none of them waits for Redis."""
     refresh = settings.refresh
     sealer = Sealer(sealing_keys(settings))
-    require_client_secrets(settings.providers)
+    require_secrets(settings.providers)
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics(settings.providers)
     connections = Connections.from_settings(settings.http, metrics)

@@ -15,7 +15,7 @@ from broker.errors import InvalidSettings
 from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
-from broker.providers.client_secret import require_client_secrets
+from broker.providers.client_secret import require_secrets
 from broker.store.redis.embedded import find_server
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield "redis.password_file", settings.redis.password_file
     yield "sealing.keys_file", settings.sealing.keys_file or settings.data_dir / "sealing.keys"
     for name, provider in settings.providers.items():
-        if provider.client_secret_file is not None:
-            yield f"providers.{name}.client_secret_file", provider.client_secret_file
+        for key, path in provider.secret_files.items():
+            yield f"providers.{name}.{key}", path
     for name, caller in settings.callers.items():
         if caller.key_file is not None:
             yield f"callers.{name}.key_file", caller.key_file
@@ -114,7 +114,7 @@ def find_problems(settings: Settings) -> list[str]:
     attempt(lambda: private.redis_password(settings))
     if settings.callers:
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
-    attempt(lambda: require_client_secrets(settings.providers))
+    attempt(lambda: require_secrets(settings.providers))
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:

@@ -1,4 +1,4 @@
-"""The client secret, from the settings or from a file that may be rotated while the process runs.
+"""A secret of a registration, from the settings or from a file that may be rotated while the process runs.
 
 Owns the reading of that file, nothing else.
 """
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from broker.settings import Provider
+    from broker.settings.placeholders import Use
 
 _MAX_FILE = 64 * 1024
 
 
 class ClientSecret:
-    """The source of one provider's client secret."""
+    """The source of one secret: a provider's client secret, or that of a header."""
 
-    def __init__(self, secret: SecretStr | None = None, file: Path | None = None) -> None:
+    def __init__(
+        self, secret: SecretStr | None = None, file: Path | None = None, *, key: str = "client_secret_file"
+    ) -> None:
+        """Take the secret, or the *file* to read it from; *key* is the setting that names the file."""
+        self.path, self._key = file, key
         self._secret = None if secret is None else Secret(secret.get_secret_value())
-        self._file = file
         self._read_before: tuple[tuple[int, int, int], Secret] | None = None
         self._reading: asyncio.Task[Secret] | None = None
 
@@ -43,17 +47,17 @@ class ClientSecret:
         Raises:
             InvalidSettings: the file cannot be read in time; the message holds its path and the reason.
         """
-        if self._file is None:
+        if self.path is None:
             return self._secret
         if self._reading is None or self._reading.done():
             # A file system may hang, and another provider must not wait for it. Concurrent calls share one read.
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self._file))
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self.path))
             self._reading.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.shield(self._reading)
         except TimeoutError:
-            raise InvalidSettings("client_secret_file: its file system does not respond") from None
+            raise InvalidSettings(f"{self._key}: its file system does not respond") from None
 
     def _read(self, file: Path) -> Secret:
         try:
@@ -64,38 +68,38 @@ class ClientSecret:
                     return self._read_before[1]
                 text = opened.read(_MAX_FILE).decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
-            raise InvalidSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
+            raise InvalidSettings(f"{self._key} {file}: {error.strerror or type(error).__name__}") from None
         except ValueError:
-            raise InvalidSettings(f"client_secret_file {file}: not UTF-8 text") from None
-        if why := why_no_secret(text, "issued"):
-            raise InvalidSettings(f"client_secret_file {file}: {why}")
+            raise InvalidSettings(f"{self._key} {file}: not UTF-8 text") from None
+        if why := why_no_secret(text, _use(self._key)):
+            raise InvalidSettings(f"{self._key} {file}: {why}")
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret
 
 
-def require_client_secrets(providers: Mapping[str, Provider]) -> None:
-    """Check that every client secret in a file can be used: at start, before a provider is asked anything.
+def require_secrets(providers: Mapping[str, Provider]) -> None:
+    """Check that every secret of a provider in a file can be used: at start, before a provider is asked anything.
 
     Raises:
         InvalidSettings: some cannot; one finding each.
     """
     wrong: list[str] = []
     for name, provider in providers.items():
-        path = provider.client_secret_file
-        if path is None or _is_pipe(path):
-            continue
-        try:
-            secret_line(
-                f"providers.{name}.client_secret_file",
-                path,
-                "write the client secret into it, and nothing else",
-                "issued",
-            )
-        except InvalidSettings as error:
-            wrong += error.findings
+        for key, path in provider.secret_files.items():
+            if _is_pipe(path):
+                continue
+            what = "client secret" if key == "client_secret_file" else "header's value"
+            try:
+                secret_line(f"providers.{name}.{key}", path, f"write the {what} into it, and nothing else", _use(key))
+            except InvalidSettings as error:
+                wrong += error.findings
     if wrong:
         raise InvalidSettings(*wrong)
+
+
+def _use(key: str) -> Use:
+    return "issued" if key == "client_secret_file" else "other"
 
 
 def _is_pipe(path: Path) -> bool:

@@ -14,6 +14,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         "sealing": new_sealing_key(),
         "password": "pw",
         "client": "a-client-secret",
+        "header": "an-api-key",
         "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
     }
@@ -25,6 +26,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         f'data_dir = "{home.data}"\n[redis]\nurl = "redis://127.0.0.1/0"\npassword_file = "{paths["password"]}"\n'
         f'[sealing]\nkeys_file = "{paths["sealing"]}"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
         f'issuer = "https://as.test"\nclient_secret_file = "{paths["client"]}"\ntoken_endpoint = "https://as.test/token"\n'
+        f'headers = {{ "api-key" = {{ file = "{paths["header"]}" }} }}\n'
         f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
         'webhook = "https://hooks.test/x"\n'
     )
@@ -35,6 +37,7 @@ KEYS = {
     "sealing": "sealing.keys_file",
     "password": "redis.password_file",
     "client": "providers.acme.client_secret_file",
+    "header": "providers.acme.headers.api-key.file",
     "caller": "callers.wall.key_file",
     "notify": "notify.secret_file",
 }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.secret import new_sealing_key
+from broker.settings import catalogue
 from tests.check.secret_files import KEYS, with_secrets
 from tests.cli.conftest import Done, Home, home
 from tests.redis_server import RedisServer
@@ -56,7 +57,7 @@ async def test_wrong_settings(home: Home) -> None:
         ("error", "broker.toml:3", "redis.replica: no such key: did you mean replicas?"),
         ("error", "broker.toml:5", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("error", "broker.toml:6", "providers.a.client_id: is missing: add it below [providers.a]"),
-        ("error", "broker.toml:7", "providers.a.kind: must be 'cameramanager', 'een-v3', 'oauth2' or 'oidc'"),
+        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('x')}"),
     ]
     for line in (await home("check")).out.splitlines()[:-1]:
         assert line.removeprefix("error: ") in ran.err
@@ -85,6 +86,24 @@ async def test_settings_that_may_cost(home: Home) -> None:
     assert "THE-SECRET" not in done.out + done.err + strict.out + strict.err
 
 
+async def test_parameters_and_headers_that_do_otherwise(home: Home) -> None:
+    """A parameter that nothing may replace, and a key in clear, cause a warning each; the key is not shown."""
+    home.settings.write_text(
+        'data_dir = "data"\n[redis]\nurl = "embedded:"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
+        'token_endpoint = "https://as.test/token"\nissuer = "https://as.test"\n'
+        'authorization_params = { state = "x", prompt = "consent" }\nrefresh_params = { refresh_token = "x" }\n'
+        'headers = { "api-key" = "THE-KEY", Accept = "x" }\n'
+    )
+    done = await home("check")
+    assert done.code == 0
+    assert [line.partition(" (")[0] for line in bad(done)] == [
+        "warning: broker.toml:9: providers.acme.authorization_params.state has no effect",
+        "warning: broker.toml:10: providers.acme.refresh_params.refresh_token has no effect",
+        "warning: broker.toml:11: providers.acme.headers.api-key stands in the settings",
+    ]
+    assert "THE-KEY" not in done.out + done.err
+
+
 async def test_secret_files_that_others_read(home: Home) -> None:
     """A loose mode causes a warning with the command that narrows it, and that command does; groups may read."""
     paths = with_secrets(home)
@@ -94,7 +113,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
         path.chmod(0o644)
     home.data.chmod(0o777)
     done, strict = await home("check"), await home("check", "--strict", "--json")
-    assert (done.code, strict.code, len(bad(done))) == (0, 1, 6)
+    assert (done.code, strict.code, len(bad(done))) == (0, 1, 7)
     for name, path in paths.items():
         assert any(
             line.startswith(f"warning: {path}: {KEYS[name]}: mode 0644, uid {os.getuid()}") for line in bad(done)

@@ -16,9 +16,9 @@ import pytest
 from broker.errors import InvalidSettings
 from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
-from broker.providers.client_secret import ClientSecret, require_client_secrets
+from broker.providers.client_secret import ClientSecret, require_secrets
 from broker.providers.credentials import Credentials
-from broker.providers.endpoint import authenticate
+from broker.providers.request_form import authenticate
 from broker.secret import Secret
 from broker.settings import Provider
 
@@ -285,4 +285,4 @@ def test_a_pipe_is_left_to_the_first_request(tmp_path: Path) -> None:
     for name, wrong in (("pipe", False), ("missing", True), ("pipe/below", True)):
         provider = Provider.model_validate({**given, "client_secret_file": tmp_path / name})
         with pytest.raises(InvalidSettings, match="client_secret_file") if wrong else contextlib.nullcontext():
-            require_client_secrets({"acme": provider})
+            require_secrets({"acme": provider})
