@@ -25,14 +25,12 @@ from broker.api.health import Health
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
-from broker.errors import InvalidSettings
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.notify import open_notifier
-from broker.process import logs
 from broker.process.data_dir import prepare, redis_password, sealing_keys
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
@@ -48,6 +46,7 @@ from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
+from broker.reload import Reload, name_all_waiting_grants
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
@@ -82,9 +81,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     systemd = Systemd.from_environment() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=settings.refresh.journal or settings.redis.url.startswith("embedded:"))
     async with _open(settings) as base:
-        broker = _build(base, signals.stopping)
+        broker = _build(base, signals.stopping, reload, systemd)
         health = broker.api.health
-        signals.listen(lambda: _reload(reload, broker.api, systemd))
+        signals.listen(broker.reload.on_signal)
         async with (
             finishing(settings.refresh.request_timeout.total_seconds() + RECORD_LIMIT),
             listening(broker.api) as addresses,
@@ -193,10 +192,11 @@ class _Broker:
     history: HistoryRecorder
     notifier: Notifier
     heartbeats: Callable[[], Sequence[Heartbeat]]
+    reload: Reload
     api: Context
 
 
-def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
+def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
     others = (of_follower, of_history, *base.notifier.heartbeats)
@@ -214,8 +214,26 @@ def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
-    api = _build_api(base, scheduler, heartbeats)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, api=api)
+    health = Health(
+        store=base.store,
+        journal=base.journal,
+        cache=base.cache,
+        connections=base.connections,
+        heartbeats=heartbeats,
+        providers=base.providers.endpoints,
+    )
+    reload = Reload(
+        read,
+        base.settings,
+        providers=base.providers,
+        make_endpoint=base.make_endpoint,
+        callers=base.callers,
+        store=base.store,
+        health=health,
+        systemd=systemd,
+    )
+    api = _build_api(base, scheduler, health, reload)
+    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -248,7 +266,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Callable[[], Sequence[Heartbeat]]) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -261,14 +279,7 @@ def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Callable[[], Seque
         callers=base.callers,
         hosts=Hosts(settings.http),
         responses=CachedResponses(store.clock),
-        health=Health(
-            store=store,
-            journal=base.journal,
-            cache=cache,
-            connections=base.connections,
-            heartbeats=heartbeats,
-            providers=providers,
-        ),
+        health=health,
         metrics=base.metrics,
         scheduler=scheduler,
         notifier=base.notifier,
@@ -284,6 +295,7 @@ def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Callable[[], Seque
         ),
         connections=base.connections,
         read_activity=base.read_activity,
+        reload=reload,
     )
 
 
@@ -339,6 +351,7 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
     if base.journal is not None and not await adopt(base.journal, store, broker.heartbeats, stopping):
         return False
     await broker.follower.warm()
+    await name_all_waiting_grants(store, base.providers.endpoints)
     health.started = True
     collect_less()
     log.info(
@@ -361,25 +374,6 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         finally:
             ending.set()
     await broker.history.flush()  # what the scheduler finished last
-
-
-def _reload(reload: Callable[[], Settings] | None, api: Context, systemd: Systemd) -> None:
-    """Take over callers and log level from the settings as they are now; everything else needs a restart."""
-    if reload is None:
-        return
-    running = api.health.started and not api.health.stopping
-    if running:
-        systemd.reloading()
-    try:
-        settings = reload()
-        api.callers.replace(Callers.load(settings.callers, settings.data_dir))
-        logs.set_up(settings.log)
-    except InvalidSettings as error:
-        log.error("settings.not_reloaded", findings=error.findings)
-    else:
-        log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
-    if running:
-        systemd.ready(api.health.summary())
 
 
 def stop_limit(settings: Settings) -> float:

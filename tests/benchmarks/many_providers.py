@@ -41,8 +41,6 @@ def provider_files(folder: Path, many: int) -> None:
 
 def grants(many: int, providers: int, sealer: Sealer, now: int) -> Iterator[bytes]:
     """*many* grants, spread over the *providers*, due within the next ten hours."""
-    for n in range(providers):
-        yield command("HSET", "broker:{0}:meta", f"provider:p{n}", 1)
     for n in range(many):
         name, provider, due = f"g{n}", f"p{n % providers}", now + HOUR + (n * 7919) % (10 * HOUR)
         cells = {field: sealer.seal(text, name, field) for field, text in _SEALED.items()}
@@ -95,7 +93,7 @@ def measure(providers: int, many: int, seconds: float) -> None:
             path.write_text('include = ["providers.d/*.toml"]\n' + text + "[metrics]\nmax_grants = 100\n")
             provider_files(folder / "providers.d", providers)
             sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
-            send(store.port, grants(many, providers, sealer, int(time.time() * 1000)), providers + 2 * many)
+            send(store.port, grants(many, providers, sealer, int(time.time() * 1000)), 2 * many)
             log, began, url = folder / "log", time.perf_counter(), f"http://127.0.0.1:{port}"
             with log.open("wb") as stderr, running_broker(path, port, stdout=stderr, stderr=stderr) as process:
                 print(f"{providers} providers, {many} grants")
