@@ -247,7 +247,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
         metrics=base.metrics,
         request_timeout=refresh.request_timeout.total_seconds(),
     )
-    scheduler, replay = Scheduler(), Replay(base.store, base.journal)
+    scheduler, replay = Scheduler(base.store.schedule), Replay(base.store, base.journal)
 
     def make_lane(endpoint: Endpoint, heartbeat: Heartbeat) -> Lane:
         return Lane(

@@ -75,7 +75,8 @@ class Exposition:
                 grants = await self._single_grants(names)
         except (StoreUnavailable, TimeoutError):
             states = None
-        return self._metrics.render(self._standing(states)) + grants
+        # In a thread: a thousand providers have ten thousand lines, and no caller should wait for them.
+        return await asyncio.to_thread(self._metrics.render, self._standing(states)) + grants
 
     async def _single_grants(self, providers: Sequence[str]) -> bytes:
         if time.monotonic() > self._grants_until:

@@ -112,16 +112,16 @@ class Health:
             return Report(
                 "starting", {"redis": self._check("redis", _without_name(self.waiting) or "not asked yet", ok=False)}
             )
-        answers = await self.fetch_status() is not None
+        answers = await self.fetch_status(()) is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
         ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
-    async def fetch_status(self) -> list[ProviderState] | None:
-        """Fetch the providers' states from Redis; None where it does not answer within a second."""
+    async def fetch_status(self, providers: Collection[str] | None = None) -> list[ProviderState] | None:
+        """Fetch the states of *providers* (None: all in the settings) from Redis; None: no answer within a second."""
         try:
             async with asyncio.timeout(_FETCH_TIMEOUT):
-                states = await self._store.grants.providers(self._providers)
+                states = await self._store.grants.providers(self._providers if providers is None else providers)
         except StoreUnavailable as error:
             self._store_error = error
         except TimeoutError:

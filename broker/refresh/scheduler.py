@@ -17,6 +17,7 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
 from broker.refresh.concurrency import BatchSize, ConcurrencyLimit
+from broker.refresh.idle import IdleLanes
 from broker.store import MOST_TOGETHER
 from broker.token_answer import message
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from broker.providers import Endpoint
     from broker.read.activity import ReadActivity
     from broker.refresh.refresher import Refresher
-    from broker.store import Claimed, Store
+    from broker.store import Claimed, Schedule, Store
 
 log = structlog.get_logger()
 
@@ -92,6 +93,10 @@ class Lane:
         """How many grants with a living token the search for expired ones has passed over: it goes on behind them."""
         self._woken = asyncio.Event()
         self._ended = False
+        self.may_rest = False
+        """Whether somebody wakes this lane when it may have something to claim, so that it need not poll."""
+        self.rests_since: float | None = None
+        """Since when it waits to be woken, monotonic seconds."""
         self._urgent = False
         """What was claimed last was late, and so is what is due after it."""
         self._store_lost = False
@@ -101,6 +106,10 @@ class Lane:
     def wake(self) -> None:
         """Claim again at once: something was made due."""
         self._woken.set()
+
+    def signal(self) -> None:
+        """Signal the heartbeat on behalf of this lane, which rests."""
+        self._heartbeat.signal()
 
     def end(self) -> None:
         """Claim nothing any more: the provider is gone from the settings."""
@@ -121,11 +130,19 @@ class Lane:
             pause = await self._claim(min(self._free, batch_size), refreshes)
         self._heartbeat.signal()
         if pause > 0:
-            try:
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+            await self._pause(pause)
+
+    async def _pause(self, pause: float) -> None:
+        """Wait so many seconds, or until something is to do; without a timer where this lane may rest."""
+        rests = self.may_rest and pause >= IDLE_PAUSE and not self._in_flight
+        self.rests_since = time.monotonic() if rests else None
+        try:
+            async with asyncio.timeout(None if rests else pause):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.rests_since = None
 
     async def _next_batch_size(self) -> int:
         """Wait until it is time for a claim, and return its size: one while callers would notice more."""
@@ -218,7 +235,8 @@ class Lane:
 class Scheduler:
     """The lanes of all providers, which may come and go while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
         self._lanes: dict[str, Lane] = {}
         self._begin: Callable[[Lane], None] | None = None
         """Runs one more lane; None while none runs."""
@@ -253,6 +271,7 @@ class Scheduler:
             for lane in self._lanes.values():
                 begin_lane(lane)
             self._begin = begin_lane
+            lanes.create_task(IdleLanes(self._lanes, self._schedule, IDLE_PAUSE).run(stopping), name="idle lanes")
             await stopping.wait()
             self._begin = None  # the group takes no more
             for lane in self._lanes.values():

@@ -201,7 +201,9 @@ class Replica:
             for name, endpoint in endpoints.items()
         }
         self._endpoints = endpoints
-        self._login_recorder = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler(), notice=False)
+        self._login_recorder = LoginRecorder(
+            store, self.journal, cache=cache, scheduler=Scheduler(store.schedule), notice=False
+        )
         self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:
