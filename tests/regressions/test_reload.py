@@ -19,6 +19,7 @@ from broker.sandbox import Sandbox
 from tests.conftest import provider_settings
 from tests.redis_server import RedisServer
 from tests.regressions.process import Process, broker_process, command
+from tests.steps import everything, roll_back
 from tests.waiting import until
 
 GRANTS = [f"g{number}" for number in range(20)]
@@ -290,3 +291,30 @@ async def test_two_reloads_in_quick_succession(start: Start, sandbox: Sandbox) -
 
         await until(listed)
         assert 2 <= len(events(broker, "settings.reloaded")) <= 21
+
+
+async def test_the_journal_is_replayed_to_a_provider_that_comes_later(
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, sandbox: Sandbox
+) -> None:
+    """Redis lost the last token of a grant whose table is missing at start: with the table comes what the disk has."""
+    acme, refresh = provider_settings(sandbox)["acme"], {"request_timeout": "1s", "min_interval": "0s"}
+    async with broker_process(tmp_path / "b", shared_redis.url, {"acme": acme}, refresh=refresh) as broker:
+        await import_(broker, sandbox, "g1")
+        before = await everything(redis)
+        newest = (await refreshed(broker, redis, "g1"))["generation"]
+    await roll_back(redis, before)
+    async with broker_process(tmp_path / "b", shared_redis.url, {}, refresh=refresh) as broker:
+        await until(lambda: events(broker, "provider.missing"))
+        settings = broker.folder / "broker.toml"
+        lines = [f"{key} = {_toml(value)}\n" for key, value in acme.items()]
+        settings.write_text(settings.read_text() + "\n[providers.acme]\n" + "".join(lines))
+        await hang_up(broker)
+        await until(lambda: events(broker, "journal.replayed"), 20)
+        await until(partial(_is_stored, redis, newest))
+        await redis.zadd("broker:{0}:due:acme", {"g1": 0.0}, xx=True)
+        await until(partial(_is_newer, broker, "g1", newest), 20)
+        assert sandbox.rotating.reuse == 0
+
+
+async def _is_stored(redis: Redis, generation: int) -> bool:
+    return bool(int(await redis.hget("broker:{0}:grant:g1", "generation") or 0) >= generation)
