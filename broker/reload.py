@@ -114,7 +114,8 @@ class Reload:
             log.error("settings.not_reloaded", findings=error.findings)
             raise
         self._callers.replace(callers)
-        logs.set_up(settings.log)
+        if settings.log != self._running.log:
+            logs.set_up(settings.log)
         taken_up = {"include": settings.include, "providers": settings.providers, "callers": settings.callers}
         self._running = self._running.model_copy(update={**taken_up, "log": settings.log})
         reloaded = Reloaded(
