@@ -158,9 +158,10 @@ def _require_secrets(providers: Mapping[str, Provider]) -> None:
 
 
 def _retrieve(reloading: asyncio.Task[Reloaded]) -> None:
-    """Retrieve the exception: it is in the log, and after a signal nobody waits for it."""
-    if not reloading.cancelled():
-        reloading.exception()
+    """Retrieve the exception, since after a signal nobody waits for it, and log one that is not in the log yet."""
+    error = None if reloading.cancelled() else reloading.exception()
+    if error is not None and not isinstance(error, InvalidSettings):
+        log.error("settings.not_reloaded", findings=["token-broker has a bug"], exc_info=error)
 
 
 async def name_waiting_grants(store: Store, providers: Iterable[str]) -> None:
