@@ -9,10 +9,12 @@ providers, due in the hours to come, so that nothing is refreshed meanwhile.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import signal
 import statistics
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ import redis
 
 from broker.secret import Sealer, parse_sealing_keys
 from tests.benchmarks.many_grants import HOUR, command, resident, scrape, send
-from tests.benchmarks.processes import cpu, running_broker
+from tests.benchmarks.processes import cpu, cpu_seconds, running_broker
 from tests.benchmarks.write_path import settings
 from tests.ports import free_port
 from tests.redis_server import running_redis
@@ -74,13 +76,33 @@ def fetch(url: str, path: str, key: str = "") -> int:
         return len(answer.read())
 
 
-def reload(process: Any, log: Path) -> float:
-    """Send SIGHUP; return the seconds until the settings were taken up."""
+def reload(process: Any, log: Path, port: int, key: str) -> str:
+    """Send SIGHUP; return how long it took until the settings were taken up, and how long reads took meanwhile."""
     before, began = len(events(log, "settings.reloaded")), time.perf_counter()
+    reads, over = list[float](), threading.Event()
+    reader = threading.Thread(target=read, args=(port, key, reads, over))
+    reader.start()
     process.send_signal(signal.SIGHUP)
     while len(events(log, "settings.reloaded")) == before:
         time.sleep(0.01)
-    return time.perf_counter() - began
+    lasted = time.perf_counter() - began
+    over.set()
+    reader.join()
+    figures = f"median {statistics.median(reads):.1f} ms, worst {max(reads):.0f}"
+    return f"{lasted:.2f} s, {len(reads)} reads meanwhile: {figures}"
+
+
+def read(port: int, key: str, reads: list[float], over: threading.Event) -> None:
+    """Read a token again and again over one connection; milliseconds each."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    while not over.is_set() or not reads:
+        began = time.perf_counter()
+        connection.request("GET", "/v1/grants/g0/token", headers={"X-Broker-Key": key})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+        reads.append((time.perf_counter() - began) * 1000)
+    connection.close()
 
 
 def measure(providers: int, many: int, seconds: float) -> None:
@@ -97,7 +119,9 @@ def measure(providers: int, many: int, seconds: float) -> None:
             log, began, url = folder / "log", time.perf_counter(), f"http://127.0.0.1:{port}"
             with log.open("wb") as stderr, running_broker(path, port, stdout=stderr, stderr=stderr) as process:
                 print(f"{providers} providers, {many} grants")
-                print(f"  start: {time.perf_counter() - began:.2f} s until ready, {cpu(process.pid):.2f} s of CPU")
+                print(
+                    f"  start: {time.perf_counter() - began:.2f} s until ready, {cpu_seconds(process.pid):.2f} s of CPU"
+                )
                 time.sleep(8)
                 print(f"  memory of the broker: {resident(process.pid):.0f} MiB")
                 redis.Redis(port=store.port).config_resetstat()
@@ -115,9 +139,9 @@ def measure(providers: int, many: int, seconds: float) -> None:
                 for asked in ("/healthz", "/readyz", "/v1/providers"):
                     times = [took(lambda asked=asked: fetch(url, asked, key)) for _ in range(5)]
                     print(f"  {asked}: {statistics.median(times):.0f} ms, {fetch(url, asked, key) // 1024} KiB")
-                print(f"  SIGHUP without a change: {reload(process, log):.2f} s")
+                print(f"  SIGHUP without a change: {reload(process, log, port, key)}")
                 provider_files(folder / "providers.d", providers + 1)
-                print(f"  SIGHUP with one provider more: {reload(process, log):.2f} s")
+                print(f"  SIGHUP with one provider more: {reload(process, log, port, key)}")
                 print(f"  memory of the broker at the end: {resident(process.pid):.0f} MiB")
 
 
