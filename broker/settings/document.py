@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidSettings
+from broker.settings.findings import lines_of, not_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.settings.environment import Keys
 
-_KEY = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
-_HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
-_PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
 NAME_ANOTHER = "name another file with --config, or make one with `token-broker init > broker.toml`"
 """What to do about a settings file that cannot be read."""
 
@@ -38,18 +34,7 @@ class Document:
 
     def lines(self) -> dict[Keys, int]:
         """Return the line number of every key and table header that begins a line."""
-        lines: dict[Keys, int] = {}
-        section: Keys = ()
-        for number, line in enumerate(self.text.split("\n"), 1):
-            if header := _HEADER.match(line):
-                path = section = _keys(header[1])
-            elif pair := _PAIR.match(line):
-                path = section + _keys(pair[1])
-            else:
-                continue
-            for end in range(1, len(path) + 1):
-                lines.setdefault(path[:end], number)
-        return lines
+        return lines_of(self.text)
 
     def where(self, *keys: str) -> str:
         """Return `FILE:LINE` of a key, or of the innermost table around it."""
@@ -78,24 +63,6 @@ def read(path: Path | None, cure: str = NAME_ANOTHER) -> Document:
     try:
         return Document(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings(f"{path}:{_not_toml(str(error), text)}") from None
+        raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
         raise InvalidSettings(f"{path}: is not TOML for settings: `token-broker init` prints an example") from None
-
-
-def _not_toml(error: str, text: str) -> str:
-    """Return `LINE: is not TOML …`, from tomllib's own words."""
-    at = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", error, re.DOTALL)
-    what, number, column = at.groups() if at else (error, None, None)
-    name = re.search(r"\('.*',?\)", what)  # tomllib writes [a.b] as ('a', 'b')
-    if name:
-        what = what.replace(name[0], "[" + ".".join(re.findall("'(.*?)'", name[0])) + "]")
-    hint = " (is a quote not closed?)" if "character '\\n'" in what else ""
-    where = (
-        f"{number}: is not TOML, column {column}" if number else f"{text.count(chr(10)) + 1}: is not TOML at its end"
-    )
-    return f"{where}: {what[:1].lower()}{what[1:]}{hint}"
-
-
-def _keys(dotted: str) -> Keys:
-    return tuple(key.strip("\"'") for key in re.findall(_KEY, dotted))

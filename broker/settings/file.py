@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from broker.errors import InvalidSettings
 from broker.settings.environment import Environment, model_of, table_of
+from broker.settings.findings import WORDS
 from broker.settings.include import described, read_sources
 from broker.settings.schema import Settings
 
@@ -18,26 +19,6 @@ if TYPE_CHECKING:
 
     from broker.settings.environment import Keys
     from broker.settings.include import Place
-
-WORDS = (
-    {
-        "string_type": "must be text in quotes",
-        "path_type": "must be a path in quotes",
-        "literal_error": "must be {expected}",
-        "list_type": 'must be a list, such as ["…"]',
-        "dict_type": "must be a table",
-        "model_type": "must be a table",
-        "greater_than_equal": "must be {ge} or more",
-        "less_than_equal": "must be {le} or less",
-        "string_too_short": "must not be empty",
-        "too_short": "must not be empty",
-        "missing": "is missing",
-        "value_error": "{error}",
-    }
-    | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
-    | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
-)
-"""What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""
 
 
 def load(path: Path | None) -> Settings:

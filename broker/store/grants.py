@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
-from broker.store.listing import FOREIGN_CURSOR, Listing
+from broker.store.listing import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -326,4 +326,4 @@ def _maybe_text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
 
 
-__all__ = ["FOREIGN_CURSOR", "TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]
+__all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

@@ -5,30 +5,25 @@ Knows nothing of the grants themselves.
 
 from __future__ import annotations
 
-import re
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, State
 from broker.store import scripts
+from broker.store.cursor import read_cursor, write_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from broker.model import State
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_CURSOR = re.compile(
-    rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
-)
 _BATCH = 100
 _FEW_SETS = 24
 """Sets that are read one after the other; of more, many are read in one trip, and the empty ones not at all."""
 _MOST_PASSED = 2_000
 """Ids that one page skips, at most."""
-FOREIGN_CURSOR = "unknown cursor: take it from `next` of the page before"
 
 
 class Listing:
@@ -48,7 +43,7 @@ class Listing:
     ) -> tuple[list[tuple[State, str, str]], str | None]:
         """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
         sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
-        index, score, member = _read_cursor(cursor)
+        index, score, member = read_cursor(cursor)
         rows: list[tuple[State, str, str]] = []
         last: tuple[int, str, str] | None = None
         batch, passed = max(limit + 1, _BATCH), 0
@@ -63,7 +58,7 @@ class Listing:
                 found = await self._after(self._keys.ids(state, provider), score, member, batch)
             for name, at in found:
                 if len(rows) == limit or passed == _MOST_PASSED:
-                    return rows, _cursor(last)
+                    return rows, write_cursor(last)
                 score, member = at, name
                 last = (index, at, name)
                 if permitted(name):
@@ -107,16 +102,3 @@ class Listing:
 def _in_pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     """Return the items of a flat list two by two, as Redis sends pairs."""
     return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _cursor(last: tuple[int, str, str] | None) -> str | None:
-    return None if last is None else f"{last[0]}~{last[1]}~{last[2]}"
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
-    if cursor is None:
-        return 0, "-inf", ""
-    read = _CURSOR.fullmatch(cursor)
-    if read is None:
-        raise InvalidRequest(FOREIGN_CURSOR)
-    return int(read[1]), read[2], read[3]

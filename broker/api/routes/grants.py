@@ -23,7 +23,7 @@ from broker.process.tasks import finish
 from broker.providers.refresh_token import problem_of, trim
 from broker.refresh import retry
 from broker.secret import CannotOpen, Secret
-from broker.store.grants import FOREIGN_CURSOR
+from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
