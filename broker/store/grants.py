@@ -29,8 +29,8 @@ _GRANT_FIELDS = (
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
 )
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_WIDTH = 5 + len(_STATES)
-"""Items that `provider_states` returns for each provider."""
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail")
+"""What is known of a provider's health."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +254,10 @@ class Grants:
             return []
         read = [key for name in names for key in (keys.provider(name), *(keys.ids(state, name) for state in _STATES))]
         script = scripts.PROVIDER_STATES
-        replies = await self._primary.run(script, script.keys(read), script.args())
-        states = []
+        replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
+        states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            suspended, suspended_at, not_before, ailing, detail, *sizes = replies[i * _WIDTH : (i + 1) * _WIDTH]
+            suspended, suspended_at, not_before, ailing, detail, *sizes = replies[i * width : (i + 1) * width]
             states.append(
                 ProviderState(
                     name=name,
