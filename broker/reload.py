@@ -146,11 +146,14 @@ class Reload:
 
 def _require_secrets(providers: Mapping[str, Provider]) -> None:
     wrong: list[str] = []
-    for name, provider in providers.items():
-        if (path := provider.client_secret_file) is None or path.is_fifo():  # what a pipe holds can be read once
+    files = [
+        (f"providers.{name}.{key}", path) for name in providers for key, path in providers[name].secret_files.items()
+    ]
+    for key, path in files:
+        if path.is_fifo():  # what a pipe holds can be read once
             continue
         try:
-            secret_file(f"providers.{name}.client_secret_file", path, "write the client secret into it")
+            secret_file(key, path, "write the secret into it")
         except InvalidSettings as error:
             wrong += error.findings
     if wrong:
