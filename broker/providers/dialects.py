@@ -62,6 +62,9 @@ class _Kind:
     idle_limit: timedelta | None = None
     absolute_limit: timedelta | None = None
     dead_statuses: tuple[int, ...] = ()
+    dead_errors: tuple[str, ...] = ()
+    busy_errors: tuple[str, ...] = ()
+    registration_errors: tuple[str, ...] = ()
 
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
@@ -140,6 +143,11 @@ class Dialect:
     idle_limit_ms: int | None
     absolute_limit_ms: int | None
     dead_statuses: frozenset[int]
+    """They mean a dead refresh token, or a wrong client, where no error code says which."""
+    dead_errors: tuple[str, ...]
+    busy_errors: tuple[str, ...]
+    registration_errors: tuple[str, ...]
+    """Words of the three are looked for in every text of a refusal, in any case."""
     window: tuple[float, float]
 
     @classmethod
@@ -187,6 +195,9 @@ class Dialect:
             idle_limit_ms=_ms_or_none(_first(provider.idle_limit, kind.idle_limit)),
             absolute_limit_ms=_ms_or_none(_first(provider.absolute_limit, kind.absolute_limit)),
             dead_statuses=frozenset(_first(provider.dead_statuses, kind.dead_statuses)),
+            dead_errors=tuple(_first(provider.dead_errors, kind.dead_errors)),
+            busy_errors=tuple(_first(provider.busy_errors, kind.busy_errors)),
+            registration_errors=tuple(_first(provider.registration_errors, kind.registration_errors)),
             window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
 

@@ -12,6 +12,8 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback
 
+ErrorWords = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
 
 class Provider(Section):
     """An authorization server and this broker's client registration there.
@@ -96,7 +98,17 @@ class Provider(Section):
         default=None, description="the provider ends a grant this long after its login"
     )
     dead_statuses: list[Annotated[int, Field(ge=400, le=599)]] | None = Field(
-        default=None, description="HTTP statuses that mean a dead refresh token, whatever the error code"
+        default=None,
+        description="HTTP statuses that mean a dead refresh token, or a wrong client, where no error code says which",
+    )
+    dead_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that mean a dead refresh token"
+    )
+    busy_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that ask the broker to come later"
+    )
+    registration_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that mean the client id or secret"
     )
 
     @field_validator("client_secret")

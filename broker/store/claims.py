@@ -81,6 +81,9 @@ def _parse(
         claimed_at=claimed_at,
         lease_ends=lease_ends,
     )
+    if raw[12]:  # how often it was refused, first when, last when
+        refusals, refused_since, _ = raw[12].split()
+        claim.refusals, claim.refused_since = int(refusals), int(refused_since)  # type: ignore[misc]
     return claim, readable
 
 
