@@ -85,23 +85,24 @@ if one_by_one then
   n = math.min(n, 1)
 end
 
--- Return the due grant to probe a provider with, and its score. Grants that were refused go behind all others, and those
--- that never had a token, which prove nothing, behind these. After refusals the grant that succeeded last tells most.
+-- Return the due grant to probe a provider with, and its score. A grant that was refused goes behind all others, and one
+-- that never had a token, which proves nothing, behind those that had. After refusals the grant that succeeded last
+-- tells most.
 local function probe()
   local pages = {redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 64)}
   if #pages[1] == 128 then
     pages[2] = redis.call('ZREVRANGEBYSCORE', due, now, '-inf', 'WITHSCORES', 'LIMIT', 0, 64)
   end
-  local best, best_rank, best_at = {}, only_witness and 2 or 4, math.huge
+  local best, best_rank, best_at = {}, only_witness and 1 or 3, math.huge
   for _, page in ipairs(pages) do
     for i = 1, #page, 2 do
       local stored = redis.call('HMGET', grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at')
       local count, _, last = refusals(stored[2], now)
       local rank, at = 1, tonumber(page[i + 1])
-      if not stored[1] then
-        rank, at = 3, last or at
-      elseif count > 0 then
-        rank, at = 2, last
+      if count > 0 then
+        rank, at = 3, last
+      elseif not stored[1] then
+        rank = 2
       elseif lane[2] then
         at = -tonumber(stored[3] or stored[1])
       end
