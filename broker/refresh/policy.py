@@ -80,12 +80,11 @@ def backoff(failures: int, expires_at: int | None, now: int, draw: float) -> int
 def refusal_pause(claim: Claim, now: int, draw: float) -> int:
     """Return the pause before the next try of a refused grant: growing, with little jitter.
 
-    It is bounded by a quarter of the life that is left, as `backoff` is, but never so short that `REFUSALS` tries are
-    over within a blip.
+    It is bounded by a quarter of the life that is left, as `backoff` is, but never much shorter than the first pause.
     """
     remaining = (claim.expires_at or 0) - now
-    longest = max(LEAST_PAUSE, min(BACKOFF_LIVING, remaining // 4)) if remaining > 0 else BACKOFF_EXPIRED
-    return max(LEAST_PAUSE, int((0.75 + draw / 4) * min(longest, REFUSAL_FIRST * 2 ** min(claim.refusals, 16))))
+    longest = max(REFUSAL_FIRST, min(BACKOFF_LIVING, remaining // 4)) if remaining > 0 else BACKOFF_EXPIRED
+    return int((0.75 + draw / 4) * min(longest, REFUSAL_FIRST * 2 ** min(claim.refusals, 16)))
 
 
 def is_exhausted(claim: Claim, now: int) -> bool:

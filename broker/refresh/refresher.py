@@ -146,7 +146,7 @@ class Refresher:
                     settled=recorded,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
                 )
-            case Park() if recorded == "postponed":
+            case Park() if recorded == "postponed" or outcome == "registration":
                 log.warning(
                     "grant.postponed",
                     **whose,
@@ -154,7 +154,7 @@ class Refresher:
                     outcome=outcome,
                     code=step.code or step.reason,
                     detail=step.detail,
-                    failures=claim.failures + 1,
+                    failures=claim.failures + (recorded == "postponed"),
                     settled=recorded,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
                 )

@@ -104,7 +104,7 @@ async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: 
         for grant in ("g1", "g2", "g3"):
             state = await ground.falls_due(grant)
             assert (state["state"], state["reason"], state["last"]["outcome"]) == wanted
-            assert state["last"]["detail"].startswith(code)
+            assert code in state["last"]["detail"]
         assert (await ground.falls_due("g4"))["state"] == "due"
         assert (await ground.provider())["suspended"] == (code if dead else None), "the breaker counts dead ones"
         ground.auth_server.usual = success()
