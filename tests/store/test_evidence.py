@@ -156,6 +156,42 @@ async def test_a_registration_that_heals_parks_nobody(store: Store, redis: Redis
     assert await suspended(redis) is None
 
 
+async def test_evidence_is_of_its_time(store: Store, redis: Redis) -> None:
+    """A success counts if it was asked for after the last refusal of that grant, whatever was known before."""
+    await refreshed(store, redis, "g1", "g2", "g3")
+    await later(redis, "g1", "g2", "g3")
+    assert await ask(store, redis, "g3", UNAUTHORIZED) == "postponed"
+    await later(redis, "g3")
+    await succeed(store, redis, "g2")
+    await later(redis, "g2")
+    assert await redis.hget(PROVIDER, "succeeded_from")
+    early = await claim_of(store, redis, "g2")
+    assert await ask(store, redis, "g1", UNAUTHORIZED) == "postponed"
+    await later(redis, "g1")
+    # Asked before that refusal: it says nothing of what came after.
+    await store.schedule.commit(store.registry.prepare(commit_of(early)))
+    await later(redis, "g2")
+    assert await ask(store, redis, "g1", UNAUTHORIZED) == "suspended"
+    await later(redis, "g1")
+    await succeed(store, redis, "g2")
+    await later(redis, "g2")
+    assert await ask(store, redis, "g1", UNAUTHORIZED) == "parked"
+
+
+async def test_a_success_that_says_nothing_leaves_the_question_open(store: Store, redis: Redis) -> None:
+    """After a success that was asked for before a refusal, the next one still counts."""
+    await refreshed(store, redis, "g1", "g2")
+    await later(redis, "g1", "g2")
+    early = await claim_of(store, redis, "g2")
+    assert await ask(store, redis, "g1", UNAUTHORIZED) == "postponed"
+    await later(redis, "g1")
+    await store.schedule.commit(store.registry.prepare(commit_of(early)))
+    await later(redis, "g2")
+    await succeed(store, redis, "g2")
+    await later(redis, "g2")
+    assert await ask(store, redis, "g1", UNAUTHORIZED) == "parked"
+
+
 async def test_the_client_of_one_grant_alone_is_tried_for_a_while(store: Store, redis: Redis) -> None:
     """`invalid_client` to one grant while others succeed is tried like any refusal, then parked; others go on."""
     await refreshed(store, redis, "g1", "g2")
