@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,6 +208,41 @@ def test_suspended() -> None:
     assert "grant after grant" in breaker.why
     assert "within seconds" in breaker.next
     assert breaker.exit_code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("described", "decided", "words"),
+    [
+        (grant(failures=1), attempt("rejected", "undecided", "http_401"), "It means this grant, or the client"),
+        (grant(failures=2), attempt("rejected", "postponed_alone", "invalid_client"), "Other grants of acme succeed"),
+        (grant(failures=2), attempt("rejected", "postponed", "http_403"), "does not say that the grant is dead"),
+        (
+            grant("parked", reason="reauthorization_required"),
+            attempt("dead", "parked_alone", "http_401"),
+            "so it means this grant, not the client",
+        ),
+        (
+            grant("parked", reason="unauthorized_client"),
+            attempt("rejected", "parked_alone", "unauthorized_client"),
+            "so it means this grant, not the client",
+        ),
+    ],
+    ids=["undecided", "alone, tried again", "no verdict", "dead alone", "rejected alone"],
+)
+def test_why_a_refusal_was_judged_so(described: dict[str, Any], decided: Attempt, words: str) -> None:
+    """What other grants of the provider met is said where that decided, and when a grant is parked for good."""
+    said = explained(described, past(decided, next_at=MS + MINUTE))
+    assert words in said.why
+    clear = past(replace(decided, decided="parked"), next_at=MS + MINUTE)
+    assert words not in explained(described, clear).why
+
+
+def test_a_suspension_that_may_be_the_registration() -> None:
+    """A code of the provider's own, or none, is told as the registration where that was decided of it."""
+    suspended = provider(suspended="http_401", suspended_at=NOW)
+    doubted = past(attempt("registration", "suspended", "http_401"))
+    assert "client registration" in explained(grant(), doubted, suspended).why
+    assert "client_id and client secret" in explained(grant(), past(), suspended).person
 
 
 def test_unknown_at_a_strict_server() -> None:
