@@ -10,6 +10,7 @@ import pytest
 
 from tests.regressions.conftest import Ground, MakeGround, strict
 from tests.scripted_server import AuthorizationServer, Exchange, Step, http, rotated, says, success
+from tests.steps import refused_often
 from tests.waiting import until
 
 EPOCH = -1
@@ -119,9 +120,7 @@ async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> No
         ground.auth_server.grant_steps["g1"].extend([says({"error": "invalid_request"}, 400)] * 9)
         state = await ground.falls_due("g1")
         assert (state["state"], state["reason"], state["last"]["outcome"]) == ("due", None, "rejected")
-        # Moved to where half of its margin is gone, and the fifth request due.
-        now = int(time.time() * 1000)
-        await ground.redis.hset("broker:{0}:grant:g1", "refused", f"4 {now - 3_600_000} {now - 60_000}")
+        await refused_often(ground.redis, "g1")
         state = await ground.falls_due("g1")
         assert (state["state"], state["reason"], state["last"]["outcome"]) == ("parked", "invalid_request", "rejected")
         for _ in range(20):
