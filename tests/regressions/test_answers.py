@@ -110,8 +110,15 @@ async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: 
         assert (await ground.provider())["suspended"] == (code if dead else None), "the breaker counts dead ones"
         ground.auth_server.usual = success()
         await ground.resume()
+        await ground.due("g1", "g2", "g3", "g4")
         for grant in ("g1", "g2", "g3", "g4"):
-            await until(lambda: ground.has_token(grant))
+            await until(lambda: refreshed(ground, grant))
+
+
+async def refreshed(ground: Ground, grant: str) -> bool:
+    """Whether the last token request of a grant brought a token, and that is recorded."""
+    state = await ground.state_of(grant)
+    return bool(state["last"]["outcome"] == "refreshed" and state["state"] == "due")
 
 
 async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> None:
