@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar, dataclass_transform
 
+from broker.account import NOBODY, Ownership
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,6 +103,7 @@ class Grant:
     last_at: int | None
     unreadable: bool = False
     """None of the sealing keys opens its token."""
+    ownership: Ownership = NOBODY
 
     @property
     def parked(self) -> bool:
@@ -130,6 +133,8 @@ class Claim:
     claimed_at: int
     lease_ends: float
     """`time.monotonic()` seconds, measured from before the claim was sent."""
+    ownership: tuple[str | bytes, ...] = ()
+    """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
 
 
 @slotted
@@ -150,6 +155,8 @@ class TokenResponse:
     extra: Mapping[str, object]
     warnings: tuple[str, ...] = ()
     problem: str | None = None
+    id_token: Secret | None = None
+    """As it was sent: of a code exchange it says who logged in."""
 
 
 @slotted

@@ -28,6 +28,7 @@ from broker.api.server import SHUTDOWN
 from broker.errors import InvalidSettings
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
+from broker.login.held import HeldLogins
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
@@ -184,7 +185,7 @@ async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> Asy
 
 @dataclass(frozen=True, slots=True)
 class _Broker:
-    """What runs: the four loops, their heartbeats, and what requests reach."""
+    """What runs: the loops, their heartbeats, and what requests reach."""
 
     scheduler: Scheduler
     follower: Follower
@@ -197,8 +198,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
     """Build the write path, the read path and the API."""
     lanes = {name: Heartbeat(f"lane {name}") for name in base.endpoints}
-    of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
-    heartbeats = [*lanes.values(), of_follower, of_history, *base.notifier.heartbeats]
+    of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
+    heartbeats = [*lanes.values(), of_follower, of_history, of_logins, *base.notifier.heartbeats]
     history = HistoryRecorder(base.store, of_history)
     scheduler = _build_scheduler(base, history, lanes, stopping)
     follower = Follower(
@@ -209,7 +210,7 @@ def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
         namespace=base.settings.redis.namespace,
         report=base.notifier.check_soon,
     )
-    api = _build_api(base, scheduler, heartbeats)
+    api = _build_api(base, scheduler, heartbeats, of_logins=of_logins)
     return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, api=api)
 
 
@@ -244,7 +245,7 @@ def _build_scheduler(
     )
 
 
-def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat]) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat], *, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, list(base.endpoints)
     return Context(
@@ -252,7 +253,7 @@ def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat
         store=store,
         reader=_build_reader(base, scheduler),
         endpoints=base.endpoints,
-        login=_build_login(base, scheduler),
+        login=_build_login(base, scheduler, of_logins),
         logout=_build_logout(base),
         callers=base.callers,
         hosts=Hosts(settings.http),
@@ -296,20 +297,11 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
     )
 
 
-def _build_login(base: _Base, scheduler: Scheduler) -> Login:
-    return Login(
-        base.store,
-        base.endpoints,
-        LoginRecorder(
-            base.store,
-            base.journal,
-            cache=base.cache,
-            scheduler=scheduler,
-            notice=base.settings.pubsub.publish == "notice",
-        ),
-        redirect_uri=base.settings.redirect_uri,
-        request_timeout=base.settings.refresh.request_timeout.total_seconds(),
-    )
+def _build_login(base: _Base, scheduler: Scheduler, heartbeat: Heartbeat) -> Login:
+    notice, timeout = base.settings.pubsub.publish == "notice", base.settings.refresh.request_timeout.total_seconds()
+    recorder = LoginRecorder(base.store, base.journal, cache=base.cache, scheduler=scheduler, notice=notice)
+    held = HeldLogins(base.store, base.endpoints, recorder, heartbeat, request_timeout=timeout)
+    return Login(base.store, base.endpoints, held, redirect_uri=base.settings.redirect_uri, request_timeout=timeout)
 
 
 def _build_logout(base: _Base) -> Logout:
@@ -348,6 +340,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield
         finally:

@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.account import NOBODY, Ownership
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
 from broker.refresh import policy
@@ -17,6 +19,7 @@ from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
+    from broker.account import Account
     from broker.journal.file_format import Entry
     from broker.journal.journal import Journal
     from broker.model import TokenResponse
@@ -40,6 +43,8 @@ class LoggedIn:
     provider: str
     scope: str | None
     expires_in: int
+    account: Account | None = None
+    warning: str | None = None
 
 
 class LoginRecorder:
@@ -60,8 +65,23 @@ class LoginRecorder:
         self._scheduler = scheduler
         self._notice = notice
 
-    async def record(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
+    async def record(
+        self,
+        grant_id: str,
+        answer: TokenResponse,
+        dialect: Dialect,
+        *,
+        ownership: Ownership = NOBODY,
+        answered_at: int | None = None,
+    ) -> LoggedIn:
         """Register a grant under *grant_id* with what *answer* brought; one that was there is replaced.
+
+        Args:
+            grant_id: its id.
+            answer: of the code exchange.
+            dialect: of the provider.
+            ownership: whose it is.
+            answered_at: when the answer came (epoch ms); None: just now.
 
         Raises:
             ProviderRefused: there is no refresh token to keep the grant alive with.
@@ -72,8 +92,10 @@ class LoginRecorder:
                 f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
                 code="no_refresh_token",
             )
-        token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
-        login, entry = await self._journaled(token, refresh_token, dialect, followed=token.generation - 1)
+        refresh_token, at = answer.refresh_token, self._store.clock() if answered_at is None else answered_at
+        token = self._token(grant_id, answer, dialect, at)
+        journaled = partial(self._journaled, refresh_token=refresh_token, dialect=dialect, ownership=ownership)
+        login, entry = await journaled(token, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
@@ -84,7 +106,7 @@ class LoginRecorder:
                     break
                 if seen is not None and seen.generation >= token.generation:  # this clock is behind the one before
                     token = replace(token, generation=seen.generation + 1)
-                    login, entry = await self._journaled(token, refresh_token, dialect, followed=seen.generation)
+                    login, entry = await journaled(token, followed=seen.generation)
                 if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
                     break
             except StoreUnavailable:
@@ -97,18 +119,21 @@ class LoginRecorder:
         self._cache.put(token)
         self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
-        return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
+        lifetime = (token.expires_at - token.issued_at) // 1000
+        return LoggedIn(grant_id, dialect.name, token.scope, lifetime, ownership.account)
 
-    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> Token:
-        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once."""
-        now = self._store.clock()
+    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect, now: int) -> Token:
+        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once.
+
+        *now* is when the answer came (epoch ms).
+        """
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
         if answer.access_token is None:
             expires_at = refresh_at = now
         return Token(
             grant_id=grant_id,
             provider=dialect.name,
-            generation=now,
+            generation=max(now, self._store.clock()),
             access_token=answer.access_token or Secret(""),
             token_type=answer.token_type,
             scope=answer.scope if answer.scope is not None else dialect.scope,
@@ -120,12 +145,12 @@ class LoginRecorder:
         )
 
     async def _journaled(
-        self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int
+        self, token: Token, *, refresh_token: Secret, dialect: Dialect, ownership: Ownership, followed: int
     ) -> tuple[PreparedLogin, Entry | None]:
         """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
         reauthorize_by = dialect.reauthorize_by(token.issued_at, token.issued_at)
         login = self._store.registry.prepare_login(
-            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed
+            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed, ownership=ownership
         )
         entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
         return login, entry

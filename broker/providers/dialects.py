@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +50,9 @@ class _Kind:
     token_endpoint: str | None = None
     revocation_endpoint: str | None = None
     logout_endpoint: str | None = None
+    account_endpoint: str | None = None
+    account_member: str | None = None
+    account_hosts: tuple[str, ...] = ()
     discovery: bool = False
     pkce: bool = True
     state_may_be_missing: bool = False
@@ -71,6 +74,9 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
             token_endpoint="https://rest.cameramanager.com/oauth/token",
             logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
+            # developer.cameramanager.com, "User API".
+            account_endpoint="https://rest.cameramanager.com/rest/v2.3/users/self",
+            account_member="userId",
             pkce=False,
             # The vendor's guide shows only `code` in the response.
             state_may_be_missing=True,
@@ -85,6 +91,9 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
             token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",
             revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
+            account_endpoint="https://{httpsBaseUrl.hostname}/api/v3.0/users/self",
+            account_member="id",
+            account_hosts=("*.eagleeyenetworks.com",),
             encode_redirect_uri=False,
             old_token="dies",
             default_lifetime=timedelta(hours=12),
@@ -97,6 +106,12 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
         "oidc": _Kind(scope="openid offline_access", discovery=True),
     }
 )
+
+
+class _Account(TypedDict):
+    account_endpoint: str | None
+    account_member: str | None
+    account_hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +133,12 @@ class Dialect:
     revocation_endpoint: str | None
     logout_endpoint: str | None
     """Where DELETE with the valid access token logs out; it precedes `revocation_endpoint`."""
+    account_endpoint: str | None
+    """Where GET with a new access token says whose it is; may hold members of the token response, in braces."""
+    account_member: str | None
+    """Dotted path to the account's id: in the account endpoint's response, or in the token response without one."""
+    account_hosts: tuple[str, ...]
+    """Patterns of the hosts that such a member may name."""
     discovery: bool
     allow_http: bool
     """Whether discovery may name endpoints on plain http beyond loopback."""
@@ -161,6 +182,7 @@ class Dialect:
             token_endpoint=_first(provider.token_endpoint, kind.token_endpoint),
             revocation_endpoint=_first(provider.revocation_endpoint, kind.revocation_endpoint),
             logout_endpoint=_first(provider.logout_endpoint, kind.logout_endpoint),
+            **_account(provider, kind),
             discovery=kind.discovery,
             allow_http=provider.allow_http,
             iss_parameter_supported=False,
@@ -218,6 +240,16 @@ class Dialect:
         if self.idle_limit_ms is not None:
             limits.append(issued_at + self.idle_limit_ms)
         return min(limits, default=None)
+
+
+def _account(provider: Provider, kind: _Kind) -> _Account:
+    """Return where a provider says whose a token is; the kind's endpoint gets only tokens of the kind's server."""
+    endpoint = _first(provider.account_endpoint, kind.account_endpoint if provider.token_endpoint is None else None)
+    return {
+        "account_endpoint": endpoint,
+        "account_member": _first(provider.account_member, kind.account_member if endpoint else None),
+        "account_hosts": tuple(host.lower() for host in _first(provider.account_hosts, kind.account_hosts)),
+    }
 
 
 def _first(given: _T | None, default: _T) -> _T:

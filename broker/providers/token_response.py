@@ -180,6 +180,7 @@ def _success(reply: _Reply) -> Outcome:
         extra=_extra(values, secrets if refresh is None else (*secrets, refresh)),
         warnings=tuple(warnings),
         problem=problem if access is None else None,
+        id_token=Secret(id_token) if isinstance(id_token := values.get("id_token"), str) and id_token else None,
     )
     return Answered(answer)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback
+from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback, require_account_url
 
 
 class Provider(Section):
@@ -50,6 +50,23 @@ class Provider(Section):
     logout_endpoint: WebUrl | None = Field(
         default=None,
         description="URL to which logout sends DELETE with the live access token, instead of using revocation_endpoint",
+    )
+    account_endpoint: str | None = Field(
+        default=None,
+        description="URL that says whose a new access token is, asked once after a login without an id_token; "
+        "{a.b} is a member of the token response",
+        json_schema_extra={"format": "URL"},
+    )
+    account_member: str | None = Field(
+        default=None,
+        pattern=r"^[^.\s]+(\.[^.\s]+)*$",
+        description="dotted path to the account's id in the response of account_endpoint (sub by default), or in the "
+        "token response where there is no account_endpoint",
+    )
+    account_hosts: list[str] | None = Field(
+        default=None,
+        description="patterns of the hosts that may get the token where account_endpoint takes its host from the token "
+        "response",
     )
     token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] | None = Field(
         default=None,
@@ -119,6 +136,19 @@ class Provider(Section):
         if url is None and info.data.get("kind") == "oidc":
             raise ValueError('is missing: kind "oidc" needs it, exactly as the discovery document spells it')
         return url
+
+    @field_validator("account_endpoint")
+    @classmethod
+    def _safe_account_endpoint(cls, url: str | None, info: ValidationInfo) -> str | None:
+        return None if url is None else require_account_url(url, allow_http=info.data.get("allow_http") is True)
+
+    @field_validator("account_hosts")
+    @classmethod
+    def _named_hosts(cls, hosts: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        url = info.data.get("account_endpoint")
+        if url and "{" in url.split("/")[2] and not hosts and info.data.get("kind") != "een-v3":
+            raise ValueError("is missing: account_endpoint takes its host from the token response, so name the hosts")
+        return hosts
 
     @field_validator("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint", "logout_endpoint")
     @classmethod

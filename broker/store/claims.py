@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from broker.model import Claim
 from broker.secret import CannotOpen, Secret
+from broker.store import ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from broker.store.grants import Grants
+
+_WITHOUT_OWNERSHIP = 12
+"""Cells of the row of a grant that has neither account nor owner nor label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ def _parse(
         due_at=int(float(raw[2])),
         claimed_at=claimed_at,
         lease_ends=lease_ends,
+        ownership=ownership.claimed(*raw[12:15]) if len(raw) > _WITHOUT_OWNERSHIP else (),
     )
     return claim, readable
 

@@ -6,18 +6,19 @@ The verbs that change them are in `schedule` and `registry`.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
+from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
-from broker.store import scripts
+from broker.store import ownership, scripts
+from broker.store.cursor import read_cursor, write_cursor
+from broker.store.ownership import OWNERSHIP_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from broker.account import Ownership
     from broker.model import OldToken
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
@@ -27,15 +28,13 @@ TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at"
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
     *("failures", "reason", "last_outcome", "last_detail", "last_at"),
+    *OWNERSHIP_FIELDS,
 )
+_SEALED = frozenset({"access_token", "extra", "account"})
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_CURSOR = re.compile(
-    rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
-)
 _BATCH = 100
 _MOST_PASSED = 2_000
 """Ids that one page skips, at most."""
-FOREIGN_CURSOR = "unknown cursor: take it from `next` of the page before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +84,10 @@ class Grants:
         """Return a refresh token as a field of its grant's hash, with its value."""
         return ["refresh_token", self._sealer.seal(refresh_token.reveal(), grant_id, "refresh_token")]
 
+    def ownership_fields(self, grant_id: str, granted_at: int, whose: Ownership) -> list[Argument]:
+        """Return what is known of whose a grant is, as fields of its hash, each with its value."""
+        return ownership.fields(self._sealer, grant_id, granted_at, whose)
+
     def open(self, grant_id: str, name: str, sealed: bytes) -> Secret:
         """Open a sealed field of a grant.
 
@@ -124,7 +127,7 @@ class Grants:
         raw = dict(zip(_GRANT_FIELDS, row, strict=True))
         if raw["provider"] is None:
             return None
-        text = {name: value.decode() for name, value in raw.items() if value and name not in {"access_token", "extra"}}
+        text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
         token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
@@ -160,6 +163,7 @@ class Grants:
             last_detail=text.get("last_detail"),
             last_at=_maybe_int(text.get("last_at")),
             unreadable=unreadable,
+            ownership=ownership.read(self._sealer, grant_id, int(text["granted_at"]), raw),
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
@@ -246,7 +250,7 @@ class Grants:
     ) -> tuple[list[tuple[State, str, str]], str | None]:
         """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
         sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
-        index, score, member = _read_cursor(cursor)
+        index, score, member = read_cursor(cursor)
         rows: list[tuple[State, str, str]] = []
         last: tuple[int, str, str] | None = None
         batch, passed = max(limit + 1, _BATCH), 0
@@ -255,7 +259,7 @@ class Grants:
             found = await self._after(self._keys.ids(state, provider), score, member, batch)
             for name, at in found:
                 if len(rows) == limit or passed == _MOST_PASSED:
-                    return rows, _cursor(last)
+                    return rows, write_cursor(last)
                 score, member = at, name
                 last = (index, at, name)
                 if permitted(name):
@@ -370,19 +374,6 @@ def _maybe_int(value: bytes | str | None) -> int | None:
 
 def _maybe_text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
-
-
-def _cursor(last: tuple[int, str, str] | None) -> str | None:
-    return None if last is None else f"{last[0]}~{last[1]}~{last[2]}"
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
-    if cursor is None:
-        return 0, "-inf", ""
-    read = _CURSOR.fullmatch(cursor)
-    if read is None:
-        raise InvalidRequest(FOREIGN_CURSOR)
-    return int(read[1]), read[2], read[3]
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

@@ -104,6 +104,7 @@ ENQUEUE_SUBJECTS = Script("enqueue_subjects")
 LEASE_SUBJECTS = Script("lease_subjects")
 FINISH_SUBJECT = Script("finish_subject")
 RESEAL = Script("reseal")
+ANNOTATE = Script("annotate")
 RECORD_LOGIN = Script("record_login")
 NEEDING_ATTENTION = Script("needing_attention")
 
