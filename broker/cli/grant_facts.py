@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from broker.account import Account
 from broker.cli.attempts import provider_words
 from broker.cli.times import moment
 
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
 FINE, FAILED, TRY_AGAIN, LOG_IN = 0, 1, 75, 77
 """Exit codes of `explain`."""
+
+
+def account_words(account: Mapping[str, Any]) -> str:
+    """Return an account, as the API describes it, in words: `jane@example.com (248289761001)`."""
+    return str(Account(**{name: account.get(name) for name in ("id", "email", "preferred_username", "name")}))  # type: ignore[arg-type]
+
+
+def ownership_words(grant: Mapping[str, Any]) -> str:
+    """Return whose a grant is, as far as that is known: account, owner and label; "" if nothing is."""
+    account = grant.get("account")
+    parts = {"account": account_words(account) if account else None}
+    parts |= {name: grant.get(name) for name in ("owner", "label")}
+    return ", ".join(f"{name} {text}" for name, text in parts.items() if text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,8 @@ class OtherAccount(BrokerError):
         self.state = state
         super().__init__(
             f"grant {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of account "
-            f"{held.account}: nothing was replaced. To replace the account, press the button on this page within ten "
-            "minutes, or log in again with --replace-account"
+            f"{held.account}: nothing was replaced. To replace the account, press the button on the page at which the "
+            "login ended, within ten minutes, or log in again with `token-broker login --replace-account`"
         )
 
 
