@@ -87,10 +87,10 @@ async def _start(broker: Broker, grant: str, provider: str, options: dict[str, A
 
 def _print_result(grant: str, provider: str, token: dict[str, Any]) -> None:
     scope = f", scope {token['scope']}" if token.get("scope") else ""
-    account = f" of account {account_words(token['account'])}" if token.get("account") else ""
+    account = f", account {account_words(token['account'])}" if token.get("account") else ""
     out.print(
-        f"Logged in: the broker keeps grant {grant} at {provider}{account} alive; its access token lives "
-        f"{token['expires_in']} s{scope}.",
+        f"Logged in: the broker keeps grant {grant} at {provider} alive; its access token lives "
+        f"{token['expires_in']} s{scope}{account}.",
         markup=False,
     )
     if token.get("warning"):

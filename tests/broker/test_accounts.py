@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
 from tests.broker.logins import browser, opened
@@ -76,7 +77,7 @@ async def test_the_account_of_a_login_is_known(
         assert "of account jane@example.com" in page
         described = await state_of(broker, "g1")
         assert described["account"] == account
-        assert b"jane@example.com" not in b"".join((await redis.hgetall("broker:{0}:grant:g1")).values())
+        assert "jane@example.com" not in str(await redis.hgetall("broker:{0}:grant:g1"))
         before = await broker.token("g1")
         assert "account" not in before
         await make_due(redis, provider, "g1")
@@ -107,7 +108,7 @@ async def test_an_account_endpoint_that_fails_stops_no_login(
 
 @pytest.mark.parametrize("provider", ["acme", "een", "cameramanager"])
 async def test_another_account_replaces_nothing(start_broker: StartBroker, sandbox: Sandbox, provider: str) -> None:
-    """The page says whose the grant is and whose it would become; the grant lives on, and the same account renews it."""
+    """The page says whose the grant is and whose it would become; the grant lives on, and its own account renews it."""
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         await log_in_as(broker, "jane", provider)
         before, token = await state_of(broker, "g1"), await stored_refresh_token(broker, "g1")
@@ -263,7 +264,7 @@ FREE = asyncio.Event()
 async def stuck(*_: Any) -> Any:
     """Stand for a broker that died here: it goes on no more."""
     await FREE.wait()
-    raise held.Conflict("died")
+    raise Conflict("died")
 
 
 async def is_of(broker: RunningBroker, email: str) -> bool:
@@ -359,31 +360,31 @@ async def test_owner_and_label(broker: RunningBroker, sandbox: Sandbox, redis: R
     """Set at login, by the link's query, by an import and by PUT alone; kept over refresh and login; null removes."""
     started = await start(broker, "acme", owner="Jane", label="first")
     await walk_login(started["login_url"] + "?label=by%20the%20link", user="jane")
-    assert await annotations(broker) == ("Jane", "by the link")
+    assert await owner_and_label(broker) == ("Jane", "by the link")
     before = await broker.token("g1")
     await make_due(redis, "acme", "g1")
     await next_generation(broker, "g1", before["generation"])
     await log_in_as(broker, "jane")
-    assert await annotations(broker) == ("Jane", "by the link")
+    assert await owner_and_label(broker) == ("Jane", "by the link")
     status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"owner": "Jöhn"})
     assert (status, body["status"], body["provider"]) == (200, "annotated", "acme")
-    assert await annotations(broker) == ("Jöhn", "by the link")
+    assert await owner_and_label(broker) == ("Jöhn", "by the link")
     for nothing in (None, ""):
         await broker.ask("PUT", "/v1/grants/g1", json={"label": nothing})
-        assert await annotations(broker) == ("Jöhn", None)
+        assert await owner_and_label(broker) == ("Jöhn", None)
     token = sandbox.rotating.issue().refresh_token
     body = {"provider": "acme", "refresh_token": token, "label": "imported"}
     assert (await broker.ask("PUT", "/v1/grants/g1", json=body))[0] == 200
-    assert await annotations(broker) == ("Jöhn", "imported")
+    assert await owner_and_label(broker) == ("Jöhn", "imported")
     line = {"grant_id": "g2", "provider": "acme", "refresh_token": sandbox.rotating.issue().refresh_token, "owner": "x"}
     status, outcome, _ = await broker.ask("POST", "/v1/import", data=json.dumps(line))
     assert (status, outcome["status"]) == (200, "created")
-    assert await annotations(broker, "g2") == ("x", None)
+    assert await owner_and_label(broker, "g2") == ("x", None)
     audited = [line["did"] for line in broker.events("access") if line["did"] == "grant.annotated"]
     assert len(audited) == 3
 
 
-async def annotations(broker: RunningBroker, grant: str = "g1") -> tuple[str | None, str | None]:
+async def owner_and_label(broker: RunningBroker, grant: str = "g1") -> tuple[str | None, str | None]:
     """Return owner and label of a grant."""
     described = await state_of(broker, grant)
     return described["owner"], described["label"]
@@ -400,7 +401,7 @@ async def test_text_that_is_refused(broker: RunningBroker, text: object) -> None
     ):
         status, answer, _ = await broker.ask(method, path, json=body)
         assert (status, answer["error"]) == (400, "invalid_request")
-    assert await annotations(broker) == (None, None)
+    assert await owner_and_label(broker) == (None, None)
 
 
 async def test_text_of_a_link_that_is_refused(broker: RunningBroker) -> None:

@@ -241,9 +241,9 @@ def _not_logged_in(error: BrokerError) -> web.Response:
 
 
 def _logged_in(login: LoggedIn) -> web.Response:
-    of = f" of account {login.account}" if login.account else ""
+    account = f" It is of account {login.account}." if login.account else ""
     warning = f" Warning: {login.warning}." if login.warning else ""
-    text = f"token-broker now keeps grant {login.grant_id} at {login.provider}{of} alive.{warning}"
+    text = f"token-broker now keeps grant {login.grant_id} at {login.provider} alive.{account}{warning}"
     return _page(200, "Logged in", f"{text} You can close this page.", good=True)
 
 
