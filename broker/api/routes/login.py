@@ -80,6 +80,8 @@ def _with_page(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
+        except (BrokerError, web.HTTPException, web.RequestPayloadError):
+            raise  # the body cannot be read: no page sent this
         except Exception:
             log.exception("request.failed", method=request.method, route=handler.__name__)
             return _page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
@@ -220,8 +222,9 @@ async def callback(request: web.Request) -> web.Response:
 
 async def replace_by_browser(request: web.Request) -> web.Response:
     """`POST /callback`: replace the grant by a login of another account, from the page that says so."""
+    body = await read_body(request)
     try:
-        form = read_query((await read_body(request)).decode("utf-8", "replace"))
+        form = read_query(body.decode("utf-8", "replace"))
         login = request.app[CONTEXT].login.replace_account_by_browser(form.get("state", ""), _cookies(request))
         return _logged_in(await finish(_complete(None, login)))
     except BrokerError as error:

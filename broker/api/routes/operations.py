@@ -222,6 +222,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ),
         ("post", "/callback"): Operation(
             {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE},
+            (413,),
             takes=shapes.ReplaceAccount,
             media="application/x-www-form-urlencoded",
         ),

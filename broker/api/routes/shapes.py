@@ -106,16 +106,6 @@ class Grants(TypedDict):
     next: Annotated[str | None, Field(description="the `cursor` of the next page; null: this is the last")]
 
 
-class NewGrant(TypedDict):
-    """A refresh token to import."""
-
-    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
-    refresh_token: Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]
-    scope: NotRequired[str | None]
-    owner: NotRequired[FreeText]
-    label: NotRequired[FreeText]
-
-
 class PutGrant(TypedDict):
     """A refresh token to import; or, without `provider` and `refresh_token`, the owner and label of a grant.
 
@@ -129,10 +119,15 @@ class PutGrant(TypedDict):
     label: NotRequired[FreeText]
 
 
-class ImportLine(NewGrant):
+class ImportLine(TypedDict):
     """One line of a bulk import."""
 
     grant_id: GrantId
+    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
+    refresh_token: Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]
+    scope: NotRequired[str | None]
+    owner: NotRequired[FreeText]
+    label: NotRequired[FreeText]
 
 
 class Imported(TypedDict):
