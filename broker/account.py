@@ -46,10 +46,10 @@ def parse_account(text: str, granted_at: int) -> Account | None:
     """Return the account that was stored with the login of *granted_at* (epoch ms); None if it is of another login."""
     try:
         members = json.loads(text)
-        if members.pop("granted_at") != granted_at:
+        if members["granted_at"] != granted_at:
             return None
-        return Account(**{name: members.get(name) for name in ("id", "email", "preferred_username", "name")})
-    except (ValueError, KeyError, AttributeError):
+        return Account(members["id"], *(members.get(name) for name in ("email", "preferred_username", "name")))
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback, require_account_url
+from broker.settings.values import (
+    AccountUrl,
+    Grace,
+    PositiveDuration,
+    Section,
+    WebUrl,
+    plain_beyond_loopback,
+    require_account_url,
+)
 
 
 class Provider(Section):
@@ -51,11 +59,10 @@ class Provider(Section):
         default=None,
         description="URL to which logout sends DELETE with the live access token, instead of using revocation_endpoint",
     )
-    account_endpoint: str | None = Field(
+    account_endpoint: AccountUrl | None = Field(
         default=None,
         description="URL that says whose a new access token is, asked once after a login without an id_token; "
         "{a.b} is a member of the token response",
-        json_schema_extra={"format": "URL"},
     )
     account_member: str | None = Field(
         default=None,

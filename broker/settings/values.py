@@ -171,6 +171,7 @@ Name = Annotated[
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
 Listen = Annotated[str, AfterValidator(_listen), _format("address")]
 WebUrl = Annotated[str, AfterValidator(_web_url), _format("URL")]
+AccountUrl = Annotated[str, _format("URL")]
 
 
 class Section(BaseModel):

@@ -182,7 +182,7 @@ class Registry:
             meta=self._keys.meta,
         )
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
+        drop: Iterable[str] = ("account",) if keeps_token else (*TOKEN_FIELDS, "reauthorize_by", "account")
         args = script.args(
             ["refresh_at", due_at, *fields],
             grant_id=grant_id,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 
 from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.broker.logins import browser, opened
+from tests.broker.logins import browser, opened, start
 from tests.conftest import provider_settings
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
@@ -39,21 +37,14 @@ def with_accounts(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
     return providers
 
 
-async def start(broker: RunningBroker, provider: str, grant: str = "g1", **body: Any) -> dict[str, Any]:
-    """Begin a login."""
-    status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": provider, **body})
-    assert status == 200, started
-    return started
-
-
 async def log_in_as(broker: RunningBroker, user: str, provider: str = "acme", grant: str = "g1", **body: Any) -> str:
     """Log in as a person; return the last page."""
-    return await walk_login((await start(broker, provider, grant, **body))["login_url"], user=user)
+    return await walk_login((await start(broker, grant, provider, **body))["login_url"], user=user)
 
 
 async def refused_as(broker: RunningBroker, user: str, provider: str = "acme", **body: Any) -> tuple[str, str]:
     """Log in as a person whose account is another; return the page and the login's ticket."""
-    started = await start(broker, provider, **body)
+    started = await start(broker, "g1", provider, **body)
     with pytest.raises(BrowserError) as refused:
         await walk_login(started["login_url"], user=user)
     assert refused.value.status == 409
@@ -156,7 +147,7 @@ async def test_an_admin_replaces_the_account(start_broker: StartBroker, sandbox:
 async def test_the_button_of_the_page_replaces_the_account(broker: RunningBroker, sandbox: Sandbox) -> None:
     """The browser that logged in may replace the account from the page; no other browser may."""
     await log_in_as(broker, "jane")
-    started = await start(broker, "acme")
+    started = await start(broker, "g1", "acme")
     async with browser() as mine, browser() as others:
         url = await opened(mine, started["login_url"])
         redirected = await walk_to_redirect(url, broker.settings.redirect_uri, user="john")
@@ -192,7 +183,7 @@ async def test_a_login_may_say_that_it_replaces_the_account(broker: RunningBroke
 async def test_a_pasted_redirect_of_another_account_is_refused(broker: RunningBroker) -> None:
     """`login/complete` answers 409 with both accounts; the ticket's `replace` then does it."""
     await log_in_as(broker, "jane")
-    started = await start(broker, "acme")
+    started = await start(broker, "g1", "acme")
     redirected = await walk_to_redirect(started["authorization_url"], broker.settings.redirect_uri, user="john")
     status, body, _ = await broker.ask("POST", "/v1/grants/g1/login/complete", json={"redirected_to": redirected})
     assert (status, body["error"]) == (409, "other_account")
@@ -247,7 +238,7 @@ async def test_another_broker_completes_what_one_left_half_done(
         else:
             fetch = held.HeldLogins._fetch
             monkeypatch.setattr(held.HeldLogins, "_fetch", stuck)
-            started = await start(broker, "cameramanager", replace_account=True)
+            started = await start(broker, "g1", "cameramanager", replace_account=True)
             lost = asyncio.create_task(walk_login(started["login_url"], user="john"))  # type: ignore[arg-type]
             await until(lambda: len(sandbox.cameramanager.families) == 2)
             await asyncio.sleep(0.2)
@@ -291,7 +282,7 @@ async def test_an_id_token_that_cannot_be_accepted_fails_the_login(
     before, token = await state_of(broker, "g1"), await stored_refresh_token(broker, "g1")
     for name, value in options.items():
         setattr(sandbox.rotating.options, name, value)
-    started = await start(broker, "acme")
+    started = await start(broker, "g1", "acme")
     with pytest.raises(BrowserError) as failed:
         await walk_login(started["login_url"], user="jane")
     assert failed.value.status == 502
@@ -354,66 +345,3 @@ async def test_the_journal_brings_the_account_back(start_broker: StartBroker, sa
         assert [restored[name] for name in ("account", "owner", "label")] == [JANE, "Jane", "cameras"]
         assert described["account"] == JANE
         await assert_sound(broker, sandbox, ("g1", "acme"))
-
-
-async def test_owner_and_label(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Set at login, by the link's query, by an import and by PUT alone; kept over refresh and login; null removes."""
-    started = await start(broker, "acme", owner="Jane", label="first")
-    await walk_login(started["login_url"] + "?label=by%20the%20link", user="jane")
-    assert await owner_and_label(broker) == ("Jane", "by the link")
-    before = await broker.token("g1")
-    await make_due(redis, "acme", "g1")
-    await next_generation(broker, "g1", before["generation"])
-    await log_in_as(broker, "jane")
-    assert await owner_and_label(broker) == ("Jane", "by the link")
-    status, body, _ = await broker.ask("PUT", "/v1/grants/g1", json={"owner": "Jöhn"})
-    assert (status, body["status"], body["provider"]) == (200, "annotated", "acme")
-    assert await owner_and_label(broker) == ("Jöhn", "by the link")
-    for nothing in (None, ""):
-        await broker.ask("PUT", "/v1/grants/g1", json={"label": nothing})
-        assert await owner_and_label(broker) == ("Jöhn", None)
-    token = sandbox.rotating.issue().refresh_token
-    body = {"provider": "acme", "refresh_token": token, "label": "imported"}
-    assert (await broker.ask("PUT", "/v1/grants/g1", json=body))[0] == 200
-    assert await owner_and_label(broker) == ("Jöhn", "imported")
-    line = {"grant_id": "g2", "provider": "acme", "refresh_token": sandbox.rotating.issue().refresh_token, "owner": "x"}
-    status, outcome, _ = await broker.ask("POST", "/v1/import", data=json.dumps(line))
-    assert (status, outcome["status"]) == (200, "created")
-    assert await owner_and_label(broker, "g2") == ("x", None)
-    audited = [line["did"] for line in broker.events("access") if line["did"] == "grant.annotated"]
-    assert len(audited) == 3
-
-
-async def owner_and_label(broker: RunningBroker, grant: str = "g1") -> tuple[str | None, str | None]:
-    """Return owner and label of a grant."""
-    described = await state_of(broker, grant)
-    return described["owner"], described["label"]
-
-
-@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "x" * 256, 7, ["x"], {"a": 1}, "\ud800"])
-async def test_text_that_is_refused(broker: RunningBroker, text: object) -> None:
-    """No control characters, no end: they are shown on terminals and pages."""
-    await log_in_as(broker, "jane")
-    for path, method, body in (
-        ("/v1/grants/g1", "PUT", {"owner": text}),
-        ("/v1/grants/g1", "PUT", {"label": text}),
-        ("/v1/grants/g1/login", "POST", {"provider": "acme", "owner": text}),
-    ):
-        status, answer, _ = await broker.ask(method, path, json=body)
-        assert (status, answer["error"]) == (400, "invalid_request")
-    assert await owner_and_label(broker) == (None, None)
-
-
-async def test_text_of_a_link_that_is_refused(broker: RunningBroker) -> None:
-    """The query of a login link is checked likewise, before the browser goes on."""
-    started = await start(broker, "acme")
-    async with aiohttp.ClientSession() as session, session.get(f"{started['login_url']}?owner=a%0Ab") as answer:
-        assert answer.status == 400
-        assert "control characters" in await answer.text()
-
-
-async def test_a_grant_that_is_not_there_is_not_made_by_a_label(broker: RunningBroker) -> None:
-    """PUT with a label alone makes no grant."""
-    status, body, _ = await broker.ask("PUT", "/v1/grants/nobody", json={"label": "x"})
-    assert (status, body["error"]) == (404, "not_found")
-    assert (await broker.ask("PUT", "/v1/grants/nobody", json={}))[0] == 400

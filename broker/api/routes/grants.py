@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
 _PAGE_MAX = 1000
+_PUT_MEMBERS = ("provider", "refresh_token", "scope?", "owner?", "label?")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -156,7 +157,7 @@ async def put_grant(request: web.Request) -> web.Response:
     """
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    body = await read_json(request, "provider", "refresh_token", "scope?", "owner?", "label?")
+    body = await read_json(request, *_PUT_MEMBERS)
     annotations = read_annotations(body)
     if not {"provider", "refresh_token"} & body.keys() and annotations != NOBODY:
         return await _annotate(context, caller, grant_id, annotations)
