@@ -122,6 +122,11 @@ EVENTS: dict[str, Event] = {
         _WARNING,
         "a broker was killed while `count` token requests were in flight; their outcomes are unknown",
     ),
+    "log.lost": Event(
+        _WARNING,
+        "`lines` lines of the log were lost: nobody read them, or the disk was full",
+        "look at what reads the log",
+    ),
     "login.account_replaced": Event(
         _WARNING, "a person replaced a grant's account by that of a login that had been refused for it"
     ),
@@ -194,7 +199,9 @@ EVENTS: dict[str, Event] = {
     ),
     "subscription.lost": Event(
         _WARNING,
-        "the subscription to other brokers' changes was lost; afterwards the broker reads again all it has in memory",
+        "there is no subscription to other brokers' changes; until there is, the broker reads again all it has in "
+        "memory every few seconds",
+        "if it lasts, let Redis's user hear the broker's channels: `token-broker check --online` names them",
     ),
 }
 """By name."""

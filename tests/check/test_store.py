@@ -16,6 +16,7 @@ from redis.asyncio import Redis as Client
 
 from broker.check.finding import Finding, exit_code
 from broker.check.store import check_store
+from broker.errors import InvalidSettings
 from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
@@ -183,8 +184,20 @@ async def test_user_without_a_command(server: StartRedis, tmp_path: Path, comman
         assert "whether the broker's user may send every command that a broker sends" in only(findings, "unknown")
         return
     (denied,) = [finding for finding in findings if "may not send" in finding.what]
-    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}")
+    channels = "; PSUBSCRIBE on the channels broker:tokens:*" if name == "psubscribe" else ""
+    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}{channels}")
     assert f"+{name}" in denied.cure
+
+
+async def test_user_without_channels(server: StartRedis, tmp_path: Path) -> None:
+    """Redis 7 gives a new user no channels: the finding names them, and its words grant them."""
+    redis = server()
+    url = await as_user(redis, "broker on >pw ~* +@all")
+    (denied,) = [finding for finding in await found(url, tmp_path, password="pw") if "may not send" in finding.what]
+    assert "PSUBSCRIBE and PUBLISH on the channels broker:tokens:*" in denied.what
+    rules = denied.cure.partition("ACL SETUSER … ")[2].partition(",")[0]
+    await as_user(redis, f"broker {rules}")
+    assert not [f for f in await found(url, tmp_path, password="pw") if "may not send" in f.what]
 
 
 @pytest.mark.parametrize("narrower", [" resetkeys ~other:*", " resetchannels &other:*"])
@@ -193,6 +206,21 @@ async def test_user_of_another_namespace(server: StartRedis, tmp_path: Path, nar
     url = await as_user(server(), acl(more=narrower))
     (denied,) = [f for f in await found(url, tmp_path, password="pw") if f.level == "failed"]
     assert "may not send" in denied.what or "denied access" in denied.what
+
+
+@pytest.mark.parametrize("schema", ["2", "0", "abc", "1.5", "", "1\n", "\xff", "9" * 400])
+async def test_a_schema_of_another_version(server: StartRedis, tmp_path: Path, schema: str) -> None:
+    """`check` finds what `run` refuses, whatever stands there, and both name the two versions."""
+    redis = server()
+    async with open_store(Redis(url=redis.url), Sealer((NEW,)), data_dir=tmp_path) as store:
+        await store.identify()
+        await store.primary.call("HSET", "broker:{0}:meta", "schema", schema.encode("latin-1"))
+        with pytest.raises(InvalidSettings, match="this version reads 1") as refusal:
+            await store.identify()
+    (finding,) = [f for f in await found(redis.url, tmp_path) if f.level == "failed"]
+    assert "this version reads 1" in finding.what
+    assert "run the version that wrote it" in finding.cure
+    assert finding.what.partition("has schema")[2] in str(refusal.value)
 
 
 async def test_wrong_password(server: StartRedis, tmp_path: Path) -> None:
