@@ -226,6 +226,14 @@ async def test_another_broker_completes_what_one_left_half_done(
     """A broker that dies after an answer came, and before it is recorded, loses nothing: another records it."""
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
+    reached, free = asyncio.Event(), asyncio.Event()
+
+    async def stuck(*_: Any) -> Any:
+        """Stand for a broker that died here: it goes on no more."""
+        reached.set()
+        await free.wait()
+        raise Conflict("died")
+
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         await log_in_as(broker, "jane", "cameramanager")
         if decision == "replace":
@@ -233,29 +241,19 @@ async def test_another_broker_completes_what_one_left_half_done(
             monkeypatch.setattr(held.HeldLogins, "_record", stuck)
             _, ticket = await refused_as(broker, "john", "cameramanager")
             lost = asyncio.create_task(broker.ask("POST", f"/v1/grants/g1/login/{ticket}/replace"))
-            await asyncio.sleep(0.2)
+            await reached.wait()
             monkeypatch.setattr(held.HeldLogins, "_record", record)
         else:
             fetch = held.HeldLogins._fetch
             monkeypatch.setattr(held.HeldLogins, "_fetch", stuck)
             started = await start(broker, "g1", "cameramanager", replace_account=True)
             lost = asyncio.create_task(walk_login(started["login_url"], user="john"))  # type: ignore[arg-type]
-            await until(lambda: len(sandbox.cameramanager.families) == 2)
-            await asyncio.sleep(0.2)
+            await reached.wait()
             monkeypatch.setattr(held.HeldLogins, "_fetch", fetch)
         await until(lambda: is_of(broker, "john@example.com"), 10)
         await assert_sound(broker, sandbox, ("g1", "cameramanager"))
         lost.cancel()
-        FREE.set()
-
-
-FREE = asyncio.Event()
-
-
-async def stuck(*_: Any) -> Any:
-    """Stand for a broker that died here: it goes on no more."""
-    await FREE.wait()
-    raise Conflict("died")
+        free.set()
 
 
 async def is_of(broker: RunningBroker, email: str) -> bool:
