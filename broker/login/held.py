@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import json
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
 from broker.account import Account, Ownership
 from broker.errors import BrokerError, Conflict, ProviderRefused, StoreUnavailable
-from broker.model import TokenResponse
+from broker.model import GrantLife, TokenResponse
 from broker.process.tasks import finish, run_until
 from broker.providers import revoke
 from broker.providers.account import AccountUnknown, account_in, fetch_account
@@ -76,10 +76,12 @@ class Answer:
     def serialize(self) -> str:
         """Return it as text, tokens included: for sealing."""
         members = {field.name: getattr(self.answer, field.name) for field in fields(TokenResponse)}
+        grant_life = asdict(members.pop("grant_life"))
         secrets = {name: value.reveal() for name, value in members.items() if isinstance(value, Secret)}
         return json.dumps(
             {
                 "members": {name: value for name, value in members.items() if name not in secrets},
+                "grant_life": grant_life,
                 "secrets": secrets,
                 "answered_at": self.answered_at,
                 "account": self.account and self.account.members(),
@@ -95,6 +97,7 @@ def parse_answer(text: str) -> Answer:
     members = {name: value for name, value in held["members"].items() if name in known}
     members |= {name: Secret(value) for name, value in held["secrets"].items() if name in known}
     members["warnings"] = tuple(members.get("warnings", ()))
+    members["grant_life"] = GrantLife(**held["grant_life"])
     accounts = (Account(**held[name]) if held[name] else None for name in ("account", "instead_of"))
     return Answer(TokenResponse(**members), held["answered_at"], *accounts)
 

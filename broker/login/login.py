@@ -27,6 +27,7 @@ from broker.login.held import NOTHING_HELD, Answer, OtherAccount
 from broker.login.redirect import read_redirect
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
+from broker.providers.extra_members import of_callback
 from broker.secret import Secret
 from broker.store import Flow
 
@@ -335,7 +336,9 @@ class Login:
         )
         match outcome:
             case Answered(answer):
-                return answer
+                kept = of_callback(query, dialect.keep_from_callback, (Secret(query["code"]),))
+                # What the provider itself says counts more than what the browser brought.
+                return replace(answer, extra={**kept, **answer.extra})
             case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
                 raise ProviderUnavailable(
                     f"the provider did not answer the code exchange ({code} {detail}): log in again"

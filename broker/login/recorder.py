@@ -14,6 +14,7 @@ import structlog
 from broker.account import NOBODY, Ownership
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
+from broker.providers import lifetimes
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.token_answer import token_message
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from broker.account import Account
     from broker.journal.file_format import Entry
     from broker.journal.journal import Journal
-    from broker.model import TokenResponse
+    from broker.model import Ending, TokenResponse
     from broker.providers import Dialect
     from broker.read import Cache
     from broker.refresh.scheduler import Scheduler
@@ -93,8 +94,8 @@ class LoginRecorder:
                 code="no_refresh_token",
             )
         refresh_token, at = answer.refresh_token, self._store.clock() if answered_at is None else answered_at
-        token = self._token(grant_id, answer, dialect, at)
-        journaled = partial(self._journaled, refresh_token=refresh_token, dialect=dialect, ownership=ownership)
+        token, ending = self._token(grant_id, answer, dialect, at)
+        journaled = partial(self._journaled, refresh_token=refresh_token, ending=ending, ownership=ownership)
         login, entry = await journaled(token, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
@@ -122,15 +123,17 @@ class LoginRecorder:
         lifetime = (token.expires_at - token.issued_at) // 1000
         return LoggedIn(grant_id, dialect.name, token.scope, lifetime, ownership.account)
 
-    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect, now: int) -> Token:
-        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once.
+    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect, now: int) -> tuple[Token, Ending]:
+        """Return the token of an answer, and what is known of the grant's end.
 
-        *now* is when the answer came (epoch ms).
+        A token that cannot be served counts as expired, and is refreshed at once. *now* is when the answer came
+        (epoch ms).
         """
-        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
+        stated = lifetimes.carry(None, answer.grant_life, granted_at=now, now=now, rotated=True)
+        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random(), stated)
         if answer.access_token is None:
             expires_at = refresh_at = now
-        return Token(
+        token = Token(
             grant_id=grant_id,
             provider=dialect.name,
             generation=max(now, self._store.clock()),
@@ -143,14 +146,14 @@ class LoginRecorder:
             usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
             extra=answer.extra,
         )
+        return token, lifetimes.ending(dialect, stated, granted_at=now, answered_at=now)
 
     async def _journaled(
-        self, token: Token, *, refresh_token: Secret, dialect: Dialect, ownership: Ownership, followed: int
+        self, token: Token, *, refresh_token: Secret, ending: Ending, ownership: Ownership, followed: int
     ) -> tuple[PreparedLogin, Entry | None]:
         """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
-        reauthorize_by = dialect.reauthorize_by(token.issued_at, token.issued_at)
         login = self._store.registry.prepare_login(
-            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed, ownership=ownership
+            token, refresh_token, ending=ending, followed=followed, ownership=ownership
         )
         entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
         return login, entry

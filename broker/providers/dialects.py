@@ -62,6 +62,9 @@ class _Kind:
     reuse_grace: timedelta | Literal["forever"] = timedelta(0)
     old_token: OldToken = "survives"
     default_lifetime: timedelta = timedelta(hours=1)
+    lifetime: timedelta | None = None
+    response_path: str | None = None
+    keep_from_callback: tuple[str, ...] = ()
     idle_limit: timedelta | None = None
     absolute_limit: timedelta | None = None
     dead_statuses: tuple[int, ...] = ()
@@ -158,6 +161,12 @@ class Dialect:
     """How long a spent refresh token may be redeemed again; None: for ever."""
     old_token: OldToken
     default_lifetime_ms: int
+    lifetime_ms: int | None
+    """What every access token lives, whatever an answer says."""
+    response_path: str | None
+    """Where in an answer the token's members stand, names joined by dots."""
+    keep_from_callback: tuple[str, ...]
+    """Parameters of the callback that callers get as members of the token answer."""
     idle_limit_ms: int | None
     absolute_limit_ms: int | None
     dead_statuses: frozenset[int]
@@ -206,6 +215,9 @@ class Dialect:
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,
             default_lifetime_ms=_ms(_first(provider.default_lifetime, kind.default_lifetime)),
+            lifetime_ms=_ms_or_none(_first(provider.lifetime, kind.lifetime)),
+            response_path=_first(provider.response_path, kind.response_path),
+            keep_from_callback=tuple(_first(provider.keep_from_callback, kind.keep_from_callback)),
             idle_limit_ms=_ms_or_none(_first(provider.idle_limit, kind.idle_limit)),
             absolute_limit_ms=_ms_or_none(_first(provider.absolute_limit, kind.absolute_limit)),
             dead_statuses=frozenset(_first(provider.dead_statuses, kind.dead_statuses)),
@@ -227,19 +239,6 @@ class Dialect:
             iss_parameter_supported=metadata.iss_parameter_supported,
             token_endpoint_auth_method=method,
         )
-
-    def reauthorize_by(self, granted_at: int, issued_at: int) -> int | None:
-        """Return when a person must log in again at the latest (epoch ms); None: no known limit.
-
-        The absolute limit counts from the login (*granted_at*, which survives rotation), the idle limit from the
-        last token response (*issued_at*).
-        """
-        limits = []
-        if self.absolute_limit_ms is not None:
-            limits.append(granted_at + self.absolute_limit_ms)
-        if self.idle_limit_ms is not None:
-            limits.append(issued_at + self.idle_limit_ms)
-        return min(limits, default=None)
 
 
 def _account(provider: Provider, kind: _Kind) -> _Account:

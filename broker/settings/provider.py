@@ -12,8 +12,10 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from broker.settings.values import (
     AccountUrl,
+    CallbackParameter,
     Grace,
     PositiveDuration,
+    ResponsePath,
     Section,
     WebUrl,
     plain_beyond_loopback,
@@ -111,7 +113,18 @@ class Provider(Section):
         "only up to the planned refresh",
     )
     default_lifetime: PositiveDuration | None = Field(
-        default=None, description="lifetime of an access token whose response has no expires_in"
+        default=None, description="lifetime of an access token whose response says none"
+    )
+    lifetime: PositiveDuration | None = Field(
+        default=None, description="lifetime of every access token, whatever its response says"
+    )
+    response_path: ResponsePath | None = Field(
+        default=None,
+        description='where in a response the token\'s members stand, such as "authed_user"; where it is missing, the '
+        "top level is read",
+    )
+    keep_from_callback: list[CallbackParameter] | None = Field(
+        default=None, description="parameters of the callback that callers get as members of the token response"
     )
     idle_limit: PositiveDuration | None = Field(
         default=None, description="the provider ends a refresh token that nobody uses for this long"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from broker.account import Account, Ownership, parse_account
-from broker.model import Token
+from broker.model import Ending, Token
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Flow, open_store
@@ -28,7 +28,7 @@ async def logged_in(store: Store, grant: str, whose: Ownership) -> None:
     """Register a login."""
     now = store.clock()
     token = Token(grant, "p", now, Secret("a"), "Bearer", None, now, now, now, now, {})
-    login = store.registry.prepare_login(token, Secret("r"), reauthorize_by=None, followed=0, ownership=whose)
+    login = store.registry.prepare_login(token, Secret("r"), ending=Ending(), followed=0, ownership=whose)
     seen = await store.registry.generation(grant)
     assert await store.registry.log_in(login, seen=seen, message={})
 

@@ -109,8 +109,8 @@ end
 for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
-    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by', 'account',
-    'owner', 'label')
+    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
+    'extra', 'stated_limits', 'account', 'owner', 'label')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -124,9 +124,9 @@ for i = 1, #ids, 2 do
     redis.call('HSET', grant, 'attempt', attempt, 'attempt_at', now, 'attempt_by', replica)
     redis.call('ZADD', leased, now + lease_ms, id)
     local row = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
-      stored[8], stored[9], stored[10]}
-    if stored[14] or stored[15] or stored[16] then
-      row[13], row[14], row[15] = stored[14], stored[15], stored[16]
+      stored[8], stored[9], stored[10], stored[14], stored[15]}
+    if stored[16] or stored[17] or stored[18] then
+      row[15], row[16], row[17] = stored[16], stored[17], stored[18]
     end
     reply[#reply + 1] = row
   end
