@@ -24,7 +24,7 @@ from broker.errors import (
     StoreUnavailable,
 )
 from broker.login.held import NOTHING_HELD, Answer, OtherAccount
-from broker.login.redirect import read_redirect
+from broker.login.redirect import read_redirect, with_code
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.providers.extra_members import of_callback
@@ -163,7 +163,7 @@ class Login:
         url = authorization_url(
             dialect,
             dialect.authorization_endpoint,
-            redirect_uri=self._redirect_uri,
+            redirect_uri=dialect.redirect_uri or self._redirect_uri,
             state=state,
             code_challenge=challenge(verifier) if verifier else None,
         )
@@ -237,7 +237,8 @@ class Login:
             ProviderRefused: the provider refused the code exchange.
             ProviderUnavailable: the provider did not answer it.
         """
-        query = read_redirect(redirected_to, self._redirect_uri)
+        others = {uri for endpoint in self._endpoints.values() if (uri := endpoint.dialect.redirect_uri)}
+        query = read_redirect(redirected_to, self._redirect_uri, *others)
         given = query.get("state") or state
         if state and query.get("state") not in {None, state}:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
@@ -320,6 +321,7 @@ class Login:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         dialect = await endpoint.resolve()
         check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
+        query = with_code(query, dialect.code_parameter)
         if "code" not in query:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
@@ -330,7 +332,7 @@ class Login:
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
             Secret(query["code"]),
-            redirect_uri=self._redirect_uri,
+            redirect_uri=dialect.redirect_uri or self._redirect_uri,
             code_verifier=verifier,
             timeout=self._request_timeout,
         )

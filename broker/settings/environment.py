@@ -48,7 +48,7 @@ class Variable(InitSettingsSource):
             InvalidSettings: it is no setting, or its text is no value of that setting.
         """
         self.path, kind, fits = _placed(settings_cls, name.split("__"), tables)
-        value = _parsed(text, kind)
+        value = parse(text, kind)
         for key in reversed(self.path):
             value = {key: value}
         super().__init__(settings_cls, value if fits else {})
@@ -150,8 +150,17 @@ def model_of(kind: Any) -> type[BaseModel] | None:
 
 
 def table_of(kind: Any) -> Any:
-    """Return the annotation of the values of a table with free keys; None where *kind* is no such table."""
+    """Return the annotation of the values of a table with free keys; None where *kind* is no such table.
+
+    Of alternatives, the one that is a table counts.
+    """
+    if _is_union(kind):
+        return next((inner for part in get_args(kind) if (inner := table_of(part)) is not None), None)
     return get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in {Union, UnionType}
 
 
 def _is_list(kind: Any) -> bool:
@@ -159,11 +168,13 @@ def _is_list(kind: Any) -> bool:
     return origin in {list, tuple} or (origin in {Annotated, Union, UnionType} and any(map(_is_list, get_args(kind))))
 
 
-def _parsed(value: str, kind: Any) -> Any:
+def parse(value: str, kind: Any) -> Any:
     """Return a variable's text as the file would hold it: tables and lists from JSON, a list also from `a,b`."""
     is_list = _is_list(kind)
     if model_of(kind) is None and table_of(kind) is None and not is_list:
         return value
+    if _is_union(kind) and not is_list and not value.startswith("{"):
+        return value  # a setting that is a word or a table
     if is_list and not value.startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.secret import new_sealing_key
+from broker.settings import catalogue
 from tests.cli.conftest import Done, Home, home
 from tests.redis_server import RedisServer
 
@@ -42,6 +43,26 @@ async def test_fresh_settings_are_good(home: Home) -> None:
     assert snapshot(home.directory) == before
 
 
+async def test_every_file_that_is_read_is_named(home: Home) -> None:
+    """Included files are read and checked as by `run`; who else may write one is a warning, or an error."""
+    acme = '[providers.acme]\nkind = "een-v3"\nclient_id = "x"\n'
+    home.settings.write_text('include = ["more/*.toml"]\n[redis]\nurl = "embedded:"\n')
+    (home.directory / "more").mkdir()
+    included = home.directory / "more" / "a.toml"
+    included.write_text(acme + acme.replace("acme", "other"))
+    included.chmod(0o664)
+    done = await home("check")
+    assert done.code == 0
+    assert "ok: broker.toml: was read: no provider\n" in done.out
+    assert "ok: more/a.toml: was read: providers acme, other\n" in done.out
+    assert "warning: more/a.toml: mode 0664 (whoever may write it" in done.out
+    included.chmod(0o666)
+    done, ran = await home("check"), await home("run")
+    assert (done.code, ran.code) == (78, 78)
+    assert "more/a.toml: everybody on this host may write it (mode 0666)" in done.out
+    assert "more/a.toml: everybody on this host may write it (mode 0666)" in ran.err
+
+
 async def test_wrong_settings(home: Home) -> None:
     """Every error at once, each with file, line and the nearest known key; exit 78, as `run` does."""
     home.settings.write_text(
@@ -54,7 +75,7 @@ async def test_wrong_settings(home: Home) -> None:
         ("error", "broker.toml:3", "redis.replica: no such key: did you mean replicas?"),
         ("error", "broker.toml:5", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("error", "broker.toml:6", "providers.a.client_id: is missing: add it below [providers.a]"),
-        ("error", "broker.toml:7", "providers.a.kind: must be 'cameramanager', 'een-v3', 'oauth2' or 'oidc'"),
+        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('x')}"),
     ]
     for line in (await home("check")).out.splitlines()[:-1]:
         assert line.removeprefix("error: ") in ran.err
@@ -83,12 +104,31 @@ async def test_settings_that_may_cost(home: Home) -> None:
     assert "THE-SECRET" not in done.out + done.err + strict.out + strict.err
 
 
+async def test_parameters_and_headers_that_do_otherwise(home: Home) -> None:
+    """A parameter that nothing may replace, and a key in clear, cause a warning each; the key is not shown."""
+    home.settings.write_text(
+        'data_dir = "data"\n[redis]\nurl = "embedded:"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
+        'token_endpoint = "https://as.test/token"\nissuer = "https://as.test"\n'
+        'authorization_params = { state = "x", prompt = "consent" }\nrefresh_params = { refresh_token = "x" }\n'
+        'headers = { "api-key" = "THE-KEY", Accept = "x" }\n'
+    )
+    done = await home("check")
+    assert done.code == 0
+    assert [line.partition(" (")[0] for line in bad(done)] == [
+        "warning: broker.toml:9: providers.acme.authorization_params.state has no effect",
+        "warning: broker.toml:10: providers.acme.refresh_params.refresh_token has no effect",
+        "warning: broker.toml:11: providers.acme.headers.api-key stands in the settings",
+    ]
+    assert "THE-KEY" not in done.out + done.err
+
+
 def with_secrets(home: Home) -> dict[str, Path]:
     """Write settings that name a file of each kind, all good and private."""
     contents = {
         "sealing": new_sealing_key(),
         "password": "pw",
         "client": "a-client-secret",
+        "header": "an-api-key",
         "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
     }
@@ -100,6 +140,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         f'data_dir = "{home.data}"\n[redis]\nurl = "redis://127.0.0.1/0"\npassword_file = "{paths["password"]}"\n'
         f'[sealing]\nkeys_file = "{paths["sealing"]}"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
         f'issuer = "https://as.test"\nclient_secret_file = "{paths["client"]}"\ntoken_endpoint = "https://as.test/token"\n'
+        f'headers = {{ "api-key" = {{ file = "{paths["header"]}" }} }}\n'
         f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
         'webhook = "https://hooks.test/x"\n'
     )
@@ -110,6 +151,7 @@ KEYS = {
     "sealing": "sealing.keys_file",
     "password": "redis.password_file",
     "client": "providers.acme.client_secret_file",
+    "header": "providers.acme.headers.api-key.file",
     "caller": "callers.wall.key_file",
     "notify": "notify.secret_file",
 }
@@ -124,7 +166,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
         path.chmod(0o644)
     home.data.chmod(0o777)
     done, strict = await home("check"), await home("check", "--strict", "--json")
-    assert (done.code, strict.code, len(bad(done))) == (0, 1, 6)
+    assert (done.code, strict.code, len(bad(done))) == (0, 1, 7)
     for name, path in paths.items():
         assert any(
             line.startswith(f"warning: {path}: {KEYS[name]}: mode 0644, uid {os.getuid()}") for line in bad(done)
