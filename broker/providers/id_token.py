@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from typing import TYPE_CHECKING
 
 from broker.account import MAX_TEXT, Account
 from broker.errors import ProviderRefused
 from broker.providers import members, redaction
+from broker.providers.issuers import issuer_matches, of_any_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 LEEWAY_MS = 300_000
 """How far the clocks of this host and of the issuer may differ."""
 _JWE_PARTS = 5
-_TENANT_INDEPENDENT = re.compile(r"/(?:common|organizations)(?=/|$)|\{tenantid\}")
-"""What stands in Entra's issuer instead of the tenant: in its URL, and in its discovery document."""
-_TENANT = re.compile(r"[0-9A-Za-z.-]{1,64}")
 
 
 def is_encrypted(id_token: Secret) -> bool:
@@ -51,7 +48,10 @@ def read_account(id_token: Secret, *, issuer: str | None, client_id: str, now: i
     """
     claims = _claims(id_token.reveal())
     iss, subject, expires = claims.get("iss"), claims.get("sub"), members.number(claims.get("exp"))
-    if issuer is not None and not _is_issuer(issuer, iss, claims.get("tid")):
+    tenant = claims.get("tid")
+    if issuer is not None and not (
+        isinstance(iss, str) and issuer_matches(of_any_tenant(issuer), iss, tenant if isinstance(tenant, str) else "")
+    ):
         shown = redaction.detail(iss, (id_token,), 200) if isinstance(iss, str) else "no iss"
         raise _refused(f"it names the issuer {shown!r}, not {issuer!r}")
     audience = claims.get("aud")
@@ -98,16 +98,6 @@ def _claims(token: str) -> Mapping[str, object]:
     if not isinstance(claims, dict):
         raise _refused("its payload is no JSON object")
     return claims
-
-
-def _is_issuer(issuer: str, iss: object, tenant: object) -> bool:
-    """Compare `iss` character by character; in Entra's issuer for every tenant the token's own tenant is put in."""
-    if iss == issuer:
-        return "{tenantid}" not in issuer
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-        return False
-    of_tenant, count = _TENANT_INDEPENDENT.subn(lambda found: f"/{tenant}" if found[0][0] == "/" else tenant, issuer)
-    return count == 1 and iss == of_tenant
 
 
 def _refused(why: str) -> ProviderRefused:
