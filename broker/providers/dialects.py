@@ -1,7 +1,7 @@
-"""What each provider speaks: its settings, filled in by its kind.
+"""What each provider speaks: its settings, and the defaults of RFC 6749 where they are silent.
 
-Owns the facts about Eagle Eye's two servers and the defaults of RFC 6749 and OpenID Connect servers. Pure: no I/O,
-no clock. Knows nothing of requests, and of the client secret only whether there is one.
+Pure: no I/O, no clock. Knows nothing of kinds, which have filled in the settings already, nor of requests, and of the
+client secret only whether there is one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker.model import OldToken
+    from broker.providers.request_form import Body, Parameters
     from broker.settings import Provider
 
 AuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
-Parameters = Literal["body", "query"]
 
 WINDOW = (0.70, 0.85)
 """Fraction of a token's life after which it is refreshed, unless the settings say otherwise."""
@@ -42,69 +42,11 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """The defaults of a kind, where the settings are silent."""
-
-    scope: str | None = None
-    authorization_endpoint: str | None = None
-    token_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    logout_endpoint: str | None = None
-    discovery: bool = False
-    pkce: bool = True
-    state_may_be_missing: bool = False
-    encode_redirect_uri: bool = True
-    scope_on_refresh: bool = False
-    scope_on_exchange: bool = False
-    reuse_grace: timedelta | Literal["forever"] = timedelta(0)
-    old_token: OldToken = "survives"
-    default_lifetime: timedelta = timedelta(hours=1)
-    idle_limit: timedelta | None = None
-    absolute_limit: timedelta | None = None
-    dead_statuses: tuple[int, ...] = ()
-
-
-_KINDS: Mapping[str, _Kind] = MappingProxyType(
-    {
-        "cameramanager": _Kind(
-            scope="write",
-            authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
-            token_endpoint="https://rest.cameramanager.com/oauth/token",
-            logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
-            pkce=False,
-            # The vendor's guide shows only `code` in the response.
-            state_may_be_missing=True,
-            scope_on_refresh=True,
-            scope_on_exchange=True,
-            # "The refresh_token will work until the user logs out."
-            reuse_grace="forever",
-            default_lifetime=timedelta(seconds=43_199),
-        ),
-        "een-v3": _Kind(
-            scope="vms.all",
-            authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
-            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",
-            revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
-            encode_redirect_uri=False,
-            old_token="dies",
-            default_lifetime=timedelta(hours=12),
-            idle_limit=timedelta(days=14),
-            absolute_limit=timedelta(days=90),
-            # It responds 401 where RFC 6749 §5.2 says 400 `invalid_grant`.
-            dead_statuses=(401,),
-        ),
-        "oauth2": _Kind(),
-        "oidc": _Kind(scope="openid offline_access", discovery=True),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """A provider's settings filled in by its kind. Durations are milliseconds."""
 
     name: str
-    kind: Literal["cameramanager", "een-v3", "oauth2", "oidc"]
+    kind: str
     client_id: str
     scope: str | None
     """Requested at login; on refresh and code exchange only where the next two say so."""
@@ -115,6 +57,8 @@ class Dialect:
     authorization_endpoint: str | None
     token_endpoint: str | None
     """None only where `discovery` has yet to find it."""
+    refresh_endpoint: str | None
+    """Where refreshes go, if not to the token endpoint."""
     revocation_endpoint: str | None
     logout_endpoint: str | None
     """Where DELETE with the valid access token logs out; it precedes `revocation_endpoint`."""
@@ -133,6 +77,13 @@ class Dialect:
     encode_redirect_uri: bool
     authorization_params: Mapping[str, str]
     token_params: Mapping[str, str]
+    exchange_params: Mapping[str, str]
+    refresh_params: Mapping[str, str]
+    body: Body
+    code_parameter: str
+    redirect_uri: str | None
+    """Sent instead of the broker's own."""
+    scope_separator: str
     reuse_grace_ms: int | None
     """How long a spent refresh token may be redeemed again; None: for ever."""
     old_token: OldToken
@@ -144,51 +95,60 @@ class Dialect:
 
     @classmethod
     def from_settings(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
-        """Make the dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
-        kind = _KINDS[provider.kind]
-        old_token: OldToken = _first(provider.old_token, kind.old_token)
+        """Make the dialect of the provider *name*.
+
+        *window* is `settings.refresh.window`, which holds for every provider without a window of its own.
+        """
+        old_token: OldToken = provider.old_token or "survives"
         has_secret = provider.client_secret is not None or provider.client_secret_file is not None
-        grace = _first(provider.reuse_grace, kind.reuse_grace)
+        grace = provider.reuse_grace or timedelta(0)
+        separator = provider.scope_separator or " "
+        scope = None if provider.scope is None else _joined(provider.scope, separator)
         return cls(
             name=name,
             kind=provider.kind,
             client_id=provider.client_id,
-            scope=_first(provider.scope, kind.scope),
-            scope_on_refresh=_first(provider.scope_on_refresh, kind.scope_on_refresh),
-            scope_on_exchange=kind.scope_on_exchange,
+            scope=scope,
+            scope_on_refresh=provider.scope_on_refresh is True,
+            scope_on_exchange=provider.scope_on_exchange is True,
             issuer=provider.issuer,
-            authorization_endpoint=_first(provider.authorization_endpoint, kind.authorization_endpoint),
-            token_endpoint=_first(provider.token_endpoint, kind.token_endpoint),
-            revocation_endpoint=_first(provider.revocation_endpoint, kind.revocation_endpoint),
-            logout_endpoint=_first(provider.logout_endpoint, kind.logout_endpoint),
-            discovery=kind.discovery,
+            authorization_endpoint=provider.authorization_endpoint,
+            token_endpoint=provider.token_endpoint,
+            refresh_endpoint=provider.refresh_endpoint,
+            revocation_endpoint=provider.revocation_endpoint,
+            logout_endpoint=provider.logout_endpoint,
+            discovery=provider.discovery,
             allow_http=provider.allow_http,
             iss_parameter_supported=False,
             token_endpoint_auth_method=_first(
                 provider.token_endpoint_auth_method, "client_secret_basic" if has_secret else "none"
             ),
             auth_method_is_default=provider.token_endpoint_auth_method is None,
-            basic_encoding=_first(provider.basic_encoding, "form"),
-            # A refresh token does not belong in a URL, so "query", CameraManager's documented form, is a setting.
-            parameters=_first(provider.parameters, "body"),
-            pkce=_first(provider.pkce, kind.pkce),
-            state_may_be_missing=_first(
-                None if provider.state is None else provider.state == "optional", kind.state_may_be_missing
-            ),
-            encode_redirect_uri=_first(
-                None if provider.redirect_uri_encoding is None else provider.redirect_uri_encoding == "percent",
-                kind.encode_redirect_uri,
-            ),
-            authorization_params=MappingProxyType(dict(provider.authorization_params)),
-            token_params=MappingProxyType(dict(provider.token_params)),
+            basic_encoding=provider.basic_encoding or "form",
+            parameters=provider.place,
+            pkce=provider.pkce is not False,
+            state_may_be_missing=provider.state == "optional",
+            encode_redirect_uri=provider.redirect_uri_encoding != "plain",
+            authorization_params=_filled(provider.authorization_params, provider.client_id, scope),
+            token_params=_filled(provider.token_params, provider.client_id, scope),
+            exchange_params=_filled(provider.exchange_params, provider.client_id, scope),
+            refresh_params=_filled(provider.refresh_params, provider.client_id, scope),
+            body=provider.body or "form",
+            code_parameter=provider.code_parameter or "code",
+            redirect_uri=provider.redirect_uri,
+            scope_separator=separator,
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,
-            default_lifetime_ms=_ms(_first(provider.default_lifetime, kind.default_lifetime)),
-            idle_limit_ms=_ms_or_none(_first(provider.idle_limit, kind.idle_limit)),
-            absolute_limit_ms=_ms_or_none(_first(provider.absolute_limit, kind.absolute_limit)),
-            dead_statuses=frozenset(_first(provider.dead_statuses, kind.dead_statuses)),
-            window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
+            default_lifetime_ms=_ms(provider.default_lifetime or timedelta(hours=1)),
+            idle_limit_ms=_ms_or_none(provider.idle_limit),
+            absolute_limit_ms=_ms_or_none(provider.absolute_limit),
+            dead_statuses=frozenset(provider.dead_statuses or ()),
+            window=provider.window or _first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
+
+    def joined(self, scope: str) -> str:
+        """Return *scope* with its parts separated as the provider wants."""
+        return _joined(scope, self.scope_separator)
 
     def with_metadata(self, metadata: Metadata) -> Dialect:
         """Return this dialect with what *metadata* adds; the settings win."""
@@ -222,6 +182,16 @@ class Dialect:
 
 def _first(given: _T | None, default: _T) -> _T:
     return default if given is None else given
+
+
+def _joined(scope: str, separator: str) -> str:
+    return scope if separator == " " else separator.join(scope.split())
+
+
+def _filled(params: Mapping[str, str], client_id: str, scope: str | None) -> Mapping[str, str]:
+    """Return *params*, `{client_id}` and `{scope}` replaced: for providers that call these parameters otherwise."""
+    values = {"{client_id}": client_id, "{scope}": scope or ""}
+    return MappingProxyType({name: values.get(value, value) for name, value in params.items()})
 
 
 def _ms(duration: timedelta) -> int:
