@@ -90,7 +90,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         "sealing": new_sealing_key(),
         "password": "pw",
         "client": "a-client-secret",
-        "caller": "a-caller-key-0123456",
+        "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
     }
     paths = {name: home.directory / f"{name}.secret" for name in contents}
