@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
 from broker.providers.client_secret import ClientSecret
+from broker.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.secret import Secret
     from broker.settings.provider import SecretFile
 
 
@@ -44,5 +44,6 @@ class ExtraHeaders:
             if secret is None or not secret.reveal().isprintable():
                 raise InvalidSettings(f"headers.{name}.file {file.path}: must hold one line of printable text")
             headers[name] = secret.reveal()
-            secrets.append(secret)
+            # A server may repeat the key alone of "Bearer KEY".
+            secrets += [secret, *map(Secret, secret.reveal().split(" ")[1:])]
         return headers, tuple(secrets)

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_URLS = (
+    "issuer",
+    "authorization_endpoint",
+    "token_endpoint",
+    "refresh_endpoint",
+    "revocation_endpoint",
+    "logout_endpoint",
+)
+"""The settings that are URLs to which secrets go."""
+
+
 class SecretFile(Section):
     """A value that stands in a file."""
 
@@ -230,14 +241,7 @@ class Provider(Section):
             raise ValueError("has a header twice: the case of its name makes no difference")
         return headers
 
-    @field_validator(
-        "issuer",
-        "authorization_endpoint",
-        "token_endpoint",
-        "refresh_endpoint",
-        "revocation_endpoint",
-        "logout_endpoint",
-    )
+    @field_validator(*_URLS)
     @classmethod
     def _plain_on_loopback(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
@@ -252,6 +256,13 @@ class Provider(Section):
         if word is None or isinstance(word, dict):
             word = catalogue.load(self.kind).settings.get("parameters")
         return "query" if word == "query" else "body"
+
+    @property
+    def secret_files(self) -> dict[str, Path]:
+        """Return the path of every file with a secret, by the key that names it."""
+        files = {} if self.client_secret_file is None else {"client_secret_file": self.client_secret_file}
+        headers = {name: value for name, value in self.headers.items() if isinstance(value, SecretFile)}
+        return files | {f"headers.{name}.file": value.file for name, value in headers.items()}
 
     @property
     def discovery(self) -> bool:

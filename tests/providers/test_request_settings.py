@@ -152,21 +152,21 @@ class TestHeaders:
 
     async def test_echoed_secrets_are_cut_out(self, serve: Serve, endpoint_at: EndpointAt, tmp_path: Path) -> None:
         """A gateway that repeats the key, plain or in base64, shows it to nobody."""
-        key = "api-key-0123456789"
-        (tmp_path / "key").write_text(key)
+        key = "api-key-012345678"
+        (tmp_path / "key").write_text(f"Bearer {key}")
 
         async def echo(exchange: Exchange) -> None:
             got = exchange.request.headers["api-key"]
-            words = f"{got} {base64.b64encode(got.encode()).decode()}"
+            words = f"{got} {base64.b64encode(got.encode()).decode()} {got.removeprefix('Bearer ')}"
             await exchange.send(http({"error": "invalid_grant", "error_description": words}, 400))
 
         server = await serve(echo)
         endpoint = endpoint_at(server.url, headers={"api-key": {"file": str(tmp_path / "key")}})
         outcome = await refresh(endpoint)
         assert isinstance(outcome, InvalidGrant)
-        assert outcome.detail == "[secret] [secret]"
+        assert outcome.detail == "[secret] [secret] [secret]"
         revocation = await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=1)
-        assert revocation.detail == "[secret] [secret]"
+        assert revocation.detail == "[secret] [secret] [secret]"
         assert key not in repr(endpoint.headers.__dict__)
 
     @pytest.mark.parametrize("content", [None, b"", b"a\nb", b"a\x00b", b"\xff\xfe"])
