@@ -68,7 +68,7 @@ async def test_every_file_that_is_read_is_named(home: Home) -> None:
 async def test_wrong_settings(home: Home) -> None:
     """Every error at once, each with file, line and the nearest known key; exit 78, as `run` does."""
     home.settings.write_text(
-        '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "x"\n'
+        '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "acme"\n'
     )
     done, ran = await home("check", "--json"), await home("run")
     assert (done.code, ran.code) == (78, 78)
@@ -77,7 +77,7 @@ async def test_wrong_settings(home: Home) -> None:
         ("error", "broker.toml:3", "redis.replica: no such key: did you mean replicas?"),
         ("error", "broker.toml:5", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("error", "broker.toml:6", "providers.a.client_id: is missing: add it below [providers.a]"),
-        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('x')}"),
+        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('acme')}"),
     ]
     for line in (await home("check")).out.splitlines()[:-1]:
         assert line.removeprefix("error: ") in ran.err
