@@ -20,7 +20,7 @@ HOSTS = ("*.eagleeyenetworks.com",)
 
 def dialect(**settings: Any) -> Dialect:
     """Return the dialect of a provider with these settings."""
-    given = {"kind": "oauth2", "client_id": "c1", "token_endpoint": "https://id.example.com/token", **settings}
+    given = {"kind": "oauth2", "client_id": "c1", "token_endpoint": "https://id.acme.test/token", **settings}
     return Dialect.from_settings("p", Provider(**{name: value for name, value in given.items() if value is not None}))
 
 
@@ -28,15 +28,15 @@ def test_a_member_of_the_answer_names_the_host() -> None:
     """The host comes from the token response where the settings allow it."""
     answer = {"httpsBaseUrl": {"hostname": "api.c001.eagleeyenetworks.com", "port": 443}}
     assert account_url(EEN, answer, HOSTS) == "https://api.c001.eagleeyenetworks.com/api/v3.0/users/self"
-    template = "https://api.example.com/users/{id}"
-    assert account_url(template, {"id": 7}, ()) == "https://api.example.com/users/7"
+    template = "https://api.acme.test/users/{id}"
+    assert account_url(template, {"id": 7}, ()) == "https://api.acme.test/users/7"
 
 
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example.com",
-        "eagleeyenetworks.com.evil.example.com",
+        "evil.acme.test",
+        "eagleeyenetworks.com.evil.acme.test",
         "evil.com/.eagleeyenetworks.com",
         "evil.com#.eagleeyenetworks.com",
         "evil.com:443",
@@ -63,7 +63,7 @@ def test_a_host_of_the_answer_gets_no_token_over_plain_http() -> None:
     template = "http://{host}:{port}/self"
     assert account_url(template, {"host": "127.0.0.1", "port": 80}, ("127.0.0.1",)) == "http://127.0.0.1:80/self"
     with pytest.raises(AccountUnknown, match="https"):
-        account_url(template, {"host": "api.example.com", "port": 80}, ("api.example.com",))
+        account_url(template, {"host": "api.acme.test", "port": 80}, ("api.acme.test",))
 
 
 def test_the_kinds_endpoint_is_for_the_kinds_server() -> None:
@@ -74,18 +74,18 @@ def test_the_kinds_endpoint_is_for_the_kinds_server() -> None:
     assert dialect(kind="een-v3", token_endpoint=None).account_hosts == HOSTS
     assert dialect(kind="cameramanager").account_endpoint is None
     assert dialect(kind="een-v3").account_member is None
-    own = dialect(kind="cameramanager", account_endpoint="https://cameras.example.com/self")
-    assert (own.account_endpoint, own.account_member) == ("https://cameras.example.com/self", "userId")
+    own = dialect(kind="cameramanager", account_endpoint="https://cameras.acme.test/self")
+    assert (own.account_endpoint, own.account_member) == ("https://cameras.acme.test/self", "userId")
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"account_endpoint": "http://api.example.com/self"}, "plain HTTP"),
-        ({"account_endpoint": "https://api.example.com/{}"}, "must hold members"),
-        ({"account_endpoint": "https://api.example.com/{a b}"}, "must hold members"),
+        ({"account_endpoint": "http://api.acme.test/self"}, "plain HTTP"),
+        ({"account_endpoint": "https://api.acme.test/{}"}, "must hold members"),
+        ({"account_endpoint": "https://api.acme.test/{a b}"}, "must hold members"),
         ({"account_endpoint": "{url}"}, "URL"),
-        ({"account_endpoint": "https://user:{a}@api.example.com/self"}, "without user"),
+        ({"account_endpoint": "https://user:{a}@api.acme.test/self"}, "without user"),
         ({"account_endpoint": "https://{host}/self"}, "name the hosts"),
         ({"account_member": "a..b"}, "pattern"),
     ],
@@ -99,7 +99,7 @@ def test_settings_that_cannot_work(settings: dict[str, Any], why: str) -> None:
 @pytest.mark.parametrize(
     ("extra", "account"),
     [
-        ({"info": {"uuid": "u1", "email": "j@example.com"}}, Account("u1", "j@example.com")),
+        ({"info": {"uuid": "u1", "email": "j@acme.test"}}, Account("u1", "j@acme.test")),
         ({"info": {"uuid": 7}}, Account("7")),
         ({"info": {"uuid": True}}, None),
         ({"info": {"uuid": ""}}, None),
