@@ -1,0 +1,131 @@
+"""Every kind that is shipped, at an emulator of its provider that was made from a description of its own.
+
+A broker with nothing but kind, client id and secret (and what a template needs) asks `https://` at the provider's own
+hosts. What an emulator refuses is shown by test_emulator.py.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.catalogue.conftest import Meet, Meeting, dialect_of, settings_of
+from tests.catalogue.demands import Demands, all_demands
+from tests.steps import stored_refresh_token
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from broker.providers.dialects import Dialect
+
+each_kind = pytest.mark.parametrize("demands", [pytest.param(one, id=kind) for kind, one in all_demands().items()])
+ALIKE = 5
+"""Seconds by which a time may differ from the one expected."""
+
+
+@each_kind
+async def test_login_and_two_refreshes(meet: Meet, demands: Demands) -> None:
+    """A login and two refreshes succeed without one refusal; lifetimes, members and the account are as they are."""
+    async with meet(demands) as here:
+        await here.log_in("g1")
+        (granted,) = here.emulator.grants
+        for _ in range(2):
+            await assert_as_described(here, "g1")
+            before = await here.generations("g1")
+            await here.fall_due("g1")
+            await here.refreshed(before, "g1")
+        await assert_as_described(here, "g1")
+        assert await stored_refresh_token(here.broker, "g1") == granted.refresh
+        assert (await here.broker.token("g1"))["access_token"] == granted.access
+        assert here.emulator.requests == {"exchange": 1, "refresh": 2}
+        assert (here.emulator.refusals, here.provider.strays, here.emulator.reuse) == ([], [], 0)
+
+
+async def assert_as_described(here: Meeting, grant: str) -> None:
+    """Check what the broker makes of the last answer."""
+    demands = here.emulator.demands
+    state, token = await here.state(grant), await here.broker.token(grant)
+    life = state["expires_at"] - state["issued_at"]
+    if not demands.tokens.default_lifetime:
+        assert life == pytest.approx(demands.tokens.lifetime, abs=ALIKE)
+    if demands.tokens.earliest is not None:
+        assert state["refresh_at"] >= state["expires_at"] - demands.tokens.earliest
+    if demands.tokens.ends is not None:
+        assert state["reauthorize_by"] is not None
+        assert state["reauthorize_by"] - time.time() <= demands.tokens.ends + ALIKE
+    assert {name for name in demands.kept if name not in token} == set()
+
+
+@each_kind
+async def test_dead_grants(meet: Meet, demands: Demands) -> None:
+    """A grant whose refresh token is dead is parked as dead and named; those beside it are refreshed."""
+    dead = [f"dead{number}" for number in range(len(demands.answers.dead))]
+    async with meet(demands) as here:
+        await here.log_in(*dead, "live")
+        for granted, reply in zip(here.emulator.grants, demands.answers.dead, strict=False):
+            granted.dead = reply
+        before = await here.generations("live")
+        await here.fall_due(*dead, "live")
+        await here.refreshed(before, "live")
+
+        async def all_parked() -> bool:
+            return set(await here.parked(*dead)) == {*dead}
+
+        await until(all_parked)
+        assert await here.parked(*dead, "live") == dict.fromkeys(dead, "reauthorization_required")
+        assert await here.suspended() is None
+        named = {event["grant_id"] for event in here.broker.events("grant.parked")}
+        assert named == {*dead}
+
+
+@each_kind
+async def test_busy_minute(meet: Meet, demands: Demands) -> None:
+    """While the provider is busy nobody is parked, whatever it says; afterwards everybody is refreshed."""
+    grants = ("g1", "g2")
+    async with meet(demands) as here:
+        await here.log_in(*grants)
+        for busy in demands.answers.busy:
+            here.emulator.busy = busy
+            asked = len(here.emulator.refusals)
+            await here.fall_due(*grants)
+            await until(lambda: len(here.emulator.refusals) >= asked + 2)  # noqa: B023
+            await until(lambda: len(here.broker.events("grant.postponed")) >= 2)
+            assert (await here.parked(*grants), await here.suspended()) == ({}, None)
+            here.emulator.busy = None
+            before = await here.generations(*grants)
+            await here.resume()
+            await here.fall_due(*grants)
+            await here.refreshed(before, *grants)
+
+
+@each_kind
+async def test_wrong_secret(meet: Meet, demands: Demands) -> None:
+    """A secret that no longer fits suspends the provider and parks nobody; once it fits, all goes on by itself."""
+    grants = ("g1", "g2", "g3")
+    async with meet(demands) as here:
+        await here.log_in(*grants)
+        secret, here.emulator.client_secret = here.emulator.client_secret, "another-secret-0123456789"
+        before = await here.generations(*grants)
+        await here.fall_due(*grants)
+        await until(here.suspended)
+        assert await here.parked(*grants) == {}
+        here.emulator.client_secret = secret
+        await here.end_pause()
+        await here.refreshed(before, *grants)
+        assert await here.suspended() is None
+
+
+@each_kind
+def test_never_more_than_the_provider_allows(demands: Demands) -> None:
+    """A kind promises no longer grace than its provider gives, and knows where a refresh ends the old access token."""
+    dialect = dialect_of(settings_of(demands))
+    assert dialect.old_token == ("dies" if demands.tokens.old_access == "dies" else dialect.old_token)
+    if demands.tokens.rotates and demands.tokens.spent in {"dead", "family"}:
+        assert dialect.reuse_grace_ms is not None
+        assert dialect.reuse_grace_ms <= demands.tokens.grace * 1000
+
+
+def test_every_kind_is_described() -> None:
+    """A kind that is shipped has a description here, and what is described is shipped."""
+    assert shipped_kinds() == set(all_demands())
