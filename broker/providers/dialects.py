@@ -1,7 +1,7 @@
-"""What each provider speaks: its settings, filled in by its kind.
+"""What each provider speaks: its settings, and the defaults of RFC 6749 where they are silent.
 
-Owns the facts about Eagle Eye's two servers and the defaults of RFC 6749 and OpenID Connect servers. Pure: no I/O,
-no clock. Knows nothing of requests, and of the client secret only whether there is one.
+Pure: no I/O, no clock. Knows nothing of kinds, which have filled in the settings already, nor of requests, and of the
+client secret only whether there is one.
 """
 
 from __future__ import annotations
@@ -42,69 +42,11 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """The defaults of a kind, where the settings are silent."""
-
-    scope: str | None = None
-    authorization_endpoint: str | None = None
-    token_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    logout_endpoint: str | None = None
-    discovery: bool = False
-    pkce: bool = True
-    state_may_be_missing: bool = False
-    encode_redirect_uri: bool = True
-    scope_on_refresh: bool = False
-    scope_on_exchange: bool = False
-    reuse_grace: timedelta | Literal["forever"] = timedelta(0)
-    old_token: OldToken = "survives"
-    default_lifetime: timedelta = timedelta(hours=1)
-    idle_limit: timedelta | None = None
-    absolute_limit: timedelta | None = None
-    dead_statuses: tuple[int, ...] = ()
-
-
-_KINDS: Mapping[str, _Kind] = MappingProxyType(
-    {
-        "cameramanager": _Kind(
-            scope="write",
-            authorization_endpoint="https://rest.cameramanager.com/oauth/authorize",
-            token_endpoint="https://rest.cameramanager.com/oauth/token",
-            logout_endpoint="https://rest.cameramanager.com/rest/v2.0/users/self/tokens/current",
-            pkce=False,
-            # The vendor's guide shows only `code` in the response.
-            state_may_be_missing=True,
-            scope_on_refresh=True,
-            scope_on_exchange=True,
-            # "The refresh_token will work until the user logs out."
-            reuse_grace="forever",
-            default_lifetime=timedelta(seconds=43_199),
-        ),
-        "een-v3": _Kind(
-            scope="vms.all",
-            authorization_endpoint="https://auth.eagleeyenetworks.com/oauth2/authorize",
-            token_endpoint="https://auth.eagleeyenetworks.com/oauth2/token",
-            revocation_endpoint="https://auth.eagleeyenetworks.com/oauth2/revoke",
-            encode_redirect_uri=False,
-            old_token="dies",
-            default_lifetime=timedelta(hours=12),
-            idle_limit=timedelta(days=14),
-            absolute_limit=timedelta(days=90),
-            # It responds 401 where RFC 6749 §5.2 says 400 `invalid_grant`.
-            dead_statuses=(401,),
-        ),
-        "oauth2": _Kind(),
-        "oidc": _Kind(scope="openid offline_access", discovery=True),
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """A provider's settings filled in by its kind. Durations are milliseconds."""
 
     name: str
-    kind: Literal["cameramanager", "een-v3", "oauth2", "oidc"]
+    kind: str
     client_id: str
     scope: str | None
     """Requested at login; on refresh and code exchange only where the next two say so."""
@@ -145,48 +87,41 @@ class Dialect:
     @classmethod
     def from_settings(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
         """Make the dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
-        kind = _KINDS[provider.kind]
-        old_token: OldToken = _first(provider.old_token, kind.old_token)
+        old_token: OldToken = provider.old_token or "survives"
         has_secret = provider.client_secret is not None or provider.client_secret_file is not None
-        grace = _first(provider.reuse_grace, kind.reuse_grace)
+        grace = provider.reuse_grace or timedelta(0)
         return cls(
             name=name,
             kind=provider.kind,
             client_id=provider.client_id,
-            scope=_first(provider.scope, kind.scope),
-            scope_on_refresh=_first(provider.scope_on_refresh, kind.scope_on_refresh),
-            scope_on_exchange=kind.scope_on_exchange,
+            scope=provider.scope,
+            scope_on_refresh=provider.scope_on_refresh is True,
+            scope_on_exchange=provider.scope_on_exchange is True,
             issuer=provider.issuer,
-            authorization_endpoint=_first(provider.authorization_endpoint, kind.authorization_endpoint),
-            token_endpoint=_first(provider.token_endpoint, kind.token_endpoint),
-            revocation_endpoint=_first(provider.revocation_endpoint, kind.revocation_endpoint),
-            logout_endpoint=_first(provider.logout_endpoint, kind.logout_endpoint),
-            discovery=kind.discovery,
+            authorization_endpoint=provider.authorization_endpoint,
+            token_endpoint=provider.token_endpoint,
+            revocation_endpoint=provider.revocation_endpoint,
+            logout_endpoint=provider.logout_endpoint,
+            discovery=provider.discovery,
             allow_http=provider.allow_http,
             iss_parameter_supported=False,
             token_endpoint_auth_method=_first(
                 provider.token_endpoint_auth_method, "client_secret_basic" if has_secret else "none"
             ),
             auth_method_is_default=provider.token_endpoint_auth_method is None,
-            basic_encoding=_first(provider.basic_encoding, "form"),
-            # A refresh token does not belong in a URL, so "query", CameraManager's documented form, is a setting.
-            parameters=_first(provider.parameters, "body"),
-            pkce=_first(provider.pkce, kind.pkce),
-            state_may_be_missing=_first(
-                None if provider.state is None else provider.state == "optional", kind.state_may_be_missing
-            ),
-            encode_redirect_uri=_first(
-                None if provider.redirect_uri_encoding is None else provider.redirect_uri_encoding == "percent",
-                kind.encode_redirect_uri,
-            ),
+            basic_encoding=provider.basic_encoding or "form",
+            parameters=provider.place,
+            pkce=provider.pkce is not False,
+            state_may_be_missing=provider.state == "optional",
+            encode_redirect_uri=provider.redirect_uri_encoding != "plain",
             authorization_params=MappingProxyType(dict(provider.authorization_params)),
             token_params=MappingProxyType(dict(provider.token_params)),
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,
-            default_lifetime_ms=_ms(_first(provider.default_lifetime, kind.default_lifetime)),
-            idle_limit_ms=_ms_or_none(_first(provider.idle_limit, kind.idle_limit)),
-            absolute_limit_ms=_ms_or_none(_first(provider.absolute_limit, kind.absolute_limit)),
-            dead_statuses=frozenset(_first(provider.dead_statuses, kind.dead_statuses)),
+            default_lifetime_ms=_ms(provider.default_lifetime or timedelta(hours=1)),
+            idle_limit_ms=_ms_or_none(provider.idle_limit),
+            absolute_limit_ms=_ms_or_none(provider.absolute_limit),
+            dead_statuses=frozenset(provider.dead_statuses or ()),
             window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
 

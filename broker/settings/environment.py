@@ -150,8 +150,17 @@ def model_of(kind: Any) -> type[BaseModel] | None:
 
 
 def table_of(kind: Any) -> Any:
-    """Return the annotation of the values of a table with free keys; None where *kind* is no such table."""
+    """Return the annotation of the values of a table with free keys; None where *kind* is no such table.
+
+    Of alternatives, the one that is a table counts.
+    """
+    if _is_union(kind):
+        return next((inner for part in get_args(kind) if (inner := table_of(part)) is not None), None)
     return get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in {Union, UnionType}
 
 
 def _is_list(kind: Any) -> bool:
@@ -164,6 +173,8 @@ def _parsed(value: str, kind: Any) -> Any:
     is_list = _is_list(kind)
     if model_of(kind) is None and table_of(kind) is None and not is_list:
         return value
+    if _is_union(kind) and not is_list and not value.startswith("{"):
+        return value  # a setting that is a word or a table
     if is_list and not value.startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from broker.errors import InvalidSettings
 from broker.settings.environment import Environment, model_of, table_of
+from broker.settings.findings import WORDS, lines_of, not_toml
 from broker.settings.schema import Settings
 
 if TYPE_CHECKING:
@@ -19,31 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.settings.environment import Keys
-
-_KEY = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_DOTTED = rf"{_KEY}(?:\s*\.\s*{_KEY})*"
-_HEADER = re.compile(rf"\s*\[\s*({_DOTTED})\s*\]")
-_PAIR = re.compile(rf"\s*({_DOTTED})\s*=")
-
-WORDS = (
-    {
-        "string_type": "must be text in quotes",
-        "path_type": "must be a path in quotes",
-        "literal_error": "must be {expected}",
-        "list_type": 'must be a list, such as ["…"]',
-        "dict_type": "must be a table",
-        "model_type": "must be a table",
-        "greater_than_equal": "must be {ge} or more",
-        "less_than_equal": "must be {le} or less",
-        "string_too_short": "must not be empty",
-        "too_short": "must not be empty",
-        "missing": "is missing",
-        "value_error": "{error}",
-    }
-    | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
-    | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
-)
-"""What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""
 
 
 def load(path: Path | None) -> Settings:
@@ -61,7 +36,7 @@ def load(path: Path | None) -> Settings:
     try:
         settings = Settings.model_validate({"_environment": environment})
     except ValidationError as error:
-        lines = _lines(text)
+        lines = lines_of(text)
         variables = environment.variables
         in_file = []
         for found in error.errors(include_url=False, include_input=False):
@@ -84,7 +59,7 @@ def origins(path: Path | None) -> Callable[..., str]:
         InvalidSettings: the file cannot be read, or is not TOML.
     """
     text, table = _read(path)
-    lines, variables = _lines(text), Environment(Settings, table).variables
+    lines, variables = lines_of(text), Environment(Settings, table).variables
     return lambda *keys: _where(str(path or "settings"), lines, variables, keys)[1]
 
 
@@ -107,43 +82,9 @@ def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings(f"{path}:{_not_toml(str(error), text)}") from None
+        raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
         raise InvalidSettings(f"{path}: is not TOML for settings: `token-broker init` prints an example") from None
-
-
-def _not_toml(error: str, text: str) -> str:
-    """Return `LINE: is not TOML …`, from tomllib's own words."""
-    at = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", error, re.DOTALL)
-    what, number, column = at.groups() if at else (error, None, None)
-    name = re.search(r"\('.*',?\)", what)  # tomllib writes [a.b] as ('a', 'b')
-    if name:
-        what = what.replace(name[0], "[" + ".".join(re.findall("'(.*?)'", name[0])) + "]")
-    hint = " (is a quote not closed?)" if "character '\\n'" in what else ""
-    where = (
-        f"{number}: is not TOML, column {column}" if number else f"{text.count(chr(10)) + 1}: is not TOML at its end"
-    )
-    return f"{where}: {what[:1].lower()}{what[1:]}{hint}"
-
-
-def _lines(text: str) -> dict[Keys, int]:
-    """Return the line number of every key and table header that begins a line."""
-    lines: dict[Keys, int] = {}
-    section: Keys = ()
-    for number, line in enumerate(text.split("\n"), 1):
-        if header := _HEADER.match(line):
-            path = section = _keys(header[1])
-        elif pair := _PAIR.match(line):
-            path = section + _keys(pair[1])
-        else:
-            continue
-        for end in range(1, len(path) + 1):
-            lines.setdefault(path[:end], number)
-    return lines
-
-
-def _keys(dotted: str) -> Keys:
-    return tuple(key.strip("\"'") for key in re.findall(_KEY, dotted))
 
 
 def _where(

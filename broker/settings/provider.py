@@ -1,26 +1,33 @@
 """The settings of one provider: an authorization server and the client registration of this broker there.
 
-Owns their schema, defaults and cross-checks. `providers.dialects` fills in what the kind of a provider supplies.
+Owns their schema and cross-checks. `catalogue` fills in what the kind of a provider supplies, `providers.dialects` the
+defaults where both are silent.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from broker.settings import catalogue
 from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Provider(Section):
     """An authorization server and this broker's client registration there.
 
-    The dialect of `kind` fills in what is not given.
+    The kind fills in what is not given.
     """
 
-    kind: Literal["cameramanager", "een-v3", "oauth2", "oidc"] = Field(
-        description="dialect of the authorization server; it supplies the endpoints and other defaults"
+    kind: str = Field(
+        description="kind of the authorization server, by its name in the catalogue (`token-broker providers`): it "
+        "supplies the endpoints and other settings"
     )
     client_id: str = Field(min_length=1, description="client identifier of this broker's registration")
     client_secret_file: Path | None = Field(default=None, description="file (mode 0600) with the client secret")
@@ -60,8 +67,10 @@ class Provider(Section):
         default=None,
         description="HTTP Basic with form-encoded client id and secret (RFC 6749 §2.3.1), or with both as they are",
     )
-    parameters: Literal["body", "query"] | None = Field(
-        default=None, description="part of the token request that carries its parameters"
+    parameters: Literal["body", "query"] | dict[str, str] | None = Field(
+        default=None,
+        description="part of the token request that carries its parameters; or a table of values that the kind asks "
+        'for, such as { shop = "acme" }',
     )
     pkce: bool | None = Field(default=None, description="send a code_challenge by S256 at login (RFC 7636)")
     state: Literal["required", "optional"] | None = Field(
@@ -72,6 +81,7 @@ class Provider(Section):
         default=None, description='plain: leave ":" and "/" of redirect_uri unencoded in the authorization URL'
     )
     scope_on_refresh: bool | None = Field(default=None, description="send scope with each refresh")
+    scope_on_exchange: bool | None = Field(default=None, description="send scope with the code exchange")
     authorization_params: dict[str, str] = Field(
         default={}, description="further parameters of the authorization URL; they replace none of the broker's own"
     )
@@ -99,6 +109,31 @@ class Provider(Section):
         default=None, description="HTTP statuses that mean a dead refresh token, whatever the error code"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return catalogue.fill_in(given, cls) if isinstance(given, dict) else given
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in catalogue.names():
+            raise ValueError(catalogue.unknown(kind))
+        return kind
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _of_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = catalogue.load(info.data["kind"]) if "kind" in info.data else None
+        if not isinstance(value, dict) and value not in (None, "body", "query"):
+            raise ValueError('must be "body" or "query", or a table of the values that the kind asks for')
+        if kind is None:
+            return None
+        filled = kind.filled(value)
+        replaced = [key for key, given in info.data.items() if key in filled and given != filled[key]]
+        _raise_at(kind.problems(value, replaced))
+        return value
+
     @field_validator("client_secret")
     @classmethod
     def _one_secret(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -109,15 +144,17 @@ class Provider(Section):
     @field_validator("token_endpoint")
     @classmethod
     def _needed_by_oauth2(cls, url: str | None, info: ValidationInfo) -> str | None:
-        if url is None and info.data.get("kind") == "oauth2":
-            raise ValueError('is missing: kind "oauth2" needs it (and authorization_endpoint, to log in)')
+        if url is None and _base(info) == "oauth2":
+            raise ValueError(f'is missing: kind "{info.data["kind"]}" needs it (and authorization_endpoint, to log in)')
         return url
 
     @field_validator("issuer")
     @classmethod
     def _needed_by_oidc(cls, url: str | None, info: ValidationInfo) -> str | None:
-        if url is None and info.data.get("kind") == "oidc":
-            raise ValueError('is missing: kind "oidc" needs it, exactly as the discovery document spells it')
+        if url is None and _base(info) == "oidc":
+            raise ValueError(
+                f'is missing: kind "{info.data["kind"]}" needs it, exactly as the discovery document spells it'
+            )
         return url
 
     @field_validator("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint", "logout_endpoint")
@@ -126,3 +163,31 @@ class Provider(Section):
         if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
             raise ValueError("uses plain HTTP beyond loopback: use https, or set allow_http = true for this provider")
         return url
+
+    @property
+    def place(self) -> Literal["body", "query"]:
+        """Return which part of a token request carries its parameters."""
+        # A refresh token does not belong in a URL, so "query", CameraManager's documented form, is a setting.
+        word = self.parameters
+        if word is None or isinstance(word, dict):
+            word = catalogue.load(self.kind).settings.get("parameters")
+        return "query" if word == "query" else "body"
+
+    @property
+    def discovery(self) -> bool:
+        """Return whether the issuer's discovery document says what the settings do not."""
+        return catalogue.load(self.kind).base == "oidc"
+
+
+def _base(info: ValidationInfo) -> str | None:
+    return catalogue.load(info.data["kind"]).base if "kind" in info.data else None
+
+
+def _raise_at(problems: Iterable[tuple[str, str]]) -> None:
+    """Raise an error at each of these keys of a table, with what is allowed there."""
+    errors = [
+        InitErrorDetails(type=PydanticCustomError("value_error", "{error}", {"error": words}), loc=(key,), input=None)
+        for key, words in problems
+    ]
+    if errors:
+        raise ValidationError.from_exception_data("parameters", errors)

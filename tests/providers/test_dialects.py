@@ -37,7 +37,8 @@ def test_een_v3() -> None:
     filled = dialect(kind="een-v3")
     assert filled.token_endpoint == "https://auth.eagleeyenetworks.com/oauth2/token"
     assert filled.revocation_endpoint == "https://auth.eagleeyenetworks.com/oauth2/revoke"
-    assert (filled.scope, filled.scope_on_refresh, filled.pkce) == ("vms.all", False, True)
+    assert (filled.scope, filled.scope_on_refresh, filled.scope_on_exchange) == ("vms.all", True, True)
+    assert filled.pkce
     assert (filled.encode_redirect_uri, filled.dead_statuses, filled.old_token) == (False, frozenset({401}), "dies")
     assert (filled.reuse_grace_ms, filled.default_lifetime_ms) == (0, 12 * 3_600_000)
     assert filled.window == (0.92, 0.96)
@@ -69,7 +70,8 @@ def test_every_field_can_be_set() -> None:
         pkce=False,
         state="optional",
         redirect_uri_encoding="percent",
-        scope_on_refresh=True,
+        scope_on_refresh=False,
+        scope_on_exchange=False,
         reuse_grace="forever",
         old_token="survives",
         default_lifetime="5m",
@@ -88,7 +90,8 @@ def test_every_field_can_be_set() -> None:
         True,
         True,
     )
-    assert (filled.scope_on_refresh, filled.reuse_grace_ms, filled.old_token) == (True, None, "survives")
+    assert (filled.scope_on_refresh, filled.reuse_grace_ms, filled.old_token) == (False, None, "survives")
+    assert not filled.scope_on_exchange
     assert (filled.default_lifetime_ms, filled.idle_limit_ms, filled.absolute_limit_ms) == (300_000, DAY, 2 * DAY)
     assert (filled.dead_statuses, filled.basic_encoding, filled.parameters) == (frozenset(), "plain", "query")
     assert filled.token_endpoint_auth_method == "client_secret_post"

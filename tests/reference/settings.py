@@ -13,10 +13,10 @@ from broker.cli.init import toml
 from broker.providers.dialects import Dialect
 from broker.settings import Provider, Settings
 from broker.settings.environment import ENV_PREFIX, model_of, table_of
-from broker.settings.values import choices, spelled
+from broker.settings.values import spelled
 from tests.reference.pages import code, table
 
-KINDS = choices(Provider.model_fields["kind"].annotation)
+KINDS = ("cameramanager", "een-v3", "oauth2", "oidc")
 NOTHING = "–"
 _TYPES = {"boolean": "true or false", "integer": "integer", "number": "number", "string": "text"}
 
@@ -106,6 +106,7 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "state": lambda dialect: "optional" if dialect.state_may_be_missing else "required",
     "redirect_uri_encoding": lambda dialect: "percent" if dialect.encode_redirect_uri else "plain",
     "scope_on_refresh": lambda dialect: dialect.scope_on_refresh,
+    "scope_on_exchange": lambda dialect: dialect.scope_on_exchange,
     "reuse_grace": lambda dialect: "forever" if dialect.reuse_grace_ms is None else _ms(dialect.reuse_grace_ms),
     "old_token": lambda dialect: dialect.old_token,
     "default_lifetime": lambda dialect: _ms(dialect.default_lifetime_ms),
@@ -124,11 +125,7 @@ def kinds() -> str:
         cells = [_value(filled(dialect)) for dialect in dialects.values()]
         if len(set(cells)) > 1 or key.endswith("_endpoint"):
             rows.append((code(key), *map(_found, [key] * len(cells), cells, dialects.values())))
-    exchange = ("no", "yes")
-    rows += [
-        ("scope at the code exchange", *(exchange[dialect.scope_on_exchange] for dialect in dialects.values())),
-        (code("refresh.window"), *(_value(dialect.window) for dialect in dialects.values())),
-    ]
+    rows.append((code("refresh.window"), *(_value(dialect.window) for dialect in dialects.values())))
     issuer = ["required" if "issuer" in _required(kind) else NOTHING for kind in KINDS]
     return table(("", *map(code, KINDS)), [(code("issuer"), *issuer), *rows])
 

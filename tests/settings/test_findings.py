@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.settings import catalogue
 from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
 
@@ -195,7 +196,7 @@ CASES = {
     ),
     "a kind that does not exist": (
         REDIS + ACME.replace('"oauth2"', '"oauth1"'),
-        "broker.toml:4: providers.acme.kind: must be 'cameramanager', 'een-v3', 'oauth2' or 'oidc'",
+        f"broker.toml:4: providers.acme.kind: {catalogue.unknown('oauth1')}",
     ),
     "two client secrets": (
         REDIS + ACME + 'client_secret = "PASSWORD"\nclient_secret_file = "x"\n',

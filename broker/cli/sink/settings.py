@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, Valida
 
 from broker.cli.formats import FileFormat
 from broker.errors import InvalidSettings
-from broker.settings.file import WORDS
+from broker.settings.findings import WORDS
 from broker.settings.values import Name, Section, matching
 
 
