@@ -68,6 +68,7 @@ class Meeting:
         """Have these grants refreshed now, all at once; their access tokens are old enough for another one."""
         self.emulator.age()
         await make_due(self.redis, "theirs", *grants)
+        await self.broker.ask("POST", f"/v1/grants/{grants[0]}/retry")  # wakes the lane, which looks every two seconds
 
     async def generations(self, *grants: str) -> list[int]:
         """Return the generations of these grants' tokens."""
