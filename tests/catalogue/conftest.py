@@ -68,7 +68,12 @@ class Meeting:
         """Have these grants refreshed now, all at once; their access tokens are old enough for another one."""
         self.emulator.age()
         await make_due(self.redis, "theirs", *grants)
-        await self.broker.ask("POST", f"/v1/grants/{grants[0]}/retry")  # wakes the lane, which looks every two seconds
+        await self._wake(grants[0])
+
+    async def _wake(self, grant: str) -> None:
+        """Have the lane look now who is due, which it does every two seconds."""
+        status, answer, _ = await self.broker.ask("POST", f"/v1/grants/{grant}/retry")
+        assert status == 202, answer
 
     async def generations(self, *grants: str) -> list[int]:
         """Return the generations of these grants' tokens."""
@@ -95,11 +100,12 @@ class Meeting:
     async def resume(self) -> None:
         """Have the provider asked again at once, as a person does when a busy minute is over."""
         status, answer, _ = await self.broker.ask("POST", "/v1/providers/theirs/retry")
-        assert status == 200, answer
+        assert status == 202, answer
 
-    async def end_pause(self) -> None:
-        """Let the provider's pause end now: its next probe follows by itself."""
-        await self.redis.hset("broker:{0}:provider:theirs", "not_before", "1")
+    async def end_pause(self, *grants: str) -> None:
+        """Let the provider's pause end now: the next probe is sent."""
+        await self.redis.hset("broker:{0}:provider:theirs", "not_before", "1")  # type: ignore[misc]
+        await self._wake(grants[0])
 
     async def suspended(self) -> str | None:
         """Return why the provider is suspended."""
@@ -117,11 +123,11 @@ def settings_of(demands: Demands, folder: Path | None = None) -> dict[str, Any]:
     A scope is set only where the kind brings none. *folder* holds the files of secret headers.
     """
     given = demands.given
-    settings: dict[str, Any] = {"kind": demands.kind, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    settings: dict[str, Any] = {"kind": demands.kind, "client_id": CLIENT_ID}
+    if "Authorization" not in given.headers:
+        settings["client_secret"] = CLIENT_SECRET
     if given.parameters:
         settings["parameters"] = given.parameters
-    if given.redirect_uri is not None:
-        settings["redirect_uri"] = given.redirect_uri
     if given.headers and folder is not None:
         settings["headers"] = {}
         for name, value in given.headers.items():

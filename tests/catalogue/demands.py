@@ -45,7 +45,6 @@ class Given(_Table):
     """Values of a template."""
     scope: str | None = None
     """What may be asked for, separated by blanks; set where the kind brings no scope of its own."""
-    redirect_uri: str | None = None
     headers: dict[str, str] = {}
     """Secrets that stand in a file each."""
 
@@ -54,7 +53,8 @@ class Client(_Table):
     """How a client authenticates at the token endpoint."""
 
     by: list[Literal["basic", "post", "key"]]
-    """`key`: the secret is the user name of HTTP Basic, there is no password, and nothing names the client."""
+    """`key`: the secret as a bearer token, or as the user name of HTTP Basic without a password; nothing names the
+    client."""
     id_name: str = "client_id"
     body: Literal["form", "json", "form or json", "form or query"] = "form"
     headers: dict[str, str] = {}

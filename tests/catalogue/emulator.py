@@ -221,16 +221,13 @@ class Emulator:
         if in_body:
             by = "post"
             ok = form.get(client.id_name) == self.client_id and form["client_secret"] == self.client_secret
+        elif "key" in client.by:
+            by = "key"
+            ok = self.client_secret == (_user_of(credentials)[0] if scheme == "Basic" else credentials)
+            _forbid(form, [client.id_name])
         else:
-            try:
-                user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-            except (binascii.Error, UnicodeDecodeError):
-                raise Refused("Authorization cannot be read", refusal) from None
-            by = "key" if "key" in client.by else "basic"
-            wanted = (self.client_secret, "") if by == "key" else (self.client_id, self.client_secret)
-            ok = scheme == "Basic" and (unquote_plus(user), unquote_plus(password)) == wanted
-            if by == "key" and client.id_name in form:
-                raise Refused("the client is named beside its key", self.demands.answers.wrong)
+            by = "basic"
+            ok = scheme == "Basic" and _user_of(credentials) == (self.client_id, self.client_secret)
         if by not in client.by:
             raise Refused(f"client authentication by {by} is not known here", refusal)
         if not ok:
@@ -390,6 +387,15 @@ def _require(given: Mapping[str, str], name: str, value: str) -> None:
 
 def _s256(verifier: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def _user_of(credentials: str) -> tuple[str, str]:
+    """Return user name and password of HTTP Basic (RFC 6749 §2.3.1)."""
+    try:
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return unquote_plus(user), unquote_plus(password)
 
 
 def _base64url(value: object) -> str:

@@ -111,7 +111,7 @@ async def test_wrong_secret(meet: Meet, demands: Demands) -> None:
         await until(here.suspended)
         assert await here.parked(*grants) == {}
         here.emulator.client_secret = secret
-        await here.end_pause()
+        await here.end_pause(*grants)
         await here.refreshed(before, *grants)
         assert await here.suspended() is None
 
