@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ class Meeting:
 
         await until(newer)
 
+    async def refused(self, *grants: str) -> None:
+        """Have these grants refreshed now, and wait until the provider has refused each."""
+        asked = len(self.emulator.refusals)
+        await self.fall_due(*grants)
+        await until(lambda: len(self.emulator.refusals) >= asked + len(grants))
+
+        async def recorded() -> bool:
+            return all((await self.state(grant))["state"] != "leased" for grant in grants)
+
+        await until(recorded)
+
     async def state(self, grant: str) -> dict[str, Any]:
         """Return a grant as the broker describes it."""
         return await self.broker.get(f"/v1/grants/{grant}")
@@ -104,7 +115,7 @@ class Meeting:
 
     async def end_pause(self, *grants: str) -> None:
         """Let the provider's pause end now: the next probe is sent."""
-        await self.redis.hset("broker:{0}:provider:theirs", "not_before", "1")  # type: ignore[misc]
+        await self.redis.hset("broker:{0}:provider:theirs", "not_before", "1")
         await self._wake(grants[0])
 
     async def suspended(self) -> str | None:
@@ -156,17 +167,15 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def trust(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
+def trust(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """The clients' side; the broker reads it where `SSL_CERT_FILE` points to."""
     authority.cert_pem.write_to_path(str(tmp_path / "bundle.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle.pem"))
-    yield ssl.create_default_context(cafile=str(tmp_path / "bundle.pem"))
+    return ssl.create_default_context(cafile=str(tmp_path / "bundle.pem"))
 
 
 @pytest.fixture
-def meet(
-    start_broker: StartBroker, redis: Redis, tls: ssl.SSLContext, trust: ssl.SSLContext, tmp_path: Path
-) -> Meet:
+def meet(start_broker: StartBroker, redis: Redis, tls: ssl.SSLContext, trust: ssl.SSLContext, tmp_path: Path) -> Meet:
     """Return how a broker meets a kind's emulator: with nothing set but what a person must set."""
 
     @contextlib.asynccontextmanager

@@ -186,7 +186,8 @@ class Demands(_Table):
     def urls(self) -> set[str]:
         """Every URL that is asked."""
         at = self.at
-        return {url for url in (at.authorize, at.token, at.refresh, at.account, at.issuer) if url} | {*at.same_as_token}
+        asked = (at.authorize, at.token, at.refresh, at.account, at.issuer, *at.same_as_token)
+        return {url for url in asked if url is not None}
 
 
 @functools.cache

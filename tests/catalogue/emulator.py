@@ -261,7 +261,7 @@ class Emulator:
             raise Refused("redirect_uri is not the login's", self.dead)
         grant = next((one for one in self.grants if presented and presented in {one.refresh, *one.spent}), None)
         if grant is None or grant.dead is not None:
-            raise Refused("the refresh token is dead", _with_token(grant and grant.dead or self.dead, presented))
+            raise Refused("the refresh token is dead", _with_token((grant and grant.dead) or self.dead, presented))
         if presented in grant.spent:
             self._reuse(grant, presented)
         left = grant.access_ends - time.time()

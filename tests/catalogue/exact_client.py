@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -158,16 +158,15 @@ def departures(demands: Demands) -> Iterator[Departure]:
         yield Departure(f"no header {name}", headers={name: None})
         if value != "*":
             yield Departure(f"a wrong header {name}", headers={name: "wrong"})
-    for part in ("exchange", "refresh"):
-        demanded = getattr(demands, part)
+    for part, demanded in (("exchange", demands.exchange), ("refresh", demands.refresh)):
         for name in demanded.needs:
-            yield replace(Departure(f"{part} without {name}"), **{part: {name: None}})
-            yield replace(Departure(f"{part} with a wrong {name}"), **{part: {name: "wrong"}})
+            yield _departure(part, f"without {name}", {name: None})
+            yield _departure(part, f"with a wrong {name}", {name: "wrong"})
         for name in demanded.refuses:
-            yield replace(Departure(f"{part} with {name}"), **{part: {name: "there"}})
+            yield _departure(part, f"with {name}", {name: "there"})
         if demanded.redirect_uri == "needed":
-            yield replace(Departure(f"{part} without redirect_uri"), **{part: {"redirect_uri": None}})
-        yield replace(Departure(f"{part} with another redirect_uri"), **{part: {"redirect_uri": "https://evil.example/"}})
+            yield _departure(part, "without redirect_uri", {"redirect_uri": None})
+        yield _departure(part, "with another redirect_uri", {"redirect_uri": "https://evil.example/"})
     for name in demands.exchange.offline:
         yield Departure(f"exchange without {name}", exchange={name: None})
     if demands.login.pkce in {"demanded", "checked"}:
@@ -176,6 +175,12 @@ def departures(demands: Demands) -> Iterator[Departure]:
     yield Departure("a made-up code", exchange={"code": "made-up"})
     if demands.at.refresh is not None:
         yield Departure("refreshes at the token endpoint", refresh_at=demands.at.token)
+
+
+def _departure(part: str, name: str, changed: dict[str, str | None]) -> Departure:
+    """Return a departure in the parameters of "exchange" or "refresh"."""
+    exchange, refresh = (changed, {}) if part == "exchange" else ({}, changed)
+    return Departure(f"{part} {name}", exchange=exchange, refresh=refresh)
 
 
 def _from_the_login(demands: Demands) -> Iterator[Departure]:

@@ -11,6 +11,7 @@ import json
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -52,11 +53,8 @@ def resolving(names: set[str], port: int) -> Iterator[None]:
             return real(host, asked, *args, **options)
         raise socket.gaierror(socket.EAI_NONAME, "no such host in this test")
 
-    socket.getaddrinfo = getaddrinfo
-    try:
+    with mock.patch.object(socket, "getaddrinfo", getaddrinfo):
         yield
-    finally:
-        socket.getaddrinfo = real
 
 
 class Provider:
