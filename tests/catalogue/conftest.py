@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import trustme
 from redis.asyncio import Redis
@@ -95,7 +94,7 @@ class Meeting:
         await until(lambda: len(self.emulator.refusals) >= asked + len(grants))
 
         async def recorded() -> bool:
-            return all((await self.state(grant))["state"] != "leased" for grant in grants)
+            return "leased" not in [(await self.state(grant))["state"] for grant in grants]
 
         await until(recorded)
 

@@ -7,8 +7,6 @@ hosts. What an emulator refuses is shown by test_emulator.py.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
 import pytest
 
 from broker.settings import catalogue
@@ -16,9 +14,6 @@ from tests.catalogue.conftest import Meet, Meeting, dialect_of, settings_of
 from tests.catalogue.demands import Demands, all_demands
 from tests.steps import stored_refresh_token
 from tests.waiting import until
-
-if TYPE_CHECKING:
-    from broker.providers.dialects import Dialect
 
 each_kind = pytest.mark.parametrize("demands", [pytest.param(one, id=kind) for kind, one in all_demands().items()])
 ALIKE = 5
