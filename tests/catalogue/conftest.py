@@ -63,11 +63,14 @@ class Meeting:
         async with self.broker.session.get(here, headers={"Cookie": cookie}) as answer:
             return await answer.text()
 
-    async def fall_due(self, *grants: str) -> None:
-        """Have these grants refreshed now, all at once; their access tokens are old enough for another one."""
+    async def fall_due(self, *grants: str, beside: str | None = None) -> None:
+        """Have these grants refreshed now, all at once; their access tokens are old enough for another one.
+
+        A grant *beside* them that is refreshed too spares them a retry by a person, after which refusals count anew.
+        """
         self.emulator.age()
         await make_due(self.redis, "theirs", *grants)
-        await self._wake(grants[0])
+        await self._wake(beside or grants[0])
 
     async def _wake(self, grant: str) -> None:
         """Have the lane look now who is due, which it does every two seconds."""
@@ -87,10 +90,10 @@ class Meeting:
 
         await until(newer)
 
-    async def refused(self, *grants: str) -> None:
+    async def refused(self, *grants: str, beside: str | None = None) -> None:
         """Have these grants refreshed now, and wait until the provider has refused each."""
         asked = len(self.emulator.refusals)
-        await self.fall_due(*grants)
+        await self.fall_due(*grants, beside=beside)
         await until(lambda: len(self.emulator.refusals) >= asked + len(grants))
 
         async def recorded() -> bool:

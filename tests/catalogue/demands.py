@@ -128,7 +128,10 @@ class Reply(_Table):
 
 
 class Answers(_Table):
-    """Bodies: `%AT%`, `%RT%`, `%IDT%` are the tokens, `%LEFT%` and `%END%`, `%END_ISO%` the access token's life, `%NOW%` the time."""
+    """Bodies: `%AT%`, `%RT%`, `%IDT%` are the tokens, `%LEFT%`, `%END%`, `%END_ISO%` the access token's life.
+
+    `%NOW%` is the time.
+    """
 
     login: str
     refresh: str | None = None

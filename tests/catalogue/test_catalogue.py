@@ -7,6 +7,7 @@ hosts. What an emulator refuses is shown by test_emulator.py.
 from __future__ import annotations
 
 import time
+
 import pytest
 
 from broker.settings import catalogue
@@ -66,7 +67,7 @@ async def test_dead_grants(meet: Meet, demands: Demands) -> None:
             before = await here.generations("live")
             await here.fall_due("live")
             await here.refreshed(before, "live")
-            await here.refused(*({*dead} - {*await here.parked(*dead)}))
+            await here.refused(*({*dead} - {*await here.parked(*dead)}), beside="live")
         assert await here.parked(*dead, "live") == dict.fromkeys(dead, "reauthorization_required")
         assert await here.suspended() is None
         named = {event["grant_id"] for event in here.broker.events("grant.parked")}
