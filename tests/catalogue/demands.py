@@ -114,6 +114,9 @@ class Tokens(_Table):
     """Where more of the access token's life is left than this, a refresh gives it back."""
     earliest: int | None = None
     """A refresh is refused, as a busy server would, while more of the access token's life is left than this."""
+    at_most_every: int | None = None
+    """Refreshes that come sooner one after another are throttled; longer than the access token lives, of whose end
+    nobody asks there."""
     ends: int | None = None
     """Seconds after which a person must log in again, as far as the provider says so or the answer does."""
 

@@ -44,7 +44,9 @@ async def assert_as_described(here: Meeting, grant: str) -> None:
     demands = here.emulator.demands
     state, token = await here.state(grant), await here.broker.token(grant)
     life = state["expires_at"] - state["issued_at"]
-    if not demands.tokens.default_lifetime:
+    if demands.tokens.at_most_every is not None:
+        assert state["refresh_at"] - state["issued_at"] >= demands.tokens.at_most_every
+    elif not demands.tokens.default_lifetime:
         assert life == pytest.approx(demands.tokens.lifetime, abs=ALIKE)
     if demands.tokens.earliest is not None:
         assert state["refresh_at"] >= state["expires_at"] - demands.tokens.earliest
