@@ -30,6 +30,10 @@ class Endpoints(_Table):
     """Where a refresh goes, if not to `token`."""
     account: str | None = None
     """Where the account is asked for, with the access token."""
+    revoke: str | None = None
+    """Where a logout revokes the refresh token (RFC 7009)."""
+    logout: str | None = None
+    """Where DELETE with the access token logs out."""
     issuer: str | None = None
     """Whose discovery document names the first two."""
     issuer_in_document: str | None = None
@@ -192,7 +196,7 @@ class Demands(_Table):
     def urls(self) -> set[str]:
         """Every URL that is asked."""
         at = self.at
-        asked = (at.authorize, at.token, at.refresh, at.account, at.issuer, *at.same_as_token)
+        asked = (at.authorize, at.token, at.refresh, at.account, at.revoke, at.logout, at.issuer, *at.same_as_token)
         return {url for url in asked if url is not None}
 
 

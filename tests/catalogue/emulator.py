@@ -7,7 +7,6 @@ TLS. Knows nothing of the broker, and of the catalogue that it ships.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import secrets
@@ -16,38 +15,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_plus, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from tests.catalogue.asked import FORM, Asked, Refused, authenticate, forbid, once, read_form, require
 from tests.catalogue.demands import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tests.catalogue.demands import Demands, TokenRequest
-
-FORM = "application/x-www-form-urlencoded"
-
-
-class Refused(Exception):
-    """A request that the provider does not accept: why, and what it answers."""
-
-    def __init__(self, why: str, reply: Reply | None = None) -> None:
-        super().__init__(why)
-        self.reply = reply
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request to the token endpoint."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    def header(self, name: str) -> str:
-        """Return a header's value, "" without it."""
-        return {key.lower(): value for key, value in self.headers.items()}.get(name.lower(), "")
 
 
 @dataclass(slots=True)
@@ -107,13 +83,13 @@ class Emulator:
         """
         login = self.demands.login
         query = urlsplit(url).query
-        given = _once(parse_qsl(query, keep_blank_values=True))
+        given = once(parse_qsl(query, keep_blank_values=True))
         if given.get(self.demands.client.id_name) != self.client_id:
             raise Refused(f"{self.demands.client.id_name} does not name the client")
         self._redirect_uri(query, given.get("redirect_uri"))
         for name, value in {"response_type": "code", **login.needs}.items():
-            _require(given, name, value)
-        _forbid(given, login.refuses)
+            require(given, name, value)
+        forbid(given, login.refuses)
         words = self._scope(given)
         challenge = self._challenge(given)
         offline = all(given.get(name) == value for name, value in login.offline.items()) and (
@@ -186,8 +162,8 @@ class Emulator:
         for name, value in self.demands.client.headers.items():
             if not (came := asked.header(name)) or value not in {"*", came}:
                 raise Refused(f"header {name} is missing or wrong")
-        form = self._form(asked)
-        self._authenticate(asked, form)
+        form = read_form(asked, self.demands)
+        authenticate(asked, form, self.demands, self.client_id, self.client_secret)
         here = asked.url.partition("?")[0]
         tokens = {at.token, *at.same_as_token}
         match form.get("grant_type"):
@@ -197,41 +173,6 @@ class Emulator:
                 return "refresh", self._refresh(form)
             case other:
                 raise Refused(f"grant_type {other} is not known here")
-
-    def _form(self, asked: Asked) -> dict[str, str]:
-        wanted, sent = self.demands.client.body, asked.header("Content-Type").partition(";")[0]
-        if wanted == "json" or (wanted == "form or json" and sent == "application/json"):
-            if sent != "application/json":
-                raise Refused("the body is not JSON")
-            form = json.loads(asked.body)
-            return {name: str(value) for name, value in form.items()}
-        if sent != FORM:
-            raise Refused("the body is not a form")
-        pairs = parse_qsl(asked.body.decode(), keep_blank_values=True)
-        if wanted == "form or query":
-            pairs += parse_qsl(urlsplit(asked.url).query, keep_blank_values=True)
-        return _once(pairs)
-
-    def _authenticate(self, asked: Asked, form: Mapping[str, str]) -> None:
-        client, refusal = self.demands.client, self.demands.answers.secret
-        scheme, _, credentials = asked.header("Authorization").partition(" ")
-        in_body = "client_secret" in form
-        if bool(credentials) == in_body:
-            raise Refused("not exactly one way of authenticating", refusal)
-        if in_body:
-            by = "post"
-            ok = form.get(client.id_name) == self.client_id and form["client_secret"] == self.client_secret
-        elif "key" in client.by:
-            by = "key"
-            ok = self.client_secret == (_user_of(credentials)[0] if scheme == "Basic" else credentials)
-            _forbid(form, [client.id_name])
-        else:
-            by = "basic"
-            ok = scheme == "Basic" and _user_of(credentials) == (self.client_id, self.client_secret)
-        if by not in client.by:
-            raise Refused(f"client authentication by {by} is not known here", refusal)
-        if not ok:
-            raise Refused("client id or secret is wrong", refusal)
 
     def _exchange(self, form: Mapping[str, str]) -> str:
         demands = self.demands
@@ -289,8 +230,8 @@ class Emulator:
 
     def _check(self, form: Mapping[str, str], demanded: TokenRequest) -> None:
         for name, value in demanded.needs.items():
-            _require(form, name, value)
-        _forbid(form, demanded.refuses)
+            require(form, name, value)
+        forbid(form, demanded.refuses)
 
     def _issue(self, grant: Grant) -> None:
         grant.access = f"at-{secrets.token_urlsafe(24)}"
@@ -338,6 +279,27 @@ class Emulator:
             return Reply(status=401, body='{"error":"invalid_token"}')
         return Reply(status=200, body=self.demands.account.answer)
 
+    def revoke(self, asked: Asked) -> Reply:
+        """Answer a logout by RFC 7009."""
+        try:
+            form = read_form(asked, self.demands)
+            authenticate(asked, form, self.demands, self.client_id, self.client_secret)
+            require(form, "token", "*")
+        except Refused as refused:
+            self.refusals.append(str(refused))
+            return refused.reply or self.demands.answers.wrong
+        return self._end(form["token"])
+
+    def log_out(self, authorization: str) -> Reply:
+        """Answer a logout by DELETE with the access token."""
+        return self._end(authorization.partition(" ")[2])
+
+    def _end(self, token: str) -> Reply:
+        for grant in self.grants:
+            if token in {grant.access, grant.refresh}:
+                grant.dead = self.dead
+        return Reply(status=200)
+
     def discovery(self) -> dict[str, Any]:
         """Return the discovery document (OpenID Connect Discovery §3)."""
         methods = {"basic": "client_secret_basic", "post": "client_secret_post", "key": "client_secret_basic"}
@@ -346,6 +308,7 @@ class Emulator:
             "authorization_endpoint": self.demands.at.authorize,
             "token_endpoint": self.demands.at.token,
             "jwks_uri": f"{self.demands.at.issuer}/jwks",
+            **({"revocation_endpoint": self.demands.at.revoke} if self.demands.at.revoke else {}),
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256"],
@@ -373,29 +336,8 @@ class Emulator:
         return {self.client_secret} | (tokens - {""})
 
 
-def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        raise Refused("a parameter comes twice")
-    return given
-
-
-def _require(given: Mapping[str, str], name: str, value: str) -> None:
-    if not given.get(name) or value not in {"*", given[name]}:
-        raise Refused(f"{name} is missing or wrong")
-
-
 def _s256(verifier: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-
-
-def _user_of(credentials: str) -> tuple[str, str]:
-    """Return user name and password of HTTP Basic (RFC 6749 §2.3.1)."""
-    try:
-        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return unquote_plus(user), unquote_plus(password)
 
 
 def _base64url(value: object) -> str:
@@ -407,12 +349,6 @@ def _without_refresh_token(body: Any) -> Any:
     if not isinstance(body, dict):
         return body
     return {key: _without_refresh_token(value) for key, value in body.items() if "refresh_" not in key}
-
-
-def _forbid(given: Mapping[str, str], names: list[str]) -> None:
-    for name in names:
-        if name in given:
-            raise Refused(f"{name} is not known here")
 
 
 def _with_token(reply: Reply, presented: str) -> Reply:

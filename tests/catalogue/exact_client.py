@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from tests.catalogue.emulator import FORM, Asked, Emulator
+from tests.catalogue.asked import FORM, Asked
+from tests.catalogue.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from tests.catalogue.emulator import Asked, Refused
+from tests.catalogue.asked import Asked, Refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -75,6 +75,11 @@ class Provider:
             case here if here in {at.token, at.refresh, *at.same_as_token}:
                 asked = Asked(request.method, url, request.headers, await request.read())
                 return _response(self.emulator.token(asked))
+            case at.revoke:
+                asked = Asked(request.method, url, request.headers, await request.read())
+                return _response(self.emulator.revoke(asked))
+            case at.logout if request.method == "DELETE":
+                return _response(self.emulator.log_out(request.headers.get("Authorization", "")))
             case at.account:
                 return _response(self.emulator.account(request.headers.get("Authorization", "")))
             case here if at.issuer is not None and here == at.issuer.rstrip("/") + DISCOVERY:

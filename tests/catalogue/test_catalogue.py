@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from broker.providers import authorization_url
 from broker.settings import catalogue
 from tests.catalogue.conftest import Meet, Meeting, dialect_of, settings_of
 from tests.catalogue.demands import Demands, all_demands
+from tests.catalogue.exact_client import CALLBACK, emulator_of
 from tests.steps import stored_refresh_token
 from tests.waiting import until
 
@@ -22,8 +24,8 @@ ALIKE = 5
 
 
 @each_kind
-async def test_login_and_two_refreshes(meet: Meet, demands: Demands) -> None:
-    """A login and two refreshes succeed without one refusal; lifetimes, members and the account are as they are."""
+async def test_login_two_refreshes_and_logout(meet: Meet, demands: Demands) -> None:
+    """All succeed without one refusal; lifetimes, members and the account are as the provider says them."""
     async with meet(demands) as here:
         await here.log_in("g1")
         (granted,) = here.emulator.grants
@@ -36,7 +38,15 @@ async def test_login_and_two_refreshes(meet: Meet, demands: Demands) -> None:
         assert await stored_refresh_token(here.broker, "g1") == granted.refresh
         assert (await here.broker.token("g1"))["access_token"] == granted.access
         assert here.emulator.requests == {"exchange": 1, "refresh": 2}
+        _, logged_out, _ = await here.broker.ask("DELETE", "/v1/grants/g1")
+        assert (logged_out["revoked"], granted.dead is not None) == (knows_logout(demands),) * 2, logged_out
         assert (here.emulator.refusals, here.provider.strays, here.emulator.reuse) == ([], [], 0)
+
+
+def knows_logout(demands: Demands) -> bool:
+    """Return whether the kind knows where to log out; with discovery it knows what the provider knows."""
+    dialect = dialect_of(settings_of(demands))
+    return bool(dialect.revocation_endpoint or dialect.logout_endpoint or (dialect.discovery and demands.at.revoke))
 
 
 async def assert_as_described(here: Meeting, grant: str) -> None:
@@ -54,6 +64,9 @@ async def assert_as_described(here: Meeting, grant: str) -> None:
         assert state["reauthorize_by"] is not None
         assert state["reauthorize_by"] - time.time() <= demands.tokens.ends + ALIKE
     assert {name for name in demands.kept if name not in token} == set()
+    if demands.account is not None:
+        assert state["account"] is not None
+        assert state["account"]["id"] in demands.account.ids
 
 
 @each_kind
@@ -108,6 +121,23 @@ async def test_wrong_secret(meet: Meet, demands: Demands) -> None:
         await here.end_pause(*grants)
         await here.refreshed(before, *grants)
         assert await here.suspended() is None
+
+
+@each_kind
+def test_scope_of_several_words(demands: Demands) -> None:
+    """A scope of several words, written with blanks, goes to the provider as it separates them."""
+    if demands.given.scope is None:
+        return
+    dialect = dialect_of({**settings_of(demands), "scope": demands.given.scope})
+    emulator = emulator_of(demands)
+    url = authorization_url(
+        dialect,
+        demands.at.authorize,
+        redirect_uri=dialect.redirect_uri or CALLBACK,
+        state="a-state",
+        code_challenge="a-challenge" if dialect.pkce else None,
+    )
+    assert emulator.authorize(url).startswith(CALLBACK)
 
 
 @each_kind

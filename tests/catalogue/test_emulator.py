@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.catalogue.asked import Refused
 from tests.catalogue.demands import Demands, all_demands
-from tests.catalogue.emulator import Refused
 from tests.catalogue.exact_client import Departure, ExactClient, departures, emulator_of
 
 each_kind = pytest.mark.parametrize("demands", [pytest.param(one, id=kind) for kind, one in all_demands().items()])
