@@ -10,7 +10,7 @@ from aiohttp import web
 
 from broker.api.context import CONTEXT
 from broker.api.requests import BODY_LIMIT
-from broker.api.responses import close_if_stopping, misdirected_response, response_to_error
+from broker.api.responses import finish, misdirected_response, response_to_error
 from broker.api.routes import (
     attempts,
     authorization,
@@ -85,8 +85,9 @@ def find_read(method: str, path: str) -> ReadHandler | None:
 @web.middleware
 async def _check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse a request whose `Host` is not served here."""
-    if not request.app[CONTEXT].hosts.is_served(request):
-        return misdirected_response()
+    context = request.app[CONTEXT]
+    if not context.hosts.is_served(request):
+        return finish(context, misdirected_response())
     return await handler(request)
 
 
@@ -98,7 +99,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         response = response_to_error(error, request.method, _route(request))
         if request.writer.output_size > 0 and request.transport is not None:
             request.transport.abort()  # a streamed response has begun, so no other one can follow
-    return close_if_stopping(request.app[CONTEXT], response)
+    return finish(request.app[CONTEXT], response)
 
 
 def _route(request: web.Request) -> str:

@@ -12,7 +12,6 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http import SERVER_SOFTWARE
 
 from broker.token_answer import token_answer, usable_ms
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 SCOPE = "grant:"
 """Precedes the grant id in the `scope` of a client credentials request (RFC 6749 §4.4.2)."""
+COMMON_HEADERS = {"Server": "token-broker", "X-Content-Type-Options": "nosniff"}
+"""Headers of every response: the server without its version, and no guessing of media types (WHATWG Fetch §3.5)."""
 _SKEW = 10
 """Seconds by which `expires_in` is shortened for OAuth clients: some use a token to its last second by their clock."""
 _MAX_ENTRIES = 1024
@@ -116,7 +117,7 @@ class RawResponse(web.StreamResponse):
         if content.body is not None:
             self.headers["Content-Length"] = str(len(content.body))
         self.headers["Date"] = formatdate(usegmt=True)
-        self.headers["Server"] = SERVER_SOFTWARE
+        self.headers.update(COMMON_HEADERS)
         lines = [f"{name}: {value}" for name, value in self.headers.items()]
         if any(map(_CONTROL_CODE.search, lines)):
             raise ValueError("a header with a control code")

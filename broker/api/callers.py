@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from aiohttp import hdrs
 from multidict import istr
 
-from broker.errors import InvalidSettings, NotAllowed, UnknownKey
+from broker.errors import InvalidRequest, InvalidSettings, NotAllowed, UnknownKey
 from broker.process.data_dir import secret_file, write_private
 from broker.secret import key_digest, new_caller_key
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from multidict import MultiMapping
+
     from broker.settings import Caller as CallerSettings
 
 BROKER_KEY = istr("X-Broker-Key")
+MIN_KEY = 32
+"""Characters. Keys are compared by their SHA-256: a short one can be guessed from that."""
 Right = Literal["read", "refresh", "admin"]
+_NEW_KEY = "`token-broker caller new NAME` makes a key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +114,14 @@ class Callers:
         """Take over another set of callers: what a reload of the settings gave."""
         self._by_digest, self.known_requests = other._by_digest, other.known_requests
 
-    def authenticate(self, headers: Mapping[str, str]) -> Caller:
+    def authenticate(self, headers: MultiMapping[str]) -> Caller:
         """Return the caller of a request with these *headers*.
 
         Raises:
+            InvalidRequest: a header with a key is there twice.
             UnknownKey: there is no key, or no caller has it.
         """
-        return self.identify(headers.get(hdrs.AUTHORIZATION), headers.get(BROKER_KEY))
+        return self.identify(single(headers, hdrs.AUTHORIZATION), single(headers, BROKER_KEY))
 
     def find_by_digest(self, digest: str) -> Caller | None:
         """Return the caller whose key has this digest; None where no caller has it any more."""
@@ -143,7 +149,21 @@ class Callers:
             raise UnknownKey(
                 "unknown key: make one with `token-broker caller new NAME`; behind a proxy send it as X-Broker-Key"
             )
+        if len(key.strip()) < MIN_KEY:
+            raise UnknownKey(f"the key of {caller.name!r} is shorter than {MIN_KEY} characters: {_NEW_KEY}")
         return caller
+
+
+def single(headers: MultiMapping[str], name: str) -> str | None:
+    """Return the value of a header that may be there once (RFC 9110 §5.3); None where it is missing.
+
+    Raises:
+        InvalidRequest: it is there twice: a proxy before the broker may look at another one of them than the broker.
+    """
+    values = headers.getall(name, ())
+    if len(values) > 1:
+        raise InvalidRequest(f"{name} is sent {len(values)} times: send one")
+    return values[0] if values else None
 
 
 def split_authorization(authorization: str) -> tuple[str, str]:
@@ -155,4 +175,7 @@ def split_authorization(authorization: str) -> tuple[str, str]:
 def _read_key(where: str, path: Path | None) -> str:
     if path is None:
         raise InvalidSettings(f"{where}: is missing: set key_sha256 or key_file")
-    return secret_file(where, path, "`token-broker caller new NAME` makes a key").strip()
+    key = secret_file(where, path, _NEW_KEY).strip()
+    if len(key) < MIN_KEY:
+        raise InvalidSettings(f"{where}: the key in {path} is shorter than {MIN_KEY} characters: {_NEW_KEY}")
+    return key

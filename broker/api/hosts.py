@@ -27,7 +27,9 @@ class Hosts:
 
     def is_served(self, request: web.BaseRequest) -> bool:
         """Return whether a request with this `Host` is served on the listener that it came to."""
-        if _name(request.headers.get(hdrs.HOST, "")) in self._names:
+        host = request.headers.get(hdrs.HOST)
+        # A browser always sends its Host; probes that speak HTTP/1.0 send none.
+        if host is None or _name(host) in self._names:
             return True
         transport = request.transport
         here = transport.get_extra_info("sockname") if transport else None

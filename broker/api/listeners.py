@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +40,10 @@ async def listening(context: Context) -> AsyncIterator[list[str]]:
     whole.on_shutdown.append(context.reader.stop_waiting)
     async with AsyncExitStack() as stack:
         runner = await _set_up(stack, Runner(whole, context, find_read))
-        bound = await _start(runner, http.listen, "http.listen", http)
+        bound = await _start(stack, runner, http.listen, "http.listen", http)
         if http.public_listen:
             public_runner = await _set_up(stack, Runner(public, context))
-            bound += await _start(public_runner, http.public_listen, "http.public_listen", http)
+            bound += await _start(stack, public_runner, http.public_listen, "http.public_listen", http)
         context.connections.start()
         stack.callback(context.connections.stop)
         yield bound
@@ -53,13 +55,15 @@ async def _set_up(stack: AsyncExitStack, runner: Runner) -> Runner:
     return runner
 
 
-async def _start(runner: Runner, addresses: Sequence[str], key: str, http: Http) -> list[str]:
+async def _start(stack: AsyncExitStack, runner: Runner, addresses: Sequence[str], key: str, http: Http) -> list[str]:
     for address in addresses:
         try:
             if address.startswith("unix:"):
                 path = address.removeprefix("unix:")
+                await _require_free(path)
                 await web.UnixSite(runner, path, backlog=_BACKLOG).start()
-                _set_mode(path, http.socket_mode)
+                inode = await asyncio.to_thread(_set_mode, path, http.socket_mode)
+                stack.push_async_callback(asyncio.to_thread, _remove, path, inode)
             else:
                 host, _, port = address.rpartition(":")
                 await web.TCPSite(
@@ -72,8 +76,29 @@ async def _start(runner: Runner, addresses: Sequence[str], key: str, http: Http)
     return [_as_url(name) for name in runner.addresses]
 
 
-def _set_mode(path: str, octal: str) -> None:
+async def _require_free(path: str) -> None:
+    """Require that nobody listens on a Unix socket: asyncio replaces the file of a living server as that of a dead one.
+
+    Raises:
+        OSError: a server answers there.
+    """
+    with suppress(FileNotFoundError, ConnectionRefusedError):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _remove(path: str, inode: int) -> None:
+    """Remove the file of a socket, unless it is another server's by now."""
+    with suppress(OSError):
+        if Path(path).stat().st_ino == inode:
+            Path(path).unlink()
+
+
+def _set_mode(path: str, octal: str) -> int:
+    """Set the mode of a socket's file, and return its inode."""
     Path(path).chmod(int(octal, 8))
+    return Path(path).stat().st_ino
 
 
 def _reason(error: OSError | UnicodeError) -> str:

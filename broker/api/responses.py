@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from broker import errors
-from broker.api.cached_responses import RawResponse
+from broker.api.cached_responses import COMMON_HEADERS, RawResponse
 from broker.api.requests import BODY_LIMIT
 from broker.login.login import LoginRefused
 
@@ -122,9 +122,15 @@ def response_to_error(error: Exception, method: str, route: str) -> web.Response
             return error_response(500, "server_error", "token-broker has a bug: see request.failed in its log")
 
 
-def close_if_stopping(context: Context, response: web.StreamResponse) -> web.StreamResponse:
-    """Return the response; while the broker stops, it closes its connection and says so (`Connection: close`)."""
+def finish(context: Context, response: web.StreamResponse) -> web.StreamResponse:
+    """Return the response with the headers of all responses, which a `RawResponse` has already.
+
+    While the broker stops, the response closes its connection and says so (`Connection: close`).
+    """
+    if context.health.stopping and isinstance(response, RawResponse):
+        response = response.content.to_response()
+    if not isinstance(response, RawResponse):
+        response.headers.update(COMMON_HEADERS)
     if context.health.stopping:
-        response = response.content.to_response() if isinstance(response, RawResponse) else response
         response.force_close()
     return response

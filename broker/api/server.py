@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
 
+from broker.api.cached_responses import COMMON_HEADERS
 from broker.api.requests import BODY_LIMIT
 from broker.api.responses import (
     UNREADABLE_BODY,
-    close_if_stopping,
     error_response,
+    finish,
     misdirected_response,
     response_to_error,
 )
@@ -89,6 +90,7 @@ class Protocol(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("a response has begun: the connection is closed")
         response = error_response(400, "invalid_request", _parse_error_text(exc))
+        response.headers.update(COMMON_HEADERS)
         response.force_close()
         return response
 
@@ -159,13 +161,13 @@ class DirectReads:
         if not isinstance(request, ReadRequest):
             return await self._handle_other(request)
         if not self._context.hosts.is_served(request):
-            return misdirected_response()
+            return finish(self._context, misdirected_response())
         self._context.read_activity.note()
         try:
             response = await request.read_handler(self._context, request)
         except Exception as error:  # noqa: BLE001 - every error has a response
             response = response_to_error(error, request.method, "read")
-        return close_if_stopping(self._context, response)
+        return finish(self._context, response)
 
 
 class Runner(web.AppRunner):

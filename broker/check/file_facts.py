@@ -56,8 +56,8 @@ def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
         yield "redis.password_file", settings.redis.password_file
     yield "sealing.keys_file", settings.sealing.keys_file or settings.data_dir / "sealing.keys"
     for name, provider in settings.providers.items():
-        if provider.client_secret_file is not None:
-            yield f"providers.{name}.client_secret_file", provider.client_secret_file
+        for key, path in provider.secret_files.items():
+            yield f"providers.{name}.{key}", path
     for name, caller in settings.callers.items():
         if caller.key_file is not None:
             yield f"callers.{name}.key_file", caller.key_file
@@ -114,9 +114,11 @@ def find_problems(settings: Settings) -> list[str]:
     if settings.callers:
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
     for name, provider in settings.providers.items():
-        if (path := provider.client_secret_file) is not None:
-            key = f"providers.{name}.client_secret_file"
-            attempt(partial(private.secret_file, key, path, "write the client secret into it"))
+        for key, path in provider.secret_files.items():
+            cure = (
+                "write the client secret into it" if key == "client_secret_file" else "write the header's value into it"
+            )
+            attempt(partial(private.secret_file, f"providers.{name}.{key}", path, cure))
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from broker.check.finding import Finding
+from broker.providers.consent import FIXED as FIXED_AT_LOGIN
+from broker.providers.request_form import FIXED as FIXED_AT_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from broker.settings import Provider, Settings
 
     Where = Callable[..., str]
+
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|password|signature", re.IGNORECASE)
 
 
 def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
@@ -65,7 +70,8 @@ def _check_provider(name: str, provider: Provider, where: Where) -> Iterator[Fin
             "refresh tokens and the client secret may cross a network in clear",
             "use https endpoints, and remove the key",
         )
-    if provider.parameters == "query":
+    yield from _check_params(name, provider, where)
+    if provider.place == "query":
         yield Finding(
             "warning",
             where("providers", name, "parameters"),
@@ -73,3 +79,30 @@ def _check_provider(name: str, provider: Provider, where: Where) -> Iterator[Fin
             "refresh tokens stand in URLs, which servers and proxies log",
             'set parameters = "body", unless the server rejects that',
         )
+
+
+def _check_params(name: str, provider: Provider, where: Where) -> Iterator[Finding]:
+    """Yield what is wrong with parameters and headers of the settings."""
+    fixed = {
+        "authorization_params": FIXED_AT_LOGIN,
+        "exchange_params": FIXED_AT_TOKEN,
+        "refresh_params": FIXED_AT_TOKEN,
+    }
+    for key, names in fixed.items():
+        for param in sorted(names & getattr(provider, key).keys()):
+            yield Finding(
+                "warning",
+                where("providers", name, key, param),
+                f"providers.{name}.{key}.{param} has no effect",
+                "the broker sets this parameter itself, and nothing may replace it",
+                "remove it",
+            )
+    for header, value in provider.headers.items():
+        if isinstance(value, str) and _SECRET_HEADER.search(header):
+            yield Finding(
+                "warning",
+                where("providers", name, "headers", header),
+                f"providers.{name}.headers.{header} stands in the settings",
+                "if it is a secret, everybody who reads or copies them has it, and errors of the provider may show it",
+                f'write it to a file (umask 077) and set headers = {{ "{header}" = {{ file = "…" }} }}',
+            )

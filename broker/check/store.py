@@ -35,7 +35,7 @@ def check_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[
         return
     yield Finding("ok", _WHERE, facts.server or "it replies")
     embedded = redis.url == "embedded:"
-    yield from _check_permissions(facts)
+    yield from _check_permissions(facts, redis.namespace)
     if not embedded:
         yield from _check_durability(facts)
         yield from _check_eviction(facts)
@@ -44,7 +44,7 @@ def check_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[
     yield from check_clock(_WHERE, facts.offset)
 
 
-def _check_permissions(facts: StoreFacts) -> Iterator[Finding]:
+def _check_permissions(facts: StoreFacts, namespace: str) -> Iterator[Finding]:
     if facts.denied is None:
         yield Finding(
             "unknown",
@@ -55,12 +55,15 @@ def _check_permissions(facts: StoreFacts) -> Iterator[Finding]:
         )
     elif facts.denied:
         words = " ".join(f"+{command.lower()}" for command in facts.denied)
+        channels = sorted({"PUBLISH", "PSUBSCRIBE"} & set(facts.denied))
+        hears = f"; {' and '.join(channels)} on the channels {namespace}:tokens:*" if channels else ""
+        words += f" &{namespace}:tokens:*" if channels else ""  # Redis 7 lets a new user use no channel
         yield Finding(
             "failed",
             _WHERE,
-            f"the broker's user may not send {', '.join(facts.denied)}",
+            f"the broker's user may not send {', '.join(facts.denied)}{hears}",
             "a broker cannot work without",
-            f"ACL SETUSER … {words}, with the broker's keys and channels, as deploy/redis/users.acl has it",
+            f"ACL SETUSER … {words}, with the broker's keys, as deploy/redis/users.acl has it",
         )
     else:
         yield Finding("ok", _WHERE, "the broker's user may send every command that a broker sends")

@@ -6,24 +6,24 @@ no default.
 
 from __future__ import annotations
 
-import json
 import textwrap
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
 from broker.cli.console import app, exits
-from broker.settings import Caller, Provider, Settings
-from broker.settings.values import choices, spelled
+from broker.cli.providers import require_kind
+from broker.cli.toml import toml
+from broker.settings import Caller, Provider, Settings, catalogue
+from broker.settings.values import choices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pydantic.fields import FieldInfo
+
+    from broker.settings.catalogue import Kind
 
 _HEAD = """\
 # Settings of token-broker. A key behind # shows its default or an example; durations carry their unit.
@@ -38,53 +38,27 @@ _GIVEN: dict[str, dict[str, Any]] = {
 """The settings of a first file; all others are behind `#`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A provider to begin with: its name, a title, and the keys that are set or shown behind `#`."""
-
-    name: str
-    title: str
-    given: dict[str, Any]
-    shown: dict[str, Any]
-
-
-_REGISTRATION = {"client_id": "…", "client_secret_file": "client_secret"}
-_PROVIDERS = {
-    "cameramanager": _Start(
-        "cameramanager",
-        'Eagle Eye Networks CameraManager; client id and secret are those of your API key, scope is "write" or "read"',
-        _REGISTRATION,
-        {"scope": "write"},
-    ),
-    "een-v3": _Start("een", "Eagle Eye Networks API V3", _REGISTRATION, {}),
-    "oidc": _Start(
-        "acme",
-        "any OpenID Connect issuer",
-        {"issuer": "https://…"} | _REGISTRATION,
-        {"scope": "openid offline_access"},
-    ),
-    "oauth2": _Start(
-        "acme",
-        "any RFC 6749 server",
-        {"authorization_endpoint": "https://…", "token_endpoint": "https://…"} | _REGISTRATION,
-        {"revocation_endpoint": "https://…", "scope": "…"},
-    ),
-}
+_NAMES = {"een-v3": "een", "oauth2": "acme", "oidc": "acme"}
+"""What the provider is called, where not by its kind."""
+_SHOWN = {"cameramanager": ["scope"], "oauth2": ["revocation_endpoint", "scope"], "oidc": ["scope"]}
+"""Keys to show behind `#`."""
+_URL, _TEXT = "https://…", "…"
+"""Placeholders, which `run` refuses."""
 _CALLER = {"key_sha256": "…", "read": ["acme-*"], "refresh": ["acme-*"], "admin": []}
 
 
 @app.command(epilog=exits())
 def init(
     provider: Annotated[
-        Literal["cameramanager", "een-v3", "oidc", "oauth2"],
-        typer.Option(help="Kind of provider to begin with."),
+        str,
+        typer.Option(metavar="KIND", help="Kind of provider to begin with; `token-broker providers` lists them."),
     ] = "cameramanager",
 ) -> None:
     """Print a commented settings file: token-broker init > broker.toml."""
-    typer.echo("\n".join(_file(provider)))
+    typer.echo("\n".join(_file(catalogue.load(require_kind(provider)))))
 
 
-def _file(kind: str) -> Iterator[str]:
+def _file(kind: Kind) -> Iterator[str]:
     yield _HEAD
     yield from _keys(Settings.model_fields, _GIVEN[""])
     for name, field in Settings.model_fields.items():
@@ -93,11 +67,33 @@ def _file(kind: str) -> Iterator[str]:
             given = _GIVEN.get(name, {})
             yield from _table(name, field.description or "", commented=not given)
             yield from _keys(inner.model_fields, given)
-    start = _PROVIDERS[kind]
-    yield from _table(f"providers.{start.name}", start.title)
-    yield from _keys(Provider.model_fields, {"kind": kind} | start.given, start.shown)
+    yield from _table(f"providers.{_NAMES.get(kind.name, kind.name)}", kind.title)
+    for words in (*kind.notes, f"Register this redirect URI there: {_GIVEN['http']['public_url']}/callback"):
+        yield from _comment(words)
+    yield from _keys(Provider.model_fields, _given(kind), _shown(kind))
     yield from _table("callers.video-wall", Settings.model_fields["callers"].description or "", commented=True)
     yield from _keys(Caller.model_fields, {}, _CALLER)
+
+
+def _given(kind: Kind) -> dict[str, Any]:
+    """Return the keys that a provider of this kind must have, with placeholders."""
+    given: dict[str, Any] = {"kind": kind.name}
+    for key in kind.needs:
+        table, _, name = key.partition(".")
+        if name:
+            given.setdefault(table, {})[name] = _TEXT
+        else:
+            given[key] = _URL if key == "issuer" or key.endswith("_endpoint") else _TEXT
+    return given | ({"client_secret_file": "client_secret"} if "client_secret_file" in given else {})
+
+
+def _shown(kind: Kind) -> dict[str, Any]:
+    """Return the keys to show behind `#`: what a person may want to set, with the values of the kind."""
+    defaults = {name: template.default for name, template in kind.templates.items() if template.default is not None}
+    shown: dict[str, Any] = {"parameters": defaults} if defaults and not kind.required() else {}
+    for key in _SHOWN.get(kind.name, ["scope"]):
+        shown[key] = kind.settings.get(key, _URL if key.endswith("_endpoint") else _TEXT)
+    return shown
 
 
 def _table(name: str, description: str, *, commented: bool = False) -> Iterator[str]:
@@ -118,7 +114,7 @@ def _keys(
     """
     for key, field in fields.items():
         value = given.get(key, _example(field) if shown is None else shown.get(key))
-        if value is None or isinstance(value, dict | BaseModel):
+        if value is None or isinstance(value, BaseModel) or value == {}:
             continue
         allowed = () if key in given else choices(field.annotation)
         yield from _comment(f"{field.description} ({', '.join(allowed)})" if allowed else field.description or "")
@@ -131,16 +127,3 @@ def _comment(words: str) -> list[str]:
 
 def _example(field: FieldInfo) -> Any:
     return next(iter(field.examples or ()), None if field.is_required() else field.default)
-
-
-def toml(value: Any) -> str:
-    """Return a setting's value as the settings file spells it."""
-    match value:
-        case timedelta():
-            return f'"{spelled(value)}"'
-        case Path():
-            return json.dumps(str(value))
-        case list() | tuple():
-            return f"[{', '.join(map(toml, value))}]"
-        case _:
-            return json.dumps(value, ensure_ascii=False)

@@ -133,7 +133,7 @@ class Login:
         url = authorization_url(
             dialect,
             dialect.authorization_endpoint,
-            redirect_uri=self._redirect_uri,
+            redirect_uri=dialect.redirect_uri or self._redirect_uri,
             state=state,
             code_challenge=challenge(verifier) if verifier else None,
         )
@@ -207,7 +207,8 @@ class Login:
             ProviderRefused: the provider refused the code exchange.
             ProviderUnavailable: the provider did not answer it.
         """
-        query = read_redirect(redirected_to, self._redirect_uri)
+        others = {uri for endpoint in self._endpoints.values() if (uri := endpoint.dialect.redirect_uri)}
+        query = read_redirect(redirected_to, self._redirect_uri, *others)
         given = query.get("state") or state
         if state and query.get("state") not in {None, state}:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
@@ -261,7 +262,7 @@ class Login:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         dialect = await endpoint.resolve()
         check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
-        if "code" not in query:
+        if dialect.code_parameter not in query:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
             words = f"the login did not succeed at the provider ({code!a}): nothing was changed; open its link again"
@@ -270,8 +271,8 @@ class Login:
             raise kind(words, code=code if code.isascii() else "no_code")
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
-            Secret(query["code"]),
-            redirect_uri=self._redirect_uri,
+            Secret(query[dialect.code_parameter]),
+            redirect_uri=dialect.redirect_uri or self._redirect_uri,
             code_verifier=verifier,
             timeout=self._request_timeout,
         )

@@ -14,16 +14,17 @@ _LONGEST = 16_384
 """Bytes of a pasted URL: far above any real redirect."""
 
 
-def read_redirect(pasted: str, redirect_uri: str) -> dict[str, str]:
+def read_redirect(pasted: str, redirect_uri: str, *others: str) -> dict[str, str]:
     """Return the parameters of a pasted redirect URL, whatever a terminal or a chat did to its white space.
 
     Raises:
-        InvalidRequest: it does not begin with *redirect_uri*, is too long, or repeats a parameter.
+        InvalidRequest: it begins neither with *redirect_uri* nor with one of the *others* that a provider has of its
+            own, is too long, or repeats a parameter.
     """
     url = "".join(pasted.split()).replace("&amp;", "&")
     if len(url) > _LONGEST:
         raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
-    if _location(url) != _location(redirect_uri):
+    if _location(url) not in map(_location, (redirect_uri, *others)):
         raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
     return read_query(urlsplit(url).query)
 
@@ -37,7 +38,9 @@ def read_query(query: str) -> dict[str, str]:
         InvalidRequest: a parameter is repeated, which RFC 6749 section 3.1 forbids.
     """
     parameters = parse_qs(query, keep_blank_values=True)
-    parameters |= {"code": code} if (code := parse_qs(query.replace("+", "%2B")).get("code")) else {}
+    # Whatever `code_parameter` says, the name of a code ends so.
+    plain = parse_qs(query.replace("+", "%2B"))
+    parameters |= {name: values for name, values in plain.items() if name.endswith("code")}
     return _each_once(parameters)
 
 

@@ -176,7 +176,9 @@ EVENTS: dict[str, Event] = {
     ),
     "subscription.lost": Event(
         _WARNING,
-        "the subscription to other brokers' changes was lost; afterwards the broker reads again all it has in memory",
+        "there is no subscription to other brokers' changes; until there is, the broker reads again all it has in "
+        "memory every few seconds",
+        "if it lasts, let Redis's user hear the broker's channels: `token-broker check --online` names them",
     ),
 }
 """By name."""

@@ -1,4 +1,4 @@
-"""The client secret, from the settings or from a file that may be rotated while the process runs.
+"""A secret of a registration, from the settings or from a file that may be rotated while the process runs.
 
 Owns the reading of that file, nothing else.
 """
@@ -21,11 +21,14 @@ _MAX_FILE = 64 * 1024
 
 
 class ClientSecret:
-    """The source of one provider's client secret."""
+    """The source of one secret: a provider's client secret, or that of a header."""
 
-    def __init__(self, secret: SecretStr | None = None, file: Path | None = None) -> None:
+    def __init__(
+        self, secret: SecretStr | None = None, file: Path | None = None, *, key: str = "client_secret_file"
+    ) -> None:
+        """Take the secret, or the *file* to read it from; *key* is the setting that names the file."""
+        self.path, self._key = file, key
         self._secret = None if secret is None else Secret(secret.get_secret_value())
-        self._file = file
         self._read_before: tuple[tuple[int, int, int], Secret] | None = None
         self._reading: asyncio.Task[Secret] | None = None
 
@@ -38,17 +41,17 @@ class ClientSecret:
         Raises:
             InvalidSettings: the file cannot be read in time; the message holds its path and the reason.
         """
-        if self._file is None:
+        if self.path is None:
             return self._secret
         if self._reading is None or self._reading.done():
             # A file system may hang, and another provider must not wait for it. Concurrent calls share one read.
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self._file))
+            self._reading = asyncio.create_task(asyncio.to_thread(self._read, self.path))
             self._reading.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.shield(self._reading)
         except TimeoutError:
-            raise InvalidSettings("client_secret_file: its file system does not respond") from None
+            raise InvalidSettings(f"{self._key}: its file system does not respond") from None
 
     def _read(self, file: Path) -> Secret:
         try:
@@ -59,11 +62,11 @@ class ClientSecret:
                     return self._read_before[1]
                 text = opened.read(_MAX_FILE).decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
-            raise InvalidSettings(f"client_secret_file {file}: {error.strerror or type(error).__name__}") from None
+            raise InvalidSettings(f"{self._key} {file}: {error.strerror or type(error).__name__}") from None
         except ValueError:
-            raise InvalidSettings(f"client_secret_file {file}: not UTF-8 text") from None
+            raise InvalidSettings(f"{self._key} {file}: not UTF-8 text") from None
         if not text:
-            raise InvalidSettings(f"client_secret_file {file}: empty")
+            raise InvalidSettings(f"{self._key} {file}: empty")
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret

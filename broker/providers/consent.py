@@ -18,6 +18,9 @@ from broker.secret import Secret
 if TYPE_CHECKING:
     from broker.providers.dialects import Dialect
 
+FIXED = frozenset({"state", "code_challenge", "code_challenge_method"})
+"""Parameters of the authorization URL that no setting replaces: they protect the login."""
+
 
 def new_verifier() -> Secret:
     """Return a fresh `code_verifier` (RFC 7636 §4.1): 64 characters, 384 random bits."""
@@ -35,7 +38,8 @@ def authorization_url(
 ) -> str:
     """Return the authorization request (RFC 6749 §4.1.1) as the URL for the browser.
 
-    *endpoint* keeps its own query. The dialect's `authorization_params` come last and replace no parameter of the RFC.
+    *endpoint* keeps its own query. The dialect's `authorization_params` replace or, with "", remove any parameter but
+    `state` and those of PKCE; further ones come last.
     """
     params = {
         "response_type": "code",
@@ -46,7 +50,7 @@ def authorization_url(
     }
     if code_challenge is not None:
         params |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
-    params |= {name: value for name, value in dialect.authorization_params.items() if not params.get(name)}
+    params |= {name: value for name, value in dialect.authorization_params.items() if name not in FIXED}
     # Eagle Eye V3 rejects a redirect_uri whose `://` is percent-encoded.
     plain = {"redirect_uri": ":/"} if not dialect.encode_redirect_uri else {}
     # `quote`, not `quote_plus`: every server understands a space as %20.

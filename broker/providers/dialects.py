@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker.model import OldToken
+    from broker.providers.request_form import Body, Parameters
     from broker.settings import Provider
 
 AuthMethod = Literal["client_secret_basic", "client_secret_post", "none"]
-Parameters = Literal["body", "query"]
 
 WINDOW = (0.70, 0.85)
 """Fraction of a token's life after which it is refreshed, unless the settings say otherwise."""
@@ -57,6 +57,8 @@ class Dialect:
     authorization_endpoint: str | None
     token_endpoint: str | None
     """None only where `discovery` has yet to find it."""
+    refresh_endpoint: str | None
+    """Where refreshes go, if not to the token endpoint."""
     revocation_endpoint: str | None
     logout_endpoint: str | None
     """Where DELETE with the valid access token logs out; it precedes `revocation_endpoint`."""
@@ -75,6 +77,13 @@ class Dialect:
     encode_redirect_uri: bool
     authorization_params: Mapping[str, str]
     token_params: Mapping[str, str]
+    exchange_params: Mapping[str, str]
+    refresh_params: Mapping[str, str]
+    body: Body
+    code_parameter: str
+    redirect_uri: str | None
+    """Sent instead of the broker's own."""
+    scope_separator: str
     reuse_grace_ms: int | None
     """How long a spent refresh token may be redeemed again; None: for ever."""
     old_token: OldToken
@@ -86,20 +95,26 @@ class Dialect:
 
     @classmethod
     def from_settings(cls, name: str, provider: Provider, window: tuple[float, float] | None = None) -> Dialect:
-        """Make the dialect of the provider *name*; *window* is `settings.refresh.window`, which holds for all kinds."""
+        """Make the dialect of the provider *name*.
+
+        *window* is `settings.refresh.window`, which holds for every provider without a window of its own.
+        """
         old_token: OldToken = provider.old_token or "survives"
         has_secret = provider.client_secret is not None or provider.client_secret_file is not None
         grace = provider.reuse_grace or timedelta(0)
+        separator = provider.scope_separator or " "
+        scope = None if provider.scope is None else _joined(provider.scope, separator)
         return cls(
             name=name,
             kind=provider.kind,
             client_id=provider.client_id,
-            scope=provider.scope,
+            scope=scope,
             scope_on_refresh=provider.scope_on_refresh is True,
             scope_on_exchange=provider.scope_on_exchange is True,
             issuer=provider.issuer,
             authorization_endpoint=provider.authorization_endpoint,
             token_endpoint=provider.token_endpoint,
+            refresh_endpoint=provider.refresh_endpoint,
             revocation_endpoint=provider.revocation_endpoint,
             logout_endpoint=provider.logout_endpoint,
             discovery=provider.discovery,
@@ -114,16 +129,26 @@ class Dialect:
             pkce=provider.pkce is not False,
             state_may_be_missing=provider.state == "optional",
             encode_redirect_uri=provider.redirect_uri_encoding != "plain",
-            authorization_params=MappingProxyType(dict(provider.authorization_params)),
-            token_params=MappingProxyType(dict(provider.token_params)),
+            authorization_params=_filled(provider.authorization_params, provider.client_id, scope),
+            token_params=_filled(provider.token_params, provider.client_id, scope),
+            exchange_params=_filled(provider.exchange_params, provider.client_id, scope),
+            refresh_params=_filled(provider.refresh_params, provider.client_id, scope),
+            body=provider.body or "form",
+            code_parameter=provider.code_parameter or "code",
+            redirect_uri=provider.redirect_uri,
+            scope_separator=separator,
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,
             default_lifetime_ms=_ms(provider.default_lifetime or timedelta(hours=1)),
             idle_limit_ms=_ms_or_none(provider.idle_limit),
             absolute_limit_ms=_ms_or_none(provider.absolute_limit),
             dead_statuses=frozenset(provider.dead_statuses or ()),
-            window=_first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
+            window=provider.window or _first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
+
+    def joined(self, scope: str) -> str:
+        """Return *scope* with its parts separated as the provider wants."""
+        return _joined(scope, self.scope_separator)
 
     def with_metadata(self, metadata: Metadata) -> Dialect:
         """Return this dialect with what *metadata* adds; the settings win."""
@@ -157,6 +182,16 @@ class Dialect:
 
 def _first(given: _T | None, default: _T) -> _T:
     return default if given is None else given
+
+
+def _joined(scope: str, separator: str) -> str:
+    return scope if separator == " " else separator.join(scope.split())
+
+
+def _filled(params: Mapping[str, str], client_id: str, scope: str | None) -> Mapping[str, str]:
+    """Return *params*, `{client_id}` and `{scope}` replaced: for providers that call these parameters otherwise."""
+    values = {"{client_id}": client_id, "{scope}": scope or ""}
+    return MappingProxyType({name: values.get(value, value) for name, value in params.items()})
 
 
 def _ms(duration: timedelta) -> int:

@@ -6,43 +6,48 @@ is up to `refresh`. Knows nothing of grants, of the store or of callers.
 
 from __future__ import annotations
 
-import functools
-import re
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import quote_plus
 
 from broker.errors import BrokerError, InvalidSettings
 from broker.model import NotSent, Outcome, Unknown
 from broker.providers import token_response
 from broker.providers.client_secret import ClientSecret
-from broker.providers.credentials import Credentials, to_bytes
+from broker.providers.credentials import Credentials
 from broker.providers.dialects import Dialect
 from broker.providers.discovery import Discovery
-from broker.providers.http import TOO_LATE, Reply, Request
+from broker.providers.headers import ExtraHeaders
+from broker.providers.http import TOO_LATE, Reply
+from broker.providers.request_form import authenticate, with_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from broker.providers.dialects import Metadata, Parameters
+    from broker.providers.dialects import Metadata
     from broker.providers.http import Http
     from broker.secret import Secret
     from broker.settings import Provider
 
-FORM = "application/x-www-form-urlencoded"
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
-"""Text that a form leaves as it is: nearly every token."""
 NO_ENDPOINT = NotSent("no_endpoint", "neither settings nor discovery name such an endpoint")
 
 
 class Endpoint:
     """One provider, seen through one client registration."""
 
-    def __init__(self, dialect: Dialect, http: Http, client_secret: ClientSecret, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        http: Http,
+        client_secret: ClientSecret,
+        clock: Callable[[], int],
+        headers: ExtraHeaders,
+    ) -> None:
         """Wire the endpoint. *clock* returns epoch ms."""
         self.dialect = dialect
         """As the settings have it; `resolve` adds what discovery finds."""
         self.http = http
+        self.headers = headers
+        """Sent with each request that carries a secret, discovery's not."""
         self._client_secret = client_secret
         self._clock = clock
         self._discovery = Discovery(dialect, http) if dialect.discovery else None
@@ -61,7 +66,8 @@ class Endpoint:
     ) -> Endpoint:
         """Make the endpoint of the provider *name* in the settings; *window* is `settings.refresh.window`."""
         secret = ClientSecret(provider.client_secret, provider.client_secret_file)
-        return cls(Dialect.from_settings(name, provider, window), http, secret, clock)
+        dialect = Dialect.from_settings(name, provider, window)
+        return cls(dialect, http, secret, clock, ExtraHeaders(provider.headers))
 
     async def resolve(self, timeout: float | None = None) -> Dialect:
         """Return the dialect with every endpoint known.
@@ -95,9 +101,11 @@ class Endpoint:
             timeout: for the whole request, in seconds; zero or less sends nothing.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token.reveal()}
-        if self.dialect.scope_on_refresh and (requested := scope or self.dialect.scope):
-            form["scope"] = requested
-        return await self._token(form, (refresh_token,), timeout)
+        dialect = self.dialect
+        if dialect.scope_on_refresh and (requested := scope or dialect.scope):
+            form["scope"] = dialect.joined(requested)
+        form = with_params(form, dialect.token_params, dialect.refresh_params)
+        return await self._token(form, (refresh_token,), timeout, dialect.refresh_endpoint)
 
     async def exchange_code(
         self,
@@ -113,15 +121,19 @@ class Endpoint:
         if code_verifier is not None:
             form["code_verifier"] = code_verifier.reveal()
             secrets.append(code_verifier)
-        if self.dialect.scope_on_exchange and self.dialect.scope:
-            form["scope"] = self.dialect.scope
-        return await self._token(form, tuple(secrets), timeout)
-
-    async def _token(self, form: dict[str, str], secrets: tuple[Secret, ...], timeout: float) -> Outcome:
         dialect = self.dialect
-        # The RFC's parameters win over `token_params`, which may add `redirect_uri` for refresh: login has its own.
-        form = {**dialect.token_params, **form}
-        reply, sent = await self.post(form, secrets, timeout=timeout)
+        if dialect.scope_on_exchange and dialect.scope:
+            form["scope"] = dialect.scope
+        # `token_params` may add `redirect_uri` for refresh: the exchange has its own, which wins.
+        return await self._token(
+            with_params(form, dialect.token_params, dialect.exchange_params), tuple(secrets), timeout
+        )
+
+    async def _token(
+        self, form: Mapping[str, str], secrets: tuple[Secret, ...], timeout: float, url: str | None = None
+    ) -> Outcome:
+        dialect = self.dialect
+        reply, sent = await self.post(form, secrets, timeout=timeout, url=url)
         if not isinstance(reply, Reply):
             return reply
         return token_response.read(
@@ -141,8 +153,9 @@ class Endpoint:
         *,
         timeout: float,
         revocation: bool = False,
+        url: str | None = None,
     ) -> tuple[Reply | NotSent | Unknown, tuple[Secret, ...]]:
-        """POST *form* to the token endpoint (or the *revocation* endpoint) with the client's credentials, once.
+        """POST *form* to the token endpoint, *url* or the *revocation* endpoint, with the client's credentials, once.
 
         Never raises except `CancelledError`.
 
@@ -160,17 +173,22 @@ class Endpoint:
                 dialect = await self.resolve(timeout)
             except BrokerError as error:
                 return NotSent("discovery", str(error)), secrets
-        url = dialect.revocation_endpoint if revocation else dialect.token_endpoint
+        url = url or (dialect.revocation_endpoint if revocation else dialect.token_endpoint)
         if url is None:
             return NO_ENDPOINT, secrets
         try:
             client_secret = await self._client_secret.current(deadline - time.monotonic())
         except InvalidSettings as error:
             return NotSent("client_secret_unreadable", str(error)), secrets
+        try:
+            headers, header_secrets = await self.headers.current(deadline - time.monotonic())
+        except InvalidSettings as error:
+            return NotSent("header_unreadable", str(error)), secrets
         client = self._client_credentials(dialect, client_secret)
-        request = authenticate(url, form, client, "body" if revocation else dialect.parameters)
+        place = "body" if revocation else dialect.parameters
+        request = authenticate(url, form, client, place, body=dialect.body, headers=headers)
         reply = await self.http.send(request, timeout=deadline - time.monotonic())
-        return reply, (*secrets, *client.secrets)
+        return reply, (*secrets, *client.secrets, *header_secrets)
 
     def _client_credentials(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:
         """Return the client's credentials, made anew only when the dialect or the secret changes."""
@@ -178,27 +196,3 @@ class Endpoint:
         if made is None or made[0] is not dialect or made[1] is not client_secret:
             made = self._credentials = (dialect, client_secret, Credentials.for_client(dialect, client_secret))
         return made[2]
-
-
-def authenticate(url: str, form: Mapping[str, str], client: Credentials, parameters: Parameters) -> Request:
-    """Return a POST of *form* to *url* with the client's credentials (RFC 6749 §2.3.1). Pure.
-
-    *parameters* "query" puts *form* into the URL; credentials never go there.
-    """
-    headers = {"Content-Type": FORM, **client.headers}
-    if parameters == "query":
-        url += ("&" if "?" in url else "?") + _encode_form(form)
-        return Request(method="POST", url=url, headers=headers, body=_encode_form(client.form).encode("ascii"))
-    return Request(method="POST", url=url, headers=headers, body=_encode_form({**form, **client.form}).encode("ascii"))
-
-
-def _encode_form(form: Mapping[str, str]) -> str:
-    return "&".join([f"{_quote_name(name)}={_quote(value)}" for name, value in form.items()])
-
-
-def _quote(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else quote_plus(to_bytes(text))
-
-
-_quote_name = functools.cache(_quote)
-"""For the names of parameters: the standard's, and those of the settings."""

@@ -74,7 +74,7 @@ async def fetch_facts(endpoint: Endpoint, timeout: float) -> ProviderFacts:
 def _one_of_each_server(dialect: Dialect) -> Iterable[tuple[str, str]]:
     """Yield the endpoints that the daemon itself requests, but one of each server."""
     seen: set[tuple[str, str]] = set()
-    for what in ("token_endpoint", "revocation_endpoint", "logout_endpoint"):
+    for what in ("token_endpoint", "refresh_endpoint", "revocation_endpoint", "logout_endpoint"):
         url = getattr(dialect, what)
         if url is None:
             continue

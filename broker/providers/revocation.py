@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from broker.errors import InvalidSettings
 from broker.model import Answered, NotSent, Unknown
 from broker.providers import members, token_response
 from broker.providers.endpoint import NO_ENDPOINT
@@ -59,9 +60,14 @@ async def _log_out(
     url = endpoint.dialect.logout_endpoint or ""
     if access_token is None:
         return Revocation("failed", "access_token_required", "logging out needs a valid access token: refresh first")
-    headers = {"Authorization": f"Bearer {access_token.reveal()}"}
+    try:
+        further, secrets = await endpoint.headers.current(timeout)
+    except InvalidSettings as error:
+        return Revocation("failed", "header_unreadable", str(error))
+    headers = {name: value for name, value in further.items() if name.lower() != "authorization"}
+    headers["Authorization"] = f"Bearer {access_token.reveal()}"
     reply = await endpoint.http.send(Request(method="DELETE", url=url, headers=headers), timeout=timeout)
-    return _read(endpoint, reply, (access_token, refresh_token))
+    return _read(endpoint, reply, (access_token, refresh_token, *secrets))
 
 
 def _read(endpoint: Endpoint, reply: Reply | NotSent | Unknown, sent: tuple[Secret, ...]) -> Revocation:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _BATCH = 200
 _RECONNECT = 0.5
+_REFUSED = 2.0
+"""Seconds between two tries to subscribe where Redis refuses it; before each, all that is cached is read again."""
 _PROBLEMS = (b'"refresh_failing"', b'"reauthorization_required"')
 _OVERDUE_MS = 3_000
 _REVALIDATE = 3.0
@@ -57,26 +59,42 @@ class Follower:
         self.connected = False
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Follow until *stopping* is set; reconnect after a lost connection."""
+        """Follow until *stopping* is set. While there is no subscription, read again all that is cached."""
         while not stopping.is_set():
             self._heartbeat.signal()
             try:
                 await run_until(stopping, self.follow())
             except StoreUnavailable as error:
-                if self.connected:
-                    log.warning("subscription.lost", error=str(error))
-                    self._metrics.subscription_gaps.inc()
-                self.connected = False
+                await run_until(stopping, self._go_on_without(error))
             try:
-                await asyncio.wait_for(stopping.wait(), _RECONNECT)
+                await asyncio.wait_for(stopping.wait(), _REFUSED if self._heartbeat.trouble else _RECONNECT)
             except TimeoutError:
                 pass
+
+    async def _go_on_without(self, error: StoreUnavailable) -> None:
+        """Find other brokers' changes by reading again; if Redis lets nothing be heard, say so in its words, once."""
+        if self.connected:  # a connection was lost, which is mostly there again at the next try
+            self.connected = False
+            self._metrics.subscription_gaps.inc()
+            log.warning("subscription.lost", error=str(error))
+            return
+        try:
+            await self._store.primary.call("TIME")
+            await self.reread(self._cache.ids())
+        except StoreUnavailable:  # a lane says that
+            self._heartbeat.trouble = ""
+            return
+        if not self._heartbeat.trouble:
+            log.warning("subscription.lost", error=str(error))
+        self._heartbeat.trouble = (
+            f"no subscription to other brokers' changes ({error}): reads all again every {_REFUSED:g} s"
+        )
 
     async def follow(self) -> None:
         """Subscribe, re-read what may have been missed, then listen until the connection breaks."""
         async with self._store.primary.subscription(self._pattern) as subscription:
             await self.reread(self._cache.ids())
-            self.connected = True
+            self.connected, self._heartbeat.trouble = True, ""
             revalidated = time.monotonic()
             while True:
                 self._heartbeat.signal()

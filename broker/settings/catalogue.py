@@ -36,6 +36,8 @@ REGISTRATION = frozenset({"kind", "client_id", "client_secret", "client_secret_f
 """Settings of one registration, which no kind can know."""
 OF_ANSWERS = frozenset({"account_endpoint"})
 """Settings whose braces stand for members of a token response, so that a name that is no template is no mistake."""
+OF_REGISTRATION = frozenset({"client_id", "scope"})
+"""Names in braces that stand for settings of the provider itself; `providers.dialects` replaces them."""
 _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -83,6 +85,14 @@ class Kind:
     templates: Mapping[str, Template]
     sources: Mapping[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def needs(self) -> list[str]:
+        """Return the settings that a provider of this kind must have, with a client secret if the kind has one."""
+        missing = ["issuer"] if self.base == "oidc" else ["authorization_endpoint", "token_endpoint"]
+        secret = [] if self.settings.get("token_endpoint_auth_method") == "none" else ["client_secret_file"]
+        needs = ["client_id", *secret, *(key for key in missing if key not in self.settings)]
+        return [*needs, *(f"parameters.{name}" for name in self.required())]
 
     def required(self, given: Iterable[str] = ()) -> list[str]:
         """Return the templates that stand in a value which none of the keys *given* replaces, and have no default."""
@@ -187,15 +197,16 @@ def _load(name: str, directory: Path) -> Kind:
     except ValidationError as error:
         raise InvalidSettings(*(_finding(path, text, found) for found in error.errors())) from None
     base = file.base or ("oidc" if name == "oidc" else "oauth2")
-    below = _load(base, directory).settings if name not in BASES else {}
+    below = _load(base, directory) if name not in BASES else None
+    inherited = {key: value for key, value in (below.settings if below else {}).items() if key not in file.settings}
     kind = Kind(
         name=name,
         title=file.title,
         base=base,
         read=file.read,
-        settings={**below, **file.settings},
+        settings={**inherited, **file.settings},
         templates=file.template,
-        sources=file.sources,
+        sources={key: below.sources[key] for key in inherited if below and key in below.sources} | file.sources,
         notes=tuple(file.notes.lines),
     )
     if wrong := list(_wrong_templates(file)):
@@ -208,7 +219,7 @@ def _wrong_templates(file: _File) -> Iterator[tuple[Keys, str]]:
     for key, value in file.settings.items():
         found = set(_names_in(value))
         used |= found
-        for name in () if key in OF_ANSWERS else sorted(found - file.template.keys()):
+        for name in () if key in OF_ANSWERS else sorted(found - file.template.keys() - OF_REGISTRATION):
             yield ("settings", key), f"{{{name}}} has no template: add [template.{name}]"
     for name, template in file.template.items():
         if name not in used:

@@ -9,14 +9,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from broker.settings import catalogue
-from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, plain_beyond_loopback
+from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, Window, matching, plain_beyond_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+_URLS = (
+    "issuer",
+    "authorization_endpoint",
+    "token_endpoint",
+    "refresh_endpoint",
+    "revocation_endpoint",
+    "logout_endpoint",
+)
+"""The settings that are URLs to which secrets go."""
+
+
+class SecretFile(Section):
+    """A value that stands in a file."""
+
+    file: Path = Field(description="file (mode 0600) with the value")
+
+
+def _header_name(name: str) -> str:
+    if name.lower() in {"content-type", "content-length", "host", "connection", "transfer-encoding"}:
+        raise ValueError("is set by the broker itself: remove it")
+    return name
+
+
+HeaderName = Annotated[
+    str, matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", "is no name of a header"), AfterValidator(_header_name)
+]
+HeaderValue = Annotated[str, matching(r"[^\x00-\x1f\x7f]+", "must be one line of text, or { file = PATH }")]
 
 
 class Provider(Section):
@@ -51,6 +80,9 @@ class Provider(Section):
     token_endpoint: WebUrl | None = Field(
         default=None, description="URL of the token endpoint (RFC 6749 §3.2); oauth2 requires it"
     )
+    refresh_endpoint: WebUrl | None = Field(
+        default=None, description="URL of refreshes where it differs from the token endpoint"
+    )
     revocation_endpoint: WebUrl | None = Field(
         default=None, description="URL where logout revokes the refresh token (RFC 7009)"
     )
@@ -82,11 +114,49 @@ class Provider(Section):
     )
     scope_on_refresh: bool | None = Field(default=None, description="send scope with each refresh")
     scope_on_exchange: bool | None = Field(default=None, description="send scope with the code exchange")
+    scope_separator: str | None = Field(
+        default=None, min_length=1, description="what separates scopes in requests, a blank by default"
+    )
     authorization_params: dict[str, str] = Field(
-        default={}, description="further parameters of the authorization URL; they replace none of the broker's own"
+        default={},
+        description='further parameters of the authorization URL; they replace or, with "", remove any of the '
+        "broker's own but state and PKCE",
     )
     token_params: dict[str, str] = Field(
-        default={}, description="further parameters of every token request; they replace none of the broker's own"
+        default={},
+        description='further parameters of every token request; of the broker\'s own they replace or, with "", remove '
+        "client_id only",
+    )
+    exchange_params: dict[str, str] = Field(
+        default={},
+        description='further parameters of the code exchange; they replace or, with "", remove any of the broker\'s '
+        "own but code, PKCE and secret",
+    )
+    refresh_params: dict[str, str] = Field(
+        default={},
+        description='further parameters of refreshes; they replace or, with "", remove any of the broker\'s own but '
+        "refresh token and secret",
+    )
+    body: Literal["form", "json"] | None = Field(
+        default=None, description="encoding of the parameters in the body of a token request"
+    )
+    headers: dict[HeaderName, HeaderValue | SecretFile] = Field(
+        default={},
+        description="further headers of token requests, revocation and logout; secrets from files: "
+        '{ "api-key" = { file = "…" } }',
+    )
+    code_parameter: str | None = Field(
+        default=None, min_length=1, description="name of the callback's parameter that holds the code"
+    )
+    redirect_uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="redirect_uri to send instead of public_url + /callback, which need not be a URL; the browser must "
+        "come back to /callback all the same",
+    )
+    window: Window | None = Field(
+        default=None,
+        description="fractions of a token's lifetime between which it is refreshed, instead of refresh.window",
     )
     reuse_grace: Grace | None = Field(
         default=None, description='how long the provider accepts a spent refresh token again, or "forever"'
@@ -157,7 +227,21 @@ class Provider(Section):
             )
         return url
 
-    @field_validator("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint", "logout_endpoint")
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _texts_or_files(cls, headers: Any) -> Any:
+        values = headers if isinstance(headers, dict) else {}
+        _raise_at((name, "must be text, or { file = PATH }") for name, value in values.items() if not _is_header(value))
+        return headers
+
+    @field_validator("headers")
+    @classmethod
+    def _each_once(cls, headers: dict[str, str | SecretFile]) -> dict[str, str | SecretFile]:
+        if len({name.lower() for name in headers}) < len(headers):
+            raise ValueError("has a header twice: the case of its name makes no difference")
+        return headers
+
+    @field_validator(*_URLS)
     @classmethod
     def _plain_on_loopback(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and plain_beyond_loopback(url) and info.data.get("allow_http") is False:
@@ -174,9 +258,20 @@ class Provider(Section):
         return "query" if word == "query" else "body"
 
     @property
+    def secret_files(self) -> dict[str, Path]:
+        """Return the path of every file with a secret, by the key that names it."""
+        files = {} if self.client_secret_file is None else {"client_secret_file": self.client_secret_file}
+        headers = {name: value for name, value in self.headers.items() if isinstance(value, SecretFile)}
+        return files | {f"headers.{name}.file": value.file for name, value in headers.items()}
+
+    @property
     def discovery(self) -> bool:
         """Return whether the issuer's discovery document says what the settings do not."""
         return catalogue.load(self.kind).base == "oidc"
+
+
+def _is_header(value: object) -> bool:
+    return isinstance(value, str | SecretFile) or (isinstance(value, dict) and [*value] == ["file"])
 
 
 def _base(info: ValidationInfo) -> str | None:

@@ -12,7 +12,7 @@ from broker.sandbox import Sandbox
 from broker.secret import key_digest
 from tests.conftest import RunningBroker, StartBroker
 
-READER = "reader-key-0123456789"
+READER = "reader-key-0123456789-0123456789-0123456789"
 Refused = Callable[..., Any]
 
 
@@ -21,7 +21,7 @@ async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Any) -> 
     """Yield a broker with the grant `good`; an admin asks, and `READER` may read `good*` and nothing else."""
     data = tmp_path / "bad"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     reader = {"key_sha256": key_digest(READER), "read": ["good*"]}
     async with start_broker(data_dir=data, callers={"reader": reader}) as running:
         await running.import_("good", "acme", sandbox.rotating.issue().refresh_token or "")

@@ -32,7 +32,7 @@ from tests.benchmarks.write_path import import_grants, settings
 from tests.ports import free_port
 from tests.redis_server import running_redis
 
-KEY = "tbk_benchmark-key-0123456789"
+KEY = "tbk_benchmark-key-0123456789-0123456789-0123456789"
 PATH = "/v1/grants/g0/token"
 Go = Callable[[], Awaitable[float]]
 """Lets all that wait go; says since when they could have known (`time.perf_counter()`)."""

@@ -231,13 +231,19 @@ def test_expires_at_at_every_age(now: float, ends_early: bool) -> None:
 
 async def test_rights_are_by_pattern(start_broker: StartBroker, sandbox: Sandbox) -> None:
     """A caller reads what its patterns allow, and cannot tell a forbidden grant from one that is not there."""
-    callers = {"wall": {"key_sha256": key_digest("wall-key-0123456789"), "read": ["acme-*"], "refresh": ["acme-1"]}}
+    callers = {
+        "wall": {
+            "key_sha256": key_digest("wall-key-0123456789-0123456789-0123456789"),
+            "read": ["acme-*"],
+            "refresh": ["acme-1"],
+        }
+    }
     async with start_broker() as admin:
         await admin.import_("acme-1", "acme", sandbox.rotating.issue().refresh_token or "")
         await admin.import_("other", "acme", sandbox.rotating.issue().refresh_token or "")
     async with start_broker(callers=callers) as broker:
-        broker.secrets.add("wall-key-0123456789")
-        key = {"X-Broker-Key": "wall-key-0123456789"}
+        broker.secrets.add("wall-key-0123456789-0123456789-0123456789")
+        key = {"X-Broker-Key": "wall-key-0123456789-0123456789-0123456789"}
         for path, wanted in [
             ("/v1/grants/acme-1/token", 200),
             ("/v1/grants/acme-2/token", 404),
@@ -251,7 +257,7 @@ async def test_rights_are_by_pattern(start_broker: StartBroker, sandbox: Sandbox
             ("/readyz/other", 403),
         ]:
             assert (await broker.ask("GET", path, headers=key))[0] == wanted, path
-        bearer = {"X-Broker-Key": "", "Authorization": "bearer  wall-key-0123456789"}
+        bearer = {"X-Broker-Key": "", "Authorization": "bearer  wall-key-0123456789-0123456789-0123456789"}
         status, _, _ = await broker.ask("GET", "/v1/grants/acme-1/token", headers=bearer)
         assert status == 401, "an empty X-Broker-Key wins, and is no key"
         del bearer["X-Broker-Key"]

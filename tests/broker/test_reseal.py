@@ -278,12 +278,12 @@ async def test_journal_left_behind_is_sealed_anew(
 async def test_only_who_is_admin_of_all(start_broker: StartBroker, keys: KeyFile) -> None:
     """An admin of some grants may not reseal, and neither may a reader."""
     callers = {
-        "some": {"key_sha256": key_digest("some-key-0123456789"), "admin": ["mine-*"]},
-        "reader": {"key_sha256": key_digest("reader-key-0123456789"), "read": ["*"]},
+        "some": {"key_sha256": key_digest("some-key-0123456789-0123456789-0123456789"), "admin": ["mine-*"]},
+        "reader": {"key_sha256": key_digest("reader-key-0123456789-0123456789-0123456789"), "read": ["*"]},
     }
     async with start_broker(sealing={"keys_file": keys.path}, callers=callers) as broker:
         for name in callers:
             status, progress, _ = await broker.ask(
-                "POST", "/v1/sealing/reseal", headers={"X-Broker-Key": f"{name}-key-0123456789"}
+                "POST", "/v1/sealing/reseal", headers={"X-Broker-Key": f"{name}-key-0123456789-0123456789-0123456789"}
             )
             assert (status, progress["error"]) == (403, "access_denied")

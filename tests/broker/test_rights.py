@@ -24,9 +24,9 @@ from tests.conftest import RunningBroker, StartBroker
 from tests.steps import log_in, make_due
 from tests.waiting import until
 
-FEW = {"X-Broker-Key": "few-key-0123456789"}
-SOME = {"X-Broker-Key": "some-key-0123456789"}
-ALL = {"X-Broker-Key": "all-key-0123456789"}
+FEW = {"X-Broker-Key": "few-key-0123456789-0123456789-0123456789"}
+SOME = {"X-Broker-Key": "some-key-0123456789-0123456789-0123456789"}
+ALL = {"X-Broker-Key": "all-key-0123456789-0123456789-0123456789"}
 CALLERS = {
     "few": {"key_sha256": key_digest(FEW["X-Broker-Key"]), "admin": ["mine-*"]},
     "some": {"key_sha256": key_digest(SOME["X-Broker-Key"]), "admin": ["mine-*", "other-*", "g*"]},
@@ -39,7 +39,7 @@ async def broker(start_broker: StartBroker, tmp_path: Path) -> AsyncIterator[Run
     """Yield a broker with an admin of few grants, one of most, and one of all; imports fall due much later."""
     data = tmp_path / "rights"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with start_broker(data_dir=data, callers=CALLERS, refresh={"import_spread": "10h"}) as running:
         running.secrets |= {key["X-Broker-Key"] for key in (FEW, SOME, ALL)}
         yield running

@@ -16,7 +16,7 @@ from broker.settings import Caller as CallerSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEY = "tbk_service-key-0123456789_abc"
+KEY = "tbk_service-key-0123456789-0123456789_abc"
 
 
 def callers(folder: Path, *patterns: str) -> Callers:

@@ -46,7 +46,7 @@ async def test_fresh_settings_are_good(home: Home) -> None:
 async def test_wrong_settings(home: Home) -> None:
     """Every error at once, each with file, line and the nearest known key; exit 78, as `run` does."""
     home.settings.write_text(
-        '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "x"\n'
+        '[redis]\nurl = "embedded:"\nreplica = 1\n[log]\nlevel = "loud"\n[providers.a]\nkind = "acme"\n'
     )
     done, ran = await home("check", "--json"), await home("run")
     assert (done.code, ran.code) == (78, 78)
@@ -55,7 +55,7 @@ async def test_wrong_settings(home: Home) -> None:
         ("error", "broker.toml:3", "redis.replica: no such key: did you mean replicas?"),
         ("error", "broker.toml:5", "log.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("error", "broker.toml:6", "providers.a.client_id: is missing: add it below [providers.a]"),
-        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('x')}"),
+        ("error", "broker.toml:7", f"providers.a.kind: {catalogue.unknown('acme')}"),
     ]
     for line in (await home("check")).out.splitlines()[:-1]:
         assert line.removeprefix("error: ") in ran.err
@@ -84,13 +84,32 @@ async def test_settings_that_may_cost(home: Home) -> None:
     assert "THE-SECRET" not in done.out + done.err + strict.out + strict.err
 
 
+async def test_parameters_and_headers_that_do_otherwise(home: Home) -> None:
+    """A parameter that nothing may replace, and a key in clear, cause a warning each; the key is not shown."""
+    home.settings.write_text(
+        'data_dir = "data"\n[redis]\nurl = "embedded:"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
+        'token_endpoint = "https://as.test/token"\nissuer = "https://as.test"\n'
+        'authorization_params = { state = "x", prompt = "consent" }\nrefresh_params = { refresh_token = "x" }\n'
+        'headers = { "api-key" = "THE-KEY", Accept = "x" }\n'
+    )
+    done = await home("check")
+    assert done.code == 0
+    assert [line.partition(" (")[0] for line in bad(done)] == [
+        "warning: broker.toml:9: providers.acme.authorization_params.state has no effect",
+        "warning: broker.toml:10: providers.acme.refresh_params.refresh_token has no effect",
+        "warning: broker.toml:11: providers.acme.headers.api-key stands in the settings",
+    ]
+    assert "THE-KEY" not in done.out + done.err
+
+
 def with_secrets(home: Home) -> dict[str, Path]:
     """Write settings that name a file of each kind, all good and private."""
     contents = {
         "sealing": new_sealing_key(),
         "password": "pw",
         "client": "a-client-secret",
-        "caller": "a-caller-key-0123456",
+        "header": "an-api-key",
+        "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
     }
     paths = {name: home.directory / f"{name}.secret" for name in contents}
@@ -101,6 +120,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         f'data_dir = "{home.data}"\n[redis]\nurl = "redis://127.0.0.1/0"\npassword_file = "{paths["password"]}"\n'
         f'[sealing]\nkeys_file = "{paths["sealing"]}"\n[providers.acme]\nkind = "oauth2"\nclient_id = "x"\n'
         f'issuer = "https://as.test"\nclient_secret_file = "{paths["client"]}"\ntoken_endpoint = "https://as.test/token"\n'
+        f'headers = {{ "api-key" = {{ file = "{paths["header"]}" }} }}\n'
         f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
         'webhook = "https://hooks.test/x"\n'
     )
@@ -111,6 +131,7 @@ KEYS = {
     "sealing": "sealing.keys_file",
     "password": "redis.password_file",
     "client": "providers.acme.client_secret_file",
+    "header": "providers.acme.headers.api-key.file",
     "caller": "callers.wall.key_file",
     "notify": "notify.secret_file",
 }
@@ -125,7 +146,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
         path.chmod(0o644)
     home.data.chmod(0o777)
     done, strict = await home("check"), await home("check", "--strict", "--json")
-    assert (done.code, strict.code, len(bad(done))) == (0, 1, 6)
+    assert (done.code, strict.code, len(bad(done))) == (0, 1, 7)
     for name, path in paths.items():
         assert any(
             line.startswith(f"warning: {path}: {KEYS[name]}: mode 0644, uid {os.getuid()}") for line in bad(done)

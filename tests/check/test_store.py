@@ -183,8 +183,20 @@ async def test_user_without_a_command(server: StartRedis, tmp_path: Path, comman
         assert "whether the broker's user may send every command that a broker sends" in only(findings, "unknown")
         return
     (denied,) = [finding for finding in findings if "may not send" in finding.what]
-    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}")
+    channels = "; PSUBSCRIBE on the channels broker:tokens:*" if name == "psubscribe" else ""
+    assert (denied.level, denied.what) == ("failed", f"the broker's user may not send {name.upper()}{channels}")
     assert f"+{name}" in denied.cure
+
+
+async def test_user_without_channels(server: StartRedis, tmp_path: Path) -> None:
+    """Redis 7 gives a new user no channels: the finding names them, and its words grant them."""
+    redis = server()
+    url = await as_user(redis, "broker on >pw ~* +@all")
+    (denied,) = [finding for finding in await found(url, tmp_path, password="pw") if "may not send" in finding.what]
+    assert "PSUBSCRIBE and PUBLISH on the channels broker:tokens:*" in denied.what
+    rules = denied.cure.partition("ACL SETUSER … ")[2].partition(",")[0]
+    await as_user(redis, f"broker {rules}")
+    assert not [f for f in await found(url, tmp_path, password="pw") if "may not send" in f.what]
 
 
 @pytest.mark.parametrize("narrower", [" resetkeys ~other:*", " resetchannels &other:*"])

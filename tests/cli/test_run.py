@@ -83,7 +83,7 @@ async def test_ctrl_c(home: Home) -> None:
 async def test_sighup(home: Home) -> None:
     """SIGHUP takes over new callers and drops old ones; settings that became wrong are said and change nothing."""
     process = await home.run()
-    new, old = "new-key-0123456789", "old-key-0123456789"
+    new, old = "new-key-0123456789-0123456789-0123456789", "old-key-0123456789-0123456789-0123456789"
 
     def caller(key: str) -> str:
         return f'[callers.wall]\nkey_sha256 = "{key_digest(key)}"\nread = ["*"]\n'

@@ -29,7 +29,7 @@ from tests.ports import free_port
 from tests.steps import assert_sound, log_in, make_due
 from tests.waiting import until
 
-KEY = "tbk_service-key-0123456789_abc"
+KEY = "tbk_service-key-0123456789-0123456789_abc"
 CALLERS = {"svc": {"key_sha256": key_digest(KEY), "read": ["g*", "h*"], "refresh": ["g*"]}}
 
 
@@ -38,7 +38,7 @@ async def broker(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) ->
     """Start a broker with one valid grant; the caller `svc` may read it and have it refreshed."""
     data = tmp_path / "own"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with start_broker(data_dir=data, callers=CALLERS, refresh={"min_interval": "1s"}) as running:
         running.secrets.add(KEY)
         await running.import_("g1", "acme", sandbox.rotating.issue(scope="a b").refresh_token or "")
@@ -170,7 +170,7 @@ async def test_a_restart_is_invisible(start_broker: StartBroker, sandbox: Sandbo
         grant = client.grant("g1")
         starting = asyncio.create_task(grant.ready(timeout=20))
         (tmp_path / "own").mkdir()
-        (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789\n")
+        (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
         async with start_broker(**places) as first:
             await first.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
             with contextlib.suppress(UnknownGrant):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +28,12 @@ _COMPARED = (
 )
 
 
+KEY = "fake-broker-key-of-32-characters-0"
+READER = "reader-key-of-32-characters-00000"
 ASKED: list[tuple[str, str, dict[str, str]]] = [
     ("GET", "/v1/grants/g1/token", {}),
     ("GET", "/v1/grants/g1/token", {"Prefer": "wait=3"}),
-    ("GET", "/v1/grants/g1/token", {"X-Broker-Key": "", "Authorization": "Bearer fake-broker-key"}),
+    ("GET", "/v1/grants/g1/token", {"X-Broker-Key": "", "Authorization": f"Bearer {KEY}"}),
     ("GET", "/v1/grants/g1/token", {"If-None-Match": '"GENERATION"'}),
     ("GET", "/v1/grants/g1/token", {"If-None-Match": '"1764000000000"', "Prefer": "wait=1"}),
     ("GET", "/v1/grants/g1/token", {"If-None-Match": '"GENERATION"', "Prefer": "wait=1"}),
@@ -64,13 +66,20 @@ class Shape(NamedTuple):
 
 
 @pytest.fixture
+def fake_broker() -> Iterator[FakeBroker]:
+    """Yield a fake with a key that the real broker accepts too."""
+    with FakeBroker(key=KEY) as running:
+        yield running
+
+
+@pytest.fixture
 async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[RunningBroker]:
     """Start a broker with g1, whose caller the fake knows too."""
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789\n")
+    (tmp_path / "own" / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     callers = {
-        "svc": {"key_sha256": key_digest("fake-broker-key"), "read": ["g*"], "refresh": ["g*"]},
-        "reader": {"key_sha256": key_digest("reader-key"), "read": ["g*"]},
+        "svc": {"key_sha256": key_digest(KEY), "read": ["g*"], "refresh": ["g*"]},
+        "reader": {"key_sha256": key_digest(READER), "read": ["g*"]},
     }
     async with start_broker(data_dir=tmp_path / "own", callers=callers) as running:
         await running.import_("g1", "acme", sandbox.rotating.issue(scope="read").refresh_token or "")
@@ -79,7 +88,7 @@ async def real(start_broker: StartBroker, sandbox: Sandbox, tmp_path: Path) -> A
 
 async def shape(session: aiohttp.ClientSession, url: str, method: str, path: str, headers: dict[str, str]) -> Shape:
     """Return the response to a request whose headers have the current generation for `GENERATION`."""
-    key = {"X-Broker-Key": "fake-broker-key"}
+    key = {"X-Broker-Key": KEY}
     async with session.get(f"{url}/v1/grants/g1/token", headers=key) as answer:
         etag = answer.headers.get("ETag", "")
     sent = {name: value.replace('"GENERATION"', etag) for name, value in {**key, **headers}.items() if value}
@@ -115,7 +124,7 @@ async def test_a_reader(real: RunningBroker, fake_broker: FakeBroker) -> None:
             ("GET", "/v1/grants/g1/token?min_ttl=60", {}),
             ("POST", "/v1/grants/g1/refresh", {"If-Match": '"GENERATION"'}),
         ):
-            real_one = await shape(session, real.url, method, path, {**headers, "X-Broker-Key": "reader-key"})
+            real_one = await shape(session, real.url, method, path, {**headers, "X-Broker-Key": READER})
             assert await shape(session, fake_broker.url, method, path, headers) == real_one
             assert real_one.status == 403
 

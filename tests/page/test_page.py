@@ -18,7 +18,7 @@ from tests.steps import log_in, make_due
 from tests.waiting import until
 
 Screens = Callable[..., Any]
-FEW = "few-key-0123456789"
+FEW = "few-key-0123456789-0123456789-0123456789"
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 
 
@@ -174,7 +174,7 @@ async def test_an_admin_of_some(start_broker: StartBroker, sandbox: Sandbox, scr
     callers = {"few": {"key_sha256": key_digest(FEW), "admin": ["mine-*"]}}
     data = tmp_path / "some"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with start_broker(callers=callers, data_dir=data) as broker:
         for grant in ("mine-1", "other-1", "other-2"):
             await log_in(broker, grant, "acme")

@@ -21,10 +21,10 @@ from tests.ports import free_port
 from tests.steps import log_in
 
 PAGE = {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"}
-FEW = "few-key-0123456789"
+FEW = "few-key-0123456789-0123456789-0123456789"
 CALLERS = {
     "few": {"key_sha256": key_digest(FEW), "admin": ["mine-*"]},
-    "reads": {"key_sha256": key_digest("reads-key-0123456789"), "read": ["*"]},
+    "reads": {"key_sha256": key_digest("reads-key-0123456789-0123456789-0123456789"), "read": ["*"]},
 }
 
 
@@ -57,7 +57,7 @@ async def broker(start_broker: StartBroker, tmp_path: Path) -> Any:
     """Return a broker with an admin of everything, one of some grants, and a reader."""
     data = tmp_path / "signing-in"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with start_broker(data_dir=data, callers=CALLERS, refresh={"min_interval": "0s"}) as running:
         running.secrets |= {FEW}
         yield running
@@ -88,7 +88,7 @@ async def test_wrong_keys(broker: RunningBroker) -> None:
             assert answer.status == 401
             assert "Set-Cookie" not in answer.headers
     async with broker.session.post(
-        broker.url + "/session", json={"key": "reads-key-0123456789"}, headers=PAGE
+        broker.url + "/session", json={"key": "reads-key-0123456789-0123456789-0123456789"}, headers=PAGE
     ) as answer:
         assert answer.status == 403
         assert "admin" in (await answer.json())["error_description"]

@@ -89,3 +89,34 @@ def test_rfc_9207(issuer: str | None, iss: str | None, required: bool, accepted:
     else:
         with pytest.raises(InvalidRequest):
             check_issuer(settings, iss, required=required)
+
+
+def test_params_replace_and_remove() -> None:
+    """Any parameter may be replaced or left out but state and PKCE; scopes are joined as the provider wants."""
+    settings = dialect(
+        scope="a b",
+        scope_separator=",",
+        authorization_params={
+            "client_id": "",
+            "client_key": "{client_id}",
+            "response_type": "code id_token",
+            "scope": "",
+            "user_scope": "{scope}",
+            "state": "",
+            "code_challenge": "evil",
+            "code_challenge_method": "plain",
+        },
+    )
+    url = authorization_url(settings, "https://as.test/a", redirect_uri=REDIRECT, state="s", code_challenge="c")
+    assert parse_qsl(urlsplit(url).query, strict_parsing=True) == [
+        ("response_type", "code id_token"),
+        ("redirect_uri", REDIRECT),
+        ("state", "s"),
+        ("code_challenge", "c"),
+        ("code_challenge_method", "S256"),
+        ("client_key", "an id"),
+        ("user_scope", "a,b"),
+    ]
+    assert "scope=a%2Cb&" in authorization_url(
+        dialect(scope="a b", scope_separator=","), "https://as.test/a", redirect_uri="x", state="s", code_challenge="c"
+    )

@@ -141,3 +141,9 @@ def test_discovery_does_not_overrule_how_we_authenticate(more: dict[str, Any]) -
     filled = dialect(kind="oidc", issuer="https://as.test", **more)
     found = filled.with_metadata(Metadata(issuer="https://as.test", body_credentials_only=True))
     assert found.token_endpoint_auth_method == "client_secret_basic"
+
+
+def test_a_window_of_its_own() -> None:
+    """A provider's window holds for it alone, whatever `refresh.window` says."""
+    given = {"kind": "een-v3", "client_id": "id", "window": [0.8, 0.95]}
+    assert Dialect.from_settings("acme", Provider.model_validate(given), (0.5, 0.6)).window == (0.8, 0.95)

@@ -15,7 +15,7 @@ from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
 from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import Credentials
-from broker.providers.endpoint import authenticate
+from broker.providers.request_form import authenticate
 from broker.secret import Secret
 
 from .asking import TOKEN, TOKENS, raw, refresh

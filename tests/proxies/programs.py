@@ -15,7 +15,7 @@ from tests.deploy.deployment import skip_or_fail
 from tests.ports import free_port
 from tests.waiting import until
 
-KEY = "proxy-key-0123456789"
+KEY = "proxy-key-0123456789-0123456789-0123456789"
 
 
 def program(name: str) -> str:

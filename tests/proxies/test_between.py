@@ -41,7 +41,7 @@ async def behind(
     """Yield a broker behind an nginx that takes Authorization away; its address for callers and browsers."""
     data, port = tmp_path / "own", free_port()
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     make = partial(nginx, 'proxy_set_header Authorization "";')
     callers = {"svc": {"key_sha256": key_digest(KEY), "read": [GRANT]}}
     listen = f"127.0.0.1:{port}"

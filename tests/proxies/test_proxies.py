@@ -107,7 +107,7 @@ async def test_the_service_gets_the_token_and_nothing_else(
     families._mint = lambda: mint().ljust(size, "x")
     data = tmp_path / "own"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with start_broker(data_dir=data, **CALLERS) as broker:
         pair = sandbox.rotating.issue()
         await broker.import_(GRANT, "acme", pair.refresh_token or "")
@@ -148,7 +148,7 @@ async def test_no_token_is_a_503_with_retry_after(
     address = {"listen": [f"127.0.0.1:{port}"], "public_url": f"http://127.0.0.1:{port}"}
     data = tmp_path / "own"
     data.mkdir()
-    (data / "admin.key").write_text("admin-key-0123456789\n")
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
     async with contextlib.AsyncExitStack() as stack:
         broker_url = f"http://127.0.0.1:{port}"
         url = await stack.enter_async_context(proxying(make, tmp_path / "proxy", broker_url, service.url))

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from broker.cli.init import toml
+from broker.cli.toml import toml
 from broker.providers.dialects import Dialect
 from broker.settings import Provider, Settings
 from broker.settings.environment import ENV_PREFIX, model_of, table_of
@@ -97,6 +97,7 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "scope": lambda dialect: dialect.scope,
     "authorization_endpoint": lambda dialect: dialect.authorization_endpoint,
     "token_endpoint": lambda dialect: dialect.token_endpoint,
+    "refresh_endpoint": lambda dialect: dialect.refresh_endpoint,
     "revocation_endpoint": lambda dialect: dialect.revocation_endpoint,
     "logout_endpoint": lambda dialect: dialect.logout_endpoint,
     "token_endpoint_auth_method": lambda dialect: dialect.token_endpoint_auth_method,
@@ -107,6 +108,11 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "redirect_uri_encoding": lambda dialect: "percent" if dialect.encode_redirect_uri else "plain",
     "scope_on_refresh": lambda dialect: dialect.scope_on_refresh,
     "scope_on_exchange": lambda dialect: dialect.scope_on_exchange,
+    "scope_separator": lambda dialect: dialect.scope_separator,
+    "body": lambda dialect: dialect.body,
+    "code_parameter": lambda dialect: dialect.code_parameter,
+    "redirect_uri": lambda dialect: dialect.redirect_uri,
+    "window": lambda dialect: dialect.window,
     "reuse_grace": lambda dialect: "forever" if dialect.reuse_grace_ms is None else _ms(dialect.reuse_grace_ms),
     "old_token": lambda dialect: dialect.old_token,
     "default_lifetime": lambda dialect: _ms(dialect.default_lifetime_ms),
@@ -125,14 +131,13 @@ def kinds() -> str:
         cells = [_value(filled(dialect)) for dialect in dialects.values()]
         if len(set(cells)) > 1 or key.endswith("_endpoint"):
             rows.append((code(key), *map(_found, [key] * len(cells), cells, dialects.values())))
-    rows.append((code("refresh.window"), *(_value(dialect.window) for dialect in dialects.values())))
     issuer = ["required" if "issuer" in _required(kind) else NOTHING for kind in KINDS]
     return table(("", *map(code, KINDS)), [(code("issuer"), *issuer), *rows])
 
 
 def _found(key: str, cell: str, dialect: Dialect) -> str:
     """Return a cell, or where the value is from that the kind does not know."""
-    if cell != NOTHING or not key.endswith("_endpoint") or key == "logout_endpoint":
+    if cell != NOTHING or not key.endswith("_endpoint") or key in {"logout_endpoint", "refresh_endpoint"}:
         return cell
     return "discovered" if dialect.discovery else "required" if key in _required(dialect.kind) else NOTHING
 

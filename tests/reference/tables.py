@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from broker.process.log_events import EVENTS
 from tests.reference.alerts import alerts
+from tests.reference.catalogue import catalogue
 from tests.reference.commands import commands
 from tests.reference.metrics import metrics
 from tests.reference.pages import code, table
@@ -21,6 +22,7 @@ def events() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "alerts": alerts,
+    "catalogue": catalogue,
     "commands": commands,
     "events": events,
     "settings": settings,

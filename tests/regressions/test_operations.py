@@ -205,7 +205,7 @@ async def test_mounted_secrets_are_swapped(
 ) -> None:
     """A new client secret is taken up by the next request or probe, a caller's new key by SIGHUP."""
     secrets = tmp_path / "secrets"
-    swap(secrets, "..1", client=CLIENT_SECRET, caller="first-key-0123456789")
+    swap(secrets, "..1", client=CLIENT_SECRET, caller="first-key-0123456789-0123456789-0123456789")
     accepted = [CLIENT_SECRET]
     usual = success()
 
@@ -230,8 +230,13 @@ async def test_mounted_secrets_are_swapped(
         await broker.put("g1", auth_server.issue("g1"))
         await until(lambda: broker.has_token("g1"))
         accepted[0] = "another-client-secret-0123456789"
-        broker.secrets |= {accepted[0], CLIENT_SECRET, "first-key-0123456789", "second-key-0123456789"}
-        swap(secrets, "..2", client=accepted[0], caller="second-key-0123456789")
+        broker.secrets |= {
+            accepted[0],
+            CLIENT_SECRET,
+            "first-key-0123456789-0123456789-0123456789",
+            "second-key-0123456789-0123456789-0123456789",
+        }
+        swap(secrets, "..2", client=accepted[0], caller="second-key-0123456789-0123456789-0123456789")
         if hang_up:
             broker.popen.send_signal(signal.SIGHUP)
             await until(lambda: sum(line["event"] == "settings.reloaded" for line in broker.log) == 2)
@@ -246,8 +251,8 @@ async def test_mounted_secrets_are_swapped(
         )
         await until(lambda: broker.has_token("g1"))
         for key, status in (
-            ("first-key-0123456789", 401 if hang_up else 200),
-            ("second-key-0123456789", 200 if hang_up else 401),
+            ("first-key-0123456789-0123456789-0123456789", 401 if hang_up else 200),
+            ("second-key-0123456789-0123456789-0123456789", 200 if hang_up else 401),
         ):
             headers = {"X-Broker-Key": key}
             assert (await broker.ask("GET", "/v1/grants/g1/token", headers=headers))[0] == status

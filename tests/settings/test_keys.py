@@ -25,16 +25,18 @@ def _findings(work: Callable[[], object]) -> tuple[str, ...]:
 
 
 def test_all_bad_callers_at_once(loaded: Loaded, tmp_path: Path) -> None:
-    """A key file that is missing, empty or no text, and a key given twice: each one line, all in one go."""
+    """A key file that is missing, empty, no text or a short key, and a key given twice: each one line, all at once."""
+    (tmp_path / "short").write_text("a" * 31 + "\n")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfePASSWORD")
-    (tmp_path / "same").write_text("PASSWORD\n")
+    (tmp_path / "same").write_text("PASSWORD" * 4 + "\n")
     settings = loaded(
         REDIS
         + "".join(
-            f'[callers.{name}]\nkey_file = "{tmp_path / name}"\n' for name in ("missing", "empty", "binary", "same")
+            f'[callers.{name}]\nkey_file = "{tmp_path / name}"\n'
+            for name in ("missing", "empty", "binary", "short", "same")
         )
-        + f'[callers.again]\nkey_sha256 = "{key_digest("PASSWORD")}"\n'
+        + f'[callers.again]\nkey_sha256 = "{key_digest("PASSWORD" * 4)}"\n'
     )
     findings = _findings(lambda: Callers.load(settings.callers, tmp_path))
     uid, cure = tmp_path.stat().st_uid, "`token-broker caller new NAME` makes a key"
@@ -42,16 +44,17 @@ def test_all_bad_callers_at_once(loaded: Loaded, tmp_path: Path) -> None:
         f"callers.missing.key_file: /missing cannot be read by uid {uid} (No such file or directory): {cure}",
         f"callers.empty.key_file: /empty is empty: {cure}",
         f"callers.binary.key_file: /binary is not UTF-8 text: {cure}",
+        f"callers.short.key_file: the key in /short is shorter than 32 characters: {cure}",
         "callers.again: has the same key as callers.same: give each its own",
     ]
 
 
 def test_key_file_of_windows(loaded: Loaded, tmp_path: Path) -> None:
     """A byte order mark and CRLF around a key are no part of it."""
-    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfthe-key\r\n")
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfthe-key-of-more-than-32-characters\r\n")
     settings = loaded(REDIS + f'[callers.wall]\nkey_file = "{tmp_path / "key"}"\nread = ["*"]\n')
     callers = Callers.load(settings.callers, tmp_path)
-    assert callers.identify("bearer the-key", None).name == "wall"
+    assert callers.identify("bearer the-key-of-more-than-32-characters", None).name == "wall"
     with pytest.raises(UnknownKey):
         callers.identify("Bearer the-other", None)
 

@@ -94,6 +94,40 @@ async def test_a_commit_after_another_answer_to_one_refresh_token(store: Store) 
     assert await store.grants.refresh_token("g1") == ("p", Secret("r2"))
 
 
+async def test_a_login_counts_although_an_older_grant_was_refreshed_since(store: Store) -> None:
+    """A login stands in a journal alone, and a refresh of what was before it went on: the login is restored over it."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    token = commit_of(claim, "login", generation=claim.generation + 1).token
+    assert token is not None
+    token = replace(token, issued_at=claim.granted_at + 1)
+    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=claim.generation)
+    refreshed = store.registry.prepare(commit_of(claim, "a2", generation=claim.generation + 2))
+    assert (await store.schedule.commit(refreshed))[0] == "committed"
+    assert await store.registry.restore(login.record) == "restored"
+    held = await store.grants.get("g1")
+    assert held is not None
+    assert held.token is not None
+    assert (held.token.access_token, held.generation) == (Secret("login"), claim.generation + 3)
+    assert await store.grants.refresh_token("g1") == ("p", Secret("r-login"))
+    assert await store.registry.restore(login.record) == "known"
+    assert await store.registry.restore(refreshed.record) == "replaced"
+
+
+async def test_no_token_of_another_login_stays(store: Store) -> None:
+    """What a login's refresh token brought without an access token is restored over an older grant: its token goes."""
+    await imported(store, "g1")
+    (claim,) = await claimed(store)
+    assert (await store.schedule.commit(store.registry.prepare(commit_of(claim))))[0] == "committed"
+    later = replace(claim, granted_at=claim.granted_at + 50, generation=claim.generation + 50)
+    without = store.registry.prepare(replace(commit_of(later, "", "newest"), token=None)).record
+    assert await store.registry.restore(without) == "restored"
+    held = await store.grants.get("g1")
+    assert held is not None
+    assert held.token is None
+    assert await store.grants.refresh_token("g1") == ("p", Secret("newest"))
+
+
 async def test_an_answer_without_a_token_names_no_generation_twice(store: Store, redis: Redis) -> None:
     """The store lost the access token of the generation that such an answer followed: its own is older."""
     await imported(store, "g1")

@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from broker import errors
 from broker.api import audit
 from broker.api.cached_responses import SCOPE
-from broker.api.callers import BROKER_KEY, split_authorization
+from broker.api.callers import BROKER_KEY, single, split_authorization
 from broker.api.context import CONTEXT
 from broker.api.requests import read_body
 from broker.api.responses import error_status, json_response
@@ -82,7 +82,7 @@ def authenticate_client(callers: Callers, request: web.BaseRequest, body: bytes)
         RequestRefused: the request is malformed, or the client may not do this.
     """
     headers = request.headers
-    parts = [headers.get(name, "") for name in (hdrs.AUTHORIZATION, BROKER_KEY, hdrs.CONTENT_TYPE)]
+    parts = [",".join(headers.getall(name, ())) for name in (hdrs.AUTHORIZATION, BROKER_KEY, hdrs.CONTENT_TYPE)]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape") + b"\0" + body).digest()
     known = callers.known_requests.get(digest)
     if known is None:
@@ -121,7 +121,10 @@ def find_client(callers: Callers, request: web.BaseRequest, form: dict[str, str]
     Raises:
         RequestRefused: no caller has these credentials, or the request gives them twice.
     """
-    authorization, broker_key = request.headers.get("Authorization"), request.headers.get("X-Broker-Key")
+    try:
+        authorization, broker_key = single(request.headers, hdrs.AUTHORIZATION), single(request.headers, BROKER_KEY)
+    except errors.InvalidRequest as error:
+        raise RequestRefused(error.code, str(error)) from None
     scheme, value = split_authorization(authorization or "")
     if broker_key is None and scheme == "basic":
         if "client_secret" in form:

@@ -65,9 +65,11 @@ async def list_grants(request: web.Request) -> web.Response:
         raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
     providers = query.getall("provider", None) or await _all_providers(request)
     try:
-        limit = min(_PAGE_MAX, max(1, int(query.get("limit", _PAGE))))
+        limit = int(query.get("limit", _PAGE))
     except ValueError:
-        raise InvalidRequest(f"limit is not a number: send one from 1 to {_PAGE_MAX}") from None
+        limit = 0
+    if not 1 <= limit <= _PAGE_MAX:
+        raise InvalidRequest(f"limit is not a number from 1 to {_PAGE_MAX}: send one such as limit={_PAGE}")
     cursor = _open_cursor(context, caller, query.get("cursor"))
     part = query.get("search", "").lower()
     page = await context.store.grants.page(

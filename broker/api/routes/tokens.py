@@ -11,6 +11,7 @@ from multidict import istr
 
 from broker.api import audit
 from broker.api.cached_responses import applied_preference, token_headers
+from broker.api.callers import single
 from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, is_from_status_page, read_grant_id
 from broker.api.responses import error_response
@@ -18,7 +19,9 @@ from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from multidict import MultiMapping
 
     from broker.api.callers import Caller, Right
     from broker.api.context import Context
@@ -53,7 +56,7 @@ async def get_token(
     token = reader.at_hand(grant_id, min_ttl_ms) or await reader.current(
         grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait
     )
-    if _matches(headers.get(hdrs.IF_NONE_MATCH), token):
+    if _matches(headers.getall(hdrs.IF_NONE_MATCH, ()), token):
         newer = await reader.newer(grant_id, token.generation, wait) if wait else None
         if newer is None:
             return context.responses.not_modified.respond(request, token, wait)
@@ -75,7 +78,7 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     context, grant_id, from_page = request.app[CONTEXT], read_grant_id(request), is_from_status_page(request)
     caller = authenticate(request) if from_page else require_right(context, request.headers, "refresh", grant_id)
     caller.require("refresh", grant_id)
-    condition = request.headers.get("If-Match")
+    condition = single(request.headers, "If-Match")
     if condition is None:
         return error_response(
             428,
@@ -94,7 +97,7 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     return respond_with_token(context, request, token, wait)
 
 
-def require_right(context: Context, headers: Mapping[str, str], right: Right, grant_id: str) -> Caller:
+def require_right(context: Context, headers: MultiMapping[str], right: Right, grant_id: str) -> Caller:
     """Return the caller, who must have *right* on the grant; count a refusal.
 
     Raises:
@@ -121,10 +124,11 @@ def respond_with_token(
     return context.responses.token.respond(request, token, wait)
 
 
-def _matches(condition: str | None, token: Token) -> bool:
-    if condition is None:
+def _matches(lines: Sequence[str], token: Token) -> bool:
+    """Return whether `If-None-Match`, in one line or several (RFC 9110 §5.3), names the token."""
+    if not lines:
         return False
-    tags = [tag.strip().removeprefix("W/") for tag in condition.split(",")]
+    tags = [tag.strip().removeprefix("W/") for tag in ",".join(lines).split(",")]
     return "*" in tags or f'"{token.generation}"' in tags
 
 

@@ -15,29 +15,36 @@ local grant_id, was_provider, generation, answered_at, refresh_at, attempt, chan
   record = unpack(ARGV)
 local fields = {unpack(ARGV, 12)}
 generation, answered_at, followed = tonumber(generation), tonumber(answered_at), tonumber(followed)
+granted_at = tonumber(granted_at)
 
 local stored = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'granted_at')
 if (stored[1] or '') ~= was_provider then
   return 'moved'
 end
--- An answer without an access token leaves the generation that it followed.
-local has_token = generation > followed
 if stored[1] then
-  local known, last_answered_at = tonumber(stored[2]), tonumber(stored[3] or 0)
-  -- An older refresh must not undo what the store got since the generation that it followed (a login, an import).
-  if known > followed and stored[4] ~= granted_at then
+  local known, last_answered_at, last_granted_at = tonumber(stored[2]), tonumber(stored[3] or 0), tonumber(stored[4] or 0)
+  -- An answer without an access token leaves the generation that it followed.
+  local has_token = generation > followed
+  if last_granted_at == granted_at then
+    -- Of the answers to one grant the newest counts. Two may have followed one generation: the store went back behind
+    -- a claim, and a provider accepts a spent refresh token for a while.
+    local newer = (generation == known or not has_token) and answered_at > last_answered_at
+    if generation <= known and not newer then
+      return 'known'
+    end
+  elseif known > followed and last_granted_at > granted_at then
+    -- What a login or an import brought since is not undone, but refreshes of what was before a login are.
     return 'replaced'
-  end
-  -- Of the answers to one grant the newest counts. Two may have followed one generation: the store went back behind a
-  -- claim, and a provider accepts a spent refresh token for a while.
-  local comparable = generation == known or not has_token
-  if generation < known and not comparable or generation <= known and answered_at <= last_answered_at then
-    return 'known'
+  else
+    -- Another login's access token may be another account's.
+    redis.call('HDEL', grant, 'access_token', 'token_type', 'scope', 'issued_at', 'expires_at', 'extra', 'reauthorize_by')
   end
   if not has_token then
-    -- The store's access token stays. It is not the one of the generation that the answer followed, where the store
-    -- has lost that one: such a token gets a generation that never meant another.
+    -- The store's access token stays. Where the store has lost the one of the generation that the answer followed, this
+    -- one gets a generation that never meant another.
     generation = known < generation and generation + 1 or known
+  else
+    generation = math.max(generation, known + 1)
   end
 else
   -- The ids of forgotten grants are kept for a limited time, so no older answer comes back. A forgotten grant takes
@@ -57,7 +64,6 @@ redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
 record_attempt(attempts, 'restored', record)
-if has_token then
-  redis.pcall('PUBLISH', channel, message)
-end
+message = string.gsub(message, '("generation": ?)%d+', '%1' .. string.format('%.0f', generation))
+redis.pcall('PUBLISH', channel, message)
 return 'restored'
