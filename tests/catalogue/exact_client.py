@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLIENT_ID = "the-client-id"
 CLIENT_SECRET = "the-client-secret-0123456789"
-CALLBACK = "https://broker.example/callback"
+CALLBACK = "https://broker.acme.test/callback"
 VERIFIER = "a-verifier-of-forty-three-characters-at-the-least"
 
 
