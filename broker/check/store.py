@@ -164,6 +164,14 @@ def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Itera
             "restore the data, correct redis.url, or, to start from nothing, stop the broker and remove store.id from "
             "data_dir",
         )
+    if facts.unknown_schema is not None:
+        yield Finding(
+            "failed",
+            _WHERE,
+            f"the data under namespace {redis.namespace!r} {facts.unknown_schema.partition(':')[0]}",
+            "the broker does not start",
+            facts.unknown_schema.partition(": ")[2],
+        )
     if facts.canary == "none opens":
         yield Finding(
             "error",

@@ -13,7 +13,7 @@ import typer
 from pydantic import BaseModel
 
 from broker.cli.console import app, exits
-from broker.cli.providers import require_kind
+from broker.cli.providers import described, require_kind
 from broker.cli.toml import toml
 from broker.settings import Caller, Provider, Settings, catalogue
 from broker.settings.values import choices
@@ -68,7 +68,8 @@ def _file(kind: Kind) -> Iterator[str]:
             yield from _table(name, field.description or "", commented=not given)
             yield from _keys(inner.model_fields, given)
     yield from _table(f"providers.{_NAMES.get(kind.name, kind.name)}", kind.title)
-    for words in (*kind.notes, f"Register this redirect URI there: {_GIVEN['http']['public_url']}/callback"):
+    asked = (f"parameters.{name} is {described(template)}" for name, template in kind.templates.items())
+    for words in (*kind.notes, *asked, f"Register this redirect URI there: {_GIVEN['http']['public_url']}/callback"):
         yield from _comment(words)
     yield from _keys(Provider.model_fields, _given(kind), _shown(kind))
     yield from _table("callers.video-wall", Settings.model_fields["callers"].description or "", commented=True)

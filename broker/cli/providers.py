@@ -17,7 +17,7 @@ from broker.settings import catalogue
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.settings.catalogue import Kind
+    from broker.settings.catalogue import Kind, Template
 
 _COLUMNS = 100
 
@@ -45,6 +45,12 @@ def require_kind(name: str) -> str:
     if name not in catalogue.names():
         raise typer.BadParameter(catalogue.unknown(name))
     return name
+
+
+def described(template: Template) -> str:
+    """Return what stands for the name of *template*, with an example and the default."""
+    default = "" if template.default is None else f", by default {toml(template.default)}"
+    return f"{template.description}, such as {toml(template.example)}{default}"
 
 
 def _print_list(kinds: list[Kind]) -> None:
@@ -80,8 +86,7 @@ def _shown(kind: Kind) -> Iterator[str]:
         yield from _wrapped(kind.sources.get(key, ""), 6)
     yield from _part("Values in braces, which `parameters` of the provider gives:", kind.templates)
     for name, template in kind.templates.items():
-        default = "" if template.default is None else f", by default {toml(template.default)}"
-        yield from _wrapped(f"{name}: {template.description}, such as {toml(template.example)}{default}", 2)
+        yield from _wrapped(f"{name}: {described(template)}", 2)
     facts = {key: source for key, source in kind.sources.items() if key not in kind.settings}
     yield from _part("Further facts, with their sources:", facts)
     for key, source in facts.items():

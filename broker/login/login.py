@@ -21,7 +21,7 @@ from broker.errors import (
     ProviderUnavailable,
     StoreUnavailable,
 )
-from broker.login.redirect import read_redirect
+from broker.login.redirect import read_redirect, with_code
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.secret import Secret
@@ -262,7 +262,8 @@ class Login:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         dialect = await endpoint.resolve()
         check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
-        if dialect.code_parameter not in query:
+        query = with_code(query, dialect.code_parameter)
+        if "code" not in query:
             code = query.get("error", "no_code")[:64]
             kind = ProviderUnavailable if code in {"temporarily_unavailable", "server_error"} else LoginRefused
             words = f"the login did not succeed at the provider ({code!a}): nothing was changed; open its link again"
@@ -271,7 +272,7 @@ class Login:
             raise kind(words, code=code if code.isascii() else "no_code")
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
-            Secret(query[dialect.code_parameter]),
+            Secret(query["code"]),
             redirect_uri=dialect.redirect_uri or self._redirect_uri,
             code_verifier=verifier,
             timeout=self._request_timeout,

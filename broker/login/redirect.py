@@ -44,6 +44,14 @@ def read_query(query: str) -> dict[str, str]:
     return _each_once(parameters)
 
 
+def with_code(query: Mapping[str, str], parameter: str) -> Mapping[str, str]:
+    """Return *query* with the code at `code`, wherever the provider's *parameter* holds it."""
+    if parameter == "code":
+        return query
+    others = {name: value for name, value in query.items() if name not in {"code", parameter}}
+    return others | ({"code": query[parameter]} if parameter in query else {})
+
+
 def _location(url: str) -> tuple[str | None, int | None, str] | None:
     """Return host, port and path; None where it is no URL."""
     try:

@@ -122,6 +122,11 @@ EVENTS: dict[str, Event] = {
         _WARNING,
         "a broker was killed while `count` token requests were in flight; their outcomes are unknown",
     ),
+    "log.lost": Event(
+        _WARNING,
+        "`lines` lines of the log were lost: nobody read them, or the disk was full",
+        "look at what reads the log",
+    ),
     "login.failed": Event(_WARNING, "a login failed (`error`)", "log in again"),
     "login.unrecorded": Event(
         _WARNING,

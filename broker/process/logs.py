@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
+from broker.process.log_writer import LogWriter
 from broker.secret import Secret
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from broker.settings import Log
 
+_log = structlog.get_logger()
+_writer: LogWriter | None = None
 _level = "info"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -26,13 +29,15 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
     """Log everything to *stream* (by default standard error), one event a line."""
     global _level  # noqa: PLW0603 - structlog's own configuration is global too
     _level = log.level
+    written: Any = stream or _standard_error()
     stream = stream or sys.stderr
+    is_terminal = stream.isatty()
     _append(stream)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # a terminal shows the code of what it cannot show
-    readable = log.format == "text" or (log.format == "auto" and stream.isatty())
+    readable = log.format == "text" or (log.format == "auto" and is_terminal)
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)
         if readable
         else structlog.processors.JSONRenderer()
     )
@@ -47,13 +52,26 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=written),
         cache_logger_on_first_use=False,
     )
     # Libraries: warnings and worse, to the same stream.
-    logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, stream=written, format="%(levelname)s %(name)s %(message)s", force=True)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it quotes what it cannot parse, keys included
+
+
+def _standard_error() -> LogWriter | TextIO:
+    """Return the writer of standard error, which is made once; where that is no file, as in a test, itself."""
+    global _writer  # noqa: PLW0603 - there is one standard error
+    if _writer is None:
+        try:
+            _writer = LogWriter(
+                sys.stderr.fileno(), sys.stderr.encoding, lambda lines: _log.warning("log.lost", lines=lines)
+            )
+        except OSError:
+            return sys.stderr
+    return _writer
 
 
 def _append(stream: TextIO) -> None:

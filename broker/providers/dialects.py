@@ -100,7 +100,6 @@ class Dialect:
         *window* is `settings.refresh.window`, which holds for every provider without a window of its own.
         """
         old_token: OldToken = provider.old_token or "survives"
-        has_secret = provider.client_secret is not None or provider.client_secret_file is not None
         grace = provider.reuse_grace or timedelta(0)
         separator = provider.scope_separator or " "
         scope = None if provider.scope is None else _joined(provider.scope, separator)
@@ -120,9 +119,7 @@ class Dialect:
             discovery=provider.discovery,
             allow_http=provider.allow_http,
             iss_parameter_supported=False,
-            token_endpoint_auth_method=_first(
-                provider.token_endpoint_auth_method, "client_secret_basic" if has_secret else "none"
-            ),
+            token_endpoint_auth_method=_auth_method(provider),
             auth_method_is_default=provider.token_endpoint_auth_method is None,
             basic_encoding=provider.basic_encoding or "form",
             parameters=provider.place,
@@ -182,6 +179,11 @@ class Dialect:
 
 def _first(given: _T | None, default: _T) -> _T:
     return default if given is None else given
+
+
+def _auth_method(provider: Provider) -> AuthMethod:
+    has_secret = provider.client_secret is not None or provider.client_secret_file is not None
+    return provider.token_endpoint_auth_method or ("client_secret_basic" if has_secret else "none")
 
 
 def _joined(scope: str, separator: str) -> str:

@@ -165,7 +165,7 @@ def _names(directory: Path) -> tuple[str, ...]:
     ]
     if findings:
         raise InvalidSettings(*findings)
-    return tuple(path.stem for path in files)
+    return tuple(sorted(path.stem for path in files))
 
 
 def unknown(name: str) -> str:

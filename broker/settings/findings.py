@@ -29,6 +29,9 @@ WORDS = (
         "value_error": "{error}",
     }
     | dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
+    | dict.fromkeys(
+        ("date_type", "date_from_datetime_inexact", "date_from_datetime_parsing"), "must be a date, such as 2026-11-30"
+    )
     | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
 )
 """What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""

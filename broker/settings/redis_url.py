@@ -16,6 +16,12 @@ FORMS = (
 )
 """The forms that a URL may have, for the error message about any other."""
 
+UNENCODED = (
+    "has an `@` behind its host: in a user name or password write `/` as %2F, `?` as %3F, `#` as %23, `@` as %40 and "
+    "`%` as %25, or put the password into redis.password_file"
+)
+"""The message about a password with characters that end the host; it repeats nothing of the URL."""
+
 Topology = Literal["host", "socket", "sentinel", "cluster"]
 _SCHEMES: Mapping[str, tuple[Topology, bool, int]] = {
     "redis": ("host", False, 6379),
@@ -81,6 +87,8 @@ def parse_redis_url(text: str) -> RedisLocation:
         options = dict(parse_qsl(url.query, keep_blank_values=True))
     except (ValueError, KeyError):
         raise wrong from None
+    if "@" in url.path + url.query + url.fragment:
+        raise ValueError(UNENCODED)
     _check_options(options, tls=tls)
     userinfo, _, hosts = url.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
@@ -113,8 +121,11 @@ def parse_redis_url(text: str) -> RedisLocation:
 
 def _check_options(options: Mapping[str, str], *, tls: bool) -> None:
     for name in options:
-        if name not in _OPTIONS | _TLS_OPTIONS:
-            raise ValueError(f"has an unknown option ({name[:32]}): db, username, password and ssl_… are allowed")
+        if name not in _OPTIONS | _TLS_OPTIONS:  # not repeated: it may be a part of a password
+            raise ValueError(
+                "has an unknown option behind its `?`: db, username, password and ssl_… are allowed; a `?` in a "
+                "password is written %3F"
+            )
         if name in _TLS_OPTIONS and not tls:
             raise ValueError(f"has {name} but no TLS: use rediss:// (rediss+sentinel://, rediss+cluster://)")
     if options.get("ssl_cert_reqs", "required") not in {"required", "optional", "none"}:

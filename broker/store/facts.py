@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import StoreUnavailable
 from broker.secret import CannotOpen, Sealer
+from broker.store.opening import unknown_schema
 from broker.store.redis.embedded import running_server
 from broker.store.redis.primary import Primary
 from broker.store.resealing import CANARY
@@ -102,6 +103,8 @@ class StoreFacts:
     """Commands that the broker's user may not send."""
     store: str | None = None
     """Id of the store there; None if there is none yet."""
+    unknown_schema: str | None = None
+    """What is wrong with the schema of the data, and what to do."""
     canary: Literal["first", "other", "none opens"] | None = None
     """Which of the sealing keys opens what is stored."""
     foreign: tuple[str, ...] = ()
@@ -163,8 +166,9 @@ async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer
         facts.waitaof = ""
     except StoreUnavailable as error:
         facts.waitaof = str(error).removeprefix("Redis: ")
-    held, sealed = await primary.call("HMGET", keys.meta, "store", "canary")
+    held, sealed, schema = await primary.call("HMGET", keys.meta, "store", "canary", "schema")
     facts.store = held.decode() if held else None
+    facts.unknown_schema = unknown_schema(schema) if held else None
     if sealer is not None and sealed:
         try:
             sealer.open(sealed, *CANARY)

@@ -80,11 +80,8 @@ class Store:
                 f"Redis {what}, but this broker knows store {known}: restore its data, correct redis.url, or, to "
                 "start from nothing, stop the broker and remove store.id from data_dir"
             )
-        if int(schema or 0) != SCHEMA:
-            raise InvalidSettings(
-                f"redis: the data under namespace {self.keys.namespace!r} has schema {int(schema or 0)}, this version "
-                f"reads {SCHEMA}: run the version that wrote it, or choose another redis.namespace"
-            )
+        if (unknown := unknown_schema(schema)) is not None:
+            raise InvalidSettings(f"redis: the data under namespace {self.keys.namespace!r} {unknown}")
         try:
             self.sealer.open(sealed or b"", *CANARY)
         except CannotOpen:
@@ -108,6 +105,18 @@ class Store:
             self.keys.epoch,
             *(part for pair in new.items() for part in pair),
         )
+
+
+def unknown_schema(schema: bytes | None) -> str | None:
+    """Return what is wrong with the schema of a store's data, and what to do; None for this version's."""
+    if schema == str(SCHEMA).encode():
+        return None
+    found = (schema or b"0").decode("utf-8", "replace")[:32]
+    found = found if found.isdigit() else ascii(found)
+    return (
+        f"has schema {found}, this version reads {SCHEMA}: run the version that wrote it, or choose another "
+        "redis.namespace"
+    )
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from redis.asyncio import Redis as Client
 
 from broker.check.finding import Finding, exit_code
 from broker.check.store import check_store
+from broker.errors import InvalidSettings
 from broker.secret import Sealer
 from broker.settings import Redis
 from broker.store import open_store
@@ -205,6 +206,21 @@ async def test_user_of_another_namespace(server: StartRedis, tmp_path: Path, nar
     url = await as_user(server(), acl(more=narrower))
     (denied,) = [f for f in await found(url, tmp_path, password="pw") if f.level == "failed"]
     assert "may not send" in denied.what or "denied access" in denied.what
+
+
+@pytest.mark.parametrize("schema", ["2", "0", "abc", "1.5", "", "1\n", "\xff", "9" * 400])
+async def test_a_schema_of_another_version(server: StartRedis, tmp_path: Path, schema: str) -> None:
+    """`check` finds what `run` refuses, whatever stands there, and both name the two versions."""
+    redis = server()
+    async with open_store(Redis(url=redis.url), Sealer((NEW,)), data_dir=tmp_path) as store:
+        await store.identify()
+        await store.primary.call("HSET", "broker:{0}:meta", "schema", schema.encode("latin-1"))
+        with pytest.raises(InvalidSettings, match="this version reads 1") as refusal:
+            await store.identify()
+    (finding,) = [f for f in await found(redis.url, tmp_path) if f.level == "failed"]
+    assert "this version reads 1" in finding.what
+    assert "run the version that wrote it" in finding.cure
+    assert finding.what.partition("has schema")[2] in str(refusal.value)
 
 
 async def test_wrong_password(server: StartRedis, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.cli.conftest import C_LOCALE, COMMAND, Home, lines
 COMMANDS = [
     (),
     ("run",),
+    ("providers",),
     ("health",),
     ("status",),
     ("login",),

@@ -60,6 +60,7 @@ def test_init(name: str, tmp_path: Path) -> None:
     text = command("init", "--provider", name).stdout
     assert "# Register this redirect URI there: http://127.0.0.1:8080/callback" in text
     assert 'client_id = "…"' in text
+    assert all(f"parameters.{parameter} is " in text for parameter in kind.templates)
     provider = tomllib.loads(text)["providers"].popitem()[1]
     given = {f"parameters.{name}" for name in provider.get("parameters", {})} | provider.keys() - {"parameters", "kind"}
     assert given == set(kind.needs)

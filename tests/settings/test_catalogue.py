@@ -11,6 +11,7 @@ import pytest
 from broker.errors import InvalidSettings
 from broker.providers.dialects import Dialect
 from broker.settings import Provider, Settings, catalogue
+from broker.settings.file import load
 from tests.settings.conftest import REDIS, Wrong
 
 SHOP = """\
@@ -148,6 +149,22 @@ def test_a_wrong_file(directory: Path, old: str, new: str, findings: tuple[str, 
     assert len(caught.value.findings) == len(findings)
     for found, expected in zip(caught.value.findings, findings, strict=True):
         assert found.startswith(f"{directory}/shop.toml:{expected}")
+
+
+def test_a_wrong_file_ends_the_reading(directory: Path, file: Path) -> None:
+    """Whoever reads settings of such a kind gets the findings of the catalogue's file."""
+    (directory / "shop.toml").write_text(SHOP.replace("read = 2026-11-30", "read = 5"))
+    file.write_text(REDIS + A_SHOP)
+    with pytest.raises(InvalidSettings, match=r"shop\.toml:3: read: must be a date, such as 2026-"):
+        load(file)
+
+
+def test_headers_from_the_environment(loaded: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable holds the table of headers as JSON, files included."""
+    monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__A__HEADERS", '{"api-key": {"file": "/run/key"}, "Accept": "x"}')
+    provider = loaded(REDIS + A_SHOP + 'parameters = { shop = "b" }').providers["a"]
+    assert provider.secret_files == {"headers.api-key.file": Path("/run/key")}
+    assert provider.headers["Accept"] == "x"
 
 
 def test_only_the_kinds_that_are_used_are_read(directory: Path, loaded: Callable[..., Settings]) -> None:

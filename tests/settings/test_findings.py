@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import InvalidSettings
 from broker.settings import catalogue
 from broker.settings.file import load
+from broker.settings.redis_url import parse_redis_url
 from tests.settings.conftest import ACME, REDIS, Wrong
 
 CASES = {
@@ -331,3 +333,28 @@ def test_data_dir_is_absolute(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(file.parent)
     file.write_text('data_dir = "./data"\n' + REDIS)
     assert load(file).data_dir == file.parent / "data"
+
+
+@pytest.mark.parametrize("raw", "?#/@")
+@pytest.mark.parametrize("before", ["", "se", "a/b", "a?b=", "x&password="])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "redis://:{}@127.0.0.1:6379/0",
+        "rediss://user:{}@127.0.0.1",
+        "redis+sentinel://user:{}@h:26379/mymaster",
+        "redis+cluster://:{}@h:7000,i:7000",
+    ],
+)
+def test_a_password_with_characters_of_a_url(file: Path, form: str, before: str, raw: str) -> None:
+    """No part of a password that is not percent-encoded is shown; the message says what to write."""
+    password = f"{before}{raw}PASSWORD"
+    url = form.format(password)
+    if not set(password) & set("?#/"):  # an `@` alone ends nothing: the last one counts
+        assert parse_redis_url(url).password == password
+        return
+    file.write_text(f'[redis]\nurl = "{url}"\n')
+    with pytest.raises(InvalidSettings) as caught:
+        load(file)
+    assert "PASSWORD" not in str(caught.value)
+    assert "%3F" in str(caught.value)
