@@ -102,6 +102,9 @@ async def test_busy_minute(meet: Meet, demands: Demands) -> None:
         for busy in demands.answers.busy:
             here.emulator.busy = busy
             await here.refused(*grants)
+            # A server that failed may have spent the refresh token all the same.
+            understood = {"busy", "unknown"} if busy.status >= 500 else {"busy"}
+            assert {(await here.state(grant))["last"]["outcome"] for grant in grants} <= understood
             assert (await here.parked(*grants), await here.suspended()) == ({}, None)
             here.emulator.busy = None
             before = await here.generations(*grants)
@@ -127,11 +130,10 @@ async def test_wrong_secret(meet: Meet, demands: Demands) -> None:
         assert await here.suspended() is None
 
 
-@each_kind
-def test_scope_of_several_words(demands: Demands) -> None:
+@pytest.mark.parametrize("kind", [kind for kind, one in all_demands().items() if " " in (one.given.scope or "")])
+def test_scope_of_several_words(kind: str) -> None:
     """A scope of several words, written with blanks, goes to the provider as it separates them."""
-    if demands.given.scope is None:
-        return
+    demands = all_demands()[kind]
     dialect = dialect_of({**settings_of(demands), "scope": demands.given.scope})
     emulator = emulator_of(demands)
     url = authorization_url(
@@ -148,7 +150,8 @@ def test_scope_of_several_words(demands: Demands) -> None:
 def test_never_more_than_the_provider_allows(demands: Demands) -> None:
     """A kind promises no longer grace than its provider gives, and knows where a refresh ends the old access token."""
     dialect = dialect_of(settings_of(demands))
-    assert dialect.old_token == ("dies" if demands.tokens.old_access == "dies" else dialect.old_token)
+    if demands.tokens.old_access == "dies":
+        assert dialect.old_token == "dies"
     if demands.tokens.rotates and demands.tokens.spent in {"dead", "family"}:
         assert dialect.reuse_grace_ms is not None
         assert dialect.reuse_grace_ms <= demands.tokens.grace * 1000
