@@ -121,6 +121,8 @@ class Tokens(_Table):
     at_most_every: int | None = None
     """Refreshes that come sooner one after another are throttled; longer than the access token lives, of whose end
     nobody asks there."""
+    at_least_every: int | None = None
+    """The provider asks for a refresh so often, however long the access token lives."""
     ends: int | None = None
     """Seconds after which a person must log in again, as far as the provider says so or the answer does."""
 

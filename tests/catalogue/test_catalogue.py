@@ -60,6 +60,8 @@ async def assert_as_described(here: Meeting, grant: str) -> None:
         assert state["refresh_at"] - state["issued_at"] >= demands.tokens.at_most_every
     elif not demands.tokens.default_lifetime:
         assert life == pytest.approx(demands.tokens.lifetime, abs=ALIKE)
+    if demands.tokens.at_least_every is not None:
+        assert state["refresh_at"] - state["issued_at"] <= demands.tokens.at_least_every
     if demands.tokens.earliest is not None:
         assert state["refresh_at"] >= state["expires_at"] - demands.tokens.earliest
     if demands.tokens.ends is not None:
