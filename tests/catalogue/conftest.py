@@ -1,4 +1,4 @@
-"""A broker and the emulator of one kind, each believing that the other is on the internet."""
+"""A broker and the emulator of one kind, joined by the names of the provider's hosts and an authority of the tests."""
 
 from __future__ import annotations
 
