@@ -22,6 +22,29 @@ T = TypeVar("T")
 GRANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a grant id, and a provider's name, must match as a whole (`fullmatch`)."""
 
+RESERVED = frozenset(
+    {
+        "access_token",
+        "token_type",
+        "expires_in",
+        "expires_at",
+        "scope",
+        "refresh_token",
+        "id_token",
+        "refresh_in",
+        "grant_id",
+        "generation",
+        "provider",
+        "provider_scope",
+        "event",
+        "store",
+        "error",
+        "error_description",
+        "error_uri",
+    }
+)
+"""Members that the broker sets on the wire, or never sends: a provider's member of such a name is not passed on."""
+
 State = Literal["due", "leased", "parked"]
 Event = Literal[
     "refreshed",
@@ -101,11 +124,51 @@ class Grant:
     last_at: int | None
     unreadable: bool = False
     """None of the sealing keys opens its token."""
+    reauthorize_limit: int | None = None
+    """The whole length (ms) of the limit that `reauthorize_by` comes of; None: a broker wrote it that kept none."""
 
     @property
     def parked(self) -> bool:
         """Whether it is not refreshed until a person or a probe takes it up."""
         return self.reason is not None
+
+
+@slotted
+class GrantLife:
+    """What one answer says of the end of its grant, in ms from that answer. None: nothing; 0: there is no end."""
+
+    refresh_token_ms: int | None = None
+    """How long this refresh token lives."""
+    idle_ms: int | None = None
+    """How long it may stay unused (`refresh_token_timeout`)."""
+    authorization_ms: int | None = None
+    """How long the resource owner's authorization lasts (`authorization_expires_in`)."""
+
+
+@slotted
+class StatedLimits:
+    """What the answers to a grant said of its end, up to the last one. None: nothing; 0: there is no end."""
+
+    granted_at: int
+    """Of the login or import that they belong to."""
+    authorization_ends_at: int | None = None
+    idle_ms: int | None = None
+    """Counts from each answer."""
+    token_ends_at: int | None = None
+    """When the refresh token ends that is held."""
+    token_life_ms: int = 0
+    """How long it lived when that end was said first."""
+
+
+@slotted
+class Ending:
+    """When a person must log in again, as it is stored with a grant."""
+
+    reauthorize_by: int | None = None
+    reauthorize_limit: int | None = None
+    """The whole length (ms) of the limit that `reauthorize_by` comes of."""
+    stated: StatedLimits | None = None
+    """What the answers said of it, the last one included."""
 
 
 @slotted
@@ -130,6 +193,10 @@ class Claim:
     claimed_at: int
     lease_ends: float
     """`time.monotonic()` seconds, measured from before the claim was sent."""
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """The extra members that its token is served with."""
+    stated: StatedLimits | None = None
+    """What the answers until now said of the grant's end."""
 
 
 @slotted
@@ -150,6 +217,9 @@ class TokenResponse:
     extra: Mapping[str, object]
     warnings: tuple[str, ...] = ()
     problem: str | None = None
+    ended: bool = False
+    """The answer says that the access token has no life left. `lifetime_ms` is None then."""
+    grant_life: GrantLife = field(default_factory=GrantLife)
 
 
 @slotted
@@ -223,7 +293,7 @@ class Commit:
     refresh_token: Secret | None
     """None: the response carried none, the old one stays."""
     refresh_at: int
-    reauthorize_by: int | None
+    ending: Ending
     failures: int
     answered_at: int
     recovered: bool

@@ -94,7 +94,9 @@ class Exposition:
     def _figures(self, soon: Soon) -> GrantFigures:
         warning_level = None  # a dead grant has ended already
         if not soon.dead and soon.reauthorize_by is not None and soon.granted_at is not None:
-            warning_level = self._notifier.warning_level(soon.provider, soon.granted_at, soon.reauthorize_by)
+            warning_level = self._notifier.warning_level(
+                soon.provider, soon.granted_at, soon.reauthorize_by, soon.reauthorize_limit
+            )
         return GrantFigures(
             grant_id=soon.grant_id,
             provider=soon.provider,

@@ -24,6 +24,7 @@ from broker.errors import (
 from broker.login.redirect import read_redirect, with_code
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
+from broker.providers.extra_members import of_callback
 from broker.secret import Secret
 from broker.store import Flow
 
@@ -279,6 +280,9 @@ class Login:
         )
         match outcome:
             case Answered(answer):
+                kept = of_callback(query, dialect.keep_from_callback, (Secret(query["code"]),))
+                # What the provider itself says counts more than what the browser brought.
+                answer = replace(answer, extra={**kept, **answer.extra})
                 return await self._recorder.record(flow.grant_id, answer, dialect)
             case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
                 raise ProviderUnavailable(

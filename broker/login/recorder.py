@@ -12,6 +12,7 @@ import structlog
 
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
+from broker.providers import lifetimes
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.token_answer import token_message
@@ -19,7 +20,7 @@ from broker.token_answer import token_message
 if TYPE_CHECKING:
     from broker.journal.file_format import Entry
     from broker.journal.journal import Journal
-    from broker.model import TokenResponse
+    from broker.model import Ending, TokenResponse
     from broker.providers import Dialect
     from broker.read import Cache
     from broker.refresh.scheduler import Scheduler
@@ -72,8 +73,9 @@ class LoginRecorder:
                 f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
                 code="no_refresh_token",
             )
-        token, refresh_token = self._token(grant_id, answer, dialect), answer.refresh_token
-        login, entry = await self._journaled(token, refresh_token, dialect, followed=token.generation - 1)
+        refresh_token = answer.refresh_token
+        token, ending = self._token(grant_id, answer, dialect)
+        login, entry = await self._journaled(token, refresh_token, ending, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
@@ -84,7 +86,7 @@ class LoginRecorder:
                     break
                 if seen is not None and seen.generation >= token.generation:  # this clock is behind the one before
                     token = replace(token, generation=seen.generation + 1)
-                    login, entry = await self._journaled(token, refresh_token, dialect, followed=seen.generation)
+                    login, entry = await self._journaled(token, refresh_token, ending, followed=seen.generation)
                 if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
                     break
             except StoreUnavailable:
@@ -99,13 +101,17 @@ class LoginRecorder:
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
         return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
 
-    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> Token:
-        """Return the token of an answer; one that cannot be served counts as expired, and is refreshed at once."""
+    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> tuple[Token, Ending]:
+        """Return the token of an answer, and what is known of the grant's end.
+
+        A token that cannot be served counts as expired, and is refreshed at once.
+        """
         now = self._store.clock()
-        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random())
+        stated = lifetimes.carry(None, answer.grant_life, granted_at=now, now=now, rotated=True)
+        expires_at, refresh_at = policy.plan(answer, dialect, now, random.random(), stated)
         if answer.access_token is None:
             expires_at = refresh_at = now
-        return Token(
+        token = Token(
             grant_id=grant_id,
             provider=dialect.name,
             generation=now,
@@ -118,15 +124,13 @@ class LoginRecorder:
             usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
             extra=answer.extra,
         )
+        return token, lifetimes.ending(dialect, stated, granted_at=now, answered_at=now)
 
     async def _journaled(
-        self, token: Token, refresh_token: Secret, dialect: Dialect, *, followed: int
+        self, token: Token, refresh_token: Secret, ending: Ending, *, followed: int
     ) -> tuple[PreparedLogin, Entry | None]:
         """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
-        reauthorize_by = dialect.reauthorize_by(token.issued_at, token.issued_at)
-        login = self._store.registry.prepare_login(
-            token, refresh_token, reauthorize_by=reauthorize_by, followed=followed
-        )
+        login = self._store.registry.prepare_login(token, refresh_token, ending=ending, followed=followed)
         entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
         return login, entry
 

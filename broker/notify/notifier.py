@@ -79,9 +79,9 @@ class Notifier:
         limits = self._limits.get(grant.provider, Limits())
         return isinstance(ending_condition(grant, limits, self._clock()), Problem)
 
-    def warning_level(self, provider: str, granted_at: int, by: int) -> int:
+    def warning_level(self, provider: str, granted_at: int, by: int, limit: int | None) -> int:
         """Return how near the end *by* (epoch ms) is: 0, 1 within two weeks, 2 within three days."""
-        return warning_level(granted_at, by, self._limits.get(provider, Limits()), self._clock())
+        return warning_level(granted_at, by, limit, self._limits.get(provider, Limits()), self._clock())
 
     async def test(self) -> list[TestResult]:
         """Send a test notice through every channel that reaches people, all at once."""

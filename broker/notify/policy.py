@@ -177,14 +177,19 @@ def ending_condition(grant: Grant | None, limits: Limits, now: int) -> Condition
     """
     if grant is None or grant.reason == "reauthorization_required" or grant.reauthorize_by is None:
         return "gone"
-    level = warning_level(grant.granted_at, grant.reauthorize_by, limits, now)
+    level = warning_level(grant.granted_at, grant.reauthorize_by, grant.reauthorize_limit, limits, now)
     return Problem(level, "reauthorize_soon", "reauthorize_by", ends_at=grant.reauthorize_by) if level else "gone"
 
 
-def warning_level(granted_at: int, by: int, limits: Limits, now: int) -> int:
-    """Return how near the end *by* is: 0, 1 within two weeks, 2 within three days; see `ending_condition`."""
+def warning_level(granted_at: int, by: int, limit: int | None, limits: Limits, now: int) -> int:
+    """Return how near the end *by* is: 0, 1 within two weeks, 2 within three days; see `ending_condition`.
+
+    *limit* is the whole length of the limit that *by* comes of; where it is not known, *limits* stand in.
+    """
     span = by - granted_at
-    if limits.absolute is not None and by >= granted_at + limits.absolute:
+    if limit is not None:
+        span = limit
+    elif limits.absolute is not None and by >= granted_at + limits.absolute:
         span = limits.absolute
     elif limits.idle is not None:
         span = limits.idle

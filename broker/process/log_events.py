@@ -87,7 +87,8 @@ EVENTS: dict[str, Event] = {
     ),
     "grant.revoked": Event(_INFO, "a grant was logged out; `revoked` says whether the provider confirmed it"),
     "grant.unchanged": Event(
-        _WARNING, "the provider returned the same access token; the next request follows when that token expires"
+        _WARNING,
+        "the provider returned the same access token; the next request follows at half of the life that is left",
     ),
     "grant.unreadable": Event(
         _ERROR, "no key in `sealing.keys_file` opens a grant", "put the old key back, below the new one"

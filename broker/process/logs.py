@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
     from broker.settings import Log
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 _writer: LogWriter | None = None
 _level = "info"
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def set_up(log: Log, stream: TextIO | None = None) -> None:
+def set_up(settings: Log, stream: TextIO | None = None) -> None:
     """Log everything to *stream* (by default standard error), one event a line."""
     global _level  # noqa: PLW0603 - structlog's own configuration is global too
-    _level = log.level
+    _level = settings.level
     written: Any = stream or _standard_error()
     stream = stream or sys.stderr
     is_terminal = stream.isatty()
     _append(stream)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # a terminal shows the code of what it cannot show
-    readable = log.format == "text" or (log.format == "auto" and is_terminal)
+    readable = settings.format == "text" or (settings.format == "auto" and is_terminal)
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)
         if readable
@@ -51,7 +51,7 @@ def set_up(log: Log, stream: TextIO | None = None) -> None:
             *([] if readable else [structlog.processors.format_exc_info]),  # a plain traceback: never locals
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
         logger_factory=structlog.WriteLoggerFactory(file=written),
         cache_logger_on_first_use=False,
     )
@@ -67,7 +67,7 @@ def _standard_error() -> LogWriter | TextIO:
     if _writer is None:
         try:
             _writer = LogWriter(
-                sys.stderr.fileno(), sys.stderr.encoding, lambda lines: _log.warning("log.lost", lines=lines)
+                sys.stderr.fileno(), sys.stderr.encoding, lambda lines: log.warning("log.lost", lines=lines)
             )
         except OSError:
             return sys.stderr

@@ -88,6 +88,12 @@ class Dialect:
     """How long a spent refresh token may be redeemed again; None: for ever."""
     old_token: OldToken
     default_lifetime_ms: int
+    lifetime_ms: int | None
+    """What every access token lives, whatever an answer says."""
+    response_path: str | None
+    """Where in an answer the token's members stand, names joined by dots."""
+    keep_from_callback: tuple[str, ...]
+    """Parameters of the callback that callers get as members of the token answer."""
     idle_limit_ms: int | None
     absolute_limit_ms: int | None
     dead_statuses: frozenset[int]
@@ -137,6 +143,9 @@ class Dialect:
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,
             default_lifetime_ms=_ms(provider.default_lifetime or timedelta(hours=1)),
+            lifetime_ms=_ms_or_none(provider.lifetime),
+            response_path=provider.response_path,
+            keep_from_callback=tuple(provider.keep_from_callback or ()),
             idle_limit_ms=_ms_or_none(provider.idle_limit),
             absolute_limit_ms=_ms_or_none(provider.absolute_limit),
             dead_statuses=frozenset(provider.dead_statuses or ()),
@@ -162,19 +171,6 @@ class Dialect:
             iss_parameter_supported=metadata.iss_parameter_supported,
             token_endpoint_auth_method=method,
         )
-
-    def reauthorize_by(self, granted_at: int, issued_at: int) -> int | None:
-        """Return when a person must log in again at the latest (epoch ms); None: no known limit.
-
-        The absolute limit counts from the login (*granted_at*, which survives rotation), the idle limit from the
-        last token response (*issued_at*).
-        """
-        limits = []
-        if self.absolute_limit_ms is not None:
-            limits.append(granted_at + self.absolute_limit_ms)
-        if self.idle_limit_ms is not None:
-            limits.append(issued_at + self.idle_limit_ms)
-        return min(limits, default=None)
 
 
 def _first(given: _T | None, default: _T) -> _T:

@@ -11,7 +11,7 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ _MAX_DEPTH = 32
 _MAX_DIGITS = 300
 """Longer integers are read as floats, hence as infinite: Python does not print integers from 4300 digits on."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,4})?")
+_MOST_EPOCH_SECONDS = 253_402_300_799
+"""The end of the year 9999."""
+_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9:.,]{4,20} ?([Zz]|[+-][0-9:]{2,6})?)?")
 _DELAY = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _FORM = re.compile(r"[A-Za-z0-9_.\-]+=[^&\s<>{}\"]*(&[A-Za-z0-9_.\-]+=[^&\s<>{}\"]*)*")
 _FORM_MEMBERS = frozenset({"access_token", "refresh_token", "error"})
@@ -140,6 +143,22 @@ def epoch_to_ms_from(value: float, now: int) -> int | None:
         if math.isfinite(in_ms) and 0 < in_ms - now <= TEN_YEARS_MS:
             return int(in_ms - now)
     return None
+
+
+def epoch_ms(value: float) -> float:
+    """Return an epoch in seconds or milliseconds as milliseconds: seconds up to the year 9999."""
+    return value if value > _MOST_EPOCH_SECONDS else value * 1_000
+
+
+def iso_ms(value: object) -> int | None:
+    """Return a point in time in ISO 8601 as epoch ms; UTC where it names no zone; None if it is none."""
+    if not isinstance(value, str) or not _ISO.fullmatch(value := value.strip()):
+        return None
+    try:
+        date = datetime.fromisoformat(value.upper())
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        return None
 
 
 def date_ms(text: str | None) -> int | None:

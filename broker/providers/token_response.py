@@ -9,43 +9,29 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from broker.model import Answered, Busy, InvalidClient, InvalidGrant, Outcome, Rejected, TokenResponse, Unknown, slotted
-from broker.providers import members, redaction, refresh_token
+from broker.model import (
+    Answered,
+    Busy,
+    InvalidClient,
+    InvalidGrant,
+    Outcome,
+    Rejected,
+    TokenResponse,
+    Unknown,
+    slotted,
+)
+from broker.providers import extra_members, lifetimes, members, redaction, refresh_token
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from broker.providers.dialects import Dialect
-
-RESERVED = frozenset(
-    {
-        "access_token",
-        "token_type",
-        "expires_in",
-        "expires_at",
-        "scope",
-        "refresh_token",
-        "id_token",
-        "refresh_in",
-        "grant_id",
-        "generation",
-        "provider",
-        "provider_scope",
-        "event",
-        "store",
-        "error",
-        "error_description",
-        "error_uri",
-    }
-)
-"""Members that the broker sets on the wire, or never sends: a provider's member of such a name is not passed on."""
 
 _BUSY_STATUSES = frozenset({429, 503})
 _BUSY_CODES = frozenset({"temporarily_unavailable", "slow_down"})
 _REGISTRATION_CODES = frozenset({"invalid_client", "unauthorized_client"})
-_LIFETIME_MEMBERS = ("expires_in", "expires_on", "expires")
 _DESCRIPTIONS = ("error_description", "message", "detail", "title")
 _NESTED_CODES = ("code", "error", "type", "status")
 
@@ -55,8 +41,6 @@ _TOKEN_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _NOT_IN_SCOPES = re.compile(r"[^ \x21\x23-\x5b\x5d-\x7e]")
 _MAX_WARNED = 8
 """Repeated members that are warned of."""
-_MIN_HIDDEN = 8
-"""A secret shorter than this hides a member only if it is all of it."""
 
 
 @slotted
@@ -79,16 +63,15 @@ class _Reply:
         """Return a header field by its lower-case name, repeated ones joined (RFC 9110 §5.3)."""
         return ", ".join([value for given, value in self.headers.items() if given.lower() == name]) or None
 
-    @property
-    def server_now(self) -> int:
-        """The server's clock (epoch ms) by its Date, else this host's: its points in time are relative to its own."""
+    def read_server_clock(self) -> int:
+        """Return the server's time (epoch ms) by its Date, else this host's: its points in time are relative to it."""
         date = members.date_ms(self.field("date"))
         return self.now if date is None else date
 
     @property
     def retry_after_ms(self) -> int | None:
         """How long the server asks to wait, within bounds."""
-        return members.retry_after_ms(self.field("retry-after"), self.server_now)
+        return members.retry_after_ms(self.field("retry-after"), self.read_server_clock())
 
 
 def read(
@@ -154,9 +137,10 @@ def _error(reply: _Reply) -> Outcome:
 
 
 def _success(reply: _Reply) -> Outcome:
-    values, secrets = reply.values, reply.secrets
+    secrets, warnings = reply.secrets, list[str]()
+    values = extra_members.lift(reply.values, reply.dialect.response_path, warnings)
     repeated = () if reply.found is None else reply.found.repeated[:_MAX_WARNED]
-    warnings = [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in repeated]
+    warnings += [f"{redaction.code(name, secrets)} occurs twice: the last one counts" for name in repeated]
     access, problem = _access_token(values.get("access_token"))
     if reply.found is not None and reply.found.odd_bytes:
         warnings.append("the response is not UTF-8: its tokens are kept byte for byte")
@@ -170,16 +154,21 @@ def _success(reply: _Reply) -> Outcome:
     if values.get("error"):
         code = redaction.code(_code(values)[0], secrets) or "an error"
         warnings.append(f"the response holds tokens together with {code}: the tokens count")
+    life = lifetimes.of_access_token(values, reply.dialect, reply.read_server_clock, warnings)
+    grant_life = lifetimes.of_grant(values, reply.read_server_clock, warnings)
+    warnings += lifetimes.passed_over(values, reply.dialect, secrets)
     answer = TokenResponse(
         access_token=access,
         refresh_token=refresh,
         token_type=_token_type(values.get("token_type"), warnings),
-        lifetime_ms=_lifetime_ms(reply, warnings),
+        lifetime_ms=life.ms,
         refresh_in_ms=_refresh_in_ms(values.get("refresh_in"), warnings),
         scope=_scope(values.get("scope")),
-        extra=_extra(values, secrets if refresh is None else (*secrets, refresh)),
+        extra=extra_members.of_answer(values, secrets if refresh is None else (*secrets, refresh)),
         warnings=tuple(warnings),
         problem=problem if access is None else None,
+        ended=life.ended,
+        grant_life=grant_life,
     )
     return Answered(answer)
 
@@ -226,29 +215,6 @@ def _scope(value: object) -> str | None:
     return " ".join(_NOT_IN_SCOPES.sub("", " ".join(value.split())).split()) or None
 
 
-def _lifetime_ms(reply: _Reply, warnings: list[str]) -> int | None:
-    for name in _LIFETIME_MEMBERS:
-        value = reply.values.get(name)
-        if value is None:
-            continue
-        seconds = members.number(value)
-        if seconds is None:
-            warnings.append(f"{name} is not a number")
-            continue
-        if name != "expires_in":
-            warnings.append(f"expires_in is missing: the lifetime is read from {name}")
-        if seconds * 1_000 > TEN_YEARS_MS:
-            life = members.epoch_to_ms_from(seconds, reply.server_now)
-            how = "implausible, ignored" if life is None else "read as a point in time"
-            warnings.append(f"{name} is more than ten years: {how}")
-            return life
-        life = int(seconds * 1_000) if seconds > 0 else 0
-        if life <= 0:
-            warnings.append(f"{name} is zero or negative: default_lifetime applies")
-        return life if life > 0 else None
-    return None
-
-
 def _refresh_in_ms(value: object, warnings: list[str]) -> int | None:
     if value is None:
         return None
@@ -288,15 +254,3 @@ def _describe(reply: _Reply, body: bytes | None = None) -> str:
     kind = reply.field("content-type") or "no Content-Type"
     size = "" if body is None else f", {len(body)} bytes"
     return redaction.detail(f"HTTP {reply.status}, {kind[:100]}{size}", reply.secrets)
-
-
-def _extra(values: Mapping[str, object], secrets: tuple[Secret, ...]) -> dict[str, object]:
-    """Return what callers get beside the standard's members, without anything that repeats one of *secrets*."""
-    others = {name: value for name, value in values.items() if name not in RESERVED}
-    return members.strict(others, _repeats(secrets)) if others else others
-
-
-def _repeats(secrets: tuple[Secret, ...]) -> Callable[[str], bool]:
-    plain = [secret.reveal() for secret in secrets if secret]
-    long = [text for text in plain if len(text) >= _MIN_HIDDEN]
-    return lambda text: text in plain or any(secret in text for secret in long)

@@ -26,9 +26,10 @@ from broker.model import (
     Unknown,
     usable_until,
 )
+from broker.providers import extra_members, lifetimes
 
 if TYPE_CHECKING:
-    from broker.model import Claim
+    from broker.model import Claim, StatedLimits
     from broker.providers import Dialect
 
 LEAST_PAUSE = 1_000
@@ -42,23 +43,38 @@ BACKOFF_EXPIRED = 30_000
 """Longest pause once nothing valid is left."""
 REPLAY_MARGIN = 30_000
 """How long before its token's end an attempt of unknown outcome is replayed; a tenth of a shorter life."""
+UNCHANGED_PAUSE = 60_000
+"""Shortest pause after a token came back unchanged, while as much life is left."""
 FAILING_AFTER = 3
 """Failures in a row after which a message is published."""
 
 
-def plan(answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> tuple[int, int]:
+def plan(
+    answer: TokenResponse, dialect: Dialect, now: int, draw: float, stated: StatedLimits | None = None
+) -> tuple[int, int]:
     """Return `expires_at` and `refresh_at` of a token that arrived at *now*.
 
-    The server's `refresh_in` wins over the window; the refresh token's idle limit bounds both.
+    The server's `refresh_in` wins over the window; what the refresh token can stand unused bounds both. *stated* is
+    what answers said of that, this one included.
     """
     life = dialect.default_lifetime_ms if answer.lifetime_ms is None else answer.lifetime_ms
     first, last = dialect.window
     after = life * (first + (last - first) * draw)
     if answer.refresh_in_ms is not None and answer.refresh_in_ms < life:
         after = answer.refresh_in_ms
-    if dialect.idle_limit_ms is not None:
-        after = min(after, dialect.idle_limit_ms * last)
+    if (unused := lifetimes.longest_unused(dialect, stated, now)) is not None:
+        after = min(after, unused * last)
     return now + life, now + max(LEAST_LIFE, int(after))
+
+
+def ask_again_at(expires_at: int, now: int) -> int:
+    """Return when to ask again for a token that came back *unchanged*: at half of the life that is left.
+
+    That is a minute at least, but not beyond nine tenths of what is left: at the very end callers would be without a
+    token for the time of a request.
+    """
+    left = expires_at - now
+    return now + max(left // 2, min(UNCHANGED_PAUSE, left * 9 // 10), LEAST_PAUSE)
 
 
 def backoff(failures: int, expires_at: int | None, now: int, draw: float) -> int:
@@ -134,30 +150,43 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
 
 
 def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> Commit:
-    failures, reauthorize_by = claim.failures + 1, dialect.reauthorize_by(claim.granted_at, now)
+    rotated = answer.refresh_token is not None and answer.refresh_token != claim.refresh_token
+    stated = lifetimes.carry(claim.stated, answer.grant_life, granted_at=claim.granted_at, now=now, rotated=rotated)
+    token, failures = _served(claim, answer, dialect, now, draw, stated=stated), 0
+    fresh = token is not None and token.generation != claim.generation
+    if token is None or (not fresh and answer.ended):
+        failures = claim.failures + 1
+    return Commit(
+        claim,
+        "refreshed" if fresh else "unchanged" if token else "unusable",
+        detail=answer.problem if token is None else "; ".join(answer.warnings) or None,
+        token=token,
+        # It may have rotated although the access token beside it cannot be used: it is kept, the token held is served.
+        refresh_token=answer.refresh_token,
+        refresh_at=now + backoff(failures, claim.expires_at, now, draw) if token is None else token.refresh_at,
+        ending=lifetimes.ending(dialect, stated, granted_at=claim.granted_at, answered_at=now),
+        failures=failures,
+        answered_at=now,
+        recovered=fresh and claim.failures >= FAILING_AFTER,
+    )
+
+
+def _served(
+    claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float, *, stated: StatedLimits | None
+) -> Token | None:
+    """Return the token to serve after *answer*; None: it brought none that can be used."""
     if answer.access_token is None:
-        # The refresh token may have rotated: keep that, and go on serving the access token held.
-        return Commit(
-            claim,
-            "unusable",
-            detail=answer.problem,
-            token=None,
-            refresh_token=answer.refresh_token,
-            refresh_at=now + backoff(failures, claim.expires_at, now, draw),
-            reauthorize_by=reauthorize_by,
-            failures=failures,
-            answered_at=now,
-            recovered=False,
-        )
-    expires_at, refresh_at = plan(answer, dialect, now, draw)
+        return None
+    expires_at, refresh_at = plan(answer, dialect, now, draw, stated)
     unchanged = answer.access_token == claim.access_token
-    if unchanged and answer.lifetime_ms is None:
-        expires_at, refresh_at = claim.expires_at or expires_at, now + backoff(failures, claim.expires_at, now, draw)
+    if unchanged and answer.ended:
+        expires_at = claim.expires_at or expires_at
+        refresh_at = now + backoff(claim.failures + 1, claim.expires_at, now, draw)
     elif unchanged:
-        refresh_at, failures = max(expires_at, now + LEAST_PAUSE), 0
-    else:
-        failures = 0
-    token = Token(
+        refresh_at = ask_again_at(expires_at, now)
+        if (unused := lifetimes.longest_unused(dialect, stated, now)) is not None:
+            refresh_at = min(refresh_at, now + max(LEAST_PAUSE, int(unused * dialect.window[1])))
+    return Token(
         grant_id=claim.grant_id,
         provider=claim.provider,
         generation=claim.generation if unchanged else max(claim.generation + 1, now),
@@ -168,19 +197,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         expires_at=expires_at,
         refresh_at=refresh_at,
         usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
-        extra=answer.extra,
-    )
-    return Commit(
-        claim,
-        "unchanged" if unchanged else "refreshed",
-        detail="; ".join(answer.warnings) or None,
-        token=token,
-        refresh_token=answer.refresh_token,
-        refresh_at=refresh_at,
-        reauthorize_by=reauthorize_by,
-        failures=failures,
-        answered_at=now,
-        recovered=not unchanged and claim.failures >= FAILING_AFTER,
+        extra=extra_members.carry(claim.extra, answer.extra),
     )
 
 

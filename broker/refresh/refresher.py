@@ -86,7 +86,7 @@ class Refresher:
     async def _commit(self, commit: Commit, endpoint: Endpoint) -> None:
         """Journal an answer, serve its token, then commit it to the store."""
         journaled = await self._recorder.journal(commit)
-        if commit.fresh and commit.token is not None:
+        if commit.token is not None:  # an unchanged one, too: it may live longer than the cache knows
             self._cache.succeed(commit.token, commit.claim.generation)
         recorded = await self._recorder.commit(journaled)
         self._report(commit, recorded)

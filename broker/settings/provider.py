@@ -13,7 +13,17 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from broker.settings import catalogue
-from broker.settings.values import Grace, PositiveDuration, Section, WebUrl, Window, matching, plain_beyond_loopback
+from broker.settings.values import (
+    CallbackParameter,
+    Grace,
+    PositiveDuration,
+    ResponsePath,
+    Section,
+    WebUrl,
+    Window,
+    matching,
+    plain_beyond_loopback,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -167,7 +177,18 @@ class Provider(Section):
         "only up to the planned refresh",
     )
     default_lifetime: PositiveDuration | None = Field(
-        default=None, description="lifetime of an access token whose response has no expires_in"
+        default=None, description="lifetime of an access token whose response says none"
+    )
+    lifetime: PositiveDuration | None = Field(
+        default=None, description="lifetime of every access token, whatever its response says"
+    )
+    response_path: ResponsePath | None = Field(
+        default=None,
+        description='where in a response the token\'s members stand, such as "authed_user"; where it is missing, the '
+        "top level is read",
+    )
+    keep_from_callback: list[CallbackParameter] | None = Field(
+        default=None, description="parameters of the callback that callers get as members of the token response"
     )
     idle_limit: PositiveDuration | None = Field(
         default=None, description="the provider ends a refresh token that nobody uses for this long"

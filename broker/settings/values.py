@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from broker.model import GRANT_ID
+from broker.model import GRANT_ID, RESERVED
 from broker.settings.redis_url import parse_redis_url
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -90,6 +90,14 @@ def host_of(address: str) -> str | None:
     return None if address.startswith("unix:") else address.rpartition(":")[0].strip("[]")
 
 
+def _keepable(name: str) -> str:
+    if name in {"code", "state", "iss"} or name.startswith("error"):
+        raise ValueError(f'must not name "{name}", which belongs to the login itself')
+    if name in RESERVED:
+        raise ValueError(f'must not name "{name}", a member that the broker sets itself or never sends')
+    return name
+
+
 def _redis_url(value: str) -> str:
     if value != "embedded:":
         parse_redis_url(value)
@@ -153,6 +161,21 @@ Name = Annotated[
         GRANT_ID.pattern,
         "must begin with a letter or digit; then letters, digits, '.', '_' or '-' may follow, at most 128 in all",
     ),
+]
+ResponsePath = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}",
+        'must be names of members joined by dots, such as "authed_user" or "data.token"',
+    ),
+]
+CallbackParameter = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9._~-]{1,64}",
+        'must be the name of a callback parameter, such as "realmId"',
+    ),
+    AfterValidator(_keepable),
 ]
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
 Listen = Annotated[str, AfterValidator(_listen), _format("address")]

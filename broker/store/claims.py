@@ -5,14 +5,16 @@ Knows nothing of how a claim is made.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.model import Claim
 from broker.secret import CannotOpen, Secret
+from broker.store.limits import parse_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from broker.store.grants import Grants
 
@@ -80,8 +82,19 @@ def _parse(
         due_at=int(float(raw[2])),
         claimed_at=claimed_at,
         lease_ends=lease_ends,
+        extra=_extra(grants, grant_id, raw[12]),
+        stated=parse_stated(raw[13], int(raw[9])),
     )
     return claim, readable
+
+
+def _extra(grants: Grants, grant_id: str, sealed: bytes) -> Mapping[str, object]:
+    """Return the extra members held; none where no key opens them: that must not stop a refresh."""
+    try:
+        members = json.loads(grants.open(grant_id, "extra", sealed).reveal()) if sealed else {}
+    except CannotOpen:
+        return {}
+    return members if isinstance(members, dict) else {}
 
 
 def _maybe(raw: bytes) -> int | None:

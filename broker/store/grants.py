@@ -14,6 +14,7 @@ from broker.errors import InvalidRequest
 from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
+from broker.store.limits import ending_fields, parse_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
-    *("failures", "reason", "last_outcome", "last_detail", "last_at"),
+    *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
 )
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _CURSOR = re.compile(
@@ -146,13 +147,15 @@ class Grants:
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
+        by = _maybe_int(text.get("reauthorize_by"))
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
             generation=int(text["generation"]),
             token=token,
             granted_at=int(text["granted_at"]),
-            reauthorize_by=_maybe_int(text.get("reauthorize_by")),
+            reauthorize_by=by,
+            reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
             refresh_at=int(text["refresh_at"]),
             failures=int(text.get("failures", 0)),
             reason=text.get("reason"),
@@ -350,9 +353,7 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
         fields += grants.token_fields(commit.token)
     if commit.refresh_token is not None:
         fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
-    if commit.reauthorize_by is not None:
-        fields += ["reauthorize_by", commit.reauthorize_by]
-    return fields
+    return fields + ending_fields(commit.ending)
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:

@@ -17,13 +17,14 @@ from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.grants import TOKEN_FIELDS, PreparedCommit, commit_fields
+from broker.store.limits import ENDING_FIELDS, ending_fields
 from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import Commit, Token
+    from broker.model import Commit, Ending, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
@@ -172,7 +173,7 @@ class Registry:
             meta=self._keys.meta,
         )
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, "reauthorize_by")
+        drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, *ENDING_FIELDS)
         args = script.args(
             ["refresh_at", due_at, *fields],
             grant_id=grant_id,
@@ -247,20 +248,18 @@ class Registry:
         )
         return PreparedCommit(commit, fields, record)
 
-    def prepare_login(
-        self, token: Token, refresh_token: Secret, *, reauthorize_by: int | None, followed: int
-    ) -> PreparedLogin:
+    def prepare_login(self, token: Token, refresh_token: Secret, *, ending: Ending, followed: int) -> PreparedLogin:
         """Prepare what a login brought, likewise for the journal and for `log_in`.
 
         Args:
             token: The access token.
             refresh_token: The refresh token.
-            reauthorize_by: When a person must log in again, epoch ms.
+            ending: When a person must log in again.
             followed: The login follows whatever the store has up to this generation.
         """
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
-            *_login_fields(self._grants, token, reauthorize_by),
+            *_login_fields(self._grants, token, ending),
         ]
         record = self._record(
             grant_id=token.grant_id,
@@ -352,9 +351,9 @@ def _outcome(record: dict[str, Any]) -> str:
     return str(dict(zip(fields[::2], fields[1::2], strict=True)).get("last_outcome", "logged_in"))
 
 
-def _login_fields(grants: Grants, token: Token, reauthorize_by: int | None) -> list[Argument]:
+def _login_fields(grants: Grants, token: Token, ending: Ending) -> list[Argument]:
     fields = [*grants.token_fields(token), "granted_at", token.issued_at, "answered_at", token.issued_at]
-    return fields if reauthorize_by is None else [*fields, "reauthorize_by", reauthorize_by]
+    return fields + ending_fields(ending)
 
 
 def _cell(sealed: bytes) -> dict[str, str]:

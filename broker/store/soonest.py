@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.store.limits import parse_limit
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -21,6 +23,7 @@ _LEAST = 16
 """Least number of ids that are read from one set at a time."""
 _AT_ONCE = 250
 """Most grants that are read in one trip: some ms of the server's time."""
+_TIMES = ("expires_at", "answered_at", "granted_at", "reauthorize_by")
 _DEAD = b"reauthorization_required"
 
 
@@ -36,6 +39,8 @@ class Soon:
     succeeded_at: int | None
     granted_at: int | None
     reauthorize_by: int | None
+    reauthorize_limit: int | None
+    """The whole length (ms) of the limit that it comes of."""
     dead: bool
 
 
@@ -71,9 +76,9 @@ class Soonest:
         if len(chosen) < n:
             parked = await self._first("parked", providers, n - len(chosen), latest=True)
             chosen |= {name: place for name, place in parked.items() if name not in chosen}
-        rows = await self._read(chosen, "expires_at", "answered_at", "granted_at", "reauthorize_by", "reason")
+        rows = await self._read(chosen, *_TIMES, "reauthorize_limit", "reason")
         found = []
-        for (name, place), (*times, reason) in rows:
+        for (name, place), (*times, limit, reason) in rows:
             expires_at, succeeded_at, granted_at, by = (None if raw is None else int(raw) for raw in times)
             next_at = int(place.at) if name in due and name not in leased else None
             dead = reason == _DEAD
@@ -86,6 +91,7 @@ class Soonest:
                     succeeded_at=succeeded_at,
                     granted_at=granted_at,
                     reauthorize_by=by,
+                    reauthorize_limit=parse_limit(limit, by),
                     dead=dead,
                 )
             )

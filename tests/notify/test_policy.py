@@ -199,3 +199,22 @@ def test_coming_end(granted: float, by: float, limits: Limits, level: int) -> No
         == ending_condition(grant(), limits, NOW)
         == "gone"
     )
+
+
+@pytest.mark.parametrize(
+    ("granted", "by", "limit", "level"),
+    [
+        pytest.param(-300, 0.02, 0.02, 0, id="a session of half an hour, said anew with each answer"),
+        pytest.param(-300, 29, 30, 0, id="a month, said anew with each answer"),
+        pytest.param(-300, 13, 30, 1, id="the same, and nobody has refreshed it"),
+        pytest.param(-352, 13, 365, 1, id="a year from the login"),
+        pytest.param(-363, 2, 365, 2, id="its last days"),
+    ],
+)
+def test_coming_end_of_a_limit_that_an_answer_said(granted: float, by: float, limit: float, level: int) -> None:
+    """The limit's own length decides which threshold counts, not the grant's age or the settings' limits."""
+    held = grant(
+        granted_at=NOW + int(granted * DAY), reauthorize_by=NOW + int(by * DAY), reauthorize_limit=int(limit * DAY)
+    )
+    condition = ending_condition(held, Limits(absolute=DAY, idle=DAY), NOW)
+    assert (condition.level if isinstance(condition, Problem) else 0) == level

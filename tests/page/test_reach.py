@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from broker.model import Token
+from broker.model import Ending, Token
 from broker.sandbox import Sandbox
 from broker.secret import Sealer, Secret, parse_sealing_keys
 from broker.store import open_store
@@ -47,7 +47,7 @@ async def seeded(broker: RunningBroker, redis: Redis, number: int) -> None:
                 issued + life,
             )
             limit = moment + (90 * 86_400_000) if index % 3 else None
-            login = store.registry.prepare_login(token, Secret(f"r{index}"), reauthorize_by=limit, followed=0)
+            login = store.registry.prepare_login(token, Secret(f"r{index}"), ending=Ending(limit), followed=0)
             await store.registry.log_in(login, seen=None, message={})
 
         for start in range(0, number, 500):

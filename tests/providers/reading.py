@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import Answered, Outcome, TokenResponse
+from broker.model import Answered, GrantLife, Outcome, TokenResponse
 from broker.providers import token_response
 from broker.providers.dialects import Dialect
 from broker.secret import Secret
@@ -44,6 +44,8 @@ def strict(outcome: Outcome) -> str:
     """Return the outcome as strict JSON in UTF-8, as `api` and pub/sub write it."""
 
     def plain(value: object) -> object:
+        if isinstance(value, GrantLife):
+            return dataclasses.asdict(value)
         return value.reveal().encode("utf-8", "surrogatepass").hex() if isinstance(value, Secret) else value
 
     read = outcome.answer if isinstance(outcome, Answered) else outcome

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from broker.providers.dialects import Dialect, Metadata
+from broker.providers.lifetimes import ending
 from broker.settings import Provider
 
 DAY = 86_400_000
@@ -29,7 +30,7 @@ def test_cameramanager() -> None:
     assert (filled.pkce, filled.state_may_be_missing, filled.parameters) == (False, True, "body")
     assert (filled.reuse_grace_ms, filled.old_token, filled.default_lifetime_ms) == (None, "survives", 43_199_000)
     assert filled.window == (0.70, 0.85)
-    assert filled.reauthorize_by(1, 2) is None
+    assert ending(filled, None, granted_at=1, answered_at=2).reauthorize_by is None
 
 
 def test_een_v3() -> None:
@@ -42,8 +43,8 @@ def test_een_v3() -> None:
     assert (filled.encode_redirect_uri, filled.dead_statuses, filled.old_token) == (False, frozenset({401}), "dies")
     assert (filled.reuse_grace_ms, filled.default_lifetime_ms) == (0, 12 * 3_600_000)
     assert filled.window == (0.92, 0.96)
-    assert filled.reauthorize_by(0, 0) == 14 * DAY
-    assert filled.reauthorize_by(0, 80 * DAY) == 90 * DAY
+    assert ending(filled, None, granted_at=0, answered_at=0).reauthorize_by == 14 * DAY
+    assert ending(filled, None, granted_at=0, answered_at=80 * DAY).reauthorize_by == 90 * DAY
 
 
 def test_oauth2_and_oidc() -> None:

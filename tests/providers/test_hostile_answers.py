@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from broker.model import Answered, Busy
+from broker.model import RESERVED, Answered, Busy
 from broker.providers import token_response
 from broker.secret import Secret
 
@@ -54,7 +54,7 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-_names = st.sampled_from([*sorted(token_response.RESERVED), "error", "error_description", "expires_on", "expires", "x"])
+_names = st.sampled_from([*sorted(RESERVED), "error", "error_description", "expires_on", "expires", "x"])
 _headers = st.dictionaries(
     st.sampled_from(["Retry-After", "Date", "Content-Type"]),
     st.text(max_size=40) | st.integers().map(str) | st.floats().map(str) | st.dates().map(str),

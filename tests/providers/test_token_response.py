@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.model import Answered, TokenResponse
-from broker.providers import token_response
+from broker.model import RESERVED, Answered, TokenResponse
 from broker.providers.refresh_token import trim
 from broker.secret import Secret
 
@@ -64,7 +63,7 @@ def test_whole_answer_is_read() -> None:
         pytest.param({"expires_in": NOW + 3_600_000}, 3_600_000, True, id="epoch milliseconds"),
         pytest.param({"expires_in": 50 * 365 * 86400}, None, True, id="fifty years"),
         pytest.param({"expires_in": NOW // 1000 - 5}, None, True, id="epoch in the past"),
-        pytest.param({"expires_on": str(NOW // 1000 + 3600)}, 3_600_000, True, id="only expires_on, a text"),
+        pytest.param({"expires_on": str(NOW // 1000 + 3600)}, 3_600_000, False, id="only expires_on, a text"),
         pytest.param({"expires": 3600}, 3_600_000, True, id="only expires"),
         pytest.param({"expires_in": 60, "expires_on": NOW}, 60_000, False, id="expires_in before expires_on"),
         pytest.param({"expires_in": "soon", "expires": 60}, 60_000, True, id="expires_in unreadable"),
@@ -219,7 +218,7 @@ def test_token_type(kind: object, expected: str) -> None:
 
 def test_our_names_and_other_tokens_are_never_passed_on() -> None:
     """Reserved names, refresh and ID tokens at any depth, and texts that repeat a secret are not passed on."""
-    foreign = dict.fromkeys(token_response.RESERVED, "foreign")
+    foreign = dict.fromkeys(RESERVED, "foreign")
     body = {
         **foreign,
         **TOKENS,

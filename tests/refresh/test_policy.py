@@ -13,6 +13,7 @@ from broker.model import (
     Answered,
     Busy,
     Commit,
+    GrantLife,
     InvalidClient,
     InvalidGrant,
     NotSent,
@@ -20,6 +21,7 @@ from broker.model import (
     Park,
     Postpone,
     Rejected,
+    StatedLimits,
     TokenResponse,
     Unknown,
 )
@@ -70,19 +72,32 @@ def test_generation_never_repeats_even_with_a_clock_behind() -> None:
     assert step.token.generation == NOW + 100
 
 
-def test_unchanged_waits_for_the_expiry() -> None:
-    """The same access token is no new generation, and is asked for again only after it has expired."""
-    step = policy.decide(
-        claim(), Answered(answer(access_token=Secret("a1"), refresh_token=None, lifetime_ms=60_000)), dialect(), NOW, 0
-    )
+@pytest.mark.parametrize(
+    ("left", "pause"),
+    [(18_000_000, 9_000_000), (200_000, 100_000), (100_000, 60_000), (60_000, 54_000), (1_000, 1_000), (10, 1_000)],
+)
+def test_unchanged_is_asked_for_again_at_half_of_what_is_left(left: int, pause: int) -> None:
+    """The same access token is no new generation; the next request comes at half, a minute at least, before its end."""
+    same = answer(access_token=Secret("a1"), refresh_token=None, lifetime_ms=left)
+    step = policy.decide(claim(failures=2), Answered(same), dialect(), NOW, 0)
     assert isinstance(step, Commit)
-    assert (step.outcome, step.fresh) == ("unchanged", False)
-    assert step.refresh_at == NOW + 60_000
+    assert step.token is not None
+    assert (step.outcome, step.fresh, step.failures) == ("unchanged", False, 0)
+    assert (step.token.expires_at, step.refresh_at) == (NOW + left, NOW + pause)
 
 
-def test_unchanged_without_a_lifetime_backs_off() -> None:
-    """The same token without a lifetime is asked for again soon, but not at once, and ever more rarely."""
+def test_unchanged_without_a_lifetime_lives_the_default_from_now() -> None:
+    """The provider has just given that token out: it lives `default_lifetime` from now, and is no failure."""
     same = Answered(answer(access_token=Secret("a1"), lifetime_ms=None))
+    step = policy.decide(claim(failures=6), same, dialect(default_lifetime="2h"), NOW, 0.99)
+    assert isinstance(step, Commit)
+    assert step.token is not None
+    assert (step.token.expires_at, step.refresh_at, step.failures) == (NOW + 2 * HOUR, NOW + HOUR, 0)
+
+
+def test_unchanged_with_no_life_left_backs_off() -> None:
+    """The same token with a life of 0 is asked for again soon, but not at once, and ever more rarely."""
+    same = Answered(answer(access_token=Secret("a1"), lifetime_ms=None, ended=True))
     step = policy.decide(claim(), same, dialect(), NOW, 0.99)
     assert isinstance(step, Commit)
     assert step.token is not None
@@ -91,6 +106,34 @@ def test_unchanged_without_a_lifetime_backs_off() -> None:
     later = policy.decide(claim(failures=6), same, dialect(), NOW, 0.99)
     assert isinstance(later, Commit)
     assert later.refresh_at > NOW + 60_000
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_refresh_token_that_ends_first_is_used_before(same: bool) -> None:
+    """A refresh token of ten minutes beside an access token of a day is redeemed within the ten minutes."""
+    life = GrantLife(refresh_token_ms=600_000)
+    access_token = Secret("a1") if same else Secret("a2")
+    step = policy.decide(
+        claim(),
+        Answered(answer(access_token=access_token, lifetime_ms=24 * HOUR, grant_life=life)),
+        dialect(),
+        NOW,
+        0.5,
+    )
+    assert isinstance(step, Commit)
+    assert step.refresh_at == NOW + 510_000
+    assert step.ending.reauthorize_by == NOW + 600_000
+
+
+def test_what_a_login_said_survives_silent_answers() -> None:
+    """The end and the members that only the login's answer had are those of the next commit, too."""
+    stated = StatedLimits(NOW - 10 * HOUR, authorization_ends_at=NOW + 24 * HOUR)
+    held = claim(extra={"athlete": {"id": 7}, "team": "a", "expires_on": 5}, stated=stated)
+    step = policy.decide(held, Answered(answer(extra={"team": "b"})), dialect(), NOW, 0.5)
+    assert isinstance(step, Commit)
+    assert step.token is not None
+    assert step.token.extra == {"athlete": {"id": 7}, "team": "b"}
+    assert (step.ending.reauthorize_by, step.ending.stated) == (NOW + 24 * HOUR, stated)
 
 
 def test_unusable_access_token_keeps_the_refresh_token() -> None:
@@ -115,7 +158,7 @@ def test_idle_limit_bounds_a_long_life() -> None:
     step = policy.decide(claim(), Answered(answer(lifetime_ms=30 * 24 * HOUR)), limited, NOW, 0.5)
     assert isinstance(step, Commit)
     assert step.refresh_at < NOW + 24 * HOUR
-    assert step.reauthorize_by == NOW + 24 * HOUR
+    assert step.ending.reauthorize_by == NOW + 24 * HOUR
 
 
 @pytest.mark.parametrize("outcome", [NotSent("dns"), Busy("http_503")])

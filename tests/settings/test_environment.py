@@ -29,6 +29,7 @@ CALLER = f'[callers.video-wall]\nkey_sha256 = "{"0" * 64}"\n'
         ("HTTP", '{"listen": ["127.0.0.1:1"]}', lambda s: s.http.listen == ["127.0.0.1:1"]),
         ("PROVIDERS__ACME__SCOPE", "a b", lambda s: s.providers["acme"].scope == "a b"),
         ("PROVIDERS__ACME__REUSE_GRACE", "forever", lambda s: s.providers["acme"].reuse_grace == "forever"),
+        ("PROVIDERS__ACME__KEEP_FROM_CALLBACK", "a,b", lambda s: s.providers["acme"].keep_from_callback == ["a", "b"]),
         ("PROVIDERS__ACME__DEAD_STATUSES", "401,403", lambda s: s.providers["acme"].dead_statuses == [401, 403]),
         ("PROVIDERS__ACME__CLIENT_SECRET", "s", lambda s: s.providers["acme"].client_secret.get_secret_value() == "s"),
         ("PROVIDERS__ACME__TOKEN_PARAMS__X", "y", lambda s: s.providers["acme"].token_params == {"x": "y"}),

@@ -58,6 +58,34 @@ CASES = {
             "'refresh_failing', 'provider_suspended' or 'recovered'"
         ),
     ),
+    "a callback parameter that belongs to the login": (
+        REDIS + ACME + 'keep_from_callback = ["realmId", "state"]\n',
+        (
+            'broker.toml:7: providers.acme.keep_from_callback (item 2): must not name "state", which belongs to the '
+            "login itself"
+        ),
+    ),
+    "a callback parameter of an error": (
+        REDIS + ACME + 'keep_from_callback = ["error_reason"]\n',
+        (
+            'broker.toml:7: providers.acme.keep_from_callback (item 1): must not name "error_reason", which belongs to '
+            "the login itself"
+        ),
+    ),
+    "a callback parameter that the broker sets": (
+        REDIS + ACME + 'keep_from_callback = ["expires_in"]\n',
+        (
+            'broker.toml:7: providers.acme.keep_from_callback (item 1): must not name "expires_in", a member that the '
+            "broker sets itself or never sends"
+        ),
+    ),
+    "a path with an empty name": (
+        REDIS + ACME + 'response_path = "data."\n',
+        (
+            "broker.toml:7: providers.acme.response_path: must be names of members joined by dots, such as "
+            '"authed_user" or "data.token"'
+        ),
+    ),
     "no redis at all": (
         "",
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from broker.model import Claim, Commit, Token
+from broker.model import Claim, Commit, Ending, Token
 from broker.secret import Secret
 from broker.store import Claimed, Store
 
@@ -61,7 +61,7 @@ def commit_of(claim: Claim, access: str = "a1", refresh: str | None = "r2", **ch
         token,
         Secret(refresh) if refresh else None,
         token.refresh_at,
-        None,
+        Ending(),
         0,
         claim.claimed_at,
         recovered=False,

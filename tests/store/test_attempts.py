@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.model import Claim, Park, Postpone
+from broker.model import Claim, Ending, Park, Postpone
 from broker.secret import Secret
 from broker.store.attempts import KEPT, Attempt, Past, attempt_record, entry, replica_name
 from tests.store.steps import claimed, commit_of, imported
@@ -155,7 +155,7 @@ async def test_a_login_keeps_them_and_forgetting_does_not(store: Store, redis: R
     token = commit_of(claim).token
     assert token is not None
     seen = await store.registry.generation("g1")
-    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    login = store.registry.prepare_login(token, Secret("r-login"), ending=Ending(), followed=0)
     await store.registry.log_in(login, seen=seen, message={})
     assert [a.decided for a in (await past(store)).attempts] == ["parked"]
     assert (await past(store)).forgotten_at is None
@@ -257,7 +257,7 @@ async def test_a_restored_login_is_called_one(store: Store, redis: Redis) -> Non
     await imported(store, "g1")
     token = commit_of(await again(store, redis), "login").token
     assert token is not None
-    record = store.registry.prepare_login(token, Secret("r"), reauthorize_by=None, followed=0).record
+    record = store.registry.prepare_login(token, Secret("r"), ending=Ending(), followed=0).record
     await redis.delete(GRANT)
     assert await store.registry.restore(record) == "restored"
     assert [(a.outcome, a.decided) for a in (await past(store)).attempts] == [("logged_in", "restored")]

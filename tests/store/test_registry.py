@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.model import Ending
 from broker.secret import Secret
 from tests.store.steps import claimed, commit_of, imported, sets
 
@@ -56,7 +57,7 @@ async def test_a_record_undoes_no_login(store: Store) -> None:
     token = commit_of(claim, "login").token
     assert token is not None
     seen = await store.registry.generation("g1")
-    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    login = store.registry.prepare_login(token, Secret("r-login"), ending=Ending(), followed=0)
     await store.registry.log_in(login, seen=seen, message={})
     late = store.registry.prepare(commit_of(claim, generation=claim.generation + 99)).record
     assert await store.registry.restore(late) == "replaced"
@@ -101,7 +102,7 @@ async def test_a_login_counts_although_an_older_grant_was_refreshed_since(store:
     token = commit_of(claim, "login", generation=claim.generation + 1).token
     assert token is not None
     token = replace(token, issued_at=claim.granted_at + 1)
-    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=claim.generation)
+    login = store.registry.prepare_login(token, Secret("r-login"), ending=Ending(), followed=claim.generation)
     refreshed = store.registry.prepare(commit_of(claim, "a2", generation=claim.generation + 2))
     assert (await store.schedule.commit(refreshed))[0] == "committed"
     assert await store.registry.restore(login.record) == "restored"
@@ -227,7 +228,7 @@ async def test_forgetting_again_undoes_no_login_since(store: Store, redis: Redis
     token = commit_of(claim, "login", generation=store.clock() + 1).token
     assert token is not None
     login = store.registry.prepare_login(
-        token, Secret("r-login"), reauthorize_by=None, followed=token.generation - 1
+        token, Secret("r-login"), ending=Ending(), followed=token.generation - 1
     ).record
     restore = store.registry.restore
     assert [await restore(record) for record in (forgot, old, login)] == [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
-from broker.model import Park, Postpone
+from broker.model import Ending, Park, Postpone
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Store, open_store
@@ -83,7 +83,7 @@ async def test_commit_of_another_generation_is_refused(store: Store, redis: Redi
     token = commit_of(one, "login").token
     assert token is not None
     seen = await store.registry.generation("g1")
-    login = store.registry.prepare_login(token, Secret("r-login"), reauthorize_by=None, followed=0)
+    login = store.registry.prepare_login(token, Secret("r-login"), ending=Ending(), followed=0)
     await store.registry.log_in(login, seen=seen, message={})
     assert (await store.schedule.commit(store.registry.prepare(commit_of(one))))[0] == "superseded"
     assert await sets(redis, "g1") == ["due"]

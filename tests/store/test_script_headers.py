@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.model import Park, Postpone, Token
+from broker.model import Ending, Park, Postpone, Token
 from broker.secret import Secret
 from broker.store import Flow, scripts
 from tests.store.steps import LEASE, brought_by, commit_of, imported
@@ -142,7 +142,7 @@ async def log_in_and_out(store: Store) -> None:
     await store.flows.update("ticket", flow)
     now = store.clock()
     token = Token("new", "p", now, Secret("a"), "Bearer", None, now, now, now, now, {})
-    login = store.registry.prepare_login(token, Secret("r"), reauthorize_by=None, followed=0)
+    login = store.registry.prepare_login(token, Secret("r"), ending=Ending(), followed=0)
     await store.registry.log_in(login, seen=None, message={})
     await store.registry.forget("new", {})
 

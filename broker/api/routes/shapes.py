@@ -27,7 +27,10 @@ class Error(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class TokenAnswer(TypedDict):
-    """A token answer of RFC 6749 §5.1, with the broker's own members and every other member that the provider sent."""
+    """A token answer of RFC 6749 §5.1, with the broker's own members and every other member that the provider sent.
+
+    Those that only the answer to the login had are kept until a later answer names them anew.
+    """
 
     access_token: str
     token_type: str

@@ -109,7 +109,8 @@ end
 for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
-    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by')
+    'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
+    'extra', 'stated_limits')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -123,7 +124,7 @@ for i = 1, #ids, 2 do
     redis.call('HSET', grant, 'attempt', attempt, 'attempt_at', now, 'attempt_by', replica)
     redis.call('ZADD', leased, now + lease_ms, id)
     reply[#reply + 1] = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
-      stored[8], stored[9], stored[10]}
+      stored[8], stored[9], stored[10], stored[14], stored[15]}
   end
 end
 

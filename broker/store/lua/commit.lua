@@ -28,7 +28,8 @@ if stored[1] ~= generation then
   return newer and stored[3] ~= granted_at and 'superseded' or 'lost'
 end
 
-redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures')
+redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'reauthorize_by',
+  'reauthorize_limit')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
   unpack(messages_then_fields, message_count + 1))
 redis.call('ZREM', leased, grant_id)
