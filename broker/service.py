@@ -25,21 +25,20 @@ from broker.api.health import Health
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
-from broker.errors import InvalidSettings
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
-from broker.notify import Limits, open_notifier
-from broker.process import logs
+from broker.notify import open_notifier
 from broker.process.data_dir import prepare, redis_password, sealing_keys
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
-from broker.providers import Dialect, Endpoint, open_http
+from broker.provider_set import ProviderSet
+from broker.providers import Endpoint, open_http
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
@@ -47,17 +46,19 @@ from broker.refresh.history import HistoryRecorder
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
+from broker.reload import Reload, name_all_waiting_grants
 from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
 from broker.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from broker.notify import Notifier
     from broker.process.signals import Signals
-    from broker.settings import Settings
+    from broker.provider_set import MakeEndpoint
+    from broker.settings import Provider, Settings
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -80,9 +81,9 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     systemd = Systemd.from_environment() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=settings.refresh.journal or settings.redis.url.startswith("embedded:"))
     async with _open(settings) as base:
-        broker = _build(base, signals.stopping)
+        broker = _build(base, signals.stopping, reload, systemd)
         health = broker.api.health
-        signals.listen(lambda: _reload(reload, broker.api, systemd))
+        signals.listen(broker.reload.on_signal)
         async with (
             finishing(settings.refresh.request_timeout.total_seconds() + RECORD_LIMIT),
             listening(broker.api) as addresses,
@@ -115,12 +116,13 @@ class _Base:
     callers: Callers
     metrics: Metrics
     store: Store
-    endpoints: Mapping[str, Endpoint]
+    providers: ProviderSet
     journal: Journal | None
     notifier: Notifier
     cache: Cache
     connections: Connections
     read_activity: ReadActivity
+    make_endpoint: MakeEndpoint
 
 
 @asynccontextmanager
@@ -129,12 +131,9 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
     refresh = settings.refresh
     sealer = Sealer(sealing_keys(settings))
     callers = Callers.load(settings.callers, settings.data_dir)
-    metrics = Metrics(settings.providers)
+    metrics = Metrics()
+    providers = ProviderSet(metrics)
     connections = Connections.from_settings(settings.http, metrics)
-    dialects = {
-        name: Dialect.from_settings(name, provider, refresh.window) for name, provider in settings.providers.items()
-    }
-    limits = {name: Limits(dialect.absolute_limit_ms, dialect.idle_limit_ms) for name, dialect in dialects.items()}
     async with (
         open_store(
             settings.redis,
@@ -142,23 +141,25 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             data_dir=settings.data_dir,
             password=redis_password(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
-            old_tokens={name: dialect.old_token for name, dialect in dialects.items()},
+            old_tokens=providers.old_tokens,
         ) as store,
         open_http(refresh.request_timeout.total_seconds()) as http,
         _open_journal(settings, sealer, store) as journal,
-        open_notifier(settings.notify, store, limits, metrics) as notifier,
+        open_notifier(settings.notify, store, providers.limits, metrics) as notifier,
     ):
-        endpoints = {
-            name: Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
-            for name, provider in settings.providers.items()
-        }
+
+        def make_endpoint(name: str, provider: Provider) -> Endpoint:
+            return Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
+
+        providers.replace(settings.providers, make_endpoint)
         warm = any_of(settings.cache.warm)
         yield _Base(
             settings=settings,
             callers=callers,
             metrics=metrics,
             store=store,
-            endpoints=endpoints,
+            providers=providers,
+            make_endpoint=make_endpoint,
             journal=journal,
             notifier=notifier,
             cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
@@ -190,17 +191,17 @@ class _Broker:
     follower: Follower
     history: HistoryRecorder
     notifier: Notifier
-    heartbeats: Sequence[Heartbeat]
+    heartbeats: Callable[[], Sequence[Heartbeat]]
+    reload: Reload
     api: Context
 
 
-def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
+def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
-    lanes = {name: Heartbeat(f"lane {name}") for name in base.endpoints}
     of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
-    heartbeats = [*lanes.values(), of_follower, of_history, *base.notifier.heartbeats]
+    others = (of_follower, of_history, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history)
-    scheduler = _build_scheduler(base, history, lanes, stopping)
+    scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
         base.store,
         base.cache,
@@ -209,28 +210,48 @@ def _build(base: _Base, stopping: asyncio.Event) -> _Broker:
         namespace=base.settings.redis.namespace,
         report=base.notifier.check_soon,
     )
-    api = _build_api(base, scheduler, heartbeats)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, api=api)
+
+    def heartbeats() -> Sequence[Heartbeat]:
+        return (*base.providers.heartbeats, *others)
+
+    health = Health(
+        store=base.store,
+        journal=base.journal,
+        cache=base.cache,
+        connections=base.connections,
+        heartbeats=heartbeats,
+        providers=base.providers.endpoints,
+    )
+    reload = Reload(
+        read,
+        base.settings,
+        providers=base.providers,
+        make_endpoint=base.make_endpoint,
+        callers=base.callers,
+        store=base.store,
+        health=health,
+        systemd=systemd,
+    )
+    api = _build_api(base, scheduler, health, reload)
+    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
 
 
-def _build_scheduler(
-    base: _Base, history: HistoryRecorder, heartbeats: Mapping[str, Heartbeat], stopping: asyncio.Event
-) -> Scheduler:
+def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
     """Build the write path: a lane for each provider, and what they share."""
     refresh = base.settings.refresh
     refresher = Refresher(
         base.store,
-        base.endpoints,
         cache=base.cache,
         recorder=Recorder(base.store, base.journal, notice=base.settings.pubsub.publish == "notice", stopping=stopping),
         history=history,
         metrics=base.metrics,
         request_timeout=refresh.request_timeout.total_seconds(),
     )
-    replay = Replay(base.store, base.journal)
-    return Scheduler(
-        Lane(
-            name,
+    scheduler, replay = Scheduler(base.store.schedule), Replay(base.store, base.journal)
+
+    def make_lane(endpoint: Endpoint, heartbeat: Heartbeat) -> Lane:
+        return Lane(
+            endpoint,
             base.store,
             refresher=refresher,
             replay=replay,
@@ -240,31 +261,25 @@ def _build_scheduler(
             concurrency=refresh.concurrency,
             lease_ms=_ms(refresh.lease),
         )
-        for name, heartbeat in heartbeats.items()
-    )
+
+    base.providers.start_lanes(scheduler, make_lane)
+    return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat]) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload) -> Context:
     """Build what requests reach."""
-    settings, store, cache, providers = base.settings, base.store, base.cache, list(base.endpoints)
+    settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
         settings=settings,
         store=store,
         reader=_build_reader(base, scheduler),
-        endpoints=base.endpoints,
+        endpoints=providers,
         login=_build_login(base, scheduler),
         logout=_build_logout(base),
         callers=base.callers,
         hosts=Hosts(settings.http),
         responses=CachedResponses(store.clock),
-        health=Health(
-            store=store,
-            journal=base.journal,
-            cache=cache,
-            connections=base.connections,
-            heartbeats=heartbeats,
-            providers=providers,
-        ),
+        health=health,
         metrics=base.metrics,
         scheduler=scheduler,
         notifier=base.notifier,
@@ -280,6 +295,7 @@ def _build_api(base: _Base, scheduler: Scheduler, heartbeats: Sequence[Heartbeat
         ),
         connections=base.connections,
         read_activity=base.read_activity,
+        reload=reload,
     )
 
 
@@ -299,7 +315,7 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
 def _build_login(base: _Base, scheduler: Scheduler) -> Login:
     return Login(
         base.store,
-        base.endpoints,
+        base.providers.endpoints,
         LoginRecorder(
             base.store,
             base.journal,
@@ -314,7 +330,9 @@ def _build_login(base: _Base, scheduler: Scheduler) -> Login:
 
 def _build_logout(base: _Base) -> Logout:
     timeout, lease_ms = base.settings.refresh.request_timeout.total_seconds(), _ms(base.settings.refresh.lease)
-    return Logout(base.store, base.endpoints, base.journal, base.cache, request_timeout=timeout, lease_ms=lease_ms)
+    return Logout(
+        base.store, base.providers.endpoints, base.journal, base.cache, request_timeout=timeout, lease_ms=lease_ms
+    )
 
 
 def _ms(duration: timedelta) -> int:
@@ -333,9 +351,12 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
     if base.journal is not None and not await adopt(base.journal, store, broker.heartbeats, stopping):
         return False
     await broker.follower.warm()
+    await name_all_waiting_grants(store, base.providers.endpoints)
     health.started = True
     collect_less()
-    log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(base.endpoints))
+    log.info(
+        "broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(base.providers.endpoints)
+    )
     return True
 
 
@@ -353,25 +374,6 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         finally:
             ending.set()
     await broker.history.flush()  # what the scheduler finished last
-
-
-def _reload(reload: Callable[[], Settings] | None, api: Context, systemd: Systemd) -> None:
-    """Take over callers and log level from the settings as they are now; everything else needs a restart."""
-    if reload is None:
-        return
-    running = api.health.started and not api.health.stopping
-    if running:
-        systemd.reloading()
-    try:
-        settings = reload()
-        api.callers.replace(Callers.load(settings.callers, settings.data_dir))
-        logs.set_up(settings.log)
-    except InvalidSettings as error:
-        log.error("settings.not_reloaded", findings=error.findings)
-    else:
-        log.info("settings.reloaded", callers=list(settings.callers), log_level=settings.log.level)
-    if running:
-        systemd.ready(api.health.summary())
 
 
 def stop_limit(settings: Settings) -> float:

@@ -14,7 +14,7 @@ from broker.errors import StoreUnavailable
 from broker.process.data_dir import known_store, remember_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from broker.api.health import Health
@@ -28,7 +28,12 @@ _PAUSE = 0.5
 
 
 async def identify(
-    store: Store, health: Health, heartbeats: Sequence[Heartbeat], *, stopping: asyncio.Event, data_dir: Path
+    store: Store,
+    health: Health,
+    heartbeats: Callable[[], Sequence[Heartbeat]],
+    *,
+    stopping: asyncio.Event,
+    data_dir: Path,
 ) -> bool:
     """Wait for Redis and learn whose data it holds; return False when stopped before it answered.
 
@@ -37,7 +42,7 @@ async def identify(
     warned = False
     known = known_store(data_dir)
     while not stopping.is_set():
-        for heartbeat in heartbeats:
+        for heartbeat in heartbeats():
             heartbeat.signal()
         try:
             await store.identify(known)
@@ -57,11 +62,13 @@ async def identify(
     return False
 
 
-async def adopt(journal: Journal, store: Store, heartbeats: Sequence[Heartbeat], stopping: asyncio.Event) -> bool:
+async def adopt(
+    journal: Journal, store: Store, heartbeats: Callable[[], Sequence[Heartbeat]], stopping: asyncio.Event
+) -> bool:
     """Adopt the journals of brokers that are gone; the first claim replays them. Return False when stopped first."""
     adopting = asyncio.create_task(journal.adopt(store.registry.reseal_record))
     while not (await asyncio.wait({adopting}, timeout=_PAUSE))[0] and not stopping.is_set():
-        for heartbeat in heartbeats:
+        for heartbeat in heartbeats():
             heartbeat.signal()
     if adopting.done():
         adopting.result()

@@ -237,7 +237,7 @@ async def start_broker(
         log = io.StringIO()
         logs.set_up(Log(format="json", level="debug"), log)
         signals = Signals(of_process=False)
-        task = asyncio.create_task(serve(settings, signals))
+        task = asyncio.create_task(serve(settings, signals, reload=lambda: settings))
         admin = settings.data_dir / "admin.key"
         async with aiohttp.ClientSession() as session:
             running = RunningBroker(settings, signals, log, session, "", task, f"http://{wanted['http']['listen'][0]}")

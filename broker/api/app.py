@@ -21,6 +21,7 @@ from broker.api.routes import (
     login,
     metrics,
     openapi,
+    reload,
     reseal,
     status_page,
     tokens,
@@ -45,6 +46,7 @@ _ROUTES = (
     health,
     metrics,
     reseal,
+    reload,
     status_page,
     openapi,  # last: it describes the routes before it, and itself
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from broker.api.cached_responses import CachedResponses
     from broker.api.callers import Callers
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from broker.read.activity import ReadActivity
     from broker.refresh.scheduler import Scheduler
     from broker.settings import Settings
+    from broker.settings.changes import Reloaded
     from broker.store import Store
 
 
@@ -48,6 +49,7 @@ class Context:
     exposition: Exposition
     connections: Connections
     read_activity: ReadActivity
+    reload: Callable[[], Awaitable[Reloaded]]
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -15,7 +15,7 @@ from broker.errors import StoreUnavailable
 from broker.process.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
@@ -32,7 +32,7 @@ _GRANTS_TTL = 3.0
 class Exposition:
     """Make the text exposition format of Prometheus.
 
-    *providers* are those of the settings; *max_grants* is how many grants are shown one by one.
+    *providers* are those of the settings now; *max_grants* is how many grants are shown one by one.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Exposition:
         metrics: Metrics,
         connections: Connections,
         notifier: Notifier,
-        providers: Sequence[str],
+        providers: Collection[str],
         max_grants: int,
     ) -> None:
         self._store = store
@@ -75,7 +75,8 @@ class Exposition:
                 grants = await self._single_grants(names)
         except (StoreUnavailable, TimeoutError):
             states = None
-        return self._metrics.render(self._standing(states)) + grants
+        # In a thread: a thousand providers have ten thousand lines, and no caller should wait for them.
+        return await asyncio.to_thread(self._metrics.render, self._standing(states)) + grants
 
     async def _single_grants(self, providers: Sequence[str]) -> bytes:
         if time.monotonic() > self._grants_until:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from broker.errors import StoreUnavailable, WrongStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
@@ -47,7 +47,7 @@ class Report:
 
 
 class Health:
-    """The process's state, and the checks of what it works with. *providers* are those of the settings."""
+    """The process's state, and the checks of what it works with. *providers* are those of the settings now."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ class Health:
         journal: Journal | None,
         cache: Cache,
         connections: Connections,
-        heartbeats: Sequence[Heartbeat],
-        providers: Sequence[str],
+        heartbeats: Callable[[], Sequence[Heartbeat]],
+        providers: Collection[str],
     ) -> None:
         self._store = store
         self._journal = journal
@@ -75,7 +75,7 @@ class Health:
     @property
     def alive(self) -> bool:
         """Whether every loop has made progress within its deadline: `/healthz` and the watchdog follow it."""
-        return all(heartbeat.alive for heartbeat in self._heartbeats)
+        return all(heartbeat.alive for heartbeat in self._heartbeats())
 
     def summary(self) -> str:
         """Say in one line how the broker is, without asking Redis: for the supervisor of the process."""
@@ -83,7 +83,7 @@ class Health:
             return "stopping: serves reads and finishes refreshes under way"
         if not self.started:
             return f"waiting for Redis: {_without_name(self.waiting)}" if self.waiting else "starting"
-        troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats if not each.alive or each.trouble]
+        troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
         return "; ".join(troubles) or f"refreshing; {len(self._cache)} tokens in memory"
@@ -97,7 +97,7 @@ class Health:
             "journal": self._check_journal(),
             "connections": self._check("connections", full or f"{len(self._connections)} open", ok=not full),
         }
-        for each in self._heartbeats:
+        for each in self._heartbeats():
             checks[each.name] = self._check(each.name, _progress(each), ok=each.alive and not each.trouble)
         for state in states or ():
             checks[f"provider {state.name}"] = self._check_provider(state)
@@ -112,16 +112,16 @@ class Health:
             return Report(
                 "starting", {"redis": self._check("redis", _without_name(self.waiting) or "not asked yet", ok=False)}
             )
-        answers = await self.fetch_status() is not None
+        answers = await self.fetch_status(()) is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
         ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
-    async def fetch_status(self) -> list[ProviderState] | None:
-        """Fetch the providers' states from Redis; None where it does not answer within a second."""
+    async def fetch_status(self, providers: Collection[str] | None = None) -> list[ProviderState] | None:
+        """Fetch the states of *providers* (None: all in the settings) from Redis; None: no answer within a second."""
         try:
             async with asyncio.timeout(_FETCH_TIMEOUT):
-                states = await self._store.grants.providers(self._providers)
+                states = await self._store.grants.providers(self._providers if providers is None else providers)
         except StoreUnavailable as error:
             self._store_error = error
         except TimeoutError:

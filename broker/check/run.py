@@ -10,6 +10,7 @@ from broker.check import file_facts
 from broker.check.files import check_data_dir, check_disk, check_secret
 from broker.check.finding import Finding, from_error
 from broker.check.providers import check_provider
+from broker.check.read_files import check_read_files
 from broker.check.settings import check_settings
 from broker.check.store import check_store
 from broker.errors import InvalidSettings
@@ -20,7 +21,8 @@ from broker.secret import Sealer
 from broker.store.facts import fetch_facts as fetch_store_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from broker.check.settings import Where
     from broker.settings import Settings
@@ -28,8 +30,15 @@ if TYPE_CHECKING:
 _AT_ONCE = 16
 
 
-def offline(settings: Settings, where: Where) -> Iterator[Finding]:
-    """Yield the findings of *settings* and of the files that they name; *where* returns where a key was set."""
+def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[str, ...]]]) -> Iterator[Finding]:
+    """Yield the findings of *settings* and of the files that they name.
+
+    Args:
+        settings: as they were read.
+        where: returns where a key was set.
+        files: those that were read, each with the names of its providers.
+    """
+    yield from check_read_files(files)
     yield from check_settings(settings, where)
     yield from map(from_error, file_facts.find_problems(settings))
     for key, path in file_facts.secret_files(settings):

@@ -51,7 +51,7 @@ def _check_provider(name: str, provider: Provider, where: Where) -> Iterator[Fin
             "warning",
             where("providers", name, "client_secret"),
             f"{key}.client_secret stands in the settings",
-            "everybody who reads or copies them has it, and it cannot be rotated without a restart",
+            "everybody who reads or copies them has it, and it cannot be rotated without a reload",
             "write it to a file (umask 077) and set client_secret_file",
         )
     if provider.kind == "oauth2" and provider.issuer is None:

@@ -47,7 +47,8 @@ def _check(config: Path | None, *, online: bool, strict: bool, as_json: bool) ->
     except InvalidSettings as error:
         findings = [from_error(sentence) for sentence in error.findings]
     else:
-        findings = list(checks.offline(settings, settings_file.origins(config_path(config))))
+        path = config_path(config)
+        findings = list(checks.offline(settings, settings_file.origins(path), settings_file.files(path)))
         if online:
             findings += run(checks.online(settings))
     code = checks.exit_code(findings, strict=strict)

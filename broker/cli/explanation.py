@@ -144,7 +144,8 @@ def _no_provider(facts: GrantFacts) -> Explanation:
         f"The provider {name} of grant {facts.name} is not in the settings of the broker that answered.",
         f"Nothing, unless another broker has it in its settings. {facts.token_sentence}",
         facts.valid_until,
-        person=f"add [providers.{name}] to the settings and restart, or log in at another provider",
+        person=f"put [providers.{name}] back into the settings and run `token-broker reload`, or log in at another "
+        "provider",
         command=f"token-broker login {facts.name} --provider PROVIDER",
         exit_code=FAILED,
     )
@@ -185,7 +186,7 @@ def _suspended(facts: GrantFacts) -> Explanation:
             f"The provider {name} has refused this broker's client registration{since} ({error}); grant {facts.name} "
             "is untouched."
         )
-        person = f"check client_id and client secret of [providers.{name}], restart if they change, and resume it"
+        person = f"correct client_id and client secret of [providers.{name}], run `token-broker reload`, and resume it"
     else:
         why = (
             f"Provider {name} is suspended{since}: it refused grant after grant ({error}), so the cause is not a "

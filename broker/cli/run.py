@@ -27,7 +27,7 @@ _MAX_OPEN_FILES = 65_536
 
 @app.command("run", epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def run_broker(config: Config = None) -> None:
-    """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads callers and log level."""
+    """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads providers, callers and log level."""
     settings = load(config)
     logs.set_up(settings.log)
     _raise_file_limit()

@@ -87,8 +87,7 @@ class Scanner:
         notices, grants, now = self._store.notices, self._store.grants, self._store.clock()
         await notices.enqueue(_SCHEDULE, [_SCHEDULE])
         for leased in await notices.lease(_SCHEDULE, 1, _LEASE_MS):
-            states = await grants.providers(self._limits)
-            found = {f"provider/{state.name}" for state in states if state.suspended}
+            found = {f"provider/{name}" for name in await grants.suspended(self._limits)}
             names = sorted(set(self._limits) | await grants.known_providers())
             candidates, following = await grants.needing_attention(
                 names, leased.record or None, _PAGE, failures=FAILING_AFTER, ends_by=now + max(THRESHOLDS)

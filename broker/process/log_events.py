@@ -139,6 +139,11 @@ EVENTS: dict[str, Event] = {
         "`token-broker notify test`",
     ),
     "notice.sent": Event(_INFO, "the receiver of a webhook or command accepted a notice"),
+    "provider.missing": Event(
+        _WARNING,
+        "the settings have no `[providers.NAME]` for `grants` grants: nobody refreshes them, and they wait",
+        "put the table back and reload, log them in at another provider, or delete them",
+    ),
     "provider.suspended": Event(
         _ERROR,
         "the provider refused several grants in a row, so the broker only probes it "
@@ -150,10 +155,17 @@ EVENTS: dict[str, Event] = {
     ),
     "settings.not_reloaded": Event(
         _ERROR,
-        "SIGHUP found invalid settings; the old ones stay in force",
-        "correct what `findings` lists, and send SIGHUP again",
+        "SIGHUP or `token-broker reload` found invalid settings; nothing was changed",
+        "correct what `findings` lists, and reload again",
     ),
-    "settings.reloaded": Event(_INFO, "SIGHUP reloaded callers and log level"),
+    "settings.reloaded": Event(
+        _INFO, "the broker read its settings again, and took up providers, callers, log level and format"
+    ),
+    "settings.restart_needed": Event(
+        _WARNING,
+        "settings (`keys`) differ from those that the broker runs with, and it cannot take them up",
+        "restart the broker",
+    ),
     "sink.expired": Event(
         _WARNING,
         "`sink`: the token in a file expired and there is no other; `kept` says whether the file stays",

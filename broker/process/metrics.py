@@ -100,9 +100,8 @@ class Standing:
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters and histograms in a registry of their own. Those of *providers* begin at 0: rates see the first."""
+    """Counters and histograms in a registry of their own."""
 
-    providers: Iterable[str] = ()
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     refreshes: Counter = field(init=False)
     refresh_duration: Histogram = field(init=False)
@@ -117,9 +116,6 @@ class Metrics:
         self.refreshes = Counter(
             f"{_NAME}_refreshes", "Token requests by outcome.", ["provider", "outcome"], registry=r
         )
-        for provider in self.providers:
-            for outcome in OUTCOMES:
-                self.refreshes.labels(provider, outcome)
         self.refresh_duration = Histogram(
             f"{_NAME}_refresh_duration_seconds", "Duration of token requests.", ["provider"], registry=r
         )
@@ -148,6 +144,11 @@ class Metrics:
         for reason in CLOSED:
             self.connections_closed.labels(reason)
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
+
+    def begin_provider(self, name: str) -> None:
+        """Have the counts of a provider begin at 0, so that rates see the first. Those that it has already stay."""
+        for outcome in OUTCOMES:
+            self.refreshes.labels(name, outcome)
 
     def render(self, standing: Standing) -> bytes:
         """Return counters, histograms and gauges in the text exposition format."""

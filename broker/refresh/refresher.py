@@ -20,7 +20,7 @@ from broker.refresh import policy
 from broker.settings import LEASE_MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from broker.model import Claim, Outcome, Step
     from broker.process.metrics import Metrics
@@ -39,7 +39,6 @@ class Refresher:
     def __init__(
         self,
         store: Store,
-        endpoints: Mapping[str, Endpoint],
         *,
         cache: Cache,
         recorder: Recorder,
@@ -49,28 +48,27 @@ class Refresher:
     ) -> None:
         """*request_timeout* is in seconds: the longest that one token request may take."""
         self._store = store
-        self._endpoints = endpoints
         self._cache = cache
         self._recorder = recorder
         self._history = history
-        self._lag = {name: metrics.schedule_lag.labels(name) for name in endpoints}
-        self._duration = {name: metrics.refresh_duration.labels(name) for name in endpoints}
+        self._lag = functools.cache(metrics.schedule_lag.labels)
+        self._duration = functools.cache(metrics.refresh_duration.labels)
         self._refreshes = functools.cache(metrics.refreshes.labels)
         self._request_timeout = request_timeout
 
-    async def refresh(self, claim: Claim, answered: Callable[[], None]) -> Step | None:
+    async def refresh(self, claim: Claim, endpoint: Endpoint, answered: Callable[[], None]) -> Step | None:
         """Make one token request for *claim*, and record what it came to.
 
         Args:
             claim: The grant, leased to this replica.
+            endpoint: Of its provider, to the end of this request whatever the settings say meanwhile.
             answered: Called as soon as there is an answer that only has to be recorded.
 
         Returns:
             What was decided; None if the provider must not be asked yet.
         """
-        endpoint = self._endpoints[claim.provider]
         now = self._store.clock()
-        self._lag[claim.provider].observe(max(0, claim.claimed_at - claim.due_at) / 1000)
+        self._lag(claim.provider).observe(max(0, claim.claimed_at - claim.due_at) / 1000)
         if held_back := policy.hold_back(claim, endpoint.dialect, now):
             await self._recorder.record(held_back)
             return None
@@ -99,7 +97,7 @@ class Refresher:
         fits = started + self._request_timeout <= claim.lease_ends - LEASE_MARGIN.total_seconds()
         timeout = self._request_timeout if fits else 0
         outcome = await endpoint.refresh(claim.refresh_token, scope=claim.scope, timeout=timeout)
-        self._duration[claim.provider].observe(time.monotonic() - started)
+        self._duration(claim.provider).observe(time.monotonic() - started)
         return outcome
 
     def _report(self, step: Step, recorded: Recorded) -> None:

@@ -17,19 +17,21 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
 from broker.refresh.concurrency import BatchSize, ConcurrencyLimit
+from broker.refresh.idle import IdleLanes
 from broker.store import MOST_TOGETHER
 from broker.token_answer import message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from broker.journal.journal import Journal
     from broker.journal.replay import Replay
     from broker.model import Claim
     from broker.process.heartbeat import Heartbeat
+    from broker.providers import Endpoint
     from broker.read.activity import ReadActivity
     from broker.refresh.refresher import Refresher
-    from broker.store import Claimed, Store
+    from broker.store import Claimed, Schedule, Store
 
 log = structlog.get_logger()
 
@@ -59,7 +61,7 @@ class Lane:
 
     def __init__(
         self,
-        provider: str,
+        endpoint: Endpoint,
         store: Store,
         *,
         refresher: Refresher,
@@ -70,7 +72,9 @@ class Lane:
         concurrency: int,
         lease_ms: int,
     ) -> None:
-        self.provider = provider
+        self.provider = endpoint.dialect.name
+        self.endpoint = endpoint
+        """What the next request is sent by; one under way ends with the endpoint that it began with."""
         self._store = store
         self._schedule = store.schedule
         self._refresher = refresher
@@ -88,6 +92,11 @@ class Lane:
         self._passed_over = 0
         """How many grants with a living token the search for expired ones has passed over: it goes on behind them."""
         self._woken = asyncio.Event()
+        self._ended = False
+        self.may_rest = False
+        """Whether somebody wakes this lane when it may have something to claim, so that it need not poll."""
+        self.rests_since: float | None = None
+        """Since when it waits to be woken, monotonic seconds."""
         self._urgent = False
         """What was claimed last was late, and so is what is due after it."""
         self._store_lost = False
@@ -98,15 +107,19 @@ class Lane:
         """Claim again at once: something was made due."""
         self._woken.set()
 
+    def signal(self) -> None:
+        """Signal the heartbeat on behalf of this lane, which rests."""
+        self._heartbeat.signal()
+
+    def end(self) -> None:
+        """Claim nothing any more: the provider is gone from the settings."""
+        self._ended = True
+        self._woken.set()
+
     async def run(self, stopping: asyncio.Event, refreshes: asyncio.TaskGroup) -> None:
-        """Claim and refresh until *stopping*; the task group awaits the refreshes that are then under way."""
-        stop = asyncio.ensure_future(stopping.wait())
-        stop.add_done_callback(lambda _: self.wake())
-        try:
-            while not stopping.is_set():
-                await self.step(refreshes)
-        finally:
-            stop.cancel()
+        """Claim and refresh until *stopping*, or `end`; the group awaits the refreshes that are then under way."""
+        while not (self._ended or stopping.is_set()):
+            await self.step(refreshes)
 
     async def step(self, refreshes: asyncio.TaskGroup) -> None:
         """Claim once, and pause until the next claim."""
@@ -117,11 +130,19 @@ class Lane:
             pause = await self._claim(min(self._free, batch_size), refreshes)
         self._heartbeat.signal()
         if pause > 0:
-            try:
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+            await self._pause(pause)
+
+    async def _pause(self, pause: float) -> None:
+        """Wait so many seconds, or until something is to do; without a timer where this lane may rest."""
+        rests = self.may_rest and pause >= IDLE_PAUSE and not self._in_flight
+        self.rests_since = time.monotonic() if rests else None
+        try:
+            async with asyncio.timeout(None if rests else pause):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.rests_since = None
 
     async def _next_batch_size(self) -> int:
         """Wait until it is time for a claim, and return its size: one while callers would notice more."""
@@ -167,7 +188,7 @@ class Lane:
     async def _refresh(self, claim: Claim) -> None:
         began, step = time.monotonic(), None
         try:
-            step = await self._refresher.refresh(claim, partial(self._answered, claim.attempt, began))
+            step = await self._refresher.refresh(claim, self.endpoint, partial(self._answered, claim.attempt, began))
         finally:
             self._in_flight.discard(claim.attempt)
             self._committing.discard(claim.attempt)
@@ -212,10 +233,28 @@ class Lane:
 
 
 class Scheduler:
-    """The lanes of all providers."""
+    """The lanes of all providers, which may come and go while it runs."""
 
-    def __init__(self, lanes: Iterable[Lane]) -> None:
-        self._lanes = {lane.provider: lane for lane in lanes}
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._lanes: dict[str, Lane] = {}
+        self._begin: Callable[[Lane], None] | None = None
+        """Runs one more lane; None while none runs."""
+
+    def add(self, lane: Lane) -> None:
+        """Run *lane* too."""
+        self._lanes[lane.provider] = lane
+        if self._begin is not None:
+            self._begin(lane)
+
+    def change(self, endpoint: Endpoint) -> None:
+        """Have the lane of its provider send the next requests by *endpoint*."""
+        self._lanes[endpoint.dialect.name].endpoint = endpoint
+        self._lanes[endpoint.dialect.name].wake()
+
+    def remove(self, provider: str) -> None:
+        """End the lane of *provider*, which refreshes to the end what it has claimed."""
+        self._lanes.pop(provider).end()
 
     def wake(self, provider: str) -> None:
         """Have the lane of *provider* claim at once: something was made due here."""
@@ -225,6 +264,15 @@ class Scheduler:
     async def run(self, stopping: asyncio.Event) -> None:
         """Run every lane until *stopping*, then wait for the refreshes that are under way."""
         async with asyncio.TaskGroup() as refreshes, asyncio.TaskGroup() as lanes:
-            for lane in self._lanes.values():
+
+            def begin_lane(lane: Lane) -> None:
                 lanes.create_task(lane.run(stopping, refreshes), name=f"lane {lane.provider}")
-            lanes.create_task(stopping.wait())  # with no provider there is nothing else to wait for
+
+            for lane in self._lanes.values():
+                begin_lane(lane)
+            self._begin = begin_lane
+            lanes.create_task(IdleLanes(self._lanes, self._schedule, IDLE_PAUSE).run(stopping), name="idle lanes")
+            await stopping.wait()
+            self._begin = None  # the group takes no more
+            for lane in self._lanes.values():
+                lane.wake()

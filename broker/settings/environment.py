@@ -48,7 +48,7 @@ class Variable(InitSettingsSource):
             InvalidSettings: it is no setting, or its text is no value of that setting.
         """
         self.path, kind, fits = _placed(settings_cls, name.split("__"), tables)
-        value = _parsed(text, kind)
+        value = parse(text, kind)
         for key in reversed(self.path):
             value = {key: value}
         super().__init__(settings_cls, value if fits else {})
@@ -168,7 +168,7 @@ def _is_list(kind: Any) -> bool:
     return origin in {list, tuple} or (origin in {Annotated, Union, UnionType} and any(map(_is_list, get_args(kind))))
 
 
-def _parsed(value: str, kind: Any) -> Any:
+def parse(value: str, kind: Any) -> Any:
     """Return a variable's text as the file would hold it: tables and lists from JSON, a list also from `a,b`."""
     is_list = _is_list(kind)
     if model_of(kind) is None and table_of(kind) is None and not is_list:

@@ -1,17 +1,16 @@
-"""The settings as read: the TOML file below the environment, and errors that say where and what to do."""
+"""The settings as read: TOML files below the environment, and errors that say where and what to do."""
 
 from __future__ import annotations
 
 import difflib
-import os
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from broker.errors import InvalidSettings
 from broker.settings.environment import Environment, model_of, table_of
-from broker.settings.findings import WORDS, lines_of, not_toml
+from broker.settings.findings import WORDS
+from broker.settings.include import described, read_sources
 from broker.settings.schema import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.settings.environment import Keys
+    from broker.settings.include import Place
 
 
 def load(path: Path | None) -> Settings:
@@ -30,21 +30,20 @@ def load(path: Path | None) -> Settings:
     Raises:
         InvalidSettings: everything that is wrong, one finding a line: `FILE:LINE: KEY: what is allowed`.
     """
-    text, table = _read(path)
-    environment = Environment(Settings, table)
-    findings = environment.findings
+    sources = read_sources(path)
+    environment = Environment(Settings, sources.table)
+    findings = [*sources.findings, *environment.findings]
     try:
         settings = Settings.model_validate({"_environment": environment})
     except ValidationError as error:
-        lines = lines_of(text)
-        variables = environment.variables
+        places, variables = sources.places(), environment.variables
         in_file = []
         for found in error.errors(include_url=False, include_input=False):
             location = [part for part in found["loc"] if part != "[key]"]
             if location == ["redis"] and found["type"] == "missing":
                 location.append("url")
-            line, where = _where(str(path or "settings"), lines, variables, location)
-            in_file.append((line, f"{where}: {_key(location)}{_words(found, location)}"))
+            rank, where = _where(str(path or "settings"), places, variables, location)
+            in_file.append((rank, f"{where}: {_key(location)}{_words(found, location)}"))
         findings += [words for _, words in sorted(in_file, key=lambda found: found[0])]
         raise InvalidSettings(*findings) from None
     if findings:
@@ -58,52 +57,38 @@ def origins(path: Path | None) -> Callable[..., str]:
     Raises:
         InvalidSettings: the file cannot be read, or is not TOML.
     """
-    text, table = _read(path)
-    lines, variables = lines_of(text), Environment(Settings, table).variables
-    return lambda *keys: _where(str(path or "settings"), lines, variables, keys)[1]
+    sources = read_sources(path)
+    places, variables = sources.places(), Environment(Settings, sources.table).variables
+    return lambda *keys: _where(str(path or "settings"), places, variables, keys)[1]
 
 
-def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
-    """Return the file's text and the table that it holds."""
-    if path is None:
-        return "", {}
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidSettings(
-            f"{path}: cannot be read by uid {os.getuid()} ({error.strerror}): name another file with --config, or make "
-            "one with `token-broker init > broker.toml`"
-        ) from None
-    try:
-        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise InvalidSettings(f"{path}:{line}: is not UTF-8: save the file as UTF-8") from None
-    try:
-        return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
-        raise InvalidSettings(f"{path}: is not TOML for settings: `token-broker init` prints an example") from None
+def files(path: Path | None) -> Sequence[tuple[Path, tuple[str, ...]]]:
+    """Return each file that `load` reads, and the names of the providers in it.
+
+    Raises:
+        InvalidSettings: the settings file cannot be read, or is not TOML.
+    """
+    return described(read_sources(path))
 
 
 def _where(
-    file: str, lines: Mapping[Keys, int], variables: Mapping[Keys, str], location: Sequence[int | str]
-) -> tuple[int, str]:
-    """Return where the value at *location* was set: the line number (0: a variable), and that in words.
+    file: str, places: Mapping[Keys, Place], variables: Mapping[Keys, str], location: Sequence[int | str]
+) -> tuple[tuple[int, int], str]:
+    """Return where the value at *location* was set: the rank of its file and the line (0: a variable), and in words.
 
     Where the file lacks the key itself, the words name the line of the innermost table around it.
     """
     path = tuple(str(part) for part in location)
     parts = [path[:end] for end in range(len(path), 0, -1)]
     if variable := next((variables[part] for part in parts if part in variables), None):
-        return 0, f"environment: {variable}"
-    in_file = next((part for part in parts if part in lines), ())
+        return (0, 0), f"environment: {variable}"
+    in_file = next((part for part in parts if part in places), ())
     table = path[:-1]
     beside = [variable for keys, variable in variables.items() if keys[: len(table)] == table]
     if len(table) > 1 and beside and len(in_file) < len(table):
-        return 0, f"environment: {beside[0]}"  # a provider or caller that only variables set
-    return (lines[in_file], f"{file}:{lines[in_file]}") if in_file else (1, file)
+        return (0, 0), f"environment: {beside[0]}"  # a provider or caller that only variables set
+    place = places.get(in_file)
+    return ((place.rank, place.line), str(place)) if place else ((0, 1), file)
 
 
 def _key(location: Sequence[int | str]) -> str:

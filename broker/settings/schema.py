@@ -310,6 +310,11 @@ class Settings(Section, BaseSettings):
         default=Path("/var/lib/token-broker"),
         description="directory (mode 0700) for the journal, the embedded store and generated keys",
     )
+    include: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        examples=[["providers.d/*.toml"]],
+        description="patterns of further files, relative to this one, that hold [providers.NAME] tables only",
+    )
     http: Http = Field(default=Http(), description="where callers and browsers reach this broker")
     redis: Redis = Field(description="where the broker keeps grants")
     sealing: Sealing = Field(

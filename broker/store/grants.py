@@ -6,15 +6,14 @@ The verbs that change them are in `schedule` and `registry`.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from broker.errors import InvalidRequest
-from broker.model import GRANT_ID, Commit, Grant, State, Token, slotted, usable_until
+from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import scripts
 from broker.store.limits import ending_fields, parse_limit
+from broker.store.listing import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,13 +29,8 @@ _GRANT_FIELDS = (
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
 )
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_CURSOR = re.compile(
-    rf"([0-9]{{1,9}})~(-?[0-9]{{1,20}}(?:\.[0-9]{{1,20}})?(?:e[+-]?[0-9]{{1,2}})?)~({GRANT_ID.pattern})"
-)
-_BATCH = 100
-_MOST_PASSED = 2_000
-"""Ids that one page skips, at most."""
-FOREIGN_CURSOR = "unknown cursor: take it from `next` of the page before"
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail")
+"""What is known of a provider's health."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +63,7 @@ class Grants:
         self._keys = keys
         self._sealer = sealer
         self._old_tokens = old_tokens
+        self._listing = Listing(primary, keys)
 
     def token_fields(self, token: Token) -> list[Argument]:
         """Return a token as fields of its grant's hash, each with its value."""
@@ -214,7 +209,7 @@ class Grants:
         Raises:
             InvalidRequest: The cursor is of no page.
         """
-        rows, following = await self._rows(providers, states, cursor, limit, permitted)
+        rows, following = await self._listing.rows(providers, states, cursor, limit, permitted)
         return Page(await self._described(rows), following)
 
     async def needing_attention(
@@ -231,58 +226,13 @@ class Grants:
             failures: A grant that failed so often in a row is one of them, as every parked grant is.
             ends_by: A grant that must be reauthorized by then (epoch ms) is one of them.
         """
-        rows, following = await self._rows(providers, _STATES, cursor, limit, lambda _: True)
+        rows, following = await self._listing.rows(providers, _STATES, cursor, limit, lambda _: True)
         script = scripts.NEEDING_ATTENTION
         keys = script.keys(grant_prefix=self._keys.grants)
         args = script.args([name for _, name, _ in rows], failures=failures, ends_by=ends_by)
         names = await self._primary.run(script, keys, args) if rows else []
         grants = await self.get_many([name.decode() for name in names])
         return [grant for grant in grants if grant is not None], following
-
-    async def _rows(
-        self,
-        providers: Sequence[str],
-        states: Sequence[State],
-        cursor: str | None,
-        limit: int,
-        permitted: Callable[[str], bool],
-    ) -> tuple[list[tuple[State, str, str]], str | None]:
-        """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
-        sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
-        index, score, member = _read_cursor(cursor)
-        rows: list[tuple[State, str, str]] = []
-        last: tuple[int, str, str] | None = None
-        batch, passed = max(limit + 1, _BATCH), 0
-        while index < len(sets):
-            provider, state = sets[index]
-            found = await self._after(self._keys.ids(state, provider), score, member, batch)
-            for name, at in found:
-                if len(rows) == limit or passed == _MOST_PASSED:
-                    return rows, _cursor(last)
-                score, member = at, name
-                last = (index, at, name)
-                if permitted(name):
-                    rows.append((state, name, at))
-                else:
-                    passed += 1
-            if len(found) < batch:
-                index, score, member = index + 1, "-inf", ""
-        return rows, None
-
-    async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
-        """Return the members of a sorted set behind (score, member), at most *limit*, with their scores as text."""
-        offset = 0
-        found: list[tuple[str, str]] = []
-        while len(found) < limit:
-            flat = await self._primary.call(
-                "ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64
-            )
-            pairs = [(name.decode(), at.decode()) for name, at in _pairs(flat)]
-            found += [(name, at) for name, at in pairs if at != score or name > member]
-            if len(pairs) < limit + 64:
-                break
-            offset += len(pairs)
-        return found[:limit]
 
     async def _described(self, rows: Sequence[tuple[State, str, str]]) -> list[tuple[State, Grant]]:
         grants = await self.get_many([name for _, name, _ in rows])
@@ -293,33 +243,41 @@ class Grants:
         ]
 
     async def providers(self, names: Iterable[str]) -> list[ProviderState]:
-        """Return health and counts of providers, in one trip: counts are the sets' sizes."""
+        """Return health and counts of providers, in one trip: counts are the sets' sizes.
+
+        Raises:
+            WrongStore: Another store answers.
+        """
         names, keys = list(names), self._keys
-        commands: list[tuple[Argument, ...]] = []
-        for name in names:
-            commands.append(
-                ("HMGET", keys.provider(name), "suspended", "suspended_at", "not_before", "ailing", "detail")
-            )
-            commands += [("ZCARD", keys.ids(state, name)) for state in _STATES]
-        commands.append(("HGET", keys.meta, "store"))
-        replies = await self._primary.pipeline(commands)
-        width = 1 + len(_STATES)
-        self._primary.recognise(replies[-1])
-        states = []
+        if not names:
+            self._primary.recognise(await self._primary.call("HGET", keys.meta, "store"))
+            return []
+        read = [key for name in names for key in (keys.provider(name), *(keys.ids(state, name) for state in _STATES))]
+        script = scripts.PROVIDER_STATES
+        replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
+        states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            health, *sizes = replies[i * width : (i + 1) * width]
+            suspended, suspended_at, not_before, ailing, detail, *sizes = replies[i * width : (i + 1) * width]
             states.append(
                 ProviderState(
                     name=name,
-                    suspended=_maybe_text(health[0]),
-                    suspended_at=_maybe_int(health[1]),
-                    not_before=_maybe_int(health[2]),
-                    ailing=int(health[3] or 0),
-                    detail=_maybe_text(health[4]),
+                    suspended=_maybe_text(suspended),
+                    suspended_at=_maybe_int(suspended_at),
+                    not_before=_maybe_int(not_before),
+                    ailing=int(ailing or 0),
+                    detail=_maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
                 )
             )
         return states
+
+    async def suspended(self, names: Iterable[str]) -> list[str]:
+        """Return those of these providers that are suspended."""
+        if not (names := list(names)):
+            return []
+        script = scripts.FIND_SUSPENDED
+        places = await self._primary.run(script, script.keys([self._keys.provider(n) for n in names]), script.args())
+        return [names[place - 1] for place in places]
 
     async def known_providers(self) -> set[str]:
         """Return the names of all providers that ever had a grant here, in the settings or not."""
@@ -361,29 +319,12 @@ def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
     return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
 
 
-def _pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
 def _maybe_int(value: bytes | str | None) -> int | None:
     return None if value is None else int(float(value))
 
 
 def _maybe_text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "replace")
-
-
-def _cursor(last: tuple[int, str, str] | None) -> str | None:
-    return None if last is None else f"{last[0]}~{last[1]}~{last[2]}"
-
-
-def _read_cursor(cursor: str | None) -> tuple[int, str, str]:
-    if cursor is None:
-        return 0, "-inf", ""
-    read = _CURSOR.fullmatch(cursor)
-    if read is None:
-        raise InvalidRequest(FOREIGN_CURSOR)
-    return int(read[1]), read[2], read[3]
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

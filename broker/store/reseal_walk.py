@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from broker.errors import Conflict, InvalidRequest
 from broker.process.data_dir import sealing_keys
 from broker.secret import Sealer
-from broker.store.grants import FOREIGN_CURSOR
+from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
     from broker.settings import Settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from broker.errors import InvalidRequest
 from broker.secret import CannotOpen, Sealer
 from broker.store import scripts
-from broker.store.grants import FOREIGN_CURSOR
+from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -21,7 +21,7 @@ from broker.token_answer import message_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.model import Grant, Park, Postpone
+    from broker.model import Grant, Park, Postpone, State
     from broker.store.clock import Clock
     from broker.store.grants import Grants, PreparedCommit
     from broker.store.redis.connections import Argument
@@ -54,6 +54,8 @@ class Expedited:
 
 
 Recorded = Literal["committed", "already", "postponed", "parked", "suspended", "superseded", "gone", "lost"]
+
+_CLAIMED_FROM: tuple[State, ...] = ("due", "leased")
 
 
 class Schedule:
@@ -158,6 +160,15 @@ class Schedule:
             replica=self.replica,
         )
         return keys, args
+
+    async def find_due(self, providers: Sequence[str], within_ms: int) -> set[str]:
+        """Return those of *providers* with a grant that is due, or a lease that ends, within so many ms."""
+        if not providers:
+            return set()
+        sets = [self._keys.ids(state, provider) for provider in providers for state in _CLAIMED_FROM]
+        args = scripts.FIND_DUE.args(within_ms=within_ms)
+        places = await self._primary.run(scripts.FIND_DUE, scripts.FIND_DUE.keys(sets), args)
+        return {providers[(place - 1) // len(_CLAIMED_FROM)] for place in places}
 
     async def _release_lost(self, provider: str) -> None:
         while lost := self._lost_claims.get(provider):

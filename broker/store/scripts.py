@@ -106,6 +106,10 @@ FINISH_SUBJECT = Script("finish_subject")
 RESEAL = Script("reseal")
 RECORD_LOGIN = Script("record_login")
 NEEDING_ATTENTION = Script("needing_attention")
+FIND_DUE = Script("find_due")
+PROVIDER_STATES = Script("provider_states")
+FIND_SUSPENDED = Script("find_suspended")
+SIZES = Script("sizes")
 
 
 class Keys:

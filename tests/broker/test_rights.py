@@ -103,7 +103,7 @@ async def test_one_listing_passes_over_a_bounded_number(
     """Among very many grants of others one request passes over some, and gives a cursor to go on from there."""
     await imported(broker, *(f"other-{n:02}" for n in range(50)))
     assert await listed(broker, limit, FEW) == [[]]
-    monkeypatch.setattr("broker.store.grants._MOST_PASSED", 20)
+    monkeypatch.setattr("broker.store.listing._MOST_PASSED", 20)
     assert await listed(broker, limit, FEW) == [[], [], []]
     await imported(broker, "mine-1")
     assert sorted(itertools.chain(*await listed(broker, limit, FEW))) == ["mine-1"]

@@ -188,6 +188,7 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
     await held.ask("GET", "/session", 200)
     await held.ask("POST", "/session/end", 403)
     await held.ask("POST", "/session/end", 200, headers=key)
+    await held.ask("POST", "/v1/reload", 200)
     await held.ask("DELETE", at, 200)
     await held.ask("DELETE", at, 404)
     succeeding = {

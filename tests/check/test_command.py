@@ -43,6 +43,26 @@ async def test_fresh_settings_are_good(home: Home) -> None:
     assert snapshot(home.directory) == before
 
 
+async def test_every_file_that_is_read_is_named(home: Home) -> None:
+    """Included files are read and checked as by `run`; who else may write one is a warning, or an error."""
+    acme = '[providers.acme]\nkind = "een-v3"\nclient_id = "x"\n'
+    home.settings.write_text('include = ["more/*.toml"]\n[redis]\nurl = "embedded:"\n')
+    (home.directory / "more").mkdir()
+    included = home.directory / "more" / "a.toml"
+    included.write_text(acme + acme.replace("acme", "other"))
+    included.chmod(0o664)
+    done = await home("check")
+    assert done.code == 0
+    assert "ok: broker.toml: was read: no provider\n" in done.out
+    assert "ok: more/a.toml: was read: providers acme, other\n" in done.out
+    assert "warning: more/a.toml: mode 0664 (whoever may write it" in done.out
+    included.chmod(0o666)
+    done, ran = await home("check"), await home("run")
+    assert (done.code, ran.code) == (78, 78)
+    assert "more/a.toml: everybody on this host may write it (mode 0666)" in done.out
+    assert "more/a.toml: everybody on this host may write it (mode 0666)" in ran.err
+
+
 async def test_wrong_settings(home: Home) -> None:
     """Every error at once, each with file, line and the nearest known key; exit 78, as `run` does."""
     home.settings.write_text(

@@ -44,7 +44,8 @@ def _label(family: str, label: str, values: Iterable[str]) -> str:
 
 def _scraped() -> bytes:
     """Return a scrape in which every metric has a sample, and every label all of its fixed words."""
-    counted = Metrics(providers=["acme"])
+    counted = Metrics()
+    counted.begin_provider("acme")
     for histogram in (counted.refresh_duration, counted.schedule_lag):
         histogram.labels("acme")
     for way in ("webhook", "command"):

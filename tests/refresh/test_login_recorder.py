@@ -49,7 +49,7 @@ async def test_a_lost_reply_registers_no_second_time(
             await store.identify()
         journal = await Journal.open(tmp_path / "journal", sealer, ours.clock)
         cache = Cache(10)
-        recorder = LoginRecorder(ours, journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        recorder = LoginRecorder(ours, journal, cache=cache, scheduler=Scheduler(ours.schedule), notice=False)
         await redis.script_load(scripts.REGISTER.text)
         proxy.drop_reply(scripts.REGISTER)
         # Without an access token that can be served it is due at once.
@@ -83,7 +83,7 @@ async def test_a_login_is_a_new_generation_within_one_millisecond(
         await store.identify()
         journal = await Journal.open(tmp_path / "journal", sealer, store.clock)
         cache = Cache(10)
-        recorder = LoginRecorder(store, journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        recorder = LoginRecorder(store, journal, cache=cache, scheduler=Scheduler(store.schedule), notice=False)
         now = store.clock()
         for number, ago in enumerate((0, 0, 5)):
             monkeypatch.setattr(type(store.clock), "__call__", lambda _, at=now - ago: at)

@@ -48,7 +48,6 @@ async def _asked(sandbox: Sandbox, left: float) -> Any:
         nothing = cast("Any", None)
         refresher = Refresher(
             nothing,
-            {"acme": endpoint},
             cache=nothing,
             recorder=nothing,
             history=nothing,

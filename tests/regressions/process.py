@@ -203,3 +203,17 @@ async def broker_process(
         finally:
             popen.kill()
             popen.wait()
+
+
+async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (), **options: Any) -> tuple[int, str]:
+    """Run a command of ours beside a broker; its exit code and all that it said."""
+    process = await asyncio.create_subprocess_exec(
+        *[*through, sys.executable, "-m", "broker", *arguments, "--config", str(broker.folder / "broker.toml")],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        **options,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, out.decode("utf-8", "replace")

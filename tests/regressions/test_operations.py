@@ -22,7 +22,7 @@ from tests.conftest import StartBroker
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.regressions.conftest import provider_at
-from tests.regressions.process import Process, broker_process, missing
+from tests.regressions.process import Process, broker_process, command, missing
 from tests.scripted_server import CLIENT_SECRET, AuthorizationServer, Exchange, says, success
 from tests.waiting import until
 
@@ -41,20 +41,6 @@ def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, auth_server: 
             yield broker
 
     return started
-
-
-async def command(broker: Process, *arguments: str, through: tuple[str, ...] = (), **options: Any) -> tuple[int, str]:
-    """Run a command of ours beside a broker; its exit code and all that it said."""
-    process = await asyncio.create_subprocess_exec(
-        *[*through, sys.executable, "-m", "broker", *arguments, "--config", str(broker.folder / "broker.toml")],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        **options,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode is not None
-    return process.returncode, out.decode("utf-8", "replace")
 
 
 async def test_c_locale(start: Start, redis: Redis, auth_server: AuthorizationServer, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def wrong(file: Path) -> Wrong:
         with pytest.raises(InvalidSettings) as caught:
             settings_file.load(file)
         for finding in caught.value.findings:
-            assert finding.startswith((str(file), "environment: TOKEN_BROKER_")), finding
+            assert finding.startswith((str(file.parent), "environment: TOKEN_BROKER_")), finding
             assert "\n" not in finding
             assert not PROGRAMMERS.search(finding), finding
         return tuple(finding.replace(f"{file}", "broker.toml") for finding in caught.value.findings)

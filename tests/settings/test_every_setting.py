@@ -118,6 +118,8 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     )
     file = tmp_path / "broker.toml"
     file.write_text(text)
+    (tmp_path / "providers.d").mkdir()
+    (tmp_path / "providers.d" / "other.toml").touch()
     settings, plain = load(file), Settings.model_validate({"redis": {"url": "embedded:"}})
     opened = settings.notify.model_copy(update={"webhook": None, "secret_file": None})
     assert opened == plain.notify

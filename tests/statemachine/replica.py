@@ -179,7 +179,6 @@ class Replica:
         recorder = Recorder(store, self.journal, notice=False, stopping=asyncio.Event())
         refresher = Refresher(
             store,
-            endpoints,
             cache=cache,
             recorder=recorder,
             history=HistoryRecorder(store, Heartbeat("history")),
@@ -189,7 +188,7 @@ class Replica:
         replay = Replay(store, self.journal)
         self.lanes = {
             name: Lane(
-                name,
+                endpoint,
                 store,
                 refresher=refresher,
                 replay=replay,
@@ -199,10 +198,12 @@ class Replica:
                 concurrency=8,
                 lease_ms=LEASE_MS,
             )
-            for name in endpoints
+            for name, endpoint in endpoints.items()
         }
         self._endpoints = endpoints
-        self._login_recorder = LoginRecorder(store, self.journal, cache=cache, scheduler=Scheduler([]), notice=False)
+        self._login_recorder = LoginRecorder(
+            store, self.journal, cache=cache, scheduler=Scheduler(store.schedule), notice=False
+        )
         self._logout = Logout(store, endpoints, self.journal, cache, request_timeout=1, lease_ms=LEASE_MS)
 
     async def kill(self) -> None:

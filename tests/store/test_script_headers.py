@@ -150,7 +150,11 @@ async def log_in_and_out(store: Store) -> None:
 async def notify_and_reseal(store: Store) -> None:
     """Run what reads over many grants, and what notices and the history are kept by."""
     await store.history.add({("p", store.clock() // 60_000): (1, 0)})
+    await store.grants.needing_attention([f"p{n}" for n in range(10)], None, 10, failures=1, ends_by=0)
     await store.grants.needing_attention(["p"], None, 10, failures=1, ends_by=0)
+    await store.grants.providers(["p"])
+    await store.grants.suspended(["p"])
+    await store.schedule.find_due(["p"], 1000)
     await store.notices.enqueue("webhook", ["grant/kept"])
     [leased] = await store.notices.lease("webhook", 1, LEASE)
     await store.notices.finish("webhook", leased, "", None)

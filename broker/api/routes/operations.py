@@ -25,7 +25,10 @@ ERRORS = {
     404: ("NotFound", "not found (a caller without the right gets 403 instead)"),
     409: (
         "Conflict",
-        "`reauthorization_required`: a person must log in; `conflict`: another request or grant is in the way",
+        (
+            "`reauthorization_required`: a person must log in; `conflict`: another request or grant is in the way; "
+            "`invalid_settings`: the settings are wrong, and nothing was changed"
+        ),
     ),
     413: ("TooLarge", "the body is too large"),
     415: ("UnsupportedMediaType", "the body is compressed: send it without a Content-Encoding"),
@@ -259,6 +262,11 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             "admin of every grant",
             shapes.Resume,
             optional=True,
+        ),
+        ("post", "/v1/reload"): Operation(
+            {200: Answer("what was taken up, and what needs a restart", shapes.Reloaded)},
+            (409,),
+            "admin of every grant",
         ),
     },
     "status page": {

@@ -10,7 +10,7 @@ from broker.api.context import CONTEXT
 from broker.api.requests import authenticate_admin_of_all, read_optional_json
 from broker.api.responses import json_response
 from broker.errors import InvalidRequest
-from broker.store.grants import FOREIGN_CURSOR
+from broker.store.cursor import FOREIGN_CURSOR
 from broker.store.reseal_walk import Position, conclude, require_same_keys, walk
 
 if TYPE_CHECKING:

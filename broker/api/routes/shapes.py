@@ -295,6 +295,17 @@ class Resealed(_Pass):
     detail: NotRequired[str]
 
 
+class Reloaded(TypedDict):
+    """What reading the settings again came to."""
+
+    providers_added: list[str]
+    providers_changed: Annotated[list[str], Field(description="the new settings hold from the next request on")]
+    providers_removed: Annotated[list[str], Field(description="their grants wait until the table is back")]
+    callers: Annotated[list[str], Field(description="those that are known now")]
+    log_level: str
+    needs_restart: Annotated[list[str], Field(description="keys that differ from what the broker runs with")]
+
+
 class Key(TypedDict):
     """The key to sign in with."""
 

@@ -1,0 +1,104 @@
+"""List the ids of grants, page by page: the sorted sets of the providers are the index, and a cursor is a place in it.
+
+Knows nothing of the grants themselves.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from broker.store import scripts
+from broker.store.cursor import read_cursor, write_cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from broker.model import State
+    from broker.store.redis.primary import Primary
+    from broker.store.scripts import Keys
+
+_STATES: tuple[State, ...] = ("parked", "leased", "due")
+_BATCH = 100
+_FEW_SETS = 24
+"""Sets that are read one after the other; of more, many are read in one trip, and the empty ones not at all."""
+_MOST_PASSED = 2_000
+"""Ids that one page skips, at most."""
+
+
+class Listing:
+    """Reads the sets. Every method raises `StoreUnavailable` when Redis does not answer."""
+
+    def __init__(self, primary: Primary, keys: Keys) -> None:
+        self._primary = primary
+        self._keys = keys
+
+    async def rows(
+        self,
+        providers: Sequence[str],
+        states: Sequence[State],
+        cursor: str | None,
+        limit: int,
+        permitted: Callable[[str], bool],
+    ) -> tuple[list[tuple[State, str, str]], str | None]:
+        """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
+        sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
+        index, score, member = read_cursor(cursor)
+        rows: list[tuple[State, str, str]] = []
+        last: tuple[int, str, str] | None = None
+        batch, passed = max(limit + 1, _BATCH), 0
+        ahead: list[list[tuple[str, str]]] = []
+        while index < len(sets):
+            if score == "-inf" and not ahead and len(sets) - index > _FEW_SETS:
+                ahead = await self._beginnings(sets[index:], batch)
+            provider, state = sets[index]
+            if score == "-inf" and ahead:
+                found = ahead.pop(0)
+            else:
+                found = await self._after(self._keys.ids(state, provider), score, member, batch)
+            for name, at in found:
+                if len(rows) == limit or passed == _MOST_PASSED:
+                    return rows, write_cursor(last)
+                score, member = at, name
+                last = (index, at, name)
+                if permitted(name):
+                    rows.append((state, name, at))
+                else:
+                    passed += 1
+            if len(found) < batch:
+                index, score, member = index + 1, "-inf", ""
+        return rows, None
+
+    async def _beginnings(self, sets: Sequence[tuple[str, State]], limit: int) -> list[list[tuple[str, str]]]:
+        """Return the first *limit* members of each of the first sets, as many sets as hold *limit* members together."""
+        keys = [self._keys.ids(state, provider) for provider, state in sets]
+        sizes = await self._primary.run(scripts.SIZES, scripts.SIZES.keys(keys), scripts.SIZES.args())
+        upto = next((n for n, held in enumerate(accumulate(sizes), 1) if held >= limit), len(sets))
+        wanted = [n for n in range(upto) if sizes[n]]
+        replies = await self._primary.pipeline(
+            [("ZRANGEBYSCORE", keys[n], "-inf", "+inf", "WITHSCORES", "LIMIT", 0, limit) for n in wanted]
+        )
+        found: list[list[tuple[str, str]]] = [[] for _ in range(upto)]
+        for n, flat in zip(wanted, replies, strict=True):
+            found[n] = [(name.decode(), at.decode()) for name, at in _in_pairs(flat)]
+        return found
+
+    async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
+        """Return the members of a sorted set behind (score, member), at most *limit*, with their scores as text."""
+        offset = 0
+        found: list[tuple[str, str]] = []
+        while len(found) < limit:
+            flat = await self._primary.call(
+                "ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64
+            )
+            pairs = [(name.decode(), at.decode()) for name, at in _in_pairs(flat)]
+            found += [(name, at) for name, at in pairs if at != score or name > member]
+            if len(pairs) < limit + 64:
+                break
+            offset += len(pairs)
+        return found[:limit]
+
+
+def _in_pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    """Return the items of a flat list two by two, as Redis sends pairs."""
+    return zip(flat[::2], flat[1::2], strict=True)
