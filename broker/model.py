@@ -193,10 +193,19 @@ class Claim:
     claimed_at: int
     lease_ends: float
     """`time.monotonic()` seconds, measured from before the claim was sent."""
+    refusals: int = 0
+    """Refusals since its last answer that were not clear enough to park it."""
+    refused_since: int | None = None
+    """When the first of them was recorded."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """The extra members that its token is served with."""
     stated: StatedLimits | None = None
     """What the answers until now said of the grant's end."""
+
+    @property
+    def had_token(self) -> bool:
+        """Whether it ever had an access token: a grant without one proves nothing about its provider."""
+        return self.issued_at is not None
 
 
 @slotted
@@ -260,6 +269,8 @@ class InvalidGrant:
 
     code: str
     detail: str = ""
+    sure: bool = True
+    """False: only the status says so, and it may mean the client as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,11 +279,13 @@ class InvalidClient:
 
     code: str
     detail: str = ""
+    sure: bool = True
+    """False: `unauthorized_client`, which may also mean this grant alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Any other refusal: sent exactly once, then a person decides."""
+    """Any other refusal: it is tried again for a while, then a person decides."""
 
     code: str
     detail: str = ""
@@ -315,17 +328,23 @@ class Postpone:
     due_at: int
     failures: int
     unknown: bool = False
-    lane: Literal["", "ailing", "suspended"] = ""
+    lane: Literal["", "ailing"] = ""
     not_before: int = 0
     failing: bool = False
     """Whether this failure is the one that is published to subscribers."""
     asked: bool = True
     """False: no token request was made, it was only postponed."""
+    refused_since: int | None = None
+    """It was refused: when the first such refusal in a row was recorded (epoch ms)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Refused: make no more requests until a person or a retry asks for one."""
+    """Refused: make no more requests until a person or a retry asks for one.
+
+    Whether that is the grant's own fault the store knows: unless `verdict` is *grant*, it parks the grant only where
+    other grants of the provider succeed meanwhile, and else tries again at `due_at` or suspends the provider.
+    """
 
     claim: Claim
     outcome: str
@@ -334,6 +353,12 @@ class Park:
     event: Event
     code: str = ""
     """The server's error code, where that is not the reason."""
+    verdict: Literal["grant", "doubtful", "registration"] = "grant"
+    """Whom the refusal means: this grant; this grant or the client registration; the client registration."""
+    due_at: int = 0
+    """When it is tried again if it is not parked; unused for *grant*."""
+    exhausted: bool = True
+    """Whether it was refused often and long enough to be parked although the refusal is not about this grant."""
 
 
 Step = Commit | Postpone | Park

@@ -14,8 +14,8 @@ import structlog
 from broker.api.callers import Callers
 from broker.errors import Conflict, InvalidSettings, StoreUnavailable
 from broker.process import logs
-from broker.process.data_dir import secret_file
 from broker.process.tasks import begin
+from broker.providers.client_secret import require_secrets
 from broker.settings.changes import Reloaded, compare_tables, needing_restart
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from broker.api.health import Health
     from broker.process.systemd import Systemd
     from broker.provider_set import MakeEndpoint, ProviderSet
-    from broker.settings import Provider, Settings
+    from broker.settings import Settings
     from broker.store import Store
 
 log = structlog.get_logger()
@@ -140,24 +140,8 @@ class Reload:
     def _read_all(self, read: Callable[[], Settings]) -> tuple[Settings, Callers]:
         settings = read()
         changes = compare_tables(self._running.providers, settings.providers)
-        _require_secrets({name: settings.providers[name] for name in (*changes.added, *changes.changed)})
+        require_secrets({name: settings.providers[name] for name in (*changes.added, *changes.changed)})
         return settings, Callers.load(settings.callers, self._running.data_dir)
-
-
-def _require_secrets(providers: Mapping[str, Provider]) -> None:
-    wrong: list[str] = []
-    files = [
-        (f"providers.{name}.{key}", path) for name in providers for key, path in providers[name].secret_files.items()
-    ]
-    for key, path in files:
-        if path.is_fifo():  # what a pipe holds can be read once
-            continue
-        try:
-            secret_file(key, path, "write the secret into it")
-        except InvalidSettings as error:
-            wrong += error.findings
-    if wrong:
-        raise InvalidSettings(*wrong)
 
 
 def _retrieve(reloading: asyncio.Task[Reloaded]) -> None:

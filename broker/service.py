@@ -39,6 +39,7 @@ from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
 from broker.provider_set import ProviderSet
 from broker.providers import Endpoint, open_http
+from broker.providers.client_secret import require_secrets
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
@@ -130,6 +131,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
     """Open the store, the HTTP client, the journal and the notifier; none of them waits for Redis."""
     refresh = settings.refresh
     sealer = Sealer(sealing_keys(settings))
+    require_secrets(settings.providers)
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics()
     providers = ProviderSet(metrics)
@@ -200,7 +202,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     """Build the write path, the read path and the API."""
     of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
     others = (of_follower, of_history, *base.notifier.heartbeats)
-    history = HistoryRecorder(base.store, of_history)
+    history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
         base.store,

@@ -60,6 +60,13 @@ async def fall_due(redis: Redis, provider: str, at: Mapping[str, float], namespa
     await until(lambda: redis.eval(_MOVE, 1, f"{namespace}:{{0}}:due:{provider}", *moved))
 
 
+async def refused_often(redis: Redis, grant: str) -> None:
+    """Move the data, not the clock: the next refusal of this grant, whatever its code, is the one that parks it."""
+    seconds, _ = await redis.time()
+    first, last = (seconds - 3600) * 1000, (seconds - 60) * 1000
+    await redis.hset(f"broker:{{0}}:grant:{grant}", "refused", f"4 {first} {last}")
+
+
 async def state_of(broker: RunningBroker, grant: str) -> dict[str, Any]:
     """Return a grant as the broker describes it."""
     return await broker.get(f"/v1/grants/{grant}")

@@ -11,7 +11,7 @@ from aiohttp import hdrs
 from multidict import istr
 
 from broker.errors import InvalidRequest, InvalidSettings, NotAllowed, UnknownKey
-from broker.process.data_dir import secret_file, write_private
+from broker.process.data_dir import secret_line, write_private
 from broker.secret import key_digest, new_caller_key
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def split_authorization(authorization: str) -> tuple[str, str]:
 def _read_key(where: str, path: Path | None) -> str:
     if path is None:
         raise InvalidSettings(f"{where}: is missing: set key_sha256 or key_file")
-    key = secret_file(where, path, _NEW_KEY).strip()
+    key = secret_line(where, path, _NEW_KEY, "other").strip()
     if len(key) < MIN_KEY:
         raise InvalidSettings(f"{where}: the key in {path} is shorter than {MIN_KEY} characters: {_NEW_KEY}")
     return key

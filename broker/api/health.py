@@ -31,6 +31,8 @@ class Check:
     ok: bool
     since: int
     detail: str
+    known: bool = True
+    """False: nothing has shown yet whether it is ok; it counts as ok."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Health:
 
     async def report(self) -> Report:
         """Report every check. A loop without progress fails it; a dead grant or a lost Redis only degrades it."""
-        states = await self.fetch_status()
+        states = await self.fetch_status(answers=True)
         full = self._connections.trouble
         checks = {
             "redis": self._check_redis(answers=states is not None),
@@ -117,11 +119,17 @@ class Health:
         ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
-    async def fetch_status(self, providers: Collection[str] | None = None) -> list[ProviderState] | None:
-        """Fetch the states of *providers* (None: all in the settings) from Redis; None: no answer within a second."""
+    async def fetch_status(
+        self, providers: Collection[str] | None = None, *, answers: bool = False
+    ) -> list[ProviderState] | None:
+        """Fetch the states of *providers* (None: all in the settings) from Redis; None: no answer within a second.
+
+        *answers*: look for a provider's last answer in its grants where it was not written down.
+        """
         try:
             async with asyncio.timeout(_FETCH_TIMEOUT):
                 states = await self._store.grants.providers(self._providers if providers is None else providers)
+                states = await self._store.history.with_last_answers(states) if answers else states
         except StoreUnavailable as error:
             self._store_error = error
         except TimeoutError:
@@ -162,13 +170,14 @@ class Health:
             failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
             detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
         else:
-            detail = "answers"
-        return self._check(f"provider {state.name}", detail, ok=not state.suspended and not state.ailing)
+            detail = "not asked yet" if state.answered_at is None else "answers"
+        ok = not state.suspended and not state.ailing
+        return self._check(f"provider {state.name}", detail, ok=ok, known=not ok or state.answered_at is not None)
 
-    def _check(self, name: str, detail: str, *, ok: bool) -> Check:
+    def _check(self, name: str, detail: str, *, ok: bool, known: bool = True) -> Check:
         last = self._checks.get(name)
-        since = last.since if last is not None and last.ok == ok else int(time.time())
-        check = self._checks[name] = Check(ok, since, detail)
+        since = last.since if last is not None and (last.ok, last.known) == (ok, known) else int(time.time())
+        check = self._checks[name] = Check(ok, since, detail, known)
         return check
 
 

@@ -15,6 +15,7 @@ from broker.errors import InvalidSettings
 from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
+from broker.providers.client_secret import require_secrets
 from broker.store.redis.embedded import find_server
 
 if TYPE_CHECKING:
@@ -113,12 +114,7 @@ def find_problems(settings: Settings) -> list[str]:
     attempt(lambda: private.redis_password(settings))
     if settings.callers:
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
-    for name, provider in settings.providers.items():
-        for key, path in provider.secret_files.items():
-            cure = (
-                "write the client secret into it" if key == "client_secret_file" else "write the header's value into it"
-            )
-            attempt(partial(private.secret_file, f"providers.{name}.{key}", path, cure))
+    attempt(lambda: require_secrets(settings.providers))
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:

@@ -22,7 +22,10 @@ OUTCOMES = {
 DECISIONS = {
     "kept": "kept",
     "postponed": "put off",
+    "undecided": "put off: it means the grant or the client registration",
+    "postponed_alone": "put off: other grants succeed meanwhile",
     "parked": "parked",
+    "parked_alone": "parked: other grants succeed meanwhile",
     "suspended": "the provider was suspended",
     "restored": "restored to Redis from a journal",
     "open": "its broker never reported how it ended",

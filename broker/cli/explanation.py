@@ -27,7 +27,7 @@ _OVERDUE_AFTER = 30
 """Seconds past its due time after which a grant counts as overdue."""
 _HALF_CLOSED = 3
 """Failures in a row after which a provider gets one request at a time."""
-_REGISTRATION = frozenset({"invalid_client", "unauthorized_client"})
+_REGISTRATION = frozenset({"invalid_client", "unauthorized_client", "incorrect_client_credentials"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _dead(facts: GrantFacts) -> Explanation:
     then = "Then callers get 409." if facts.has_valid_token else "Callers get 409."
     return Explanation(
         f"The provider {facts.grant['provider']} no longer accepts the refresh token of grant {facts.name} "
-        f"({facts.failure_detail}).",
+        f"({facts.failure_detail}).{facts.verdict_sentence}",
         f"Nothing: no broker refreshes it any more. {facts.token_sentence} {then}",
         facts.valid_until,
         person="log in again, under the same id; if the provider has revoked its decision (it enabled the user again), "
@@ -129,7 +129,7 @@ def _dead(facts: GrantFacts) -> Explanation:
 def _rejected(facts: GrantFacts) -> Explanation:
     return Explanation(
         f"The provider {facts.grant['provider']} rejected the refresh of grant {facts.name} ({facts.failure_detail}), "
-        "so the broker parked it.",
+        f"so the broker parked it.{facts.verdict_sentence}",
         f"Nothing: no broker refreshes it until somebody retries it. {facts.token_sentence}",
         facts.valid_until,
         person="correct what the provider complains of (scope, settings of the provider), and retry the grant",
@@ -181,7 +181,8 @@ def _suspended(facts: GrantFacts) -> Explanation:
     provider, name = facts.provider, facts.grant["provider"]
     error = f"{provider['suspended']}: {provider['detail']}" if provider["detail"] else str(provider["suspended"])
     since = f" since {facts.at(provider['suspended_at'])}" if provider["suspended_at"] else ""
-    if provider["suspended"] in _REGISTRATION:
+    failure = facts.last_failure or {}
+    if provider["suspended"] in _REGISTRATION or failure.get("outcome") == "registration":
         why = (
             f"The provider {name} has refused this broker's client registration{since} ({error}); grant {facts.name} "
             "is untouched."
@@ -192,7 +193,10 @@ def _suspended(facts: GrantFacts) -> Explanation:
             f"Provider {name} is suspended{since}: it refused grant after grant ({error}), so the cause is not a "
             "single grant."
         )
-        person = "find out why the provider refuses all of them, and resume it"
+        person = (
+            f"find out why the provider refuses all of them (client_id and client secret of [providers.{name}] among "
+            "the causes), and resume it"
+        )
     probe = provider["not_before"]
     when = f"at {facts.at(probe)}" if probe and probe > facts.now else "within seconds"
     return Explanation(
@@ -263,7 +267,8 @@ def _failing(facts: GrantFacts) -> Explanation:
     at, failures, failure = facts.past["next_at"], facts.grant["failures"], facts.last_failure
     times = "once" if failures == 1 else f"{failures} times in a row"
     return Explanation(
-        f"The refresh of grant {facts.name} failed {times}: {outcome(failure) if failure else facts.failure_detail}.",
+        f"The refresh of grant {facts.name} failed {times}: {outcome(failure) if failure else facts.failure_detail}."
+        f"{facts.verdict_sentence}",
         f"{_next_attempt(facts, at, 'tries')} {facts.token_sentence}",
         at,
         exit_code=facts.waiting_exit_code,

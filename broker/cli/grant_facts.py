@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 FINE, FAILED, TRY_AGAIN, LOG_IN = 0, 1, 75, 77
 """Exit codes of `explain`."""
+_PARKED_AFTER = (
+    "it is parked after five refusals in a row, but not before half of the time is gone that its token had left at the "
+    "first of them"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,25 @@ class GrantFacts:
         """What the provider said when the last attempt failed, in its own words."""
         words = provider_words(self.last_failure) if self.last_failure else ""
         return words or (self.grant["last"] or {}).get("detail") or "no detail"
+
+    @property
+    def verdict_sentence(self) -> str:
+        """Whom the last refusal means, and by which evidence; empty where its code says so, or nothing was refused."""
+        failure = self.last_failure or {}
+        name = self.grant["provider"]
+        match failure.get("decided"), failure.get("outcome"):
+            case "undecided", _:
+                return (
+                    f" It means this grant, or the client registration at {name}: the broker parks the grant if it is "
+                    "refused again after others succeeded, and suspends the provider if it is refused again before."
+                )
+            case "parked_alone" | "postponed_alone" as decided, _:
+                parks = "" if decided == "parked_alone" else f"; {_PARKED_AFTER}"
+                return f" Other grants of {name} succeed meanwhile, so it means this grant, not the client{parks}."
+            case "postponed", "rejected":
+                return f" The answer does not say that the grant is dead; {_PARKED_AFTER}."
+            case _:
+                return ""
 
     def at(self, at: float) -> str:
         """Return a time as local time and from now."""

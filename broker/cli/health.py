@@ -39,9 +39,9 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """Return one line for each check of a health report that is not ok."""
+    """Return one line for each check of a health report that failed."""
     return [
         f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
         for name, check in report.get("checks", {}).items()
-        if check["status"] != "ok"
+        if check["status"] not in {"ok", "unknown"}
     ]

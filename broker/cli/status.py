@@ -120,8 +120,8 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
     ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
     for provider in ranked[:most]:
-        failures = provider["failures"]
-        failing = "ok" if not failures else "failing: once" if failures == 1 else f"failing: {failures} in a row"
+        failures, good = provider["failures"], "ok" if _was_asked(provider) else "not asked yet"
+        failing = good if not failures else "failing: once" if failures == 1 else f"failing: {failures} in a row"
         table.add_row(
             Text(provider["provider"]),
             provider["kind"] or "not in the settings",
@@ -131,8 +131,14 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     if rest := ranked[len(ranked[:most]) :]:
         sums = [str(sum(provider["grants"][name] for provider in rest)) for name in ("due", "leased", "parked")]
         troubled = sum(bool(provider["suspended"] or provider["failures"]) for provider in rest)
-        table.add_row(f"… {len(rest)} more", "", *sums, f"{troubled} in trouble" if troubled else "ok")
+        good = "ok" if all(map(_was_asked, rest)) else "not all asked yet"
+        table.add_row(f"… {len(rest)} more", "", *sums, f"{troubled} in trouble" if troubled else good)
     return table
+
+
+def _was_asked(provider: dict[str, Any]) -> bool:
+    """Return whether a provider has answered a request; a broker of an older version does not say."""
+    return provider.get("answered_at", 0) is not None
 
 
 def _grants(grants: list[dict[str, Any]], now: float) -> Table:

@@ -13,6 +13,7 @@ import structlog
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
 from broker.providers import lifetimes
+from broker.providers.offline import why_no_refresh_token
 from broker.refresh import policy
 from broker.secret import Secret
 from broker.token_answer import token_message
@@ -69,10 +70,7 @@ class LoginRecorder:
             StoreUnavailable: Redis did not confirm it in time.
         """
         if answer.refresh_token is None:
-            raise ProviderRefused(
-                f"the provider gave no refresh_token, nothing can be kept alive: {missing_scope(dialect.scope)}",
-                code="no_refresh_token",
-            )
+            raise ProviderRefused(why_no_refresh_token(dialect, answer.scope), code="no_refresh_token")
         refresh_token = answer.refresh_token
         token, ending = self._token(grant_id, answer, dialect)
         login, entry = await self._journaled(token, refresh_token, ending, followed=token.generation - 1)
@@ -137,16 +135,3 @@ class LoginRecorder:
     def _message(self, token: Token) -> Message:
         served = bool(token.access_token)
         return token_message("reauthorized", token, self._store.clock(), notice=self._notice or not served)
-
-
-def missing_scope(scope: str | None) -> str:
-    """Say which scope is probably missing when no refresh token came back."""
-    asked = (scope or "").split()
-    if "openid" in asked and "offline_access" not in asked:
-        return 'add "offline_access" to the provider\'s scope'
-    if "offline_access" not in asked:
-        return (
-            'the scope is probably missing (often "offline_access"; Google wants '
-            'authorization_params = { access_type = "offline", prompt = "consent" })'
-        )
-    return "allow refresh tokens (offline access) for this client at the provider"

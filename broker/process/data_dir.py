@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
 from broker.secret import new_sealing_key, parse_sealing_keys
+from broker.settings.placeholders import why_no_secret
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from broker.settings import Settings
+    from broker.settings.placeholders import Use
 
 _STORE = "store.id"
 
@@ -154,6 +156,18 @@ def secret_file(key: str, path: Path, cure: str) -> str:
     return text
 
 
+def secret_line(key: str, path: Path, cure: str, use: Use) -> str:
+    """Return the secret in a file that holds nothing else; the arguments are those of `secret_file`.
+
+    Raises:
+        InvalidSettings: the file cannot be used, has several lines, or holds a placeholder for a value of that *use*.
+    """
+    text = secret_file(key, path, cure).rstrip("\r\n")
+    if why := why_no_secret(text, use):
+        raise InvalidSettings(f"{key}: {path} {why}: {cure}")
+    return text
+
+
 def redis_password(settings: Settings) -> str | None:
     """Return the password of Redis if a file holds it.
 
@@ -163,7 +177,7 @@ def redis_password(settings: Settings) -> str | None:
     path = settings.redis.password_file
     if path is None:
         return None
-    return secret_file("redis.password_file", path, "write the password into it, or drop the key").strip()
+    return secret_line("redis.password_file", path, "write the password into it, or drop the key", "other").strip()
 
 
 def sealing_keys(settings: Settings) -> list[bytes]:

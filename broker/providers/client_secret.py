@@ -10,12 +10,18 @@ import os
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
+from broker.process.data_dir import secret_line
 from broker.secret import Secret
+from broker.settings.placeholders import why_no_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic import SecretStr
+
+    from broker.settings import Provider
+    from broker.settings.placeholders import Use
 
 _MAX_FILE = 64 * 1024
 
@@ -65,11 +71,43 @@ class ClientSecret:
             raise InvalidSettings(f"{self._key} {file}: {error.strerror or type(error).__name__}") from None
         except ValueError:
             raise InvalidSettings(f"{self._key} {file}: not UTF-8 text") from None
-        if not text:
-            raise InvalidSettings(f"{self._key} {file}: empty")
+        if why := why_no_secret(text, _use(self._key)):
+            raise InvalidSettings(f"{self._key} {file}: {why}")
         # One assignment: two threads may read at once.
         self._read_before = (state, secret := Secret(text))
         return secret
+
+
+def require_secrets(providers: Mapping[str, Provider]) -> None:
+    """Check that every secret of a provider in a file can be used: at start, before a provider is asked anything.
+
+    Raises:
+        InvalidSettings: some cannot; one finding each.
+    """
+    wrong: list[str] = []
+    for name, provider in providers.items():
+        for key, path in provider.secret_files.items():
+            if _is_pipe(path):
+                continue
+            what = "client secret" if key == "client_secret_file" else "header's value"
+            try:
+                secret_line(f"providers.{name}.{key}", path, f"write the {what} into it, and nothing else", _use(key))
+            except InvalidSettings as error:
+                wrong += error.findings
+    if wrong:
+        raise InvalidSettings(*wrong)
+
+
+def _use(key: str) -> Use:
+    return "issued" if key == "client_secret_file" else "other"
+
+
+def _is_pipe(path: Path) -> bool:
+    """Return whether *path* is a pipe: what it holds can be read once, and that is left to the first request."""
+    try:
+        return path.is_fifo()
+    except OSError:  # the read says why
+        return False
 
 
 def _retrieve(reading: asyncio.Task[Secret]) -> None:

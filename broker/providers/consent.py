@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from broker.errors import InvalidRequest
 from broker.providers import redaction
+from broker.providers.issuers import issuer_matches
+from broker.providers.offline import consent_prompt
 from broker.secret import Secret
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def authorization_url(
     }
     if code_challenge is not None:
         params |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
+    params |= consent_prompt(dialect)
     params |= {name: value for name, value in dialect.authorization_params.items() if name not in FIXED}
     # Eagle Eye V3 rejects a redirect_uri whose `://` is percent-encoded.
     plain = {"redirect_uri": ":/"} if not dialect.encode_redirect_uri else {}
@@ -65,7 +68,7 @@ def authorization_url(
 def check_issuer(dialect: Dialect, iss: str | None, *, required: bool) -> None:
     """Compare the callback's `iss` with the issuer, character by character (RFC 9207 §2.4).
 
-    Where no issuer is known there is nothing to compare with.
+    Where no issuer is known there is nothing to compare with. One of many tenants fits each of them.
 
     Args:
         dialect: names the issuer.
@@ -79,6 +82,6 @@ def check_issuer(dialect: Dialect, iss: str | None, *, required: bool) -> None:
         if required:
             raise InvalidRequest("the provider's response does not name its issuer (no iss): start a new login")
         return
-    if dialect.issuer is not None and iss != dialect.issuer:
+    if dialect.issuer is not None and not issuer_matches(dialect.issuer, iss, None):
         shown = redaction.detail(iss, ())
         raise InvalidRequest(f"the response is from issuer {shown!r}, not from {dialect.issuer!r}: start a new login")

@@ -53,7 +53,7 @@ class Dialect:
     scope_on_refresh: bool
     scope_on_exchange: bool
     issuer: str | None
-    """What `iss` and a discovery document must equal, as spelled in the settings."""
+    """What `iss` must equal: as spelled in the settings, and after discovery in the document (see `issuers`)."""
     authorization_endpoint: str | None
     token_endpoint: str | None
     """None only where `discovery` has yet to find it."""
@@ -97,6 +97,11 @@ class Dialect:
     idle_limit_ms: int | None
     absolute_limit_ms: int | None
     dead_statuses: frozenset[int]
+    """They mean a dead refresh token, or a wrong client, where no error code says which."""
+    dead_errors: tuple[str, ...]
+    busy_errors: tuple[str, ...]
+    registration_errors: tuple[str, ...]
+    """Words of the three are looked for in every text of a refusal, in any case."""
     window: tuple[float, float]
 
     @classmethod
@@ -149,6 +154,9 @@ class Dialect:
             idle_limit_ms=_ms_or_none(provider.idle_limit),
             absolute_limit_ms=_ms_or_none(provider.absolute_limit),
             dead_statuses=frozenset(provider.dead_statuses or ()),
+            dead_errors=tuple(provider.dead_errors or ()),
+            busy_errors=tuple(provider.busy_errors or ()),
+            registration_errors=tuple(provider.registration_errors or ()),
             window=provider.window or _first(window, LATE_WINDOW if old_token == "dies" else WINDOW),
         )
 
@@ -165,6 +173,7 @@ class Dialect:
             method = "client_secret_post"
         return replace(
             self,
+            issuer=metadata.issuer,
             authorization_endpoint=_first(self.authorization_endpoint, metadata.authorization_endpoint),
             token_endpoint=_first(self.token_endpoint, metadata.token_endpoint),
             revocation_endpoint=_first(self.revocation_endpoint, metadata.revocation_endpoint),

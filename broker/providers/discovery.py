@@ -14,6 +14,7 @@ from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable
 from broker.providers import members
 from broker.providers.dialects import Metadata
 from broker.providers.http import Reply, Request
+from broker.providers.issuers import is_document_of
 from broker.settings.values import LOOPBACK
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
         InvalidSettings: the document is another issuer's, or names no usable token endpoint.
     """
     issuer = document.get("issuer")
-    if issuer != dialect.issuer:
+    if not isinstance(issuer, str) or not is_document_of(issuer, dialect.issuer or ""):
         named = repr(issuer[:200]) if isinstance(issuer, str) else "no issuer"
         raise InvalidSettings(
             f"providers.{dialect.name}: issuer is {dialect.issuer!r}, but its discovery document says {named}: "
@@ -62,7 +63,7 @@ def check(document: Mapping[str, object], dialect: Dialect) -> Metadata:
     methods = document.get("token_endpoint_auth_methods_supported")
     methods = methods if isinstance(methods, list) else []
     return Metadata(
-        issuer=dialect.issuer or "",
+        issuer=issuer,
         authorization_endpoint=_endpoint(document.get("authorization_endpoint"), dialect),
         token_endpoint=token_endpoint,
         revocation_endpoint=_endpoint(document.get("revocation_endpoint"), dialect),

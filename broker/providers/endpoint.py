@@ -46,6 +46,8 @@ class Endpoint:
         self.dialect = dialect
         """As the settings have it; `resolve` adds what discovery finds."""
         self.http = http
+        self.answered_at: int | None = None
+        """When the provider last answered a request, whatever it answered (epoch ms); None: not yet."""
         self.headers = headers
         """Sent with each request that carries a secret, discovery's not."""
         self._client_secret = client_secret
@@ -188,6 +190,8 @@ class Endpoint:
         place = "body" if revocation else dialect.parameters
         request = authenticate(url, form, client, place, body=dialect.body, headers=headers)
         reply = await self.http.send(request, timeout=deadline - time.monotonic())
+        if isinstance(reply, Reply):
+            self.answered_at = self._clock()
         return reply, (*secrets, *client.secrets, *header_secrets)
 
     def _client_credentials(self, dialect: Dialect, client_secret: Secret | None) -> Credentials:

@@ -1,13 +1,14 @@
 """What a response of a token endpoint means (RFC 6749 §5): from status, headers and body to an `Outcome`.
 
-Owns the outcome table. Pure: no I/O, and `now` is given. It knows nothing of how the response was fetched beyond
-whether it is complete, and no outcome holds a secret that the request carried.
+Owns how a response becomes an outcome; the table of refusals is `refusal`'s. Pure: no I/O, and `now` is given. It
+knows nothing of how the response was fetched beyond whether it is complete, and no outcome holds a secret that the
+request carried.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from broker.model import (
     Answered,
@@ -20,7 +21,7 @@ from broker.model import (
     Unknown,
     slotted,
 )
-from broker.providers import extra_members, lifetimes, members, redaction, refresh_token
+from broker.providers import extra_members, lifetimes, members, redaction, refresh_token, refusal
 from broker.providers.members import TEN_YEARS_MS, Members, Unreadable
 from broker.secret import Secret
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from broker.providers.dialects import Dialect
 
-_BUSY_STATUSES = frozenset({429, 503})
-_BUSY_CODES = frozenset({"temporarily_unavailable", "slow_down"})
-_REGISTRATION_CODES = frozenset({"invalid_client", "unauthorized_client"})
 _DESCRIPTIONS = ("error_description", "message", "detail", "title")
 _NESTED_CODES = ("code", "error", "type", "status")
 
@@ -53,6 +51,8 @@ class _Reply:
     dialect: Dialect
     now: int
     secrets: tuple[Secret, ...]
+    text: str = ""
+    """The body where that is plain text, and neither JSON, a form nor a page."""
 
     @property
     def values(self) -> Mapping[str, object]:
@@ -101,16 +101,19 @@ def read(
             found = members.parse(body, whole=fault is None)
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
-    reply = _Reply(status, headers, found, dialect=dialect, now=now, secrets=tuple(sent))
+    text = _plain_text(body) if found is None and body is not None and fault is None else ""
+    reply = _Reply(status, headers, found, dialect=dialect, now=now, secrets=tuple(sent), text=text)
     if 200 <= status <= 299:  # RFC 9110 §15.3
-        return _success(reply) if reply.found is not None else Unknown(flaw, _describe(reply, body))
+        if reply.found is not None:
+            return _success(reply)
+        return _error(reply) if _is_refusal(reply) else Unknown(flaw, _describe(reply, body))
     cut_off = body is not None and fault is not None and reply.found is None
     return _cut_error(reply, flaw) if cut_off else _error(reply)
 
 
 def _cut_error(reply: _Reply, fault: str) -> Outcome:
     """Judge an error whose body was cut off: some statuses are clear by themselves, the rest is unknown."""
-    if reply.status in _BUSY_STATUSES:
+    if reply.status in refusal.BUSY_STATUSES:
         return Busy(f"http_{reply.status}", f"response cut off: {fault}", reply.retry_after_ms)
     if 300 <= reply.status <= 399:  # RFC 9110 §15.4
         return _error(reply)
@@ -122,18 +125,40 @@ def _error(reply: _Reply) -> Outcome:
     if 300 <= status <= 399:  # RFC 9110 §15.4
         # No Location: it may carry a session or a token.
         return Rejected(f"http_{status}", "a redirect, not followed")
-    code, nested = _code(reply.values)
+    verdict = _judge(reply)
+    code = verdict.code or _code(reply.values)
     shown = redaction.code(code, reply.secrets) or f"http_{status}"
     detail = _detail(reply) or _describe(reply)
-    if status in _BUSY_STATUSES or (code in _BUSY_CODES and not nested):
+    if verdict.kind == "busy":
         return Busy(shown, detail, reply.retry_after_ms)
     if status < 200 or status > 499:  # neither a success nor the client's error
         return Unknown(f"http_{status}", redaction.detail(f"{shown}: {detail}" if code else detail, ()))
-    if code in _REGISTRATION_CODES:
-        return InvalidClient(shown, detail)
-    if (code == "invalid_grant" and not nested) or status in reply.dialect.dead_statuses:
-        return InvalidGrant(shown, detail)
-    return Rejected(shown, detail)
+    match verdict.kind:
+        case "dead" | "dead_status":
+            return InvalidGrant(shown, detail, sure=verdict.kind == "dead")
+        case "registration" | "unauthorized":
+            return InvalidClient(shown, detail, sure=verdict.kind == "registration")
+        case "rejected":
+            return Rejected(shown, detail)
+    assert_never(verdict.kind)
+
+
+def _judge(reply: _Reply) -> refusal.Verdict:
+    """Judge a refusal by everything in it but the secrets that it repeats."""
+    found = refusal.find(reply.values, reply.text)
+    texts = tuple(redaction.without(text, reply.secrets) for text in found.texts)
+    return refusal.judge(reply.status, found._replace(texts=texts), reply.dialect)
+
+
+def _is_refusal(reply: _Reply) -> bool:
+    """Return whether a response without tokens refuses something, whatever its status says."""
+    return bool(reply.values.get("error")) or _judge(reply).kind != "rejected"
+
+
+def _plain_text(body: bytes) -> str:
+    """Return a body as text; "" for a page: what a firewall or a proxy says in HTML is no verdict."""
+    text = body.decode(errors="replace").strip()
+    return "" if text.startswith("<") else text
 
 
 def _success(reply: _Reply) -> Outcome:
@@ -147,12 +172,12 @@ def _success(reply: _Reply) -> Outcome:
     refresh = _refresh_token(values.get("refresh_token"), warnings)
     if access is None:
         # A refresh token that only repeats the request's is no loss; any other may be the only one that still works.
-        if values.get("error") and (refresh is None or refresh in secrets):
+        if (refresh is None or refresh in secrets) and _is_refusal(reply):
             return _error(reply)
         if refresh is None:
             return Unknown("unusable_access_token" if values.get("access_token") else "no_access_token", problem)
     if values.get("error"):
-        code = redaction.code(_code(values)[0], secrets) or "an error"
+        code = redaction.code(_code(values), secrets) or "an error"
         warnings.append(f"the response holds tokens together with {code}: the tokens count")
     life = lifetimes.of_access_token(values, reply.dialect, reply.read_server_clock, warnings)
     grant_life = lifetimes.of_grant(values, reply.read_server_clock, warnings)
@@ -225,24 +250,23 @@ def _refresh_in_ms(value: object, warnings: list[str]) -> int | None:
     return int(seconds * 1_000) or None
 
 
-def _code(values: Mapping[str, object]) -> tuple[str, bool]:
-    """Return the error code (RFC 6749 §5.2, "" if none), and whether it was nested in an object or a list.
-
-    A nested code is shown, but never ends a grant by itself: it is not the RFC's.
-    """
+def _code(values: Mapping[str, object]) -> str:
+    """Return the error code that is shown where none decided (RFC 6749 §5.2); "" if there is none."""
     error = values.get("error")
     if isinstance(error, str):
-        return error.strip(), False
+        return error.strip()
     if isinstance(error, dict):
-        return next((text for name in _NESTED_CODES if isinstance(text := error.get(name), str)), ""), True
+        return next((text for name in _NESTED_CODES if isinstance(text := error.get(name), str)), "")
     if isinstance(error, list):
-        return next((text for text in error if isinstance(text, str)), ""), True
-    return "", False
+        return next((text for text in error if isinstance(text, str)), "")
+    return ""
 
 
 def _detail(reply: _Reply) -> str:
-    error = reply.values.get("error")
-    for source in (reply.values, error if isinstance(error, dict) else {}):
+    nested = reply.values.get("error") or reply.values.get("errors")
+    if isinstance(nested, list):
+        nested = next((item for item in nested if isinstance(item, dict)), None)
+    for source in (reply.values, nested if isinstance(nested, dict) else {}):
         for name in _DESCRIPTIONS:
             if isinstance(text := source.get(name), str) and text:
                 return redaction.detail(text, reply.secrets)

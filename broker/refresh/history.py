@@ -1,4 +1,7 @@
-"""Count what token requests came to, in memory, and add the counts to the store every few seconds."""
+"""Count what token requests came to, in memory, and add the counts to the store every few seconds.
+
+With them goes when each provider answered last, once a minute at most.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from broker.errors import StoreUnavailable
 from broker.store.history import MINUTE_MS, MINUTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.process.heartbeat import Heartbeat
+    from broker.providers import Endpoint
     from broker.store import Store
 
 ADD_EVERY = 3.0
@@ -21,9 +27,12 @@ GOOD = frozenset({"refreshed", "unchanged"})
 class HistoryRecorder:
     """The counts of this replica that the store does not have yet."""
 
-    def __init__(self, store: Store, heartbeat: Heartbeat) -> None:
+    def __init__(self, store: Store, heartbeat: Heartbeat, endpoints: Mapping[str, Endpoint]) -> None:
         self._store = store
         self._heartbeat = heartbeat
+        self._endpoints = endpoints
+        self._noted: dict[str, int] = {}
+        """When each provider answered last, as the store has it."""
         self._counts: dict[tuple[str, int], tuple[int, int]] = {}
 
     def count(self, provider: str, outcome: str) -> None:
@@ -48,6 +57,7 @@ class HistoryRecorder:
 
     async def flush(self) -> None:
         """Add the counts to the store; what it does not take is kept as long as it belongs to the last hour."""
+        await self._note_answers()
         counts, self._counts = self._counts, {}
         if not counts:
             return
@@ -59,3 +69,18 @@ class HistoryRecorder:
                 if key[1] > oldest:
                     since = self._counts.get(key, (0, 0))
                     self._counts[key] = (since[0] + refreshed, since[1] + failed)
+
+    async def _note_answers(self) -> None:
+        """Write down when providers answered last, where the store does not have it to the minute."""
+        answered = {
+            name: endpoint.answered_at
+            for name, endpoint in self._endpoints.items()
+            if endpoint.answered_at is not None and endpoint.answered_at >= self._noted.get(name, 0) + MINUTE_MS
+        }
+        if not answered:
+            return
+        try:
+            await self._store.history.note_answers(answered)
+        except StoreUnavailable:
+            return  # the next step tries again
+        self._noted |= answered

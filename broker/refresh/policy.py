@@ -7,7 +7,7 @@ number in [0, 1).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from broker.model import (
     Answered,
@@ -43,6 +43,12 @@ BACKOFF_EXPIRED = 30_000
 """Longest pause once nothing valid is left."""
 REPLAY_MARGIN = 30_000
 """How long before its token's end an attempt of unknown outcome is replayed; a tenth of a shorter life."""
+REFUSALS = 5
+"""Refusals in a row after which a grant is parked, where the refusal does not say that the grant is dead."""
+REFUSED_FOR = 60_000
+"""Such refusals park a grant no sooner: a blip of a provider, or of a firewall before it, may last as long."""
+REFUSAL_FIRST = 5_000
+"""Pause after the first such refusal; it doubles with each."""
 UNCHANGED_PAUSE = 60_000
 """Shortest pause after a token came back unchanged, while as much life is left."""
 FAILING_AFTER = 3
@@ -85,6 +91,27 @@ def backoff(failures: int, expires_at: int | None, now: int, draw: float) -> int
     remaining = (expires_at or 0) - now
     longest = max(LEAST_PAUSE, min(BACKOFF_LIVING, remaining // 4)) if remaining > 0 else BACKOFF_EXPIRED
     return max(LEAST_PAUSE, int(draw * min(longest, BACKOFF_FIRST * 2 ** min(failures - 1, 16))))
+
+
+def refusal_pause(claim: Claim, now: int, draw: float) -> int:
+    """Return the pause before the next try of a refused grant: growing, with little jitter.
+
+    It is bounded by a quarter of the life that is left, as `backoff` is, but never much shorter than the first pause.
+    """
+    remaining = (claim.expires_at or 0) - now
+    longest = max(REFUSAL_FIRST, min(BACKOFF_LIVING, remaining // 4)) if remaining > 0 else BACKOFF_EXPIRED
+    return int((0.75 + draw / 4) * min(longest, REFUSAL_FIRST * 2 ** min(claim.refusals, 16)))
+
+
+def is_exhausted(claim: Claim, now: int) -> bool:
+    """Return whether one more refusal at *now* parks the grant.
+
+    That is after `REFUSALS`, `REFUSED_FOR`, or when half of the life is gone that was left at the first of them:
+    whichever is later.
+    """
+    since = now if claim.refused_since is None else claim.refused_since
+    margin = max(0, (claim.expires_at or since) - since)
+    return claim.refusals + 1 >= REFUSALS and now - since >= max(REFUSED_FOR, margin // 2)
 
 
 def replay_at(claim: Claim, unknown_at: int, dialect: Dialect, now: int) -> int:
@@ -139,14 +166,42 @@ def decide(claim: Claim, outcome: Outcome, dialect: Dialect, now: int, draw: flo
             return replace(again, not_before=now + wait) if wait else again
         case Unknown():
             return _unknown(claim, outcome, dialect, now, draw)
-        case InvalidGrant(code, detail):
+        case InvalidGrant(code, detail, sure):
             reason, words = "reauthorization_required", f"{code}: {detail}" if detail else code
-            return Park(claim, "dead", reason, detail=words, event="reauthorization_required", code=code)
-        case InvalidClient(code, detail):
-            return Postpone(claim, "registration", code, detail, due_at=now, failures=claim.failures, lane="suspended")
-        case Rejected(code, detail):
-            return Park(claim, "rejected", code, detail=detail, event="refresh_failing")
+            dead = Park(claim, "dead", reason, detail=words, event="reauthorization_required", code=code)
+            return dead if sure else _doubt(dead, "doubtful", now, draw)
+        case InvalidClient(code, detail, sure):
+            refused = Park(claim, "rejected", code, detail=detail, event="refresh_failing")
+            return _doubt(refused, "registration" if sure else "doubtful", now, draw)
+        case Rejected():
+            return _refused(claim, outcome, now, draw)
     assert_never(outcome)
+
+
+def _doubt(step: Park, verdict: Literal["doubtful", "registration"], now: int, draw: float) -> Park:
+    """Return *step* as one that the store decides by what other grants of the provider meet."""
+    claim = step.claim
+    due_at = now + refusal_pause(claim, now, draw)
+    return replace(step, verdict=verdict, due_at=due_at, exhausted=is_exhausted(claim, now))
+
+
+def _refused(claim: Claim, outcome: Rejected, now: int, draw: float) -> Postpone | Park:
+    """Try again after a refusal that says neither that the grant is dead nor that the client is refused."""
+    if is_exhausted(claim, now):
+        return Park(claim, "rejected", outcome.code, detail=outcome.detail, event="refresh_failing")
+    failures = claim.failures + 1
+    return Postpone(
+        claim,
+        "rejected",
+        code=outcome.code,
+        detail=outcome.detail,
+        due_at=now + refusal_pause(claim, now, draw),
+        failures=failures,
+        # A grant that is refused again says nothing new of its provider; one that never had a token says nothing.
+        lane="ailing" if claim.had_token and not claim.refusals else "",
+        failing=failures == FAILING_AFTER,
+        refused_since=now if claim.refused_since is None else claim.refused_since,
+    )
 
 
 def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> Commit:

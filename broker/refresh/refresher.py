@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+def _outcome(step: Step, recorded: Recorded) -> str:
+    """Return what an attempt came to; of a refusal that may mean the client registration the store decided that."""
+    if isinstance(step, Park) and step.verdict != "grant":
+        return {"suspended": "registration", "postponed": "rejected"}.get(recorded, step.outcome)
+    return step.outcome
+
+
 class Refresher:
     """Refreshes claimed grants. One for the process; it holds no state of its own."""
 
@@ -102,9 +109,9 @@ class Refresher:
 
     def _report(self, step: Step, recorded: Recorded) -> None:
         """Count the attempt, and log what it came to."""
-        claim = step.claim
-        self._refreshes(claim.provider, step.outcome).inc()
-        self._history.count(claim.provider, step.outcome)
+        claim, outcome = step.claim, _outcome(step, recorded)
+        self._refreshes(claim.provider, outcome).inc()
+        self._history.count(claim.provider, outcome)
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
@@ -137,12 +144,24 @@ class Refresher:
                     settled=recorded,
                     next_in=max(0, step.due_at - self._store.clock()) / 1000,
                 )
+            case Park() if recorded == "postponed" or outcome == "registration":
+                log.warning(
+                    "grant.postponed",
+                    **whose,
+                    generation=claim.generation,
+                    outcome=outcome,
+                    code=step.code or step.reason,
+                    detail=step.detail,
+                    failures=claim.failures + (recorded == "postponed"),
+                    settled=recorded,
+                    next_in=max(0, step.due_at - self._store.clock()) / 1000,
+                )
             case Park():
                 log.error(
                     "provider.suspended" if recorded == "suspended" else "grant.parked",
                     **whose,
                     generation=claim.generation,
-                    outcome=step.outcome,
+                    outcome=outcome,
                     reason=step.reason,
                     detail=step.detail,
                     settled=recorded,

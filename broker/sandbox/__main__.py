@@ -28,8 +28,8 @@ def describe(sandbox: Sandbox) -> Iterator[str]:
     yield f'Faults: POST {sandbox.url}/sandbox/faults {{"authority": "v3", "kind": "status"}}'
 
 
-async def run(port: int, access_lifetime: float | None) -> None:
-    """Serve until SIGINT or SIGTERM; *access_lifetime* in seconds.
+async def run(port: int, access_lifetime: float | None, *, offline_by_consent: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM; *access_lifetime* in seconds; see `Options` for *offline_by_consent*.
 
     Raises:
         OSError: the port is taken.
@@ -40,6 +40,7 @@ async def run(port: int, access_lifetime: float | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with Sandbox(port=port, access_lifetime=access_lifetime) as sandbox:
+        sandbox.rotating.options.offline_by_consent = offline_by_consent
         sys.stdout.writelines(f"{line}\n" for line in describe(sandbox))
         sys.stdout.flush()
         await stopping.wait()
@@ -55,9 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="life of access tokens (each server has its own)",
     )
+    parser.add_argument(
+        "--offline-by-consent",
+        action="store_true",
+        help="rotating: offline_access counts only with prompt=consent, as OpenID Connect Core 11 has it",
+    )
     chosen = parser.parse_args(arguments)
     try:
-        asyncio.run(run(chosen.port, chosen.access_lifetime))
+        asyncio.run(run(chosen.port, chosen.access_lifetime, offline_by_consent=chosen.offline_by_consent))
     except OSError as error:
         sys.stderr.write(f"sandbox: cannot listen on port {chosen.port}: {error.strerror}\n")
         return 1

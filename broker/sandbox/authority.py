@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from broker.sandbox.families import Families, view
 from broker.sandbox.faults import Faults
-from broker.sandbox.options import FamilyView, TokenPair, TokenRequest, fingerprint
+from broker.sandbox.options import OFFLINE, FamilyView, TokenPair, TokenRequest, fingerprint
 from broker.sandbox.refusal import INVALID_GRANT, INVALID_SCOPE, Refused
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class Authority:
             raise Refused(INVALID_GRANT, "redirect_uri differs from the authorization request's")
         if not _proves(verifier, terms.challenge):
             raise Refused(INVALID_GRANT, "code_verifier does not fit code_challenge")
-        refreshable = self.options.issue_refresh_token
+        offline = not self.options.offline_by_consent or OFFLINE in terms.scope.split()
+        refreshable = self.options.issue_refresh_token and offline
         pair = self._families.open(terms.user, terms.scope, self.options, now, refreshable=refreshable)
         terms.family = pair.family
         return pair, terms

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from broker.sandbox.endpoints import faulty
 from broker.sandbox.forms import raw_query
+from broker.sandbox.options import OFFLINE
 from broker.sandbox.pages import HEADERS, consent_page, error_page, login_page
 from broker.sandbox.refusal import ACCESS_DENIED, INVALID_REQUEST, UNSUPPORTED_RESPONSE_TYPE, Refused
 
@@ -144,6 +145,8 @@ class AuthorizationEndpoint:
         if challenge is not None and len(challenge) != _S256_LENGTH:
             raise Refused(INVALID_REQUEST, "code_challenge is not a SHA-256")
         scope = self._authority.checked_scope(parameters.get("scope"))
+        if self._authority.options.offline_by_consent and "consent" not in parameters.get("prompt", "").split():
+            scope = " ".join(part for part in scope.split() if part != OFFLINE)
         return AuthorizationRequest(scope, challenge, parameters.get("nonce"))
 
     def _sign_in(self, request: web.Request, user: str, password: str) -> web.Response:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+OFFLINE: Final = "offline_access"
+"""The scope that asks for a refresh token (OpenID Connect Core §11)."""
 
 
 @dataclass(slots=True)
@@ -30,6 +33,11 @@ class Options:
     """A refresh returns the current access token, with its remaining lifetime, and never rotates."""
     issue_refresh_token: bool = True
     """Whether the code exchange yields a refresh token."""
+    offline_by_consent: bool = False
+    """Whether `offline_access` counts only with `prompt=consent`, and a refresh token comes only of that scope.
+
+    So OpenID Connect Core §11 has it, to the letter.
+    """
     omit_refresh_token_on_refresh: bool = False
     """A refresh responds without `refresh_token`, so the redeemed one stays valid (RFC 6749 §6)."""
     idle_limit: float | None = None

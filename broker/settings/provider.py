@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from broker.settings import catalogue
+from broker.settings.placeholders import require_values
 from broker.settings.values import (
     CallbackParameter,
     Grace,
@@ -56,6 +57,7 @@ HeaderName = Annotated[
     str, matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", "is no name of a header"), AfterValidator(_header_name)
 ]
 HeaderValue = Annotated[str, matching(r"[^\x00-\x1f\x7f]+", "must be one line of text, or { file = PATH }")]
+ErrorWords = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 class Provider(Section):
@@ -197,8 +199,24 @@ class Provider(Section):
         default=None, description="the provider ends a grant this long after its login"
     )
     dead_statuses: list[Annotated[int, Field(ge=400, le=599)]] | None = Field(
-        default=None, description="HTTP statuses that mean a dead refresh token, whatever the error code"
+        default=None,
+        description="HTTP statuses that mean a dead refresh token, or a wrong client, where no error code says which",
     )
+    dead_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that mean a dead refresh token"
+    )
+    busy_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that ask the broker to come later"
+    )
+    registration_errors: list[ErrorWords] | None = Field(
+        default=None, description="words, in the error code or its description, that mean the client id or secret"
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _no_placeholder(cls, value: object, info: ValidationInfo) -> object:
+        require_values(info.field_name or "", value)
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -44,7 +44,11 @@ class Attempt:
     error: str
     error_description: str
     decided: str
-    """kept, postponed, parked, suspended, restored (from a journal) or open (its lease ended without a record)."""
+    """kept, postponed, parked, suspended, restored (from a journal) or open (its lease ended without a record).
+
+    Of a refusal that may mean the client registration also undecided, and postponed_alone or parked_alone where other
+    grants of the provider succeed meanwhile.
+    """
     next_at: int | None
     """When the next attempt was planned (epoch ms, whole seconds)."""
 

@@ -85,6 +85,9 @@ def _parse(
         extra=_extra(grants, grant_id, raw[12]),
         stated=parse_stated(raw[13], int(raw[9])),
     )
+    if raw[14]:  # how often it was refused, first when, last when
+        refusals, refused_since, _ = raw[14].split()
+        claim.refusals, claim.refused_since = int(refusals), int(refused_since)  # type: ignore[misc]
     return claim, readable
 
 

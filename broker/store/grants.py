@@ -29,7 +29,7 @@ _GRANT_FIELDS = (
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
 )
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail")
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
 """What is known of a provider's health."""
 
 
@@ -52,6 +52,8 @@ class ProviderState:
     ailing: int
     detail: str | None
     counts: Mapping[State, int]
+    answered_at: int | None = None
+    """When it last answered a request (epoch ms); None: no broker wrote that down (see `answered`)."""
 
 
 class Grants:
@@ -257,7 +259,9 @@ class Grants:
         replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
         states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            suspended, suspended_at, not_before, ailing, detail, *sizes = replies[i * width : (i + 1) * width]
+            suspended, suspended_at, not_before, ailing, detail, answered_at, *sizes = replies[
+                i * width : (i + 1) * width
+            ]
             states.append(
                 ProviderState(
                     name=name,
@@ -267,6 +271,7 @@ class Grants:
                     ailing=int(ailing or 0),
                     detail=_maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
+                    answered_at=_maybe_int(answered_at),
                 )
             )
         return states

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.store.answered import note_answers, with_last_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from broker.store.grants import ProviderState
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
 
@@ -51,6 +53,14 @@ class History:
             args += [providers.index(provider) + 1, minute, refreshed, failed]
         script = scripts.COUNT_OUTCOMES
         await self._primary.run(script, script.keys([self._keys.history(p) for p in providers]), script.args(args))
+
+    async def note_answers(self, answered: Mapping[str, int]) -> None:
+        """Write down when each of these providers answered last (epoch ms)."""
+        await note_answers(self._primary, self._keys, answered)
+
+    async def with_last_answers(self, states: Sequence[ProviderState]) -> list[ProviderState]:
+        """Return *states* with `answered_at` from the providers' grants where it was not written down."""
+        return await with_last_answers(self._primary, self._keys, states)
 
     async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """Return the last hour of each provider, oldest minute first, the current one last; *now* is epoch ms."""

@@ -204,6 +204,8 @@ class Schedule:
             attempt=claim.attempt,
             generation=claim.generation,
             granted_at=claim.granted_at,
+            claimed_at=claim.claimed_at,
+            answered_at=commit.answered_at,
             refresh_at=commit.refresh_at,
             channel=self._keys.channel(grant_id),
             record=attempt_record(commit, self.replica),
@@ -214,8 +216,14 @@ class Schedule:
     async def postpone(self, step: Postpone, message: Message | None) -> Recorded:
         """Put a grant back to due, and record what its outcome says about the provider's lane."""
         claim, grant_id = step.claim, step.claim.grant_id
-        suspended = step.lane == "suspended"
-        first, longest = SUSPENDED_PAUSE_MS if suspended else AILING_PAUSE_MS
+        first, longest = AILING_PAUSE_MS
+        fields: list[Argument] = [
+            "failures",
+            step.failures,
+            *self._last(step.outcome, _describe(step.code, step.detail)),
+        ]
+        if step.refused_since is not None:
+            fields += ["refused", f"{claim.refusals + 1} {step.refused_since} {self._clock()}"]
         keys = scripts.POSTPONE.keys(
             grant=self._keys.grant(grant_id),
             **self._keys.sets(claim.provider),
@@ -223,16 +231,15 @@ class Schedule:
             attempts=self._keys.attempts_of(grant_id),
         )
         args = scripts.POSTPONE.args(
-            ["failures", step.failures, *self._last(step.outcome, _describe(step.code, step.detail))],
+            fields,
             grant_id=grant_id,
             attempt=claim.attempt,
             due_at=step.due_at,
             unknown="unknown" if step.unknown else "",
             lane=step.lane,
             not_before=step.not_before,
-            code=step.code,
             detail=step.detail,
-            half_close_after=1 if suspended else HALF_CLOSE_AFTER,
+            half_close_after=HALF_CLOSE_AFTER,
             first_pause_ms=first,
             longest_pause_ms=longest,
             jitter=random.random(),
@@ -246,7 +253,7 @@ class Schedule:
         return (await self._primary.run(scripts.POSTPONE, keys, args)).decode()  # type: ignore[no-any-return]
 
     async def park(self, step: Park, message: Message, *, counts: bool = True) -> Recorded:
-        """Take a grant out of the schedule, or suspend the provider if the breaker blames that.
+        """Record a refusal: the script parks the grant, tries it again, or suspends the provider.
 
         Args:
             step: The refusal, and the claim that it belongs to.
@@ -266,7 +273,12 @@ class Schedule:
             grant_id=grant_id,
             attempt=claim.attempt,
             reason=step.reason,
+            code=step.code or step.reason,
             detail=step.detail,
+            verdict=step.verdict,
+            exhausted="exhausted" if step.exhausted else "",
+            due_at=step.due_at,
+            failures=claim.failures + 1,
             breaker=BREAKER if counts else 0,
             first_pause_ms=first,
             longest_pause_ms=longest,

@@ -110,10 +110,10 @@ async def test_wrong_client_secret_suspends_the_provider_not_its_grants(
 
 
 async def test_breaker_parks_three_and_suspends(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """A provider's bad day parks at most three grants; retry --provider takes all up again."""
+    """A provider that calls grant after grant dead parks at most three; retry --provider takes all up again."""
     for number in range(8):
         await broker.import_(f"g{number}", "acme", sandbox.rotating.issue().refresh_token or "")
-    sandbox.rotating.faults.order("status", None, status=403, body=b"<html>no</html>", content_type="text/html")
+    sandbox.rotating.faults.order("status", None, status=400, body={"error": "invalid_grant"})
     for number in range(8):
         await make_due(redis, "acme", f"g{number}")
 

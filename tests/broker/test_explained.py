@@ -9,7 +9,7 @@ import aiohttp
 
 from broker.cli.explain import fetch_facts
 from broker.cli.explanation import Explanation, explain
-from broker.cli.grant_facts import FAILED, FINE, TRY_AGAIN
+from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
 from broker.cli.http import Broker
 from tests.broker.steps import imported
 from tests.redis_server import start_redis
@@ -88,21 +88,21 @@ async def test_a_half_closed_lane_and_a_pause(broker: RunningBroker, sandbox: Sa
 
 
 async def test_a_breaker(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
-    """Three rejected grants are each a matter of their own, the fourth is the provider's, and is not given up."""
+    """Three dead grants are each a matter of their own, the fourth is the provider's, and is not given up."""
     names = ["g1", "g2", "g3", "g4"]
     await imported(broker, sandbox, *names)
-    refusal = {"error": "invalid_scope", "error_description": "not this one"}
+    refusal = {"error": "invalid_grant", "error_description": "not this one"}
     sandbox.rotating.faults.order("status", 4, status=400, body=refusal)
     for name in names[:3]:
         await make_due(redis, "acme", name)
     for name in names[:3]:
-        explanation = await said(broker, name, lambda e: "so the broker parked it" in e.why)
-        assert "invalid_scope: not this one" in explanation.why
-        assert explanation.exit_code == FAILED
+        explanation = await said(broker, name, lambda e: "no longer accepts the refresh token" in e.why)
+        assert "invalid_grant: not this one" in explanation.why
+        assert explanation.exit_code == LOG_IN
     await make_due(redis, "acme", "g4")
     explanation = await said(broker, "g4", lambda e: "is suspended" in e.why)
     assert "grant after grant" in explanation.why
-    assert "invalid_scope" in explanation.why
+    assert "invalid_grant" in explanation.why
     assert explanation.command == "token-broker retry --provider acme"
     history = (await broker.get("/v1/grants/g4/attempts"))["attempts"]
     assert history[-1]["decided"] == "suspended"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,6 +210,41 @@ def test_suspended() -> None:
     assert breaker.exit_code == FAILED
 
 
+@pytest.mark.parametrize(
+    ("described", "decided", "words"),
+    [
+        (grant(failures=1), attempt("rejected", "undecided", "http_401"), "It means this grant, or the client"),
+        (grant(failures=2), attempt("rejected", "postponed_alone", "invalid_client"), "Other grants of acme succeed"),
+        (grant(failures=2), attempt("rejected", "postponed", "http_403"), "does not say that the grant is dead"),
+        (
+            grant("parked", reason="reauthorization_required"),
+            attempt("dead", "parked_alone", "http_401"),
+            "so it means this grant, not the client",
+        ),
+        (
+            grant("parked", reason="unauthorized_client"),
+            attempt("rejected", "parked_alone", "unauthorized_client"),
+            "so it means this grant, not the client",
+        ),
+    ],
+    ids=["undecided", "alone, tried again", "no verdict", "dead alone", "rejected alone"],
+)
+def test_why_a_refusal_was_judged_so(described: dict[str, Any], decided: Attempt, words: str) -> None:
+    """What other grants of the provider met is said where that decided, and when a grant is parked for good."""
+    said = explained(described, past(decided, next_at=MS + MINUTE))
+    assert words in said.why
+    clear = past(replace(decided, decided="parked"), next_at=MS + MINUTE)
+    assert words not in explained(described, clear).why
+
+
+def test_a_suspension_that_may_be_the_registration() -> None:
+    """A code of the provider's own, or none, is told as the registration where that was decided of it."""
+    suspended = provider(suspended="http_401", suspended_at=NOW)
+    doubted = past(attempt("registration", "suspended", "http_401"))
+    assert "client registration" in explained(grant(), doubted, suspended).why
+    assert "client_id and client secret" in explained(grant(), past(), suspended).person
+
+
 def test_unknown_at_a_strict_server() -> None:
     """The grant is named, that its token may be spent, when it is presented again and why then, and the safe way."""
     said = explained(
@@ -305,7 +341,8 @@ def test_every_outcome_and_decision_has_words() -> None:
         text = (root / "store" / "lua" / f"{script}.lua").read_text()
         decided |= {word for word in DECISIONS if f"'{word}" in text}
     assert decided == set(DECISIONS)
-    outcomes = {"unknown", "logged_in"}
+    outcomes = {"unknown", "logged_in", "registration"}
+    assert "suspend('registration')" in (root / "store" / "lua" / "park.lua").read_text()
     for file in ("policy.py", "scheduler.py"):
         for node in ast.walk(ast.parse((root / "refresh" / file).read_text())):
             made = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""

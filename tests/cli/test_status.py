@@ -138,3 +138,19 @@ def test_off_a_terminal_all_is_printed() -> None:
     assert sum(row.startswith("site-") for row in rows) == 50
     assert sum(row.startswith("p") and row[1].isdigit() for row in rows) == 60
     assert "50 of 60 grants" in captured.get()
+
+
+def test_provider_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is "not asked yet" until it answers or fails; a broker that does not say counts as one that asked."""
+    never = {"answered_at": None}
+    providers = [
+        {**provider("never"), **never},
+        {**provider("failing", failures=1), **never},
+        {**provider("asked"), "answered_at": 1_764_000_000},
+        provider("older"),
+    ]
+    shown = lines(monkeypatch, seen([], providers), 80, 40)
+    states = {line.split()[0]: line.rstrip().rpartition("  ")[2] for line in shown if "oauth2" in line}
+    assert states == {"never": "not asked yet", "failing": "failing: once", "asked": "ok", "older": "ok"}
+    rest = [{**provider(f"p{n:03}"), **never} for n in range(40)]
+    assert any(line.endswith("not all asked yet") for line in lines(monkeypatch, seen([], rest), 80, 24))

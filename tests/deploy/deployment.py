@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from broker.errors import InvalidSettings
 from broker.settings import Settings
 from broker.settings import file as settings_file
 
@@ -48,10 +49,18 @@ def instructions(*, stage: str) -> list[tuple[str, str]]:
 
 
 def deployed_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """deploy/broker.toml as the broker reads it."""
-    for name in [name for name in os.environ if name.startswith("TOKEN_BROKER_")]:
+    """deploy/broker.toml as the broker reads it, its client id filled in."""
+    return filled_in(DEPLOY / "broker.toml", monkeypatch)
+
+
+def filled_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Return the settings of a file in deploy/, with a client id in place of its placeholder."""
+    for name in [name for name in os.environ if name.startswith("TOKEN_BROKER_PROVIDERS")]:
         monkeypatch.delenv(name)
-    return settings_file.load(DEPLOY / "broker.toml")
+    with pytest.raises(InvalidSettings, match="client_id: is a placeholder"):
+        settings_file.load(path)
+    monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__CAMERAMANAGER__CLIENT_ID", "an-id")
+    return settings_file.load(path)
 
 
 def image(folder: Path) -> dict[str, Path]:

@@ -131,6 +131,7 @@ def test_commands_find_settings_and_secrets(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(new_sealing_key())
     text = (DEPLOY / "broker.toml").read_text()
     text = text.replace("/run/secrets", str(tmp_path)).replace("0.0.0.0:8080", "0.0.0.0:1")
+    text = text.replace("your-client-id", "an-id")
     (tmp_path / "broker.toml").write_text(text)
     done = run("health", cwd=tmp_path)
     assert done.returncode == 1

@@ -17,10 +17,9 @@ import yaml  # type: ignore[import-untyped]
 from broker.secret import parse_sealing_keys
 from broker.service import stop_limit
 from broker.settings import Settings
-from broker.settings.file import load
 from tests.deploy.composed import Stack, follow, head
 from tests.deploy.containers import Container
-from tests.deploy.deployment import DEPLOY, ROOT, instructions, skip_or_fail
+from tests.deploy.deployment import DEPLOY, ROOT, filled_in, instructions, skip_or_fail
 from tests.waiting import until
 
 KUSTOMIZATION = DEPLOY / "kubernetes" / "kustomization.yaml"
@@ -53,9 +52,9 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
 
 
 @pytest.fixture
-def settings() -> Settings:
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """deploy/kubernetes/broker.toml."""
-    return load(SETTINGS)
+    return filled_in(SETTINGS, monkeypatch)
 
 
 def one(manifests: list[Manifest], kind: str, name: str = "token-broker") -> Manifest:

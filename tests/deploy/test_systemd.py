@@ -18,7 +18,7 @@ from broker.sandbox import Sandbox
 from broker.service import stop_limit
 from broker.settings.file import load
 from tests.deploy.conftest import Deployed
-from tests.deploy.deployment import DEPLOY, skip_or_fail
+from tests.deploy.deployment import DEPLOY, filled_in, skip_or_fail
 from tests.deploy.systemd import Systemd, systemd
 from tests.ports import free_port
 from tests.waiting import until
@@ -69,7 +69,7 @@ def test_exposure_is_low() -> None:
 def test_settings_and_unit_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every secret of the settings is a credential, under a variable that wins over it, and there is time to stop."""
     unit = directives(UNIT.read_text())
-    settings = load(SETTINGS)
+    settings = filled_in(SETTINGS, monkeypatch)
     files = {
         "SEALING__KEYS_FILE": settings.sealing.keys_file,
         "REDIS__PASSWORD_FILE": settings.redis.password_file,

@@ -11,7 +11,7 @@ from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
 from tests.observability.queries import Sample, fires, samples
 from tests.redis_server import RedisServer
-from tests.steps import make_due
+from tests.steps import make_due, refused_often
 from tests.waiting import until
 
 
@@ -58,6 +58,7 @@ async def test_refused(broker: RunningBroker, sandbox: Sandbox, redis: Redis, tm
     for name in ("g", "h"):
         await broker.import_(name, "acme", sandbox.rotating.issue().refresh_token or "")
     sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_scope"})
+    await refused_often(redis, "g")
     await make_due(redis, "acme", "g")
     found = await once(broker, lambda s: s.labels.get("reason") == "invalid_scope")
     await fires(tmp_path, found, "TokenBrokerGrantParked")

@@ -14,7 +14,7 @@ from broker.secret import key_digest
 from tests.conftest import RunningBroker, StartBroker
 from tests.page.steps import changed, kill, newer, parked
 from tests.redis_server import RedisServer
-from tests.steps import log_in, make_due
+from tests.steps import log_in, make_due, refused_often
 from tests.waiting import until
 
 Screens = Callable[..., Any]
@@ -148,6 +148,7 @@ async def test_markup_stays_text(broker: RunningBroker, screens: Screens, sandbo
     """What a provider says, a grant's scope and what is typed are shown as they are, and run nothing."""
     body = {"error": "broken", "error_description": MARKUP}
     sandbox.rotating.faults.order("status", 1, status=400, body=body)
+    await refused_often(redis, "acme-1")
     await make_due(redis, "acme", "acme-1")
     await until(lambda: parked(broker, "acme-1"))
     await redis.hset("broker:{0}:grant:acme-2", "scope", MARKUP)

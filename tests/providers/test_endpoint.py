@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 import pytest
 
+from broker.errors import InvalidSettings
 from broker.model import Answered, InvalidGrant, NotSent, Rejected
 from broker.providers import http as provider_http
-from broker.providers.client_secret import ClientSecret
+from broker.providers.client_secret import ClientSecret, require_secrets
 from broker.providers.credentials import Credentials
 from broker.providers.request_form import authenticate
 from broker.secret import Secret
+from broker.settings import Provider
 
 from .asking import TOKEN, TOKENS, raw, refresh
 
@@ -272,3 +276,13 @@ def test_requests_and_replies_show_no_secret() -> None:
     )
     reply = provider_http.Reply(status=200, headers={"a": "SECRET"}, body=b"SECRET")
     assert "SECRET" not in f"{request!r}{reply!r}"
+
+
+def test_a_pipe_is_left_to_the_first_request(tmp_path: Path) -> None:
+    """What a pipe holds can be read once: the check at start does not wait for it, nor empty it."""
+    os.mkfifo(tmp_path / "pipe")
+    given = {"kind": "oauth2", "client_id": "x", "token_endpoint": "https://as.test/t"}
+    for name, wrong in (("pipe", False), ("missing", True), ("pipe/below", True)):
+        provider = Provider.model_validate({**given, "client_secret_file": tmp_path / name})
+        with pytest.raises(InvalidSettings, match="client_secret_file") if wrong else contextlib.nullcontext():
+            require_secrets({"acme": provider})

@@ -20,7 +20,7 @@ from .reading import NOW, OAUTH2, TOKENS, V3, read, strict
 def test_form_encoded_error_of_status_200() -> None:
     """GitHub's error, a form with status 200, is judged by its code."""
     outcome = read(b"error=bad_refresh_token&error_description=The+token+is+incorrect.")
-    assert outcome == Rejected("bad_refresh_token", "The token is incorrect.")
+    assert outcome == InvalidGrant("bad_refresh_token", "The token is incorrect.")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_form_encoded_error_of_status_200() -> None:
             Rejected,
             id="invalid_request beside an empty token",
         ),
-        pytest.param(401, {"error": {"code": "invalid_grant", "message": "x"}}, Rejected, id="error is an object"),
+        pytest.param(401, {"error": {"code": "invalid_grant", "message": "x"}}, InvalidGrant, id="error is an object"),
         pytest.param(401, {"error": ["x"]}, Rejected, id="error is a list"),
         pytest.param(401, {"error": None}, Rejected, id="error is null"),
         pytest.param(401, {"error": {"code": "invalid_client"}}, InvalidClient, id="nested invalid_client"),
@@ -134,7 +134,10 @@ def test_code(status: int, body: Any, code: str) -> None:
 )
 def test_dead_statuses_of_a_dialect(status: int, error: str, expected: type[Outcome]) -> None:
     """Eagle Eye V3's 401 means a dead refresh token, unless its code says that it means the client."""
-    assert type(read({"error": error}, status, V3)) is expected
+    outcome = read({"error": error}, status, V3)
+    assert type(outcome) is expected
+    if isinstance(outcome, InvalidGrant | InvalidClient):
+        assert outcome.sure == (error in {"invalid_grant", "invalid_client"}), "evidence decides the others"
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "idle_limit": lambda dialect: _ms(dialect.idle_limit_ms),
     "absolute_limit": lambda dialect: _ms(dialect.absolute_limit_ms),
     "dead_statuses": lambda dialect: sorted(dialect.dead_statuses),
+    "dead_errors": lambda dialect: list(dialect.dead_errors),
+    "busy_errors": lambda dialect: list(dialect.busy_errors),
+    "registration_errors": lambda dialect: list(dialect.registration_errors),
 }
 """What a dialect holds where the settings do not say, as the settings spell it."""
 

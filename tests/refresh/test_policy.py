@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -248,16 +249,64 @@ def test_dead_and_rejected_are_parked() -> None:
     assert isinstance(dead, Park)
     assert (dead.reason, dead.event) == ("reauthorization_required", "reauthorization_required")
     assert dead.detail == "invalid_grant: gone"
-    rejected = policy.decide(claim(), Rejected("http_403"), dialect(), NOW, 0)
+    assert dead.verdict == "grant"
+    often = claim(refusals=4, refused_since=NOW - HOUR)
+    rejected = policy.decide(often, Rejected("http_403"), dialect(), NOW, 0)
     assert isinstance(rejected, Park)
     assert (rejected.reason, rejected.event) == ("http_403", "refresh_failing")
 
 
-def test_registration_is_no_fault_of_the_grant() -> None:
-    """A refused client suspends the provider; the grant's failures are not counted."""
-    step = policy.decide(claim(failures=2), InvalidClient("invalid_client"), dialect(), NOW, 0)
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "reason"),
+    [
+        (InvalidClient("invalid_client"), "registration", "invalid_client"),
+        (InvalidClient("unauthorized_client", sure=False), "doubtful", "unauthorized_client"),
+        (InvalidGrant("http_401", sure=False), "doubtful", "reauthorization_required"),
+    ],
+)
+def test_what_may_mean_the_registration_is_for_the_store_to_decide(outcome: Outcome, verdict: str, reason: str) -> None:
+    """A refusal that may mean the client goes to the store, with what a grant that it means would be parked for."""
+    step = policy.decide(claim(), outcome, dialect(), NOW, 1)
+    assert isinstance(step, Park)
+    assert (step.verdict, step.reason, step.exhausted) == (verdict, reason, False)
+    assert step.due_at == NOW + policy.REFUSAL_FIRST
+
+
+def run_of_refusals(life: int, draw: float) -> list[int]:
+    """Return when a grant whose token has *life* ms left is asked, from the first refusal to the one that parks it."""
+    asked, refused = claim(expires_at=NOW + life), [0]
+    while True:
+        now = NOW + refused[-1]
+        step = policy.decide(asked, Rejected("http_403"), dialect(), now, draw)
+        if isinstance(step, Park):
+            return refused
+        assert isinstance(step, Postpone)
+        assert (step.outcome, step.refused_since) == ("rejected", NOW)
+        assert step.lane == ("ailing" if len(refused) == 1 else ""), "each grant counts once for its provider"
+        refused.append(step.due_at - NOW)
+        asked = replace(asked, refusals=len(refused) - 1, refused_since=NOW)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.999])
+@pytest.mark.parametrize("life", [-1, 1, 5_000, 20_000, 90_000, HOUR, 6 * HOUR])
+def test_a_refused_grant_is_parked_after_five_and_half_of_its_margin(life: int, draw: float) -> None:
+    """Whichever is later, and never within a blip of 40 s; the pauses grow, and few requests are made."""
+    refused = run_of_refusals(life, draw)
+    assert len(refused) >= policy.REFUSALS
+    assert refused[-1] >= max(life // 2, policy.REFUSED_FOR)
+    assert refused[-1] < 2 * max(life // 2, policy.REFUSED_FOR)
+    assert len(refused) <= 60
+    pauses = [after - before for before, after in pairwise(refused)]
+    assert all(pause >= policy.LEAST_PAUSE for pause in pauses)
+    if life >= HOUR:
+        assert pauses[:5] == sorted(pauses[:5])
+
+
+def test_a_refusal_of_a_grant_that_never_had_a_token_says_nothing_of_its_provider() -> None:
+    """It is tried again without a mark on the lane."""
+    step = policy.decide(claim(issued_at=None, expires_at=None), Rejected("x"), dialect(), NOW, 0)
     assert isinstance(step, Postpone)
-    assert (step.lane, step.failures, step.unknown) == ("suspended", 2, False)
+    assert step.lane == ""
 
 
 OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(

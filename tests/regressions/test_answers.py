@@ -10,6 +10,7 @@ import pytest
 
 from tests.regressions.conftest import Ground, MakeGround, strict
 from tests.scripted_server import AuthorizationServer, Exchange, Step, http, rotated, says, success
+from tests.steps import refused_often
 from tests.waiting import until
 
 EPOCH = -1
@@ -96,30 +97,43 @@ async def test_form_encoded_success(ground: Ground, kind: str) -> None:
     ],
 )
 async def test_error_that_is_no_text(make_ground: MakeGround, error: str, code: str) -> None:
-    """An error that is an object, a list or null is a refusal with a bounded code, and the breaker counts it."""
+    """An error that is an object, a list or null is a refusal with a bounded code; only a known code parks a grant."""
     async with make_ground("g1", "g2", "g3", "g4") as ground:
         ground.auth_server.usual = says(f'{{"error":{error}}}', 401)
+        dead = code == "invalid_grant"
+        wanted = ("parked", "reauthorization_required", "dead") if dead else ("due", None, "rejected")
         for grant in ("g1", "g2", "g3"):
             state = await ground.falls_due(grant)
-            assert (state["state"], state["reason"], state["last"]["outcome"]) == ("parked", code, "rejected")
+            assert (state["state"], state["reason"], state["last"]["outcome"]) == wanted
+            assert code in state["last"]["detail"]
         assert (await ground.falls_due("g4"))["state"] == "due"
-        assert (await ground.provider())["suspended"] == code
+        assert (await ground.provider())["suspended"] == (code if dead else None), "the breaker counts dead ones"
         ground.auth_server.usual = success()
         await ground.resume()
+        await ground.due("g1", "g2", "g3", "g4")
         for grant in ("g1", "g2", "g3", "g4"):
-            await until(lambda: ground.has_token(grant))
+            await until(lambda: refreshed(ground, grant))
+
+
+async def refreshed(ground: Ground, grant: str) -> bool:
+    """Whether the last token request of a grant brought a token, and that is recorded."""
+    state = await ground.state_of(grant)
+    return bool(state["last"]["outcome"] == "refreshed" and state["state"] == "due")
 
 
 async def test_dead_token_told_as_invalid_request(make_ground: MakeGround) -> None:
-    """A dead token told as `invalid_request` costs one request and one event, and its neighbours go on."""
+    """A dead token told as `invalid_request` is parked after a while, with one event, and its neighbours go on."""
     async with make_ground("g1", "g2") as ground, ground.subscribed() as heard:
         ground.auth_server.grant_steps["g1"].extend([says({"error": "invalid_request"}, 400)] * 9)
+        state = await ground.falls_due("g1")
+        assert (state["state"], state["reason"], state["last"]["outcome"]) == ("due", None, "rejected")
+        await refused_often(ground.redis, "g1")
         state = await ground.falls_due("g1")
         assert (state["state"], state["reason"], state["last"]["outcome"]) == ("parked", "invalid_request", "rejected")
         for _ in range(20):
             await ground.due("g1")
             assert (await ground.falls_due("g2"))["last"]["outcome"] == "refreshed"
-        assert len(ground.auth_server.requests_of("g1")) == 2, "the one at import, and the one that was refused"
+        assert len(ground.auth_server.requests_of("g1")) == 3, "the one at import, and the two that were refused"
         assert [m["event"] for m in heard if m["grant_id"] == "g1"] == ["refresh_failing"]
 
 
@@ -134,7 +148,7 @@ async def test_refresh_that_wants_another_parameter(make_ground: MakeGround) -> 
     async with make_ground("g1") as ground:
         ground.auth_server.usual = insists
         state = await ground.falls_due()
-        assert (state["state"], state["reason"]) == ("parked", "invalid_request")
+        assert (state["state"], state["last"]["detail"].split(":")[0]) == ("due", "invalid_request")
     async with make_ground(provider={"token_params": {"redirect_uri": "https://us.test/cb"}}) as ground:
         assert (await ground.retried())["last"]["outcome"] == "refreshed"
         assert ground.auth_server.requests_of("g1")[-1].parameters["redirect_uri"] == "https://us.test/cb"

@@ -135,7 +135,7 @@ async def test_redirects(make_ground: MakeGround) -> None:
             assert (await ground.retried())["last"]["outcome"] == "refreshed"
             assert (await ground.falls_due())["last"]["outcome"] == "refreshed"
             state = await ground.falls_due()
-            assert (state["state"], state["reason"]) == ("parked", f"http_{status}")
+            assert (state["state"], state["last"]["detail"].split(":")[0]) == ("due", f"http_{status}")
             assert (await ground.provider())["suspended"] is None
         assert (await ground.retried())["last"]["outcome"] == "refreshed"
         assert thief.requests == []
@@ -144,7 +144,7 @@ async def test_redirects(make_ground: MakeGround) -> None:
 
 
 async def test_web_firewall(make_ground: MakeGround) -> None:
-    """A stable User-Agent is sent; a firewall's bad hour parks three grants at most, and one word brings all back."""
+    """A stable User-Agent is sent; a firewall's blip parks nobody, costs a handful of requests, and ends by itself."""
 
     async def firewall(exchange: Exchange) -> bool | None:
         if exchange.request.headers.get("user-agent"):
@@ -161,23 +161,14 @@ async def test_web_firewall(make_ground: MakeGround) -> None:
         count = len(ground.auth_server.requests)
         await ground.due(*grants)
         await until(lambda: len(ground.auth_server.requests) >= count + 4)
-        await until(lambda: _suspended(ground))
-        await ground.due(*grants)
+        await asyncio.sleep(2)
         state = await ground.provider()
-        assert state["grants"]["parked"] == 3
-        assert state["suspended"] == "http_403"
-        assert (await ground.provider())["grants"] == {"parked": 3, "due": 7, "leased": 0}
-        assert len(ground.auth_server.requests) <= count + len(grants)
+        assert (state["grants"]["parked"], state["suspended"]) == (0, None)
+        assert len(ground.auth_server.requests) <= count + len(grants) + 2
         ground.auth_server.usual = success()
-        await ground.resume()
         await ground.due(*grants)
         for grant in grants:
             await until(lambda: _refreshed(ground, grant))
-
-
-async def _suspended(ground: Any) -> bool:
-    state = await ground.provider()
-    return state["suspended"] is not None and state["grants"]["leased"] == 0
 
 
 async def _refreshed(ground: Any, grant: str) -> bool:

@@ -257,6 +257,28 @@ async def test_the_least_answer(sandbox: Sandbox, client: RelyingParty) -> None:
     assert set(answer.json) == {"access_token", "token_type"}
 
 
+@pytest.mark.parametrize(
+    ("scope", "prompt", "granted", "refreshable"),
+    [
+        ("openid offline_access", "consent", "openid offline_access", True),
+        ("openid offline_access", "login consent", "openid offline_access", True),
+        ("openid offline_access", "login", "openid", False),
+        ("openid offline_access", "", "openid", False),
+        ("openid", "consent", "openid", False),
+    ],
+)
+async def test_offline_access_by_consent(
+    sandbox: Sandbox, client: RelyingParty, scope: str, prompt: str, granted: str, refreshable: bool
+) -> None:
+    """To the letter of OpenID Connect Core §11, offline_access counts only with prompt=consent."""
+    authority = sandbox.rotating
+    authority.options.offline_by_consent = True
+    callback = await client.login(authority, scope=scope, **({"prompt": prompt} if prompt else {}))
+    answer = await client.exchange(authority, callback["code"])
+    assert answer.json["scope"] == granted
+    assert ("refresh_token" in answer.json) is refreshable
+
+
 async def test_malformed_requests(sandbox: Sandbox, client: RelyingParty) -> None:
     """A missing or unknown parameter, and a body that is not a form, get the error of RFC 6749 §5.2."""
     authority = sandbox.rotating

@@ -123,7 +123,7 @@ async def test_command_line(number: signal.Signals) -> None:
 
 async def test_run(capsys: pytest.CaptureFixture[str]) -> None:
     """It names every endpoint and what a client needs, and ends on SIGTERM."""
-    running = asyncio.create_task(run(0, None))
+    running = asyncio.create_task(run(0, None, offline_by_consent=True))
     printed: list[str] = []
 
     def is_described() -> bool:
@@ -143,12 +143,12 @@ def test_command_line_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without arguments it serves on port 9000 with each server's own lifetimes, and exits 0."""
     given: list[object] = []
 
-    async def serve(port: int, access_lifetime: float | None) -> None:
-        given.extend((port, access_lifetime))
+    async def serve(port: int, access_lifetime: float | None, *, offline_by_consent: bool) -> None:
+        given.extend((port, access_lifetime, offline_by_consent))
 
     monkeypatch.setattr("broker.sandbox.__main__.run", serve)
     assert main([]) == 0
-    assert given == [9000, None]
+    assert given == [9000, None, False]
 
 
 def test_command_line_with_a_taken_port(capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,7 @@ class Replica:
             store,
             cache=cache,
             recorder=recorder,
-            history=HistoryRecorder(store, Heartbeat("history")),
+            history=HistoryRecorder(store, Heartbeat("history"), {}),
             metrics=metrics,
             request_timeout=10,
         )

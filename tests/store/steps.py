@@ -24,6 +24,14 @@ async def imported(store: Store, *grants: str, provider: str = "p") -> None:
     await asyncio.sleep(0.002)  # only its millisecond tells a login from what was before
 
 
+async def refreshed(store: Store, redis: Redis, *grants: str, provider: str = "p") -> None:
+    """Import grants, commit a first token of each, and make them due again."""
+    await imported(store, *grants, provider=provider)
+    for claim in await claimed(store, len(grants), provider):
+        await store.schedule.commit(store.registry.prepare(commit_of(claim)))
+    await redis.zadd(f"broker:{{0}}:due:{provider}", dict.fromkeys(grants, 1))
+
+
 async def claimed(store: Store, n: int = 1, provider: str = "p") -> list[Claim]:
     """Claim grants that are due; return their claims."""
     return (await brought_by(store, n, provider)).claims

@@ -10,7 +10,7 @@ import pytest
 from broker.model import Claim, Ending, Park, Postpone
 from broker.secret import Secret
 from broker.store.attempts import KEPT, Attempt, Past, attempt_record, entry, replica_name
-from tests.store.steps import claimed, commit_of, imported
+from tests.store.steps import claimed, commit_of, imported, refreshed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ async def test_an_attempt_nobody_ended_is_named(store: Store, redis: Redis) -> N
 async def test_three_refused_then_the_provider(store: Store, redis: Redis) -> None:
     """What the breaker decided is remembered as that: parked for three, suspended for the fourth."""
     names = ["g1", "g2", "g3", "g4"]
-    await imported(store, *names)
+    await refreshed(store, redis, *names)
     for claim in sorted(await claimed(store, 4), key=lambda c: c.grant_id):
         await store.schedule.park(Park(claim, "rejected", "invalid_scope", "no", "refresh_failing"), {})
     decided = [(await past(store, name)).attempts[-1].decided for name in names]

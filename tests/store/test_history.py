@@ -47,7 +47,7 @@ async def test_replicas_add_up_and_old_minutes_go(store: Store, redis: Redis) ->
 async def test_nothing_is_added_to_another_store(store: Store, redis: Redis) -> None:
     """An emptied server gets no history, and the counts that it refused are added once the data is back."""
     await minute_of(store)
-    history = HistoryRecorder(store, Heartbeat("history"))
+    history = HistoryRecorder(store, Heartbeat("history"), {})
     history.count("p", "refreshed")
     history.count("p", "busy")
     held = await redis.dump("broker:{0}:meta") or b""
@@ -87,7 +87,7 @@ async def test_providers_show_it_over_all_replicas(start_broker: StartBroker, sa
 
 async def test_it_is_added_while_the_broker_runs(store: Store) -> None:
     """A running recorder adds what it counted without being stopped, and ends when it is stopped."""
-    history, ending = HistoryRecorder(store, Heartbeat("history")), asyncio.Event()
+    history, ending = HistoryRecorder(store, Heartbeat("history"), {}), asyncio.Event()
     history.count("p", "rejected")
     running = asyncio.create_task(history.run(ending))
 

@@ -265,7 +265,7 @@ async def list_providers(request: web.Request) -> web.Response:
     """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
     authenticate_admin(request)
     context, names = request.app[CONTEXT], await _all_providers(request)
-    states = await context.store.grants.providers(names)
+    states = await context.store.history.with_last_answers(await context.store.grants.providers(names))
     history = await context.store.history.for_providers(names, context.store.clock())
     endpoints = {state.name: context.endpoints.get(state.name) for state in states}
 
@@ -287,6 +287,7 @@ def _describe_provider(endpoint: Endpoint | None, state: ProviderState, history:
         "suspended_at": state.suspended_at // 1000 if state.suspended_at else None,
         "not_before": state.not_before // 1000 if state.not_before else None,
         "failures": state.ailing,
+        "answered_at": state.answered_at // 1000 if state.answered_at else None,
         "reuse_grace": _grace(endpoint) if endpoint else None,
         "detail": state.detail,
         "grants": dict(state.counts),

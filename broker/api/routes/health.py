@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, read_grant_id
@@ -55,4 +55,5 @@ def _render(report: Report) -> web.Response:
 
 
 def _describe(check: Check) -> shapes.Check:
-    return {"status": "ok" if check.ok else "degraded", "since": check.since, "detail": check.detail}
+    status: Literal["ok", "degraded", "unknown"] = "degraded" if not check.ok else "ok" if check.known else "unknown"
+    return {"status": status, "since": check.since, "detail": check.detail}

@@ -193,6 +193,7 @@ class Provider(TypedDict):
     suspended_at: At | None
     not_before: At | None
     failures: Annotated[int, Field(description="failed token requests in a row, over all grants")]
+    answered_at: Annotated[At | None, Field(description="its last answer, to the minute; null: not asked yet")]
     reuse_grace: Annotated[
         float | Literal["forever"] | None,
         Field(description="seconds for which a spent refresh token may be presented again"),
@@ -323,7 +324,10 @@ class Session(TypedDict):
 class Check(TypedDict):
     """One thing that can fail."""
 
-    status: Literal["ok", "degraded"]
+    status: Annotated[
+        Literal["ok", "degraded", "unknown"],
+        Field(description="unknown: a provider that has answered no request yet"),
+    ]
     since: At
     detail: Annotated[str, Field(description="what is wrong and what to do")]
 

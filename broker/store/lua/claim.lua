@@ -48,7 +48,7 @@ if tonumber(seen[2] or 0) ~= tonumber(replayed_after) then
   return {'fenced', now, 0, tonumber(seen[2] or 0)}
 end
 
-local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at')
+local lane = redis.call('HMGET', provider, 'not_before', 'suspended', 'ailing', 'seen_at', 'witness_at')
 local status, seen_at = 'ok', tonumber(lane[4] or now)
 
 -- A lease that ended first gets a second term, and the mark in its score: the server may have been frozen, cut off or
@@ -73,19 +73,55 @@ end
 
 -- No request before not_before; then, and in a half-closed lane, one request at a time.
 local not_before = tonumber(lane[1] or 0)
-if not_before > now then
-  return {status, now, not_before - now, 0}
+local only_witness = not_before > now
+if only_witness and not (lane[2] and tonumber(lane[5] or not_before) <= now) then
+  return {status, now, math.min(not_before, tonumber(lane[2] and lane[5] or not_before)) - now, 0}
 end
-if lane[1] or lane[2] or tonumber(lane[3] or 0) >= half_close_after then
+local one_by_one = lane[1] or lane[2] or tonumber(lane[3] or 0) >= half_close_after
+if one_by_one then
   if redis.call('ZCARD', leased) > 0 then
     return {status, now, 250, 0}
   end
   n = math.min(n, 1)
 end
 
+-- Return the due grant to probe a provider with, and its score. A grant that was refused goes behind all others, and one
+-- that never had a token, which proves nothing, behind those that had. After refusals the grant that succeeded last
+-- tells most.
+local function probe()
+  local pages = {redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 64)}
+  if #pages[1] == 128 then
+    pages[2] = redis.call('ZREVRANGEBYSCORE', due, now, '-inf', 'WITHSCORES', 'LIMIT', 0, 64)
+  end
+  local best, best_rank, best_at = {}, only_witness and 1 or 3, math.huge
+  for _, page in ipairs(pages) do
+    for i = 1, #page, 2 do
+      local stored = redis.call('HMGET', grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at')
+      local count, _, last = refusals(stored[2], now)
+      local rank, at = 1, tonumber(page[i + 1])
+      if count > 0 then
+        rank, at = 3, last
+      elseif not stored[1] then
+        rank = 2
+      elseif lane[2] then
+        at = -tonumber(stored[3] or stored[1])
+      end
+      if rank < best_rank or rank == best_rank and at < best_at then
+        best, best_rank, best_at = {page[i], page[i + 1]}, rank, at
+      end
+    end
+  end
+  return best
+end
+
 local reply = {status, now, 0, 0}
 local ids = {}
-if not pass_over then
+if only_witness or one_by_one and n > 0 and not pass_over then
+  ids = probe()
+  if only_witness and #ids == 0 then
+    return {status, now, math.min(not_before - now, 2000), 0}
+  end
+elseif not pass_over then
   ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, n)
 elseif n > 0 then
   -- The first to be due is not the first to expire, so all due grants are searched, a part of them in each claim.
@@ -110,7 +146,7 @@ for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
     'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
-    'extra', 'stated_limits')
+    'extra', 'stated_limits', 'refused')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -124,7 +160,7 @@ for i = 1, #ids, 2 do
     redis.call('HSET', grant, 'attempt', attempt, 'attempt_at', now, 'attempt_by', replica)
     redis.call('ZADD', leased, now + lease_ms, id)
     reply[#reply + 1] = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
-      stored[8], stored[9], stored[10], stored[14], stored[15]}
+      stored[8], stored[9], stored[10], stored[14], stored[15], stored[16]}
   end
 end
 

@@ -2,15 +2,17 @@
 -- commit: store what a token request brought; the same attempt may commit again and again.
 --
 -- KEYS: grant due leased parked provider forgotten attempts
--- ARGV: grant_id attempt generation granted_at refresh_at channel record message_count messages_then_fields...
---   generation, granted_at: as claimed
+-- ARGV: grant_id attempt generation granted_at claimed_at answered_at refresh_at channel record message_count
+-- ARGV: messages_then_fields...
+--   generation, granted_at, claimed_at: as claimed
 --   record: the entry of the grant's attempts, without the decision
 --   messages_then_fields: message_count messages, then fields of the grant, each with its value
 -- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore decides). After
 --   superseded or gone the caller revokes what it received.
 local grant, due, leased, parked, provider, forgotten, attempts = unpack(KEYS)
-local grant_id, attempt, generation, granted_at, refresh_at, channel, record, message_count = unpack(ARGV)
-local messages_then_fields = {unpack(ARGV, 9)}
+local grant_id, attempt, generation, granted_at, claimed_at, answered_at, refresh_at, channel, record,
+  message_count = unpack(ARGV)
+local messages_then_fields = {unpack(ARGV, 11)}
 message_count = tonumber(message_count)
 
 local stored = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
@@ -29,14 +31,23 @@ if stored[1] ~= generation then
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'reauthorize_by',
-  'reauthorize_limit')
+  'reauthorize_limit', 'refused')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
   unpack(messages_then_fields, message_count + 1))
 redis.call('ZREM', leased, grant_id)
 redis.call('ZREM', parked, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
-  'detail')
+  'detail', 'witness_at', 'witnesses')
+-- A success is evidence about refusals of other grants (see park) if it was asked for after them: written only where
+-- there are any, so that a commit of a sound provider writes nothing here.
+local seen = redis.call('HMGET', provider, 'doubted_at', 'succeeded_at')
+if seen[1] and tonumber(claimed_at) > tonumber(seen[1]) then
+  redis.call('HDEL', provider, 'doubted', 'doubted_at')
+  redis.call('HSET', provider, 'succeeded_from', claimed_at, 'succeeded_at', answered_at)
+elseif not seen[2] then
+  redis.call('HSET', provider, 'succeeded_at', answered_at)
+end
 
 record_attempt(attempts, 'kept', record)
 -- Last and protected: a publish that fails must not make a stored token look lost.

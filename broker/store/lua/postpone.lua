@@ -2,10 +2,10 @@
 -- postpone: a token request brought nothing; the grant is due again at another time.
 --
 -- KEYS: grant due leased parked provider attempts
--- ARGV: grant_id attempt due_at unknown lane not_before code detail half_close_after first_pause_ms longest_pause_ms
+-- ARGV: grant_id attempt due_at unknown lane not_before detail half_close_after first_pause_ms longest_pause_ms
 -- ARGV: jitter channel message generation claimed_at provider_name record fields...
 --   unknown: "unknown" when the refresh token may have been redeemed
---   lane: what the outcome says of the lane: "", ailing or suspended
+--   lane: what the outcome says of the lane: "" or ailing
 --   not_before: when the provider takes requests again, epoch ms (0: it did not say)
 --   half_close_after: failures in a row that half-close a lane
 --   jitter: in [0, 1]
@@ -15,9 +15,9 @@
 --   fields: fields of the grant, each with its value
 -- Returns: postponed, superseded or gone
 local grant, due, leased, parked, provider, attempts = unpack(KEYS)
-local grant_id, attempt, due_at, unknown, lane, not_before, code, detail, half_close_after, first_pause_ms,
+local grant_id, attempt, due_at, unknown, lane, not_before, detail, half_close_after, first_pause_ms,
   longest_pause_ms, jitter, channel, message, generation, claimed_at, provider_name, record = unpack(ARGV)
-local fields = {unpack(ARGV, 19)}
+local fields = {unpack(ARGV, 18)}
 not_before, half_close_after, jitter = tonumber(not_before), tonumber(half_close_after), tonumber(jitter)
 first_pause_ms, longest_pause_ms = tonumber(first_pause_ms), tonumber(longest_pause_ms)
 
@@ -49,25 +49,21 @@ redis.call('ZADD', due, due_at, grant_id)
 
 if lane ~= '' then
   local now = now_ms()
-  local counter = lane == 'ailing' and 'ailing' or 'probes'
-  local counted = redis.call('HMGET', provider, counter, 'ailing_at')
+  local counted = redis.call('HMGET', provider, 'ailing', 'ailing_at')
   local count, since = tonumber(counted[1] or 0), tonumber(counted[2] or 0)
   -- Requests that were in flight together when the lane closed are one failure, not thirty-two.
   if count < half_close_after or attempt_at >= since then
     count = count + 1
-    redis.call('HSET', provider, counter, count, 'ailing_at', now, 'detail', detail)
+    redis.call('HSET', provider, 'ailing', count, 'ailing_at', now, 'detail', detail)
     if count >= half_close_after then
       local pause = math.min(longest_pause_ms, first_pause_ms * 2 ^ math.min(count - half_close_after, 16))
       not_before = math.max(not_before, now + math.floor(pause * (0.5 + jitter / 2)))
     end
   end
-  if lane == 'suspended' then
-    redis.call('HSET', provider, 'suspended', code)
-    redis.call('HSETNX', provider, 'suspended_at', now)
-  end
 end
 if not_before > tonumber(redis.call('HGET', provider, 'not_before') or 0) then
   redis.call('HSET', provider, 'not_before', not_before)
+  redis.call('HDEL', provider, 'witness_at') -- what the server asks for holds for every grant
 end
 if record ~= '' then
   record_attempt(attempts, 'postponed', record)

@@ -26,6 +26,15 @@ local function record_attempt(attempts, decision, record)
   redis.pcall('LTRIM', attempts, -10, -1)
 end
 
+-- Return how often a grant was refused in a row without being parked, and when first and last; of its field `refused`.
+local function refusals(refused, now)
+  local count, first, last = string.match(refused or '', '^(%d+) (%d+) (%d+)$')
+  if not count or tonumber(last) > now then -- after a clock was set back it counts no more
+    return 0
+  end
+  return tonumber(count), tonumber(first), tonumber(last)
+end
+
 -- Return why a grant that was named by its id cannot be moved: gone, moved (another provider has it: read again) or
 -- leased; nil where it can.
 local function why_immovable(grant, leased, grant_id, provider)

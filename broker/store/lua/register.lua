@@ -45,7 +45,7 @@ if mode == 'import' then
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
-  'answered_at', 'last_outcome', 'last_detail', 'last_at', 'reports', 'reports_since')
+  'answered_at', 'last_outcome', 'last_detail', 'last_at', 'reports', 'reports_since', 'refused')
 for field in string.gmatch(dropped_fields, '%S+') do
   redis.call('HDEL', grant, field)
 end

@@ -8,5 +8,5 @@ local provider = unpack(KEYS)
 
 local refused = redis.call('HGET', provider, 'refused') or ''
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
-  'detail')
+  'detail', 'witness_at', 'witnesses', 'doubted', 'doubted_at')
 return refused

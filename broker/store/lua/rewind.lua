@@ -33,6 +33,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '(' .. now + lease_ms, '
 end
 if #ids < page_size then
   redis.call('HSET', provider, 'seen_at', now)
-  redis.call('HDEL', provider, 'not_before', 'ailing_at')
+  redis.call('HDEL', provider, 'not_before', 'ailing_at', 'witness_at', 'doubted_at')
 end
 return #ids

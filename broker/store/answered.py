@@ -1,0 +1,43 @@
+"""When a provider last answered a request of a broker: a fact of its hash, `answered_at`.
+
+Data of brokers that did not write it down counts as answered where a grant of the provider has got a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from broker.store.grants import ProviderState
+    from broker.store.redis.connections import Argument
+    from broker.store.redis.primary import Primary
+    from broker.store.scripts import Keys
+
+_SEARCHED = 16
+"""How many grants are searched, of each state, for a token: those that are due last, which live ones are."""
+
+
+async def note_answers(primary: Primary, keys: Keys, answered: Mapping[str, int]) -> None:
+    """Write down when each provider answered last (epoch ms); another store gets nothing."""
+    primary.recognise(await primary.call("HGET", keys.meta, "store"))
+    await primary.pipeline([("HSET", keys.provider(name), "answered_at", at) for name, at in answered.items()])
+
+
+async def with_last_answers(primary: Primary, keys: Keys, states: Sequence[ProviderState]) -> list[ProviderState]:
+    """Return *states* with `answered_at` from the providers' grants where it was not written down."""
+    unknown = [state for state in states if state.answered_at is None and any(state.counts.values())]
+    if not unknown:
+        return list(states)
+    lists = [(state.name, kept) for state in unknown for kept, count in state.counts.items() if count]
+    ids = await primary.pipeline([("ZRANGE", keys.ids(kept, name), -_SEARCHED, -1) for name, kept in lists])
+    names = [name for (name, _), found in zip(lists, ids, strict=True) for _ in found]
+    reads: list[tuple[Argument, ...]] = [
+        ("HMGET", keys.grant(grant.decode()), "answered_at", "issued_at") for found in ids for grant in found
+    ]
+    latest: dict[str, int] = {}
+    for name, times in zip(names, await primary.pipeline(reads) if reads else [], strict=True):
+        latest[name] = max(latest.get(name, 0), *(int(at or 0) for at in times))
+    return [replace(state, answered_at=state.answered_at or latest.get(state.name) or None) for state in states]
