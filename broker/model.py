@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar, dataclass_transform
 
+from broker.account import NOBODY, Ownership
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -126,6 +128,7 @@ class Grant:
     """None of the sealing keys opens its token."""
     reauthorize_limit: int | None = None
     """The whole length (ms) of the limit that `reauthorize_by` comes of; None: a broker wrote it that kept none."""
+    ownership: Ownership = NOBODY
 
     @property
     def parked(self) -> bool:
@@ -201,6 +204,8 @@ class Claim:
     """The extra members that its token is served with."""
     stated: StatedLimits | None = None
     """What the answers until now said of the grant's end."""
+    ownership: tuple[str | bytes, ...] = ()
+    """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
 
     @property
     def had_token(self) -> bool:
@@ -229,6 +234,8 @@ class TokenResponse:
     ended: bool = False
     """The answer says that the access token has no life left. `lifetime_ms` is None then."""
     grant_life: GrantLife = field(default_factory=GrantLife)
+    id_token: Secret | None = None
+    """As it was sent: of a code exchange it says who logged in."""
 
 
 @slotted

@@ -27,6 +27,7 @@ from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
+from broker.login.held import HeldLogins
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
@@ -187,7 +188,7 @@ async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> Asy
 
 @dataclass(frozen=True, slots=True)
 class _Broker:
-    """What runs: the four loops, their heartbeats, and what requests reach."""
+    """What runs: the loops, their heartbeats, and what requests reach."""
 
     scheduler: Scheduler
     follower: Follower
@@ -200,8 +201,8 @@ class _Broker:
 
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
-    of_follower, of_history = Heartbeat("follower"), Heartbeat("history")
-    others = (of_follower, of_history, *base.notifier.heartbeats)
+    of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
+    others = (of_follower, of_history, of_logins, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -234,7 +235,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         health=health,
         systemd=systemd,
     )
-    api = _build_api(base, scheduler, health, reload)
+    api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
     return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
 
 
@@ -268,7 +269,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload, *, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -276,7 +277,7 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
         store=store,
         reader=_build_reader(base, scheduler),
         endpoints=providers,
-        login=_build_login(base, scheduler),
+        login=_build_login(base, scheduler, of_logins),
         logout=_build_logout(base),
         callers=base.callers,
         hosts=Hosts(settings.http),
@@ -314,20 +315,12 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
     )
 
 
-def _build_login(base: _Base, scheduler: Scheduler) -> Login:
-    return Login(
-        base.store,
-        base.providers.endpoints,
-        LoginRecorder(
-            base.store,
-            base.journal,
-            cache=base.cache,
-            scheduler=scheduler,
-            notice=base.settings.pubsub.publish == "notice",
-        ),
-        redirect_uri=base.settings.redirect_uri,
-        request_timeout=base.settings.refresh.request_timeout.total_seconds(),
-    )
+def _build_login(base: _Base, scheduler: Scheduler, heartbeat: Heartbeat) -> Login:
+    notice, timeout = base.settings.pubsub.publish == "notice", base.settings.refresh.request_timeout.total_seconds()
+    endpoints = base.providers.endpoints
+    recorder = LoginRecorder(base.store, base.journal, cache=base.cache, scheduler=scheduler, notice=notice)
+    held = HeldLogins(base.store, endpoints, recorder, heartbeat, request_timeout=timeout)
+    return Login(base.store, endpoints, held, redirect_uri=base.settings.redirect_uri, request_timeout=timeout)
 
 
 def _build_logout(base: _Base) -> Logout:
@@ -371,6 +364,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield
         finally:

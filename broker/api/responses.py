@@ -12,6 +12,7 @@ from aiohttp import web
 from broker import errors
 from broker.api.cached_responses import COMMON_HEADERS, RawResponse
 from broker.api.requests import BODY_LIMIT
+from broker.login.held import OtherAccount
 from broker.login.login import LoginRefused
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ ERROR_STATUS: dict[type[errors.BrokerError], int] = {
     errors.NotAllowed: 403,
     errors.UnknownGrant: 404,
     errors.Conflict: 409,
+    OtherAccount: 409,
     errors.ReauthorizationRequired: 409,
     errors.TooFresh: 429,
     errors.ProviderRefused: 502,

@@ -37,6 +37,7 @@ ROUTES = frozenset(
         ("POST", "/v1/grants/{id}/retry"),
         ("POST", "/v1/grants/{id}/login"),
         ("GET", "/v1/grants/{id}/login/{ticket}"),
+        ("POST", "/v1/grants/{id}/login/{ticket}/replace"),
         ("DELETE", "/v1/grants/{id}"),
         ("GET", "/v1/providers"),
         ("POST", "/v1/providers/{name}/retry"),

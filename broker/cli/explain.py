@@ -14,6 +14,7 @@ from rich.text import Text
 from broker.cli.attempts import decision, outcome
 from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
 from broker.cli.explanation import EXITS, Explanation, explain
+from broker.cli.grant_facts import ownership_words
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.cli.times import clock
@@ -38,9 +39,10 @@ def explain_grant(
     explanation = explain(grant, described, past, provider, now)
     if as_json:
         attempts = [{**attempt, "meaning": outcome(attempt)} for attempt in (past or {}).get("attempts", [])]
-        typer.echo(json.dumps({"grant_id": grant, **asdict(explanation), "attempts": attempts}))
+        whose = {name: (described or {}).get(name) for name in ("account", "owner", "label")}
+        typer.echo(json.dumps({"grant_id": grant, **asdict(explanation), **whose, "attempts": attempts}))
     else:
-        _show(explanation, past, now)
+        _show(explanation, past, now, ownership_words(described or {}))
     if explanation.exit_code:
         raise typer.Exit(explanation.exit_code)
 
@@ -69,10 +71,12 @@ async def _fetch_or_none(broker: Broker, path: str) -> Any:
     return body
 
 
-def _show(explanation: Explanation, past: Any, now: float) -> None:
+def _show(explanation: Explanation, past: Any, now: float, whose: str) -> None:
     if not out.is_terminal:
         out.width = TABLE_COLUMNS
     out.print(explanation.why, markup=False)
+    if whose:
+        out.print(f"It is of {whose}.", markup=False)
     attempts = (past or {}).get("attempts", [])
     if attempts:
         table = Table.grid(padding=(0, 2, 0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from broker.account import Account
 from broker.cli.attempts import provider_words
 from broker.cli.times import moment
 
@@ -17,6 +18,19 @@ _PARKED_AFTER = (
     "it is parked after five refusals in a row, but not before half of the time is gone that its token had left at the "
     "first of them"
 )
+
+
+def account_words(account: Mapping[str, Any]) -> str:
+    """Return an account, as the API describes it, in words: `jane@example.com (248289761001)`."""
+    return str(Account(**{name: account.get(name) for name in ("id", "email", "preferred_username", "name")}))  # type: ignore[arg-type]
+
+
+def ownership_words(grant: Mapping[str, Any]) -> str:
+    """Return whose a grant is, as far as that is known: account, owner and label; "" if nothing is."""
+    account = grant.get("account")
+    parts = {"account": account_words(account) if account else None}
+    parts |= {name: grant.get(name) for name in ("owner", "label")}
+    return ", ".join(f"{name} {text}" for name, text in parts.items() if text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import typer
 
 from broker import errors
 from broker.cli.console import ASKS_BROKER, app, err, exits, out
+from broker.cli.grant_facts import account_words
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, KeyFile, Url
 from broker.cli.stdin import STDIN, read_chunk
@@ -27,39 +28,49 @@ def login(
     paste: Annotated[
         bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the URL it ends at.")
     ] = False,
+    replace_account: Annotated[
+        bool, typer.Option("--replace-account", help="Replace the grant even if it is of another account.")
+    ] = False,
+    owner: Annotated[str | None, typer.Option("--owner", help="Who is responsible for the grant; free text.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="What the grant is for; free text.")] = None,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
 ) -> None:
-    """Log in once; from then on the broker keeps the grant alive. Logging in again revives a dead grant."""
+    """Log in once; from then on the broker keeps the grant alive. Logging in again revives a dead grant.
+
+    A login of another account than the grant's replaces nothing, unless you say so.
+    """
+    options = {"owner": owner, "label": label, "replace_account": replace_account or None}
+    wanted = {name: value for name, value in options.items() if value is not None}
 
     async def work() -> None:
         async with broker_at(config, url, key_file) as broker:
-            await (log_in_by_paste if paste else log_in_by_link)(broker, grant, provider)
+            await (log_in_by_paste if paste else log_in_by_link)(broker, grant, provider, **wanted)
 
     run(work())
 
 
-async def log_in_by_link(broker: Broker, grant: str, provider: str) -> None:
+async def log_in_by_link(broker: Broker, grant: str, provider: str, **options: Any) -> None:
     """Print a link, and wait until a person has followed it.
 
     Raises:
         BrokerError: the broker's error, or that the login failed or took too long.
     """
     granted_before = await _granted_at(broker, grant)
-    started = await _start(broker, grant, provider)
+    started = await _start(broker, grant, provider, options)
     out.print("Open this link in the browser that you log in with (it works for ten minutes):")
     typer.echo(started["login_url"])
     _print_result(grant, provider, await _wait_until_completed(broker, grant, started, granted_before))
 
 
-async def log_in_by_paste(broker: Broker, grant: str, provider: str) -> None:
+async def log_in_by_paste(broker: Broker, grant: str, provider: str, **options: Any) -> None:
     """Print a link for a browser elsewhere, and read the URL at which that browser ended.
 
     Raises:
         BrokerError: the broker's error, or that nothing was pasted.
     """
-    started = await _start(broker, grant, provider)
+    started = await _start(broker, grant, provider, options)
     out.print(
         "Open this link in any browser, log in, and paste the URL it ends at (that page itself may fail to load):"
     )
@@ -68,18 +79,22 @@ async def log_in_by_paste(broker: Broker, grant: str, provider: str) -> None:
     _print_result(grant, provider, await broker.fetch("POST", grant_path(grant, "/login/complete"), json=completion))
 
 
-async def _start(broker: Broker, grant: str, provider: str) -> dict[str, Any]:
-    started: dict[str, Any] = await broker.fetch("POST", grant_path(grant, "/login"), json={"provider": provider})
+async def _start(broker: Broker, grant: str, provider: str, options: dict[str, Any]) -> dict[str, Any]:
+    body = {"provider": provider, **options}
+    started: dict[str, Any] = await broker.fetch("POST", grant_path(grant, "/login"), json=body)
     return started
 
 
 def _print_result(grant: str, provider: str, token: dict[str, Any]) -> None:
     scope = f", scope {token['scope']}" if token.get("scope") else ""
+    account = f", account {account_words(token['account'])}" if token.get("account") else ""
     out.print(
         f"Logged in: the broker keeps grant {grant} at {provider} alive; its access token lives "
-        f"{token['expires_in']} s{scope}.",
+        f"{token['expires_in']} s{scope}{account}.",
         markup=False,
     )
+    if token.get("warning"):
+        err.print(f"Warning: {token['warning']}.", markup=False)
 
 
 async def _pasted_url() -> str:
@@ -130,12 +145,13 @@ async def _wait_until_completed(
             continue
         if status == _OK and progress["status"] == "failed":
             later = progress["error"] in {"temporarily_unavailable", "server_error"}
-            raise broker.error_of(503 if later else 400, progress)
+            other = progress["error"] == "other_account"
+            raise broker.error_of(503 if later else 409 if other else 400, progress)
         if status not in {_OK, _NOT_FOUND}:
             raise broker.error_of(status, progress)
         if found == _OK and not (gone and described["granted_at"] == granted_before):
             lifetime = (described["expires_at"] or 0) - (described["issued_at"] or 0)
-            return {"scope": described.get("scope"), "expires_in": lifetime}
+            return {name: described.get(name) for name in ("scope", "account")} | {"expires_in": lifetime}
         if gone:
             break
         if found:

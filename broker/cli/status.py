@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from broker.cli.console import ASKS_BROKER, TABLE_COLUMNS, app, exits, out
+from broker.cli.grant_facts import ownership_words
 from broker.cli.health import problems
 from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
@@ -155,7 +156,7 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
     for grant in grants:
         last = grant["last"] or {}
         table.add_row(
-            Text(grant["grant_id"]),
+            _name(grant),
             Text(grant["provider"]),
             _STATES.get(grant["reason"]) or Text(grant["reason"] or grant["state"]),
             _until(grant["expires_at"], now, past="expired"),
@@ -164,6 +165,12 @@ def _grants(grants: list[dict[str, Any]], now: float) -> Table:
             Text(last.get("outcome", "-")),
         )
     return table
+
+
+def _name(grant: dict[str, Any]) -> Text:
+    """Return the id of a grant, and below it whose the grant is, as far as that is known."""
+    whose = ownership_words(grant)
+    return Text.assemble(grant["grant_id"], (f"\n{whose}", "dim")) if whose else Text(grant["grant_id"])
 
 
 def _log_in_by(grant: dict[str, Any], now: float) -> str:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.account import NOBODY
 from broker.errors import (
     BrokerError,
+    Conflict,
     InvalidRequest,
     ProviderRefused,
     ProviderUnavailable,
     StoreUnavailable,
 )
+from broker.login.held import NOTHING_HELD, Answer, OtherAccount
 from broker.login.redirect import read_redirect, with_code
 from broker.model import Answered, Busy, NotSent, Unknown
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
@@ -31,7 +34,10 @@ from broker.store import Flow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.login.recorder import LoggedIn, LoginRecorder
+    from broker.account import Ownership
+    from broker.login.held import HeldLogins
+    from broker.login.recorder import LoggedIn
+    from broker.model import TokenResponse
     from broker.providers import Endpoint
     from broker.store import Store
 
@@ -49,9 +55,10 @@ class AlreadyUsed(LoginRefused):
 
     code = "already_used"
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, state: str = "") -> None:
         super().__init__("this login link was used already: nothing was done again")
         self.flow = flow
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +86,39 @@ class Login:
         self,
         store: Store,
         endpoints: Mapping[str, Endpoint],
-        recorder: LoginRecorder,
+        held: HeldLogins,
         *,
         redirect_uri: str,
         request_timeout: float,
     ) -> None:
         self._store = store
         self._endpoints = endpoints
-        self._recorder = recorder
+        self.held = held
         self._redirect_uri = redirect_uri
         self._request_timeout = request_timeout
 
-    async def start(self, grant_id: str, provider: str) -> Started:
-        """Start a login; nothing of the grant changes until it is completed."""
+    async def start(
+        self, grant_id: str, provider: str, *, annotations: Ownership = NOBODY, replace_account: bool = False
+    ) -> Started:
+        """Start a login; nothing of the grant changes until it is completed.
+
+        Args:
+            grant_id: the grant.
+            provider: where to log in.
+            annotations: the owner and label that the grant gets.
+            replace_account: replace the grant even if it is of another account.
+        """
         ticket = secrets.token_urlsafe(24)
-        flow = Flow("ticket", grant_id, provider, ticket, started_at=self._store.clock())
+        flow = Flow(
+            "ticket",
+            grant_id,
+            provider,
+            ticket,
+            started_at=self._store.clock(),
+            replace_account=replace_account,
+            owner=annotations.owner,
+            label=annotations.label,
+        )
         url, state = await self._authorize(flow, cookie="")
         await self._store.flows.put(ticket, flow)
         return Started(ticket, url, state)
@@ -103,8 +128,10 @@ class Login:
         flow = await self._store.flows.get(ticket)
         return flow if flow is not None and flow.kind == "ticket" else None
 
-    async def open(self, ticket: str) -> Opened:
+    async def open(self, ticket: str, annotations: Ownership = NOBODY) -> Opened:
         """Open a login link once more: begin an authorization request.
+
+        *annotations* are the owner and label of the link's query; they replace those of the login.
 
         Raises:
             LoginRefused: the link is unknown, has expired, or was used (`AlreadyUsed`).
@@ -115,7 +142,9 @@ class Login:
         if flow.status == "completed":
             raise AlreadyUsed(flow)
         cookie = secrets.token_urlsafe(24)
-        url, state = await self._authorize(flow, cookie)
+        owner = flow.owner if annotations.owner is None else annotations.owner
+        label = flow.label if annotations.label is None else annotations.label
+        url, state = await self._authorize(replace(flow, owner=owner, label=label, undecided=""), cookie)
         return Opened(url, state, cookie)
 
     async def _authorize(self, flow: Flow, cookie: str) -> tuple[str, str]:
@@ -167,7 +196,7 @@ class Login:
         if flow is None or flow.kind != "state":
             raise LoginRefused("this login is unknown or older than ten minutes: open the login link again")
         if flow.status != "pending":
-            raise AlreadyUsed(flow)
+            raise AlreadyUsed(flow, state)
         if not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookies.get(state, ""))):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
@@ -227,7 +256,32 @@ class Login:
             )
         return await self._complete(given, flow, query)
 
+    async def replace_account(self, grant_id: str, ticket: str) -> LoggedIn:
+        """Complete a login that brought another account than the grant's, as an admin decided.
+
+        Raises:
+            Conflict: there is nothing to decide (any more).
+        """
+        flow = await self.status(ticket)
+        if flow is None or flow.grant_id != grant_id or not flow.undecided:
+            raise Conflict(NOTHING_HELD)
+        return await self.held.replace_account(flow.undecided)
+
+    async def replace_account_by_browser(self, state: str, cookies: Mapping[str, str]) -> LoggedIn:
+        """Do the same for the browser that logged in.
+
+        Raises:
+            LoginRefused: another browser asks.
+            Conflict: there is nothing to decide (any more).
+        """
+        flow = await self._store.flows.get(state)
+        cookie = cookies.get(state, "")
+        if flow is None or not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookie)):
+            raise LoginRefused("this browser has no login to decide about: open the login link again")
+        return await self.held.replace_account(state)
+
     async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+        known = await self.held.known_account(flow)
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
             raise AlreadyUsed(before or flow)
@@ -239,7 +293,11 @@ class Login:
             await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)
         try:
-            logged_in = await self._exchange(flow, query)
+            answer = await self._exchange(flow, query)
+            held = Answer(answer, self._store.clock(), instead_of=known)
+            logged_in = await self.held.conclude(state, flow, held)
+        except OtherAccount:
+            raise  # the state and the ticket show it already
         except BrokerError as error:
             await self._set_status(state, flow, "failed", error)
             raise
@@ -257,7 +315,7 @@ class Login:
         except StoreUnavailable:  # the grant itself shows what happened
             log.warning("login.unrecorded", grant_id=flow.grant_id, status=status)
 
-    async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+    async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
@@ -282,8 +340,7 @@ class Login:
             case Answered(answer):
                 kept = of_callback(query, dialect.keep_from_callback, (Secret(query["code"]),))
                 # What the provider itself says counts more than what the browser brought.
-                answer = replace(answer, extra={**kept, **answer.extra})
-                return await self._recorder.record(flow.grant_id, answer, dialect)
+                return replace(answer, extra={**kept, **answer.extra})
             case NotSent(code, detail) | Busy(code, detail) | Unknown(code, detail):
                 raise ProviderUnavailable(
                     f"the provider did not answer the code exchange ({code} {detail}): log in again"

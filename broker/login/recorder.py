@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.account import NOBODY, Ownership
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
 from broker.providers import lifetimes
@@ -19,6 +21,7 @@ from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
+    from broker.account import Account
     from broker.journal.file_format import Entry
     from broker.journal.journal import Journal
     from broker.model import Ending, TokenResponse
@@ -42,6 +45,8 @@ class LoggedIn:
     provider: str
     scope: str | None
     expires_in: int
+    account: Account | None = None
+    warning: str | None = None
 
 
 class LoginRecorder:
@@ -62,8 +67,23 @@ class LoginRecorder:
         self._scheduler = scheduler
         self._notice = notice
 
-    async def record(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> LoggedIn:
+    async def record(
+        self,
+        grant_id: str,
+        answer: TokenResponse,
+        dialect: Dialect,
+        *,
+        ownership: Ownership = NOBODY,
+        answered_at: int | None = None,
+    ) -> LoggedIn:
         """Register a grant under *grant_id* with what *answer* brought; one that was there is replaced.
+
+        Args:
+            grant_id: its id.
+            answer: of the code exchange.
+            dialect: of the provider.
+            ownership: whose it is.
+            answered_at: when the answer came (epoch ms); None: just now.
 
         Raises:
             ProviderRefused: there is no refresh token to keep the grant alive with.
@@ -71,9 +91,10 @@ class LoginRecorder:
         """
         if answer.refresh_token is None:
             raise ProviderRefused(why_no_refresh_token(dialect, answer.scope), code="no_refresh_token")
-        refresh_token = answer.refresh_token
-        token, ending = self._token(grant_id, answer, dialect)
-        login, entry = await self._journaled(token, refresh_token, ending, followed=token.generation - 1)
+        refresh_token, at = answer.refresh_token, self._store.clock() if answered_at is None else answered_at
+        token, ending = self._token(grant_id, answer, dialect, at)
+        journaled = partial(self._journaled, refresh_token=refresh_token, ending=ending, ownership=ownership)
+        login, entry = await journaled(token, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
         while True:
             try:
@@ -84,7 +105,7 @@ class LoginRecorder:
                     break
                 if seen is not None and seen.generation >= token.generation:  # this clock is behind the one before
                     token = replace(token, generation=seen.generation + 1)
-                    login, entry = await self._journaled(token, refresh_token, ending, followed=seen.generation)
+                    login, entry = await journaled(token, followed=seen.generation)
                 if await self._store.registry.log_in(login, seen=seen, message=self._message(token)):
                     break
             except StoreUnavailable:
@@ -97,14 +118,15 @@ class LoginRecorder:
         self._cache.put(token)
         self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
-        return LoggedIn(grant_id, dialect.name, token.scope, (token.expires_at - token.issued_at) // 1000)
+        lifetime = (token.expires_at - token.issued_at) // 1000
+        return LoggedIn(grant_id, dialect.name, token.scope, lifetime, ownership.account)
 
-    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect) -> tuple[Token, Ending]:
+    def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect, now: int) -> tuple[Token, Ending]:
         """Return the token of an answer, and what is known of the grant's end.
 
-        A token that cannot be served counts as expired, and is refreshed at once.
+        A token that cannot be served counts as expired, and is refreshed at once. *now* is when the answer came
+        (epoch ms).
         """
-        now = self._store.clock()
         stated = lifetimes.carry(None, answer.grant_life, granted_at=now, now=now, rotated=True)
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random(), stated)
         if answer.access_token is None:
@@ -112,7 +134,7 @@ class LoginRecorder:
         token = Token(
             grant_id=grant_id,
             provider=dialect.name,
-            generation=now,
+            generation=max(now, self._store.clock()),
             access_token=answer.access_token or Secret(""),
             token_type=answer.token_type,
             scope=answer.scope if answer.scope is not None else dialect.scope,
@@ -125,10 +147,12 @@ class LoginRecorder:
         return token, lifetimes.ending(dialect, stated, granted_at=now, answered_at=now)
 
     async def _journaled(
-        self, token: Token, refresh_token: Secret, ending: Ending, *, followed: int
+        self, token: Token, *, refresh_token: Secret, ending: Ending, ownership: Ownership, followed: int
     ) -> tuple[PreparedLogin, Entry | None]:
         """Prepare what a login brought, and put it on this replica's disk before Redis is asked anything."""
-        login = self._store.registry.prepare_login(token, refresh_token, ending=ending, followed=followed)
+        login = self._store.registry.prepare_login(
+            token, refresh_token, ending=ending, followed=followed, ownership=ownership
+        )
         entry = None if self._journal is None else await self._journal.append(token.grant_id, login.record)
         return login, entry
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from broker.account import NOBODY, Ownership
 from broker.notify.policy import Problem
 
 if TYPE_CHECKING:
@@ -25,9 +26,21 @@ class Notice:
     reason: str | None = None
     detail: str = ""
     ends_at: int | None = None
+    ownership: Ownership = NOBODY
+    """Whose the grant is."""
 
     @classmethod
-    def for_subject(cls, id_: str, event: str, at: int, subject: str, *, provider: str, condition: Condition) -> Notice:
+    def for_subject(
+        cls,
+        id_: str,
+        event: str,
+        at: int,
+        subject: str,
+        *,
+        provider: str,
+        condition: Condition,
+        ownership: Ownership = NOBODY,
+    ) -> Notice:
         """Make the notice of *event*, which happened to *subject* (`grant/…`, `ending/…` or `provider/…`)."""
         kind, _, name = subject.partition("/")
         problem = condition if isinstance(condition, Problem) else None
@@ -40,6 +53,7 @@ class Notice:
             reason=problem.reason if problem else None,
             detail=problem.detail if problem else "",
             ends_at=problem.ends_at if problem else None,
+            ownership=ownership,
         )
 
     def body(self) -> bytes:
@@ -49,12 +63,16 @@ class Notice:
         """
         error, _, description = self.detail.partition(": ")
         what, do = _describe(self)
+        account = self.ownership.account
         members: dict[str, Any] = {
             "id": self.id,
             "event": self.event,
             "at": self.at // 1000,
             "grant_id": self.grant_id,
             "provider": self.provider,
+            "account": account.members() if account else None,
+            "owner": self.ownership.owner,
+            "label": self.ownership.label,
             "reason": self.reason,
             "error": error or None,
             "error_description": description or None,
@@ -68,8 +86,9 @@ class Notice:
 
 def _describe(notice: Notice) -> tuple[str, str]:
     """Return what happened, and what to do about it, for people."""
-    grant, provider = notice.grant_id, notice.provider
-    log_in = f"token-broker login {grant} --provider {provider}"
+    provider, whose = notice.provider, notice.ownership.words()
+    log_in = f"token-broker login {notice.grant_id} --provider {provider}"
+    grant = f"{notice.grant_id} ({whose})" if whose else notice.grant_id
     served = f" Its token is served until {_time(notice.ends_at)}." if (notice.ends_at or 0) > notice.at else ""
     why = f" ({notice.detail})" if notice.detail else ""
     match notice.event:
@@ -79,13 +98,16 @@ def _describe(notice: Notice) -> tuple[str, str]:
             return f"Grant {grant} at {provider} ends at {_time(notice.ends_at)} unless a person logs in again.", log_in
         case "refresh_failing" if notice.reason == "unreadable" or "sealed_with_missing_key" in notice.detail:
             what = f"Grant {grant} at {provider} cannot be opened with any of this broker's sealing keys.{served}"
-            return what, f"put the old key back into sealing.keys_file, then token-broker retry {grant}"
+            return what, f"put the old key back into sealing.keys_file, then token-broker retry {notice.grant_id}"
         case "refresh_failing" if _is_retried(notice):
             what = f"Refreshing grant {grant} at {provider} keeps failing{why}; the broker keeps retrying.{served}"
             return what, f"token-broker status: check whether {provider} works and can be reached from the broker"
         case "refresh_failing":
             what = f"{provider} rejected the refresh of grant {grant}{why}; the broker does not retry.{served}"
-            return what, f"fix what the provider reports, then token-broker retry {grant}; or log in again: {log_in}"
+            return (
+                what,
+                f"fix what the provider reports, then token-broker retry {notice.grant_id}; or log in again: {log_in}",
+            )
         case "provider_suspended":
             what = (
                 f"Provider {provider} rejects this broker's requests{why}: the broker refreshes none of its grants "

@@ -11,10 +11,11 @@ import random
 import secrets
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from broker.account import NOBODY, Ownership
 from broker.errors import StoreUnavailable
 from broker.notify import policy
 from broker.notify.channels.channel import NotDelivered
@@ -40,6 +41,14 @@ _PAUSE = 1.0
 """Seconds between two checks of the schedule when nothing wakes the sender."""
 _FAILING_PAUSE = (1.0, 60.0)
 """First and longest pause, in seconds, while the receiver accepts nothing: one notice is tried after each."""
+
+
+class _Found(NamedTuple):
+    """What a subject is at, how it is, and whose."""
+
+    provider: str
+    condition: Condition
+    ownership: Ownership = NOBODY
 
 
 class Sender:
@@ -110,34 +119,35 @@ class Sender:
         lease = _LEASE + self._timeout  # one delivery fits in, even if it takes its whole timeout
         ends = time.monotonic() + lease
         leased = await self._notices.lease(self.channel.name, _BATCH, int(lease * 1000))
-        conditions = await self._conditions(leased)
+        found = await self._conditions(leased)
         if not self._failures:
             self.heartbeat.trouble = ""
-        for done, (subject, (provider, condition)) in enumerate(zip(leased, conditions, strict=True)):
+        for done, (subject, found_of) in enumerate(zip(leased, found, strict=True)):
             self.heartbeat.signal(allow=self._timeout)
-            if time.monotonic() + self._timeout > ends or not await self._process(subject, provider, condition):
+            if time.monotonic() + self._timeout > ends or not await self._process(subject, found_of):
                 for rest in leased[done + 1 :]:
                     await self._notices.finish(self.channel.name, rest, rest.record, self._store.clock())
                 break
 
-    async def _conditions(self, leased: Sequence[Leased]) -> list[tuple[str, Condition]]:
-        """Return each subject's provider and condition."""
+    async def _conditions(self, leased: Sequence[Leased]) -> list[_Found]:
+        """Return each subject's provider and condition, and whose it is."""
         names = [subject.subject.partition("/")[::2] for subject in leased]
         grants = await self._grants([name for kind, name in names if kind != "provider"])
         states = await self._store.grants.providers([name for kind, name in names if kind == "provider"])
         providers = {state.name: state for state in states}
-        now, found = self._store.clock(), list[tuple[str, "Condition"]]()
+        now, found = self._store.clock(), list[_Found]()
         for (kind, name), subject in zip(names, leased, strict=True):
             if kind == "provider":
-                found.append((name, policy.provider_condition(providers[name])))
+                found.append(_Found(name, policy.provider_condition(providers[name])))
                 continue
             grant = grants.get(name)
-            provider = grant.provider if grant else ""
+            provider, whose = (grant.provider, grant.ownership) if grant else ("", NOBODY)
             if kind == "ending":
                 limits = self._limits.get(provider, Limits())
-                found.append((provider, policy.ending_condition(grant, limits, now)))
+                found.append(_Found(provider, policy.ending_condition(grant, limits, now), whose))
             else:
-                found.append((provider, policy.grant_condition(grant, LastNotice.parse(subject.record))))
+                condition = policy.grant_condition(grant, LastNotice.parse(subject.record))
+                found.append(_Found(provider, condition, whose))
         return found
 
     async def _grants(self, grant_ids: Sequence[str]) -> dict[str, Grant | None]:
@@ -146,8 +156,9 @@ class Sender:
         grants = await self._store.grants.get_many(grant_ids)
         return dict(zip(grant_ids, grants, strict=True))
 
-    async def _process(self, leased: Leased, provider: str, condition: Condition) -> bool:
+    async def _process(self, leased: Leased, found: _Found) -> bool:
         """Decide on one subject and send the notice that is due; return False if the receiver did not accept it."""
+        condition = found.condition
         channel, now = self.channel.name, self._store.clock()
         recovered_after = policy.RECOVERED_AFTER if leased.subject.startswith("provider/") else 0
         parsed = LastNotice.parse(leased.record)
@@ -163,7 +174,13 @@ class Sender:
                 return True
             leased = renewed
         notice = Notice.for_subject(
-            last.id, decision.event, last.since, leased.subject, provider=provider, condition=condition
+            last.id,
+            decision.event,
+            last.since,
+            leased.subject,
+            provider=found.provider,
+            condition=condition,
+            ownership=found.ownership,
         )
         if not await self._deliver(notice, leased, last):
             return False

@@ -128,7 +128,25 @@ EVENTS: dict[str, Event] = {
         "`lines` lines of the log were lost: nobody read them, or the disk was full",
         "look at what reads the log",
     ),
+    "login.account_replaced": Event(
+        _WARNING, "a person replaced a grant's account by that of a login that had been refused for it"
+    ),
+    "login.account_unknown": Event(
+        _WARNING,
+        "a login succeeded, but the provider's account endpoint did not say whose it is (`detail`)",
+        "check `account_endpoint` and `account_member`, and that the scope allows the call",
+    ),
+    "login.dropped": Event(
+        _INFO,
+        "nobody decided about a login of another account in time; its tokens were revoked (`result`), or kept unused "
+        "because a grant of the same account would end with them",
+    ),
     "login.failed": Event(_WARNING, "a login failed (`error`)", "log in again"),
+    "login.other_account": Event(
+        _WARNING,
+        "a login brought another account than the grant's, and replaced nothing",
+        "log in with the grant's account, or replace it: the page has a button, `token-broker login` an option",
+    ),
     "login.unrecorded": Event(
         _WARNING,
         "a login succeeded, but its end could not be recorded; `token-broker login` may report another result",

@@ -62,6 +62,12 @@ class Dialect:
     revocation_endpoint: str | None
     logout_endpoint: str | None
     """Where DELETE with the valid access token logs out; it precedes `revocation_endpoint`."""
+    account_endpoint: str | None
+    """Where GET with a new access token says whose it is; may hold members of the token response, in braces."""
+    account_member: str | None
+    """Dotted path to the account's id: in the account endpoint's response, or in the token response without one."""
+    account_hosts: tuple[str, ...]
+    """Patterns of the hosts that such a member may name."""
     discovery: bool
     allow_http: bool
     """Whether discovery may name endpoints on plain http beyond loopback."""
@@ -127,6 +133,9 @@ class Dialect:
             refresh_endpoint=provider.refresh_endpoint,
             revocation_endpoint=provider.revocation_endpoint,
             logout_endpoint=provider.logout_endpoint,
+            account_endpoint=provider.account_endpoint,
+            account_member=provider.account_member,
+            account_hosts=tuple(host.lower() for host in provider.account_hosts or ()),
             discovery=provider.discovery,
             allow_http=provider.allow_http,
             iss_parameter_supported=False,

@@ -11,6 +11,7 @@ import re
 TENANT = "{tenantid}"
 _SHARED = frozenset({"common", "organizations", "consumers"})
 """Names under which Entra serves the document of many tenants."""
+_SHARED_PART = re.compile(r"(?<=\.microsoftonline\.com)/(?:common|organizations|consumers)(?=/|$)")
 _TENANT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _PERSONAL = "9188040d-6c67-4c5b-b112-36a304b66dad"
 """The tenant of personal accounts: `consumers` by its id."""
@@ -26,6 +27,11 @@ def is_document_of(documented: str, configured: str) -> bool:
     if TENANT in documented:
         return _tenant(documented, configured) in _SHARED
     return configured.count("/consumers/") == 1 and documented == configured.replace("consumers", _PERSONAL)
+
+
+def of_any_tenant(configured: str) -> str:
+    """Return an issuer as its document has it: with `{tenantid}` where the settings name many tenants of Entra."""
+    return _SHARED_PART.sub(f"/{TENANT}", configured, count=1)
 
 
 def issuer_matches(documented: str, wanted: str, tid: str | None) -> bool:

@@ -194,6 +194,7 @@ def _success(reply: _Reply) -> Outcome:
         problem=problem if access is None else None,
         ended=life.ended,
         grant_life=grant_life,
+        id_token=Secret(id_token) if isinstance(id_token := values.get("id_token"), str) and id_token else None,
     )
     return Answered(answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+import zlib
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -30,6 +31,7 @@ DIALECT: Final = Dialect(
         "token": "/oauth/token",
         "logout": "/rest/v2.0/users/self/tokens/current",
         "api": "/rest/v2.4/cameras",
+        "account": "/rest/v2.3/users/self",
     },
     options=_options,
     mint=lambda: f"{uuid.uuid4()}:10003",
@@ -57,6 +59,14 @@ def routes(authority: Authority) -> list[web.RouteDef]:
             return _unauthorized()
         return web.json_response([{"cameraId": 1, "name": "Front door"}, {"cameraId": 2, "name": "Yard"}])
 
+    async def self_(request: web.Request) -> web.Response:
+        token = bearer_token(request)
+        family = None if token is None else authority.bearer(token)
+        if family is None:
+            return _unauthorized()
+        user = {"userId": zlib.crc32(family.user.encode()), "accountId": 10003, "email": f"{family.user}@example.com"}
+        return web.json_response(user)
+
     paths = DIALECT.paths
     authorize = AuthorizationEndpoint(authority).handler()
     return [
@@ -65,6 +75,7 @@ def routes(authority: Authority) -> list[web.RouteDef]:
         web.post(paths["token"], token_endpoint(authority)),
         web.delete(paths["logout"], faulty(authority, "logout", log_out)),
         web.get(paths["api"], faulty(authority, "api", cameras)),
+        web.get(paths["account"], faulty(authority, "account", self_)),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 if TYPE_CHECKING:
     from typing import Unpack
 
-ENDPOINTS: Final = frozenset({"token", "revoke", "logout", "authorize", "discovery", "api"})
+ENDPOINTS: Final = frozenset({"token", "revoke", "logout", "authorize", "discovery", "api", "account"})
 
 KINDS: Final[Mapping[str, frozenset[str]]] = {
     "status": frozenset({"status", "headers", "body", "content_type"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 OFFLINE: Final = "offline_access"
 """The scope that asks for a refresh token (OpenID Connect Core §11)."""
@@ -54,6 +54,12 @@ class Options:
     """Whether every token request must name a scope."""
     basic_encoding: Literal["form", "plain"] = "form"
     """Whether client id and secret are form-decoded after Basic (RFC 6749 §2.3.1) or taken verbatim."""
+    id_token_claims: dict[str, Any] = field(default_factory=dict)
+    """Claims of the ID token beside the standard's, or instead of them; None leaves one out."""
+    id_token: str | None = None
+    """Sent as the ID token, whatever it is."""
+    id_token_on_refresh: bool = False
+    """Whether a refresh response has an ID token too (OpenID Connect Core §12.2)."""
     latency: float = 0.0
     """How long each token, revocation and logout request waits before it is processed."""
 

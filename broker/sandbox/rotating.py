@@ -49,9 +49,10 @@ def routes(authority: Authority) -> list[web.RouteDef]:
     """Return the routes that serve *authority*."""
 
     def extras(pair: TokenPair, terms: Code | None) -> dict[str, Any]:
-        if terms is None or "openid" not in pair.scope.split():
+        if "openid" not in pair.scope.split() or (terms is None and not authority.options.id_token_on_refresh):
             return {}
-        return {"id_token": _id_token(authority, terms)}
+        user = terms.user if terms is not None else next(f.user for f in authority.families if f.id == pair.family)
+        return {"id_token": _id_token(authority, user, terms.nonce if terms is not None else None)}
 
     async def discovery(_request: web.Request) -> web.Response:
         return web.json_response(_metadata(authority))
@@ -106,16 +107,16 @@ def _metadata(authority: Authority) -> dict[str, Any]:
     }
 
 
-def _id_token(authority: Authority, terms: Code) -> str:
+def _id_token(authority: Authority, user: str, nonce: str | None) -> str:
     """Return an ID token (OpenID Connect Core §2), signed with the client secret, as HS256 is."""
-    now = int(authority.clock())
-    claims: dict[str, Any] = {"iss": authority.issuer, "sub": terms.user, "aud": authority.client_id}
-    claims |= {"iat": now, "exp": now + 300}
-    if terms.nonce is not None:
-        claims["nonce"] = terms.nonce
-    signed = f"{_segment({'alg': 'HS256', 'typ': 'JWT'})}.{_segment(claims)}"
+    now, options = int(authority.clock()), authority.options
+    claims: dict[str, Any] = {"iss": authority.issuer, "sub": user, "aud": authority.client_id}
+    claims |= {"iat": now, "exp": now + 300, "preferred_username": user, "email": f"{user}@example.com"}
+    claims |= {"nonce": nonce, **options.id_token_claims}
+    kept = {name: value for name, value in claims.items() if value is not None}
+    signed = f"{_segment({'alg': 'HS256', 'typ': 'JWT'})}.{_segment(kept)}"
     signature = hmac.digest(authority.client_secret.encode(), signed.encode(), hashlib.sha256)
-    token = f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+    token = options.id_token or f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
     authority.note_secret(token)
     return token
 

@@ -253,6 +253,9 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     filled = kind.filled(given.get("parameters"))
     if not settings.keys() & {"client_secret", "client_secret_file"}:
         filled.pop("token_endpoint_auth_method", None)
+    if "token_endpoint" in settings and "account_endpoint" not in settings:
+        for key in ("account_endpoint", "account_member", "account_hosts"):  # for tokens of the kind's own server
+            filled.pop(key, None)
     for key, value in filled.items():
         own = settings.get(key)
         if isinstance(value, dict) and isinstance(own, dict):

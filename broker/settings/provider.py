@@ -15,6 +15,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from broker.settings import catalogue
 from broker.settings.placeholders import require_values
 from broker.settings.values import (
+    AccountUrl,
     CallbackParameter,
     Grace,
     PositiveDuration,
@@ -24,6 +25,7 @@ from broker.settings.values import (
     Window,
     matching,
     plain_beyond_loopback,
+    require_account_url,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +103,22 @@ class Provider(Section):
     logout_endpoint: WebUrl | None = Field(
         default=None,
         description="URL to which logout sends DELETE with the live access token, instead of using revocation_endpoint",
+    )
+    account_endpoint: AccountUrl | None = Field(
+        default=None,
+        description="URL that says whose a new access token is, asked once after a login without an id_token; "
+        "{a.b} is a member of the token response",
+    )
+    account_member: str | None = Field(
+        default=None,
+        pattern=r"^[^.\s]+(\.[^.\s]+)*$",
+        description="dotted path to the account's id in the response of account_endpoint (sub by default), or in the "
+        "token response where there is no account_endpoint",
+    )
+    account_hosts: list[str] | None = Field(
+        default=None,
+        description="patterns of the hosts that may get the token where account_endpoint takes its host from the token "
+        "response",
     )
     token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] | None = Field(
         default=None,
@@ -265,6 +283,19 @@ class Provider(Section):
                 f'is missing: kind "{info.data["kind"]}" needs it, exactly as the discovery document spells it'
             )
         return url
+
+    @field_validator("account_endpoint")
+    @classmethod
+    def _safe_account_endpoint(cls, url: str | None, info: ValidationInfo) -> str | None:
+        return None if url is None else require_account_url(url, allow_http=info.data.get("allow_http") is True)
+
+    @field_validator("account_hosts")
+    @classmethod
+    def _named_hosts(cls, hosts: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        url = info.data.get("account_endpoint")
+        if url and "{" in url.split("/")[2] and not hosts:
+            raise ValueError("is missing: account_endpoint takes its host from the token response, so name the hosts")
+        return hosts
 
     @field_validator("headers", mode="before")
     @classmethod

@@ -139,6 +139,20 @@ def plain_beyond_loopback(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname not in LOOPBACK
 
 
+def require_account_url(template: str, *, allow_http: bool) -> str:
+    """Return a URL that may hold members of a token response in braces, `https://{a.b}/users/self`.
+
+    Raises:
+        ValueError: it is no such URL, or sends the token over plain HTTP beyond loopback.
+    """
+    if re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\}", "1", template)):
+        raise ValueError("must hold members of the token response as {member} or {member.member}")
+    url = _web_url(re.sub(r"\{[^{}]*\}", "1", template))
+    if plain_beyond_loopback(url) and not allow_http:
+        raise ValueError("uses plain HTTP beyond loopback: use https, or set allow_http = true for this provider")
+    return template
+
+
 def _format(name: str) -> Any:
     return Field(json_schema_extra={"format": name})
 
@@ -180,6 +194,7 @@ CallbackParameter = Annotated[
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
 Listen = Annotated[str, AfterValidator(_listen), _format("address")]
 WebUrl = Annotated[str, AfterValidator(_web_url), _format("URL")]
+AccountUrl = Annotated[str, _format("URL")]
 
 
 class Section(BaseModel):

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 from broker.model import Claim
 from broker.secret import CannotOpen, Secret
+from broker.store import ownership
 from broker.store.limits import parse_stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from broker.store.grants import Grants
+
+_WITHOUT_OWNERSHIP = 15
+"""Cells of the row of a grant that has neither account nor owner nor label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ def _parse(
         lease_ends=lease_ends,
         extra=_extra(grants, grant_id, raw[12]),
         stated=parse_stated(raw[13], int(raw[9])),
+        ownership=ownership.claimed(*raw[15:18]) if len(raw) > _WITHOUT_OWNERSHIP else (),
     )
     if raw[14]:  # how often it was refused, first when, last when
         refusals, refused_since, _ = raw[14].split()

@@ -6,7 +6,7 @@ Knows nothing of how a login goes on.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from broker.secret import CannotOpen, Sealer
@@ -39,6 +39,26 @@ class Flow:
     status: Literal["pending", "working", "completed", "failed"] = "pending"
     error: str = ""
     error_description: str = ""
+    # From here on: fields that a broker of the version before does not know. They are stored where they say something.
+    replace_account: bool = False
+    """Replace the grant even if it is of another account."""
+    owner: str | None = None
+    label: str | None = None
+    held: str = ""
+    """What a code exchange brought and nobody has recorded yet, as `login.held` writes it."""
+    decision: Literal["", "identify", "open", "replace", "drop"] = ""
+    """What becomes of it: its account is being asked for; a person decides; it is recorded; it is revoked."""
+    decided_at: int = 0
+    """Since when (epoch ms)."""
+    undecided: str = ""
+    """Of a ticket: the state that holds such an answer, for a person to decide."""
+
+
+_NEW = {
+    field.name: field.default
+    for field in fields(Flow)
+    if field.name in {"replace_account", "owner", "label", "held", "decision", "decided_at", "undecided"}
+}
 
 
 class Flows:
@@ -53,7 +73,8 @@ class Flows:
         self._sealer = sealer
 
     def _sealed(self, name: str, flow: Flow) -> bytes:
-        return self._sealer.seal(json.dumps(asdict(flow)), "flow", name)
+        members = {key: value for key, value in asdict(flow).items() if key not in _NEW or value != _NEW[key]}
+        return self._sealer.seal(json.dumps(members), "flow", name)
 
     def _opened(self, name: str, sealed: bytes | None) -> Flow | None:
         if sealed is None:
@@ -63,9 +84,9 @@ class Flows:
         except (CannotOpen, TypeError, ValueError):
             return None  # of another version, or sealed with a key that was removed: the same as expired
 
-    async def put(self, name: str, flow: Flow) -> None:
-        """Store *flow* under *name* for ten minutes."""
-        await self._record(name, flow, LIFE_S)
+    async def put(self, name: str, flow: Flow, life_s: int = LIFE_S) -> None:
+        """Store *flow* under *name* for ten minutes, or for *life_s* seconds."""
+        await self._record(name, flow, life_s)
 
     async def get(self, name: str) -> Flow | None:
         """Return the flow of that name, if it has not expired."""

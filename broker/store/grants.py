@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
-from broker.store import scripts
+from broker.store import ownership, scripts
 from broker.store.limits import ending_fields, parse_limit
 from broker.store.listing import Listing
+from broker.store.ownership import OWNERSHIP_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from broker.account import Ownership
     from broker.model import OldToken
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
@@ -27,7 +29,9 @@ TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at"
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
+    *OWNERSHIP_FIELDS,
 )
+_SEALED = frozenset({"access_token", "extra", "account"})
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
 """What is known of a provider's health."""
@@ -83,6 +87,10 @@ class Grants:
         """Return a refresh token as a field of its grant's hash, with its value."""
         return ["refresh_token", self._sealer.seal(refresh_token.reveal(), grant_id, "refresh_token")]
 
+    def ownership_fields(self, grant_id: str, granted_at: int, whose: Ownership) -> list[Argument]:
+        """Return what is known of whose a grant is, as fields of its hash, each with its value."""
+        return ownership.fields(self._sealer, grant_id, granted_at, whose)
+
     def open(self, grant_id: str, name: str, sealed: bytes) -> Secret:
         """Open a sealed field of a grant.
 
@@ -122,7 +130,7 @@ class Grants:
         raw = dict(zip(_GRANT_FIELDS, row, strict=True))
         if raw["provider"] is None:
             return None
-        text = {name: value.decode() for name, value in raw.items() if value and name not in {"access_token", "extra"}}
+        text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
         token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
@@ -160,6 +168,7 @@ class Grants:
             last_detail=text.get("last_detail"),
             last_at=_maybe_int(text.get("last_at")),
             unreadable=unreadable,
+            ownership=ownership.read(self._sealer, grant_id, int(text["granted_at"]), raw),
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:

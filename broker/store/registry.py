@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from broker.account import NOBODY, Ownership
 from broker.errors import StoreUnavailable
 from broker.model import slotted
 from broker.secret import CannotOpen
@@ -91,7 +92,14 @@ class Registry:
         return None if provider is None else Held(provider.decode(), *(int(at or 0) for at in times))
 
     async def import_(
-        self, grant_id: str, provider: str, refresh_token: Secret, scope: str | None, *, due_at: int
+        self,
+        grant_id: str,
+        provider: str,
+        refresh_token: Secret,
+        scope: str | None,
+        *,
+        due_at: int,
+        ownership: Ownership = NOBODY,
     ) -> Registered:
         """Store a refresh token that somebody holds already: a new generation without an access token.
 
@@ -101,6 +109,7 @@ class Registry:
             refresh_token: The token.
             scope: Its scope, if that is known.
             due_at: When the grant is due, epoch ms.
+            ownership: Owner and label, where they are given.
         """
         for _ in range(_TRIES):
             held = await self._grants.get(grant_id)
@@ -110,6 +119,7 @@ class Registry:
             if scope is not None:
                 fields += ["scope", scope]
             fields += self._grants.sealed_refresh_token(grant_id, refresh_token)
+            fields += self._grants.ownership_fields(grant_id, generation, ownership)
             registered = await self._register(
                 grant_id,
                 provider,
@@ -173,7 +183,7 @@ class Registry:
             meta=self._keys.meta,
         )
         # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = () if keeps_token else (*TOKEN_FIELDS, *ENDING_FIELDS)
+        drop: Iterable[str] = ("account",) if keeps_token else (*TOKEN_FIELDS, *ENDING_FIELDS, "account")
         args = script.args(
             ["refresh_at", due_at, *fields],
             grant_id=grant_id,
@@ -232,9 +242,9 @@ class Registry:
     def prepare(self, commit: Commit) -> PreparedCommit:
         """Prepare an answer for the journal and for `Schedule.commit`: seal its tokens once for both."""
         claim, fields = commit.claim, commit_fields(self._grants, commit)
-        recorded = fields
+        recorded = [*fields, *claim.ownership] if claim.ownership else fields
         if commit.refresh_token is None:  # Redis has it, but the store that the record is written into may not
-            recorded = fields + self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
+            recorded = recorded + self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
         record = self._record(
             grant_id=claim.grant_id,
             provider=claim.provider,
@@ -248,7 +258,9 @@ class Registry:
         )
         return PreparedCommit(commit, fields, record)
 
-    def prepare_login(self, token: Token, refresh_token: Secret, *, ending: Ending, followed: int) -> PreparedLogin:
+    def prepare_login(
+        self, token: Token, refresh_token: Secret, *, ending: Ending, followed: int, ownership: Ownership = NOBODY
+    ) -> PreparedLogin:
         """Prepare what a login brought, likewise for the journal and for `log_in`.
 
         Args:
@@ -256,10 +268,12 @@ class Registry:
             refresh_token: The refresh token.
             ending: When a person must log in again.
             followed: The login follows whatever the store has up to this generation.
+            ownership: Whose it is.
         """
         fields = [
             *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
             *_login_fields(self._grants, token, ending),
+            *self._grants.ownership_fields(token.grant_id, token.issued_at, ownership),
         ]
         record = self._record(
             grant_id=token.grant_id,
@@ -286,6 +300,13 @@ class Registry:
             "forgotten_at": self._clock(),
         }
         return json.dumps(record)
+
+    async def annotate(self, grant_id: str, owner: str | None, label: str | None) -> bool:
+        """Set the owner and label of a grant ("": remove, None: keep); return False where there is no such grant."""
+        fields = self._grants.ownership_fields(grant_id, 0, Ownership(None, owner, label))
+        script = scripts.ANNOTATE
+        reply = await self._primary.run(script, script.keys(grant=self._keys.grant(grant_id)), script.args(fields))
+        return bool(reply == b"annotated")
 
     def reseal_record(self, record: str) -> str:
         """Return *record* with its sealed fields sealed with the first key; what no key opens stays as it is."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
 
-SEALED_FIELDS = ("refresh_token", "access_token", "extra")
+SEALED_FIELDS = ("refresh_token", "access_token", "extra", "account")
 """The sealed fields of a grant's hash."""
 CANARY = ("meta", "canary")
 """The context for which the canary is sealed."""

@@ -155,7 +155,7 @@ async def test_bodies_of_other_kinds(every_route: list[Route], broker: RunningBr
                     outcomes = [json.loads(line) for line in text.splitlines()]
                     assert {outcome["status"] for outcome in outcomes} == {"refused"}, (kind, text)
                     assert all(outcome["error_description"] for outcome in outcomes)
-                elif "requestBody" in operation:
+                elif "requestBody" in operation and route.template not in PAGES:
                     assert status >= 400, (method, route.template, kind, status, text)
                     assert set(json.loads(text)) == {"error", "error_description"}
                 if kind == "too long" and "requestBody" in operation and route.template != "/v1/import":

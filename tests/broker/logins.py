@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tests.conftest import RunningBroker
 
 
-async def start(broker: RunningBroker, grant: str, provider: str) -> dict[str, Any]:
-    """Begin a login."""
-    status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": provider})
+async def start(broker: RunningBroker, grant: str, provider: str, **body: Any) -> dict[str, Any]:
+    """Begin a login; *body* is what the request says beside the provider."""
+    status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": provider, **body})
     assert status == 200, started
     return started
 

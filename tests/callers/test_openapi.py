@@ -167,6 +167,13 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
     started = await held.ask("POST", f"{at}/login", 200, json={"provider": "acme"})
     redirect = await walk_to_redirect(started["authorization_url"], f"{broker.url}/callback")
     await held.ask("POST", f"{at}/login/complete", 200, json={"redirected_to": redirect})
+    started = await held.ask("POST", f"{at}/login", 200, json={"provider": "acme", "label": "x"})
+    redirect = await walk_to_redirect(started["authorization_url"], f"{broker.url}/callback", user="another")
+    await held.ask("POST", f"{at}/login/complete", 409, json={"redirected_to": redirect})
+    replace = f"{at}/login/{started['ticket']}/replace"
+    await held.ask("POST", replace, 200, "/v1/grants/{id}/login/{ticket}/replace")
+    await held.ask("POST", replace, 409, "/v1/grants/{id}/login/{ticket}/replace")
+    await held.ask("POST", "/callback", 400, data={"state": "x"})
 
     lines = json.dumps(new | {"grant_id": "other", "refresh_token": "r"}) + "\n{}\n"
     outcomes = await held.ask("POST", "/v1/import", 200, data=lines)
@@ -197,7 +204,7 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
         for method in operations
         if "authorization" not in path
     }
-    held.seen.add(("get", "/callback", 200))  # where the login went
+    held.seen |= {("get", "/callback", 200), ("post", "/callback", 200)}  # where the login went; the page's button
     assert succeeding <= {(method, path) for method, path, status in held.seen if status < 400}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from broker import errors
 from broker.cli import login
 from broker.cli.http import Broker, broker_at
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.cli.conftest import C_LOCALE, COMMAND, Home, line, lines, read_until
+from tests.cli.conftest import C_LOCALE, COMMAND, Done, Home, line, lines, read_until
 from tests.waiting import until
 
 
@@ -87,6 +88,33 @@ async def test_paste(home: Home) -> None:
         assert done.code == 1, (pasted, done)
         assert len(lines(done.err)) == 1
     assert (await home("token", "g")).code == 0
+
+
+async def test_another_account(home: Home) -> None:
+    """A login of another account fails with both accounts; --replace-account replaces; status and explain say whose."""
+    await home.run()
+
+    async def log_in(user: str, *options: str) -> Done:
+        waiting = home.start("login", "g", "-p", "acme", *options)
+        with contextlib.suppress(BrowserError):
+            await walk_login(await _printed_url(waiting), user=user)
+        return await home.ended(waiting)
+
+    done = await log_in("jane", "--owner", "Jane Doe", "--label", "front door")
+    assert "account jane@example.com (jane)." in done.out
+    done = await log_in("john")
+    assert done.code == 1
+    assert "account jane@example.com (jane), and this login is of account john@example.com (john)" in done.err
+    assert "token-broker login --replace-account" in done.err
+    assert len(lines(done.err)) == 1
+    whose = "account jane@example.com (jane), owner Jane Doe, label front door"
+    assert f"It is of {whose}.\n" in (await home("explain", "g")).out
+    assert "jane@example.com" in (await home("status")).out
+    assert "account john@example.com (john)." in (await log_in("john", "--replace-account")).out
+    explained = json.loads((await home("explain", "g", "--json")).out)
+    assert (explained["account"]["id"], explained["owner"]) == ("john", "Jane Doe")
+    refused = await home("login", "g", "-p", "acme", "--owner", "a\nb")
+    assert (refused.code, "control characters" in refused.err) == (1, True)
 
 
 async def test_denied(home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from broker.sandbox import Sandbox
@@ -93,6 +94,38 @@ async def test_a_person_must_log_in(
     await page.get_by_role("heading", name="All is well.").wait_for()
     assert (await broker.get("/v1/grants/acme-2"))["reason"] is None
     screen.sound()
+
+
+@pytest.mark.parametrize("at", ["the status page", "the page of the login"])
+async def test_another_account(broker: RunningBroker, screens: Screens, screenshot: Any, at: str) -> None:
+    """A login of another account replaces nothing; both pages say so, and the button of each replaces it."""
+    screen = await screens(broker)
+    await screen.sign_in()
+    page = screen.page
+    await screen.line("acme-1").get_by_text("demo@example.com (demo)").wait_for()
+    details = await screen.open_details("acme-1")
+    async with screen.context.expect_page() as opening:
+        await details.get_by_role("button", name="Log in acme-1").click()
+    tab = await opening.value
+    await tab.get_by_label("User name").fill("john")
+    await tab.get_by_label("Password").fill("demo")
+    await tab.get_by_role("button", name="Sign in").click()
+    await tab.get_by_role("button", name="Allow").click()
+    await tab.get_by_role("heading", name="This is another account").wait_for()
+    await tab.get_by_text("is of account demo@example.com (demo), and this login is of account john@").wait_for()
+    await page.get_by_text("Not logged in: grant acme-1 at acme is of account demo@example.com (demo)").wait_for()
+    await screenshot(page, "another-account")
+    await screenshot(tab, "another-account-in-the-browser")
+    assert (await broker.get("/v1/grants/acme-1"))["account"]["id"] == "demo"
+    button = (page if at == "the status page" else tab).get_by_role("button", name="Replace the account")
+    await button.click()
+    if at != "the status page":
+        await tab.get_by_role("heading", name="Logged in").wait_for()
+    await page.get_by_text("Logged in: token-broker now keeps acme-1 alive.").wait_for()
+    assert (await broker.get("/v1/grants/acme-1"))["account"]["id"] == "john"
+    await page.get_by_role("button", name="Close").click()
+    await screen.line("acme-1").get_by_text("john@example.com (john)").first.wait_for()
+    assert [text for text in screen.console if "409" not in text] == []
 
 
 async def test_a_new_grant(broker: RunningBroker, screens: Screens) -> None:

@@ -38,6 +38,7 @@ def test_whole_answer_is_read() -> None:
         refresh_in_ms=1_800_000,
         scope="write",
         extra={"httpsBaseUrl": {"hostname": "api.c001.test", "port": 443}},
+        id_token=Secret("eyJ"),
     )
 
 

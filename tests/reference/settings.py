@@ -100,6 +100,9 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "refresh_endpoint": lambda dialect: dialect.refresh_endpoint,
     "revocation_endpoint": lambda dialect: dialect.revocation_endpoint,
     "logout_endpoint": lambda dialect: dialect.logout_endpoint,
+    "account_endpoint": lambda dialect: dialect.account_endpoint,
+    "account_member": lambda dialect: dialect.account_member,
+    "account_hosts": lambda dialect: list(dialect.account_hosts),
     "token_endpoint_auth_method": lambda dialect: dialect.token_endpoint_auth_method,
     "basic_encoding": lambda dialect: dialect.basic_encoding,
     "parameters": lambda dialect: dialect.parameters,
@@ -143,7 +146,8 @@ def kinds() -> str:
 
 def _found(key: str, cell: str, dialect: Dialect) -> str:
     """Return a cell, or where the value is from that the kind does not know."""
-    if cell != NOTHING or not key.endswith("_endpoint") or key in {"logout_endpoint", "refresh_endpoint"}:
+    known = {"logout_endpoint", "refresh_endpoint", "account_endpoint"}
+    if cell != NOTHING or not key.endswith("_endpoint") or key in known:
         return cell
     return "discovered" if dialect.discovery else "required" if key in _required(dialect.kind) else NOTHING
 

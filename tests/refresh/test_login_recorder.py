@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.account import Account
 from broker.journal.journal import Journal
+from broker.login.held import Answer, parse_answer
 from broker.login.recorder import LoginRecorder
-from broker.model import TokenResponse
+from broker.model import GrantLife, TokenResponse
 from broker.providers import Dialect
 from broker.read import Cache
 from broker.refresh.scheduler import Scheduler
@@ -97,3 +99,14 @@ async def test_a_login_is_a_new_generation_within_one_millisecond(
             (entry,) = journal.entries()
             assert await store.registry.restore(entry.text) == "known"
         await journal.close()
+
+
+def test_an_answer_that_waits_is_kept_whole() -> None:
+    """What an exchange brought comes out of the flow as it went in, tokens and limits included."""
+    life = GrantLife(refresh_token_ms=0, idle_ms=7)
+    tokens = (Secret("a"), Secret("r\udce9"), "Bearer", 5, None, "s", {"x": [1]})
+    answer = TokenResponse(*tokens, warnings=("w",), id_token=Secret("i"), grant_life=life)
+    held = Answer(answer, 9, Account("s1", "j@example.com"), Account("s2"))
+    assert parse_answer(held.serialize()) == held
+    assert "Secret" in repr(held)
+    assert "udce9" not in repr(held)

@@ -144,6 +144,7 @@ async def log_in_and_out(store: Store) -> None:
     token = Token("new", "p", now, Secret("a"), "Bearer", None, now, now, now, now, {})
     login = store.registry.prepare_login(token, Secret("r"), ending=Ending(), followed=0)
     await store.registry.log_in(login, seen=None, message={})
+    assert await store.registry.annotate("new", "jane", None)
     await store.registry.forget("new", {})
 
 

@@ -62,6 +62,11 @@ export async function logIn(grantId, provider, changed) {
   link.href = started.login_url;
   message.textContent = "Waiting for the login…";
   message.dataset.level = "wait";
+  $("login-replace").hidden = true;
+  $("login-replace").onclick = () => act($("login-replace"), changed, async () => {
+    await ask("POST", grantPath(grantId, `/login/${encodeURIComponent(started.ticket)}/replace`));
+    return `${grantId} is of the other account now.`;
+  });
   dialog.showModal();
   link.focus();
   link.click();
@@ -84,6 +89,7 @@ async function pollLogin(grantId, ticket, dialog, message, changed) {
     if (flow.status === "completed") {
       message.textContent = `Logged in: token-broker now keeps ${grantId} alive.`;
       message.dataset.level = "good";
+      $("login-replace").hidden = true;
       changed();
       return;
     }
@@ -91,5 +97,6 @@ async function pollLogin(grantId, ticket, dialog, message, changed) {
     message.dataset.level = flow.status === "failed" ? "bad" : "wait";
     const words = flow.status === "failed" ? `Not logged in: ${flow.error_description}` : "Waiting for the login…";
     if (message.textContent !== words) message.textContent = words;
+    $("login-replace").hidden = flow.error !== "other_account";
   }
 }

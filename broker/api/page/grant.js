@@ -9,6 +9,15 @@ const SOON = 7 * 86400, VERY_SOON = 3 * 86400;
 const DEAD = "reauthorization_required", REASONS = { [DEAD]: "log in again" };
 const cell = (name, label, ...children) => el("span", { class: `cell ${name}` }, el("span", { class: "label" }, label), ...children);
 
+/** An account in words: jane@example.com (248289761001). */
+function accountWords({ id, email, preferred_username: user, name }) {
+  const known = email ?? user ?? name;
+  return known && known !== id ? `${known} (${id})` : id;
+}
+
+/** Whose a grant is, as far as that is known. */
+const whose = (grant) => [grant.account && accountWords(grant.account), grant.owner, grant.label].filter(Boolean).join(" · ");
+
 export class GrantLine {
   constructor(grant, changed) {
     this.changed = changed;
@@ -20,6 +29,7 @@ export class GrantLine {
     this.by = el("span");
     this.provider = el("span");
     this.state = el("span", { class: "state" });
+    this.whose = el("span", { class: "whose" });
     this.act = el("button", { class: "act", onclick: () => this.actNext() });
     this.details = el("div", { class: "details", hidden: true, id: `details-${grant.grant_id}` });
     this.name = el("button", {
@@ -27,7 +37,7 @@ export class GrantLine {
     }, grant.grant_id);
     this.node = el("li", { class: "grant" },
       el("div", { class: "line" },
-        el("span", { class: "cell who" }, this.name, this.state),
+        el("span", { class: "cell who" }, this.name, this.state, this.whose),
         cell("at", "provider", this.provider),
         cell("life", "life left", el("span", { class: "track", "aria-hidden": "true" }, this.fill, this.tick), this.left),
         cell("next", "next refresh", this.next),
@@ -42,6 +52,8 @@ export class GrantLine {
     const before = this.grant;
     this.grant = grant;
     setText(this.provider, grant.provider);
+    setText(this.whose, whose(grant));
+    this.whose.hidden = !this.whose.textContent;
     // A broker of the version before, behind the same address, calls them attempts.
     const failures = grant.failures ?? grant.attempts;
     const failing = grant.state === "due" && failures > 0;
@@ -124,7 +136,9 @@ export class GrantLine {
       ["next refresh", grant.state === "parked" ? "none: parked" : moment(grant.refresh_at)],
       ["log in by", grant.reason === DEAD ? "now" : grant.reauthorize_by ? moment(grant.reauthorize_by) : "no limit known"],
       ["scope", grant.scope ?? "–"],
+      ["account", grant.account ? accountWords(grant.account) : "not known"],
     ];
+    for (const name of ["owner", "label"]) if (grant[name]) facts.push([name, grant[name]]);
     if (grant.last?.detail) facts.push(["last detail", grant.last.detail]);
     const table = el("dl", {}, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
     // A button that is being pressed must not disappear: the buttons stay while they mean the same.

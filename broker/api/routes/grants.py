@@ -6,6 +6,7 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+from broker.account import NOBODY, Ownership, read_text
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from broker.account import Account
     from broker.api.callers import Caller
     from broker.api.context import Context
     from broker.login.logout import LoggedOut
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
 _PAGE_MAX = 1000
+_PUT_MEMBERS = ("provider", "refresh_token", "scope?", "owner?", "label?")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -139,23 +142,55 @@ def describe(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
         "last": {"outcome": grant.last_outcome, "detail": grant.last_detail, "at": grant.last_at // 1000}
         if grant.last_at and grant.last_outcome
         else None,
+        "account": describe_account(grant.ownership.account),
+        "owner": grant.ownership.owner,
+        "label": grant.ownership.label,
     }
 
 
+def describe_account(account: Account | None) -> shapes.Account | None:
+    """Return an account as JSON members; None where it is not known."""
+    return None if account is None else shapes.Account(**account.members())  # type: ignore[typeddict-item]
+
+
 async def put_grant(request: web.Request) -> web.Response:
-    """`PUT /v1/grants/{id}`: import a refresh token; it is due at once, and the response does not wait for that."""
+    """`PUT /v1/grants/{id}`: import a refresh token; it is due at once, and the response does not wait for that.
+
+    Without `provider` and `refresh_token` it sets `owner` and `label` of a grant that there is.
+    """
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    body = await read_json(request, "provider", "refresh_token", "scope?")
+    body = await read_json(request, *_PUT_MEMBERS)
+    annotations = read_annotations(body)
+    if not {"provider", "refresh_token"} & body.keys() and annotations != NOBODY:
+        return await _annotate(context, caller, grant_id, annotations)
     provider, refresh_token, scope = read_import(body, context.endpoints)
     registered = await context.store.registry.import_(
-        grant_id, provider, refresh_token, scope, due_at=context.store.clock()
+        grant_id, provider, refresh_token, scope, due_at=context.store.clock(), ownership=annotations
     )
     status = refuse_conflict(registered)
     context.scheduler.wake(provider)
     audit_import(caller, grant_id, registered)
     answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status, **trimmed(body))
     return json_response(answer, status=201 if status == "created" else 200)
+
+
+def read_annotations(body: dict[str, Any]) -> Ownership:
+    """Return the owner and label in a request.
+
+    Raises:
+        InvalidRequest: one of them is no text, too long, or has control characters.
+    """
+    return Ownership(None, read_text(body, "owner"), read_text(body, "label"))
+
+
+async def _annotate(context: Context, caller: Caller, grant_id: str, annotations: Ownership) -> web.Response:
+    registry = context.store.registry
+    held = await registry.generation(grant_id)
+    if held is None or not await registry.annotate(grant_id, annotations.owner, annotations.label):
+        raise UnknownGrant("no such grant")
+    audit.acted(caller, "grant.annotated", grant_id, generation=held.generation)
+    return json_response(shapes.Imported(grant_id=grant_id, provider=held.provider, status="annotated"))
 
 
 def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, Secret, str | None]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from broker.api.context import CONTEXT
 from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, require_unencoded
 from broker.api.responses import UNREADABLE_BODY
-from broker.api.routes.grants import audit_import, read_import, trimmed
+from broker.api.routes.grants import audit_import, read_annotations, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest
 from broker.model import GRANT_ID
 
@@ -30,6 +30,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def import_grants(request: web.Request) -> web.StreamResponse:
     """`POST /v1/import`: import many grants, one `{"grant_id", "provider", "refresh_token", "scope"?}` a line.
+
+    `owner` and `label` may stand in it too.
 
     Each line is answered by one line: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
     A line that was imported before changes nothing, so the same file may be sent again.
@@ -77,7 +79,9 @@ async def _import(context: Context, caller: Caller, number: int, raw: bytes | No
         provider, refresh_token, scope = read_import(line, context.endpoints)
         spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
         due_at = context.store.clock() + int(spread)
-        registered = await context.store.registry.import_(grant_id, provider, refresh_token, scope, due_at=due_at)
+        registered = await context.store.registry.import_(
+            grant_id, provider, refresh_token, scope, due_at=due_at, ownership=read_annotations(line)
+        )
     except BrokerError as error:
         return _refused(outcome, error)
     outcome = {**outcome, **trimmed(line)}

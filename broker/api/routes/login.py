@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
+from broker.account import Ownership, read_text
 from broker.api import audit
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, read_grant_id, read_json, require_provider
+from broker.api.requests import authenticate, read_body, read_grant_id, read_json, require_provider
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
+from broker.api.routes.grants import describe_account
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
+from broker.login.held import OtherAccount
 from broker.login.login import AlreadyUsed
 from broker.login.redirect import read_query
 from broker.process.tasks import finish
@@ -41,8 +44,8 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
 body {{ margin: 12vh auto; max-width: 34rem; padding: 0 1.5rem }}
 h1 {{ font-size: 1.5rem; margin: 0 0 .75rem }} h1::before {{ content: "{sign} " }}
-code {{ font-size: .95em }}
-</style></head><body><main><h1>{title}</h1><p>{text}</p></main></body></html>
+code {{ font-size: .95em }} button {{ font: inherit; padding: .3rem .8rem }}
+</style></head><body><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
 """
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -57,15 +60,17 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_post("/v1/grants/{id}/login", start_login)
     router.add_get("/v1/grants/{id}/login/{ticket:(?!complete$)[^/]+}", login_status)
     router.add_post("/v1/grants/{id}/login/complete", complete_login)
+    router.add_post("/v1/grants/{id}/login/{ticket}/replace", replace_account)
     add_browser_routes(router)
 
 
 def add_browser_routes(router: web.UrlDispatcher) -> None:
-    """Add the two routes for browsers: all that `http.public_listen` serves."""
+    """Add the routes for browsers: all that `http.public_listen` serves."""
     router.add_get("/login/{ticket}", _with_page(open_link), allow_head=False)
     router.add_head("/login/{ticket}", _head)
     router.add_get("/callback", _with_page(callback), allow_head=False)
     router.add_head("/callback", _head)
+    router.add_post("/callback", _with_page(replace_by_browser))
 
 
 def _with_page(handler: Handler) -> Handler:
@@ -75,6 +80,8 @@ def _with_page(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
+        except (BrokerError, web.HTTPException, web.RequestPayloadError):
+            raise  # the body cannot be read: no page sent this
         except Exception:
             log.exception("request.failed", method=request.method, route=handler.__name__)
             return _page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
@@ -91,8 +98,13 @@ async def start_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login`: start a login; it changes the grant when it is completed, and not before."""
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
-    provider = require_provider((await read_json(request, "provider")).get("provider"), context.endpoints)
-    started = await context.login.start(grant_id, provider)
+    body = await read_json(request, "provider", "owner?", "label?", "replace_account?")
+    provider = require_provider(body.get("provider"), context.endpoints)
+    replaces = body.get("replace_account", False)
+    if not isinstance(replaces, bool):
+        raise InvalidRequest("replace_account must be true or false")
+    annotations = Ownership(None, read_text(body, "owner"), read_text(body, "label"))
+    started = await context.login.start(grant_id, provider, annotations=annotations, replace_account=replaces)
     audit.acted(caller, "login.started", grant_id, provider=provider)
     answer = shapes.LoginStarted(
         grant_id=grant_id,
@@ -130,6 +142,17 @@ async def complete_login(request: web.Request) -> web.Response:
     return json_response(_describe(await finish(completing)))
 
 
+async def replace_account(request: web.Request) -> web.Response:
+    """`POST /v1/grants/{id}/login/{ticket}/replace`: complete a login that brought another account than the grant's.
+
+    The login failed with `other_account`; for ten minutes this replaces the grant all the same.
+    """
+    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
+    caller.require("admin", grant_id)
+    replacing = _complete(caller, context.login.replace_account(grant_id, request.match_info["ticket"]))
+    return json_response(_describe(await finish(replacing)))
+
+
 async def _complete(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
     logged_in = await login
     audit.acted(caller, "login.completed", logged_in.grant_id, provider=logged_in.provider)
@@ -137,12 +160,14 @@ async def _complete(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn])
 
 
 def _describe(logged_in: LoggedIn) -> shapes.LoggedIn:
-    return {
-        "grant_id": logged_in.grant_id,
-        "provider": logged_in.provider,
-        "scope": logged_in.scope,
-        "expires_in": logged_in.expires_in,
-    }
+    body = shapes.LoggedIn(
+        grant_id=logged_in.grant_id,
+        provider=logged_in.provider,
+        scope=logged_in.scope,
+        expires_in=logged_in.expires_in,
+        account=describe_account(logged_in.account),
+    )
+    return {**body, "warning": logged_in.warning} if logged_in.warning else body
 
 
 def _is_prefetch(request: web.Request) -> bool:
@@ -151,12 +176,13 @@ def _is_prefetch(request: web.Request) -> bool:
 
 
 async def open_link(request: web.Request) -> web.Response:
-    """`GET /login/{ticket}`: set a fresh state and cookie, and redirect to the provider."""
+    """`GET /login/{ticket}?owner=&label=`: set a fresh state and cookie, and redirect to the provider."""
     if _is_prefetch(request):
         return web.Response(status=503, headers=_HEADERS)
     context = request.app[CONTEXT]
     try:
-        opened = await context.login.open(request.match_info["ticket"])
+        annotations = Ownership(None, read_text(request.query, "owner"), read_text(request.query, "label"))
+        opened = await context.login.open(request.match_info["ticket"], annotations)
     except AlreadyUsed as error:
         return _already_used(error)
     except BrokerError as error:
@@ -182,23 +208,55 @@ async def callback(request: web.Request) -> web.Response:
     """`GET /callback`: complete the login (RFC 6749 §4.1.2). A reload changes nothing."""
     if _is_prefetch(request):
         return web.Response(status=503, headers=_HEADERS)
-    cookies = dict(
-        value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
-    )
     try:
         query = read_query(request.rel_url.raw_query_string)
-        logged_in = await finish(_complete(None, request.app[CONTEXT].login.callback(query, cookies)))
+        login = request.app[CONTEXT].login.callback(query, _cookies(request))
+        return _logged_in(await finish(_complete(None, login)))
     except AlreadyUsed as error:
         return _already_used(error)
+    except OtherAccount as error:
+        return _other_account(str(error), error.state)
     except BrokerError as error:
-        log.warning("login.failed", error=error.code, detail=str(error))
-        return _page(error_status(error), "Not logged in", str(error))
-    return _page(
-        200,
-        "Logged in",
-        f"token-broker now keeps grant {logged_in.grant_id} at {logged_in.provider} alive. You can close this page.",
-        good=True,
+        return _not_logged_in(error)
+
+
+async def replace_by_browser(request: web.Request) -> web.Response:
+    """`POST /callback`: replace the grant by a login of another account, from the page that says so."""
+    body = await read_body(request)
+    try:
+        form = read_query(body.decode("utf-8", "replace"))
+        login = request.app[CONTEXT].login.replace_account_by_browser(form.get("state", ""), _cookies(request))
+        return _logged_in(await finish(_complete(None, login)))
+    except BrokerError as error:
+        return _not_logged_in(error)
+
+
+def _cookies(request: web.Request) -> dict[str, str]:
+    """Return the login cookies of this browser, by state."""
+    return dict(
+        value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
     )
+
+
+def _not_logged_in(error: BrokerError) -> web.Response:
+    log.warning("login.failed", error=error.code, detail=str(error))
+    return _page(error_status(error), "Not logged in", str(error))
+
+
+def _logged_in(login: LoggedIn) -> web.Response:
+    account = f" It is of account {login.account}." if login.account else ""
+    warning = f" Warning: {login.warning}." if login.warning else ""
+    text = f"token-broker now keeps grant {login.grant_id} at {login.provider} alive.{account}{warning}"
+    return _page(200, "Logged in", f"{text} You can close this page.", good=True)
+
+
+def _other_account(text: str, state: str) -> web.Response:
+    """Show whose the grant is and whose it would become, with the button that replaces it."""
+    form = (
+        f'<form method="post" action="callback"><input type="hidden" name="state" value="{html.escape(state)}">'
+        "<button>Replace the account</button></form>"
+    )
+    return _page(409, "This is another account", text, form=form)
 
 
 def _already_used(error: AlreadyUsed) -> web.Response:
@@ -211,6 +269,8 @@ def _already_used(error: AlreadyUsed) -> web.Response:
                 f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
                 good=True,
             )
+        case "failed" if flow.decision == "open":
+            return _other_account(flow.error_description, error.state)
         case "failed":
             return _page(
                 400,
@@ -221,6 +281,6 @@ def _already_used(error: AlreadyUsed) -> web.Response:
             return _page(400, "Just a moment", "Another window is completing this login.")
 
 
-def _page(status: int, title: str, text: str, *, good: bool = False) -> web.Response:
-    body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗")
+def _page(status: int, title: str, text: str, *, good: bool = False, form: str = "") -> web.Response:
+    body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=_HEADERS)

@@ -71,6 +71,8 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "search": ("query", "a part of the id; upper and lower case are the same", TEXT_SCHEMA),
     "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
+    "owner": ("query", "the owner that the grant gets", TEXT_SCHEMA),
+    "label": ("query", "the label that the grant gets", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "callback_state": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
     "iss": ("query", "RFC 9207 §2", TEXT_SCHEMA),
@@ -166,12 +168,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
         ("put", "/v1/grants/{id}"): Operation(
             {
-                200: Answer("replaced, or unchanged", shapes.Imported),
+                200: Answer("replaced, unchanged, or annotated", shapes.Imported),
                 201: Answer("created", shapes.Imported),
             },
-            (400, 409, 413, 503),
+            (400, 404, 409, 413, 503),
             "admin",
-            shapes.NewGrant,
+            shapes.PutGrant,
         ),
         ("delete", "/v1/grants/{id}"): Operation(
             {200: Answer("deleted from this broker", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
@@ -202,7 +204,10 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("its progress", shapes.LoginStatus)}, (400, 404, 503), "admin"
         ),
         ("post", "/v1/grants/{id}/login/complete"): Operation(
-            {200: Answer("logged in", shapes.LoggedIn)}, (400, 413, 502, 503), "admin", shapes.Redirected
+            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 413, 502, 503), "admin", shapes.Redirected
+        ),
+        ("post", "/v1/grants/{id}/login/{ticket}/replace"): Operation(
+            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 502, 503), "admin"
         ),
         ("get", "/login/{ticket}"): Operation(
             {
@@ -211,11 +216,18 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
                 400: _PAGE,
                 502: _PAGE,
                 503: _PAGE,
-            }
+            },
+            query=("owner", "label"),
         ),
         ("get", "/callback"): Operation(
-            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 502: _PAGE, 503: _PAGE},
+            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE},
             query=("code", "callback_state", "iss", "error"),
+        ),
+        ("post", "/callback"): Operation(
+            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE},
+            (413,),
+            takes=shapes.ReplaceAccount,
+            media="application/x-www-form-urlencoded",
         ),
     },
     "providers": {

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from broker.account import MAX_TEXT
 from broker.model import GRANT_ID, State
 
 GrantId = Annotated[str, Field(pattern=f"^{GRANT_ID.pattern}$", examples=["acme-cameras"])]
@@ -58,6 +59,18 @@ class ClientCredentials(TypedDict):
     client_secret: NotRequired[Annotated[str, Field(description="the caller's key, without HTTP Basic")]]
 
 
+class Account(TypedDict):
+    """The account at the provider that a grant gives access to."""
+
+    id: Annotated[str, Field(description="`sub` of the id_token, or what the provider's account endpoint says")]
+    email: NotRequired[str]
+    preferred_username: NotRequired[str]
+    name: NotRequired[str]
+
+
+FreeText = Annotated[str | None, Field(description="free text; null or empty: none", max_length=MAX_TEXT)]
+
+
 class Last(TypedDict):
     """The outcome of a grant's last token request."""
 
@@ -84,6 +97,9 @@ class Grant(TypedDict):
     failures: Annotated[int, Field(ge=0, description="failed token requests in a row")]
     unreadable: Annotated[bool, Field(description="no sealing key opens its stored tokens")]
     last: Last | None
+    account: Annotated[Account | None, Field(description="null: not known")]
+    owner: Annotated[str | None, Field(description="who is responsible for it, as somebody wrote")]
+    label: Annotated[str | None, Field(description="what it is for, as somebody wrote")]
 
 
 class Grants(TypedDict):
@@ -93,18 +109,28 @@ class Grants(TypedDict):
     next: Annotated[str | None, Field(description="the `cursor` of the next page; null: this is the last")]
 
 
-class NewGrant(TypedDict):
-    """A refresh token to import."""
+class PutGrant(TypedDict):
+    """A refresh token to import; or, without `provider` and `refresh_token`, the owner and label of a grant.
 
-    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
-    refresh_token: Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]
+    A member that is missing changes nothing.
+    """
+
+    provider: NotRequired[Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]]
+    refresh_token: NotRequired[Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]]
     scope: NotRequired[str | None]
+    owner: NotRequired[FreeText]
+    label: NotRequired[FreeText]
 
 
-class ImportLine(NewGrant):
+class ImportLine(TypedDict):
     """One line of a bulk import."""
 
     grant_id: GrantId
+    provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
+    refresh_token: Annotated[str, Field(min_length=1, examples=["tGzv3JOkF0XG5Qx2TlKWIA"])]
+    scope: NotRequired[str | None]
+    owner: NotRequired[FreeText]
+    label: NotRequired[FreeText]
 
 
 class Imported(TypedDict):
@@ -112,7 +138,7 @@ class Imported(TypedDict):
 
     grant_id: GrantId
     provider: str
-    status: Literal["created", "replaced", "unchanged"]
+    status: Literal["created", "replaced", "unchanged", "annotated"]
     warning: NotRequired[str]
 
 
@@ -234,6 +260,11 @@ class NewLogin(TypedDict):
     """The provider to log in at."""
 
     provider: Annotated[str, Field(description="a provider in the settings", examples=["cameramanager"])]
+    owner: NotRequired[FreeText]
+    label: NotRequired[FreeText]
+    replace_account: NotRequired[
+        Annotated[bool, Field(description="replace the grant even if it is of another account")]
+    ]
 
 
 class LoginStarted(TypedDict):
@@ -255,7 +286,7 @@ class LoginStatus(TypedDict):
     grant_id: GrantId
     provider: str
     status: Literal["pending", "working", "completed", "failed"]
-    error: NotRequired[str]
+    error: NotRequired[Annotated[str, Field(description="`other_account`: see `login/{ticket}/replace`")]]
     error_description: NotRequired[str]
 
 
@@ -266,6 +297,12 @@ class Redirected(TypedDict):
     state: NotRequired[Annotated[str | None, Field(description="of the login, where the URL does not have it")]]
 
 
+class ReplaceAccount(TypedDict):
+    """The button of the page that says that a login brought another account."""
+
+    state: Annotated[str, Field(description="of the login; its cookie must come with it")]
+
+
 class LoggedIn(TypedDict):
     """A login that was completed."""
 
@@ -273,6 +310,8 @@ class LoggedIn(TypedDict):
     provider: str
     scope: str | None
     expires_in: Annotated[int, Field(description="seconds of life of the first access token")]
+    account: Annotated[Account | None, Field(description="null: not known")]
+    warning: NotRequired[Annotated[str, Field(description="why the account is not known, where it was asked for")]]
 
 
 class Resume(TypedDict):

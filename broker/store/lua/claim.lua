@@ -146,7 +146,7 @@ for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
     'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
-    'extra', 'stated_limits', 'refused')
+    'extra', 'stated_limits', 'refused', 'account', 'owner', 'label')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -159,8 +159,12 @@ for i = 1, #ids, 2 do
     local attempt = claim_id .. '-' .. (i + 1) / 2
     redis.call('HSET', grant, 'attempt', attempt, 'attempt_at', now, 'attempt_by', replica)
     redis.call('ZADD', leased, now + lease_ms, id)
-    reply[#reply + 1] = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
+    local row = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
       stored[8], stored[9], stored[10], stored[14], stored[15], stored[16]}
+    if stored[17] or stored[18] or stored[19] then
+      row[16], row[17], row[18] = stored[17], stored[18], stored[19]
+    end
+    reply[#reply + 1] = row
   end
 end
 
