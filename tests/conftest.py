@@ -72,6 +72,7 @@ def _no_blocked_loop() -> Iterator[None]:
     at_start = {
         "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_password"},
         "callers.py": {"load", "_read_key"},
+        "client_secret.py": {"require_secrets"},
         "embedded.py": {"embedded_server", "_start", "_try_lock", "find_server", "_stop"},
         "listeners.py": {"_start"},
         "webhook.py": {"webhook_secret"},
