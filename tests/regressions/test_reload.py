@@ -205,7 +205,10 @@ async def test_a_removed_provider_comes_back(start: Start, redis: Redis, sandbox
         token = await broker.get("/v1/grants/g1/token")
         asked = len(sandbox.rotating.token_requests)
         await redis.zadd("broker:{0}:due:acme", {"g1": 0.0, "g2": 0.0}, xx=True)
-        await broker.ask("POST", "/v1/grants/g1/retry")
+        _, retried, _ = await broker.ask("POST", "/v1/grants/g1/retry")
+        assert "put [providers.acme] back" in retried["warning"]
+        code, said = await command(broker, "retry", "g1")
+        assert (code, "Grant g1 is due, but its provider is not in the settings" in said) == (0, True)
         health = await broker.get("/healthz")
         assert (health["status"], "lane acme" in health["checks"]) == ("ok", False)
         code, said = await command(broker, "explain", "g1")
