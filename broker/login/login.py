@@ -281,6 +281,10 @@ class Login:
         return await self.held.replace_account(state)
 
     async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+        # Taken once: a reload may take the provider out of the settings while the exchange is under way.
+        endpoint = self._endpoints.get(flow.provider)
+        if endpoint is None:
+            raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         known = await self.held.known_account(flow)
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
@@ -293,9 +297,9 @@ class Login:
             await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)
         try:
-            answer = await self._exchange(flow, query)
+            answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
-            logged_in = await self.held.conclude(state, flow, held)
+            logged_in = await self.held.conclude(state, flow, held, endpoint)
         except OtherAccount:
             raise  # the state and the ticket show it already
         except BrokerError as error:
@@ -315,10 +319,7 @@ class Login:
         except StoreUnavailable:  # the grant itself shows what happened
             log.warning("login.unrecorded", grant_id=flow.grant_id, status=status)
 
-    async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
-        endpoint = self._endpoints.get(flow.provider)
-        if endpoint is None:
-            raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
+    async def _exchange(self, endpoint: Endpoint, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
         dialect = await endpoint.resolve()
         check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
         query = with_code(query, dialect.code_parameter)
