@@ -247,6 +247,8 @@ class HeldLogins:
         ended = replace(flow, held="", decision="", cookie_digest="", code_verifier="")
         if completed:
             ended = replace(ended, status="completed", error="", error_description="")
+        elif flow.error == OtherAccount.code:  # the page of a state is anybody's who knows it, and names no accounts
+            ended = replace(ended, error_description=NOTHING_HELD)
         await self._store.flows.update(state, ended)
         ticket = await self._store.flows.get(flow.ticket)
         if completed and ticket is not None and (ticket.undecided == state or ticket.status == "working"):

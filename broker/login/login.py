@@ -195,13 +195,15 @@ class Login:
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
             raise LoginRefused("this login is unknown or older than ten minutes: open the login link again")
-        if flow.status != "pending":
+        if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
-        if not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookies.get(state, ""))):
+        if not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
                 "or complete it with `token-broker login --paste`"
             )
+        if flow.status != "pending":
+            raise AlreadyUsed(flow, state)
         return await self._complete(state, flow, query)
 
     async def _state_by_cookie(self, cookies: Mapping[str, str]) -> str:
@@ -275,8 +277,7 @@ class Login:
             Conflict: there is nothing to decide (any more).
         """
         flow = await self._store.flows.get(state)
-        cookie = cookies.get(state, "")
-        if flow is None or not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookie)):
+        if flow is None or not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused("this browser has no login to decide about: open the login link again")
         return await self.held.replace_account(state)
 
@@ -350,6 +351,11 @@ class Login:
                 raise ProviderRefused(
                     f"the provider refused the code exchange ({outcome.code} {outcome.detail})".strip()
                 )
+
+
+def _is_own(flow: Flow, cookie: str) -> bool:
+    """Return whether *cookie* is that of the browser that opened the login link."""
+    return bool(flow.cookie_digest) and secrets.compare_digest(flow.cookie_digest, _digest(cookie))
 
 
 def _digest(cookie: str) -> str:

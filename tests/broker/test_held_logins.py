@@ -38,6 +38,9 @@ async def test_a_refused_login_does_not_replace_a_later_one(broker: RunningBroke
         async with refused.get(redirected) as answer:
             page = await answer.text()
         state = page.partition('name="state" value="')[2].partition('"')[0]
+        async with browser() as other, other.get(redirected) as seen:
+            assert seen.status == 400
+            assert "jane@example.com" not in await seen.text(), "a state stands in logs and histories"
         _, ticket = await refused_as(broker, "mary")
         await walk_login(started["login_url"], user="jane")  # the same link, in another browser
         token = await stored_refresh_token(broker, "g1")
