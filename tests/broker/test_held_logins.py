@@ -11,8 +11,7 @@ from broker.errors import ProviderUnavailable
 from broker.login import held, recorder
 from broker.providers.discovery import Discovery
 from broker.sandbox import walk_login, walk_to_redirect
-from tests.broker.logins import browser, opened, start
-from tests.broker.test_accounts import log_in_as, refused_as, with_accounts
+from tests.broker.logins import browser, log_in_as, opened, refused_as, start, with_accounts
 from tests.steps import assert_sound, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
 
