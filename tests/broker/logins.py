@@ -9,7 +9,6 @@ import pytest
 
 from broker.sandbox import BrowserError, walk_login
 from tests.conftest import provider_settings
-
 from tests.steps import authority_of
 
 if TYPE_CHECKING:
