@@ -57,6 +57,7 @@ class Protocol(web.RequestHandler):
         "_body_left",
         "_counted_in",
         "_head_size",
+        "_is_unreadable",
         "_last_body",
         "_last_bytes",
         "_prefix",
@@ -70,7 +71,7 @@ class Protocol(web.RequestHandler):
         self._last_body: StreamReader = EMPTY_PAYLOAD
         self._head_size, self._beginning = 0, b""
         self._upgrades, self._last_bytes, self._body_left = False, b"", 0
-        self._prefix = prefix
+        self._prefix, self._is_unreadable = prefix, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and count the connection."""
@@ -111,6 +112,8 @@ class Protocol(web.RequestHandler):
 
     def _parse(self, part: bytes) -> None:
         """Parse *part*, and close the connection of a client whose head never ends: aiohttp limits its lines only."""
+        if self._is_unreadable:
+            return  # no later request can be found; the response to this one is under way
         count, in_head = self._request_count, self._last_body.is_eof()
         if in_head and not self._head_size:
             self._beginning = part[:256]
@@ -118,7 +121,9 @@ class Protocol(web.RequestHandler):
         if self._request_count > count:
             self._head_size = 0
             message, self._last_body = self._messages[-1]
-            if isinstance(message, RawRequestMessage) and message.upgrade:  # chunks end as a head does
+            if not isinstance(message, RawRequestMessage):
+                self._is_unreadable = True
+            elif message.upgrade:  # chunks end as a head does
                 self._body_left = int(message.headers.get(hdrs.CONTENT_LENGTH, "0"))
         elif in_head:
             self._head_size += len(part)
