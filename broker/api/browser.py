@@ -34,10 +34,12 @@ def page(status: int, title: str, text: str, *, good: bool = False, form: str = 
     Args:
         status: the HTTP status.
         title: what happened; text, not HTML.
-        text: what it means, and what to do; text, not HTML.
+        text: what it means, and what to do; text, not HTML. It may be the words of an error, which begin small and end
+            without a full stop.
         good: whether it is good news.
         form: HTML below the text.
     """
+    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=HEADERS)
 
@@ -56,7 +58,7 @@ def for_reader(response: web.Response, target: str, accept: str = "") -> web.Res
     text = json.loads(response.body)["error_description"]
     if response.status == HTTPStatus.NOT_FOUND:
         text = "there is no such page"
-    made = page(response.status, HTTPStatus(response.status).phrase.capitalize(), f"{text[:1].upper()}{text[1:]}.")
+    made = page(response.status, HTTPStatus(response.status).phrase.capitalize(), text)
     made.headers.update(
         {name: response.headers[name] for name in (hdrs.ALLOW, hdrs.RETRY_AFTER) if name in response.headers}
     )
