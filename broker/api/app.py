@@ -6,8 +6,9 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from broker.api.browser import for_reader
 from broker.api.context import CONTEXT
 from broker.api.requests import BODY_LIMIT
 from broker.api.responses import finish, misdirected_response, response_to_error
@@ -89,7 +90,7 @@ async def _check_host(request: web.Request, handler: Handler) -> web.StreamRespo
     """Refuse a request whose `Host` is not served here."""
     context = request.app[CONTEXT]
     if not context.hosts.is_served(request):
-        return finish(context, misdirected_response())
+        return finish(context, for_reader(misdirected_response(), request.path, request.headers.get(hdrs.ACCEPT, "")))
     return await handler(request)
 
 
@@ -98,7 +99,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         response = await handler(request)
     except Exception as error:  # noqa: BLE001 - every error has a response
-        response = response_to_error(error, request.method, _route(request))
+        refusal = response_to_error(error, request.method, _route(request))
+        response = for_reader(refusal, request.path, request.headers.get(hdrs.ACCEPT, ""))
         if request.writer.output_size > 0 and request.transport is not None:
             request.transport.abort()  # a streamed response has begun, so no other one can follow
     return finish(request.app[CONTEXT], response)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
+
 from broker import errors
 from broker.api import session
 from broker.api.context import CONTEXT
@@ -13,12 +15,12 @@ from broker.model import GRANT_ID
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from aiohttp import web
-
     from broker.api.callers import Caller
 
 BODY_LIMIT = 64 * 1024
 """Bytes."""
+AWAITS_CONTINUE = web.RequestKey("awaits_continue", bool)
+"""Set in a request whose client sends the body only after a 100 (Continue)."""
 INVALID_GRANT_ID = "a grant id is a letter or digit, then letters, digits, '.', '_' or '-', at most 128 characters"
 
 
@@ -143,9 +145,20 @@ async def read_body(request: web.BaseRequest) -> bytes:
 
     Raises:
         EncodedBody: it is compressed.
+        HTTPRequestEntityTooLarge: it is longer than `BODY_LIMIT`.
     """
     require_unencoded(request)
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
+    await invite_body(request)
     return await request.read()
+
+
+async def invite_body(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it to send the body (RFC 9110 §10.1.1), once nothing speaks against the request."""
+    if request.pop(AWAITS_CONTINUE, None):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the response has not begun
 
 
 def require_unencoded(request: web.BaseRequest) -> None:

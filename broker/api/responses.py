@@ -124,15 +124,16 @@ def response_to_error(error: Exception, method: str, route: str) -> web.Response
             return error_response(500, "server_error", "token-broker has a bug: see request.failed in its log")
 
 
-def finish(context: Context, response: web.StreamResponse) -> web.StreamResponse:
+def finish(context: Context, response: web.StreamResponse, *, closing: bool = False) -> web.StreamResponse:
     """Return the response with the headers of all responses, which a `RawResponse` has already.
 
-    While the broker stops, the response closes its connection and says so (`Connection: close`).
+    If *closing*, and while the broker stops, the response closes its connection and says so (`Connection: close`).
     """
-    if context.health.stopping and isinstance(response, RawResponse):
+    closing = closing or context.health.stopping
+    if closing and isinstance(response, RawResponse):
         response = response.content.to_response()
     if not isinstance(response, RawResponse):
         response.headers.update(COMMON_HEADERS)
-    if context.health.stopping:
+    if closing:
         response.force_close()
     return response

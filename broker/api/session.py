@@ -58,10 +58,18 @@ class Session:
 def cookie_name(public_url: str) -> str:
     """Return the cookie's name, which differs between brokers on one host, since cookies ignore ports.
 
-    Over https, browsers accept a `__Host-` cookie only with Secure, for this very host and for the path `/`.
+    Over https, browsers accept a `__Host-` cookie only with Secure, for this very host and for the path `/`, and a
+    `__Secure-` cookie only with Secure.
     """
     name = f"token_broker_{hashlib.sha256(public_url.rstrip('/').encode()).hexdigest()[:8]}"
-    return f"__Host-{name}" if public_url.startswith("https://") else name
+    if not public_url.startswith("https://"):
+        return name
+    return f"__Host-{name}" if cookie_path(public_url) == "/" else f"__Secure-{name}"
+
+
+def cookie_path(public_url: str) -> str:
+    """Return the cookie's path: other services of the host are not sent it."""
+    return urlsplit(public_url).path.rstrip("/") or "/"
 
 
 def seal(sealer: Sealer, caller: Caller, digest: str, ends_at: int) -> str:

@@ -10,6 +10,8 @@ from broker.check import file_facts
 from broker.check.files import check_data_dir, check_disk, check_secret
 from broker.check.finding import Finding, from_error
 from broker.check.providers import check_provider
+from broker.check.public import check_public
+from broker.check.public import fetch_facts as fetch_public_facts
 from broker.check.read_files import check_read_files
 from broker.check.settings import check_settings
 from broker.check.store import check_store
@@ -78,9 +80,11 @@ def _check_data_dir(settings: Settings) -> Iterator[Finding]:
 
 
 async def online(settings: Settings) -> list[Finding]:
-    """Return the findings of Redis and of every provider, all queried at once."""
+    """Return the findings of Redis, of `public_url` and of every provider, all queried at once."""
     store, *providers = await asyncio.gather(
-        _check_redis(settings), *(_check_provider(settings, name) for name in settings.providers)
+        _check_redis(settings),
+        _check_public(settings),
+        *(_check_provider(settings, name) for name in settings.providers),
     )
     return [*store, *(finding for found in providers for finding in found)]
 
@@ -102,6 +106,11 @@ def _sealer(settings: Settings) -> Sealer | None:
         return Sealer(private.sealing_keys(settings)) if path.exists() else None
     except (InvalidSettings, OSError):
         return None  # `offline` reports it
+
+
+async def _check_public(settings: Settings) -> list[Finding]:
+    url, timeout = settings.http.public_url, settings.refresh.request_timeout.total_seconds()
+    return list(check_public(await fetch_public_facts(url, timeout), url))
 
 
 async def _check_provider(settings: Settings, name: str) -> list[Finding]:

@@ -24,7 +24,9 @@ _EXITS = {
 
 @app.command(epilog=exits(own=_EXITS))
 def check(
-    online: Annotated[bool, typer.Option("--online", help="Also try every connection: Redis, each provider.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also try every connection: Redis, public_url, each provider.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for a warning too.")] = False,
     as_json: Json = False,
     config: Config = None,

@@ -72,8 +72,8 @@ class Http(Section):
     )
     public_url: WebUrl = Field(
         default="http://127.0.0.1:8080",
-        description="URL of this broker as browsers see it; register public_url + /callback as redirect_uri at the "
-        "provider",
+        description="URL of this broker as browsers see it, with a path where its host serves more; register "
+        "public_url + /callback as redirect_uri at the provider",
     )
     drain_delay: Duration = Field(
         default=timedelta(seconds=3), description="how long to keep serving after SIGTERM turned /readyz to 503"

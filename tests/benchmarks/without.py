@@ -65,7 +65,7 @@ TRICKS = {
         {
             "broker.api.server": [
                 (
-                    "read = None if hdrs.EXPECT in message.headers else self._find_read(message.method, message.path)",
+                    "read = self._find_read(message.method, message.path)",
                     "read = None",
                 )
             ]

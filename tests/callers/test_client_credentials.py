@@ -171,7 +171,7 @@ async def test_dead_grant(broker: RunningBroker) -> None:
         ("", []),
     ],
 )
-def test_basic_is_read_both_ways(value: str, pairs: list[tuple[str, str]]) -> None:
+def test_clientis_read_both_ways(value: str, pairs: list[tuple[str, str]]) -> None:
     """Plain, as most libraries send it, and form-encoded, as RFC 6749 §2.3.1 says."""
     assert decode_basic(value) == pairs
 
@@ -227,14 +227,17 @@ async def test_the_rules_of_go_and_spring(broker: RunningBroker, sandbox: Sandbo
     assert len(sandbox.rotating.token_requests) == asked
 
 
-@pytest.mark.parametrize("path", ["/oauth2/token", "/v1/grants/g1/refresh"])
+@pytest.mark.parametrize("path", ["/oauth2/token", "/v1/grants/g1/login"])
 async def test_who_holds_the_body_back_is_told_to_send_it(broker: RunningBroker, path: str) -> None:
     """`Expect: 100-continue` (RFC 9110 §10.1.1): .NET says it with each POST, and waits."""
     host, port = broker.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = urlencode(FORM).encode()
+    client = f"Authorization: {basic('svc', KEY)}"
+    credential = client if path == "/oauth2/token" else f'X-Broker-Key: {broker.admin_key}\r\nIf-Match: "1"'
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: {basic('svc', KEY)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        f"{credential}\r\n"
         f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n"
     )
     writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())

@@ -13,6 +13,7 @@ from broker.sandbox import Sandbox
 from broker.secret import key_digest
 from tests.conftest import RunningBroker, StartBroker
 from tests.page.steps import changed, kill, newer, parked
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.steps import log_in, make_due, refused_often
 from tests.waiting import until
@@ -214,3 +215,21 @@ async def test_polling_stops_when_hidden(broker: RunningBroker, screens: Screens
     assert len(asked) == 2
     await screen.page.evaluate(hide, False)
     await until(lambda: len(asked) == 3)
+
+
+async def test_below_a_path(start_broker: StartBroker, screens: Screens) -> None:
+    """Below the path of `public_url` the page loads, signs in, shows its grants and logs one in."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/tools/broker"
+    async with start_broker(http={"listen": [f"127.0.0.1:{port}"], "public_url": url}) as broker:
+        await log_in(broker, "acme-1", "acme")
+        screen = await screens(broker)
+        await screen.page.goto(url)
+        await screen.page.get_by_label("Admin key").fill(broker.admin_key)
+        await screen.page.get_by_role("button", name="Sign in").click()
+        await screen.page.get_by_role("heading", name="All is well.").wait_for()
+        assert screen.page.url == f"{url}/"
+        await screen.open_details("acme-1")
+        await screen.page.reload()
+        await screen.line("acme-1").wait_for()
+        screen.sound()

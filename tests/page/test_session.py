@@ -81,6 +81,15 @@ async def test_cookie(start_broker: StartBroker, secure: bool) -> None:
         assert "Max-Age=0" in headers["Set-Cookie"]
 
 
+async def test_cookie_below_a_path(start_broker: StartBroker) -> None:
+    """Below a path, the other services of the host are not sent the cookie; it is Secure behind https."""
+    for url, secure in (("https://tools.example/broker/", True), ("http://127.0.0.1:1/a/b", False)):
+        async with start_broker(http={"public_url": url}) as broker:
+            ((name, morsel),) = (await signed_in(broker)).items()
+            assert (morsel["path"], bool(morsel["secure"])) == ("/broker" if secure else "/a/b", secure)
+            assert name.startswith("__Secure-token_broker_" if secure else "token_broker_")
+
+
 async def test_wrong_keys(broker: RunningBroker) -> None:
     """A wrong key is a 401, however often, and locks out nobody; a key without the admin right is told so."""
     for key in ["wrong"] * 30:

@@ -45,7 +45,7 @@ async def service() -> AsyncIterator[Service]:
     here = Service()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", here.answer)
-    runner = web.AppRunner(application, access_log=None, max_field_size=32_768)
+    runner = web.AppRunner(application, access_log=None, max_field_size=65_536)
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -137,6 +137,25 @@ async def test_the_service_gets_the_token_and_nothing_else(
             ("PUT", 1),
             ("DELETE", 0),
         ]
+
+
+@PROXIES
+async def test_long_headers_of_the_end_user(
+    start_broker: StartBroker, sandbox: Sandbox, service: Service, tmp_path: Path, make: Any
+) -> None:
+    """Lines of up to 60 kB go to the service, whether the broker is sent them or not."""
+    data = tmp_path / "own"
+    data.mkdir()
+    (data / "admin.key").write_text("admin-key-0123456789-0123456789-0123456789\n")
+    async with start_broker(data_dir=data, **CALLERS) as broker:
+        await broker.import_(GRANT, "acme", sandbox.rotating.issue().refresh_token or "")
+        async with proxying(make, tmp_path / "proxy", broker.url, service.url) as url, aiohttp.ClientSession() as user:
+            for name in ("Cookie", "X-Own", "Referer", "Accept", "If-None-Match", "Origin"):
+                for size in (9_000, 32_000, 60_000):
+                    own = {name: "a=" + "x" * size}
+                    async with user.post(f"{url}/cameras/7", data=b"y" * 70_000, headers=own) as answer:
+                        assert (answer.status, await answer.text()) == (200, "served"), (name, size)
+                    assert service.asked[-1][2][name] == own[name]
 
 
 @PROXIES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api.context import CONTEXT
-from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, require_unencoded
+from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, invite_body, require_unencoded
 from broker.api.responses import UNREADABLE_BODY
 from broker.api.routes.grants import audit_import, read_annotations, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest
@@ -38,6 +38,7 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     """
     caller, context = authenticate_admin(request), request.app[CONTEXT]
     require_unencoded(request)
+    await invite_body(request)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
     number = 0

@@ -14,11 +14,13 @@ import structlog
 from aiohttp import web
 
 from broker.api import audit
+from broker.api.browser import HEADERS, page
 from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, read_body, read_grant_id, read_json, require_provider
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
+from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.login.held import OtherAccount
 from broker.login.login import AlreadyUsed
@@ -37,22 +39,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _COOKIE = "token_broker_login_"
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} · token-broker</title>
-<style>
-:root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
-body {{ margin: 12vh auto; max-width: 34rem; padding: 0 1.5rem }}
-h1 {{ font-size: 1.5rem; margin: 0 0 .75rem }} h1::before {{ content: "{sign} " }}
-code {{ font-size: .95em }} button {{ font: inherit; padding: .3rem .8rem }}
-</style></head><body><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
-"""
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -84,14 +70,14 @@ def _with_page(handler: Handler) -> Handler:
             raise  # the body cannot be read: no page sent this
         except Exception:
             log.exception("request.failed", method=request.method, route=handler.__name__)
-            return _page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
+            return page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
 
     return answer
 
 
 async def _head(_request: web.Request) -> web.Response:
     """Answer HEAD without any effect: link scanners and previews send it."""
-    return web.Response(headers=_HEADERS)
+    return web.Response(headers=HEADERS)
 
 
 async def start_login(request: web.Request) -> web.Response:
@@ -178,7 +164,7 @@ def _is_prefetch(request: web.Request) -> bool:
 async def open_link(request: web.Request) -> web.Response:
     """`GET /login/{ticket}?owner=&label=`: set a fresh state and cookie, and redirect to the provider."""
     if _is_prefetch(request):
-        return web.Response(status=503, headers=_HEADERS)
+        return web.Response(status=503, headers=HEADERS)
     context = request.app[CONTEXT]
     try:
         annotations = Ownership(None, read_text(request.query, "owner"), read_text(request.query, "label"))
@@ -186,13 +172,13 @@ async def open_link(request: web.Request) -> web.Response:
     except AlreadyUsed as error:
         return _already_used(error)
     except BrokerError as error:
-        return _page(error_status(error), "This link does not work", str(error))
-    answer = web.Response(status=302, headers={**_HEADERS, "Location": opened.authorization_url})
+        return page(error_status(error), "This link does not work", str(error))
+    answer = web.Response(status=302, headers={**HEADERS, "Location": opened.authorization_url})
     answer.set_cookie(
         _COOKIE + _cookie_suffix(opened.state),
         f"{opened.state}.{opened.cookie}",
         max_age=LIFE_S,
-        path="/callback",
+        path=f"{public_path(context.settings.http)}/callback",
         httponly=True,
         samesite="Lax",
         secure=context.settings.http.public_url.startswith("https://"),
@@ -207,7 +193,7 @@ def _cookie_suffix(state: str) -> str:
 async def callback(request: web.Request) -> web.Response:
     """`GET /callback`: complete the login (RFC 6749 §4.1.2). A reload changes nothing."""
     if _is_prefetch(request):
-        return web.Response(status=503, headers=_HEADERS)
+        return web.Response(status=503, headers=HEADERS)
     try:
         query = read_query(request.rel_url.raw_query_string)
         login = request.app[CONTEXT].login.callback(query, _cookies(request))
@@ -245,14 +231,14 @@ def _cookies(request: web.Request) -> dict[str, str]:
 
 def _not_logged_in(error: BrokerError) -> web.Response:
     log.warning("login.failed", error=error.code, detail=str(error))
-    return _page(error_status(error), "Not logged in", str(error))
+    return page(error_status(error), "Not logged in", str(error))
 
 
 def _logged_in(login: LoggedIn) -> web.Response:
     account = f" It is of account {login.account}." if login.account else ""
     warning = f" Warning: {login.warning}." if login.warning else ""
     text = f"token-broker now keeps grant {login.grant_id} at {login.provider} alive.{account}{warning}"
-    return _page(200, "Logged in", f"{text} You can close this page.", good=True)
+    return page(200, "Logged in", f"{text} You can close this page.", good=True)
 
 
 def _other_account(text: str, state: str) -> web.Response:
@@ -261,14 +247,14 @@ def _other_account(text: str, state: str) -> web.Response:
         f'<form method="post" action="callback"><input type="hidden" name="state" value="{html.escape(state)}">'
         "<button>Replace the account</button></form>"
     )
-    return _page(409, "This is another account", text, form=form)
+    return page(409, "This is another account", text, form=form)
 
 
 def _already_used(error: AlreadyUsed) -> web.Response:
     flow = error.flow
     match flow.status:
         case "completed":
-            return _page(
+            return page(
                 200,
                 "Logged in",
                 f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
@@ -277,17 +263,10 @@ def _already_used(error: AlreadyUsed) -> web.Response:
         case "failed" if flow.decision == "open":
             return _other_account(flow.error_description, error.state)
         case "failed":
-            return _page(
+            return page(
                 400,
                 "Not logged in",
                 f"{flow.error_description} (You opened this page again; that changed nothing.)",
             )
         case _:
-            return _page(400, "Just a moment", "Another window is completing this login.")
-
-
-def _page(status: int, title: str, text: str, *, good: bool = False, form: str = "") -> web.Response:
-    """Return a page; *text* may be the words of an error, which begin small and end without a full stop."""
-    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
-    body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
-    return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=_HEADERS)
+            return page(400, "Just a moment", "Another window is completing this login.")

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from broker import __version__
+from broker.api.context import CONTEXT
 from broker.api.routes import shapes
 from broker.api.routes.operations import (
     ANY,
@@ -32,6 +33,7 @@ from broker.api.routes.operations import (
     Answer,
     Operation,
 )
+from broker.api.targets import public_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +58,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
         """`GET /openapi.json`: return this document."""
         async with lock:
             if not made:  # in a thread: it takes as long as some hundred reads of a token
-                made.append(await asyncio.to_thread(_make, router))
+                prefix = public_path(request.app[CONTEXT].settings.http)
+                made.append(await asyncio.to_thread(_make, router, prefix))
         body, etag = made[0]
         headers = {"Cache-Control": "no-cache", "ETag": etag}
         if request.headers.get("If-None-Match") == etag:
@@ -66,8 +69,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get(PATH, openapi)
 
 
-def _make(router: web.UrlDispatcher) -> tuple[bytes, str]:
-    body = json.dumps(make_document(list_routes(router)), ensure_ascii=False).encode()
+def _make(router: web.UrlDispatcher, prefix: str) -> tuple[bytes, str]:
+    body = json.dumps(make_document(list_routes(router), prefix), ensure_ascii=False).encode()
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
@@ -78,8 +81,12 @@ def list_routes(router: web.UrlDispatcher) -> Iterator[tuple[str, str, Handler]]
             yield route.method.lower(), route.resource.canonical, route.handler
 
 
-def make_document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
+def make_document(served: Iterable[tuple[str, str, Handler]], prefix: str = "") -> dict[str, Any]:
     """Make the document of the routes in *served*.
+
+    Args:
+        served: as `list_routes` yields them.
+        prefix: the path of `public_url`. The routes are served below it with and without a proxy.
 
     Raises:
         KeyError: `operations` does not describe a route.
@@ -103,6 +110,7 @@ def make_document(served: Iterable[tuple[str, str, Handler]]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
             "description": _ABOUT,
         },
+        **({"servers": [{"url": prefix}]} if prefix else {}),
         "tags": [{"name": tag} for tag in OPERATIONS],
         "paths": paths,
         "components": {

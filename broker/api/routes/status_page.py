@@ -115,7 +115,7 @@ async def sign_in(request: web.Request) -> web.Response:
         session.cookie_name(public_url),
         session.seal(context.store.sealer, caller, key_digest(key.strip()), signed_in.ends_at),
         max_age=session.LIFE_S,
-        path="/",
+        path=session.cookie_path(public_url),
         httponly=True,
         samesite="Strict",
         secure=public_url.startswith("https://"),
@@ -134,7 +134,7 @@ async def sign_out(request: web.Request) -> web.Response:
     answer = json_response(_describe(None))
     answer.del_cookie(
         session.cookie_name(public_url),
-        path="/",
+        path=session.cookie_path(public_url),
         httponly=True,
         samesite="Strict",
         secure=public_url.startswith("https://"),
