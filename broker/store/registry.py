@@ -190,6 +190,7 @@ class Registry:
             mode=mode,
             was_provider=was_provider,
             was_generation=was_generation,
+            generation=generation,
             due_at=due_at,
             fingerprint=fingerprint,
             channel=self._keys.channel(grant_id),

@@ -13,6 +13,8 @@ end
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).
 local SECOND_TERM_MARK = 0.5
+-- Failures of a grant in a row after which subscribers hear of it (as in refresh/policy.py).
+local FAILING_AFTER = 3
 
 -- Return the server's time in epoch ms.
 local function now_ms()
@@ -33,6 +35,15 @@ local function refusals(refused, now)
     return 0
   end
   return tonumber(count), tonumber(first), tonumber(last)
+end
+
+-- Note that subscribers heard of a problem of the grant, before its traces are removed: the refresh that ends the problem
+-- is its recovery. A refresh by a broker that does not know the note makes another generation, and the note void.
+local function note_recovering(grant, generation)
+  local stored = redis.call('HMGET', grant, 'reason', 'failures', 'recovering', 'generation')
+  if stored[1] or tonumber(stored[2] or 0) >= FAILING_AFTER or stored[3] and stored[3] == stored[4] then
+    redis.call('HSET', grant, 'recovering', generation or stored[4])
+  end
 end
 
 -- Return why a grant that was named by its id cannot be moved: gone, moved (another provider has it: read again) or
