@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from broker.store import scripts
 from broker.store.attempts import REGISTERED, Attempt
-from broker.store.registry import Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +39,17 @@ class LostGrant(NamedTuple):
     """When it was due, when its lease ended, or since when it was parked."""
     at: int
     """When that was noticed."""
+
+
+class Position(NamedTuple):
+    """Where a restored grant stands in the schedule."""
+
+    at: int
+    """When it is due, or since when it is parked; epoch ms."""
+    reason: str = ""
+    """Why it is parked; empty: it is due."""
+    unknown_at: int | None = None
+    """When a token request with its refresh token was sent whose outcome is unknown; epoch ms."""
 
 
 Recovered = Literal["older", "restored", "known", "replaced", "forgotten", "forgot", "another store"]

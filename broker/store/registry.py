@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
+    from broker.store.lost import Position
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.token_answer import Message
@@ -54,17 +55,6 @@ class Held(NamedTuple):
     provider: str
     generation: int
     granted_at: int
-
-
-class Position(NamedTuple):
-    """Where a restored grant stands in the schedule."""
-
-    at: int
-    """When it is due, or since when it is parked; epoch ms."""
-    reason: str = ""
-    """Why it is parked; empty: it is due."""
-    unknown_at: int | None = None
-    """When a token request with its refresh token was sent whose outcome is unknown; epoch ms."""
 
 
 @slotted

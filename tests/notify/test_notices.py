@@ -111,38 +111,6 @@ async def test_dead_grant_and_its_recovery(
     assert not [s for s in secrets if len(s) > 5 and any(s.encode() in body for _, body in receiver.posts)]
 
 
-@pytest.mark.parametrize("how", ["retry", "retry of the provider", "import"])
-async def test_what_a_person_heals_is_a_recovery(
-    start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver, how: str
-) -> None:
-    """A retry or an import that heals a grant is heard as `recovered`, once, by subscribers and by people."""
-    async with start_broker(notify=receiver.settings) as broker, subscribed(redis, "g1") as heard:
-        await kill(broker, sandbox, redis, "g1")
-        await until(lambda: receiver.notices)
-        if how == "retry":
-            await broker.ask("POST", "/v1/grants/g1/retry")
-        elif how == "import":
-            await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
-        else:
-            await redis.hset("broker:{0}:grant:g1", "reason", "sealed_with_missing_key")
-            await broker.ask("POST", "/v1/providers/acme/retry")
-        events: list[str] = []
-
-        def has_recovered() -> bool:
-            events[:] = [message["event"] for message in heard]
-            return events[-2:] == ["refreshed", "recovered"]
-
-        await until(has_recovered)
-        assert events == ["refreshed", "reauthorization_required", "refreshed", "recovered"]
-        assert heard[-1]["generation"] == heard[-2]["generation"]
-        await check_now(redis, "grant/g1")
-        await until(lambda: len(receiver.events) == 2)
-        await make_due(redis, "acme", "g1")
-        await until(lambda: len(heard) == 5)
-        assert heard[-1]["event"] == "refreshed"
-        assert receiver.events == ["reauthorization_required", "recovered"]
-
-
 async def test_failing_then_suspended_then_healthy(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, receiver: Receiver
 ) -> None:
