@@ -159,6 +159,8 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
 
         providers.replace(settings.providers, make_endpoint)
         warm, of_lost_grants = any_of(settings.cache.warm), Heartbeat("lost grants")
+        cache = Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait)
+        store.clock.on_set_back = cache.rewind
         yield _Base(
             settings=settings,
             callers=callers,
@@ -168,7 +170,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             make_endpoint=make_endpoint,
             journal=journal,
             notifier=notifier,
-            cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
+            cache=cache,
             connections=connections,
             lost_grants=LostGrants(store, journal, of_lost_grants, providers.endpoints),
             of_lost_grants=of_lost_grants,

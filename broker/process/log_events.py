@@ -41,7 +41,7 @@ EVENTS: dict[str, Event] = {
     "cache.newer": Event(_DEBUG, "Redis published a token that is older than the one in memory"),
     "clock.set_back": Event(
         _WARNING,
-        "the clock of Redis was set back; the broker moved due times back as well",
+        "the clock of Redis was set back by `seconds`; the broker moved due times and ends of tokens back as well",
         "synchronise the clock of the Redis host",
     ),
     "commit.abandoned": Event(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
-from broker.store.clock import Clock
+from broker.store.clock import Clock, SetBack
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
@@ -92,6 +92,8 @@ class Store:
                 "the file, below the new one"
             ) from None
         self.primary.mark = (self.keys.meta, store_id.decode())
+        at, by = await self.primary.call("HMGET", self.keys.epoch, "set_back_at", "set_back_by")
+        self.clock.set_back = SetBack(int(at), int(by)) if at and by else self.clock.set_back
 
     async def _begin(self) -> None:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
@@ -158,7 +160,7 @@ def _wire(
 ) -> Store:
     keys, clock = Keys(redis.namespace), Clock()
     primary.mark = (keys.meta, "")  # until `identify`
-    grants = Grants(primary, keys, sealer, old_tokens)
+    grants = Grants(primary, keys, sealer, old_tokens, clock)
     hold_off_ms = hold_off // timedelta(milliseconds=1)
     schedule = Schedule(
         primary,

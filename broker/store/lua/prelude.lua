@@ -13,6 +13,8 @@ end
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).
 local SECOND_TERM_MARK = 0.5
+-- Two brokers that find the clock set back within so many ms (by the new time) mean one step of it (as in store/clock.py).
+local SAME_SET_BACK_MS = 60000
 -- Failures of a grant in a row after which subscribers hear of it (as in refresh/policy.py).
 local FAILING_AFTER = 3
 
