@@ -68,7 +68,7 @@ class Reader:
         self._page_url = page_url
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
-        self._recover = recover
+        self.recover = recover
 
     async def stop_waiting(self, *_: object) -> None:
         """Let nobody wait here any longer: the broker ends."""
@@ -257,7 +257,7 @@ class Reader:
     async def _load(self, grant_id: str) -> Grant:
         """Read the grant from the store; cache its token."""
         grant = await self._store.grants.get(grant_id)
-        if grant is None and await self._recover(grant_id):
+        if grant is None and await self.recover(grant_id):
             grant = await self._store.grants.get(grant_id)
         if grant is None:
             self._cache.evict(grant_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,18 @@ async def test_the_journal_restores_a_lost_grant(
     assert not await redis.hlen(LOST)
     if state != "parked":
         await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def test_a_logout_finds_a_lost_grant(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
+    """A grant is logged out for good though its hash is gone: its tokens are revoked, and it does not come back."""
+    await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
+    await broker.token("g1")
+    await redis.delete(GRANT)
+    status, body, _ = await broker.ask("DELETE", "/v1/grants/g1")
+    assert (status, body["revoked"]) == (200, True), body
+    await asyncio.sleep(3)
+    assert not await redis.exists(GRANT)
+    assert (await broker.ask("GET", "/v1/grants/g1/token"))[0] == 404
 
 
 async def failed(redis: Redis) -> bool:

@@ -267,6 +267,8 @@ async def delete_grant(request: web.Request) -> web.Response:
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
     grant = await context.store.grants.get(grant_id)
+    if grant is None and await context.reader.recover(grant_id):  # Redis lost it, and it would come back by itself
+        grant = await context.store.grants.get(grant_id)
     if grant is None:
         detail = await context.logout.forget_lost(grant_id)
         if detail is None:
