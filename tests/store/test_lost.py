@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.account import NOBODY
 from broker.model import Ending, Park, Postpone
+from broker.model.account import NOBODY
 from broker.secret import Secret
 from broker.store.attempts import Attempt
 from broker.store.lost import LostGrant, find_position
