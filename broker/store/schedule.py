@@ -15,8 +15,8 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
-from broker.store.clock import SetBack
 from broker.store.commit_group import CommitGroup
+from broker.store.rewinding import Rewinding
 from broker.token_answer import message_text
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
 REPORT_WINDOW_MS = 3_600_000
 """The time in which a budget of reports may be used up."""
-_REWIND_PAGE = 500
-_REWIND_AGAIN = 15.0
-"""Seconds after which the schedule is rewound once more."""
-_REWOUND: tuple[State, ...] = ("due", "parked")
 _TRIES = 8
 
 
@@ -98,8 +94,7 @@ class Schedule:
         self.replayed_after = -1
         """The fence after which this replica replayed its journal: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
-        self._rewound: dict[str, tuple[int, int, float]] = {}
-        """Of each provider the last step back of the clock that was made up for, how often, and when (monotonic s)."""
+        self._rewinding = Rewinding(primary, keys, clock)
         self._lost_claims: dict[str, list[str]] = {}
 
     def _text(self, message: Message) -> str:
@@ -140,7 +135,7 @@ class Schedule:
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced=int(number))
         opened = parse_claims(self._grants, provider, rows, claimed_at=now, lease_ends=before + lease_ms / 1000)
-        set_back = status == b"back" or self._is_to_rewind(provider)
+        set_back = status == b"back" or self._rewinding.is_due(provider)
         return Claimed(*opened, int(wait_ms), set_back=set_back, passed_over=int(number))
 
     def _claim_call(
@@ -369,41 +364,9 @@ class Schedule:
             held += await self._primary.run(scripts.ABANDON, keys, args)
         return held
 
-    def _is_to_rewind(self, provider: str) -> bool:
-        """Return whether a step back of the clock that was found here is to be made up for.
-
-        It is done twice: an answer that came before the step was found may be stored after the first time.
-        """
-        step, times, since = self._rewound.get(provider, (0, 0, 0.0))
-        return step != self._clock.steps_back or (times == 1 and time.monotonic() > since + _REWIND_AGAIN)
-
     async def rewind(self, provider: str, lease_ms: int) -> int:
-        """Move back what was planned before the server's clock was set back, and leases that end later than new ones.
-
-        Returns:
-            By how much the clock was set back (ms).
-        """
-        found, step = self._clock.set_back if self._is_to_rewind(provider) else None, self._clock.steps_back
-        for state in _REWOUND:
-            offset, examined = 0, _REWIND_PAGE
-            while examined == _REWIND_PAGE:
-                keys = scripts.REWIND.keys(
-                    ids=self._keys.ids(state, provider),
-                    leased=self._keys.ids("leased", provider),
-                    provider=self._keys.provider(provider),
-                    epoch=self._keys.epoch,
-                    grant_prefix=self._keys.grants,
-                )
-                at, back_ms = ("", "") if found is None else found
-                args = scripts.REWIND.args(
-                    offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms, at=at, back_ms=back_ms
-                )
-                examined, agreed_at, agreed_by = await self._primary.run(scripts.REWIND, keys, args)
-                found = self._clock.set_back = SetBack(int(agreed_at), int(agreed_by))
-                offset += _REWIND_PAGE
-        before, times, _ = self._rewound.get(provider, (0, 0, 0.0))
-        self._rewound[provider] = (step, times + 1 if before == step else 1, time.monotonic())
-        return found.by if found else 0
+        """Make up for a step back of the server's clock; return its size (ms)."""
+        return await self._rewinding.rewind(provider, lease_ms)
 
 
 def _describe(code: str, detail: str) -> str:

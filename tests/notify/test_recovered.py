@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.notify.test_notices import _short_pauses, check_now, kill
+from broker.notify import scanner, sender
+from tests.notify.steps import check_now, kill
 from tests.steps import make_due, subscribed
 from tests.waiting import until
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from tests.conftest import StartBroker
     from tests.notify.conftest import Receiver
 
-__all__ = ["_short_pauses"]
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between rounds of the scanner, and between checks."""
+    monkeypatch.setattr(scanner, "_ROUND_MS", 200)
+    monkeypatch.setattr(sender, "_PAUSE", 0.1)
 
 
 @pytest.mark.parametrize("how", ["retry", "retry of the provider", "import"])

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.regressions.clocks import WallClock, redis_at
+from tests.regressions.clocks import WallClock, redis_at, take_in
 from tests.regressions.conftest import provider_at
 from tests.regressions.process import broker_process
-from tests.regressions.test_clocks import take_in
 from tests.scripted_server import authorization_server, success
 from tests.waiting import until
 
