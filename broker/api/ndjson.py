@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from broker.api.requests import BODY_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from aiohttp import StreamReader
+    from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
 Line = tuple[int, bytes | None]
 """Its number, from 1 on, and its bytes; None for a line that is longer than `BODY_LIMIT`."""
@@ -18,15 +16,15 @@ MOST_LINES = 64
 """Lines of a group. One trip to Redis and one sync to disk serve them all; more gain little and hold up others."""
 _MOST_BYTES = 64 * 1024
 """Bytes after which a group is full."""
-_MOST_BLANK = 2048
-"""Blank lines in a row after which a group ends, empty or not."""
+_MOST_PASSED = 2048
+"""Lines, blank ones included, after which a group ends, empty or not."""
 
 
 class LineReader:
     """Reads lines as they arrive; blank ones are counted and left out."""
 
-    def __init__(self, content: StreamReader) -> None:
-        self._content = content
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        self._pieces = pieces
         self._rest = bytearray()
         self._skipping = False
         self.number = 0
@@ -38,28 +36,28 @@ class LineReader:
         Raises:
             RequestPayloadError: the body cannot be read on.
         """
-        async for chunk in self._content.iter_any():
-            for group in self._split(chunk):
+        async for piece in self._pieces:
+            for group in self._split(piece):
                 yield group
         if self._rest or self._skipping:
             last = self._finish(b"")
             yield [last] if last is not None else []
 
-    def _split(self, chunk: bytes) -> Iterator[list[Line]]:
+    def _split(self, piece: bytes) -> Iterator[list[Line]]:
         group: list[Line] = []
-        start = size = blank = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            line = self._finish(chunk[start:end])
-            blank = blank + 1 if line is None else 0
+        start = size = passed = 0
+        while (end := piece.find(b"\n", start)) >= 0:
+            line = self._finish(piece[start:end])
+            passed += 1
             if line is not None:
                 group.append(line)
                 size += end - start
             start = end + 1
-            if len(group) >= MOST_LINES or size > _MOST_BYTES or blank >= _MOST_BLANK:
+            if len(group) >= MOST_LINES or size > _MOST_BYTES or passed >= _MOST_PASSED:
                 yield group
-                group, size, blank = [], 0, 0
+                group, size, passed = [], 0, 0
         if not self._skipping:
-            self._rest += chunk[start:]
+            self._rest += piece[start:]
             if len(self._rest) > BODY_LIMIT:
                 self._rest.clear()
                 self._skipping = True

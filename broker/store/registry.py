@@ -25,7 +25,7 @@ from broker.token_answer import message as notice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.model import Commit, Ending, Token
+    from broker.model import Commit, Ending, Grant, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
@@ -118,10 +118,10 @@ class Registry:
         done: dict[str, Registered | StoreUnavailable] = {}
         left = list(imports)
         for _ in range(_TRIES):
-            held = await self._grants.get_many([each.grant_id for each in left])
-            calls = [
-                import_call(self._keys, self._grants, *pair, self._clock()) for pair in zip(left, held, strict=True)
-            ]
+            held, unreadable = await self._read_each([each.grant_id for each in left])
+            done |= unreadable
+            left = [each for each in left if each.grant_id in held]
+            calls = [import_call(self._keys, self._grants, each, held[each.grant_id], self._clock()) for each in left]
             replies = await self._primary.run_each(scripts.IMPORT, [(call.keys, call.args) for call in calls])
             for each, call, reply in zip(left, calls, replies, strict=True):
                 registered = reply if isinstance(reply, StoreUnavailable) else call.parse(reply)
@@ -130,10 +130,27 @@ class Registry:
             left = [each for each in left if each.grant_id not in done]
             if not left:
                 break
-        changing = {
-            each.grant_id: StoreUnavailable(f"grant {each.grant_id} keeps changing: try again") for each in left
-        }
-        return [done.get(each.grant_id) or changing[each.grant_id] for each in imports]
+        for each in left:
+            done[each.grant_id] = StoreUnavailable(f"grant {each.grant_id} keeps changing: try again")
+        return [done[each.grant_id] for each in imports]
+
+    async def _read_each(self, grant_ids: Sequence[str]) -> tuple[dict[str, Grant | None], dict[str, StoreUnavailable]]:
+        """Return what the store holds of each grant, and an error for each that alone cannot be read."""
+        held: dict[str, Grant | None] = {}
+        unreadable: dict[str, StoreUnavailable] = {}
+        try:
+            return dict(zip(grant_ids, await self._grants.get_many(grant_ids), strict=True)), unreadable
+        except StoreUnavailable:
+            if len(grant_ids) == 1:
+                raise
+        for number, grant_id in enumerate(grant_ids):  # one damaged key must not refuse its neighbours
+            try:
+                held[grant_id] = await self._grants.get(grant_id)
+            except StoreUnavailable as error:
+                if number and not held:  # two in a row: it is the server
+                    raise
+                unreadable[grant_id] = error
+        return held, unreadable
 
     async def log_in(self, login: PreparedLogin, *, seen: Held | None, message: Message) -> Registered | None:
         """Store what a login brought.

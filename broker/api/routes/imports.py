@@ -56,7 +56,7 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     require_unencoded(request)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
-    lines = LineReader(request.content)
+    lines = LineReader(request.content.iter_any())
     try:
         async for group in lines.groups():
             async with context.turns.turn():

@@ -133,7 +133,7 @@ class Primary:
         async def send(pool: Pool) -> list[Any]:
             replies = await pool.evaluate(script, params)
             if all(isinstance(reply, Exception) for reply in replies):
-                raise replies[0]
+                raise replies[0]  # the server fails, not the call
             return replies
 
         replies: list[Any] = await self._use(send)
