@@ -117,7 +117,7 @@ def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.
     provider, refresh_token, scope = read_import(line, context.endpoints)
     spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
     due_at = context.store.clock() + int(spread)
-    imported = Import(grant_id, provider, refresh_token, scope, due_at, read_annotations(line))
+    imported = Import(grant_id, provider, refresh_token, scope, due_at=due_at, ownership=read_annotations(line))
     if warning := trimmed(line).get("warning"):
         outcome["warning"] = warning
     return imported
