@@ -10,7 +10,7 @@ import time
 import pytest
 
 from broker.api.requests import BODY_LIMIT
-from tests.conftest import RunningBroker
+from tests.conftest import RunningBroker, StartBroker
 
 LONGEST = 0.03
 """Seconds of CPU between two turns of the loop; the broker and the sender share it."""
@@ -73,6 +73,24 @@ async def test_others_are_served_meanwhile(broker: RunningBroker, kind: str) -> 
     await asyncio.gather(*(send(broker, KINDS[kind]) for _ in range(2)))
     stop.set()
     assert await watching < LONGEST
+
+
+async def test_a_good_file_holds_nobody_up(start_broker: StartBroker) -> None:
+    """Nor does a file of grants that are all new, whether callers read meanwhile or not."""
+    async with start_broker(refresh={"import_spread": "12h"}) as broker:
+        for reads in (False, True):
+            lines = [
+                b'{"grant_id":"bulk-%d-%d","provider":"acme","refresh_token":"bulk-%d-%d"}\n' % (reads, n, reads, n)
+                for n in range(2000)
+            ]
+            stop = asyncio.Event()
+            watching = asyncio.create_task(longest_turn(stop))
+            sending = asyncio.create_task(send(broker, b"".join(lines)))
+            while reads and not sending.done():
+                await broker.ask("GET", "/v1/grants/bulk-none/token")
+            assert (await sending).count(b'"created"') == len(lines)
+            stop.set()
+            assert await watching < LONGEST
 
 
 @pytest.mark.parametrize("piece", [b"x", b"\n"])

@@ -17,14 +17,12 @@ import contextlib
 import http.client
 import json
 import socket
-import statistics
 import subprocess
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -56,38 +54,25 @@ WRONG = {
 """Kinds of wrong input, each to be repeated."""
 
 
-@dataclass
-class Waits:
-    """How long /healthz took (ms), each time."""
-
-    took: list[float] = field(default_factory=list)
-
-    @property
-    def slowest(self) -> float:
-        """The slowest of them."""
-        return max(self.took, default=0.0)
-
-
 @contextlib.contextmanager
-def asking_health(port: int) -> Iterator[Waits]:
-    """Ask for /healthz as long as the body lasts."""
-    waits, over = Waits(), threading.Event()
-
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        while not over.wait(0.01):
-            began = time.perf_counter()
-            connection.request("GET", "/healthz")
-            connection.getresponse().read()
-            waits.took.append(1000 * (time.perf_counter() - began))
-
-    thread = threading.Thread(target=ask)
-    thread.start()
+def asking_health(port: int) -> Iterator[dict[str, float]]:
+    """Ask for /healthz as long as the body lasts; the figures are there when it has ended."""
+    figures: dict[str, float] = {}
+    command = [*PYTHON, "tests.benchmarks.ask_health", str(port)]
+    process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE)
     try:
-        yield waits
+        yield figures
     finally:
-        over.set()
-        thread.join()
+        printed, _ = process.communicate()
+        figures |= json.loads(printed)
+
+
+def health(figures: dict[str, float]) -> str:
+    """Return what is printed of these figures."""
+    return (
+        f"/healthz median {figures['median']:.2f}, slowest {figures['slowest']:.1f} ms "
+        f"(the machine was late by up to {figures['late']:.1f})"
+    )
 
 
 class Reads:
@@ -170,7 +155,7 @@ def import_many(port: int, key: str, client: redis.Redis, many: int, pids: tuple
         print(f"{what}: {many} grants in {took:.2f} s ({took / many / single:.2f}x of a bare write each), ", end="")
         print(f"first outcome after {1000 * first:.0f} ms, {dict(statuses)}")
         print(f"  CPU for each: broker {broker:.0f} us, Redis {store:.0f} us")
-        print(f"  /healthz: {statistics.median(waits.took):.2f} ms, slowest {waits.slowest:.1f} ms", flush=True)
+        print(f"  {health(waits)}", flush=True)
         if reads is not None:
             p50, p99 = reads.result()
             print(f"  reads: p50 {p50:.2f}, p99 {p99:.2f} ms ({p99 / quiet[1]:.1f}x of the quiet broker)", flush=True)
@@ -180,7 +165,7 @@ def import_many(port: int, key: str, client: redis.Redis, many: int, pids: tuple
         _, took, statuses = send_file(port, key, fresh)
     p50, p99 = reads.result()
     print(f"while others read: {many} grants in {took:.2f} s, {dict(statuses)}")
-    print(f"  /healthz slowest {waits.slowest:.1f} ms; reads p50 {p50:.2f}, p99 {p99:.2f} ms", flush=True)
+    print(f"  {health(waits)}; reads p50 {p50:.2f}, p99 {p99:.2f} ms", flush=True)
 
 
 def send_wrong(port: int, key: str, piece: bytes, seconds: float, rate: float) -> int:
@@ -219,7 +204,7 @@ def attack(port: int, key: str, seconds: float) -> None:
                 p50, p99 = reads.result()
             print(
                 f"{what:30} {sent / (1.25 * seconds + 0.5) / 1e6:7.2f} MB/s: "
-                f"reads p50 {p50:6.2f}, p99 {p99:7.2f} ms; /healthz slowest {waits.slowest:7.1f} ms",
+                f"reads p50 {p50:6.2f}, p99 {p99:7.2f} ms; {health(waits)}",
                 flush=True,
             )
 
