@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from broker.account import Account, Ownership
 from broker.errors import BrokerError, Conflict, ProviderRefused, StoreUnavailable
 from broker.model import GrantLife, TokenResponse
+from broker.model.account import Account, Ownership
 from broker.process.tasks import finish, run_until
 from broker.providers import revoke
 from broker.providers.account import AccountUnknown, account_in, fetch_account
@@ -59,8 +59,9 @@ class OtherAccount(BrokerError):
         self.state = state
         super().__init__(
             f"grant {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of account "
-            f"{held.account}: nothing was replaced. To replace the account, press the button on the page at which the "
-            "login ended, within ten minutes, or log in again with `token-broker login --replace-account`"
+            f'{held.account}: nothing was replaced. To replace the account, press "Replace the account" in the browser '
+            f"within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
+            "--replace-account`"
         )
 
 

@@ -119,7 +119,7 @@ class Kind:
         for name in self.required(given):
             if name not in values:
                 example = f'parameters = {{ {name} = "{self.templates[name].example}" }}'
-                yield name, f"is missing: write {example}, which is {self.templates[name].description}"
+                yield name, f"is missing: it is {self.templates[name].description}; write {example}"
         for name, value in values.items():
             template = self.templates.get(name)
             if template is None:
@@ -169,11 +169,10 @@ def _names(directory: Path) -> tuple[str, ...]:
 
 
 def unknown(name: str) -> str:
-    """Return the words about a kind that is not in the catalogue: what is near, and all there are."""
-    known = names()
-    near = difflib.get_close_matches(name.casefold(), known, n=3)
+    """Return the words about a kind that is not in the catalogue: what is near, and what lists all."""
+    near = difflib.get_close_matches(name.casefold(), names(), n=3)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"no such kind: {meant}There are {', '.join(known)}"
+    return f"no such kind: {meant}`token-broker providers` lists all kinds; oauth2 and oidc are for any other server"
 
 
 def load(name: str) -> Kind:

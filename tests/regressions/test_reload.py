@@ -205,7 +205,10 @@ async def test_a_removed_provider_comes_back(start: Start, redis: Redis, sandbox
         token = await broker.get("/v1/grants/g1/token")
         asked = len(sandbox.rotating.token_requests)
         await redis.zadd("broker:{0}:due:acme", {"g1": 0.0, "g2": 0.0}, xx=True)
-        await broker.ask("POST", "/v1/grants/g1/retry")
+        _, retried, _ = await broker.ask("POST", "/v1/grants/g1/retry")
+        assert "put [providers.acme] back" in retried["warning"]
+        code, said = await command(broker, "retry", "g1")
+        assert (code, "Grant g1 is due, but its provider is not in the settings" in said) == (0, True)
         health = await broker.get("/healthz")
         assert (health["status"], "lane acme" in health["checks"]) == ("ok", False)
         code, said = await command(broker, "explain", "g1")
@@ -238,13 +241,16 @@ async def test_wrong_settings_change_nothing(start: Start, redis: Redis, sandbox
         findings = (await hang_up(broker, "settings.not_reloaded"))["findings"]
         place = f"{broker.folder}/providers.d/new.toml:6: providers.new.skope"
         assert findings == [f"{place}: no such key: did you mean scope?"]
-        assert await command(broker, "reload") == (78, f"token-broker: {findings[0]}\n")
+        code, said = await command(broker, "reload")
+        assert (code, said.splitlines()[0]) == (78, f"token-broker: {findings[0]}")
+        assert "a running broker keeps the settings that it had" in said
         write(
             broker, "new", {key: value for key, value in acme.items() if key != "client_secret"} | _unreadable(broker)
         )
         code, said = await command(broker, "reload")
         assert code == 78
         assert said.startswith("token-broker: providers.new.client_secret_file: ")
+        assert "nothing was changed: the broker keeps the settings that it had" in said
         assert {each["provider"] for each in (await broker.get("/v1/providers"))["providers"]} == {"keep", "acme"}
         await refreshed(broker, redis, "g1")
 
