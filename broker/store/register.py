@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from broker.account import NOBODY, Ownership
 from broker.model import slotted
+from broker.model.account import NOBODY, Ownership
 from broker.store import scripts
 from broker.store.grants import TOKEN_FIELDS
 from broker.store.limits import ENDING_FIELDS
