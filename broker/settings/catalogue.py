@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -255,6 +256,8 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     if "token_endpoint" in settings and "account_endpoint" not in settings:
         for key in ("account_endpoint", "account_member", "account_hosts"):  # for tokens of the kind's own server
             filled.pop(key, None)
+    if _host(settings.get("token_endpoint")) not in {None, _host(filled.get("token_endpoint"))}:
+        filled.pop("refresh_endpoint", None)  # it would get every refresh token of the other host
     for key, value in filled.items():
         own = settings.get(key)
         if isinstance(value, dict) and isinstance(own, dict):
@@ -262,6 +265,14 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         else:
             settings.setdefault(key, value)
     return settings
+
+
+def _host(url: object) -> str | None:
+    """Return host and port of a URL; None where it is none, which is for the schema to say."""
+    try:
+        return urlsplit(url).netloc.lower() or None if isinstance(url, str) else None
+    except ValueError:
+        return None
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from broker.sandbox import Sandbox
+from broker.sandbox import Sandbox, walk_login
 from tests.conftest import provider_settings
 from tests.redis_server import RedisServer
 from tests.regressions.process import Process, broker_process, command
@@ -324,3 +324,29 @@ async def test_the_journal_is_replayed_to_a_provider_that_comes_later(
 
 async def _is_stored(redis: Redis, generation: int) -> bool:
     return bool(int(await redis.hget("broker:{0}:grant:g1", "generation") or 0) >= generation)
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_login_under_way_survives_a_reload(start: Start, redis: Redis, sandbox: Sandbox, removed: bool) -> None:
+    """Its tokens are kept, and its provider's new settings get nothing of them, also where the table is gone."""
+    acme, authority = provider_settings(sandbox)["acme"], sandbox.rotating
+    async with start() as broker:
+        status, started, _ = await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"})
+        assert status == 200
+        authority.options.latency = 2.0
+        asked = len(authority.token_requests)
+        login = asyncio.create_task(walk_login(started["login_url"]))
+        await until(partial(_has_asked, sandbox, asked + 1))
+        if removed:
+            write(broker, "other", acme)
+            (broker.folder / "providers.d" / "acme.toml").unlink()
+        else:
+            write(broker, "acme", acme, issuer=f"{sandbox.url}/elsewhere")
+        await hang_up(broker)
+        assert "Logged in" in await login
+        authority.options.latency = 0.0
+        write(broker, "acme", acme)
+        await hang_up(broker)
+        assert (await broker.get("/v1/grants/g1/token"))["provider"] == "acme"
+        await refreshed(broker, redis, "g1")
+        assert authority.reuse == 0
