@@ -25,6 +25,7 @@ from broker.api.health import Health
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
+from broker.api.turns import Turns
 from broker.journal.journal import Journal
 from broker.journal.lost import LostGrants
 from broker.journal.replay import Replay
@@ -309,6 +310,7 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
         ),
         connections=base.connections,
         read_activity=base.read_activity,
+        turns=Turns(base.read_activity),
         reload=reload,
     )
 

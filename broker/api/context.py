@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from broker.api.exposition import Exposition
     from broker.api.health import Health
     from broker.api.hosts import Hosts
+    from broker.api.turns import Turns
     from broker.login.login import Login
     from broker.login.logout import Logout
     from broker.notify import Notifier
@@ -49,6 +50,7 @@ class Context:
     exposition: Exposition
     connections: Connections
     read_activity: ReadActivity
+    turns: Turns
     reload: Callable[[], Awaitable[Reloaded]]
 
 

@@ -11,7 +11,8 @@ from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
-from broker.store.registry import Held, PreparedLogin, Registered, Registry, Restored
+from broker.store.register import Import, Registered
+from broker.store.registry import Held, PreparedLogin, Registry, Restored
 from broker.store.schedule import Expedited, Recorded, Schedule
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Flows",
     "Grants",
     "Held",
+    "Import",
     "Leased",
     "Notices",
     "Page",

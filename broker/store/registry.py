@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
@@ -17,15 +16,16 @@ from broker.model.account import NOBODY, Ownership
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
-from broker.store.grants import TOKEN_FIELDS, PreparedCommit, commit_fields
-from broker.store.limits import ENDING_FIELDS, ending_fields
+from broker.store.grants import PreparedCommit, commit_fields
+from broker.store.limits import ending_fields
+from broker.store.register import Import, Registered, import_call, login_call
 from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from broker.model import Commit, Ending, Token
+    from broker.model import Commit, Ending, Grant, Token
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
     from broker.token_answer import Message
 
 _TRIES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """The result of a login or an import; `holder` is the grant that holds the same refresh token (held).
-
-    Outdated: this refresh token was imported for this grant before, and another since.
-    """
-
-    status: Literal["created", "replaced", "unchanged", "outdated", "leased", "held"]
-    generation: int
-    holder: str | None = None
 
 
 class Held(NamedTuple):
@@ -112,29 +100,58 @@ class Registry:
             due_at: When the grant is due, epoch ms.
             ownership: Owner and label, where they are given.
         """
+        (registered,) = await self.import_many(
+            [Import(grant_id, provider, refresh_token, scope, due_at=due_at, ownership=ownership)]
+        )
+        if isinstance(registered, StoreUnavailable):
+            raise registered
+        return registered
+
+    async def import_many(self, imports: Sequence[Import]) -> list[Registered | StoreUnavailable]:
+        """Store refresh tokens as `import_` does, in this order: one trip reads the grants, and one writes them.
+
+        Args:
+            imports: No two of one grant.
+
+        Returns:
+            What became of each; an error where Redis refused that one alone.
+        """
+        done: dict[str, Registered | StoreUnavailable] = {}
+        left = list(imports)
         for _ in range(_TRIES):
-            held = await self._grants.get(grant_id)
-            seen = (held.provider, held.generation) if held else None
-            generation = max(self._clock(), (seen[1] if seen else 0) + 1)
-            fields: list[Argument] = ["generation", generation, "granted_at", self._clock()]
-            if scope is not None:
-                fields += ["scope", scope]
-            fields += self._grants.sealed_refresh_token(grant_id, refresh_token)
-            fields += self._grants.ownership_fields(grant_id, generation, ownership)
-            registered = await self._register(
-                grant_id,
-                provider,
-                fields,
-                fingerprint=refresh_token.fingerprint(),
-                mode="import",
-                generation=generation,
-                seen=seen,
-                due_at=due_at,
-                keeps_token=held is not None and held.provider == provider and held.token is not None,
-            )
-            if registered is not None:
-                return registered
-        raise StoreUnavailable(f"grant {grant_id} keeps changing: try again")
+            held, unreadable = await self._read_each([each.grant_id for each in left])
+            done |= unreadable
+            left = [each for each in left if each.grant_id in held]
+            calls = [import_call(self._keys, self._grants, each, held[each.grant_id], self._clock()) for each in left]
+            replies = await self._primary.run_each(scripts.IMPORT, [(call.keys, call.args) for call in calls])
+            for each, call, reply in zip(left, calls, replies, strict=True):
+                registered = reply if isinstance(reply, StoreUnavailable) else call.parse(reply)
+                if registered is not None:
+                    done[each.grant_id] = registered
+            left = [each for each in left if each.grant_id not in done]
+            if not left:
+                break
+        for each in left:
+            done[each.grant_id] = StoreUnavailable(f"grant {each.grant_id} keeps changing: try again")
+        return [done[each.grant_id] for each in imports]
+
+    async def _read_each(self, grant_ids: Sequence[str]) -> tuple[dict[str, Grant | None], dict[str, StoreUnavailable]]:
+        """Return what the store holds of each grant, and an error for each that alone cannot be read."""
+        held: dict[str, Grant | None] = {}
+        unreadable: dict[str, StoreUnavailable] = {}
+        try:
+            return dict(zip(grant_ids, await self._grants.get_many(grant_ids), strict=True)), unreadable
+        except StoreUnavailable:
+            if len(grant_ids) == 1:
+                raise
+        for number, grant_id in enumerate(grant_ids):  # one damaged key must not refuse its neighbours
+            try:
+                held[grant_id] = await self._grants.get(grant_id)
+            except StoreUnavailable as error:
+                if number and not held:  # two in a row: it is the server
+                    raise
+                unreadable[grant_id] = error
+        return held, unreadable
 
     async def log_in(self, login: PreparedLogin, *, seen: Held | None, message: Message) -> Registered | None:
         """Store what a login brought.
@@ -148,62 +165,15 @@ class Registry:
             None when the grant changed since *seen*: prepare the login again, with a newer generation.
         """
         token = login.token
-        return await self._register(
-            token.grant_id,
-            token.provider,
+        call = login_call(
+            self._keys,
+            token,
             login.fields,
             fingerprint=login.fingerprint,
-            mode="login",
-            generation=token.generation,
             seen=(seen.provider, seen.generation) if seen else None,
-            due_at=token.refresh_at,
             message=self._text(message),
         )
-
-    async def _register(
-        self,
-        grant_id: str,
-        provider: str,
-        fields: Sequence[Argument],
-        *,
-        fingerprint: str,
-        mode: Literal["login", "import"],
-        generation: int,
-        seen: tuple[str, int] | None,
-        due_at: int,
-        message: str = "",
-        keeps_token: bool = False,
-    ) -> Registered | None:
-        script = scripts.REGISTER if mode == "login" else scripts.IMPORT
-        was_provider, was_generation = seen or ("", "")
-        keys = script.keys(
-            grant=self._keys.grant(grant_id),
-            due=self._keys.ids("due", provider),
-            **self._keys.sets(was_provider or provider, prefix="was_"),
-            held_by=self._keys.held,
-            meta=self._keys.meta,
-            attempts=self._keys.attempts_of(grant_id),
-        )
-        # An import at the same provider keeps the access token: it lives, and a reader may go on with it.
-        drop: Iterable[str] = ("account",) if keeps_token else (*TOKEN_FIELDS, *ENDING_FIELDS, "account")
-        args = script.args(
-            ["refresh_at", due_at, *fields],
-            grant_id=grant_id,
-            mode=mode,
-            was_provider=was_provider,
-            was_generation=was_generation,
-            generation=generation,
-            due_at=due_at,
-            fingerprint=fingerprint,
-            channel=self._keys.channel(grant_id),
-            message=message,
-            dropped_fields=" ".join(drop),
-            provider=provider,
-        )
-        status, detail = await self._primary.run(script, keys, args)
-        if status == b"moved":
-            return None
-        return Registered(status.decode(), generation, detail.decode() or None)
+        return call.parse(await self._primary.run(scripts.REGISTER, call.keys, call.args))
 
     async def forget(
         self, grant_id: str, message: Message, *, up_to: int | None = None, forgotten_at: int | None = None

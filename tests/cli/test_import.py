@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -81,6 +82,31 @@ async def test_progress_on_a_terminal(home: Home) -> None:
     assert "\u2501" not in piped
     assert "\u2501" in shown
     assert "3000 refused" in shown
+    plain = re.sub("\u001b\\[[0-9;?]*[A-Za-z]", "", shown)
+    bar = "[\u2501\u2578\u257a ]+"
+    assert re.search(rf"importing {bar}\d+% \d+ lines, \d+/s \d+:\d\d:\d\d", plain), "count, rate and time left"
+
+
+async def test_interrupted(home: Home) -> None:
+    """At Ctrl-C in the middle: exit 130, how many lines were processed, and how to go on; going on does the rest."""
+    await home.run()
+    process = home.start("import", "-")
+    assert process.stdin is not None
+    process.stdin.write(line(home, "g1").encode())
+
+    async def imported() -> bool:
+        return (await home.get("/v1/grants/g1"))[0] == 200
+
+    await until(imported)
+    await asyncio.sleep(0.2)  # the outcome has arrived, too
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(process.wait, 20)
+    done = await home.ended(process)
+    assert (done.code, done.out) == (130, "")
+    (printed,) = lines(done.err)
+    assert printed.startswith("token-broker: interrupted: 1 lines were processed")
+    assert "importing the whole file again" in printed
+    assert (await home("import", "-", stdin=line(home, "g2").encode())).out == "1 created\n"
 
 
 async def test_broker_goes_away(home: Home) -> None:

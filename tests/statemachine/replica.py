@@ -69,6 +69,10 @@ class Line(Primary):
     async def run(self, script: Any, keys: Any, args: Any) -> Any:
         return await self._through(script.verb, lambda: super(Line, self).run(script, keys, args))
 
+    async def run_each(self, script: Any, calls: Any) -> list[Any]:
+        work = super().run_each
+        return cast("list[Any]", await self._through(script.verb, lambda: work(script, calls)))
+
     async def run_durably(self, script: Any, calls: Any, *, replicas: int) -> tuple[list[Any], bool]:
         work = super().run_durably
         done = await self._through(script.verb, lambda: work(script, calls, replicas=replicas))

@@ -84,11 +84,16 @@ class Calls:
 
     def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
         self.seen: set[scripts.Script] = set()
-        run, durably = store.primary.run, store.primary.run_durably
+        run, each, durably = store.primary.run, store.primary.run_each, store.primary.run_durably
 
         async def recorded(script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
             self._check(script, keys, args)
             return await run(script, keys, args)
+
+        async def recorded_each(script: scripts.Script, calls: Any) -> Any:
+            for keys, args in calls:
+                self._check(script, keys, args)
+            return await each(script, calls)
 
         async def recorded_durably(script: scripts.Script, calls: Any, *, replicas: int) -> Any:
             for keys, args in calls:
@@ -96,6 +101,7 @@ class Calls:
             return await durably(script, calls, replicas=replicas)
 
         patch.setattr(store.primary, "run", recorded)
+        patch.setattr(store.primary, "run_each", recorded_each)
         patch.setattr(store.primary, "run_durably", recorded_durably)
 
     def _check(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> None:

@@ -1,26 +1,42 @@
-"""Import in bulk: NDJSON in, NDJSON of outcomes out, streamed, so memory does not grow with the file."""
+"""Import in bulk: NDJSON in, NDJSON of outcomes out, streamed, so memory does not grow with the file.
+
+The lines that have arrived together are stored together. The work takes turns with everything else (`turns`).
+"""
 
 from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from broker.api.context import CONTEXT
+from broker.api.ndjson import LineReader
 from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, invite_body, require_unencoded
 from broker.api.responses import UNREADABLE_BODY
 from broker.api.routes.grants import audit_import, read_annotations, read_import, trimmed
-from broker.errors import BrokerError, Conflict, InvalidRequest
+from broker.errors import BrokerError, Conflict, InvalidRequest, StoreUnavailable
 from broker.model import GRANT_ID
+from broker.store import Import
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Sequence
 
     from broker.api.callers import Caller
     from broker.api.context import Context
+    from broker.api.ndjson import Line
     from broker.api.routes import shapes
+    from broker.store import Registered
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A line that is to be stored, and what is known of it so far."""
+
+    imported: Import
+    outcome: shapes.ImportOutcome
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -41,30 +57,53 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     await invite_body(request)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
-    number = 0
+    lines = LineReader(request.content.iter_any())
     try:
-        async for raw in _lines(request):
-            number += 1
-            if raw is None or raw.strip():
-                await _write(response, await _import_line(context, caller, number, raw))
+        async for group in lines.groups():
+            async with context.turns.turn():
+                outcomes = await _import(context, caller, group)
+            await _write(response, outcomes)
     except web.RequestPayloadError:
-        await _write(response, _refused({"line": number + 1, "status": "refused"}, InvalidRequest(UNREADABLE_BODY)))
+        outcome: shapes.ImportOutcome = {"line": lines.number + 1, "status": "refused"}
+        await _write(response, [_refused(outcome, InvalidRequest(UNREADABLE_BODY))])
     await response.write_eof()
     return response
 
 
-async def _write(response: web.StreamResponse, outcome: shapes.ImportOutcome) -> None:
-    await response.write(json.dumps(outcome).encode() + b"\n")
+async def _write(response: web.StreamResponse, outcomes: list[shapes.ImportOutcome]) -> None:
+    if outcomes:
+        await response.write(b"".join([json.dumps(outcome).encode() + b"\n" for outcome in outcomes]))
 
 
-async def _import_line(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
-    try:
-        return await _import(context, caller, number, raw)
-    except BrokerError as error:
-        return _refused({"line": number, "status": "refused"}, error)
+async def _import(context: Context, caller: Caller, lines: Sequence[Line]) -> list[shapes.ImportOutcome]:
+    """Import *lines* together, in their order; return what became of each."""
+    outcomes: list[shapes.ImportOutcome] = []
+    waiting: dict[str, _Waiting] = {}
+    for number, raw in lines:
+        outcome: shapes.ImportOutcome = {"line": number, "status": "refused"}
+        outcomes.append(outcome)
+        try:
+            imported = _parse(context, caller, raw, outcome)
+        except BrokerError as error:
+            _refused(outcome, error)
+        else:
+            if imported.grant_id in waiting:  # a later line of a grant follows what the earlier one stored
+                await _store(context, caller, list(waiting.values()))
+                waiting.clear()
+            waiting[imported.grant_id] = _Waiting(imported, outcome)
+        await context.turns.pause()
+    if waiting:
+        await _store(context, caller, list(waiting.values()))
+    return outcomes
 
 
-async def _import(context: Context, caller: Caller, number: int, raw: bytes | None) -> shapes.ImportOutcome:
+def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.ImportOutcome) -> Import:
+    """Return what a line asks for, and add to *outcome* what is known of it.
+
+    Raises:
+        InvalidRequest: the line is no import.
+        NotAllowed: the caller may not import this grant.
+    """
     if raw is None:
         raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB: one grant needs less")
     try:
@@ -74,43 +113,46 @@ async def _import(context: Context, caller: Caller, number: int, raw: bytes | No
     grant_id = line.get("grant_id") if isinstance(line, dict) else None
     if not isinstance(grant_id, str) or not GRANT_ID.fullmatch(grant_id):
         raise InvalidRequest(INVALID_GRANT_ID)
-    outcome: shapes.ImportOutcome = {"line": number, "grant_id": grant_id, "status": "refused"}
+    outcome["grant_id"] = grant_id
+    caller.require("admin", grant_id)
+    provider, refresh_token, scope = read_import(line, context.endpoints)
+    spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
+    due_at = context.store.clock() + int(spread)
+    imported = Import(grant_id, provider, refresh_token, scope, due_at=due_at, ownership=read_annotations(line))
+    if warning := trimmed(line).get("warning"):
+        outcome["warning"] = warning
+    return imported
+
+
+async def _store(context: Context, caller: Caller, waiting: Sequence[_Waiting]) -> None:
+    """Store what waits, in one go, and complete its outcomes."""
     try:
-        caller.require("admin", grant_id)
-        provider, refresh_token, scope = read_import(line, context.endpoints)
-        spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
-        due_at = context.store.clock() + int(spread)
-        registered = await context.store.registry.import_(
-            grant_id, provider, refresh_token, scope, due_at=due_at, ownership=read_annotations(line)
-        )
-    except BrokerError as error:
-        return _refused(outcome, error)
-    outcome = {**outcome, **trimmed(line)}
-    if registered.status == "leased":
-        return _refused(outcome, Conflict("a refresh of this grant is in flight: send the line again"))
-    if registered.status == "held":
-        outcome["holder"] = registered.holder or ""
-        return _refused(outcome, Conflict("another grant holds this refresh token: use that grant, or delete it first"))
-    audit_import(caller, grant_id, registered)
-    if registered.status == "outdated":
-        return {**outcome, "status": "unchanged"}  # a file that is sent again: a later line of it replaced this one
-    context.scheduler.wake(provider)
-    return {**outcome, "status": registered.status}
+        results = await context.store.registry.import_many([each.imported for each in waiting])
+    except StoreUnavailable as error:
+        results = [error] * len(waiting)
+    await context.turns.pause()
+    for each, result in zip(waiting, results, strict=True):
+        _complete(caller, each, result)
+    for provider in {each.imported.provider for each in waiting if each.outcome["status"] in {"created", "replaced"}}:
+        context.scheduler.wake(provider)
+
+
+def _complete(caller: Caller, waiting: _Waiting, result: Registered | StoreUnavailable) -> None:
+    outcome, grant_id = waiting.outcome, waiting.imported.grant_id
+    if isinstance(result, StoreUnavailable):
+        _refused(outcome, result)
+    elif result.status == "leased":
+        _refused(outcome, Conflict("a refresh of this grant is in flight: send the line again"))
+    elif result.status == "held":
+        outcome["holder"] = result.holder or ""
+        _refused(outcome, Conflict("another grant holds this refresh token: use that grant, or delete it first"))
+    elif result.status == "outdated":  # a file that is sent again: a later line of it replaced this one
+        outcome["status"] = "unchanged"
+    else:
+        audit_import(caller, grant_id, result)
+        outcome["status"] = result.status
 
 
 def _refused(outcome: shapes.ImportOutcome, error: BrokerError) -> shapes.ImportOutcome:
-    return {**outcome, "error": error.code, "error_description": str(error)}
-
-
-async def _lines(request: web.Request) -> AsyncIterator[bytes | None]:
-    """Yield the body's lines; None for a line that is too long."""
-    rest, skipping = b"", False
-    async for chunk in request.content.iter_any():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield None if skipping or len(line) > BODY_LIMIT else line
-            skipping = False
-        if len(rest) > BODY_LIMIT:
-            rest, skipping = b"", True
-    if rest or skipping:
-        yield None if skipping else rest
+    outcome["error"], outcome["error_description"] = error.code, str(error)
+    return outcome

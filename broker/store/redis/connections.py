@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from broker.settings.redis_url import RedisLocation
+    from broker.store.scripts import Script
 
 Argument = str | bytes | int | float
 """One part of a command."""
@@ -144,6 +145,15 @@ class Pool:
                 self._idle.append(connection)
             else:
                 await connection.disconnect(nowait=True)
+        return replies
+
+    async def evaluate(
+        self, script: Script, params: Sequence[tuple[Argument, ...]], *further: tuple[Argument, ...]
+    ) -> list[Any]:
+        """Run a script by its hash for each of *params*, then *further*; send its text to a server that lacks it."""
+        replies = await self.trip([*(("EVALSHA", script.sha, *each) for each in params), *further])
+        if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+            replies = await self.trip([*(("EVAL", script.text, *each) for each in params), *further])
         return replies
 
     async def _acquire(self) -> Any:

@@ -118,12 +118,26 @@ class Primary:
         params = self._params(keys, args)
 
         async def send(pool: Pool) -> Any:
-            reply = (await pool.trip([("EVALSHA", script.sha, *params)]))[0]
-            if isinstance(reply, exceptions.NoScriptError):
-                reply = (await pool.trip([("EVAL", script.text, *params)]))[0]
-            return _raise_error(reply)
+            return _raise_error((await pool.evaluate(script, [params]))[0])
 
         return await self._use(send)
+
+    async def run_each(self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Run a script once for each of *calls* (keys and arguments), in this order, in one trip on one connection.
+
+        Returns:
+            The replies; `StoreUnavailable` stands for a call that Redis refused, unless it refused all of them.
+        """
+        params = [self._params(keys, args) for keys, args in calls]
+
+        async def send(pool: Pool) -> list[Any]:
+            replies = await pool.evaluate(script, params)
+            if all(isinstance(reply, Exception) for reply in replies):
+                raise replies[0]  # the server fails, not the call
+            return replies
+
+        replies: list[Any] = await self._use(send)
+        return [_as_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         async def send(pool: Pool) -> list[Any]:
@@ -147,9 +161,7 @@ class Primary:
         params = [self._params(keys, args) for keys, args in calls]
 
         async def send(pool: Pool) -> tuple[list[Any], Any]:
-            *replies, synced = await pool.trip([*(("EVALSHA", script.sha, *each) for each in params), wait])
-            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                *replies, synced = await pool.trip([*(("EVAL", script.text, *each) for each in params), wait])
+            *replies, synced = await pool.evaluate(script, params, wait)
             if all(isinstance(reply, Exception) for reply in replies):
                 raise replies[0]  # the server fails, not the call
             return replies, synced
@@ -228,7 +240,7 @@ class Primary:
                 self._throttle.note_failure(error)
             if may_have_moved(error):
                 self._leave(located)
-            raise (wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}")) from None
+            raise _as_unavailable(error) from None
         self._throttle.note_success()
         return reply
 
@@ -364,6 +376,10 @@ class Subscription:
         if not self._pinged and silent > _QUIET:
             await self._connection.send_command("PING", check_health=False)
             self._pinged = True
+
+
+def _as_unavailable(error: BaseException) -> StoreUnavailable:
+    return wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}")
 
 
 def _raise_error(reply: Any) -> Any:
