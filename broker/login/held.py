@@ -47,7 +47,10 @@ PAUSE = 5.0
 _PATIENCE = 20.0
 """Seconds for which Redis is asked to take an answer."""
 _RETRY = 0.3
-NOTHING_HELD = "there is nothing to decide: the ten minutes are over, or somebody decided already; log in again"
+NOTHING_HELD = (
+    "there is nothing to decide: the ten minutes are over, or somebody decided already; if the grant does not show the "
+    "account that you want, log in again with `token-broker login --replace-account`"
+)
 
 
 class OtherAccount(BrokerError):

@@ -26,6 +26,8 @@ class Fleet:
 
     folder: Path
     servers: list[RedisServer] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
+    """Connections of the test that stay open, each with `close()`."""
 
     def start(self, *options: str, port: int | None = None, binary: str | None = None) -> RedisServer:
         """Start a server on a port of this machine; `answers` says when it is there."""
@@ -64,6 +66,8 @@ class Fleet:
 
     def end(self) -> None:
         """End all."""
+        for connection in self.held:
+            connection.close()
         for server in self.servers:
             server.kill()
 
