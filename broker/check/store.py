@@ -166,7 +166,7 @@ def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Itera
         )
     if facts.unknown_schema is not None:
         yield Finding(
-            "failed",
+            "error",
             _WHERE,
             f"the data under namespace {redis.namespace!r} {facts.unknown_schema.partition(':')[0]}",
             "the broker does not start",

@@ -111,7 +111,9 @@ def read(
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
     text = _plain_text(body) if found is None and body is not None and fault is None else ""
-    reply = _Reply(status, headers, found, dialect, now, issued_at, secrets=tuple(sent), text=text)
+    reply = _Reply(
+        status, headers, found, dialect=dialect, now=now, issued_at=issued_at, secrets=tuple(sent), text=text
+    )
     if 200 <= status <= 299:  # RFC 9110 §15.3
         if reply.found is not None:
             return _success(reply)

@@ -18,6 +18,8 @@ from tests.redis_server import DURABLE, RedisServer, client, start_redis
 from tests.waiting import until
 
 SERVICE = "tokens"
+SLOWLY = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+"""Options of a server that loads key by key."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,24 @@ def fleet() -> Iterator[Fleet]:
     finally:
         started.end()
         shutil.rmtree(started.folder)
+
+
+async def filled(server: RedisServer) -> None:
+    """Give it a thousand keys, in an AOF that is loaded key by key."""
+    await server.ask("EVAL", "for i = 1, 1000 do redis.call('SET', 'stranger:' .. i, i) end", 0)
+    await server.ask("BGREWRITEAOF")
+
+    async def rewritten() -> bool:
+        info = await server.ask("INFO", "persistence")
+        return (info["aof_rewrite_in_progress"], info["aof_rewrite_scheduled"]) == (0, 0)
+
+    await until(rewritten, 15)
+
+
+def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
+    """Another run of a server on its port and its data."""
+    server.kill()
+    return fleet.data(*options, port=server.port)
 
 
 async def in_step(replica: RedisServer) -> None:

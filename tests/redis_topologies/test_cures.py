@@ -24,9 +24,8 @@ from broker.store.redis.primary import Primary
 from tests.conftest import StartBroker
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.redis_topologies.servers import SERVICE, Fleet
-from tests.redis_topologies.test_finding import naming
-from tests.regressions.test_redis_restarted import SLOWLY, again, filled
+from tests.redis_topologies.scripted_sentinels import naming
+from tests.redis_topologies.servers import SERVICE, SLOWLY, Fleet, again, filled
 from tests.waiting import until
 
 KEY = b"k" * 32
