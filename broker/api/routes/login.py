@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from broker.account import Ownership, read_text
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, read_body, read_grant_id, read_json, require_provider
@@ -24,6 +23,7 @@ from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, Unknown
 from broker.login.held import OtherAccount
 from broker.login.login import AlreadyUsed
 from broker.login.redirect import read_query
+from broker.model.account import Ownership, read_text
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
 
@@ -228,6 +228,11 @@ async def replace_by_browser(request: web.Request) -> web.Response:
     body = await read_body(request)
     try:
         form = read_query(body.decode("utf-8", "replace"))
+        if "code" in form:
+            raise InvalidRequest(
+                'the provider sent its response by POST: set response_mode = "query" in its authorization_params '
+                "(OAuth 2.0 Form Post Response Mode), and log in again"
+            )
         login = request.app[CONTEXT].login.replace_account_by_browser(form.get("state", ""), _cookies(request))
         return _logged_in(await finish(_complete(None, login)))
     except BrokerError as error:
@@ -289,5 +294,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
 
 
 def _page(status: int, title: str, text: str, *, good: bool = False, form: str = "") -> web.Response:
+    """Return a page; *text* may be the words of an error, which begin small and end without a full stop."""
+    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=_HEADERS)

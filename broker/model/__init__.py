@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar, dataclass_transform
 
-from broker.account import NOBODY, Ownership
+from broker.model.account import NOBODY, Ownership
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -209,8 +209,11 @@ class Claim:
 
     @property
     def had_token(self) -> bool:
-        """Whether it ever had an access token: a grant without one proves nothing about its provider."""
-        return self.issued_at is not None
+        """Whether its refresh token ever brought an access token: without one it proves nothing about its provider.
+
+        An import leaves the access token before it in place.
+        """
+        return self.issued_at is not None and self.issued_at >= self.granted_at
 
 
 @slotted
