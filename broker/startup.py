@@ -49,9 +49,9 @@ async def identify(
             if known is None:
                 remember_store(data_dir, store.store_id)
         except StoreUnavailable as error:
-            health.waiting = str(error)
+            health.waiting = f"{error}; {error.cure}"
             if not warned:
-                log.error("store.waiting", error=str(error), hint="start Redis or correct redis.url; waiting for it")
+                log.error("store.waiting", error=str(error), hint=f"{error.cure}; waiting for it")
             warned = True
         else:
             return True

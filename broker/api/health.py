@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from broker.store import ProviderState, Store
 
 _FETCH_TIMEOUT = 1.0
+_SLOW = "start Redis, or find out what keeps it busy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Health:
         except StoreUnavailable as error:
             self._store_error = error
         except TimeoutError:
-            self._store_error = StoreUnavailable("Redis does not answer")
+            self._store_error = StoreUnavailable("Redis does not answer", cure=_SLOW)
         else:
             self._store_error = None
             return states
@@ -141,10 +142,8 @@ class Health:
 
     def _check_redis(self, *, answers: bool) -> Check:
         if not answers:
-            detail = (
-                f"{_without_name(self._store_error)}: valid tokens are served from memory, nothing is refreshed; "
-                "start Redis or correct redis.url"
-            )
+            error = self._store_error or StoreUnavailable("Redis does not answer")
+            detail = f"{_without_name(error)}: valid tokens are served from memory, nothing is refreshed; {error.cure}"
             return self._check("redis", detail, ok=False)
         if unproved := self._store.primary.unproved:
             detail = f"answers, but cannot prove that the last commit is on disk: {unproved}"

@@ -70,10 +70,13 @@ async def _start(stack: AsyncExitStack, runner: Runner, addresses: Sequence[str]
                     runner, host.strip("[]"), int(port), reuse_port=http.reuse_port or None, backlog=_BACKLOG
                 ).start()
         except (OSError, UnicodeError) as error:  # UnicodeError: a label of the host name is empty or too long
-            raise InvalidSettings(
-                f"{key}: cannot listen on {address} ({_reason(error)}): free it or choose another address"
-            ) from None
+            raise cannot_listen(key, address, error) from None
     return [_as_url(name) for name in runner.addresses]
+
+
+def cannot_listen(key: str, address: str, error: OSError | UnicodeError) -> InvalidSettings:
+    """Return the error to raise for an *address* of the setting *key* that cannot be listened on."""
+    return InvalidSettings(f"{key}: cannot listen on {address} ({_reason(error)}): free it or choose another address")
 
 
 async def _require_free(path: str) -> None:

@@ -109,10 +109,10 @@ def find_problems(settings: Settings) -> list[str]:
             found.extend(error.findings)
 
     keys_file = settings.sealing.keys_file
-    if keys_file is not None or (settings.data_dir / "sealing.keys").exists():
+    if keys_file is not None or _exists(settings.data_dir / "sealing.keys"):
         attempt(lambda: private.sealing_keys(settings))
     attempt(lambda: private.redis_password(settings))
-    if settings.callers:
+    if settings.callers or _exists(settings.data_dir / "admin.key"):
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
     attempt(lambda: require_secrets(settings.providers))
     if settings.notify.secret_file is not None:
@@ -126,4 +126,12 @@ def find_problems(settings: Settings) -> list[str]:
 
 def nearest(directory: Path) -> Path:
     """Return *directory*, or the nearest one above it that exists."""
-    return next(path for path in (directory, *directory.parents) if path.exists())
+    return next(path for path in (directory, *directory.parents) if _exists(path))
+
+
+def _exists(path: Path) -> bool:
+    """Return whether *path* exists: no, where its name is longer than any can be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from broker.check import file_facts
 from broker.check.files import check_data_dir, check_disk, check_secret
 from broker.check.finding import Finding, from_error
+from broker.check.listening import check_listening
 from broker.check.providers import check_provider
 from broker.check.public import check_public
 from broker.check.public import fetch_facts as fetch_public_facts
@@ -21,6 +22,7 @@ from broker.providers import Endpoint, open_http
 from broker.providers.facts import fetch_facts as fetch_provider_facts
 from broker.secret import Sealer
 from broker.store.facts import fetch_facts as fetch_store_facts
+from broker.store.redis.embedded import require_short_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,13 +48,16 @@ def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[
     for key, path in file_facts.secret_files(settings):
         if (file := file_facts.fetch_file_facts(key, path)) is not None:
             yield from check_secret(file)
+    yield from check_listening(settings)
     yield from _check_data_dir(settings)
 
 
 def _check_data_dir(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_dir
     try:
-        if directory.exists():
+        if settings.redis.url == "embedded:":
+            require_short_path(directory)
+        if file_facts.nearest(directory) == directory:
             private.require_access(directory)
             if settings.refresh.journal or settings.redis.url == "embedded:":
                 private.require_locks(directory)
@@ -61,11 +66,16 @@ def _check_data_dir(settings: Settings) -> Iterator[Finding]:
     except InvalidSettings as error:
         yield from map(from_error, error.findings)
         return
+    except OSError as error:
+        yield Finding("error", "data_dir", f"{directory} cannot be used ({error.strerror})", "", "name another")
+        return
     if (facts := file_facts.fetch_file_facts("data_dir", directory)) is None:
         yield Finding("ok", "data_dir", f"{directory} does not exist yet: `token-broker run` creates it")
         return
     yield from check_data_dir(facts)
     journal = directory / "journal"
+    if settings.refresh.journal and journal.exists() and not journal.is_dir():
+        yield Finding("error", "data_dir", f"{journal} is not a directory", "the journal goes there", "move it away")
     place = journal if journal.is_dir() else directory
     try:
         yield from check_disk(file_facts.write_probe(place))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.check.clocks import check_clock
 from broker.check.finding import Finding
+from broker.store.redis.replies import EMPTY, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def check_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[
             _WHERE,
             f"Redis {facts.unreachable}",
             "the broker refreshes nothing and serves tokens only from memory",
-            "start it, or correct redis.url",
+            facts.cure,
         )
         return
     yield Finding("ok", _WHERE, facts.server or "it replies")
@@ -161,12 +162,11 @@ def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Itera
             _WHERE,
             f"namespace {redis.namespace!r} {what}, but this broker knows store {known}",
             "the broker will not become ready, so that no grant counts as gone",
-            "restore the data, correct redis.url, or, to start from nothing, stop the broker and remove store.id from "
-            "data_dir",
+            EMPTY if facts.store is None else OTHER,
         )
     if facts.unknown_schema is not None:
         yield Finding(
-            "failed",
+            "error",
             _WHERE,
             f"the data under namespace {redis.namespace!r} {facts.unknown_schema.partition(':')[0]}",
             "the broker does not start",

@@ -56,7 +56,8 @@ _PATIENCE = 20.0
 _RETRY = 0.3
 NOTHING_HELD = (
     "there is nothing to decide: the ten minutes are over, somebody decided already, or the grant was logged in or "
-    "imported since; log in again"
+    "imported since; if it does not show the account that you want, log in again with "
+    "`token-broker login --replace-account`"
 )
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from broker.store import Store
 
 log = structlog.get_logger()
+_START_ANEW = "ask for a new one, or make one with `token-broker login`"
 
 
 class LoginRefused(BrokerError):
@@ -138,7 +139,7 @@ class Login:
         """
         flow = await self.status(ticket)
         if flow is None:
-            raise LoginRefused("this login link is unknown or older than ten minutes: ask for a new one")
+            raise LoginRefused(f"this login link is unknown or older than ten minutes: {_START_ANEW}")
         if flow.status == "completed":
             raise AlreadyUsed(flow)
         cookie = secrets.token_urlsafe(24)
@@ -194,7 +195,7 @@ class Login:
         state = query.get("state") or await self._state_by_cookie(cookies)
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
-            raise LoginRefused("this login is unknown or older than ten minutes: open the login link again")
+            raise LoginRefused(f"this login is unknown or older than ten minutes, as is its link: {_START_ANEW}")
         if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
         if not _is_own(flow, cookies.get(state, "")):
@@ -222,11 +223,12 @@ class Login:
         if len({(flow.grant_id, flow.provider) for flow in waiting.values()}) > 1:
             raise LoginRefused(
                 "several logins are under way in this browser and the provider does not say which this is: "
-                "finish one at a time, open the login link again"
+                "open one of the login links in a private window"
             )
         if not waiting:
             raise LoginRefused(
-                "the redirect carries no state, and no login of this browser waits: open the login link again"
+                "the redirect carries no state, and no login of this browser waits: open the login link again in this "
+                f"browser; if it is older than ten minutes, {_START_ANEW}"
             )
         return next(reversed(waiting))
 
@@ -246,7 +248,7 @@ class Login:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
         flow = await self._store.flows.get(given) if given else None
         if flow is None or flow.kind != "state" or given is None:
-            raise LoginRefused("this login is unknown or older than ten minutes: start again")
+            raise LoginRefused(f"this login is unknown or older than ten minutes: {_START_ANEW}")
         if flow.grant_id != grant_id or flow.cookie_digest:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
         if flow.status != "pending":
@@ -278,7 +280,10 @@ class Login:
         """
         flow = await self._store.flows.get(state)
         if flow is None or not _is_own(flow, cookies.get(state, "")):
-            raise LoginRefused("this browser has no login to decide about: open the login link again")
+            raise LoginRefused(
+                "this browser has no login to decide about: decide in the browser that logged in, or log in again with "
+                "`token-broker login --replace-account`"
+            )
         return await self.held.replace_account(state)
 
     async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
@@ -293,7 +298,7 @@ class Login:
         # A link may be opened often, but completes one login: any other opening comes too late.
         ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
         if ticket is None:
-            raise LoginRefused("this login link is older than ten minutes: ask for a new one")
+            raise LoginRefused(f"this login link is older than ten minutes: {_START_ANEW}")
         if ticket.status in {"working", "completed"}:
             await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)

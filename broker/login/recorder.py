@@ -141,9 +141,10 @@ class LoginRecorder:
         """Return the token of an answer, and what is known of the grant's end.
 
         A token that cannot be served counts as expired, and is refreshed at once. *now* is when the answer came
-        (epoch ms).
+        (epoch ms); every life in it counts from when it was issued.
         """
-        stated = lifetimes.carry(None, answer.grant_life, granted_at=now, now=now, rotated=True)
+        issued_at = answer.counts_from(now)
+        stated = lifetimes.carry(None, answer.grant_life, granted_at=issued_at, now=issued_at, rotated=True)
         expires_at, refresh_at = policy.plan(answer, dialect, now, random.random(), stated)
         if answer.access_token is None:
             expires_at = refresh_at = now
@@ -154,13 +155,13 @@ class LoginRecorder:
             access_token=answer.access_token or Secret(""),
             token_type=answer.token_type,
             scope=answer.scope if answer.scope is not None else dialect.scope,
-            issued_at=now,
+            issued_at=issued_at,
             expires_at=expires_at,
             refresh_at=refresh_at,
             usable_until=usable_until(expires_at, refresh_at, dialect.old_token),
             extra=answer.extra,
         )
-        return token, lifetimes.ending(dialect, stated, granted_at=now, answered_at=now)
+        return token, lifetimes.ending(dialect, stated, granted_at=issued_at, answered_at=now)
 
     async def _journaled(
         self, token: Token, *, refresh_token: Secret, ending: Ending, ownership: Ownership, followed: int

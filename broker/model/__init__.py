@@ -241,6 +241,12 @@ class TokenResponse:
     grant_life: GrantLife = field(default_factory=GrantLife)
     id_token: Secret | None = None
     """As it was sent: of a code exchange it says who logged in."""
+    issued_at: int | None = None
+    """When its token was issued at the earliest; None: when it arrived. Every life in it counts from then."""
+
+    def counts_from(self, now: int) -> int:
+        """Return when its lives begin: never after *now*, at which it is known to have arrived."""
+        return now if self.issued_at is None else min(self.issued_at, now)
 
 
 @slotted

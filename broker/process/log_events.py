@@ -208,10 +208,10 @@ EVENTS: dict[str, Event] = {
     "store.lost": Event(
         _ERROR,
         "Redis does not answer; the broker serves valid tokens from memory",
-        "start Redis, or correct `redis.url`",
+        "the `hint` says what helps against this `error`",
     ),
     "store.waiting": Event(
-        _ERROR, "Redis has not answered since the broker started", "start Redis, or correct `redis.url`"
+        _ERROR, "Redis has not answered since the broker started", "the `hint` says what helps against this `error`"
     ),
     "subscription.lost": Event(
         _WARNING,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.errors import BrokerError, InvalidSettings
 from broker.model import NotSent, Outcome, Unknown
-from broker.providers import token_response
+from broker.providers import issue_time, members, token_response
 from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import Credentials
 from broker.providers.dialects import Dialect
@@ -52,6 +52,8 @@ class Endpoint:
         """Sent with each request that carries a secret, discovery's not."""
         self._client_secret = client_secret
         self._clock = clock
+        self._clock_ahead_ms = 0
+        """By how much the server's clock was ahead at least, in any response."""
         self._discovery = Discovery(dialect, http) if dialect.discovery else None
         self._discovered: tuple[Metadata, Dialect] | None = None
         self._credentials: tuple[Dialect, Secret | None, Credentials] | None = None
@@ -138,15 +140,23 @@ class Endpoint:
         reply, sent = await self.post(form, secrets, timeout=timeout, url=url)
         if not isinstance(reply, Reply):
             return reply
+        now = self._clock()
         return token_response.read(
             reply.status,
             reply.headers,
             reply.body,
             dialect=dialect,
-            now=self._clock(),
+            now=now,
             sent=sent,
             fault=reply.fault,
+            issued_at=self._issued_at(reply, now),
         )
+
+    def _issued_at(self, reply: Reply, now: int) -> int:
+        """Return the earliest time at which a token in *reply*, read at *now*, was issued (epoch ms)."""
+        date = members.date_ms(reply.headers.get("Date"))
+        self._clock_ahead_ms = max(self._clock_ahead_ms, issue_time.clock_ahead_ms(now, date))
+        return issue_time.earliest(now, reply.sent_at, date, self._clock_ahead_ms)
 
     async def post(
         self,
@@ -189,7 +199,7 @@ class Endpoint:
         client = self._client_credentials(dialect, client_secret)
         place = "body" if revocation else dialect.parameters
         request = authenticate(url, form, client, place, body=dialect.body, headers=headers)
-        reply = await self.http.send(request, timeout=deadline - time.monotonic())
+        reply = await self.http.send(request, timeout=deadline - time.monotonic(), clock=self._clock)
         if isinstance(reply, Reply):
             self.answered_at = self._clock()
         return reply, (*secrets, *client.secrets, *header_secrets)

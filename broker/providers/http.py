@@ -27,7 +27,7 @@ from broker import __version__
 from broker.model import NotSent, Unknown, slotted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from multidict import CIMultiDictProxy
 
@@ -70,6 +70,8 @@ class Reply:
     """None: it cannot be read, `fault` says why."""
     fault: str | None = None
     """With a body: why it may not be complete."""
+    sent_at: int | None = None
+    """When the request was sent, by the clock that `Http.send` was given."""
 
 
 FROZEN = 0.05
@@ -87,7 +89,9 @@ class _Flight:
     """A request in flight."""
 
     deadline: float
+    clock: Callable[[], int] | None = None
     sent: bool = False
+    sent_at: int | None = None
     response: aiohttp.ClientResponse | None = field(default=None, repr=False)
     """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
@@ -110,6 +114,7 @@ class _DeadlineRequest(aiohttp.ClientRequest):
         if time.monotonic() >= flight.deadline:
             raise _TooLateToSend
         flight.sent = True
+        flight.sent_at = flight.clock() if flight.clock else None
         return await _send(self, conn)
 
 
@@ -124,12 +129,15 @@ class Http:
         self.request_timeout = request_timeout
         """Seconds for one request where the caller gives no limit."""
 
-    async def send(self, request: Request, *, timeout: float) -> Reply | NotSent | Unknown:
+    async def send(
+        self, request: Request, *, timeout: float, clock: Callable[[], int] | None = None
+    ) -> Reply | NotSent | Unknown:
         """Send *request* once. Never raises except `CancelledError`.
 
         Args:
             request: what to send.
             timeout: in seconds, from connecting to the last byte of the response.
+            clock: is read when the request is sent, after connecting, for the reply's `sent_at`.
 
         Returns:
             `NotSent` for a failure before the request's header was sent; `Unknown` after it, or a `Reply` with a
@@ -137,7 +145,7 @@ class Http:
         """
         if timeout <= 0:
             return TOO_LATE
-        flight = _Flight(deadline=time.monotonic() + timeout)
+        flight = _Flight(deadline=time.monotonic() + timeout, clock=clock)
         fault: NotSent | Unknown | None = None
         token = _current.set(flight)
         limit = asyncio.timeout(None)
@@ -154,10 +162,10 @@ class Http:
             return fault or Unknown("no_answer")
         status, headers = flight.response.status, flight.response.headers
         if flight.oversized:
-            return Reply(status, headers, None, "oversized")
+            return Reply(status, headers, None, "oversized", flight.sent_at)
         body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
-        return Reply(status, headers, body, flaw or cut)
+        return Reply(status, headers, body, flaw or cut, flight.sent_at)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         response = await self._session.request(

@@ -50,6 +50,7 @@ class _Reply:
     found: Members | None
     dialect: Dialect
     now: int
+    issued_at: int | None
     secrets: tuple[Secret, ...]
     text: str = ""
     """The body where that is plain text, and neither JSON, a form nor a page."""
@@ -64,14 +65,20 @@ class _Reply:
         return ", ".join([value for given, value in self.headers.items() if given.lower() == name]) or None
 
     def read_server_clock(self) -> int:
-        """Return the server's time (epoch ms) by its Date, else this host's: its points in time are relative to it."""
+        """Return the server's time of issue (epoch ms), by its Date: its points in time are relative to it.
+
+        Without a Date it is this host's, and so counts from where a span counts.
+        """
         date = members.date_ms(self.field("date"))
-        return self.now if date is None else date
+        if date is not None:
+            return date
+        return self.now if self.issued_at is None else self.issued_at
 
     @property
     def retry_after_ms(self) -> int | None:
         """How long the server asks to wait, within bounds."""
-        return members.retry_after_ms(self.field("retry-after"), self.read_server_clock())
+        date = members.date_ms(self.field("date"))
+        return members.retry_after_ms(self.field("retry-after"), self.now if date is None else date)
 
 
 def read(
@@ -83,6 +90,7 @@ def read(
     now: int,
     sent: Iterable[Secret],
     fault: str | None = None,
+    issued_at: int | None = None,
 ) -> Outcome:
     """Return what the response means.
 
@@ -94,6 +102,7 @@ def read(
         now: when the response arrived (epoch ms).
         sent: every secret that the request carried.
         fault: of a *body* that was cut off: complete JSON still counts, else its meaning is unknown.
+        issued_at: when its token was issued at the earliest (epoch ms); None: when it arrived.
     """
     found, flaw = None, fault or "oversized"
     if body is not None:
@@ -102,7 +111,9 @@ def read(
         except Unreadable as unreadable:
             flaw = fault or unreadable.code
     text = _plain_text(body) if found is None and body is not None and fault is None else ""
-    reply = _Reply(status, headers, found, dialect=dialect, now=now, secrets=tuple(sent), text=text)
+    reply = _Reply(
+        status, headers, found, dialect=dialect, now=now, issued_at=issued_at, secrets=tuple(sent), text=text
+    )
     if 200 <= status <= 299:  # RFC 9110 §15.3
         if reply.found is not None:
             return _success(reply)
@@ -195,6 +206,7 @@ def _success(reply: _Reply) -> Outcome:
         ended=life.ended,
         grant_life=grant_life,
         id_token=Secret(id_token) if isinstance(id_token := values.get("id_token"), str) and id_token else None,
+        issued_at=reply.issued_at,
     )
     return Answered(answer)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LEAST_PAUSE = 1_000
 """Shortest pause between two token requests of a grant, whatever went wrong."""
 LEAST_LIFE = 500
-"""No refresh is planned sooner than this after a token's issue: tokens of shorter life must not cause a busy loop."""
+"""No refresh is planned sooner than this after a token came: tokens of shorter life must not cause a busy loop."""
 BACKOFF_FIRST = 2_000
 BACKOFF_LIVING = 300_000
 """Longest pause while the token lives; less where little life is left."""
@@ -58,19 +58,20 @@ FAILING_AFTER = 3
 def plan(
     answer: TokenResponse, dialect: Dialect, now: int, draw: float, stated: StatedLimits | None = None
 ) -> tuple[int, int]:
-    """Return `expires_at` and `refresh_at` of a token that arrived at *now*.
+    """Return `expires_at` and `refresh_at` of a token that arrived by *now*: both count from when it was issued.
 
     The server's `refresh_in` wins over the window; what the refresh token can stand unused bounds both. *stated* is
     what answers said of that, this one included.
     """
+    issued_at = answer.counts_from(now)
     life = dialect.default_lifetime_ms if answer.lifetime_ms is None else answer.lifetime_ms
     first, last = dialect.window
     after = life * (first + (last - first) * draw)
     if answer.refresh_in_ms is not None and answer.refresh_in_ms < life:
         after = answer.refresh_in_ms
-    if (unused := lifetimes.longest_unused(dialect, stated, now)) is not None:
+    if (unused := lifetimes.longest_unused(dialect, stated, issued_at)) is not None:
         after = min(after, unused * last)
-    return now + life, now + max(LEAST_LIFE, int(after))
+    return issued_at + life, max(issued_at + int(after), now + LEAST_LIFE)
 
 
 def ask_again_at(expires_at: int, now: int) -> int:
@@ -206,7 +207,10 @@ def _refused(claim: Claim, outcome: Rejected, now: int, draw: float) -> Postpone
 
 def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw: float) -> Commit:
     rotated = answer.refresh_token is not None and answer.refresh_token != claim.refresh_token
-    stated = lifetimes.carry(claim.stated, answer.grant_life, granted_at=claim.granted_at, now=now, rotated=rotated)
+    issued_at = answer.counts_from(now)
+    stated = lifetimes.carry(
+        claim.stated, answer.grant_life, granted_at=claim.granted_at, now=issued_at, rotated=rotated
+    )
     token, failures = _served(claim, answer, dialect, now, draw, stated=stated), 0
     fresh = token is not None and token.generation != claim.generation
     if token is None or (not fresh and answer.ended):
@@ -232,6 +236,7 @@ def _served(
     """Return the token to serve after *answer*; None: it brought none that can be used."""
     if answer.access_token is None:
         return None
+    issued_at = answer.counts_from(now)
     expires_at, refresh_at = plan(answer, dialect, now, draw, stated)
     unchanged = answer.access_token == claim.access_token
     if unchanged and answer.ended:
@@ -248,7 +253,7 @@ def _served(
         access_token=answer.access_token,
         token_type=answer.token_type,
         scope=answer.scope if answer.scope is not None else claim.scope,
-        issued_at=(claim.issued_at or now) if unchanged else now,
+        issued_at=(claim.issued_at or issued_at) if unchanged else issued_at,
         expires_at=expires_at,
         refresh_at=refresh_at,
         usable_until=usable_until(expires_at, refresh_at, dialect.old_token),

@@ -175,10 +175,10 @@ class Lane:
             await self._attend(claimed)
         except StoreUnavailable as error:
             if not self._store_lost:
-                log.error("store.lost", provider=self.provider, error=str(error))
+                log.error("store.lost", provider=self.provider, error=str(error), hint=error.cure)
             self._store_lost = True
             self._wrong_store = self._wrong_store or isinstance(error, WrongStore)
-            self._heartbeat.trouble = str(error)
+            self._heartbeat.trouble = f"{error}; {error.cure}"
             return STORE_PAUSE
         self._heartbeat.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import StoreUnavailable
 from broker.store import scripts
+from broker.store.redis.cures import find_cure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +62,8 @@ class CommitGroup:
                 if isinstance(reply, StoreUnavailable):
                     done.set_exception(reply)
                 elif isinstance(reply, Exception):
-                    done.set_exception(StoreUnavailable(f"Redis refused a commit: {str(reply)[:120]}"))
+                    done.set_exception(
+                        StoreUnavailable(f"Redis refused a commit: {str(reply)[:120]}", cure=find_cure(reply))
+                    )
                 else:
                     done.set_result((reply, durable))

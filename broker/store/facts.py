@@ -84,6 +84,8 @@ class StoreFacts:
 
     unreachable: str | None = None
     """Why nothing is known, in words."""
+    cure: str = ""
+    """What helps against that."""
     server: str = ""
     """`valkey 9.1.2`."""
     version: tuple[int, ...] | None = None
@@ -139,7 +141,7 @@ async def fetch_facts(
         await _query(primary, facts, Keys(redis.namespace), sealer, cluster="cluster" in redis.url.partition(":")[0])
         facts.foreign = await _foreign_stores(primary, redis.namespace, facts.store, listen)
     except StoreUnavailable as error:
-        facts.unreachable = str(error).removeprefix("Redis: ")
+        facts.unreachable, facts.cure = str(error).removeprefix("Redis: ").removeprefix("Redis "), error.cure
     finally:
         await primary.close()
     return facts

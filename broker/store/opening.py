@@ -21,6 +21,7 @@ from broker.store.lost import Lost
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
+from broker.store.redis.replies import EMPTY, OTHER
 from broker.store.registry import Registry
 from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule
@@ -79,8 +80,7 @@ class Store:
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(
-                f"Redis {what}, but this broker knows store {known}: restore its data, correct redis.url, or, to "
-                "start from nothing, stop the broker and remove store.id from data_dir"
+                f"Redis {what}, but this broker knows store {known}", cure=EMPTY if store_id is None else OTHER
             )
         if (unknown := unknown_schema(schema)) is not None:
             raise InvalidSettings(f"redis: the data under namespace {self.keys.namespace!r} {unknown}")

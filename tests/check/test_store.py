@@ -217,7 +217,7 @@ async def test_a_schema_of_another_version(server: StartRedis, tmp_path: Path, s
         await store.primary.call("HSET", "broker:{0}:meta", "schema", schema.encode("latin-1"))
         with pytest.raises(InvalidSettings, match="this version reads 1") as refusal:
             await store.identify()
-    (finding,) = [f for f in await found(redis.url, tmp_path) if f.level == "failed"]
+    (finding,) = [f for f in await found(redis.url, tmp_path) if f.level == "error"]
     assert "this version reads 1" in finding.what
     assert "run the version that wrote it" in finding.cure
     assert finding.what.partition("has schema")[2] in str(refusal.value)

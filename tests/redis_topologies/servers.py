@@ -18,6 +18,8 @@ from tests.redis_server import DURABLE, RedisServer, client, start_redis
 from tests.waiting import until
 
 SERVICE = "tokens"
+SLOWLY = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+"""Options of a server that loads key by key."""
 
 
 @dataclass(slots=True)
@@ -26,6 +28,8 @@ class Fleet:
 
     folder: Path
     servers: list[RedisServer] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
+    """Connections of the test that stay open, each with `close()`."""
 
     def start(self, *options: str, port: int | None = None, binary: str | None = None) -> RedisServer:
         """Start a server on a port of this machine; `answers` says when it is there."""
@@ -64,6 +68,8 @@ class Fleet:
 
     def end(self) -> None:
         """End all."""
+        for connection in self.held:
+            connection.close()
         for server in self.servers:
             server.kill()
 
@@ -77,6 +83,24 @@ def fleet() -> Iterator[Fleet]:
     finally:
         started.end()
         shutil.rmtree(started.folder)
+
+
+async def filled(server: RedisServer) -> None:
+    """Give it a thousand keys, in an AOF that is loaded key by key."""
+    await server.ask("EVAL", "for i = 1, 1000 do redis.call('SET', 'stranger:' .. i, i) end", 0)
+    await server.ask("BGREWRITEAOF")
+
+    async def rewritten() -> bool:
+        info = await server.ask("INFO", "persistence")
+        return (info["aof_rewrite_in_progress"], info["aof_rewrite_scheduled"]) == (0, 0)
+
+    await until(rewritten, 15)
+
+
+def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
+    """Another run of a server on its port and its data."""
+    server.kill()
+    return fleet.data(*options, port=server.port)
 
 
 async def in_step(replica: RedisServer) -> None:

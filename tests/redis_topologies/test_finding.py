@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from functools import partial
 
 import pytest
 
@@ -16,6 +15,7 @@ from broker.store.redis.locate import SLOT, cluster_nodes, cluster_vote, elect, 
 from broker.store.redis.primary import Primary
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.redis_topologies.scripted_sentinels import naming
 from tests.redis_topologies.servers import Cluster, Fleet
 from tests.waiting import until
 
@@ -107,29 +107,6 @@ def test_votes() -> None:
     assert cluster_vote([[0, 16383, [None, 6379, b"id"]]], A) == A
     assert cluster_vote([[0, 16383, [b"?", 6379, b"id"]]], A) is None
     assert cluster_vote([[SLOT + 1, 16383, [b"10.0.0.1", 6379, b"id"]]], A) is None
-
-
-@contextlib.asynccontextmanager
-async def naming(ports: list[int]) -> AsyncIterator[str]:
-    """Yield a URL of scripted Sentinels; each names the port at its place in *ports* (0: silent), which may change."""
-
-    async def serve(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            while data := await reader.read(4096):
-                if not ports[number]:
-                    continue
-                port = str(ports[number]).encode()
-                named = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%b\r\n" % (len(port), port)
-                writer.write(named if b"SENTINEL" in data else b"+OK\r\n")
-        writer.close()
-
-    async with contextlib.AsyncExitStack() as stack:
-        hosts = []
-        for number in range(len(ports)):
-            server = await asyncio.start_server(partial(serve, number), "127.0.0.1")
-            stack.callback(server.close)
-            hosts.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        yield f"redis+sentinel://{','.join(hosts)}/main"
 
 
 @pytest.fixture

@@ -101,11 +101,36 @@ async def test_a_login_is_a_new_generation_within_one_millisecond(
         await journal.close()
 
 
+async def test_a_login_counts_from_when_its_token_was_issued(
+    shared_redis: RedisServer, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A login whose answer was read 22 s late is served for what is left; its grant's limit counts from there too."""
+    settings = provider_settings(sandbox)["acme"] | {"absolute_limit": "1h"}
+    dialect = Dialect.from_settings("acme", Provider(**settings))
+    sealer = Sealer(parse_sealing_keys(new_sealing_key()))
+    async with open_store(RedisSettings(url=shared_redis.url), sealer, data_dir=tmp_path) as store:
+        await store.identify()
+        cache = Cache(10)
+        recorder = LoginRecorder(store, None, cache=cache, scheduler=Scheduler(store.schedule), notice=False)
+        issued_at = store.clock() - 22_000
+        answer = TokenResponse(Secret("a"), Secret("r"), "Bearer", 30_000, None, None, {}, issued_at=issued_at)
+        await recorder.record("g1", answer, dialect)
+        (served,) = cache.tokens()
+        stored = await store.grants.get("g1")
+        assert stored is not None
+        assert stored.token is not None
+        for token in (served, stored.token):
+            assert (token.issued_at, token.expires_at) == (issued_at, issued_at + 30_000)
+            assert store.clock() <= token.refresh_at
+            assert token.generation >= issued_at + 22_000
+        assert (stored.granted_at, stored.reauthorize_by) == (issued_at, issued_at + 3_600_000)
+
+
 def test_an_answer_that_waits_is_kept_whole() -> None:
     """What an exchange brought comes out of the flow as it went in, tokens and limits included."""
     life = GrantLife(refresh_token_ms=0, idle_ms=7)
     tokens = (Secret("a"), Secret("r\udce9"), "Bearer", 5, None, "s", {"x": [1]})
-    answer = TokenResponse(*tokens, warnings=("w",), id_token=Secret("i"), grant_life=life)
+    answer = TokenResponse(*tokens, warnings=("w",), id_token=Secret("i"), grant_life=life, issued_at=8)
     held = Answer(answer, 9, Account("s1", "j@example.com"), Account("s2"))
     assert parse_answer(held.serialize()) == held
     assert "Secret" in repr(held)

@@ -196,3 +196,20 @@ async def test_another_replica_takes_the_callback(start_broker: StartBroker, san
         assert (await one.get(f"/v1/grants/g1/login/{started['ticket']}"))["status"] == "completed"
         assert (await one.token("g1"))["access_token"]
         await assert_sound(one, sandbox, ("g1", "acme"))
+
+
+@pytest.mark.parametrize("end", ["link", "state"])
+async def test_a_login_that_has_ended(broker: RunningBroker, redis: Redis, end: str) -> None:
+    """After ten minutes its link works no more, so that nobody is sent back to it: the page names the next step."""
+    started = await start(broker, "g1", "acme")
+    async with browser() as mine:
+        state = (await opened(mine, started["login_url"])).partition("state=")[2].partition("&")[0]
+        for key in [key async for key in redis.scan_iter("broker:{0}:flow:*")]:
+            await redis.delete(key)  # as Redis does after ten minutes
+        at = started["login_url"] if end == "link" else f"{broker.url}/callback?code=x&state={state}"
+        async with mine.get(at, allow_redirects=False) as answer:
+            page = await answer.text()
+    assert answer.status == 400
+    assert "older than ten minutes" in page
+    assert "ask for a new one, or make one with `token-broker login`" in page
+    assert "again" not in page

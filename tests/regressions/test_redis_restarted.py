@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import StartBroker
 from tests.redis_server import RedisServer
 from tests.redis_topologies import servers
-from tests.redis_topologies.servers import Fleet, in_step
+from tests.redis_topologies.servers import SLOWLY, Fleet, again, filled, in_step
 from tests.regressions.conftest import REFRESH, Ground, MakeGround, provider_at
 from tests.regressions.redis_servers import (
     ground_on,
@@ -26,32 +26,12 @@ from tests.scripted_server import AuthorizationServer
 from tests.steps import next_generation
 from tests.waiting import until
 
-SLOWLY = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
-
 
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
     """Servers of the test's own."""
     with servers.fleet() as started:
         yield started
-
-
-async def filled(server: RedisServer) -> None:
-    """Give it a thousand keys, in an AOF that is loaded key by key."""
-    await server.ask("EVAL", "for i = 1, 1000 do redis.call('SET', 'stranger:' .. i, i) end", 0)
-    await server.ask("BGREWRITEAOF")
-
-    async def rewritten() -> bool:
-        info = await server.ask("INFO", "persistence")
-        return (info["aof_rewrite_in_progress"], info["aof_rewrite_scheduled"]) == (0, 0)
-
-    await until(rewritten, 15)
-
-
-def again(fleet: Fleet, server: RedisServer, *options: str) -> RedisServer:
-    """Another run of a server on its port and its data."""
-    server.kill()
-    return fleet.data(*options, port=server.port)
 
 
 async def test_cold_start_while_loading(

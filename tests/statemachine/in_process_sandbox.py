@@ -141,7 +141,9 @@ class Link:
         self._servers = servers
         self._reachable = reachable
 
-    async def send(self, request: provider_http.Request, *, timeout: float) -> TokenResponse:
+    async def send(
+        self, request: provider_http.Request, *, timeout: float, clock: Callable[[], int] | None = None
+    ) -> TokenResponse:
         """One request of an `Endpoint`; what came of it."""
         if timeout <= 0:
             return provider_http.TOO_LATE

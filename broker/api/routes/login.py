@@ -21,7 +21,7 @@ from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
 from broker.api.targets import public_path
-from broker.errors import BrokerError, InvalidRequest, UnknownGrant
+from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
 from broker.login.held import OtherAccount
 from broker.login.login import AlreadyUsed
 from broker.login.redirect import read_query
@@ -70,7 +70,7 @@ def _with_page(handler: Handler) -> Handler:
             raise  # the body cannot be read: no page sent this
         except Exception:
             log.exception("request.failed", method=request.method, route=handler.__name__)
-            return page(500, "Something went wrong", "token-broker has a bug: see its log. Open the login link again.")
+            return page(500, "Something went wrong", "token-broker has a bug: see its log. Start a new login.")
 
     return answer
 
@@ -171,6 +171,9 @@ async def open_link(request: web.Request) -> web.Response:
         opened = await context.login.open(request.match_info["ticket"], annotations)
     except AlreadyUsed as error:
         return _already_used(error)
+    except StoreUnavailable as error:
+        text = f"token-broker cannot use its store now ({error}). Open this link again in a minute."
+        return page(error_status(error), "Not now", text)
     except BrokerError as error:
         return page(error_status(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**HEADERS, "Location": opened.authorization_url})
@@ -231,6 +234,9 @@ def _cookies(request: web.Request) -> dict[str, str]:
 
 def _not_logged_in(error: BrokerError) -> web.Response:
     log.warning("login.failed", error=error.code, detail=str(error))
+    if isinstance(error, StoreUnavailable):
+        text = f"token-broker cannot use its store now ({error}). In a minute look whether the grant has a new login; "
+        return page(error_status(error), "Not known to be logged in", f"{text}if it has none, start another.")
     return page(error_status(error), "Not logged in", str(error))
 
 
@@ -269,4 +275,5 @@ def _already_used(error: AlreadyUsed) -> web.Response:
                 f"{flow.error_description} (You opened this page again; that changed nothing.)",
             )
         case _:
-            return page(400, "Just a moment", "Another window is completing this login.")
+            text = "Another window is completing this login: reload this page in a few seconds."
+            return page(400, "Just a moment", f"{text} If it still says so after a minute, start a new login.")

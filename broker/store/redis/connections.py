@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from broker.errors import StoreUnavailable
+from broker.store.redis.cures import find_cure
 from broker.store.redis.replies import POOL_EMPTY, describe
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ class ConnectionThrottle:
         self._parallel = asyncio.Semaphore(_AT_ONCE)
         self._serial = asyncio.Lock()
         self._trouble = ""
+        self._cure: str | None = None
         self._tried_at = self._failed_at = float("-inf")
 
     def note_failure(self, error: BaseException) -> None:
         """Note that a connection could not be opened, or broke."""
-        self._trouble = describe(error)
+        self._trouble, self._cure = describe(error), find_cure(error)
         self._failed_at = time.monotonic()
 
     def note_success(self) -> None:
@@ -77,7 +79,7 @@ class ConnectionThrottle:
                     return
         async with self._serial:
             if self._trouble and self._failed_at > arrived:
-                raise StoreUnavailable(f"Redis: {self._trouble}")
+                raise StoreUnavailable(f"Redis: {self._trouble}", cure=self._cure)
             await asyncio.sleep(max(self._tried_at, self._failed_at) + PAUSE - time.monotonic())
             async with self._attempt():
                 yield

@@ -69,10 +69,9 @@ async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
         Its URL.
     """
     directory = _directory(data_dir)
+    require_short_path(data_dir)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket = directory / "redis.sock"
-    if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
-        raise InvalidSettings(f"data_dir: {data_dir} is too long a path for a Unix socket: choose a shorter one")
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     process: subprocess.Popen[bytes] | None = None
     try:
@@ -87,6 +86,16 @@ async def embedded_server(data_dir: Path) -> AsyncIterator[str]:
             os.close(lock)
         if process is not None:
             await _stop(process)
+
+
+def require_short_path(data_dir: Path) -> None:
+    """Check that the socket of the server on *data_dir* can have a name.
+
+    Raises:
+        InvalidSettings: the path is too long.
+    """
+    if len(os.fsencode(_directory(data_dir) / "redis.sock")) > _SOCKET_PATH_MAX:
+        raise InvalidSettings(f"data_dir: {data_dir} is too long a path for a Unix socket: choose a shorter one")
 
 
 def _directory(data_dir: Path) -> Path:

@@ -17,6 +17,7 @@ from redis.crc import key_slot
 from broker.errors import StoreUnavailable
 from broker.store.redis.certificate import describe_mismatch
 from broker.store.redis.connections import CALL_TIMEOUT, connection_options
+from broker.store.redis.cures import find_cure
 from broker.store.redis.replies import describe
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ SLOT = key_slot(b"{0}")
 _LATECOMERS = 0.3
 """Seconds to wait for the remaining replies once the first has arrived."""
 _MAX_NODES = 12
+_START_SENTINEL = "start the Sentinels, or correct their addresses in redis.url"
+_START_NODE = "start the nodes of the Cluster, or correct their addresses in redis.url"
 _DEFAULT_LAG_MS = 10_000
 """Redis's default of `min-replicas-max-lag`."""
 
@@ -108,21 +111,22 @@ class Locator:
 
     async def is_replaced(self, address: Address | None, tls: ssl.SSLContext | None) -> bool:
         """Return whether more than half of the Sentinels name another primary by now; a few stray ones do not count."""
-        votes, _ = await self._poll_sentinels(tls)
+        votes, _, _ = await self._poll_sentinels(tls)
         named = elect([vote for vote in votes if vote])
         return named not in {None, address} and votes.count(named) > len(self.location.hosts) / 2
 
-    async def _poll_sentinels(self, tls: ssl.SSLContext | None) -> tuple[list[Address | None], str]:
+    async def _poll_sentinels(self, tls: ssl.SSLContext | None) -> tuple[list[Address | None], str, str | None]:
         ask = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.location.service)
         return await self._poll(self.location.hosts, ask, tls, lambda reply, _: sentinel_vote(reply))
 
     async def _ask_sentinels(self, tls: ssl.SSLContext | None) -> Address:
-        votes, trouble = await self._poll_sentinels(tls)
+        votes, trouble, cure = await self._poll_sentinels(tls)
         if found := elect([vote for vote in votes if vote]):
             return found
         if votes:
-            raise StoreUnavailable(f"Redis: the Sentinels know no service {self.location.service!r}: correct redis.url")
-        raise StoreUnavailable(f"Redis: no Sentinel replies: {trouble}")
+            words = f"Redis: the Sentinels know no service {self.location.service!r}"
+            raise StoreUnavailable(words, cure="name the service in redis.url as `sentinel monitor` does")
+        raise StoreUnavailable(f"Redis: no Sentinel replies: {trouble}", cure=cure or _START_SENTINEL)
 
     async def _ask_cluster(self, tls: ssl.SSLContext | None) -> Address:
         asked = list(dict.fromkeys((*self.location.hosts, *self._nodes)))[:_MAX_NODES]
@@ -131,12 +135,13 @@ class Locator:
             self._nodes = cluster_nodes(reply) or self._nodes
             return cluster_vote(reply, node)
 
-        votes, trouble = await self._poll(asked, ("CLUSTER", "SLOTS"), tls, vote)
+        votes, trouble, cure = await self._poll(asked, ("CLUSTER", "SLOTS"), tls, vote)
         if found := elect([vote for vote in votes if vote]):
             return found
         if votes:
-            raise StoreUnavailable("Redis: no node of the Cluster owns the broker's slot")
-        raise StoreUnavailable(f"Redis: no node of the Cluster replies: {trouble}")
+            cure = "assign the slot to a node (CLUSTER ADDSLOTS, redis-cli --cluster fix)"
+            raise StoreUnavailable("Redis: no node of the Cluster owns the broker's slot", cure=cure)
+        raise StoreUnavailable(f"Redis: no node of the Cluster replies: {trouble}", cure=cure or _START_NODE)
 
     async def _poll(
         self,
@@ -144,14 +149,14 @@ class Locator:
         command: tuple[str, ...],
         tls: ssl.SSLContext | None,
         read: Callable[[Any, Address], Address | None],
-    ) -> tuple[list[Address | None], str]:
+    ) -> tuple[list[Address | None], str, str | None]:
         """Ask all at once.
 
         Returns:
-            Every vote, sooner if more than half agree, and the words of the last failure.
+            Every vote, sooner if more than half agree, and the words and the cure of the last failure.
         """
         votes: list[Address | None] = []
-        trouble = "did not reply in time"
+        trouble, cure = "did not reply in time", None
         polled = {asyncio.create_task(self._ask(address, command, tls)): address for address in asked}
         waiting = set(polled)
         try:
@@ -166,7 +171,7 @@ class Locator:
                         votes.append(read(task.result(), polled[task]))
                     except (exceptions.RedisError, OSError, TimeoutError) as error:
                         words = await describe_mismatch(self.location, polled[task], error, announced=False)
-                        trouble = words or describe(error)
+                        trouble, cure = words or describe(error), find_cure(error)
                 named = elect([vote for vote in votes if vote])
                 if named is not None and votes.count(named) > len(asked) / 2:
                     break
@@ -174,7 +179,7 @@ class Locator:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*polled, return_exceptions=True)
-        return votes, trouble
+        return votes, trouble, cure
 
     async def _ask(self, address: Address, command: tuple[str, ...], tls: ssl.SSLContext | None) -> Any:
         """Ask one server. A Sentinel that wants no password is asked again without one."""

@@ -28,8 +28,9 @@ from broker.store.redis.connections import (
     connection_options,
     tls_context,
 )
+from broker.store.redis.cures import HANGS, announced_unreachable, replica_error, unavailable
 from broker.store.redis.locate import Locator, bounds_lag, is_replica, lag_ms
-from broker.store.redis.replies import describe, is_unreached, may_have_moved, wrong_store, wrong_store_error
+from broker.store.redis.replies import describe, is_unreached, may_have_moved, wrong_store
 
 if TYPE_CHECKING:
     import ssl
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from broker.store.scripts import Script
 
 log = structlog.get_logger()
-_SOURCE = {"sentinel": "the server that the Sentinels name ", "cluster": "the server that the Cluster names "}
+_NAMES = "name the server in redis.url as its certificate does, or have it announced by that name"
 _LOCATE_LIMIT = 6.0
 """Seconds for finding the primary, connecting and verifying it."""
 _PROOF_MS = 1700
@@ -137,7 +138,7 @@ class Primary:
             return replies
 
         replies: list[Any] = await self._use(send)
-        return [_as_unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        return [unavailable(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _trip(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         async def send(pool: Pool) -> list[Any]:
@@ -221,7 +222,7 @@ class Primary:
                 await connection.send_command("PSUBSCRIBE", pattern, check_health=False)
                 await connection.read_response()
             except (exceptions.RedisError, OSError, TimeoutError) as error:
-                raise StoreUnavailable(f"Redis: {describe(error)}") from None
+                raise unavailable(error) from None
             yield Subscription(connection, lambda: self._moved_from(located))
         finally:
             with contextlib.suppress(exceptions.RedisError, OSError):
@@ -240,7 +241,7 @@ class Primary:
                 self._throttle.note_failure(error)
             if may_have_moved(error):
                 self._leave(located)
-            raise _as_unavailable(error) from None
+            raise unavailable(error) from None
         self._throttle.note_success()
         return reply
 
@@ -274,7 +275,7 @@ class Primary:
             async with asyncio.timeout(_LOCATE_LIMIT):
                 located = await self._connect()
         except (exceptions.RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {describe(error)}") from None
+            raise unavailable(error) from None
         if located.address != self._last_address and self._location.topology in {"sentinel", "cluster"}:
             log.info("store.located", address="{}:{}".format(*located.address or ()), way=self._location.topology)
         self._last_address = located.address
@@ -292,7 +293,9 @@ class Primary:
             with contextlib.suppress(exceptions.RedisError, OSError):
                 await pool.retire()
             if words := await describe_mismatch(self._location, address, error, announced=True):
-                raise StoreUnavailable(f"Redis: {words}") from None
+                raise StoreUnavailable(f"Redis: {words}", cure=_NAMES) from None
+            if away := announced_unreachable(self._location.topology, address, error):
+                raise away from None
             raise
         return _Located(address, peer, pool)
 
@@ -303,7 +306,8 @@ class Primary:
         try:
             return await asyncio.to_thread(tls_context, self._location)
         except (OSError, ValueError) as error:  # ssl.SSLError is one
-            raise StoreUnavailable(f"Redis: the files of its ssl_ options are not usable: {error}") from None
+            words = f"Redis: the files of its ssl_ options are not usable: {error}"
+            raise StoreUnavailable(words, cure="correct the files that redis.url names in its ssl_ options") from None
 
     async def _verify(self, pool: Pool) -> tuple[str | None, int]:
         """Check that the server is a primary.
@@ -318,7 +322,7 @@ class Primary:
         if isinstance(info, exceptions.NoPermissionError):
             return None, 0  # INFO is denied; a replica will reject the first claim
         if is_replica(_raise_error(info)):
-            raise StoreUnavailable(f"Redis: {_SOURCE.get(self._location.topology, '')}is a read-only replica")
+            raise replica_error(self._location.topology)
         if not bounds_lag(info):
             return pool.peer, 0
         return pool.peer, lag_ms((await pool.trip([("CONFIG", "GET", "min-replicas-max-lag")]))[0])
@@ -357,7 +361,7 @@ class Subscription:
                 await self._check()
         except (exceptions.RedisError, OSError) as error:
             if not received:  # else the next call meets it again
-                raise StoreUnavailable(f"Redis: {describe(error)}") from None
+                raise unavailable(error) from None
         return [(reply[2], reply[3]) for reply in received if reply[0] == b"pmessage"]
 
     async def _read(self, received: list[Any]) -> None:
@@ -372,14 +376,10 @@ class Subscription:
     async def _check(self) -> None:
         silent = time.monotonic() - self._received_at
         if self._pinged and silent > _QUIET + CALL_TIMEOUT:
-            raise StoreUnavailable("Redis no longer replies on the subscription")
+            raise StoreUnavailable("Redis no longer replies on the subscription", cure=HANGS)
         if not self._pinged and silent > _QUIET:
             await self._connection.send_command("PING", check_health=False)
             self._pinged = True
-
-
-def _as_unavailable(error: BaseException) -> StoreUnavailable:
-    return wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}")
 
 
 def _raise_error(reply: Any) -> Any:
