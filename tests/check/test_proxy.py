@@ -1,4 +1,4 @@
-"""`token-broker check` and proxies: it names an ignored variable, and --online tries each provider through its proxy."""
+"""`token-broker check` and proxies: an ignored variable is named, and --online tries providers through their proxy."""
 
 from __future__ import annotations
 
