@@ -26,7 +26,7 @@ def login(
     grant: GrantId,
     provider: Annotated[str, typer.Option("--provider", "-p", help="Name of the provider in the settings.")],
     paste: Annotated[
-        bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the URL it ends at.")
+        bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the address it ends at.")
     ] = False,
     replace_account: Annotated[
         bool, typer.Option("--replace-account", help="Replace the grant even if it is of another account.")

@@ -35,6 +35,7 @@ COMMANDS = [
     ("notify", "test"),
     ("sink",),
     ("check",),
+    ("reload",),
 ]
 
 
@@ -118,7 +119,11 @@ async def test_init(home: Home, kind: str) -> None:
     """What `init` prints is read by the next command: it gets as far as finding no broker."""
     done = await home("init", "--provider", kind)
     assert done.err == ""
-    home.settings.write_text(done.out.replace("https://\u2026", "https://acme.test").replace(":8080", ":1"))
+    made = done.out.replace("https://\u2026", "https://acme.test").replace(":8080", ":1")
+    home.settings.write_text(made)
+    done = await home("status")
+    assert (done.code, "client_id: is a placeholder" in done.err) == (78, True)
+    home.settings.write_text(made.replace('client_id = "\u2026"', 'client_id = "an-id"'))
     done = await home("status")
     assert done.code == 75, done
 

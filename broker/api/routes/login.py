@@ -225,6 +225,11 @@ async def replace_by_browser(request: web.Request) -> web.Response:
     body = await read_body(request)
     try:
         form = read_query(body.decode("utf-8", "replace"))
+        if "code" in form:
+            raise InvalidRequest(
+                'the provider sent its response by POST: set response_mode = "query" in its authorization_params '
+                "(OAuth 2.0 Form Post Response Mode), and log in again"
+            )
         login = request.app[CONTEXT].login.replace_account_by_browser(form.get("state", ""), _cookies(request))
         return _logged_in(await finish(_complete(None, login)))
     except BrokerError as error:

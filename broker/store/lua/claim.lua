@@ -91,7 +91,7 @@ end
 local function probe()
   local pages = {redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 64)}
   if #pages[1] == 128 then
-    pages[2] = redis.call('ZREVRANGEBYSCORE', due, now, '-inf', 'WITHSCORES', 'LIMIT', 0, 64)
+    pages[2] = redis.call('ZRANGE', due, now, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 64, 'WITHSCORES')
   end
   local best, best_rank, best_at = {}, only_witness and 1 or 3, math.huge
   for _, page in ipairs(pages) do
