@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from broker.api.health import Health
     from broker.process.systemd import Systemd
-    from broker.provider_set import MakeEndpoint, ProviderSet
+    from broker.refresh.provider_set import MakeEndpoint, ProviderSet
     from broker.settings import Settings
     from broker.store import Store
 

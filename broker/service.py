@@ -38,7 +38,6 @@ from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
-from broker.provider_set import ProviderSet
 from broker.providers import Endpoint, open_http
 from broker.providers.client_secret import require_secrets
 from broker.providers.proxy import Proxy, ignored_variables, require_proxies
@@ -46,6 +45,7 @@ from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
 from broker.refresh.history import HistoryRecorder
+from broker.refresh.provider_set import ProviderSet
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from broker.notify import Notifier
     from broker.process.signals import Signals
-    from broker.provider_set import MakeEndpoint
+    from broker.refresh.provider_set import MakeEndpoint
     from broker.settings import Provider, Settings
     from broker.store import Store
 

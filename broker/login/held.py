@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from broker.account import Account, Ownership
 from broker.errors import BrokerError, Conflict, ProviderRefused, StoreUnavailable
 from broker.model import GrantLife, TokenResponse
+from broker.model.account import Account, Ownership
 from broker.process.tasks import finish, run_until
 from broker.providers import revoke
 from broker.providers.account import AccountUnknown, account_in, fetch_account

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.account import NOBODY
 from broker.errors import (
     BrokerError,
     Conflict,
@@ -26,6 +25,7 @@ from broker.errors import (
 from broker.login.held import NOTHING_HELD, Answer, OtherAccount
 from broker.login.redirect import read_redirect, with_code
 from broker.model import Answered, Busy, NotSent, Unknown
+from broker.model.account import NOBODY
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.providers.extra_members import of_callback
 from broker.secret import Secret
@@ -34,10 +34,10 @@ from broker.store import Flow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.account import Ownership
     from broker.login.held import HeldLogins
     from broker.login.recorder import LoggedIn
     from broker.model import TokenResponse
+    from broker.model.account import Ownership
     from broker.providers import Endpoint
     from broker.store import Store
 

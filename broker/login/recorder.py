@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.account import NOBODY, Ownership
 from broker.errors import ProviderRefused, StoreUnavailable
 from broker.model import Token, usable_until
+from broker.model.account import NOBODY, Ownership
 from broker.providers import lifetimes
 from broker.providers.offline import why_no_refresh_token
 from broker.refresh import policy
@@ -21,10 +21,10 @@ from broker.secret import Secret
 from broker.token_answer import token_message
 
 if TYPE_CHECKING:
-    from broker.account import Account
     from broker.journal.file_format import Entry
     from broker.journal.journal import Journal
     from broker.model import Ending, TokenResponse
+    from broker.model.account import Account
     from broker.providers import Dialect
     from broker.read import Cache
     from broker.refresh.scheduler import Scheduler

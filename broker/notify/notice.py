@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from broker.account import NOBODY, Ownership
+from broker.model.account import NOBODY, Ownership
 from broker.notify.policy import Problem
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from broker.account import NOBODY, Ownership
 from broker.errors import StoreUnavailable
+from broker.model.account import NOBODY, Ownership
 from broker.notify import policy
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.notice import Notice

@@ -19,8 +19,8 @@ from broker.settings.values import LOOPBACK
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from broker.account import Account
     from broker.model import TokenResponse
+    from broker.model.account import Account
     from broker.providers.dialects import Dialect
     from broker.providers.endpoint import Endpoint
     from broker.secret import Secret

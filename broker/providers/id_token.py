@@ -11,8 +11,8 @@ import binascii
 import json
 from typing import TYPE_CHECKING
 
-from broker.account import MAX_TEXT, Account
 from broker.errors import ProviderRefused
+from broker.model.account import MAX_TEXT, Account
 from broker.providers import members, redaction
 from broker.providers.issuers import issuer_matches, of_any_tenant
 

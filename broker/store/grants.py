@@ -19,8 +19,8 @@ from broker.store.ownership import OWNERSHIP_FIELDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from broker.account import Ownership
     from broker.model import OldToken
+    from broker.model.account import Ownership
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.account import Ownership, parse_account
+from broker.model.account import Ownership, parse_account
 from broker.secret import CannotOpen
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from broker.account import NOBODY, Ownership
 from broker.errors import StoreUnavailable
 from broker.model import slotted
+from broker.model.account import NOBODY, Ownership
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name

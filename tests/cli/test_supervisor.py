@@ -22,7 +22,8 @@ from tests.waiting import until
 
 HUNG_LANE = """
 import asyncio
-import broker.process.heartbeat, broker.provider_set, broker.refresh.scheduler as scheduler, broker.service as service
+import broker.process.heartbeat, broker.refresh.provider_set, broker.refresh.scheduler as scheduler
+import broker.service as service
 from broker.cli import main
 
 step, steps = scheduler.Lane.step, []
@@ -30,7 +31,7 @@ async def hanging(self, refreshes):
     steps.append(self)
     await (step(self, refreshes) if len(steps) < 4 else asyncio.Event().wait())
 scheduler.Lane.step = hanging
-broker.provider_set.Heartbeat = lambda name: broker.process.heartbeat.Heartbeat(name, 2.5)
+broker.refresh.provider_set.Heartbeat = lambda name: broker.process.heartbeat.Heartbeat(name, 2.5)
 service.Heartbeat = lambda name: broker.process.heartbeat.Heartbeat(name, 60)
 main(["run"])
 """

@@ -81,3 +81,8 @@ def test_readme_begins_with_two_lines_that_run() -> None:
     assert demo.endswith("token-broker demo")
     assert "\n" not in tests
     assert "pytest" in tests
+
+
+def test_few_files_at_the_root() -> None:
+    """A reader meets at most eight files beside the packages."""
+    assert len(list((ROOT / "broker").glob("*.py"))) <= 8

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from broker.account import Account
 from broker.model import TokenResponse
+from broker.model.account import Account
 from broker.providers import Dialect
 from broker.providers.account import AccountUnknown, account_in, account_url
 from broker.secret import Secret

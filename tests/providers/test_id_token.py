@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from broker.account import Account
 from broker.errors import ProviderRefused
+from broker.model.account import Account
 from broker.providers.id_token import LEEWAY_MS, is_encrypted, read_account
 from broker.secret import Secret
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.account import Account
 from broker.journal.journal import Journal
 from broker.login.held import Answer, parse_answer
 from broker.login.recorder import LoginRecorder
 from broker.model import GrantLife, TokenResponse
+from broker.model.account import Account
 from broker.providers import Dialect
 from broker.read import Cache
 from broker.refresh.scheduler import Scheduler

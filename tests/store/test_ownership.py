@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from broker.account import Account, Ownership, parse_account
 from broker.model import Ending, Token
+from broker.model.account import Account, Ownership, parse_account
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Flow, open_store

@@ -6,7 +6,6 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from broker.account import NOBODY, Ownership, read_text
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import (
@@ -20,6 +19,7 @@ from broker.api.requests import (
 from broker.api.responses import json_response
 from broker.api.routes import shapes
 from broker.errors import BrokerError, Conflict, InvalidRequest, UnknownGrant
+from broker.model.account import NOBODY, Ownership, read_text
 from broker.process.tasks import finish
 from broker.providers.refresh_token import problem_of, trim
 from broker.refresh import retry
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from broker.account import Account
     from broker.api.callers import Caller
     from broker.api.context import Context
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
+    from broker.model.account import Account
     from broker.providers import Endpoint
     from broker.store import ProviderState, Registered
     from broker.store.history import Minute

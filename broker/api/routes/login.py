@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from aiohttp import web
 
-from broker.account import Ownership, read_text
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, read_body, read_grant_id, read_json, require_provider
@@ -24,6 +23,7 @@ from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.login.held import OtherAccount
 from broker.login.login import AlreadyUsed
 from broker.login.redirect import read_query
+from broker.model.account import Ownership, read_text
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
 

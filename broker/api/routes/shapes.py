@@ -8,8 +8,8 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from broker.account import MAX_TEXT
 from broker.model import GRANT_ID, State
+from broker.model.account import MAX_TEXT
 
 GrantId = Annotated[str, Field(pattern=f"^{GRANT_ID.pattern}$", examples=["acme-cameras"])]
 At = Annotated[int, Field(description="epoch seconds")]

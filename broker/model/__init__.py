@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar, dataclass_transform
 
-from broker.account import NOBODY, Ownership
+from broker.model.account import NOBODY, Ownership
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
