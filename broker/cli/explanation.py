@@ -119,7 +119,7 @@ def _dead(facts: GrantFacts) -> Explanation:
         f"({facts.failure_detail}).{facts.verdict_sentence}",
         f"Nothing: no broker refreshes it any more. {facts.token_sentence} {then}",
         facts.valid_until,
-        person="log in again, under the same id; if the provider has revoked its decision (it enabled the user again), "
+        person="log in again, under the same id; if the provider accepts it again (the user was enabled again), "
         f"`{facts.retry_command}` sends one more request",
         command=facts.login_command,
         exit_code=LOG_IN,

@@ -17,7 +17,8 @@ import typer
 
 from broker import errors
 from broker.cli.console import EXIT_INTERRUPTED
-from broker.cli.options import load
+from broker.cli.options import config_path, load
+from broker.errors import InvalidSettings
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
@@ -183,6 +184,23 @@ def _read_key(key_file: Path | None, settings: Settings | None) -> tuple[str, st
     return key, where
 
 
+def _load_settings(config: Path | None) -> Settings:
+    """Return the settings that say where the broker is.
+
+    Raises:
+        InvalidSettings: there are none, or they are wrong; the last finding says how to reach a broker without them.
+    """
+    try:
+        return load(config)
+    except InvalidSettings as error:
+        if config_path(config) is None:
+            raise
+        raise InvalidSettings(
+            *error.findings,
+            "a running broker keeps the settings that it had; to reach it meanwhile, name --url and --key-file",
+        ) from None
+
+
 @asynccontextmanager
 async def broker_at(
     config: Path | None, url: str | None, key_file: Path | None, *, keyless: bool = False, timeout: float = _TIMEOUT
@@ -205,7 +223,7 @@ async def broker_at(
     if url is not None and keyed:
         settings, base = None, url.rstrip("/")
     else:
-        settings = load(config)
+        settings = _load_settings(config)
         base = _url_from_settings(settings) if url is None else url.rstrip("/")
     where = base
     missing: errors.UnknownKey | None = None

@@ -29,7 +29,7 @@ def login(
         bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the address it ends at.")
     ] = False,
     replace_account: Annotated[
-        bool, typer.Option("--replace-account", help="Replace the grant even if it is of another account.")
+        bool, typer.Option("--replace-account", help="Replace the grant even if the login is of another account.")
     ] = False,
     owner: Annotated[str | None, typer.Option("--owner", help="Who is responsible for the grant; free text.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="What the grant is for; free text.")] = None,
@@ -39,7 +39,7 @@ def login(
 ) -> None:
     """Log in once; from then on the broker keeps the grant alive. Logging in again revives a dead grant.
 
-    A login of another account than the grant's replaces nothing, unless you say so.
+    A login of another account than the grant's replaces nothing, unless --replace-account is given.
     """
     options = {"owner": owner, "label": label, "replace_account": replace_account or None}
     wanted = {name: value for name, value in options.items() if value is not None}

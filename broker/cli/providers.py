@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
+from broker.cli.console import TABLE_COLUMNS, app, exits, out
 from broker.cli.options import Json
 from broker.cli.toml import toml
 from broker.settings import catalogue
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 _COLUMNS = 100
 
 
-@app.command(epilog=exits(EXIT_SETTINGS))
+@app.command(epilog=exits())
 def providers(
-    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="Show this kind with its sources.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="Kind to show; without it, all are listed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the kinds of providers that have a name, or show one with its settings, its sources and notes."""
+    """List the kinds of providers, or show one: its settings, where each is from, and notes."""
     if kind is not None:
         require_kind(kind)
     found = [catalogue.load(name) for name in (catalogue.names() if kind is None else (kind,))]
@@ -78,19 +80,21 @@ def _described(kind: Kind) -> dict[str, Any]:
 
 def _shown(kind: Kind) -> Iterator[str]:
     """Yield the lines that describe one kind."""
-    yield f"{kind.name}: {kind.title}. The sources were read on {kind.read}."
-    yield f"Needs {', '.join(kind.needs)}. `token-broker init --provider {kind.name}` prints a settings file."
-    yield from _part("Settings that it begins with; each can be set otherwise:", kind.settings)
+    read = f" The sources were read on {kind.read}." if kind.sources else ""
+    yield f"{kind.name}: {kind.title}.{read}"
+    yield from _wrapped(f"It needs {', '.join(kind.needs)}.", 0)
+    yield f"`token-broker init --provider {kind.name}` prints a settings file with it."
+    yield from _part("Settings of this kind, and where each is from; yours take precedence:", kind.settings)
     for key, value in kind.settings.items():
         yield f"  {key} = {toml(value)}"
         yield from _wrapped(kind.sources.get(key, ""), 6)
-    yield from _part("Values in braces, which `parameters` of the provider gives:", kind.templates)
+    yield from _part("Values in braces, to set in `parameters` of the provider:", kind.templates)
     for name, template in kind.templates.items():
         yield from _wrapped(f"{name}: {described(template)}", 2)
     facts = {key: source for key, source in kind.sources.items() if key not in kind.settings}
     yield from _part("Further facts, with their sources:", facts)
     for key, source in facts.items():
-        yield from _wrapped(f"{key}: {source}", 2)
+        yield from _wrapped(f"{key.replace('_', ' ')}: {source}", 2)
     yield from _part("Notes:", kind.notes)
     for note in kind.notes:
         yield from _wrapped(f"- {note}", 2)

@@ -22,6 +22,8 @@ _WHAT = {
     "providers_removed": "removed; their grants wait until the table is back",
 }
 
+_KEPT = "nothing was changed: the broker keeps the settings that it had"
+
 
 @app.command(epilog=exits(*ASKS_BROKER))
 def reload(as_json: Json = False, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
@@ -31,7 +33,7 @@ def reload(as_json: Json = False, config: Config = None, url: Url = None, key_fi
         async with broker_at(config, url, key_file) as broker:
             status, body = await broker.ask("POST", _PATH)
             if body.get("error") == InvalidSettings.code:
-                raise InvalidSettings(*body["error_description"].splitlines())
+                raise InvalidSettings(*body["error_description"].splitlines(), _KEPT)
             if status != 200:
                 raise broker.error_of(status, body, _PATH)
             return dict(body)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from broker.cli.console import ASKS_BROKER, app, exits, out
+from broker.cli.console import ASKS_BROKER, app, err, exits, out
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, KeyFile, Url
 
@@ -38,6 +38,8 @@ async def _retry_grant(broker: Broker, grant: str) -> None:
     grant_now = await broker.fetch("POST", grant_path(grant, "/retry"))
     if grant_now["state"] == "leased":
         out.print(f"The broker is refreshing grant {grant} right now.", markup=False)
+    elif grant_now.get("warning"):
+        err.print(f"Grant {grant} is due, but {grant_now['warning']}.", markup=False)
     else:
         out.print(f"Grant {grant} is due: the broker sends one more token request.", markup=False)
 

@@ -111,7 +111,7 @@ def screen(state: dict[str, Any], *, most: int = _MAX_ROWS, providers: int | Non
     total = sum(sum(provider["grants"].values()) for provider in state["providers"])
     if state["next"] or len(shown) < len(state["grants"]):
         grid.add_row(f"{len(shown)} of {total} grants: parked ones first. GET /v1/grants lists them all.")
-    if any(grant["state"] == "parked" for grant in shown):
+    if any(grant["state"] == "parked" for grant in shown) or any(map(_is_missing, state["providers"])):
         grid.add_row("token-broker explain GRANT says why, and what to do.")
     return grid
 
@@ -119,9 +119,14 @@ def screen(state: dict[str, Any], *, most: int = _MAX_ROWS, providers: int | Non
 def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
     """Return a table of the providers, those in trouble first, with the sums of those beyond *most* in one row."""
     table = Table("provider", "kind", "due", "leased", "parked", "state", **_PLAIN)
-    ranked = sorted(providers, key=lambda p: (not p["suspended"], not p["failures"], not p["grants"]["parked"]))
+    ranked = sorted(
+        providers,
+        key=lambda p: (not p["suspended"], not p["failures"], not _is_missing(p), not p["grants"]["parked"]),
+    )
     for provider in ranked[:most]:
         failures, good = provider["failures"], "ok" if _was_asked(provider) else "not asked yet"
+        if not provider["kind"]:
+            good = "its grants are not refreshed" if _is_missing(provider) else "-"
         failing = good if not failures else "failing: once" if failures == 1 else f"failing: {failures} in a row"
         table.add_row(
             Text(provider["provider"]),
@@ -131,10 +136,17 @@ def _providers(providers: list[dict[str, Any]], most: int | None) -> Table:
         )
     if rest := ranked[len(ranked[:most]) :]:
         sums = [str(sum(provider["grants"][name] for provider in rest)) for name in ("due", "leased", "parked")]
-        troubled = sum(bool(provider["suspended"] or provider["failures"]) for provider in rest)
+        troubled = sum(
+            bool(provider["suspended"] or provider["failures"] or _is_missing(provider)) for provider in rest
+        )
         good = "ok" if all(map(_was_asked, rest)) else "not all asked yet"
         table.add_row(f"… {len(rest)} more", "", *sums, f"{troubled} in trouble" if troubled else good)
     return table
+
+
+def _is_missing(provider: dict[str, Any]) -> bool:
+    """Return whether grants wait for a provider that is not in the settings."""
+    return not provider["kind"] and any(provider["grants"].values())
 
 
 def _was_asked(provider: dict[str, Any]) -> bool:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from broker.errors import BrokerError, Conflict, ProviderRefused, StoreUnavailable
+from broker.errors import (
+    BrokerError,
+    Conflict,
+    InvalidSettings,
+    ProviderRefused,
+    ProviderUnavailable,
+    StoreUnavailable,
+)
 from broker.model import GrantLife, TokenResponse
 from broker.model.account import Account, Ownership
 from broker.process.tasks import finish, run_until
@@ -47,7 +54,10 @@ PAUSE = 5.0
 _PATIENCE = 20.0
 """Seconds for which Redis is asked to take an answer."""
 _RETRY = 0.3
-NOTHING_HELD = "there is nothing to decide: the ten minutes are over, or somebody decided already; log in again"
+NOTHING_HELD = (
+    "there is nothing to decide: the ten minutes are over, somebody decided already, or the grant was logged in or "
+    "imported since; log in again"
+)
 
 
 class OtherAccount(BrokerError):
@@ -59,8 +69,9 @@ class OtherAccount(BrokerError):
         self.state = state
         super().__init__(
             f"grant {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of account "
-            f"{held.account}: nothing was replaced. To replace the account, press the button on the page at which the "
-            "login ended, within ten minutes, or log in again with `token-broker login --replace-account`"
+            f'{held.account}: nothing was replaced. To replace the account, press "Replace the account" in the browser '
+            f"within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
+            "--replace-account`"
         )
 
 
@@ -125,21 +136,21 @@ class HeldLogins:
         grant = await self._store.grants.get(flow.grant_id)
         return grant.ownership.account if grant is not None and grant.provider == flow.provider else None
 
-    async def conclude(self, state: str, flow: Flow, answer: Answer) -> LoggedIn:
+    async def conclude(self, state: str, flow: Flow, answer: Answer, endpoint: Endpoint) -> LoggedIn:
         """Record an answer, unless it is of another account than the grant's: then hold it.
 
         Args:
             state: of the authorization request.
             flow: the login.
             answer: what the exchange brought; `instead_of` is the account that the grant has.
+            endpoint: of the exchange, whatever the settings say meanwhile.
 
         Raises:
             OtherAccount: a person must decide; until then the answer is held.
             ProviderRefused: its id_token cannot be accepted, or it has no refresh token.
             StoreUnavailable: Redis did not answer in time.
         """
-        endpoint, found = self._endpoints[flow.provider], answer.answer
-        dialect = await endpoint.resolve()
+        found, dialect = answer.answer, await endpoint.resolve()
         account, warning = account_in(found, dialect, self._store.clock()), None
         if account is None and dialect.account_endpoint is not None and found.refresh_token is not None:
             with contextlib.suppress(StoreUnavailable):  # it is in the journal a few seconds later
@@ -151,7 +162,7 @@ class HeldLogins:
             await self._hold_open(state, flow, answer, error)
             log.warning("login.other_account", grant_id=flow.grant_id, provider=flow.provider)
             raise error
-        return replace(await self._record(flow, answer), warning=warning)
+        return replace(await self._record(flow, answer, endpoint), warning=warning)
 
     async def _fetch(self, endpoint: Endpoint, flow: Flow, answer: Answer) -> tuple[Account | None, str | None]:
         try:
@@ -160,11 +171,11 @@ class HeldLogins:
             log.warning("login.account_unknown", grant_id=flow.grant_id, provider=flow.provider, detail=str(error))
             return None, f"the account is not known: its endpoint did not name it ({error})"
 
-    async def _record(self, flow: Flow, answer: Answer) -> LoggedIn:
+    async def _record(self, flow: Flow, answer: Answer, endpoint: Endpoint) -> LoggedIn:
         return await self._recorder.record(
             flow.grant_id,
             answer.answer,
-            self._endpoints[flow.provider].dialect,
+            endpoint.dialect,
             ownership=Ownership(answer.account, flow.owner, flow.label),
             answered_at=answer.answered_at,
         )
@@ -204,13 +215,22 @@ class HeldLogins:
             Conflict: there is nothing to decide (any more).
             StoreUnavailable: Redis did not answer in time.
         """
+        waiting = await self._store.flows.get(state)
+        endpoint = self._endpoints.get(waiting.provider) if waiting is not None else None
+        if waiting is None or waiting.decision != "open" or endpoint is None or await self._is_outdated(waiting):
+            raise Conflict(NOTHING_HELD)
         flow = await self._take(state, "replace")
         if flow is None:
             raise Conflict(NOTHING_HELD)
-        logged_in = await self._record(flow, parse_answer(flow.held))
+        logged_in = await self._record(flow, parse_answer(flow.held), endpoint)
         log.warning("login.account_replaced", grant_id=flow.grant_id, provider=flow.provider)
         await self._end(state, flow, completed=True)
         return logged_in
+
+    async def _is_outdated(self, flow: Flow) -> bool:
+        """Return whether the grant was logged in or imported since the answer that is held: that must stay."""
+        grant = await self._store.grants.get(flow.grant_id)
+        return grant is not None and grant.granted_at > parse_answer(flow.held).answered_at
 
     async def _take(self, state: str, decision: Literal["replace", "drop"]) -> Flow | None:
         """Take a held answer whose decision is open; return its flow, to one of several callers."""
@@ -228,6 +248,8 @@ class HeldLogins:
         ended = replace(flow, held="", decision="", cookie_digest="", code_verifier="")
         if completed:
             ended = replace(ended, status="completed", error="", error_description="")
+        elif flow.error == OtherAccount.code:  # the page of a state is anybody's who knows it, and names no accounts
+            ended = replace(ended, error_description=NOTHING_HELD)
         await self._store.flows.update(state, ended)
         ticket = await self._store.flows.get(flow.ticket)
         if completed and ticket is not None and (ticket.undecided == state or ticket.status == "working"):
@@ -260,43 +282,49 @@ class HeldLogins:
         due = flow.decided_at + (DECIDE_MS if flow.decision == "open" else STALE_MS)
         if due > now or flow.provider not in self._endpoints:
             return max(due, now + STALE_MS)
-        answer = parse_answer(flow.held)
-        if flow.decision in {"identify", "replace"}:
-            return await self._complete(state, flow, answer)
-        if flow.decision == "drop" or await self._take(state, "drop") is not None:
-            await self._revoke(flow, answer)
+        answer, endpoint = parse_answer(flow.held), self._endpoints[flow.provider]
+        left_half_done = flow.decision in {"identify", "replace"}
+        if left_half_done and not await self._is_outdated(flow):
+            return await self._complete(state, flow, answer, endpoint)
+        if left_half_done or flow.decision == "drop" or await self._take(state, "drop") is not None:
+            await self._revoke(flow, answer, endpoint)
             await self._end(state, flow, completed=False)
         return None
 
-    async def _complete(self, state: str, flow: Flow, answer: Answer) -> int | None:
+    async def _complete(self, state: str, flow: Flow, answer: Answer, endpoint: Endpoint) -> int | None:
         """Complete a login whose broker died; a journal may have done so already."""
         grant = await self._store.grants.get(flow.grant_id)
         if grant is None or (grant.provider, grant.granted_at) != (flow.provider, answer.answered_at):
             try:
                 if flow.decision == "replace":
-                    await self._record(flow, answer)
+                    await self._record(flow, answer, endpoint)
                 else:
                     known = await self.known_account(flow)
-                    await self.conclude(state, flow, replace(answer, instead_of=known))
+                    await self.conclude(state, flow, replace(answer, instead_of=known), endpoint)
             except OtherAccount:
                 return self._store.clock() + DECIDE_MS
             except ProviderRefused as error:
                 log.warning("login.failed", error=error.code, detail=str(error))
                 await self._end(state, flow, completed=False)
                 return None
+            except (ProviderUnavailable, InvalidSettings) as error:  # of discovery: the answer waits
+                log.warning("login.failed", error=error.code, detail=str(error))
+                return self._store.clock() + STALE_MS
         await self._end(state, flow, completed=True)
         return None
 
-    async def _revoke(self, flow: Flow, answer: Answer) -> None:
+    async def _revoke(self, flow: Flow, answer: Answer, endpoint: Endpoint) -> None:
         """Revoke an answer that nobody wanted.
 
-        Not where a grant of the same account is kept: some providers end every token of an account and a client
+        Not where a grant of the same account may be kept: some providers end every token of an account and a client
         together (Google).
         """
-        store, endpoint, refresh_token = self._store, self._endpoints[flow.provider], answer.answer.refresh_token
+        store, refresh_token = self._store, answer.answer.refresh_token
         grant_ids = await store.grants.ids(flow.provider)
-        account = answer.account.id if answer.account else ""
-        if refresh_token is None or await is_held(store.primary, store.keys, store.sealer, grant_ids, account):
+        account = answer.account.id if answer.account else None
+        if refresh_token is None or account is None:
+            result, detail = "kept", "its account is not known, and a grant of the same account would end with it"
+        elif await is_held(store.primary, store.keys, store.sealer, grant_ids, account):
             result, detail = "kept", "a grant of the same account would end with it"
         else:
             revocation = await revoke(

@@ -24,7 +24,7 @@ from broker.errors import (
 )
 from broker.login.held import NOTHING_HELD, Answer, OtherAccount
 from broker.login.redirect import read_redirect, with_code
-from broker.model import Answered, Busy, NotSent, Unknown
+from broker.model import Answered, Busy, InvalidClient, NotSent, Unknown
 from broker.model.account import NOBODY
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
 from broker.providers.extra_members import of_callback
@@ -195,13 +195,15 @@ class Login:
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
             raise LoginRefused("this login is unknown or older than ten minutes: open the login link again")
-        if flow.status != "pending":
+        if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
-        if not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookies.get(state, ""))):
+        if not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
                 "or complete it with `token-broker login --paste`"
             )
+        if flow.status != "pending":
+            raise AlreadyUsed(flow, state)
         return await self._complete(state, flow, query)
 
     async def _state_by_cookie(self, cookies: Mapping[str, str]) -> str:
@@ -275,12 +277,15 @@ class Login:
             Conflict: there is nothing to decide (any more).
         """
         flow = await self._store.flows.get(state)
-        cookie = cookies.get(state, "")
-        if flow is None or not flow.cookie_digest or not secrets.compare_digest(flow.cookie_digest, _digest(cookie)):
+        if flow is None or not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused("this browser has no login to decide about: open the login link again")
         return await self.held.replace_account(state)
 
     async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+        # Taken once: a reload may take the provider out of the settings while the exchange is under way.
+        endpoint = self._endpoints.get(flow.provider)
+        if endpoint is None:
+            raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         known = await self.held.known_account(flow)
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
@@ -293,9 +298,9 @@ class Login:
             await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)
         try:
-            answer = await self._exchange(flow, query)
+            answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
-            logged_in = await self.held.conclude(state, flow, held)
+            logged_in = await self.held.conclude(state, flow, held, endpoint)
         except OtherAccount:
             raise  # the state and the ticket show it already
         except BrokerError as error:
@@ -315,10 +320,7 @@ class Login:
         except StoreUnavailable:  # the grant itself shows what happened
             log.warning("login.unrecorded", grant_id=flow.grant_id, status=status)
 
-    async def _exchange(self, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
-        endpoint = self._endpoints.get(flow.provider)
-        if endpoint is None:
-            raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
+    async def _exchange(self, endpoint: Endpoint, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
         dialect = await endpoint.resolve()
         check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
         query = with_code(query, dialect.code_parameter)
@@ -346,9 +348,16 @@ class Login:
                     f"the provider did not answer the code exchange ({code} {detail}): log in again"
                 )
             case _:
+                cure = f": correct client_id and client secret of [providers.{flow.provider}]"
                 raise ProviderRefused(
-                    f"the provider refused the code exchange ({outcome.code} {outcome.detail})".strip()
+                    f"the provider refused the code exchange ({f'{outcome.code} {outcome.detail}'.strip()})"
+                    f"{cure if isinstance(outcome, InvalidClient) else ': log in again'}"
                 )
+
+
+def _is_own(flow: Flow, cookie: str) -> bool:
+    """Return whether *cookie* is that of the browser that opened the login link."""
+    return bool(flow.cookie_digest) and secrets.compare_digest(flow.cookie_digest, _digest(cookie))
 
 
 def _digest(cookie: str) -> str:

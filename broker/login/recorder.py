@@ -35,6 +35,8 @@ log = structlog.get_logger()
 _PATIENCE = 20.0
 """Seconds for which a browser waits while Redis does not answer; after that the journal alone has the login."""
 _PAUSE = 0.3
+_FROZEN_MS = 30_000
+"""A broker that records an answer so late was frozen, and another one may have recorded it (see `held`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,10 @@ class LoginRecorder:
             raise ProviderRefused(why_no_refresh_token(dialect, answer.scope), code="no_refresh_token")
         refresh_token, at = answer.refresh_token, self._store.clock() if answered_at is None else answered_at
         token, ending = self._token(grant_id, answer, dialect, at)
+        lifetime = (token.expires_at - token.issued_at) // 1000
+        logged_in = LoggedIn(grant_id, dialect.name, token.scope, lifetime, ownership.account)
+        if self._store.clock() - at > _FROZEN_MS and await self._is_recorded(token):
+            return logged_in
         journaled = partial(self._journaled, refresh_token=refresh_token, ending=ending, ownership=ownership)
         login, entry = await journaled(token, followed=token.generation - 1)
         ends, unsure = time.monotonic() + _PATIENCE, False
@@ -118,8 +124,18 @@ class LoginRecorder:
         self._cache.put(token)
         self._scheduler.wake(dialect.name)
         log.info("grant.reauthorized", grant_id=grant_id, provider=dialect.name, generation=token.generation)
-        lifetime = (token.expires_at - token.issued_at) // 1000
-        return LoggedIn(grant_id, dialect.name, token.scope, lifetime, ownership.account)
+        return logged_in
+
+    async def _is_recorded(self, token: Token) -> bool:
+        """Return whether another broker recorded this login, whose refresh token may be spent by now.
+
+        While Redis does not answer it counts as not recorded: no answer is lost.
+        """
+        try:
+            seen = await self._store.registry.generation(token.grant_id)
+        except StoreUnavailable:
+            return False
+        return seen is not None and (seen.provider, seen.granted_at) == (token.provider, token.issued_at)
 
     def _token(self, grant_id: str, answer: TokenResponse, dialect: Dialect, now: int) -> tuple[Token, Ending]:
         """Return the token of an answer, and what is known of the grant's end.

@@ -209,8 +209,11 @@ class Claim:
 
     @property
     def had_token(self) -> bool:
-        """Whether it ever had an access token: a grant without one proves nothing about its provider."""
-        return self.issued_at is not None
+        """Whether its refresh token ever brought an access token: without one it proves nothing about its provider.
+
+        An import leaves the access token before it in place.
+        """
+        return self.issued_at is not None and self.issued_at >= self.granted_at
 
 
 @slotted

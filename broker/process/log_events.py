@@ -128,9 +128,7 @@ EVENTS: dict[str, Event] = {
         "`lines` lines of the log were lost: nobody read them, or the disk was full",
         "look at what reads the log",
     ),
-    "login.account_replaced": Event(
-        _WARNING, "a person replaced a grant's account by that of a login that had been refused for it"
-    ),
+    "login.account_replaced": Event(_WARNING, "a person decided that a login of another account replaces the grant"),
     "login.account_unknown": Event(
         _WARNING,
         "a login succeeded, but the provider's account endpoint did not say whose it is (`detail`)",
@@ -138,14 +136,14 @@ EVENTS: dict[str, Event] = {
     ),
     "login.dropped": Event(
         _INFO,
-        "nobody decided about a login of another account in time; its tokens were revoked (`result`), or kept unused "
-        "because a grant of the same account would end with them",
+        "nobody decided about a login of another account in time; its tokens were revoked (`result`), unless that had "
+        "ended another grant of the same account",
     ),
     "login.failed": Event(_WARNING, "a login failed (`error`)", "log in again"),
     "login.other_account": Event(
         _WARNING,
         "a login brought another account than the grant's, and replaced nothing",
-        "log in with the grant's account, or replace it: the page has a button, `token-broker login` an option",
+        "log in with the grant's account; to replace it, press the button on the page or use `login --replace-account`",
     ),
     "login.unrecorded": Event(
         _WARNING,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT = 5.0
 """Seconds for the account call: a person waits, and the tokens are not in the journal yet."""
 _MEMBER = re.compile(r"\{([^{}]*)\}")
+_MIN_HIDDEN = 8
+"""A token shorter than this would hide parts of ordinary names."""
 _SAFE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 """What a member may put into a URL: a host name, a number or an id; no slash, colon or at sign."""
 
@@ -44,11 +46,13 @@ def account_in(answer: TokenResponse, dialect: Dialect, now: int) -> Account | N
     Raises:
         ProviderRefused: there is an id_token, and it cannot be accepted.
     """
+    tokens = (answer.access_token, answer.refresh_token)
+    secrets = tuple(each for each in tokens if each and len(each.reveal()) >= _MIN_HIDDEN)
     if answer.id_token is not None and not is_encrypted(answer.id_token):
-        return read_account(answer.id_token, issuer=dialect.issuer, client_id=dialect.client_id, now=now)
+        return read_account(answer.id_token, secrets, issuer=dialect.issuer, client_id=dialect.client_id, now=now)
     if dialect.account_endpoint is None and dialect.account_member is not None:
         id_, beside = _find(answer.extra, dialect.account_member)
-        return account_from(id_, beside, ())
+        return account_from(id_, beside, secrets)
     return None
 
 

@@ -31,7 +31,9 @@ def is_encrypted(id_token: Secret) -> bool:
     return id_token.reveal().count(".") == _JWE_PARTS - 1
 
 
-def read_account(id_token: Secret, *, issuer: str | None, client_id: str, now: int) -> Account:
+def read_account(
+    id_token: Secret, secrets: tuple[Secret, ...] = (), *, issuer: str | None, client_id: str, now: int
+) -> Account:
     """Return the account that an id_token names.
 
     Further audiences are accepted: some servers add their own (Zitadel its project), and nothing here is decided for
@@ -39,6 +41,7 @@ def read_account(id_token: Secret, *, issuer: str | None, client_id: str, now: i
 
     Args:
         id_token: as the token endpoint sent it.
+        secrets: what came with it, and must not be shown as a part of the account.
         issuer: what `iss` must equal; None: it is not known, and not compared.
         client_id: what `aud` must contain.
         now: epoch ms.
@@ -61,7 +64,7 @@ def read_account(id_token: Secret, *, issuer: str | None, client_id: str, now: i
         raise _refused("it has no expiry (exp)")
     if expires * 1000 + LEEWAY_MS <= now:
         raise _refused(f"it expired {(now - expires * 1000) / 1000:.0f} s ago: check the clock of the broker's host")
-    account = account_from(subject, claims, (id_token,)) if isinstance(subject, str) else None
+    account = account_from(subject, claims, (id_token, *secrets)) if isinstance(subject, str) else None
     if account is None:
         raise _refused(f"it has no sub of at most {MAX_TEXT} characters")
     return account

@@ -19,6 +19,10 @@ _MARK = "\ue000"
 """Stands for a removed secret until all are removed: one character, so that cutting never lengthens a text."""
 MAX_DETAIL = 300
 MAX_CODE = 64
+_MOST_READ = 8_000
+"""Characters of a text that are searched for secrets; a fraction of them is shown."""
+_LONGEST_FORM = 5
+"""Characters of a byte of a secret that is percent-encoded twice: the longest form that is found."""
 _MIN_BASE64 = 8
 """Below so many characters base64 of a secret reveals nothing, but would match ordinary words."""
 
@@ -47,8 +51,14 @@ def _cut(text: str, forms: Iterable[str]) -> str:
 
 def detail(text: str, secrets: Iterable[Secret], limit: int = MAX_DETAIL) -> str:
     """Return *text* for people: without *secrets*, control characters escaped, at most *limit* characters."""
-    cut = without(text, secrets)
-    # Bounded twice: escaping may lengthen each character tenfold, and a long text need not be escaped to its end.
+    secrets = tuple(secrets)
+    # A server may send 256 KiB. A secret that the cut divides is dropped with what may be left of it.
+    longest = max((len(secret.reveal().encode("utf-8", "surrogatepass")) for secret in secrets), default=0)
+    rest = longest * _LONGEST_FORM
+    cut = without(text[: _MOST_READ + rest], secrets)
+    if len(text) > _MOST_READ + rest:
+        cut = cut[: len(cut) - rest]
+    # Bounded once more: escaping may lengthen each character tenfold, and a long text need not be escaped to its end.
     shown = "".join(char if char.isprintable() else _escaped(char) for char in cut[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 

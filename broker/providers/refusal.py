@@ -8,6 +8,7 @@ of the provider met at the same time is known to the store alone: a verdict that
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -52,6 +53,8 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _MAX_DEPTH = 8
 _MAX_TEXTS = 100
 _MAX_TEXT = 4_000
+_MOST_TEXT = 16_000
+"""Characters of all texts together: each is searched for secrets, in several encodings, while every request waits."""
 
 
 class Codes(NamedTuple):
@@ -81,7 +84,10 @@ def find(values: Mapping[str, object], text: str = "") -> Codes:
     codes: dict[str, None] = {}
     for code in _codes(values, 0):
         codes.setdefault(code)
-    texts = [text[:_MAX_TEXT] for text, _ in zip(_texts(values, 0), range(_MAX_TEXTS), strict=False)]
+    texts, room = list[str](), _MOST_TEXT
+    for found in itertools.islice(_texts(values, 0), _MAX_TEXTS):
+        texts.append(found[: min(room, _MAX_TEXT)])
+        room -= len(texts[-1])
     return Codes(tuple(codes), tuple(texts))
 
 

@@ -242,7 +242,10 @@ class Reader:
                 f"this grant is parked ({grant.reason}): fix that, then `token-broker retry {grant_id}`",
                 retry_after=60,
             )
-        raise TokenUnavailable(f"no valid token yet, a refresh is in progress{_because(grant)}", retry_after=5)
+        raise TokenUnavailable(
+            f"there is no valid token now{_because(grant)}; `token-broker explain {grant_id}` says what happens next",
+            retry_after=5,
+        )
 
     def _check_yield(self, token: Token, min_ttl_ms: int) -> None:
         most = token.usable_until - token.issued_at
@@ -273,4 +276,4 @@ def _seconds(ms: int) -> int:
 
 
 def _because(grant: Grant) -> str:
-    return f": {grant.last_detail}" if grant.failures and grant.last_detail else ""
+    return f" ({grant.last_detail})" if grant.failures and grant.last_detail else ""

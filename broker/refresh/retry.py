@@ -21,6 +21,7 @@ class Retried(NamedTuple):
 
     state: Literal["due", "leased"]
     generation: int
+    provider: str
 
 
 async def retry_grant(store: Store, scheduler: Scheduler, grant_id: str) -> Retried:
@@ -37,7 +38,7 @@ async def retry_grant(store: Store, scheduler: Scheduler, grant_id: str) -> Retr
     if state == "gone":
         raise UnknownGrant("no such grant")
     scheduler.wake(held.provider)
-    return Retried(state, held.generation)
+    return Retried(state, held.generation, held.provider)
 
 
 async def retry_provider(store: Store, scheduler: Scheduler, provider: str) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -121,7 +122,7 @@ class Kind:
         for name in self.required(given):
             if name not in values:
                 example = f'parameters = {{ {name} = "{self.templates[name].example}" }}'
-                yield name, f"is missing: write {example}, which is {self.templates[name].description}"
+                yield name, f"is missing: it is {self.templates[name].description}; write {example}"
         for name, value in values.items():
             template = self.templates.get(name)
             if template is None:
@@ -171,11 +172,10 @@ def _names(directory: Path) -> tuple[str, ...]:
 
 
 def unknown(name: str) -> str:
-    """Return the words about a kind that is not in the catalogue: what is near, and all there are."""
-    known = names()
-    near = difflib.get_close_matches(name.casefold(), known, n=3)
+    """Return the words about a kind that is not in the catalogue: what is near, and what lists all."""
+    near = difflib.get_close_matches(name.casefold(), names(), n=3)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"no such kind: {meant}There are {', '.join(known)}"
+    return f"no such kind: {meant}`token-broker providers` lists all kinds; oauth2 and oidc are for any other server"
 
 
 def load(name: str) -> Kind:
@@ -258,6 +258,8 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     if "token_endpoint" in settings and "account_endpoint" not in settings:
         for key in ("account_endpoint", "account_member", "account_hosts"):  # for tokens of the kind's own server
             filled.pop(key, None)
+    if _host(settings.get("token_endpoint")) not in {None, _host(filled.get("token_endpoint"))}:
+        filled.pop("refresh_endpoint", None)  # it would get every refresh token of the other host
     for key, value in filled.items():
         own = settings.get(key)
         if isinstance(value, dict) and isinstance(own, dict):
@@ -265,6 +267,14 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         else:
             settings.setdefault(key, value)
     return settings
+
+
+def _host(url: object) -> str | None:
+    """Return host and port of a URL; None where it is none, which is for the schema to say."""
+    try:
+        return urlsplit(url).netloc.lower() or None if isinstance(url, str) else None
+    except ValueError:
+        return None
 
 
 @functools.cache

@@ -176,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             if grant.dead:
                 raise _dead(fake, grant)
             if time.monotonic() >= ends or not fake.is_up(self.server):
-                raise _ErrorResponse("token_unavailable", "no valid token yet, a refresh is in progress", 5)
+                raise _ErrorResponse("token_unavailable", "there is no valid token now", 5)
             time.sleep(0.01)
 
     def _refreshed(self, fake: FakeBroker, grant: FakeGrant) -> tuple[FakeGrant, int]:

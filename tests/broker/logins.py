@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest
 
+from broker.sandbox import BrowserError, walk_login
+from tests.conftest import provider_settings
 from tests.steps import authority_of
 
 if TYPE_CHECKING:
@@ -36,3 +39,29 @@ async def exchanges(sandbox: Sandbox, provider: str) -> int:
     """How many codes were presented at the token endpoint."""
     requests = authority_of(sandbox, provider).token_requests
     return sum(request.grant_type == "authorization_code" for request in requests)
+
+
+def with_accounts(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
+    """Return the sandbox's providers, each with the endpoint that says whose a token is."""
+    providers = provider_settings(sandbox)
+    providers["cameramanager"]["account_endpoint"] = f"{sandbox.url}/rest/v2.3/users/self"
+    providers["een"] |= {
+        "account_endpoint": "http://{httpsBaseUrl.hostname}:{httpsBaseUrl.port}/v3/api/v3.0/users/self",
+        "account_hosts": ["127.0.0.1"],
+        "allow_http": True,
+    }
+    return providers
+
+
+async def log_in_as(broker: RunningBroker, user: str, provider: str = "acme", grant: str = "g1", **body: Any) -> str:
+    """Log in as a person; return the last page."""
+    return await walk_login((await start(broker, grant, provider, **body))["login_url"], user=user)
+
+
+async def refused_as(broker: RunningBroker, user: str, provider: str = "acme", **body: Any) -> tuple[str, str]:
+    """Log in as a person whose account is another; return the page and the login's ticket."""
+    started = await start(broker, "g1", provider, **body)
+    with pytest.raises(BrowserError) as refused:
+        await walk_login(started["login_url"], user=user)
+    assert refused.value.status == 409
+    return refused.value.text, started["ticket"]

@@ -11,8 +11,7 @@ import pytest
 from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.broker.logins import browser, opened, start
-from tests.conftest import provider_settings
+from tests.broker.logins import browser, log_in_as, opened, refused_as, start, with_accounts
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
 
@@ -23,32 +22,6 @@ if TYPE_CHECKING:
     from tests.conftest import RunningBroker, StartBroker
 
 JANE = {"id": "jane", "email": "jane@example.com", "preferred_username": "jane"}
-
-
-def with_accounts(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-    """Return the sandbox's providers, each with the endpoint that says whose a token is."""
-    providers = provider_settings(sandbox)
-    providers["cameramanager"]["account_endpoint"] = f"{sandbox.url}/rest/v2.3/users/self"
-    providers["een"] |= {
-        "account_endpoint": "http://{httpsBaseUrl.hostname}:{httpsBaseUrl.port}/v3/api/v3.0/users/self",
-        "account_hosts": ["127.0.0.1"],
-        "allow_http": True,
-    }
-    return providers
-
-
-async def log_in_as(broker: RunningBroker, user: str, provider: str = "acme", grant: str = "g1", **body: Any) -> str:
-    """Log in as a person; return the last page."""
-    return await walk_login((await start(broker, grant, provider, **body))["login_url"], user=user)
-
-
-async def refused_as(broker: RunningBroker, user: str, provider: str = "acme", **body: Any) -> tuple[str, str]:
-    """Log in as a person whose account is another; return the page and the login's ticket."""
-    started = await start(broker, "g1", provider, **body)
-    with pytest.raises(BrowserError) as refused:
-        await walk_login(started["login_url"], user=user)
-    assert refused.value.status == 409
-    return refused.value.text, started["ticket"]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ async def test_two_logins_without_state_are_not_mixed_up(broker: RunningBroker, 
         redirected = await walk_to_redirect(where, broker.settings.redirect_uri)
         async with mine.get(redirected) as answer:
             assert answer.status == 400
-            assert "several logins" in await answer.text()
+            assert "Several logins are under way" in await answer.text()
     assert await exchanges(sandbox, "cameramanager") == 0
 
 

@@ -105,7 +105,7 @@ async def test_another_account(home: Home) -> None:
     done = await log_in("john")
     assert done.code == 1
     assert "account jane@example.com (jane), and this login is of account john@example.com (john)" in done.err
-    assert "token-broker login --replace-account" in done.err
+    assert "token-broker login g --provider acme --replace-account" in done.err
     assert len(lines(done.err)) == 1
     whose = "account jane@example.com (jane), owner Jane Doe, label front door"
     assert f"It is of {whose}.\n" in (await home("explain", "g")).out

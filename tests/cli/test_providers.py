@@ -37,7 +37,8 @@ def test_one_is_shown(name: str) -> None:
     done = command("providers", name)
     assert done.returncode == 0, done.stderr
     words = " ".join(done.stdout.split())
-    assert f"{name}: {kind.title}. The sources were read on {kind.read}." in words
+    assert words.startswith(f"{name}: {kind.title}. ")
+    assert (f"The sources were read on {kind.read}." in words) == bool(kind.sources)
     for key in (*kind.settings, *kind.templates):
         assert f" {key}" in words
     for said in (*kind.sources.values(), *kind.notes):
@@ -46,7 +47,7 @@ def test_one_is_shown(name: str) -> None:
 
 
 def test_an_unknown_kind() -> None:
-    """The error says what is near and names all, for both commands."""
+    """The error says what is near and what lists all, for both commands."""
     for arguments in (("providers", "een"), ("init", "--provider", "een")):
         done = command(*arguments)
         assert done.returncode == 2

@@ -103,6 +103,15 @@ def test_a_limit_that_is_near() -> None:
     assert cell(grant(1) | limit | {"reauthorize_soon": True}, "log in by") == "13 d"
 
 
+def test_a_provider_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its grants are not refreshed, and it says so, even among many; without grants it is no trouble."""
+    gone = [provider("acme", due=2) | {"kind": None}, provider("empty") | {"kind": None}]
+    shown = lines(monkeypatch, seen([grant(1)], [provider("p"), *gone]), 100, 24)
+    assert re.match(r"acme +not in the settings +2 +0 +0 +its grants are not refreshed$", shown[2].rstrip())
+    assert any(re.match(r"empty +not in the settings +0 +0 +0 +-$", line.rstrip()) for line in shown)
+    assert "token-broker explain GRANT says why, and what to do." in "\n".join(shown)
+
+
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]

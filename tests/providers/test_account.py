@@ -112,3 +112,18 @@ def test_a_member_of_the_answer_is_the_account(extra: dict[str, object], account
     answer = TokenResponse(Secret("a"), Secret("r"), "Bearer", None, None, None, extra)
     assert account_in(answer, dialect(account_member="info.uuid"), 0) == account
     assert account_in(answer, dialect(), 0) is None
+
+
+def test_no_token_is_shown_as_a_part_of_the_account() -> None:
+    """A server that repeats its tokens beside the account's id does not get them onto pages and into notices."""
+    answer = TokenResponse(
+        Secret("access-12345"),
+        Secret("refresh-12345"),
+        "Bearer",
+        None,
+        None,
+        None,
+        {"user": {"id": "u1", "name": "Jane access-12345", "email": "refresh-12345@acme.test"}},
+    )
+    account = account_in(answer, dialect(account_member="user.id"), 0)
+    assert account == Account("u1", "[secret]@acme.test", None, "Jane [secret]")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import broker.providers
+from broker.settings import Provider
 
 CATALOGUE = Path(broker.providers.__file__).parent / "catalogue"
 NAMES = [
@@ -280,3 +281,16 @@ def test_what_is_not_shipped_is_listed() -> None:
         "Revolut Business",
     ):
         assert f"| {name}" in page
+
+
+@pytest.mark.parametrize(
+    ("token_endpoint", "kept"),
+    [(None, True), ("https://API.figma.com/v2/token", True), ("https://figma.test/token", False)],
+)
+def test_refresh_tokens_of_another_host_do_not_go_to_the_kind(token_endpoint: str | None, kept: bool) -> None:
+    """Where the token endpoint is another host's, it gets the refreshes too, unless the settings say where."""
+    own = {} if token_endpoint is None else {"token_endpoint": token_endpoint}
+    registration = {"kind": "figma", "client_id": "x", "client_secret": "PASSWORD", **own}
+    assert (Provider(**registration).refresh_endpoint is not None) is kept
+    chosen = Provider(**registration, refresh_endpoint="https://refresh.test/r")
+    assert chosen.refresh_endpoint == "https://refresh.test/r"

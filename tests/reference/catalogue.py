@@ -24,7 +24,7 @@ def catalogue() -> str:
 def _part(kind: Kind) -> Iterator[str]:
     yield f"## {kind.name}"
     yield ""
-    yield f"{kind.title}; the sources were read on {kind.read}."
+    yield f"{kind.title}; the sources were read on {kind.read}." if kind.sources else f"{kind.title}."
     if kind.templates or kind.settings:
         yield ""
     for name, template in kind.templates.items():

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from broker.sandbox import Sandbox
+from broker.sandbox import Sandbox, walk_login
 from tests.conftest import provider_settings
 from tests.redis_server import RedisServer
 from tests.regressions.process import Process, broker_process, command
@@ -205,7 +205,10 @@ async def test_a_removed_provider_comes_back(start: Start, redis: Redis, sandbox
         token = await broker.get("/v1/grants/g1/token")
         asked = len(sandbox.rotating.token_requests)
         await redis.zadd("broker:{0}:due:acme", {"g1": 0.0, "g2": 0.0}, xx=True)
-        await broker.ask("POST", "/v1/grants/g1/retry")
+        _, retried, _ = await broker.ask("POST", "/v1/grants/g1/retry")
+        assert "put [providers.acme] back" in retried["warning"]
+        code, said = await command(broker, "retry", "g1")
+        assert (code, "Grant g1 is due, but its provider is not in the settings" in said) == (0, True)
         health = await broker.get("/healthz")
         assert (health["status"], "lane acme" in health["checks"]) == ("ok", False)
         code, said = await command(broker, "explain", "g1")
@@ -238,13 +241,16 @@ async def test_wrong_settings_change_nothing(start: Start, redis: Redis, sandbox
         findings = (await hang_up(broker, "settings.not_reloaded"))["findings"]
         place = f"{broker.folder}/providers.d/new.toml:6: providers.new.skope"
         assert findings == [f"{place}: no such key: did you mean scope?"]
-        assert await command(broker, "reload") == (78, f"token-broker: {findings[0]}\n")
+        code, said = await command(broker, "reload")
+        assert (code, said.splitlines()[0]) == (78, f"token-broker: {findings[0]}")
+        assert "a running broker keeps the settings that it had" in said
         write(
             broker, "new", {key: value for key, value in acme.items() if key != "client_secret"} | _unreadable(broker)
         )
         code, said = await command(broker, "reload")
         assert code == 78
         assert said.startswith("token-broker: providers.new.client_secret_file: ")
+        assert "nothing was changed: the broker keeps the settings that it had" in said
         assert {each["provider"] for each in (await broker.get("/v1/providers"))["providers"]} == {"keep", "acme"}
         await refreshed(broker, redis, "g1")
 
@@ -318,3 +324,29 @@ async def test_the_journal_is_replayed_to_a_provider_that_comes_later(
 
 async def _is_stored(redis: Redis, generation: int) -> bool:
     return bool(int(await redis.hget("broker:{0}:grant:g1", "generation") or 0) >= generation)
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_login_under_way_survives_a_reload(start: Start, redis: Redis, sandbox: Sandbox, removed: bool) -> None:
+    """Its tokens are kept, and its provider's new settings get nothing of them, also where the table is gone."""
+    acme, authority = provider_settings(sandbox)["acme"], sandbox.rotating
+    async with start() as broker:
+        status, started, _ = await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"})
+        assert status == 200
+        authority.options.latency = 2.0
+        asked = len(authority.token_requests)
+        login = asyncio.create_task(walk_login(started["login_url"]))
+        await until(partial(_has_asked, sandbox, asked + 1))
+        if removed:
+            write(broker, "other", acme)
+            (broker.folder / "providers.d" / "acme.toml").unlink()
+        else:
+            write(broker, "acme", acme, issuer=f"{sandbox.url}/elsewhere")
+        await hang_up(broker)
+        assert "Logged in" in await login
+        authority.options.latency = 0.0
+        write(broker, "acme", acme)
+        await hang_up(broker)
+        assert (await broker.get("/v1/grants/g1/token"))["provider"] == "acme"
+        await refreshed(broker, redis, "g1")
+        assert authority.reuse == 0

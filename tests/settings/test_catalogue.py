@@ -34,6 +34,7 @@ example = "acme"
 [sources]
 token_endpoint = "documentation: acme.test"
 """
+ALL_KINDS = "`token-broker providers` lists all kinds; oauth2 and oidc are for any other server"
 A_SHOP = '[providers.a]\nkind = "shop"\nclient_id = "x"\nclient_secret = "PASSWORD"\n'
 
 
@@ -85,8 +86,8 @@ def test_a_public_client_of_a_kind(loaded: Callable[..., Settings]) -> None:
 @pytest.mark.parametrize(
     ("given", "finding"),
     [
-        ("", 'parameters.shop: is missing: write parameters = { shop = "acme" }, which is the name of the shop'),
-        ('parameters = "query"', "parameters.shop: is missing: write parameters"),
+        ("", 'parameters.shop: is missing: it is the name of the shop; write parameters = { shop = "acme" }'),
+        ('parameters = "query"', "parameters.shop: is missing: it is the name of the shop; write parameters"),
         ('parameters = { shop = "A b" }', 'parameters.shop: must be the name of the shop, such as "acme" (pattern: '),
         ("parameters = { shop = 5 }", "parameters.shop: must be the name of the shop"),
         ('parameters = { shop = "b", shpo = "c" }', "parameters.shpo: no such parameter: did you mean shop?"),
@@ -115,9 +116,9 @@ def test_a_kind_without_parameters(wrong: Wrong) -> None:
 
 
 def test_an_unknown_kind(wrong: Wrong) -> None:
-    """The finding says what is near, and names all kinds; other mistakes of the same table are found too."""
+    """The finding says what is near, and what lists all kinds; other mistakes of the same table are found too."""
     (kind, method) = wrong(REDIS + A_SHOP.replace('"shop"', '"Shopp"') + "pkce = 5\n")
-    assert kind == "broker.toml:4: providers.a.kind: no such kind: did you mean shop? There are oauth2, oidc, shop"
+    assert kind == "broker.toml:4: providers.a.kind: no such kind: did you mean shop? " + ALL_KINDS
     assert method == "broker.toml:7: providers.a.pkce: must be true or false"
 
 

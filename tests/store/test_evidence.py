@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.model import InvalidClient, InvalidGrant, Outcome, Park, Postpone
+from broker.model import InvalidClient, InvalidGrant, Outcome, Park, Postpone, Rejected
 from broker.refresh import policy
+from broker.secret import Secret
 from broker.store.attempts import Attempt
 from tests.providers.reading import OAUTH2
 from tests.providers.refusal_lines import LINES, Line
@@ -27,6 +28,7 @@ DEAD = InvalidGrant("invalid_grant")
 UNAUTHORIZED = InvalidClient("unauthorized_client", sure=False)
 BARE_401 = InvalidGrant("http_401", sure=False)
 CLIENT = InvalidClient("invalid_client")
+REJECTED = Rejected("http_400", "")
 
 
 async def refused(store: Store, claim: Claim, outcome: Outcome, dialect: Dialect = OAUTH2) -> Recorded:
@@ -245,6 +247,36 @@ async def test_a_grant_that_never_had_a_token_does_not_suspend_a_provider_that_w
         await redis.zadd("broker:{0}:due:q", {"first": 1})
         first = (await brought_by(store, 1, "q")).claims[0]
     assert await refused(store, first, outcome) == "suspended"
+
+
+@pytest.mark.parametrize("outcome", [DEAD, UNAUTHORIZED, BARE_401, CLIENT, REJECTED])
+async def test_junk_over_grants_that_had_tokens_stops_nobody(store: Store, redis: Redis, outcome: Outcome) -> None:
+    """An access token that an import left in place says nothing of the imported refresh token."""
+    names = [f"g{n}" for n in range(5)]
+    await refreshed(store, redis, "good", *names)
+    await later(redis, "good", *names)
+    for name in names:
+        registered = await store.registry.import_(name, "p", Secret(f"junk-{name}"), None, due_at=store.clock())
+        assert registered.status == "replaced"
+        assert (await store.grants.get(name)).token is not None  # type: ignore[union-attr]
+        assert await ask(store, redis, name, outcome) in {"parked", "postponed"}
+        await later(redis, name)
+    assert await suspended(redis) is None
+    assert not await redis.hexists(PROVIDER, "ailing")
+    await succeed(store, redis, "good")
+
+
+async def test_junk_over_a_grant_that_had_a_token_is_no_witness(store: Store, redis: Redis) -> None:
+    """While the provider is suspended, such a grant is asked after those whose refresh token is known to have lived."""
+    await refreshed(store, redis, "g1", "junk", "good")
+    await later(redis, "g1", "junk", "good")
+    assert await ask(store, redis, "g1", CLIENT) == "suspended"
+    await later(redis, "g1")
+    await store.registry.import_("junk", "p", Secret("r-other"), None, due_at=store.clock())
+    await redis.zadd(DUE, {"junk": 1, "good": 2})
+    await redis.hset(PROVIDER, mapping={"not_before": 1})
+    await asyncio.sleep(0.002)
+    assert [claim.grant_id for claim in await claimed(store)] == ["good"]
 
 
 async def order_of_probes(store: Store, redis: Redis) -> list[str]:

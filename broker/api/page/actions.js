@@ -30,6 +30,7 @@ export async function refreshNow(grant) {
 
 export async function tryAgain(grant) {
   const body = await ask("POST", grantPath(grant.grant_id, "/retry"));
+  if (body.warning) return `${grant.grant_id} waits: ${body.warning}.`;
   return body.state === "leased" ? `${grant.grant_id} is being refreshed right now.` : `${grant.grant_id} is retried now.`;
 }
 

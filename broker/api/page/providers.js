@@ -37,7 +37,7 @@ export class ProviderCard {
 
   show(provider, adminOfAll) {
     this.provider = provider;
-    this.node.dataset.level = provider.suspended ? "bad" : provider.failures ? "warn" : provider.answered_at ? "good" : "wait";
+    this.node.dataset.level = provider.suspended ? "bad" : provider.failures || !provider.kind ? "warn" : provider.answered_at ? "good" : "wait";
     this.retry.hidden = !(provider.suspended || provider.failures) || !adminOfAll || !provider.kind;
     const counts = ["due", "leased", "parked"].filter((state) => provider.grants[state]).map((state) => `${provider.grants[state].toLocaleString()} ${state}`);
     setText(this.counts, counts.join(" · ") || "no grants");
@@ -55,6 +55,7 @@ export class ProviderCard {
     setText(this.why, provider.suspended
       ? `suspended ${provider.suspended_at ? since(provider.suspended_at) : ""} (${provider.suspended})${detail}${next}`
       : provider.failures ? `${provider.failures === 1 ? "1 failure" : `${provider.failures} failures in a row`}${detail}${next}`
+      : !provider.kind ? (provider.grants.due + provider.grants.leased + provider.grants.parked ? "its grants are not refreshed" : "no longer asked")
       : provider.answered_at ? "answers" : "not asked yet");
   }
 }

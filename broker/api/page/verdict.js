@@ -4,6 +4,8 @@ import { moment, span } from "./time.js";
 
 const many = (count, one, more = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : more}`;
 const SOON = 7 * 86400;
+const REGISTRATION = new Set(["invalid_client", "unauthorized_client", "incorrect_client_credentials"]);
+const total = (provider) => Object.values(provider.grants).reduce((a, b) => a + b, 0);
 
 /** Count grants by the providers' sorted sets; for an admin of some grants, by the list. */
 function countGrants(data, state) {
@@ -17,12 +19,18 @@ function aboutProviders(providers) {
     if (provider.suspended) {
       found.push({
         level: "bad", provider,
-        text: `Provider ${provider.provider} refuses token-broker (${provider.suspended}): check its client id and secret.`,
+        text: `Provider ${provider.provider} refuses token-broker (${provider.suspended}): ${REGISTRATION.has(provider.suspended) ? "correct client id and secret in its settings" : "find out why; client id and secret are among the causes"}.`,
       });
     } else if (provider.failures) {
       found.push({
         level: "warn", provider,
         text: `Provider ${provider.provider} failed ${provider.failures === 1 ? "once" : `${many(provider.failures, "time")} in a row`}. token-broker retries it: nothing to do yet.`,
+      });
+    } else if (!provider.kind && total(provider)) {
+      const waiting = many(total(provider), "grant is", "grants are");
+      found.push({
+        level: "warn", provider,
+        text: `${waiting} not refreshed: provider ${provider.provider} is not in the settings. Put [providers.${provider.provider}] back and run token-broker reload.`,
       });
     }
   }
@@ -32,14 +40,14 @@ function aboutProviders(providers) {
 function aboutParked(data) {
   const dead = data.parked.filter((grant) => grant.reason === "reauthorization_required");
   const other = data.parked.filter((grant) => grant.reason !== "reauthorization_required");
-  const total = countGrants(data, "parked");
-  const beyond = Math.max(0, total - data.parked.length);
+  const parked = countGrants(data, "parked");
+  const beyond = Math.max(0, parked - data.parked.length);
   const found = [];
   const about = (grants, text) => {
     if (grants.length) found.push({ level: "bad", grants: grants.map((grant) => grant.grant_id), text });
   };
   if (beyond > 0) {
-    about(data.parked, `${many(total, "grant")} are parked: log in again, or try again, one by one or by provider.`);
+    about(data.parked, `${many(parked, "grant")} are parked: log in again, or try again, one by one or by provider.`);
   } else {
     about(dead, `${many(dead.length, "grant")} must be logged in again: the provider no longer accepts ${dead.length === 1 ? "it" : "them"}.`);
     about(other, `${many(other.length, "grant")} ${other.length === 1 ? "was" : "were"} refused: see the reason, then try again.`);
@@ -84,9 +92,10 @@ export function verdict(data, at) {
     const text = findings.length === 1 ? findings[0].text : `Tokens are served; there are ${findings.length} warnings.`;
     return { level: "warn", text, aside: "", findings };
   }
-  const total = data.adminOfAll ? data.providers.reduce((n, p) => n + Object.values(p.grants).reduce((a, b) => a + b, 0), 0) : null;
+  const all = data.adminOfAll ? data.providers.reduce((sum, provider) => sum + total(provider), 0) : null;
   const whose = data.adminOfAll ? "" : " among the grants that you administer";
-  if (total === 0) return { level: "good", text: "There are no grants yet.", aside: "", findings };
-  const kept = total === null ? "" : `${many(total, "grant is", "grants are")} kept alive at ${many(data.providers.length, "provider")}.`;
+  if (all === 0) return { level: "good", text: "There are no grants yet.", aside: "", findings };
+  const known = data.providers.filter((provider) => provider.kind).length;
+  const kept = all === null ? "" : `${many(all, "grant is", "grants are")} kept alive at ${many(known, "provider")}.`;
   return { level: "good", text: `All is well${whose}.`, aside: kept, findings };
 }

@@ -293,7 +293,13 @@ async def retry_grant(request: web.Request) -> web.Response:
     caller.require("admin", grant_id)
     retried = await retry.retry_grant(context.store, context.scheduler, grant_id)
     audit.acted(caller, "grant.retried", grant_id, generation=retried.generation)
-    return json_response(shapes.Retried(grant_id=grant_id, state=retried.state), status=202)
+    body = shapes.Retried(grant_id=grant_id, state=retried.state)
+    if retried.provider not in context.endpoints:
+        body["warning"] = (
+            f"its provider is not in the settings of this broker: put [providers.{retried.provider}] back and run "
+            "`token-broker reload`"
+        )
+    return json_response(body, status=202)
 
 
 async def list_providers(request: web.Request) -> web.Response:

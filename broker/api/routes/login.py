@@ -287,5 +287,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
 
 
 def _page(status: int, title: str, text: str, *, good: bool = False, form: str = "") -> web.Response:
+    """Return a page; *text* may be the words of an error, which begin small and end without a full stop."""
+    text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=_HEADERS)

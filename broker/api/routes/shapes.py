@@ -168,6 +168,7 @@ class Retried(TypedDict):
 
     grant_id: GrantId
     state: Literal["due", "leased"]
+    warning: NotRequired[Annotated[str, Field(description="why this broker cannot refresh it")]]
 
 
 class Attempt(TypedDict):

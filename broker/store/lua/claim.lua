@@ -96,12 +96,12 @@ local function probe()
   local best, best_rank, best_at = {}, only_witness and 1 or 3, math.huge
   for _, page in ipairs(pages) do
     for i = 1, #page, 2 do
-      local stored = redis.call('HMGET', grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at')
+      local stored = redis.call('HMGET', grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at', 'granted_at')
       local count, _, last = refusals(stored[2], now)
       local rank, at = 1, tonumber(page[i + 1])
       if count > 0 then
         rank, at = 3, last
-      elseif not stored[1] then
+      elseif not is_of_grant(stored[1], stored[4]) then
         rank = 2
       elseif lane[2] then
         at = -tonumber(stored[3] or stored[1])

@@ -19,14 +19,14 @@ local grant_id, attempt, reason, code, detail, verdict, exhausted, due_at, failu
 local fields = {unpack(ARGV, 16)}
 breaker, first_pause_ms, longest_pause_ms = tonumber(breaker), tonumber(first_pause_ms), tonumber(longest_pause_ms)
 
-local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'refused', 'issued_at')
+local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'refused', 'issued_at', 'granted_at')
 if not stored[1] then
   return 'gone'
 end
 if stored[2] ~= attempt then
   return 'superseded'
 end
-local now, attempt_at, had_token = now_ms(), tonumber(stored[3]), stored[5]
+local now, attempt_at, had_token = now_ms(), tonumber(stored[3]), is_of_grant(stored[5], stored[6])
 local count, first, last = refusals(stored[4], now)
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by')

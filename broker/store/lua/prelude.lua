@@ -35,6 +35,12 @@ local function refusals(refused, now)
   return tonumber(count), tonumber(first), tonumber(last)
 end
 
+-- Return whether an access token came of the refresh token that a grant has now. An import leaves the token before it in
+-- place, which says nothing of the imported one.
+local function is_of_grant(issued_at, granted_at)
+  return issued_at and tonumber(issued_at) >= tonumber(granted_at or 0)
+end
+
 -- Return why a grant that was named by its id cannot be moved: gone, moved (another provider has it: read again) or
 -- leased; nil where it can.
 local function why_immovable(grant, leased, grant_id, provider)
