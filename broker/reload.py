@@ -16,6 +16,7 @@ from broker.errors import Conflict, InvalidSettings, StoreUnavailable
 from broker.process import logs
 from broker.process.tasks import begin
 from broker.providers.client_secret import require_secrets
+from broker.providers.proxy import require_proxies
 from broker.settings.changes import Reloaded, compare_tables, needing_restart
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ class Reload:
     def _read_all(self, read: Callable[[], Settings]) -> tuple[Settings, Callers]:
         settings = read()
         changes = compare_tables(self._running.providers, settings.providers)
-        require_secrets({name: settings.providers[name] for name in (*changes.added, *changes.changed)})
+        new = {name: settings.providers[name] for name in (*changes.added, *changes.changed)}
+        require_secrets(new)
+        require_proxies(self._running, new)
         return settings, Callers.load(settings.callers, self._running.data_dir)
 
 

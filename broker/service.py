@@ -42,6 +42,7 @@ from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
 from broker.providers import Endpoint, open_http
 from broker.providers.client_secret import require_secrets
+from broker.providers.proxy import Proxy, ignored_variables, require_proxies
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
@@ -137,6 +138,9 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
     refresh = settings.refresh
     sealer = Sealer(sealing_keys(settings))
     require_secrets(settings.providers)
+    require_proxies(settings)
+    if ignored := ignored_variables(settings):
+        log.warning("proxy.ignored", variables=ignored)
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics()
     providers = ProviderSet(metrics)
@@ -152,11 +156,13 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         ) as store,
         open_http(refresh.request_timeout.total_seconds()) as http,
         _open_journal(settings, sealer, store) as journal,
-        open_notifier(settings.notify, store, providers.limits, metrics) as notifier,
+        open_notifier(settings.notify, settings.outgoing, store, providers.limits, metrics) as notifier,
     ):
 
         def make_endpoint(name: str, provider: Provider) -> Endpoint:
-            return Endpoint.from_settings(name, provider, http, clock=store.clock, window=refresh.window)
+            proxy = Proxy.from_settings(f"providers.{name}", provider, settings.outgoing)
+            through = http.through(proxy)
+            return Endpoint.from_settings(name, provider, through, clock=store.clock, window=refresh.window)
 
         providers.replace(settings.providers, make_endpoint)
         warm, of_lost_grants = any_of(settings.cache.warm), Heartbeat("lost grants")

@@ -54,7 +54,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def _settings_of_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of whoever runs the tests reaches a broker."""
     for name in list(os.environ):
-        if name.startswith("TOKEN_BROKER_"):
+        if name.startswith("TOKEN_BROKER_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
 
 
@@ -73,6 +73,7 @@ def _no_blocked_loop() -> Iterator[None]:
         "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_password"},
         "callers.py": {"load", "_read_key"},
         "client_secret.py": {"require_secrets"},
+        "proxy.py": {"require_proxies"},
         "embedded.py": {"embedded_server", "_start", "_try_lock", "find_server", "_stop"},
         "listeners.py": {"_start"},
         "webhook.py": {"webhook_secret"},

@@ -16,6 +16,7 @@ from broker.notify.channels.command import require_program
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
 from broker.providers.client_secret import require_secrets
+from broker.providers.proxy import require_proxies
 from broker.store.redis.embedded import find_server
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield f"callers.{name}.key_file", caller.key_file
     if settings.notify.secret_file is not None:
         yield "notify.secret_file", settings.notify.secret_file
+    for key, table in (("outgoing", settings.outgoing), ("notify", settings.notify)):
+        if table.proxy_credentials_file is not None:
+            yield f"{key}.proxy_credentials_file", table.proxy_credentials_file
     yield "data_dir", settings.data_dir / "admin.key"
 
 
@@ -115,6 +119,7 @@ def find_problems(settings: Settings) -> list[str]:
     if settings.callers or _exists(settings.data_dir / "admin.key"):
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
     attempt(lambda: require_secrets(settings.providers))
+    attempt(lambda: require_proxies(settings))
     if settings.notify.secret_file is not None:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:

@@ -41,9 +41,7 @@ def _check_server(where: str, server: ServerFacts, now: float) -> Iterator[Findi
             named,
             f"{server.url} cannot be reached: {server.failure}",
             "no grant can be refreshed there",
-            "correct the name, the network or the certificate (SSL_CERT_FILE names further authorities)"
-            if not server.sent
-            else "check whether the server runs",
+            _cure(server),
         )
         return
     if server.status is not None and server.status >= 500:
@@ -55,7 +53,8 @@ def _check_server(where: str, server: ServerFacts, now: float) -> Iterator[Findi
             "check whether the server runs",
         )
     else:
-        yield Finding("ok", named, f"{server.url} responds{f' over {server.tls}' if server.tls else ''}")
+        by = f" over {server.tls}" if server.tls else ""
+        yield Finding("ok", named, f"{server.url} responds{by}{_through(server)}")
     if server.expires_at is not None and server.expires_at - now < SOON_DAYS * _DAY:
         days = max(0, int((server.expires_at - now) // _DAY))
         yield Finding(
@@ -66,3 +65,15 @@ def _check_server(where: str, server: ServerFacts, now: float) -> Iterator[Findi
             "ask the server's operator to renew it",
         )
     yield from check_clock(named, server.offset)
+
+
+def _through(server: ServerFacts) -> str:
+    return f" through the proxy {server.through}" if server.through else ""
+
+
+def _cure(server: ServerFacts) -> str:
+    if server.by_proxy:
+        return "correct proxy and proxy_credentials_file, or ask the operator of the proxy to allow the host"
+    if server.sent:
+        return "check whether the server runs"
+    return "correct the name, the network or the certificate (SSL_CERT_FILE names further authorities)"

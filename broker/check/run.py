@@ -14,12 +14,13 @@ from broker.check.providers import check_provider
 from broker.check.public import check_public
 from broker.check.public import fetch_facts as fetch_public_facts
 from broker.check.read_files import check_read_files
-from broker.check.settings import check_settings
+from broker.check.settings import check_ignored, check_settings
 from broker.check.store import check_store
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
 from broker.providers.facts import fetch_facts as fetch_provider_facts
+from broker.providers.proxy import Proxy, ignored_variables
 from broker.secret import Sealer
 from broker.store.facts import fetch_facts as fetch_store_facts
 from broker.store.redis.embedded import require_short_path
@@ -44,6 +45,7 @@ def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[
     """
     yield from check_read_files(files)
     yield from check_settings(settings, where)
+    yield from check_ignored(ignored_variables(settings))
     yield from map(from_error, file_facts.find_problems(settings))
     for key, path in file_facts.secret_files(settings):
         if (file := file_facts.fetch_file_facts(key, path)) is not None:
@@ -126,5 +128,10 @@ async def _check_public(settings: Settings) -> list[Finding]:
 async def _check_provider(settings: Settings, name: str) -> list[Finding]:
     timeout = settings.refresh.request_timeout.total_seconds()
     async with open_http(timeout) as http:
-        endpoint = Endpoint.from_settings(name, settings.providers[name], http, clock=lambda: int(time.time() * 1000))
+        provider = settings.providers[name]
+        try:
+            proxy = Proxy.from_settings(f"providers.{name}", provider, settings.outgoing)
+        except InvalidSettings:
+            return []  # `offline` reports it
+        endpoint = Endpoint.from_settings(name, provider, http.through(proxy), clock=lambda: int(time.time() * 1000))
         return list(check_provider(await fetch_provider_facts(endpoint, timeout), time.time()))

@@ -10,7 +10,7 @@ from broker.providers.consent import FIXED as FIXED_AT_LOGIN
 from broker.providers.request_form import FIXED as FIXED_AT_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from broker.settings import Provider, Settings
 
@@ -41,6 +41,18 @@ def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
             f"only the admin (key: {settings.data_dir / 'admin.key'}). To add one",
             "",
             "token-broker caller new NAME --read PATTERN",
+        )
+
+
+def check_ignored(variables: Sequence[str]) -> Iterator[Finding]:
+    """Yield a finding for *variables* of the environment that name a proxy which the broker does not use."""
+    if variables:
+        yield Finding(
+            "warning",
+            "outgoing.proxy",
+            f"the environment has {' and '.join(variables)}, which the broker ignores",
+            "it connects to providers directly, and a network that requires the proxy refuses that",
+            'set outgoing.proxy = "environment" to use it, or "none" if it is not for the broker',
         )
 
 

@@ -258,7 +258,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Nothing reached the server: refused, DNS, TLS, connect time-out, too late to send, no discovery."""
+    """Nothing reached the server: refused, DNS, TLS, a proxy, connect time-out, too late to send, no discovery."""
 
     code: str
     detail: str = ""

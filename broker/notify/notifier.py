@@ -19,6 +19,7 @@ from broker.notify.scanner import Scanner
 from broker.notify.sender import Sender
 from broker.notify.subscribers import Subscribers
 from broker.process.heartbeat import Heartbeat
+from broker.providers.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from broker.model import Grant
     from broker.notify.channels.channel import Channel
     from broker.process.metrics import Metrics
-    from broker.settings import Notify
+    from broker.settings import Notify, Outgoing
     from broker.store import Store
 
 
@@ -97,9 +98,9 @@ class Notifier:
 
 @asynccontextmanager
 async def open_notifier(
-    settings: Notify, store: Store, limits: Mapping[str, Limits], metrics: Metrics
+    settings: Notify, outgoing: Outgoing, store: Store, limits: Mapping[str, Limits], metrics: Metrics
 ) -> AsyncIterator[Notifier]:
-    """Open the channels that *settings* name, and the one to subscribers.
+    """Open the channels that *settings* name, and the one to subscribers. *outgoing* has a proxy for the webhook.
 
     Raises:
         InvalidSettings: one of the channels cannot work.
@@ -109,7 +110,8 @@ async def open_notifier(
     async with aiohttp.ClientSession() as session:
         if settings.webhook is not None:
             secret = webhook_secret(settings.secret_file) if settings.secret_file else None
-            channels.append(Webhook(session, settings.webhook, secret, store.clock, timeout))
+            proxy = Proxy.from_settings("notify", settings, outgoing)
+            channels.append(Webhook(session, settings.webhook, secret, store.clock, timeout, proxy=proxy))
         if settings.command:
             channels.append(Command(require_program(settings.command), timeout))
         wanted = [(channel, settings.events) for channel in channels] + [(Subscribers(store), ["reauthorize_soon"])]

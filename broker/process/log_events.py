@@ -171,6 +171,11 @@ EVENTS: dict[str, Event] = {
         "(a refused registration is logged as `grant.postponed` with outcome `registration`)",
         "`token-broker explain GRANT`",
     ),
+    "proxy.ignored": Event(
+        _WARNING,
+        "the environment names an HTTP proxy (`variables`), and no setting says whether to use it: it is not used",
+        'set `outgoing.proxy = "environment"`, or `"none"`',
+    ),
     "request.failed": Event(
         _ERROR, "a bug in token-broker showed while it answered a request", "report it together with the traceback"
     ),

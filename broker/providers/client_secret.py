@@ -27,7 +27,7 @@ _MAX_FILE = 64 * 1024
 
 
 class ClientSecret:
-    """The source of one secret: a provider's client secret, or that of a header."""
+    """The source of one secret: a provider's client secret, that of a header, or the credentials for a proxy."""
 
     def __init__(
         self, secret: SecretStr | None = None, file: Path | None = None, *, key: str = "client_secret_file"
@@ -87,7 +87,7 @@ def require_secrets(providers: Mapping[str, Provider]) -> None:
     wrong: list[str] = []
     for name, provider in providers.items():
         for key, path in provider.secret_files.items():
-            if _is_pipe(path):
+            if is_pipe(path) or key == "proxy_credentials_file":  # `proxy` checks that one
                 continue
             what = "client secret" if key == "client_secret_file" else "header's value"
             try:
@@ -102,7 +102,7 @@ def _use(key: str) -> Use:
     return "issued" if key == "client_secret_file" else "other"
 
 
-def _is_pipe(path: Path) -> bool:
+def is_pipe(path: Path) -> bool:
     """Return whether *path* is a pipe: what it holds can be read once, and that is left to the first request."""
     try:
         return path.is_fifo()

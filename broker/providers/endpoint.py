@@ -16,8 +16,9 @@ from broker.providers.client_secret import ClientSecret
 from broker.providers.credentials import Credentials
 from broker.providers.dialects import Dialect
 from broker.providers.discovery import Discovery
+from broker.providers.faults import TOO_LATE
 from broker.providers.headers import ExtraHeaders
-from broker.providers.http import TOO_LATE, Reply
+from broker.providers.http import Reply
 from broker.providers.request_form import authenticate, with_params
 
 if TYPE_CHECKING:

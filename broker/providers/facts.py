@@ -7,7 +7,6 @@ addresses.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from broker.errors import BrokerError, InvalidSettings
+from broker.model import Unknown
 from broker.providers.http import Reply, Request
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class ServerFacts:
     """Why it did not respond, in words."""
     sent: bool = False
     """It failed after the request was sent."""
+    by_proxy: bool = False
+    """It failed at the proxy."""
+    through: str | None = None
+    """The proxy that it responded through."""
     tls: str | None = None
     expires_at: float | None = None
     """When its certificate expires (epoch seconds)."""
@@ -89,31 +93,17 @@ async def _fetch_server_facts(endpoint: Endpoint, what: str, url: str, timeout: 
     reply = await endpoint.http.send(Request(method="GET", url=url, headers={}), timeout=timeout)
     if not isinstance(reply, Reply):
         words = f"{reply.detail or reply.code}"
-        return ServerFacts(what, url, failure=words, sent=reply.code not in _NOT_SENT)
-    tls, expires_at = await _certificate(url, timeout)
+        by_proxy = reply.code.startswith("proxy_")
+        return ServerFacts(what, url, failure=words, sent=isinstance(reply, Unknown), by_proxy=by_proxy)
     return ServerFacts(
         what,
         url,
         status=reply.status,
-        tls=tls,
-        expires_at=expires_at,
+        through=reply.through,
+        tls=None if reply.tls is None else reply.tls.version(),
+        expires_at=None if reply.tls is None else _ends(reply.tls),
         offset=_offset(reply.headers.get("date"), (began + time.time()) / 2),
     )
-
-
-_NOT_SENT = frozenset(
-    {
-        "tls",
-        "dns",
-        "invalid_url",
-        "connection_refused",
-        "connection_reset",
-        "unreachable",
-        "connect_timeout",
-        "connection_failed",
-        "too_late",
-    }
-)
 
 
 def _offset(date: str | None, now: float) -> float | None:
@@ -126,21 +116,7 @@ def _offset(date: str | None, now: float) -> float | None:
         return None
 
 
-async def _certificate(url: str, timeout: float) -> tuple[str | None, float | None]:
-    """Return the TLS version and the end of the certificate at *url*; None where it is plain http."""
-    parts = urlsplit(url)
-    if parts.scheme != "https":
-        return None, None
-    context = await asyncio.to_thread(ssl.create_default_context)
-    with contextlib.suppress(OSError, TimeoutError, ValueError):
-        async with asyncio.timeout(timeout):
-            _, writer = await asyncio.open_connection(
-                parts.hostname, parts.port or 443, ssl=context, happy_eyeballs_delay=0.25
-            )
-            try:
-                connection: ssl.SSLObject = writer.get_extra_info("ssl_object")
-                ends = (connection.getpeercert() or {}).get("notAfter")
-                return connection.version(), ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
-            finally:
-                writer.close()
-    return None, None
+def _ends(session: ssl.SSLObject) -> float | None:
+    """Return when the certificate of the server expires (epoch seconds)."""
+    ends = (session.getpeercert() or {}).get("notAfter")
+    return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None

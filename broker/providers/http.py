@@ -8,10 +8,7 @@ or body is ever part of them.
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
-import os
-import socket
 import ssl
 import time
 import zlib
@@ -25,11 +22,15 @@ from yarl import URL
 
 from broker import __version__
 from broker.model import NotSent, Unknown, slotted
+from broker.providers.faults import TOO_LATE, TooLateToSend, after_sending, not_sent, refused_by_proxy
+from broker.providers.proxy import options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from multidict import CIMultiDictProxy
+
+    from broker.providers.proxy import Hop, Proxy
 
 MAX_BODY = 256 * 1024
 """Bytes of a response that are read, decoded ones included."""
@@ -47,7 +48,6 @@ TLS_RENEWAL = 10.0
 
 _MAX_CODINGS = 4
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-TOO_LATE = NotSent("too_late", "no time was left to send the request")
 
 
 @slotted
@@ -72,16 +72,16 @@ class Reply:
     """With a body: why it may not be complete."""
     sent_at: int | None = None
     """When the request was sent, by the clock that `Http.send` was given."""
+    tls: ssl.SSLObject | None = field(default=None, repr=False, compare=False)
+    """The TLS session with the server; None: plain http."""
+    through: str | None = None
+    """The proxy that it came through."""
 
 
 FROZEN = 0.05
 """The end of a request's time noticed so many seconds late means that this process was frozen, or starved of CPU."""
 READ_LATE = 0.25
 """Seconds for which a response is still read then: it may have been in the socket, and its tokens are nowhere else."""
-
-
-class _TooLateToSend(Exception):
-    """The deadline passed between connecting and sending."""
 
 
 @dataclass(slots=True)
@@ -92,6 +92,8 @@ class _Flight:
     clock: Callable[[], int] | None = None
     sent: bool = False
     sent_at: int | None = None
+    hop: Hop | None = None
+    tls: ssl.SSLObject | None = field(default=None, repr=False)
     response: aiohttp.ClientResponse | None = field(default=None, repr=False)
     """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
@@ -112,22 +114,34 @@ class _DeadlineRequest(aiohttp.ClientRequest):
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         flight = _current.get()
         if time.monotonic() >= flight.deadline:
-            raise _TooLateToSend
+            raise TooLateToSend
         flight.sent = True
         flight.sent_at = flight.clock() if flight.clock else None
+        flight.tls = None if conn.transport is None else conn.transport.get_extra_info("ssl_object")
         return await _send(self, conn)
 
 
 class Http:
     """Send requests; made by `open_http`, shared by all endpoints."""
 
-    def __init__(self, session: aiohttp.ClientSession, tls: ssl.SSLContext, request_timeout: float) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        tls: ssl.SSLContext,
+        request_timeout: float,
+        proxy: Proxy | None = None,
+    ) -> None:
         self._session = session
+        self._proxy = proxy
         self._tls = tls
         self._tls_read_at = time.monotonic()
         self._tls_suspect = False
         self.request_timeout = request_timeout
         """Seconds for one request where the caller gives no limit."""
+
+    def through(self, proxy: Proxy | None) -> Http:
+        """Return a client that sends through *proxy*, with the connections of this one; None: directly."""
+        return Http(self._session, self._tls, self.request_timeout, proxy)
 
     async def send(
         self, request: Request, *, timeout: float, clock: Callable[[], int] | None = None
@@ -154,27 +168,33 @@ class Http:
             async with limit:
                 await self._exchange(request, flight)
         except Exception as error:  # noqa: BLE001 - any error: all that counts is whether the request was sent
-            fault = _after_sending(error) if flight.sent else self._unconnected(error)
+            fault = after_sending(error) if flight.sent else self._unconnected(error, flight.hop)
         finally:
             watch.cancel()
             _current.reset(token)
         if flight.response is None:
             return fault or Unknown("no_answer")
         status, headers = flight.response.status, flight.response.headers
+        hop, tls = flight.hop, flight.tls
+        if hop is not None and (refused := refused_by_proxy(status, hop)):
+            return refused
+        through = None if hop is None else hop.name
         if flight.oversized:
-            return Reply(status, headers, None, "oversized", flight.sent_at)
+            return Reply(status, headers, None, "oversized", flight.sent_at, tls, through)
         body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
-        return Reply(status, headers, body, flaw or cut, flight.sent_at)
+        return Reply(status, headers, body, flaw or cut, flight.sent_at, tls, through)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
+        if self._proxy is not None:
+            flight.hop = await self._proxy.hop(request.url)
         response = await self._session.request(
             request.method,
             _verbatim(request.url) if "?" in request.url else _cached_url(request.url),
-            headers=request.headers,
             data=request.body,
             ssl=await self._trust(),
             allow_redirects=False,
+            **options(flight.hop, request.headers),
         )
         flight.response = response
         try:
@@ -195,10 +215,10 @@ class Http:
             self._tls = await _tls_context()
         return self._tls
 
-    def _unconnected(self, error: Exception) -> NotSent:
+    def _unconnected(self, error: Exception, hop: Hop | None) -> NotSent:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             self._tls_suspect = True
-        return _not_sent(error)
+        return not_sent(error, hop)
 
 
 def _verbatim(url: str) -> URL:
@@ -254,66 +274,6 @@ async def _tls_context() -> ssl.SSLContext:
     context = await asyncio.to_thread(ssl.create_default_context)
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _not_sent(error: Exception) -> NotSent:
-    """Return why nothing was sent. The words come from OpenSSL and the C library, which know host names at most."""
-    match error:
-        case _TooLateToSend():
-            return TOO_LATE
-        case TimeoutError():
-            return NotSent("connect_timeout", "no connection within the time for one request")
-        case aiohttp.ClientConnectorCertificateError():
-            cause = error.certificate_error
-            reason = getattr(cause, "verify_message", None) or type(cause).__name__
-            return NotSent("tls", f"the server's certificate is not accepted: {reason}")
-        case aiohttp.ClientConnectorSSLError():
-            reason = getattr(error.os_error, "reason", None) or type(error.os_error).__name__
-            return NotSent("tls", f"the TLS handshake failed: {reason}")
-        case aiohttp.ClientConnectorDNSError():
-            return NotSent("dns", error.os_error.strerror or "the name could not be resolved")
-        case ValueError():
-            return NotSent("invalid_url", "the endpoint's URL is not valid")
-        case aiohttp.ClientConnectorError():
-            return _not_connected(error.os_error)
-        case OSError():
-            return _not_connected(error)
-        case _:
-            return NotSent("unexpected", type(error).__name__)
-
-
-def _not_connected(error: OSError) -> NotSent:
-    number = error.errno
-    words = os.strerror(number) if number else type(error).__name__
-    if isinstance(error, socket.gaierror):
-        return NotSent("dns", error.strerror or words)
-    if isinstance(error, ConnectionRefusedError) or number == errno.ECONNREFUSED:
-        return NotSent("connection_refused", words)
-    if isinstance(error, ConnectionResetError | ConnectionAbortedError):
-        what = "the connection ended before the request was sent, in the TLS handshake if there is one"
-        return NotSent("connection_reset", f"{what}: {words}")
-    if number in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
-        return NotSent("unreachable", words)
-    if number == errno.ETIMEDOUT:
-        return NotSent("connect_timeout", words)
-    return NotSent("connection_failed", words)
-
-
-def _after_sending(error: Exception) -> Unknown:
-    match error:
-        case TimeoutError():
-            return Unknown("timeout", "no complete response within the time for one request")
-        case aiohttp.ServerDisconnectedError():
-            return Unknown("disconnected", "the server closed the connection without a response")
-        case aiohttp.ClientPayloadError():
-            return Unknown("truncated", "the response ended too early")
-        case aiohttp.ClientResponseError():
-            return Unknown("malformed", "the response is not HTTP")
-        case OSError():
-            words = os.strerror(error.errno) if error.errno else type(error).__name__
-            return Unknown("reset", f"the connection was lost: {words}")
-        case _:
-            return Unknown("unexpected", type(error).__name__)
 
 
 def _codings(headers: CIMultiDictProxy[str]) -> list[str]:

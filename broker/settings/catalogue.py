@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 DIRECTORY = Path(__file__).parents[1] / "providers" / "catalogue"
 """Where the files are."""
 BASES = ("oauth2", "oidc")
-REGISTRATION = frozenset({"kind", "client_id", "client_secret", "client_secret_file"})
-"""Settings of one registration, which no kind can know."""
+REGISTRATION = frozenset(
+    {"kind", "client_id", "client_secret", "client_secret_file", "proxy", "proxy_credentials_file"}
+)
+"""Settings of one registration or one network, which no kind can know."""
 OF_ANSWERS = frozenset({"account_endpoint"})
 """Settings whose braces stand for members of a token response, so that a name that is no template is no mistake."""
 OF_REGISTRATION = frozenset({"client_id", "scope"})

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, Validati
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from broker.settings import catalogue
+from broker.settings.outgoing import CredentialsFile, OwnProxy
 from broker.settings.placeholders import require_values
 from broker.settings.values import (
     AccountUrl,
@@ -175,6 +176,8 @@ class Provider(Section):
         description="further headers of token requests, revocation and logout; secrets from files: "
         '{ "api-key" = { file = "…" } }',
     )
+    proxy: OwnProxy = None
+    proxy_credentials_file: CredentialsFile = None
     code_parameter: str | None = Field(
         default=None, min_length=1, description="name of the callback's parameter that holds the code"
     )
@@ -332,6 +335,8 @@ class Provider(Section):
         """Return the path of every file with a secret, by the key that names it."""
         files = {} if self.client_secret_file is None else {"client_secret_file": self.client_secret_file}
         headers = {name: value for name, value in self.headers.items() if isinstance(value, SecretFile)}
+        if self.proxy_credentials_file is not None:
+            files["proxy_credentials_file"] = self.proxy_credentials_file
         return files | {f"headers.{name}.file": value.file for name, value in headers.items()}
 
     @property

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from broker.errors import InvalidSettings
 from broker.model import NoticeEvent
 from broker.settings.environment import Environment
+from broker.settings.outgoing import CredentialsFile, Outgoing, OwnProxy
 from broker.settings.provider import Provider
 from broker.settings.values import (
     LOOPBACK,
@@ -43,6 +44,7 @@ __all__ = [
     "Log",
     "Metrics",
     "Notify",
+    "Outgoing",
     "Provider",
     "PubSub",
     "Redis",
@@ -262,6 +264,8 @@ class Notify(Section):
     timeout: Annotated[PositiveDuration, Field(le=timedelta(minutes=5))] = Field(
         default=timedelta(seconds=10), description="time limit of one POST or one run of the command"
     )
+    proxy: OwnProxy = None
+    proxy_credentials_file: CredentialsFile = None
 
     @field_validator("webhook")
     @classmethod
@@ -323,6 +327,7 @@ class Settings(Section, BaseSettings):
     refresh: Refresh = Field(
         default=Refresh(), description="when the broker refreshes tokens, and how many requests it sends at once"
     )
+    outgoing: Outgoing = Field(default=Outgoing(), description="how to reach providers and the receiver of notices")
     cache: Cache = Field(default=Cache(), description="what this broker keeps in memory")
     pubsub: PubSub = Field(default=PubSub(), description="what the broker publishes on Redis channels")
     notify: Notify = Field(default=Notify(), description="notify people by webhook, by command, or both")

@@ -17,6 +17,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         "header": "an-api-key",
         "caller": "a-caller-key-0123456-0123456789-0123456789",
         "notify": "whsec_" + "QUFB" * 10,
+        "proxy": "a-user:a-pass-word",
     }
     paths = {name: home.directory / f"{name}.secret" for name in contents}
     for name, path in paths.items():
@@ -29,6 +30,7 @@ def with_secrets(home: Home) -> dict[str, Path]:
         f'headers = {{ "api-key" = {{ file = "{paths["header"]}" }} }}\n'
         f'[callers.wall]\nkey_file = "{paths["caller"]}"\n[notify]\nsecret_file = "{paths["notify"]}"\n'
         'webhook = "https://hooks.test/x"\n'
+        f'[outgoing]\nproxy = "http://proxy.test:3128"\nproxy_credentials_file = "{paths["proxy"]}"\n'
     )
     return paths
 
@@ -40,4 +42,5 @@ KEYS = {
     "header": "providers.acme.headers.api-key.file",
     "caller": "callers.wall.key_file",
     "notify": "notify.secret_file",
+    "proxy": "outgoing.proxy_credentials_file",
 }

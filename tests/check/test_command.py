@@ -133,7 +133,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
         path.chmod(0o644)
     home.data.chmod(0o777)
     done, strict = await home("check"), await home("check", "--strict", "--json")
-    assert (done.code, strict.code, len(bad(done))) == (0, 1, 7)
+    assert (done.code, strict.code, len(bad(done))) == (0, 1, 8)
     for name, path in paths.items():
         assert any(
             line.startswith(f"warning: {path}: {KEYS[name]}: mode 0644, uid {os.getuid()}") for line in bad(done)

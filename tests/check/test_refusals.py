@@ -12,7 +12,7 @@ from tests.cli.conftest import Home, home
 
 __all__ = ["home"]  # the fixture
 
-ONE_LINE = ["password", "client", "header", "caller", "notify"]
+ONE_LINE = ["password", "client", "header", "caller", "notify", "proxy"]
 """Secrets that stand alone in their file; that of the sealing keys has a line for each."""
 
 

@@ -161,7 +161,8 @@ class Home:
 async def home(sandbox: Sandbox, ended: list[subprocess.Popen[Any]]) -> AsyncIterator[Home]:
     """Yield a home with good settings and nothing running; at the end nothing is left, and no secret was logged."""
     directory = Path(tempfile.mkdtemp(prefix="tb-"))  # short: a socket's path is bounded
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("TOKEN_BROKER_", "COLUMNS"))}
+    others = ("TOKEN_BROKER_", "COLUMNS", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    env = {name: value for name, value in os.environ.items() if not name.upper().startswith(others)}
     made = Home(directory, f"http://127.0.0.1:{free_port()}", sandbox, ended, env)
     made.write()
     try:

@@ -47,4 +47,6 @@ def test_cells() -> None:
 def test_kinds_tell_of_every_setting() -> None:
     """A setting of a provider that its kind can fill in is in the table of kinds, or said to be the same for all."""
     optional = {name for name, field in Provider.model_fields.items() if field.default is None}
-    assert optional - {"client_secret_file", "client_secret", "issuer"} == set(FILLED_IN)
+    assert optional - {"client_secret_file", "client_secret", "issuer", "proxy", "proxy_credentials_file"} == set(
+        FILLED_IN
+    )

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from broker.model import Answered, NotSent
-from broker.providers import Endpoint, open_http
+from broker.providers import Endpoint, faults, open_http
 from broker.providers import http as provider_http
 from broker.settings import Provider
 
@@ -273,7 +273,7 @@ def os_error(number: int) -> aiohttp.ClientConnectorError:
 )
 def test_why_nothing_was_sent(error: Exception, code: str) -> None:
     """Each failure before sending has its code, and none shows an exception's own text."""
-    outcome = provider_http._not_sent(error)
+    outcome = faults.not_sent(error)
     assert outcome.code == code
     assert outcome.detail
     assert "secret" not in outcome.detail

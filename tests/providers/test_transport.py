@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from broker.model import Answered, Busy, Rejected, Unknown
+from broker.providers import faults
 from broker.providers import http as provider_http
 from broker.secret import Secret
 
@@ -281,7 +282,7 @@ async def test_cancellation_goes_through(serve: Serve, endpoint_at: EndpointAt) 
 )
 def test_why_nobody_knows(error: Exception, code: str) -> None:
     """Each failure after sending has its code, and none shows an exception's own text."""
-    outcome = provider_http._after_sending(error)
+    outcome = faults.after_sending(error)
     assert outcome.code == code
     assert outcome.detail
     assert "secret" not in outcome.detail

@@ -122,7 +122,8 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     (tmp_path / "providers.d").mkdir()
     (tmp_path / "providers.d" / "other.toml").touch()
     settings, plain = load(file), Settings.model_validate({"redis": {"url": "embedded:"}})
-    opened = settings.notify.model_copy(update={"webhook": None, "secret_file": None})
+    examples = dict.fromkeys(("webhook", "secret_file", "proxy", "proxy_credentials_file"))
+    opened = settings.notify.model_copy(update=examples)
     assert opened == plain.notify
     assert settings.refresh.model_copy(update={"window": None}) == plain.refresh
     assert (settings.http, settings.cache, settings.pubsub, settings.log) == (

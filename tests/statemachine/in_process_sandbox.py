@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 from broker.model import NotSent, Unknown
 from broker.providers import http as provider_http
+from broker.providers.faults import TOO_LATE
 from broker.sandbox.families import Families, Family
 from broker.sandbox.options import Options
 from broker.sandbox.refusal import Refused
@@ -146,7 +147,7 @@ class Link:
     ) -> TokenResponse:
         """One request of an `Endpoint`; what came of it."""
         if timeout <= 0:
-            return provider_http.TOO_LATE
+            return TOO_LATE
         _, _, path = request.url.partition("//")
         server = self._servers[path.split(".")[0]]
         form = {name: values[0] for name, values in parse_qs((request.body or b"").decode()).items()}

@@ -14,13 +14,21 @@ from broker import __version__
 from broker.errors import InvalidSettings
 from broker.notify.channels.channel import NotDelivered
 from broker.process.data_dir import secret_file
+from broker.providers.faults import not_sent, refused_by_proxy
+from broker.providers.proxy import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from broker.notify.notice import Notice
+    from broker.providers.proxy import Proxy
 
+_CONNECTING = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ClientHttpProxyError,
+)
 _PREFIX = "whsec_"
 _MIN_BYTES, _MAX_BYTES = 24, 64
 """Length of a secret in bytes, from Standard Webhooks."""
@@ -32,7 +40,14 @@ class Webhook:
     name = "webhook"
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, secret: bytes | None, clock: Callable[[], int], timeout: float
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        secret: bytes | None,
+        clock: Callable[[], int],
+        timeout: float,
+        *,
+        proxy: Proxy | None = None,
     ) -> None:
         """Prepare to POST to *url*.
 
@@ -42,12 +57,14 @@ class Webhook:
             secret: signs each POST; None: unsigned.
             clock: returns epoch ms.
             timeout: of one POST, in seconds.
+            proxy: on the way to the receiver.
         """
         self._session = session
         self._url = url
         self._secret = secret
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._proxy = proxy
 
     async def send(self, notice: Notice) -> str:
         """Send the notice once.
@@ -58,6 +75,10 @@ class Webhook:
         Raises:
             NotDelivered: the receiver cannot be reached, did not respond in time or responded with another status.
         """
+        try:
+            hop = None if self._proxy is None else await self._proxy.hop(self._url)
+        except InvalidSettings as error:
+            raise NotDelivered(str(error)) from None
         body, at = notice.body(), self._clock() // 1000
         headers = {
             "Content-Type": "application/json",
@@ -69,13 +90,17 @@ class Webhook:
             headers["webhook-signature"] = sign(self._secret, notice.id, at, body)
         try:  # a redirect would send the notice and its signature to another address
             async with self._session.post(
-                self._url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+                self._url, data=body, allow_redirects=False, timeout=self._timeout, **options(hop, headers)
             ) as response:
                 status = response.status
         except TimeoutError:
             raise NotDelivered("no response in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if hop is not None and isinstance(error, _CONNECTING):
+                raise NotDelivered(not_sent(error, hop).detail) from None
             raise NotDelivered(f"the receiver cannot be reached ({type(error).__name__})") from None
+        if hop is not None and (refused := refused_by_proxy(status, hop)):
+            raise NotDelivered(refused.detail)
         if not 200 <= status < 300:
             raise NotDelivered(f"the receiver responded with HTTP {status}")
         return f"HTTP {status}"
