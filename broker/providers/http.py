@@ -180,10 +180,10 @@ class Http:
             return refused
         through = None if hop is None else hop.name
         if flight.oversized:
-            return Reply(status, headers, None, "oversized", flight.sent_at, tls, through)
+            return Reply(status, headers, None, "oversized", sent_at=flight.sent_at, tls=tls, through=through)
         body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
-        return Reply(status, headers, body, flaw or cut, flight.sent_at, tls, through)
+        return Reply(status, headers, body, flaw or cut, sent_at=flight.sent_at, tls=tls, through=through)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         if self._proxy is not None:
