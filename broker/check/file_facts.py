@@ -39,6 +39,8 @@ class FileFacts:
     mode: int
     uid: int
     """Of this process."""
+    padded: bool = False
+    """Blanks stand at the ends of its only line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,15 @@ def fetch_file_facts(key: str, path: Path) -> FileFacts | None:
         state = path.stat()
     except OSError:
         return None
-    return FileFacts(key, path, state.st_uid, state.st_mode & 0o7777, os.getuid())
+    return FileFacts(key, path, state.st_uid, state.st_mode & 0o7777, os.getuid(), padded=_is_padded(path))
+
+
+def _is_padded(path: Path) -> bool:
+    try:
+        text = path.read_text("utf-8-sig").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):  # a directory, or said elsewhere
+        return False
+    return text.strip() not in {"", text} and "\n" not in text
 
 
 def write_probe(directory: Path) -> DiskFacts:

@@ -30,6 +30,14 @@ def check_secret(file: FileFacts) -> Iterator[Finding]:
             f"other users of this host can {can} the secret" if file.mode & _OTHERS else "other users can change it",
             _permissions(file),
         )
+    if file.padded:
+        yield Finding(
+            "warning",
+            str(file.path),
+            f"{file.key}: blanks stand before or behind the secret",
+            "only the line's end is cut off, so they count as a part of it",
+            "remove them, unless they belong to it",
+        )
 
 
 def _permissions(file: FileFacts) -> str:

@@ -177,7 +177,7 @@ def redis_password(settings: Settings) -> str | None:
     path = settings.redis.password_file
     if path is None:
         return None
-    return secret_line("redis.password_file", path, "write the password into it, or drop the key", "other").strip()
+    return secret_line("redis.password_file", path, "write the password into it, or drop the key", "other")
 
 
 def sealing_keys(settings: Settings) -> list[bytes]:

@@ -146,6 +146,19 @@ async def test_secret_files_that_others_read(home: Home) -> None:
     assert paths["client"].stat().st_mode & 0o777 == 0o640
 
 
+async def test_secrets_with_blanks_around_them(home: Home) -> None:
+    """Blanks count as a part of a secret, so they cause a warning, wherever they stand; line ends do not."""
+    paths = with_secrets(home)
+    home.data.mkdir(mode=0o700)
+    for name, before, behind in (("password", "", " \n"), ("client", "\t", "\r\n"), ("header", " ", "")):
+        paths[name].write_text(f"{before}{paths[name].read_text().strip()}{behind}")
+    found = bad(await home("check"))
+    for name in ("password", "client", "header"):
+        assert any(f"{KEYS[name]}: blanks stand before or behind the secret" in line for line in found), name
+    assert len(found) == 3
+    assert not any("a-client-secret" in line or "an-api-key" in line for line in found)
+
+
 @pytest.mark.parametrize("content", [None, "", "  \n", b"\xff\xfe\x00"])
 async def test_secret_files_that_hold_nothing(home: Home, content: str | bytes | None) -> None:
     """Missing files, empty ones and ones that are not text are all named in one run; exit 78."""

@@ -103,6 +103,8 @@ def test_password_file(loaded: Loaded, tmp_path: Path) -> None:
     settings = loaded(REDIS + f'password_file = "{path}"\n')
     path.write_text("geheim\n")
     assert redis_password(settings) == "geheim"
+    path.write_text(" geheim \t\r\n")
+    assert redis_password(settings) == " geheim \t"
     path.write_text("\n")
     (finding,) = _findings(lambda: redis_password(settings))
     assert finding == f"redis.password_file: {path} is empty: write the password into it, or drop the key"
