@@ -299,7 +299,6 @@ async def _guard_keys(redis: Redis) -> None:
         "provider",
         "meta",
         "held",
-        "lost",
         "epoch",
         "history",
         "subjects",

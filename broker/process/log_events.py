@@ -41,7 +41,7 @@ EVENTS: dict[str, Event] = {
     "cache.newer": Event(_DEBUG, "Redis published a token that is older than the one in memory"),
     "clock.set_back": Event(
         _WARNING,
-        "the clock of Redis was set back by `seconds`; the broker moved due times and ends of tokens back as well",
+        "the clock of Redis was set back; the broker moved due times back as well",
         "synchronise the clock of the Redis host",
     ),
     "commit.abandoned": Event(
@@ -113,11 +113,6 @@ EVENTS: dict[str, Event] = {
     "hook.signalled": Event(_INFO, "`sink`: the signal after a change was sent"),
     "journal.off": Event(
         _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
-    ),
-    "grants.lost": Event(
-        _ERROR,
-        "Redis lost the data of `count` grants, and no journal restores them; `grant_ids` names some",
-        "log in again, or `token-broker logout` them; find out why Redis lost data (`maxmemory-policy noeviction`)",
     ),
     "journal.recovered": Event(_INFO, "the broker can write the journal again"),
     "journal.replayed": Event(

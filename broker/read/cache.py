@@ -6,7 +6,6 @@ import asyncio
 import fnmatch
 import re
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.errors import TokenUnavailable
@@ -84,17 +83,6 @@ class Cache:
         """Drop this grant: it is gone, or belongs to another provider now."""
         self._tokens.pop(grant_id, None)
         self.wake(grant_id)
-
-    def rewind(self, back_ms: int) -> None:
-        """Move the times of all tokens back by so many ms, as the clock was: they live as long as they would have."""
-        for grant_id, token in self._tokens.items():
-            self._tokens[grant_id] = replace(
-                token,
-                issued_at=token.issued_at - back_ms,
-                expires_at=token.expires_at - back_ms,
-                refresh_at=token.refresh_at - back_ms,
-                usable_until=token.usable_until - back_ms,
-            )
 
     def ids(self) -> list[str]:
         """Return the ids of all grants that are cached or waited for."""

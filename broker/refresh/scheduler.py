@@ -216,8 +216,8 @@ class Lane:
             self._wrong_store = False
             self._store_lost = False
         if claimed.set_back:
-            back_ms = await self._schedule.rewind(self.provider, self._lease_ms)
-            log.warning("clock.set_back", provider=self.provider, seconds=back_ms / 1000)
+            log.warning("clock.set_back", provider=self.provider)
+            await self._schedule.rewind(self.provider, self._lease_ms)
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from broker.model import OldToken
     from broker.model.account import Ownership
-    from broker.store.clock import Clock
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -31,7 +30,6 @@ _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
     *OWNERSHIP_FIELDS,
-    "rewound",
 )
 _SEALED = frozenset({"access_token", "extra", "account"})
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
@@ -65,15 +63,12 @@ class ProviderState:
 class Grants:
     """Reads the store. Every asynchronous method raises `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(
-        self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken], clock: Clock
-    ) -> None:
+    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken]) -> None:
         """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
         self._sealer = sealer
         self._old_tokens = old_tokens
-        self._clock = clock
         self._listing = Listing(primary, keys)
 
     def token_fields(self, token: Token) -> list[Argument]:
@@ -136,12 +131,10 @@ class Grants:
         if raw["provider"] is None:
             return None
         text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
-        token, unreadable, back = None, False, 0
-        if "issued_at" in text:
-            back = self._clock.ms_to_rewind(int(text["issued_at"]), _maybe_int(text.get("rewound")))
+        token, unreadable = None, False
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
-                expires_at, refresh_at = int(text["expires_at"]) - back, int(text["refresh_at"]) - back
+                expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
                 token = Token(
                     grant_id=grant_id,
                     provider=text["provider"],
@@ -149,7 +142,7 @@ class Grants:
                     access_token=self.open(grant_id, "access_token", raw["access_token"]),
                     token_type=text.get("token_type", "Bearer"),
                     scope=text.get("scope"),
-                    issued_at=int(text["issued_at"]) - back,
+                    issued_at=int(text["issued_at"]),
                     expires_at=expires_at,
                     refresh_at=refresh_at,
                     usable_until=usable_until(
@@ -168,7 +161,7 @@ class Grants:
             granted_at=int(text["granted_at"]),
             reauthorize_by=by,
             reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
-            refresh_at=int(text["refresh_at"]) - back,
+            refresh_at=int(text["refresh_at"]),
             failures=int(text.get("failures", 0)),
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),
@@ -328,8 +321,6 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
     fields += ["last_detail", commit.detail or "", "last_at", commit.answered_at]
     if commit.failures:
         fields += ["failures", commit.failures]
-        if commit.claim.recovering:
-            fields += ["recovering", commit.claim.generation]
     if commit.token is not None:
         fields += grants.token_fields(commit.token)
     if commit.refresh_token is not None:

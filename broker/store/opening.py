@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
-from broker.store.clock import Clock, SetBack
+from broker.store.clock import Clock
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
-from broker.store.lost import Lost
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
@@ -51,7 +50,6 @@ class Store:
     flows: Flows
     history: History
     attempts: Attempts
-    lost: Lost
     soonest: Soonest
     notices: Notices
     resealing: Resealing
@@ -92,8 +90,6 @@ class Store:
                 "the file, below the new one"
             ) from None
         self.primary.mark = (self.keys.meta, store_id.decode())
-        at, by = await self.primary.call("HMGET", self.keys.epoch, "set_back_at", "set_back_by")
-        self.clock.set_back = SetBack(int(at), int(by)) if at and by else self.clock.set_back
 
     async def _begin(self) -> None:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
@@ -160,7 +156,7 @@ def _wire(
 ) -> Store:
     keys, clock = Keys(redis.namespace), Clock()
     primary.mark = (keys.meta, "")  # until `identify`
-    grants = Grants(primary, keys, sealer, old_tokens, clock)
+    grants = Grants(primary, keys, sealer, old_tokens)
     hold_off_ms = hold_off // timedelta(milliseconds=1)
     schedule = Schedule(
         primary,
@@ -172,17 +168,15 @@ def _wire(
         # The embedded store syncs every write to the disk that it shares with the broker: another run lost nothing.
         hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off_ms,
     )
-    registry = Registry(primary, keys, grants, clock)
     return Store(
         primary=primary,
         keys=keys,
         grants=grants,
         schedule=schedule,
-        registry=registry,
+        registry=Registry(primary, keys, grants, clock),
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
         attempts=Attempts(primary, keys, clock),
-        lost=Lost(primary, keys, registry, clock),
         soonest=Soonest(primary, keys),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),

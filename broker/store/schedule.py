@@ -16,7 +16,6 @@ from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
 from broker.store.commit_group import CommitGroup
-from broker.store.rewinding import Rewinding
 from broker.token_answer import message_text
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
 REPORT_WINDOW_MS = 3_600_000
 """The time in which a budget of reports may be used up."""
+_REWIND_PAGE = 500
 _TRIES = 8
 
 
@@ -94,7 +94,6 @@ class Schedule:
         self.replayed_after = -1
         """The fence after which this replica replayed its journal: before that it claims nothing."""
         self._commits = CommitGroup(primary, replicas=replicas)
-        self._rewinding = Rewinding(primary, keys, clock)
         self._lost_claims: dict[str, list[str]] = {}
 
     def _text(self, message: Message) -> str:
@@ -135,8 +134,7 @@ class Schedule:
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced=int(number))
         opened = parse_claims(self._grants, provider, rows, claimed_at=now, lease_ends=before + lease_ms / 1000)
-        set_back = status == b"back" or self._rewinding.is_due(provider)
-        return Claimed(*opened, int(wait_ms), set_back=set_back, passed_over=int(number))
+        return Claimed(*opened, int(wait_ms), set_back=status == b"back", passed_over=int(number))
 
     def _claim_call(
         self, provider: str, claim_id: str, *, n: int, lease_ms: int, expired_after: int | None
@@ -148,7 +146,6 @@ class Schedule:
             epoch=self._keys.epoch,
             grant_prefix=self._keys.grants,
             attempts_prefix=self._keys.attempts,
-            lost=self._keys.lost,
         )
         args = scripts.CLAIM.args(
             n=n,
@@ -364,9 +361,19 @@ class Schedule:
             held += await self._primary.run(scripts.ABANDON, keys, args)
         return held
 
-    async def rewind(self, provider: str, lease_ms: int) -> int:
-        """Make up for a step back of the server's clock; return its size (ms)."""
-        return await self._rewinding.rewind(provider, lease_ms)
+    async def rewind(self, provider: str, lease_ms: int) -> None:
+        """Bring back to now what was issued or leased "in the future", after the server's clock was set back."""
+        keys = scripts.REWIND.keys(
+            due=self._keys.ids("due", provider),
+            leased=self._keys.ids("leased", provider),
+            provider=self._keys.provider(provider),
+            grant_prefix=self._keys.grants,
+        )
+        offset, examined = 0, _REWIND_PAGE
+        while examined == _REWIND_PAGE:
+            args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
+            examined = await self._primary.run(scripts.REWIND, keys, args)
+            offset += _REWIND_PAGE
 
 
 def _describe(code: str, detail: str) -> str:
