@@ -57,14 +57,14 @@ def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[
 def _check_data_dir(settings: Settings) -> Iterator[Finding]:
     directory = settings.data_dir
     try:
-        if settings.redis.url == "embedded:":
-            require_short_path(directory)
         if file_facts.nearest(directory) == directory:
             private.require_access(directory)
             if settings.refresh.journal or settings.redis.url == "embedded:":
                 private.require_locks(directory)
         else:
             private.require_access(file_facts.nearest(directory))
+        if settings.redis.url == "embedded:":
+            require_short_path(directory)
     except InvalidSettings as error:
         yield from map(from_error, error.findings)
         return

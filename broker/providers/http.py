@@ -91,13 +91,18 @@ class _Flight:
     deadline: float
     clock: Callable[[], int] | None = None
     sent: bool = False
-    sent_at: int | None = None
+    began: float = 0.0
+    """When it was sent, monotonic."""
     hop: Hop | None = None
     tls: ssl.SSLObject | None = field(default=None, repr=False)
     response: aiohttp.ClientResponse | None = field(default=None, repr=False)
     """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
     oversized: bool = False
+
+    def sent_at(self) -> int | None:
+        """Return when it was sent, by the clock as it is now: a clock that was set meanwhile moves that time too."""
+        return self.clock() - int((time.monotonic() - self.began) * 1000) if self.clock is not None else None
 
 
 _current: ContextVar[_Flight] = ContextVar("_current")
@@ -116,7 +121,7 @@ class _DeadlineRequest(aiohttp.ClientRequest):
         if time.monotonic() >= flight.deadline:
             raise TooLateToSend
         flight.sent = True
-        flight.sent_at = flight.clock() if flight.clock else None
+        flight.began = time.monotonic()
         flight.tls = None if conn.transport is None else conn.transport.get_extra_info("ssl_object")
         return await _send(self, conn)
 
@@ -151,7 +156,7 @@ class Http:
         Args:
             request: what to send.
             timeout: in seconds, from connecting to the last byte of the response.
-            clock: is read when the request is sent, after connecting, for the reply's `sent_at`.
+            clock: gives epoch ms, for the reply's `sent_at`.
 
         Returns:
             `NotSent` for a failure before the request's header was sent; `Unknown` after it, or a `Reply` with a
@@ -179,11 +184,12 @@ class Http:
         if hop is not None and (refused := refused_by_proxy(status, hop)):
             return refused
         through = None if hop is None else hop.name
+        sent_at = flight.sent_at()
         if flight.oversized:
-            return Reply(status, headers, None, "oversized", sent_at=flight.sent_at, tls=tls, through=through)
+            return Reply(status, headers, None, "oversized", sent_at=sent_at, tls=tls, through=through)
         body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
         cut = fault.code if fault is not None else None
-        return Reply(status, headers, body, flaw or cut, sent_at=flight.sent_at, tls=tls, through=through)
+        return Reply(status, headers, body, flaw or cut, sent_at=sent_at, tls=tls, through=through)
 
     async def _exchange(self, request: Request, flight: _Flight) -> None:
         if self._proxy is not None:

@@ -65,6 +65,8 @@ def _own(function: ast.AST) -> list[ast.Call]:
 
 ELSEWHERE = {
     "cli/demo.py": "`demo` alone",
+    "cli/http.py": "`status` and the others that ask a broker",
+    "providers/proxy.py": "walked by tests/check/test_proxy.py, with `check` and `run` beside each other",
     "cli/notify.py": "`notify test`, of an answer of the broker",
     "cli/reload.py": "`reload`, of an answer of the broker: a reload that is refused ends nothing",
     "cli/sink/": "`sink` alone",

@@ -102,7 +102,7 @@ async def test_a_login_is_a_new_generation_within_one_millisecond(
 
 
 async def test_a_login_counts_from_when_its_token_was_issued(
-    shared_redis: RedisServer, sandbox: Sandbox, tmp_path: Path
+    shared_redis: RedisServer, redis: Redis, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """A login whose answer was read 22 s late is served for what is left; its grant's limit counts from there too."""
     settings = provider_settings(sandbox)["acme"] | {"absolute_limit": "1h"}
