@@ -45,8 +45,19 @@ _REGISTRATION = frozenset({"invalid_client", "incorrect_client_credentials"})
 _UNAUTHORIZED = frozenset({"unauthorized_client"})
 _KNOWN = _BUSY | _FAILED | _DEAD | _REGISTRATION | _UNAUTHORIZED
 
-_CODE_MEMBERS = ("error", "errors", "errorType", "error_type", "errorCode", "error_code", "code", "type", "status",
-                 "reason", "message")  # fmt: skip
+_CODE_MEMBERS = (
+    "error",
+    "errors",
+    "errorType",
+    "error_type",
+    "errorCode",
+    "error_code",
+    "code",
+    "type",
+    "status",
+    "reason",
+    "message",
+)
 _LEADING = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*(?=$|\s*[:;,(])")
 """A code at the beginning of a text: `invalid_grant: the token is expired`."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

@@ -86,3 +86,9 @@ def test_readme_begins_with_two_lines_that_run() -> None:
 def test_few_files_at_the_root() -> None:
     """A reader meets at most eight files beside the packages."""
     assert len(list((ROOT / "broker").glob("*.py"))) <= 8
+
+
+def test_the_formatter_wins() -> None:
+    """No line is taken from the formatter."""
+    skipped = "fmt: " + "skip"
+    assert [name for name in tracked() if name.endswith(".py") and skipped in (ROOT / name).read_text("utf-8")] == []
