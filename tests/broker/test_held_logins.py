@@ -16,6 +16,8 @@ from tests.steps import assert_sound, make_due, next_generation, state_of, store
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
@@ -51,6 +53,17 @@ async def test_a_refused_login_does_not_replace_a_later_one(broker: RunningBroke
     await assert_sound(broker, sandbox, ("g1", "acme"))
 
 
+def a_step_that_never_ends() -> tuple[asyncio.Event, Callable[..., Awaitable[Any]]]:
+    """Return what is set once a step is reached, and that step, which never ends: its broker is as good as dead."""
+    reached = asyncio.Event()
+
+    async def stuck(*_: Any) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    return reached, stuck
+
+
 @pytest.mark.parametrize("decision", ["identify", "replace"])
 async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
     start_broker: StartBroker, sandbox: Sandbox, decision: str, monkeypatch: pytest.MonkeyPatch
@@ -59,12 +72,7 @@ async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
     monkeypatch.setattr(held, "PAUSE", 0.1)
     monkeypatch.setattr(held, "DECIDE_MS", 3_000)
     monkeypatch.setattr(held, "STALE_MS", 3_000)
-    reached, never = asyncio.Event(), asyncio.Event()
-
-    async def stuck(*_: Any) -> Any:
-        reached.set()
-        await never.wait()
-
+    reached, stuck = a_step_that_never_ends()
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         await log_in_as(broker, "jane", "cameramanager")
         name = "_record" if decision == "replace" else "_fetch"
@@ -101,11 +109,7 @@ async def test_a_discovery_that_fails_does_not_end_the_broker(
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
     monkeypatch.setattr(held, "_LEASE_MS", 500)
-    reached, never = asyncio.Event(), asyncio.Event()
-
-    async def stuck(*_: Any) -> Any:
-        reached.set()
-        await never.wait()
+    reached, stuck = a_step_that_never_ends()
 
     async def unavailable(*_: Any) -> Any:
         raise ProviderUnavailable("no discovery document")

@@ -19,6 +19,31 @@ from broker.secret import Secret
 from broker.settings import Provider
 
 NOW = 1_796_040_000_000
+# Codes that mean the same at every provider, as OAuth 2.0, OpenID Connect and the providers themselves list them.
+DEAD = [
+    "invalid_grant",
+    "interaction_required",
+    "login_required",
+    "consent_required",
+    "account_selection_required",
+    "bad_refresh_token",
+    "invalid_refresh_token",
+    "token_revoked",
+    "token_expired",
+    "authorization_expired",
+    "refresh_token_reused",
+]
+BUSY = [
+    "temporarily_unavailable",
+    "slow_down",
+    "server_error",
+    "internal_error",
+    "internal_failure",
+    "service_unavailable",
+    "rate_limit_exceeded",
+    "ratelimited",
+    "fatal_error",
+]
 REFRESH_TOKEN = "rt-0123456789abcdef-sent"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import broker.providers
 from broker.settings import Provider
+from tests.providers.refusal_lines import BUSY, DEAD
 
 CATALOGUE = Path(broker.providers.__file__).parent / "catalogue"
 NAMES = [
@@ -74,31 +75,7 @@ MARKS = (
     "measured with ",
     "not found",
 )
-BUILT_IN = [
-    "invalid_grant",
-    "interaction_required",
-    "login_required",
-    "consent_required",
-    "account_selection_required",
-    "bad_refresh_token",
-    "invalid_refresh_token",
-    "token_revoked",
-    "token_expired",
-    "authorization_expired",
-    "refresh_token_reused",
-    "temporarily_unavailable",
-    "slow_down",
-    "server_error",
-    "internal_error",
-    "internal_failure",
-    "service_unavailable",
-    "rate_limit_exceeded",
-    "ratelimited",
-    "fatal_error",
-    "invalid_client",
-    "incorrect_client_credentials",
-    "unauthorized_client",
-]
+BUILT_IN = [*DEAD, *BUSY, "invalid_client", "incorrect_client_credentials", "unauthorized_client"]
 """Codes that mean the same at every provider: a file must not repeat them."""
 ANY_HOST = {"auth0": "domain", "gitlab": "host", "keycloak": "host", "okta": "domain"}
 """Kinds of servers that anybody may run: the only templates that may stand for any host."""

@@ -10,7 +10,7 @@ from broker.model import Busy, InvalidClient, InvalidGrant, Rejected
 from broker.providers import refusal
 from broker.providers.refusal import Codes, holds, judge
 from tests.providers.reading import OAUTH2, V3, read
-from tests.providers.refusal_lines import LINES, REFRESH_TOKEN, Line
+from tests.providers.refusal_lines import BUSY, DEAD, LINES, REFRESH_TOKEN, Line
 
 KINDS = {
     "dead": InvalidGrant,
@@ -40,30 +40,6 @@ def test_a_refusal_that_repeats_the_token_shows_its_words_without_it() -> None:
     assert outcome.detail.startswith("Refresh token invalid: [secret]. Visit")
 
 
-DEAD = [
-    "invalid_grant",
-    "interaction_required",
-    "login_required",
-    "consent_required",
-    "account_selection_required",
-    "bad_refresh_token",
-    "invalid_refresh_token",
-    "token_revoked",
-    "token_expired",
-    "authorization_expired",
-    "refresh_token_reused",
-]
-BUSY = [
-    "temporarily_unavailable",
-    "slow_down",
-    "server_error",
-    "internal_error",
-    "internal_failure",
-    "service_unavailable",
-    "rate_limit_exceeded",
-    "ratelimited",
-    "fatal_error",
-]
 PLACES = [
     {"error": "%"},
     {"error": {"code": "%"}},
