@@ -27,6 +27,7 @@ from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
 from broker.journal.journal import Journal
+from broker.journal.lost import LostGrants
 from broker.journal.replay import Replay
 from broker.login.held import HeldLogins
 from broker.login.login import Login
@@ -125,6 +126,8 @@ class _Base:
     notifier: Notifier
     cache: Cache
     connections: Connections
+    lost_grants: LostGrants
+    of_lost_grants: Heartbeat
     read_activity: ReadActivity
     make_endpoint: MakeEndpoint
 
@@ -162,7 +165,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             return Endpoint.from_settings(name, provider, through, clock=store.clock, window=refresh.window)
 
         providers.replace(settings.providers, make_endpoint)
-        warm = any_of(settings.cache.warm)
+        warm, of_lost_grants = any_of(settings.cache.warm), Heartbeat("lost grants")
         yield _Base(
             settings=settings,
             callers=callers,
@@ -174,6 +177,8 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             notifier=notifier,
             cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
             connections=connections,
+            lost_grants=LostGrants(store, journal, of_lost_grants, providers.endpoints),
+            of_lost_grants=of_lost_grants,
             read_activity=ReadActivity(),
         )
 
@@ -201,6 +206,7 @@ class _Broker:
     follower: Follower
     history: HistoryRecorder
     notifier: Notifier
+    lost_grants: LostGrants
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -209,7 +215,7 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    others = (of_follower, of_history, of_logins, *base.notifier.heartbeats)
+    others = (of_follower, of_history, of_logins, base.of_lost_grants, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -243,7 +249,9 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
+    return _Broker(
+        scheduler, follower, history, base.notifier, base.lost_grants, heartbeats=heartbeats, reload=reload, api=api
+    )
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -300,6 +308,7 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
             metrics=base.metrics,
             connections=base.connections,
             notifier=base.notifier,
+            lost=base.lost_grants,
             providers=providers,
             max_grants=settings.metrics.max_grants,
         ),
@@ -320,6 +329,7 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
         page_url=base.settings.status_page_url,
         min_interval_ms=_ms(base.settings.refresh.min_interval),
         report_budget=base.settings.refresh.report_budget,
+        recover=base.lost_grants.recover,
     )
 
 
@@ -372,6 +382,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.lost_grants.run, stopping), name="lost grants")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

@@ -299,6 +299,7 @@ async def _guard_keys(redis: Redis) -> None:
         "provider",
         "meta",
         "held",
+        "lost",
         "epoch",
         "history",
         "subjects",

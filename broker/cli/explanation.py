@@ -94,6 +94,14 @@ def _absent(name: str, past: Mapping[str, Any] | None, now: float) -> Explanatio
             command=f"token-broker login {name} --provider PROVIDER",
             exit_code=FAILED,
         )
+    if past is not None and past.get("lost_at"):
+        return Explanation(
+            f"Redis lost the data of grant {name}: that was found at {moment(past['lost_at'], now)}.",
+            "A broker whose journal holds the last answer to it restores it within seconds of its start.",
+            person="start all brokers that were stopped; if the grant does not come back, log in",
+            command=f"token-broker login {name} --provider PROVIDER",
+            exit_code=FAILED,
+        )
     return Explanation(
         f"There is no grant {name}, and none was deleted in the last month.",
         person="compare the id with the existing ones, or log in",

@@ -224,6 +224,10 @@ class Journal:
         """Return what a store that may have lost it must be given. Whoever does that marks the entries."""
         return list(self._entries.values())
 
+    def find(self, key: str) -> Entry | None:
+        """Return the last entry of *key*, if it is still here."""
+        return self._entries.get(key)
+
     @property
     def unrecorded(self) -> int:
         """How many entries the store has not confirmed."""

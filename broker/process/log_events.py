@@ -114,6 +114,11 @@ EVENTS: dict[str, Event] = {
     "journal.off": Event(
         _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
     ),
+    "grants.lost": Event(
+        _ERROR,
+        "Redis lost the data of `count` grants, and no journal restores them; `grant_ids` names some",
+        "log in again, or `token-broker logout` them; find out why Redis lost data (`maxmemory-policy noeviction`)",
+    ),
     "journal.recovered": Event(_INFO, "the broker can write the journal again"),
     "journal.replayed": Event(
         _INFO, "the broker sent Redis the journal, since Redis may have lost some of it; counts by what Redis did"

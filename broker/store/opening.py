@@ -17,6 +17,7 @@ from broker.store.clock import Clock
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
+from broker.store.lost import Lost
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
@@ -50,6 +51,7 @@ class Store:
     flows: Flows
     history: History
     attempts: Attempts
+    lost: Lost
     soonest: Soonest
     notices: Notices
     resealing: Resealing
@@ -168,15 +170,17 @@ def _wire(
         # The embedded store syncs every write to the disk that it shares with the broker: another run lost nothing.
         hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off_ms,
     )
+    registry = Registry(primary, keys, grants, clock)
     return Store(
         primary=primary,
         keys=keys,
         grants=grants,
         schedule=schedule,
-        registry=Registry(primary, keys, grants, clock),
+        registry=registry,
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
         attempts=Attempts(primary, keys, clock),
+        lost=Lost(primary, keys, registry, clock),
         soonest=Soonest(primary, keys),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),

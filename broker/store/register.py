@@ -150,6 +150,7 @@ def _call(
             **keys.sets(was_provider or provider, prefix="was_"),
             held_by=keys.held,
             meta=keys.meta,
+            attempts=keys.attempts_of(grant_id),
         ),
         script.args(
             ["refresh_at", due_at, *fields],

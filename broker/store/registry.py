@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
+    from broker.store.lost import Position
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.token_answer import Message
@@ -291,8 +292,13 @@ class Registry:
                     cell["b"] = base64.b64encode(sealed).decode()
         return json.dumps(members)
 
-    async def restore(self, record: str) -> Restored:
-        """Write what a record says into the store, as far as it is newer than what the store has."""
+    async def restore(self, record: str, position: Position | None = None) -> Restored:
+        """Write what a record says into the store, as far as it is newer than what the store has.
+
+        Args:
+            record: Of a journal.
+            position: Where the grant stands from then on; None: due as planned.
+        """
         members: dict[str, Any] = json.loads(record)
         if members["store"] != self._primary.store_id:
             return "another store"
@@ -302,11 +308,13 @@ class Registry:
             forgotten_at = members.get("forgotten_at", generation)
             forgot = await self.forget(grant_id, gone, up_to=generation, forgotten_at=forgotten_at)
             return "forgot" if forgot else "known"
-        return await self._restore(members)
+        return await self._restore(members, position)
 
-    async def _restore(self, record: dict[str, Any]) -> Restored:
+    async def _restore(self, record: dict[str, Any], position: Position | None) -> Restored:
         grant_id, provider, generation = record["grant_id"], record["provider"], record["generation"]
         fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in record["fields"]]
+        if position is not None and position.unknown_at is not None:
+            fields += ["unknown_at", position.unknown_at]
         changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
@@ -331,6 +339,8 @@ class Registry:
                 followed=record["followed"],
                 granted_at=record["granted_at"],
                 record=entry(_outcome(record), record["answered_at"], record["refresh_at"], replica_name()),
+                due_at=record["refresh_at"] if position is None else position.at,
+                reason="" if position is None else position.reason,
             )
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
             if reply != "moved":

@@ -146,6 +146,7 @@ class Schedule:
             epoch=self._keys.epoch,
             grant_prefix=self._keys.grants,
             attempts_prefix=self._keys.attempts,
+            lost=self._keys.lost,
         )
         args = scripts.CLAIM.args(
             n=n,

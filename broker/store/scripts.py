@@ -111,6 +111,7 @@ FIND_DUE = Script("find_due")
 PROVIDER_STATES = Script("provider_states")
 FIND_SUSPENDED = Script("find_suspended")
 SIZES = Script("sizes")
+FIND_LOST = Script("find_lost")
 
 
 class Keys:
@@ -134,6 +135,8 @@ class Keys:
         """Hash: which run of the server is known, and until when nobody claims after another one was noticed."""
         self.forgotten = f"{self.all}forgotten"
         """Sorted set of grant ids by when they were forgotten: no journal may bring those grants back."""
+        self.lost = f"{self.all}lost"
+        """Hash: id of a grant whose hash is gone to where it stood in the schedule, until it is there again."""
 
     def grant(self, grant_id: str) -> str:
         """Return the key of a hash: one field per fact of a grant."""

@@ -267,8 +267,14 @@ async def delete_grant(request: web.Request) -> web.Response:
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
     caller.require("admin", grant_id)
     grant = await context.store.grants.get(grant_id)
+    if grant is None and await context.reader.recover(grant_id):  # Redis lost it, and it would come back by itself
+        grant = await context.store.grants.get(grant_id)
     if grant is None:
-        raise UnknownGrant("no such grant")
+        detail = await context.logout.forget_lost(grant_id)
+        if detail is None:
+            raise UnknownGrant("no such grant")
+        audit.acted(caller, "grant.deleted", grant_id)
+        return json_response(shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=False, detail=detail))
     if context.logout.needs_live_token(grant):
         try:  # the provider's logout needs a live access token: refresh for one
             await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())

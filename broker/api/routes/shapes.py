@@ -201,6 +201,7 @@ class Attempts(TypedDict):
     next_at: At | None
     fenced_until: Annotated[int | None, Field(description="no broker refreshes until then, since Redis was restarted")]
     forgotten_at: At | None
+    lost_at: Annotated[int | None, Field(description="when the broker found that Redis had lost the grant's data")]
 
 
 class Minute(TypedDict):

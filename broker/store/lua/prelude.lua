@@ -26,6 +26,12 @@ local function record_attempt(attempts, decision, record)
   redis.pcall('LTRIM', attempts, -10, -1)
 end
 
+-- Take a grant whose hash is gone out of its set, and note that it is lost, where it stood, and since when.
+local function note_lost(lost, ids, grant_id, provider, state, score)
+  redis.call('ZREM', ids, grant_id)
+  redis.call('HSETNX', lost, grant_id, table.concat({state, score, now_ms(), provider}, ' '))
+end
+
 -- Return how often a grant was refused in a row without being parked, and when first and last; of its field `refused`.
 local function refusals(refused, now)
   local count, first, last = string.match(refused or '', '^(%d+) (%d+) (%d+)$')

@@ -1,7 +1,7 @@
 #!lua
 -- register: store a grant, new or in place of another of its id, by login or import.
 --
--- KEYS: grant due was_due was_leased was_parked held_by meta
+-- KEYS: grant due was_due was_leased was_parked held_by meta attempts
 -- ARGV: grant_id mode was_provider was_generation due_at fingerprint channel message dropped_fields provider fields...
 --   was_due, was_leased, was_parked: the sets of the provider until now
 --   meta: for the provider's name
@@ -15,7 +15,7 @@
 -- Returns: {status, detail}
 --   created, replaced, unchanged, outdated (this token was imported before, and replaced since), leased, held (by which
 --   grant), moved (read again)
-local grant, due, was_due, was_leased, was_parked, held_by, meta = unpack(KEYS)
+local grant, due, was_due, was_leased, was_parked, held_by, meta, attempts = unpack(KEYS)
 local grant_id, mode, was_provider, was_generation, due_at, fingerprint, channel, message, dropped_fields,
   provider = unpack(ARGV)
 local fields = {unpack(ARGV, 11)}
@@ -55,6 +55,10 @@ redis.call('ZREM', was_due, grant_id)
 redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
 redis.call('ZADD', due, due_at, grant_id)
+if redis.call('EXISTS', attempts) == 1 then
+  -- What was answered before is not the last that is known of this grant any more (see store/lost.py).
+  record_attempt(attempts, 'registered', table.concat({mode, math.floor(due_at / 1000), 0, '', '', ''}, '\t'))
+end
 if message ~= '' then
   redis.pcall('PUBLISH', channel, message)
 end
