@@ -206,6 +206,8 @@ class Claim:
     """What the answers until now said of the grant's end."""
     ownership: tuple[str | bytes, ...] = ()
     """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
+    recovering: bool = False
+    """Whether subscribers heard of a problem that was reset since, by a retry or an import: a refresh ends it."""
 
     @property
     def had_token(self) -> bool:

@@ -321,6 +321,8 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
     fields += ["last_detail", commit.detail or "", "last_at", commit.answered_at]
     if commit.failures:
         fields += ["failures", commit.failures]
+        if commit.claim.recovering:
+            fields += ["recovering", commit.claim.generation]
     if commit.token is not None:
         fields += grants.token_fields(commit.token)
     if commit.refresh_token is not None:

@@ -158,6 +158,7 @@ def _call(
             mode=mode,
             was_provider=was_provider,
             was_generation=was_generation,
+            generation=generation,
             due_at=due_at,
             fingerprint=fingerprint,
             channel=keys.channel(grant_id),

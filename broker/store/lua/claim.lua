@@ -148,7 +148,7 @@ for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
     'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
-    'extra', 'stated_limits', 'refused', 'account', 'owner', 'label')
+    'extra', 'stated_limits', 'refused', 'account', 'owner', 'label', 'recovering')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -163,8 +163,12 @@ for i = 1, #ids, 2 do
     redis.call('ZADD', leased, now + lease_ms, id)
     local row = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
       stored[8], stored[9], stored[10], stored[14], stored[15], stored[16]}
-    if stored[17] or stored[18] or stored[19] then
+    local recovering = stored[20] and stored[20] == stored[2]
+    if stored[17] or stored[18] or stored[19] or recovering then
       row[16], row[17], row[18] = stored[17], stored[18], stored[19]
+    end
+    if recovering then
+      row[19] = stored[20]
     end
     reply[#reply + 1] = row
   elseif not stored[1] then

@@ -2,11 +2,13 @@
 -- register: store a grant, new or in place of another of its id, by login or import.
 --
 -- KEYS: grant due was_due was_leased was_parked held_by meta attempts
--- ARGV: grant_id mode was_provider was_generation due_at fingerprint channel message dropped_fields provider fields...
+-- ARGV: grant_id mode was_provider was_generation generation due_at fingerprint channel message dropped_fields provider
+-- ARGV: fields...
 --   was_due, was_leased, was_parked: the sets of the provider until now
 --   meta: for the provider's name
 --   mode: login or import
 --   was_provider, was_generation: until now, or ""
+--   generation: from now on
 --   fingerprint: of an imported refresh token
 --   message: to publish, or ""
 --   dropped_fields: fields to remove from the grant, separated by blanks
@@ -16,9 +18,9 @@
 --   created, replaced, unchanged, outdated (this token was imported before, and replaced since), leased, held (by which
 --   grant), moved (read again)
 local grant, due, was_due, was_leased, was_parked, held_by, meta, attempts = unpack(KEYS)
-local grant_id, mode, was_provider, was_generation, due_at, fingerprint, channel, message, dropped_fields,
+local grant_id, mode, was_provider, was_generation, generation, due_at, fingerprint, channel, message, dropped_fields,
   provider = unpack(ARGV)
-local fields = {unpack(ARGV, 11)}
+local fields = {unpack(ARGV, 12)}
 
 local stored = redis.call('HMGET', grant, 'provider', 'generation', 'imported')
 if (stored[1] or '') ~= was_provider or (stored[2] or '') ~= was_generation then
@@ -44,6 +46,11 @@ if mode == 'import' then
   redis.call('HSET', grant, 'imported', string.sub(fingerprint .. ' ' .. known, 1, 8 * (#fingerprint + 1) - 1))
 end
 
+if mode == 'import' then
+  note_recovering(grant, generation)
+else
+  redis.call('HDEL', grant, 'recovering')
+end
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
   'answered_at', 'last_outcome', 'last_detail', 'last_at', 'reports', 'reports_since', 'refused')
 for field in string.gmatch(dropped_fields, '%S+') do

@@ -58,7 +58,7 @@ else
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'reauthorize_by',
-  'reauthorize_limit', 'refused')
+  'reauthorize_limit', 'refused', 'recovering')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, 'granted_at', granted_at, unpack(fields))
 redis.call('HSET', grant, 'generation', generation)
 redis.call('ZREM', was_due, grant_id)
