@@ -1,9 +1,9 @@
 """The whole daemon, wired: read this first.
 
 `serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs four loops beside the listeners: the scheduler (the write path), the
-follower (it keeps the read path's cache current), the history (counts for the status page) and the notifier (notices
-to people). A loop that ends unexpectedly ends the process.
+read path and the API on them, and then runs loops beside the listeners: the scheduler (the write path), the follower
+(it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to people),
+and watches of the clock and of lost grants. A loop that ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from broker.providers.proxy import Proxy, ignored_variables, require_proxies
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
+from broker.refresh.clock_watch import ClockWatch
 from broker.refresh.history import HistoryRecorder
 from broker.refresh.provider_set import ProviderSet
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
@@ -127,7 +128,7 @@ class _Base:
     cache: Cache
     connections: Connections
     lost_grants: LostGrants
-    of_lost_grants: Heartbeat
+    clock_watch: ClockWatch
     read_activity: ReadActivity
     make_endpoint: MakeEndpoint
 
@@ -165,7 +166,9 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             return Endpoint.from_settings(name, provider, through, clock=store.clock, window=refresh.window)
 
         providers.replace(settings.providers, make_endpoint)
-        warm, of_lost_grants = any_of(settings.cache.warm), Heartbeat("lost grants")
+        max_entries, warm = settings.cache.max_entries, any_of(settings.cache.warm)
+        cache = Cache(max_entries, warm, max_waiting=connections.may_wait, offset_of=store.clock.offset_of)
+        store.clock.listeners.append(cache.rewind)
         yield _Base(
             settings=settings,
             callers=callers,
@@ -175,10 +178,10 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             make_endpoint=make_endpoint,
             journal=journal,
             notifier=notifier,
-            cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
+            cache=cache,
             connections=connections,
-            lost_grants=LostGrants(store, journal, of_lost_grants, providers.endpoints),
-            of_lost_grants=of_lost_grants,
+            lost_grants=LostGrants(store, journal, Heartbeat("lost grants"), providers.endpoints),
+            clock_watch=ClockWatch(store, Heartbeat("clock"), providers.endpoints, lease_ms=_ms(refresh.lease)),
             read_activity=ReadActivity(),
         )
 
@@ -202,11 +205,10 @@ async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> Asy
 class _Broker:
     """What runs: the loops, their heartbeats, and what requests reach."""
 
+    base: _Base
     scheduler: Scheduler
     follower: Follower
     history: HistoryRecorder
-    notifier: Notifier
-    lost_grants: LostGrants
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -215,7 +217,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    others = (of_follower, of_history, of_logins, base.of_lost_grants, *base.notifier.heartbeats)
+    watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
+    others = (of_follower, of_history, of_logins, *watches)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -249,9 +252,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    return _Broker(
-        scheduler, follower, history, base.notifier, base.lost_grants, heartbeats=heartbeats, reload=reload, api=api
-    )
+    return _Broker(base, scheduler, follower, history, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -381,8 +382,9 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.scheduler.run, stopping), name="scheduler")
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
-        loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
-        loops.create_task(supervised(broker.lost_grants.run, stopping), name="lost grants")
+        loops.create_task(supervised(broker.base.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.base.lost_grants.run, stopping), name="lost grants")
+        loops.create_task(supervised(broker.base.clock_watch.run, stopping), name="clock")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

@@ -46,6 +46,7 @@ async def identify(
             heartbeat.signal()
         try:
             await store.identify(known)
+            await store.clock_steps.agree()
             if known is None:
                 remember_store(data_dir, store.store_id)
         except StoreUnavailable as error:

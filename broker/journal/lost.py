@@ -40,7 +40,7 @@ class LostGrants:
     def __init__(self, store: Store, journal: Journal | None, heartbeat: Heartbeat, providers: Collection[str]) -> None:
         self._store = store
         self._journal = journal
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._providers = providers
         self._walk = self._pages([])
         self._named: set[str] = set()
@@ -52,7 +52,7 @@ class LostGrants:
     async def run(self, stopping: asyncio.Event) -> None:
         """Search until *stopping* is set."""
         while not stopping.is_set():
-            self._heartbeat.signal()
+            self.heartbeat.signal()
             try:
                 await run_until(stopping, self.step())
             except StoreUnavailable:  # a lane says that
@@ -127,7 +127,7 @@ class LostGrants:
             log.error("grants.lost", count=len(new), grant_ids=new[:_NAMES])
         self._named = names
         listed = ", ".join(sorted(names)[:_NAMES]) + (", …" if len(names) > _NAMES else "")
-        self._heartbeat.trouble = (
+        self.heartbeat.trouble = (
             f"Redis lost the data of {len(names)} grants, and no journal restores them ({listed}): log in again"
             if names
             else ""

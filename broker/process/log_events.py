@@ -41,7 +41,12 @@ EVENTS: dict[str, Event] = {
     "cache.newer": Event(_DEBUG, "Redis published a token that is older than the one in memory"),
     "clock.set_back": Event(
         _WARNING,
-        "the clock of Redis was set back; the broker moved due times back as well",
+        "the clock of Redis was set back by `seconds`; ends of tokens and due times move back as well",
+        "synchronise the clock of the Redis host",
+    ),
+    "clock.jumped": Event(
+        _WARNING,
+        "the clock of Redis jumped ahead by `seconds`, or the broker's machine stood still: tokens may end early",
         "synchronise the clock of the Redis host",
     ),
     "commit.abandoned": Event(

@@ -217,7 +217,7 @@ class Lane:
             self._store_lost = False
         if claimed.set_back:
             log.warning("clock.set_back", provider=self.provider)
-            await self._schedule.rewind(self.provider, self._lease_ms)
+            await self._store.clock_steps.rewind(self.provider, self._lease_ms)
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
 

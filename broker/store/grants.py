@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret
 from broker.store import ownership, scripts
+from broker.store.clock import uptime
 from broker.store.limits import ending_fields, parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
     from broker.model import OldToken
     from broker.model.account import Ownership
+    from broker.store.clock import Clock
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
-TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
+TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra", "clock_offset")
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
@@ -63,12 +65,15 @@ class ProviderState:
 class Grants:
     """Reads the store. Every asynchronous method raises `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken]) -> None:
+    def __init__(
+        self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken], clock: Clock
+    ) -> None:
         """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
         self._sealer = sealer
         self._old_tokens = old_tokens
+        self._clock = clock
         self._listing = Listing(primary, keys)
 
     def token_fields(self, token: Token) -> list[Argument]:
@@ -78,7 +83,8 @@ class Grants:
         extra = seal(json.dumps(token.extra) if token.extra else "{}", token.grant_id, "extra")
         fields: list[Argument] = ["generation", token.generation, "access_token", access_token]
         fields += ["token_type", token.token_type, "issued_at", token.issued_at, "expires_at", token.expires_at]
-        fields += ["extra", extra]
+        offset = self._clock.offset_of(token.issued_at) if token.clock_offset is None else token.clock_offset
+        fields += ["extra", extra, "clock_offset", f"{offset} {token.issued_at}"]
         if token.scope is not None:
             fields += ["scope", token.scope]
         return fields
@@ -122,8 +128,11 @@ class Grants:
             WrongStore: Another store answers.
         """
         commands = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
-        store, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), *commands])
+        asked = uptime()
+        store, time, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), ("TIME",), *commands])
         self._primary.recognise(store)
+        # What another broker wrote after a step of the clock must not be taken for what was written before it.
+        self._clock.observe_time(time, asked)
         return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
 
     def _grant(self, grant_id: str, row: Sequence[bytes | None]) -> Grant | None:
@@ -131,10 +140,12 @@ class Grants:
         if raw["provider"] is None:
             return None
         text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
-        token, unreadable = None, False
+        token, unreadable, back, offset = None, False, 0, 0
+        if "issued_at" in text:
+            back, offset = self._clock.ms_ahead(int(text["issued_at"]), text.get("clock_offset"))
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
-                expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
+                expires_at, refresh_at = int(text["expires_at"]) - back, int(text["refresh_at"]) - back
                 token = Token(
                     grant_id=grant_id,
                     provider=text["provider"],
@@ -142,13 +153,14 @@ class Grants:
                     access_token=self.open(grant_id, "access_token", raw["access_token"]),
                     token_type=text.get("token_type", "Bearer"),
                     scope=text.get("scope"),
-                    issued_at=int(text["issued_at"]),
+                    issued_at=int(text["issued_at"]) - back,
                     expires_at=expires_at,
                     refresh_at=refresh_at,
                     usable_until=usable_until(
                         expires_at, refresh_at, self._old_tokens.get(text["provider"], "survives")
                     ),
                     extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
+                    clock_offset=offset,
                 )
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
@@ -161,7 +173,7 @@ class Grants:
             granted_at=int(text["granted_at"]),
             reauthorize_by=by,
             reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
-            refresh_at=int(text["refresh_at"]),
+            refresh_at=int(text["refresh_at"]) - back,
             failures=int(text.get("failures", 0)),
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),

@@ -8,11 +8,11 @@ Knows nothing of what makes a notice due, nor of how one is sent.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.store.clock import uptime
 from broker.token_answer import message_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Notices:
         """Lease up to *n* subjects that are due, for *lease_ms*."""
         script = scripts.LEASE_SUBJECTS
         keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
-        asked = time.monotonic()
+        asked = uptime()
         now, *rows = await self._primary.run(script, keys, script.args(n=n, lease_ms=lease_ms))
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
-from broker.store.clock import Clock
+from broker.store.clock import Clock, uptime
+from broker.store.clock_steps import ClockSteps
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
@@ -56,6 +56,7 @@ class Store:
     notices: Notices
     resealing: Resealing
     clock: Clock
+    clock_steps: ClockSteps
     sealer: Sealer
 
     @property
@@ -71,9 +72,8 @@ class Store:
             WrongStore: the server holds another store than the *known* one, or none.
             InvalidSettings: the data there has another schema, or is sealed with keys that this broker lacks.
         """
-        asked = time.monotonic()
-        seconds, micros = await self.primary.call("TIME")
-        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000, asked)
+        asked = uptime()
+        self.clock.observe_time(await self.primary.call("TIME"), asked)
         if known is None:
             await self._begin()
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
@@ -158,7 +158,7 @@ def _wire(
 ) -> Store:
     keys, clock = Keys(redis.namespace), Clock()
     primary.mark = (keys.meta, "")  # until `identify`
-    grants = Grants(primary, keys, sealer, old_tokens)
+    grants = Grants(primary, keys, sealer, old_tokens, clock)
     hold_off_ms = hold_off // timedelta(milliseconds=1)
     schedule = Schedule(
         primary,
@@ -185,5 +185,6 @@ def _wire(
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
         clock=clock,
+        clock_steps=ClockSteps(primary, keys, clock),
         sealer=sealer,
     )

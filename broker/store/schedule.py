@@ -15,6 +15,7 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
+from broker.store.clock import uptime
 from broker.store.commit_group import CommitGroup
 from broker.token_answer import message_text
 
@@ -38,7 +39,6 @@ BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
 REPORT_WINDOW_MS = 3_600_000
 """The time in which a budget of reports may be used up."""
-_REWIND_PAGE = 500
 _TRIES = 8
 
 
@@ -116,7 +116,7 @@ class Schedule:
         await self._release_lost(provider)
         claim_id = f"{self.life}.{secrets.token_hex(6)}"
         keys, args = self._claim_call(provider, claim_id, n=n, lease_ms=lease_ms, expired_after=expired_after)
-        asked = time.monotonic()
+        asked = uptime()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except WrongStore:
@@ -361,20 +361,6 @@ class Schedule:
             args = scripts.ABANDON.args(life=life, longest_ms=self._second_term_ms)
             held += await self._primary.run(scripts.ABANDON, keys, args)
         return held
-
-    async def rewind(self, provider: str, lease_ms: int) -> None:
-        """Bring back to now what was issued or leased "in the future", after the server's clock was set back."""
-        keys = scripts.REWIND.keys(
-            due=self._keys.ids("due", provider),
-            leased=self._keys.ids("leased", provider),
-            provider=self._keys.provider(provider),
-            grant_prefix=self._keys.grants,
-        )
-        offset, examined = 0, _REWIND_PAGE
-        while examined == _REWIND_PAGE:
-            args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
-            examined = await self._primary.run(scripts.REWIND, keys, args)
-            offset += _REWIND_PAGE
 
 
 def _describe(code: str, detail: str) -> str:

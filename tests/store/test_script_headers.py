@@ -122,7 +122,7 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     await store.schedule.retry("refused", "p")
     await store.schedule.hold("late", "p", LEASE)
     await store.schedule.abandon("another-life", ["p"])
-    await store.schedule.rewind("p", LEASE)
+    await store.clock_steps.rewind("p", LEASE)
     await store.schedule.resume("p")
     await store.lost.find("p", "due", 0)
     store.schedule._lost_claims["p"] = ["a-claim"]

@@ -38,7 +38,8 @@ if stored[1] then
     return 'replaced'
   else
     -- Another login's access token may be another account's.
-    redis.call('HDEL', grant, 'access_token', 'token_type', 'scope', 'issued_at', 'expires_at', 'extra', 'reauthorize_by')
+    redis.call('HDEL', grant, 'access_token', 'token_type', 'scope', 'issued_at', 'expires_at', 'extra', 'reauthorize_by',
+      'clock_offset')
   end
   if not has_token then
     -- The store's access token stays. Where the store has lost the one of the generation that the answer followed, this
