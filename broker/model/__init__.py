@@ -128,6 +128,8 @@ class Grant:
     last_at: int | None
     unreadable: bool = False
     """None of the sealing keys opens its token."""
+    tampered: str | None = None
+    """What of its token was altered in Redis; None: nothing is known to be."""
     reauthorize_limit: int | None = None
     """The whole length (ms) of the limit that `reauthorize_by` comes of; None: a broker wrote it that kept none."""
     ownership: Ownership = NOBODY
@@ -210,6 +212,8 @@ class Claim:
     """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
     recovering: bool = False
     """Whether subscribers heard of a problem that was reset since, by a retry or an import: a refresh ends it."""
+    tampered: str | None = None
+    """What of it was altered in Redis, so that nothing of it may be sent; None: nothing is known to be."""
 
     @property
     def had_token(self) -> bool:
