@@ -9,12 +9,12 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.model import Commit, Grant, State, Token, slotted, usable_until
+from broker.model import Grant, State, Token, usable_until
 from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
 from broker.store.clock import uptime
-from broker.store.limits import ending_fields, parse_limit
+from broker.store.limits import parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
 
@@ -369,38 +369,6 @@ class Grants:
         """Return the ids of all grants of a provider, to load the `warm` ones at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
         return [name.decode() for reply in replies for name in reply]
-
-
-@slotted
-class PreparedCommit:
-    """An answer as it will be stored: prepared once (`Registry.prepare`), for the journal and for Redis."""
-
-    commit: Commit
-    fields: list[Argument]
-    """Of the grant's hash, each with its value; tokens are sealed."""
-    record: str
-    """For the journal: all that `Registry.restore` needs."""
-
-
-def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
-    """Return what an answer brought, as fields of its grant's hash, each with its value."""
-    fields: list[Argument] = ["answered_at", commit.answered_at, "last_outcome", commit.outcome]
-    fields += ["last_detail", commit.detail or "", "last_at", commit.answered_at]
-    if commit.failures:
-        fields += ["failures", commit.failures]
-        if commit.claim.recovering:
-            fields += ["recovering", commit.claim.generation]
-    if commit.token is not None:
-        fields += grants.token_fields(commit.token)
-    if commit.refresh_token is not None:
-        fields += grants.sealed_refresh_token(
-            commit.claim.grant_id,
-            commit.refresh_token,
-            provider=commit.claim.provider,
-            granted_at=commit.claim.granted_at,
-            scope=commit.token.scope if commit.token else commit.claim.scope,
-        )
-    return fields + ending_fields(commit.ending)
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:

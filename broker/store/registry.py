@@ -16,8 +16,8 @@ from broker.model.account import NOBODY, Ownership
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
-from broker.store.grants import PreparedCommit, commit_fields
 from broker.store.limits import ending_fields
+from broker.store.prepared import PreparedCommit, commit_fields
 from broker.store.register import Import, Registered, import_call, login_call
 from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice

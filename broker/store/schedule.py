@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from broker.model import Grant, Park, Postpone, State
     from broker.store.clock import Clock
-    from broker.store.grants import Grants, PreparedCommit
+    from broker.store.grants import Grants
+    from broker.store.prepared import PreparedCommit
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.token_answer import Message

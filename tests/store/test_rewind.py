@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,12 +72,12 @@ async def issued(store: Store, redis: Redis, age: int, *, stamp: str | None = No
     """Store a token that was issued *age* ms ago by the present clock and lives for eight hours; return its times."""
     await imported(store, "g1")
     (claim,) = await claimed(store)
-    await store.schedule.commit(store.registry.prepare(commit_of(claim)))
-    at = store.clock() - age
+    commit, at = commit_of(claim), store.clock() - age
     plan = [at, at + 6 * HOUR, at + 8 * HOUR]
-    await redis.hset(GRANT, mapping=dict(zip(TIMES, plan, strict=True)))
+    assert commit.token is not None
+    token = replace(commit.token, issued_at=plan[0], refresh_at=plan[1], expires_at=plan[2])
+    await store.schedule.commit(store.registry.prepare(replace(commit, token=token, refresh_at=plan[1])))
     await redis.hset(GRANT, mapping={"granted_at": at, "clock_offset": f"0 {at}" if stamp is None else stamp})
-    await redis.zadd(DUE, {"g1": plan[1]})
     return plan
 
 
