@@ -34,7 +34,7 @@ class ClockWatch:
         self._providers = providers
         self._lease_ms = lease_ms
         self._woken = asyncio.Event()
-        self._again_at: float | None = None
+        self._rewind_at: list[float] = []
         store.clock.listeners.append(self._stepped)
 
     def _stepped(self, before: int, offset: int) -> None:
@@ -42,7 +42,7 @@ class ClockWatch:
         seconds = abs(offset - before) / 1000
         if offset < before:
             log.warning("clock.set_back", seconds=seconds)
-            self._again_at = time.monotonic() + _AGAIN
+            self._rewind_at = [time.monotonic(), time.monotonic() + _AGAIN]
         else:
             log.warning("clock.jumped", seconds=seconds)
         self._woken.set()
@@ -71,9 +71,8 @@ class ClockWatch:
             StoreUnavailable: Redis does not answer.
         """
         pending = await self._store.clock_steps.agree()
-        again = self._again_at is not None and time.monotonic() >= self._again_at
-        if pending or again:
+        now = time.monotonic()
+        if pending or any(at <= now for at in self._rewind_at):
             providers = sorted({*self._providers, *await self._store.grants.known_providers()})
             await self._store.clock_steps.rewind_all(providers, self._lease_ms)
-        if again:
-            self._again_at = None
+            self._rewind_at = [at for at in self._rewind_at if at > now]

@@ -187,3 +187,18 @@ async def test_a_lost_offset_comes_back(store: Store, redis: Redis) -> None:
     await redis.delete("broker:{0}:epoch")
     await store.clock_steps.agree()
     assert int(await redis.hget("broker:{0}:epoch", "offset") or 0) == pytest.approx(-2 * HOUR, abs=100)
+
+
+@pytest.mark.parametrize("how", ["import", "failure"])
+async def test_a_plan_of_a_broker_that_had_not_seen_the_step(store: Store, redis: Redis, how: str) -> None:
+    """What it made due by the old time is due as soon as it was meant to be, also once the step counts as seen."""
+    await imported(store, "g1")
+    await store.clock_steps.rewind_all(["p"], LEASE)
+    ahead = store.clock() + 2 * HOUR
+    if how == "failure":
+        await redis.hset(GRANT, mapping={"failures": 2, "last_at": ahead})
+    else:
+        await redis.hset(GRANT, "granted_at", ahead)
+    await redis.zadd(DUE, {"g1": ahead + 1_000})
+    await store.clock_steps.rewind_all(["p"], LEASE)
+    assert (await redis.zscore(DUE, "g1") or 0) < store.clock() + 5_000

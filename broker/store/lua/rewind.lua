@@ -32,7 +32,7 @@ local found = redis.call('ZRANGE', ids, skip, skip + page_size - 1, 'WITHSCORES'
 for i = 1, #found, 2 do
   local id, grant, score = found[i], grant_prefix .. found[i], tonumber(found[i + 1])
   local stored = redis.call('HMGET', grant, 'issued_at', 'refresh_at', 'expires_at', 'failures', 'clock_offset',
-    'granted_at', 'unknown_at')
+    'granted_at', 'unknown_at', 'last_at')
   local issued_at, refresh_at, back = tonumber(stored[1]), tonumber(stored[2] or 0), 0
   if issued_at then
     back = ms_ahead(issued_at, stored[5])
@@ -57,6 +57,11 @@ for i = 1, #found, 2 do
     moved = math.min(score, now + math.max(0, score - seen_at))
   elseif state == 'due' then
     moved = math.min(score - back, math.max(now, refresh_at))
+  end
+  local written_at = math.max(tonumber(stored[6] or 0), tonumber(stored[8] or 0))
+  if state == 'due' and written_at > now + STEP_MS then
+    -- A broker that had not seen the step planned it.
+    moved = math.min(moved, now + math.max(0, score - written_at))
   end
   if moved < score then
     redis.call('ZADD', ids, moved, id)
