@@ -56,8 +56,8 @@ for i = 1, #found, 2 do
     -- It waits for its first token, or backs off: for as long as was left when the clock was last seen.
     moved = math.min(score, now + math.max(0, score - seen_at))
     local written_at = math.max(tonumber(stored[6] or 0), tonumber(stored[8] or 0))
-    if written_at > now + STEP_MS and score >= written_at then -- by a broker that had not seen the step
-      moved = math.min(moved, now + score - written_at)
+    if written_at > now + STEP_MS and score > written_at - 1000 then -- by a broker that had not seen the step
+      moved = math.min(moved, now + math.max(0, score - written_at))
     end
   elseif state == 'due' then
     moved = math.min(score - back, math.max(now, refresh_at))
