@@ -180,7 +180,9 @@ EVENTS: dict[str, Event] = {
         "correct what `findings` lists, and reload again",
     ),
     "settings.reloaded": Event(
-        _INFO, "the broker read its settings again, and took up providers, callers, log level and format"
+        _INFO,
+        "the broker read its settings again, and took up providers, callers, log level and format; "
+        "`changed` has the keys with a new value",
     ),
     "settings.restart_needed": Event(
         _WARNING,
