@@ -13,7 +13,7 @@ from broker.secret import key_digest, new_caller_key
 from broker.settings import Caller
 from broker.settings.values import Name
 
-callers = typer.Typer(help="Callers: services and persons that ask the broker.", no_args_is_help=True)
+callers = typer.Typer(help="Make keys for callers: services and persons that ask the broker.", no_args_is_help=True)
 app.add_typer(callers, name="caller")
 
 

@@ -13,7 +13,7 @@ from broker.cli.http import Broker, broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import new_sealing_key
 
-keys = typer.Typer(help="Sealing keys.", no_args_is_help=True)
+keys = typer.Typer(help="Make a sealing key, and seal all stored data with a new one.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 _RESEAL_EXITS = {EXIT_FAILURE: "the other keys are still needed, or failure"}

@@ -66,6 +66,8 @@ async def test_every_command_is_tried(home: Home) -> None:
     done = await home("--help")
     listed = re.findall(r"^\u2502 ([a-z]+) ", done.out, re.MULTILINE)
     assert set(listed) == {command[0] for command in COMMANDS if command}
+    titles = re.findall(r"^\u256d\u2500 (\w+) \u2500", done.out, re.MULTILINE)
+    assert titles == ["Options", "Start", "Grants", "Operate"], "broker/cli/main.py: name the command in _PANELS"
 
 
 async def test_version(home: Home) -> None:
