@@ -89,7 +89,7 @@ class _Group(TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: _PLACES.get(name, (len(_PLACES), "")))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = super().get_command(ctx, cmd_name)
+        command: Any = super().get_command(ctx, cmd_name)
         if command is not None and cmd_name in _PLACES:
             command.rich_help_panel = _PLACES[cmd_name][1]
         return command

@@ -99,21 +99,46 @@ async def test_usage(home: Home) -> None:
 
 
 async def test_sealing_key(home: Home) -> None:
-    """`keys new` prints one line and nothing else on standard output: a key."""
+    """`keys new` prints one line and nothing else on standard output: a key. With `--to` a new file holds it."""
     done = await home("keys", "new")
     assert done.out.count("\n") == 1
     assert len(parse_sealing_keys(done.out)) == 1
     assert "mode 0600" in done.err
+    made = home.directory / "sealing.keys"
+    done = await home("keys", "new", "--to", "sealing.keys")
+    assert (done.code, done.out, "The key is in sealing.keys" in done.err) == (0, "", True)
+    assert (made.stat().st_mode & 0o777, len(parse_sealing_keys(made.read_text()))) == (0o600, 1)
+
+
+async def test_no_file_is_replaced(home: Home) -> None:
+    """A file or a link that is there, and a directory that is not: one line, exit 1, and all is as it was."""
+    (home.directory / "old").write_text("OLD")
+    (home.directory / "link").symlink_to("nowhere")
+    commands = (("keys", "new", "--to"), ("caller", "new", "wall", "--key-file"))
+    wrong = {"old": "exists, and is not replaced", "link": "exists, and is not replaced", "no/x": "cannot be created"}
+    tried = [(command, name) for command in commands for name in wrong]
+    several = await home.each([(*command, name) for command, name in tried])
+    for (command, name), done in zip(tried, several, strict=True):
+        assert (done.code, done.out) == (1, ""), command
+        (line,) = lines(done.err)
+        assert line.startswith(f"token-broker: {name} {wrong[name]}")
+    assert (home.directory / "old").read_text() == "OLD"
+    assert not (home.directory / "nowhere").exists()
 
 
 async def test_caller(home: Home) -> None:
-    """`caller new` prints a table that is TOML, and last the key whose hash is in it."""
+    """Standard output is the key alone; standard error is TOML that may be appended to the settings, with its hash."""
     for name in ("wall", "a.b"):
         done = await home("caller", "new", name, "--read", "acme-*", "--read", "x", "--admin", "*")
-        *table, key = done.out.splitlines()
-        (caller,) = tomllib.loads("\n".join(table))["callers"].items()
+        (key,) = done.out.splitlines()
+        (caller,) = tomllib.loads(done.err)["callers"].items()
         assert caller == (name, {"key_sha256": key_digest(key), "read": ["acme-*", "x"], "refresh": [], "admin": ["*"]})
         assert len(key) > 40
+        assert key not in done.err
+    made = home.directory / "wall.key"
+    done = await home("caller", "new", "wall", "--key-file", "wall.key")
+    assert (done.out, made.stat().st_mode & 0o777) == ("", 0o600)
+    assert tomllib.loads(done.err)["callers"]["wall"]["key_sha256"] == key_digest(made.read_text().strip())
 
 
 @pytest.mark.parametrize("kind", ["cameramanager", "een-v3", "oidc", "oauth2"])
