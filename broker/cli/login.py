@@ -12,7 +12,7 @@ from broker import errors
 from broker.cli.console import ASKS_BROKER, app, err, exits, out
 from broker.cli.grant_facts import account_words
 from broker.cli.http import Broker, broker_at, grant_path, run
-from broker.cli.options import Config, GrantId, KeyFile, Url
+from broker.cli.options import Config, GrantId, KeyFile, Url, given_again
 from broker.cli.stdin import STDIN, read_chunk
 
 _POLL_INTERVAL = 0.5
@@ -23,6 +23,7 @@ _MAX_DURATION = 600.0
 
 @app.command(epilog=exits(*ASKS_BROKER))
 def login(
+    ctx: typer.Context,
     grant: GrantId,
     provider: Annotated[str, typer.Option("--provider", "-p", help="Name of the provider in the settings.")],
     paste: Annotated[
@@ -49,6 +50,13 @@ def login(
             await (log_in_by_paste if paste else log_in_by_link)(broker, grant, provider, **wanted)
 
     run(work())
+    again = given_again(ctx)
+    commands = {f"token-broker token {grant}{again}": "prints the access token"}
+    commands[f"token-broker status{again}"] = "shows what works and what fails"
+    width = max(map(len, commands))
+    out.print(
+        "Next:", *(f"  {command:{width}}   # {words}" for command, words in commands.items()), sep="\n", markup=False
+    )
 
 
 async def log_in_by_link(broker: Broker, grant: str, provider: str, **options: Any) -> None:

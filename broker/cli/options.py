@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,15 @@ KeyFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of the grant, chosen by you.")]
+
+_PLACE = {"config": "--config", "url": "--url", "key_file": "--key-file"}
+
+
+def given_again(ctx: typer.Context) -> str:
+    """Return the options of a command line that say which broker and which key, as another command needs them too."""
+    given = [name for name in _PLACE if (source := ctx.get_parameter_source(name)) and source.name == "COMMANDLINE"]
+    return "".join(f" {_PLACE[name]} {shlex.quote(str(ctx.params[name]))}" for name in given)
+
 
 _DEFAULT_PATHS = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
 
