@@ -49,19 +49,20 @@ def new_caller(
         raise typer.BadParameter(f"{where} {problem.get('ctx', {}).get('error', 'is not allowed')}") from None
     if key_file is not None:
         create_private(key_file, key)
+    if err.is_terminal:
+        err.print("# Append these lines to the settings, and then run `token-broker reload`:")
     for line in _table(name, key, rights):
         err.print(line, markup=False)
+    if err.is_terminal:
+        where = ", which is shown only now:" if key_file is None else f" is in {key_file}."
+        err.print(f"# The caller's key{where}", markup=False)
     if key_file is None:
-        err.print("# The caller's key, which is shown only now:")
         typer.echo(key)
-    else:
-        err.print(f"# The caller's key is in {key_file}.", markup=False)
 
 
 def _table(name: str, key: str, rights: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the lines for the settings, as `2>> broker.toml` may append them: the words are comments."""
+    """Yield the lines for the settings, as `2>> broker.toml` appends them, whether or not its last line has an end."""
     yield ""
-    yield "# Append these lines to the settings, and then run `token-broker reload`:"
     yield f"[callers.{name if '.' not in name else json.dumps(name)}]"
     yield f'key_sha256 = "{key_digest(key)}"'
     for right, patterns in rights.items():

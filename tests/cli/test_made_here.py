@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from broker.cli.new_file import CannotCreate, create_private
 from broker.secret import key_digest, parse_sealing_keys
 from tests.cli.conftest import C_LOCALE, COMMAND, Home, lines
 
@@ -112,17 +113,18 @@ async def test_sealing_key(home: Home) -> None:
 
 async def test_no_file_is_replaced(home: Home) -> None:
     """A file or a link that is there, and a directory that is not: one line, exit 1, and all is as it was."""
-    (home.directory / "old").write_text("OLD")
-    (home.directory / "link").symlink_to("nowhere")
-    commands = (("keys", "new", "--to"), ("caller", "new", "wall", "--key-file"))
-    wrong = {"old": "exists, and is not replaced", "link": "exists, and is not replaced", "no/x": "cannot be created"}
-    tried = [(command, name) for command in commands for name in wrong]
-    several = await home.each([(*command, name) for command, name in tried])
-    for (command, name), done in zip(tried, several, strict=True):
-        assert (done.code, done.out) == (1, ""), command
-        (line,) = lines(done.err)
-        assert line.startswith(f"token-broker: {name} {wrong[name]}")
-    assert (home.directory / "old").read_text() == "OLD"
+    old, link = home.directory / "old", home.directory / "link"
+    old.write_text("OLD")
+    link.symlink_to("nowhere")
+    commands = [("keys", "new", "--to", "old"), ("caller", "new", "wall", "--key-file", "old")]
+    for done in await home.each(commands):
+        words = "token-broker: old exists, and is not replaced: name another file, or move it away\n"
+        assert (done.code, done.out, done.err) == (1, "", words)
+    assert old.read_text() == "OLD"
+    with pytest.raises(CannotCreate, match="exists, and is not replaced"):
+        create_private(link, "KEY")
+    with pytest.raises(CannotCreate, match=r"cannot be created \(No such file or directory\)"):
+        create_private(home.directory / "no" / "key", "KEY")
     assert not (home.directory / "nowhere").exists()
 
 
@@ -135,6 +137,7 @@ async def test_caller(home: Home) -> None:
         assert caller == (name, {"key_sha256": key_digest(key), "read": ["acme-*", "x"], "refresh": [], "admin": ["*"]})
         assert len(key) > 40
         assert key not in done.err
+        assert "#" not in done.err, "what is appended to a file is no advice"
     made = home.directory / "wall.key"
     done = await home("caller", "new", "wall", "--key-file", "wall.key")
     assert (done.out, made.stat().st_mode & 0o777) == ("", 0o600)
