@@ -35,7 +35,8 @@ def new_caller(
     refresh: Annotated[list[str] | None, _patterns("refresh")] = None,
     admin: Annotated[list[str] | None, _patterns("admin")] = None,
     key_file: Annotated[
-        Path | None, typer.Option("--key-file", help="New file (0600) to write the key to, instead of printing it.")
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="New file (0600) to write the key to, instead of printing it."),
     ] = None,
 ) -> None:
     """Make the key of a caller. Standard output has the key, and standard error the lines for the settings."""

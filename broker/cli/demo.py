@@ -76,9 +76,12 @@ client_secret = "{rotating.client_secret}"
 
 @app.command(epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def demo(
-    lifetime: Annotated[float, typer.Option(min=2, max=30, help="Lifetime of an access token in seconds.")] = 20,
+    lifetime: Annotated[
+        float, typer.Option(min=2, max=30, metavar="SECONDS", help="Lifetime of an access token in seconds.")
+    ] = 20,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="Stop after this many seconds.", show_default="at Ctrl-C")
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Stop after this many seconds.", show_default="at Ctrl-C"),
     ] = None,
 ) -> None:
     """See it work: a store, an authorization server, three logins, and tokens that are refreshed while you watch."""

@@ -25,15 +25,21 @@ _MAX_DURATION = 600.0
 def login(
     ctx: typer.Context,
     grant: GrantId,
-    provider: Annotated[str, typer.Option("--provider", "-p", help="Name of the provider in the settings.")],
+    provider: Annotated[
+        str, typer.Option("--provider", "-p", metavar="NAME", help="Name of the provider in the settings.")
+    ],
     paste: Annotated[
         bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the address it ends at.")
     ] = False,
     replace_account: Annotated[
         bool, typer.Option("--replace-account", help="Replace the grant even if the login is of another account.")
     ] = False,
-    owner: Annotated[str | None, typer.Option("--owner", help="Who is responsible for the grant; free text.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="What the grant is for; free text.")] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="TEXT", help="Who is responsible for the grant; free text.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="TEXT", help="What the grant is for; free text.")
+    ] = None,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,

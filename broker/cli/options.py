@@ -26,6 +26,7 @@ Config = Annotated[
         "--config",
         "-c",
         envvar="TOKEN_BROKER_CONFIG",
+        metavar="FILE",
         help="Settings file.",
         show_default="./broker.toml, else /etc/token-broker/broker.toml",
     ),
@@ -35,6 +36,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="TOKEN_BROKER_URL",
+        metavar="URL",
         help="Address of the running broker: http://, https:// or unix:/PATH.",
         show_default="from the settings",
         callback=_check_url,
@@ -45,6 +47,7 @@ KeyFile = Annotated[
     typer.Option(
         "--key-file",
         envvar="TOKEN_BROKER_KEY_FILE",
+        metavar="FILE",
         help="File with the caller's key.",
         show_default="the admin key in data_dir",
     ),
