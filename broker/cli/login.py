@@ -55,7 +55,12 @@ def login(
         async with broker_at(config, url, key_file) as broker:
             await (log_in_by_paste if paste else log_in_by_link)(broker, grant, provider, **wanted)
 
-    run(work())
+    try:
+        run(work())
+    except typer.Exit:
+        if not paste:
+            err.print("Interrupted. A link that was printed works until its ten minutes are over.")
+        raise
     again = given_again(ctx)
     commands = {f"token-broker token {grant}{again}": "prints the access token"}
     commands[f"token-broker status{again}"] = "shows what works and what fails"

@@ -358,6 +358,7 @@ async def test_ctrl_c(home: Home) -> None:
         assert code == 130, (arguments, printed)
         assert "Traceback" not in printed
         assert "Fatal" not in printed
+        assert ("A link that was printed works" in printed) == (arguments == waiting[0])
 
 
 def _reads_in_a_thread(pid: int) -> bool:
