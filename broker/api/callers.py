@@ -114,6 +114,17 @@ class Callers:
         """Take over another set of callers: what a reload of the settings gave."""
         self._by_digest, self.known_requests = other._by_digest, other.known_requests
 
+    @property
+    def admins(self) -> tuple[str, ...]:
+        """The callers who are admin of any grant id: they may sign in at the status page."""
+        return tuple(sorted(caller.name for caller in self._by_digest.values() if caller.administers))
+
+    def rekeyed(self, other: Callers) -> tuple[str, ...]:
+        """Return the callers of both sets whose keys differ, by name."""
+        digests = {caller.name: digest for digest, caller in self._by_digest.items()}
+        changed = {caller.name for digest, caller in other._by_digest.items() if digests.get(caller.name) != digest}
+        return tuple(sorted(changed & digests.keys()))
+
     def authenticate(self, headers: MultiMapping[str]) -> Caller:
         """Return the caller of a request with these *headers*.
 

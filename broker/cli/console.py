@@ -35,6 +35,8 @@ EXITS = "Exit codes: "
 app = typer.Typer(
     name="token-broker",
     help="Keep OAuth 2.0 grants alive, and hand the current access token to services.",
+    epilog="`token-broker demo` shows it at work, without any settings. `token-broker COMMAND --help` shows the "
+    "options of a command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # it prints local variables, and those of the broker hold tokens
     rich_markup_mode="rich",
