@@ -226,6 +226,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
+    base.callers.on_replace = base.cache.wake_all
     health = Health(
         store=base.store,
         journal=base.journal,
