@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
@@ -117,11 +118,14 @@ class Registry:
             What became of each; an error where Redis refused that one alone.
         """
         done: dict[str, Registered | StoreUnavailable] = {}
-        left = list(imports)
+        left, offset = list(imports), self._clock.offset
         for _ in range(_TRIES):
             held, unreadable = await self._read_each([each.grant_id for each in left])
             done |= unreadable
             left = [each for each in left if each.grant_id in held]
+            if offset > self._clock.offset:  # the clock was set back meanwhile
+                left = [replace(each, due_at=each.due_at - offset + self._clock.offset) for each in left]
+            offset = self._clock.offset
             calls = [import_call(self._keys, self._grants, each, held[each.grant_id], self._clock()) for each in left]
             replies = await self._primary.run_each(scripts.IMPORT, [(call.keys, call.args) for call in calls])
             for each, call, reply in zip(left, calls, replies, strict=True):
