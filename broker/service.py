@@ -1,9 +1,8 @@
 """The whole daemon, wired: read this first.
 
 `serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs loops beside the listeners: the scheduler (the write path), the follower
-(it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to people),
-and watches of the clock and of lost grants. A loop that ends unexpectedly ends the process.
+read path and the API on them, and then runs loops beside the listeners: scheduler (the write path), follower (it keeps
+the read path's cache current), history (for the status page), notifier, and watches of the clock and of lost grants.
 """
 
 from __future__ import annotations
