@@ -97,7 +97,7 @@ class Store:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
         canary = self.sealer.seal(_CANARY, *CANARY)
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
-        new[INDEXED] = 1
+        new[INDEXED] = 1  # there is nothing yet that the index could lack
         # All three or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",

@@ -176,7 +176,7 @@ class Urgency:
             InvalidRequest: The cursor is of no page.
         """
         place: _Place | None = _Place.parse(cursor, self._clock())
-        names = sorted(providers)
+        names = sorted(set(providers))
         rows: list[UrgentRow] = []
         examined, many = 0, max(limit, _LEAST)
         while names and place is not None and examined < _MOST_EXAMINED:
