@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -60,13 +61,15 @@ def deep(url: str, key: str, many: int) -> str:
 
 async def counts(folder: Path, port: int, sealer: Sealer, rounds: int) -> float:
     """Microseconds of the server for the counts of one provider, the median."""
-    client, spent = redis.Redis(port=port), []
+    client = redis.Redis(port=port)
+    spent: list[float] = []
     async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:
         await store.identify()
         for _ in range(rounds):
             client.config_resetstat()
             await store.urgency.counts(["bench"])
-            spent.append(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
+            stats: Any = client.info("commandstats")
+            spent.append(float(stats["cmdstat_evalsha"]["usec_per_call"]))
     return statistics.median(spent)
 
 

@@ -105,4 +105,4 @@ async def test_what_is_refused(start_broker: StartBroker, sandbox: Sandbox) -> N
         ):
             status, body, _ = await broker.ask("GET", f"/v1/grants?{query}", headers=headers)
             assert status == 400
-            assert body["error_description"].startswith("unknown cursor")
+            assert "unknown cursor" in (body["error_description"] or "")
