@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import tempfile
@@ -84,8 +85,11 @@ def medians(rounds: int, **works: Callable[[], float]) -> str:
 
 def measure(many: int, rounds: int, *, build: bool) -> None:
     """Print the figures of *many* grants."""
-    folder, port = Path(tempfile.mkdtemp(prefix="tb-urgent-")), free_port()
-    with running_redis(folder, None, "--appendonly", "no", "--hash-max-listpack-value", "256") as store:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tb-urgent-")))
+        options = ("--appendonly", "no", "--hash-max-listpack-value", "256")
+        store = stack.enter_context(running_redis(folder, None, *options))
         path = settings(folder, port, store.port, free_port())
         sealer, now = Sealer(parse_sealing_keys((folder / "keys").read_text())), int(time.time() * 1000)
         fill(store.port, many, sealer, now)
