@@ -57,6 +57,7 @@ from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
 from broker.store import open_store
+from broker.store.index_walk import IndexWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -210,6 +211,7 @@ class _Broker:
     scheduler: Scheduler
     follower: Follower
     history: HistoryRecorder
+    index: IndexWalk
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -218,8 +220,9 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
+    of_index = Heartbeat("index")
     watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
-    others = (of_follower, of_history, of_logins, *watches)
+    others = (of_follower, of_history, of_logins, of_index, *watches)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -254,7 +257,8 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    return _Broker(base, scheduler, follower, history, heartbeats=heartbeats, reload=reload, api=api)
+    index = IndexWalk(base.store, of_index)
+    return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -387,6 +391,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.base.notifier.run, stopping), name="notices")
         loops.create_task(supervised(broker.base.lost_grants.run, stopping), name="lost grants")
         loops.create_task(supervised(broker.base.clock_watch.run, stopping), name="clock")
+        loops.create_task(supervised(broker.index.run, stopping), name="index")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

@@ -115,6 +115,7 @@ class ClockSteps:
             keys = scripts.REWIND.keys(
                 ids=self._keys.ids(state, provider),
                 leased=self._keys.ids("leased", provider),
+                **self._keys.index(provider),
                 provider=self._keys.provider(provider),
                 epoch=self._keys.epoch,
                 grant_prefix=self._keys.grants,

@@ -1,10 +1,10 @@
 #!lua
 -- register: store a grant, new or in place of another of its id, by login or import.
 --
--- KEYS: grant due was_due was_leased was_parked held_by meta attempts
+-- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing held_by meta attempts
 -- ARGV: grant_id mode was_provider was_generation generation due_at fingerprint channel message dropped_fields provider
 -- ARGV: fields...
---   was_due, was_leased, was_parked: the sets of the provider until now
+--   was_due, was_leased, was_parked, was_ends, was_failing: the sets of the provider until now
 --   meta: for the provider's name
 --   mode: login or import
 --   was_provider, was_generation: until now, or ""
@@ -17,7 +17,8 @@
 -- Returns: {status, detail}
 --   created, replaced, unchanged, outdated (this token was imported before, and replaced since), leased, held (by which
 --   grant), moved (read again)
-local grant, due, was_due, was_leased, was_parked, held_by, meta, attempts = unpack(KEYS)
+local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, held_by, meta,
+  attempts = unpack(KEYS)
 local grant_id, mode, was_provider, was_generation, generation, due_at, fingerprint, channel, message, dropped_fields,
   provider = unpack(ARGV)
 local fields = {unpack(ARGV, 12)}
@@ -61,7 +62,10 @@ redis.call('HSETNX', meta, 'provider:' .. provider, 1)
 redis.call('ZREM', was_due, grant_id)
 redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
+redis.call('ZREM', was_ends, grant_id)
+redis.call('ZREM', was_failing, grant_id)
 redis.call('ZADD', due, due_at, grant_id)
+index_grant(grant, ends, failing, grant_id)
 if redis.call('EXISTS', attempts) == 1 then
   -- What was answered before is not the last that is known of this grant any more (see store/lost.py).
   record_attempt(attempts, 'registered', table.concat({mode, math.floor(due_at / 1000), 0, '', '', ''}, '\t'))

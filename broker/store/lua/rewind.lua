@@ -2,13 +2,13 @@
 -- rewind: the server's clock was set back. The times of a token that were set before move back by as much, and a lease
 -- ends as if it began now, so that no token outlives its end and no grant waits for a clock to catch up.
 --
--- KEYS: ids leased provider epoch grant_prefix
+-- KEYS: ids leased ends failing provider epoch grant_prefix
 -- ARGV: state skip page_size lease_ms
 --   ids: the grants of the provider in this state
 --   skip: how many of them were examined before
 -- Returns: the count of grants that were examined; the last call for those that are due (fewer than page_size) marks
 --   the clock as seen
-local ids, leased, provider, epoch, grant_prefix = unpack(KEYS)
+local ids, leased, ends, failing, provider, epoch, grant_prefix = unpack(KEYS)
 local state, skip, page_size, lease_ms = unpack(ARGV)
 skip, page_size = tonumber(skip), tonumber(page_size)
 
@@ -48,6 +48,7 @@ for i = 1, #found, 2 do
     if stored[7] then
       redis.call('HSET', grant, 'unknown_at', stored[7] - back)
     end
+    index_grant(grant, ends, failing, id)
   end
   local moved = score
   if state == 'parked' then
