@@ -1,8 +1,6 @@
 """The whole daemon, wired: read this first.
 
-`serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs loops beside the listeners: scheduler (the write path), follower (it keeps
-the read path's cache current), history (for the status page), notifier, and watches of the clock and of lost grants.
+`serve` builds the write path, the read path and the API, and runs loops beside the listeners. One that ends ends it.
 """
 
 from __future__ import annotations
@@ -220,7 +218,7 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    of_index = Heartbeat("index")
+    index = IndexWalk(base.store, of_index := Heartbeat("index"))
     watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
     others = (of_follower, of_history, of_logins, of_index, *watches)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
@@ -257,7 +255,6 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    index = IndexWalk(base.store, of_index)
     return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
