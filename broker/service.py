@@ -189,9 +189,8 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
 @asynccontextmanager
 async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIterator[Journal | None]:
     if not settings.refresh.journal:
-        log.warning(
-            "journal.off", hint="an answer that Redis loses is lost: refresh.journal = true writes it down first"
-        )
+        hint = "an answer that Redis loses is lost: refresh.journal = true writes it down first"
+        log.warning("journal.off", hint=hint)
         yield None
         return
     journal = await Journal.open(settings.data_dir / "journal", sealer, store.clock, store.schedule.life)
@@ -371,9 +370,8 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
     await name_all_waiting_grants(store, base.providers.endpoints)
     health.started = True
     collect_less()
-    log.info(
-        "broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(base.providers.endpoints)
-    )
+    names = list(base.providers.endpoints)
+    log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=names)
     return True
 
 
