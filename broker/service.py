@@ -32,7 +32,7 @@ from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.notify import open_notifier
-from broker.process.data_dir import prepare, redis_password, sealing_keys
+from broker.process.data_dir import prepare, redis_passwords, sealing_keys
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
@@ -151,7 +151,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             settings.redis,
             sealer,
             data_dir=settings.data_dir,
-            password=redis_password(settings),
+            **redis_passwords(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
             old_tokens=providers.old_tokens,
         ) as store,

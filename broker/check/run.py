@@ -103,12 +103,12 @@ async def online(settings: Settings) -> list[Finding]:
 
 async def _check_redis(settings: Settings) -> list[Finding]:
     try:
-        password = await asyncio.to_thread(private.redis_password, settings)
+        passwords = await asyncio.to_thread(private.redis_passwords, settings)
         known = await asyncio.to_thread(private.known_store, settings.data_dir)
     except (InvalidSettings, OSError):
         return []  # `offline` reports it
     sealer = await asyncio.to_thread(_sealer, settings)
-    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, password=password)
+    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, **passwords)
     return list(check_store(facts, settings.redis, known))
 
 

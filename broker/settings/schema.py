@@ -20,6 +20,7 @@ from broker.model import NoticeEvent
 from broker.settings.environment import Environment
 from broker.settings.outgoing import CredentialsFile, Outgoing, OwnProxy
 from broker.settings.provider import Provider
+from broker.settings.sentinels import SentinelFile, SentinelUser
 from broker.settings.values import (
     LOOPBACK,
     Duration,
@@ -139,6 +140,8 @@ class Redis(Section):
     password_file: Path | None = Field(
         default=None, examples=["redis_password"], description="file with the password, to keep it out of the URL"
     )
+    sentinel_password_file: SentinelFile = None
+    sentinel_username: SentinelUser = None
     replicas: int = Field(default=0, ge=0, le=16, description="how many replicas must confirm a commit")
 
 

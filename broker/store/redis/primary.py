@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from broker.settings.redis_url import Credentials
     from broker.store.redis.locate import Address
     from broker.store.scripts import Script
 
@@ -71,8 +72,8 @@ class Primary:
     Every failure below is raised as `StoreUnavailable`: the store did not reply, or replied with an error.
     """
 
-    def __init__(self, url: str, *, password: str | None = None) -> None:
-        self._location = parse_redis_url(url).with_password(password)
+    def __init__(self, url: str, *, password: str | None = None, sentinels: Credentials = (None, None)) -> None:
+        self._location = parse_redis_url(url).with_passwords(password, sentinels)
         self._locator = Locator(self._location)
         self._throttle = ConnectionThrottle()
         self._located: _Located | None = None
