@@ -75,10 +75,14 @@ async def is_held(primary: Primary, keys: Keys, sealer: Sealer, grant_ids: Seque
     binding, fields_read = Binding(sealer, lambda: primary.store_id), ("account", "granted_at", "provider")
     for start in range(0, len(grant_ids), _AT_ONCE):
         batch = grant_ids[start : start + _AT_ONCE]
-        rows = await primary.pipeline([("HMGET", keys.grant(name), *fields_read) for name in batch])
-        for name, (account, granted_at, provider) in zip(batch, rows, strict=True):
+        rows = await primary.pipeline_each([("HMGET", keys.grant(name), *fields_read) for name in batch])
+        for name, row in zip(batch, rows, strict=True):
+            account, granted_at, provider = (None, None, None) if isinstance(row, Exception) else row
             raw = {"account": account, "owner": None, "label": None, "provider": provider}
-            whose = read(binding, name, int(granted_at or 0), raw) if account else None
+            try:
+                whose = read(binding, name, int(granted_at or 0), raw) if account else None
+            except ValueError:  # damaged: it is of no account that anybody could know
+                continue
             if whose is not None and whose.account is not None and whose.account.id == account_id:
                 return True
     return False
