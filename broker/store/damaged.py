@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.model import Grant
-from broker.store.fields import maybe_text, whole
+from broker.store.fields import whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +49,9 @@ def find_damage(raw: Mapping[str, bytes | None], sealed: frozenset[str]) -> str:
     return "its fields do not fit together"
 
 
-def damaged_grant(grant_id: str, provider: bytes | str | None, why: str, now: int) -> Grant:
+def damaged_grant(
+    grant_id: str, provider: bytes | str | None, why: str, now: int, generation: bytes | None = None
+) -> Grant:
     """Return what can be said of such a grant: that it is parked as tampered, and why.
 
     Args:
@@ -57,12 +59,13 @@ def damaged_grant(grant_id: str, provider: bytes | str | None, why: str, now: in
         provider: Whose it is, as far as that is known.
         why: What is wrong.
         now: Epoch ms.
+        generation: As far as that is known.
     """
-    text = provider if isinstance(provider, str) else maybe_text(provider)
+    text = provider.decode("ascii", "ignore") if isinstance(provider, bytes) and provider.isascii() else provider
     return Grant(
         grant_id=grant_id,
-        provider=text or "",
-        generation=0,
+        provider=text if isinstance(text, str) else "",
+        generation=numbers([generation])[0] or 0,
         token=None,
         granted_at=0,
         reauthorize_by=None,
@@ -70,7 +73,7 @@ def damaged_grant(grant_id: str, provider: bytes | str | None, why: str, now: in
         failures=0,
         reason="tampered",
         last_outcome="tampered",
-        last_detail=f"{why}: find out who writes Redis, delete its key there, then log in again",
+        last_detail=f"{why}: find out who writes Redis, then log in again",
         last_at=now,
         unreadable=True,
         tampered=why,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ _GRANT_FIELDS = (
     *OWNERSHIP_FIELDS,
 )
 _SEALED = frozenset({"access_token", "extra", "account"})
+_NOT_TEXT = _SEALED | {*OWNERSHIP_FIELDS}
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
 """What is known of a provider's health."""
@@ -176,10 +178,10 @@ class Grants:
         try:
             return self._parse(grant_id, raw)
         except UNUSABLE:
-            return damaged_grant(grant_id, raw["provider"] or provider, find_damage(raw, _SEALED), self._clock())
+            return damaged_grant(grant_id, raw["provider"], find_damage(raw, _SEALED), self._clock(), raw["generation"])
 
     def _parse(self, grant_id: str, raw: Mapping[str, bytes | None]) -> Grant:
-        text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
+        text = {name: value.decode() for name, value in raw.items() if value and name not in _NOT_TEXT}
         token, unreadable, tampered, ahead = None, False, None, (0, 0)
         if "issued_at" in text:
             ahead = self._clock.ms_ahead(whole(text["issued_at"]), text.get("clock_offset"))
@@ -255,10 +257,9 @@ class Grants:
         provider, sealed = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "refresh_token")
         if provider is None or sealed is None:
             return None
-        try:
+        with suppress(CannotOpen, UnicodeDecodeError):
             return provider.decode(), self.open(grant_id, "refresh_token", sealed, provider.decode())[0]
-        except (CannotOpen, UnicodeDecodeError):
-            return None
+        return None
 
     async def placed(self, grant: Grant) -> tuple[State, Grant]:
         """Return the state of a grant (due while it moves between the three sets), and the grant as it is now.
@@ -330,8 +331,7 @@ class Grants:
         script = scripts.NEEDING_ATTENTION
         keys = script.keys(grant_prefix=self._keys.grants)
         args = script.args([name for _, name, _, _ in rows], failures=failures, ends_by=ends_by)
-        names = await self._primary.run(script, keys, args) if rows else []
-        grants = await self.get_many([name.decode() for name in names])
+        grants = await self.get_many(texts(await self._primary.run(script, keys, args) if rows else []))
         return [grant for grant in grants if grant is not None], following
 
     async def _described(self, rows: Sequence[Row]) -> list[tuple[State, Grant]]:

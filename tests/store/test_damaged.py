@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from broker.secret import Secret
 from broker.store.index_walk import examine
 from tests.store.ends import listed
 from tests.store.steps import LEASE, brought_by, claimed, imported, refreshed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from redis.asyncio import Redis
 
+    from broker.model import State
     from broker.store import Store
 
-STATES = ("due", "leased", "parked")
 KEY = "broker:{0}:grant:bad"
-DAMAGES = {
+STATES: tuple[State, ...] = ("due", "leased", "parked")
+DAMAGES: dict[str, Mapping[Any, Any] | None] = {
     "no hash": None,
     "an end that is no number": {"expires_at": "soon"},
     "an end beyond all dates": {"expires_at": "9" * 19},
@@ -57,7 +61,7 @@ async def test_every_reader(store: Store, redis: Redis, damaged: str) -> None:
     rows = {grant.grant_id: grant for _, grant in page.rows}
     assert {"a", "bad", "z"} == {*rows}
     assert rows["bad"].provider == "p"
-    assert rows["bad"].tampered or damaged in {"times of the attempt", "other fields"}, damaged
+    assert rows["bad"].tampered or damaged in {"times of the attempt", "other fields", "an owner of bytes"}, damaged
     assert not rows["a"].tampered
     assert rows["a"].token
     assert sorted(await listed(store, "p")) == ["a", "bad", "z"]
@@ -93,6 +97,20 @@ async def test_a_claim(store: Store, redis: Redis, damaged: str) -> None:
         assert all(claim.tampered for claim in brought.unreadable)
     assert brought.unreadable or damaged not in {"a generation of words", "an age of words", "failures of words"}
     assert (await brought_by(store, 10)).claims == []
+
+
+async def test_an_import_replaces_it(store: Store, redis: Redis, damaged: str) -> None:
+    """Whatever is damaged: a new refresh token makes a sound grant of it."""
+    del damaged
+    seen = await store.registry.generation("bad")
+    assert seen is None or seen.provider == "p"
+    registered = await store.registry.import_("bad", "p", Secret("new"), None, due_at=store.clock())
+    assert registered.status in {"replaced", "created"}
+    await redis.delete("broker:{0}:leased:p")
+    assert {claim.grant_id: claim.refresh_token.reveal() for claim in await claimed(store, 10)}["bad"] == "new"
+    bad = await store.grants.get("bad")
+    assert bad is not None
+    assert bad.tampered is None
 
 
 async def test_claims_of_all_kinds(store: Store, redis: Redis) -> None:
