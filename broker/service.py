@@ -26,6 +26,7 @@ from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
+from broker.api.verdict import Verdicts
 from broker.journal.journal import Journal
 from broker.journal.replay import Replay
 from broker.login.held import HeldLogins
@@ -209,7 +210,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    others = (of_follower, of_history, of_logins, *base.notifier.heartbeats)
+    of_verdict = Heartbeat("verdict")
+    others = (of_follower, of_history, of_logins, of_verdict, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -232,6 +234,16 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
     )
+    verdicts = Verdicts(
+        store=base.store,
+        journal=base.journal,
+        cache=base.cache,
+        connections=base.connections,
+        health=health,
+        heartbeats=heartbeats,
+        heartbeat=of_verdict,
+        providers=base.providers.endpoints,
+    )
     reload = Reload(
         read,
         base.settings,
@@ -242,7 +254,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         health=health,
         systemd=systemd,
     )
-    api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
+    api = _build_api(base, scheduler, verdicts, reload, of_logins)
     return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
 
 
@@ -276,7 +288,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload, *, of_logins: Heartbeat) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, verdicts: Verdicts, reload: Reload, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -289,7 +301,8 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
         callers=base.callers,
         hosts=Hosts(settings.http),
         responses=CachedResponses(store.clock),
-        health=health,
+        health=verdicts.health,
+        verdicts=verdicts,
         metrics=base.metrics,
         scheduler=scheduler,
         notifier=base.notifier,
@@ -371,6 +384,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.scheduler.run, stopping), name="scheduler")
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
+        loops.create_task(supervised(broker.api.verdicts.run, ending), name="verdict")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:

@@ -26,6 +26,7 @@ from broker.api.routes import (
     reseal,
     status_page,
     tokens,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _ROUTES = (
     imports,
     login,
     health,
+    verdict,
     metrics,
     reseal,
     reload,

@@ -72,8 +72,13 @@ class Health:
         self._store_error: StoreUnavailable | None = None
         self.started = False
         self.stopping = False
-        self.waiting = ""
+        self.waiting_for: StoreUnavailable | None = None
         """Why Redis cannot be used yet, before the start is done."""
+
+    @property
+    def waiting(self) -> str:
+        """Why Redis cannot be used yet, and what helps, before the start is done."""
+        return f"{self.waiting_for}; {self.waiting_for.cure}" if self.waiting_for else ""
 
     @property
     def alive(self) -> bool:

@@ -39,6 +39,7 @@ ROUTES = frozenset(
         ("GET", "/v1/grants/{id}/login/{ticket}"),
         ("POST", "/v1/grants/{id}/login/{ticket}/replace"),
         ("DELETE", "/v1/grants/{id}"),
+        ("GET", "/v1/verdict"),
         ("GET", "/v1/providers"),
         ("POST", "/v1/providers/{name}/retry"),
     }

@@ -11,13 +11,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.attempts import decision, outcome
 from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
-from broker.cli.explanation import EXITS, Explanation, explain
-from broker.cli.grant_facts import ownership_words
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
-from broker.cli.times import clock
+from broker.report.attempts import decision, outcome
+from broker.report.explanation import EXITS, Explanation, explain
+from broker.report.grant_facts import ownership_words
+from broker.report.times import clock
 
 
 @app.command("explain", epilog=exits(EXIT_SETTINGS, own=EXITS))

@@ -11,8 +11,8 @@ import typer
 from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, Url
-from broker.cli.times import span
 from broker.errors import TokenUnavailable
+from broker.report.times import span
 
 _TIMEOUT = 4.0
 """Seconds: less than supervisors usually give a health check."""

@@ -13,12 +13,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from broker.cli.console import ASKS_BROKER, TABLE_COLUMNS, app, exits, out
-from broker.cli.grant_facts import ownership_words
 from broker.cli.health import problems
 from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
-from broker.cli.times import span
 from broker.errors import TokenUnavailable
+from broker.report.grant_facts import ownership_words
+from broker.report.times import span
 
 _MAX_ROWS = 50
 _MIN_ROWS = 3

@@ -26,6 +26,7 @@ from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
 from broker.store.soonest import Soonest
+from broker.store.urgency import Urgency
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -53,6 +54,7 @@ class Store:
     soonest: Soonest
     notices: Notices
     resealing: Resealing
+    urgency: Urgency
     clock: Clock
     sealer: Sealer
 
@@ -180,6 +182,7 @@ def _wire(
         soonest=Soonest(primary, keys),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
+        urgency=Urgency(grants, clock),
         clock=clock,
         sealer=sealer,
     )

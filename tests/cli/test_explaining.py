@@ -12,11 +12,11 @@ import pytest
 
 from broker.api.routes.attempts import describe_past
 from broker.api.routes.grants import describe
-from broker.cli.attempts import DECISIONS, OUTCOMES, decision, outcome
-from broker.cli.explanation import Explanation, explain
-from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
-from broker.cli.times import clock, moment, span
 from broker.model import Grant, State, Token
+from broker.report.attempts import DECISIONS, OUTCOMES, decision, outcome
+from broker.report.explanation import Explanation, explain
+from broker.report.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
+from broker.report.times import clock, moment, span
 from broker.secret import Secret
 from broker.store.attempts import Attempt, Past
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
-from broker.api.routes import shapes
+from broker.api.routes import report_shapes, shapes
 from broker.api.routes.client_credentials import PATH as OAUTH2_TOKEN
 from broker.model import GRANT_ID, State
 
@@ -71,6 +71,11 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "search": ("query", "a part of the id; upper and lower case are the same", TEXT_SCHEMA),
     "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
+    "utc_offset": (
+        "query",
+        "minutes east of UTC of the zone for times in sentences; without it the broker's own",
+        {"type": "integer", "minimum": -1439, "maximum": 1439},
+    ),
     "owner": ("query", "the owner that the grant gets", TEXT_SCHEMA),
     "label": ("query", "the label that the grant gets", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
@@ -256,6 +261,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             },
             (400, 404),
             "read",
+        ),
+        ("get", "/v1/verdict"): Operation(
+            {200: Answer("the verdict, from memory while Redis does not answer", report_shapes.Verdict)},
+            (400,),
+            "admin",
+            query=("utc_offset",),
         ),
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
         ("get", "/openapi.json"): Operation(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.attempts import provider_words
-from broker.cli.times import moment
 from broker.model.account import Account
+from broker.report.attempts import provider_words
+from broker.report.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.cli.times import clock
+from broker.report.times import clock
 
 OUTCOMES = {
     "refreshed": "a new token came",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker.cli.attempts import outcome
-from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN, GrantFacts
-from broker.cli.times import moment, span
+from broker.report.attempts import outcome
+from broker.report.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN, GrantFacts
+from broker.report.times import moment, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,246 @@
+"""Gather the facts of the verdict within a second, from memory where Redis does not answer. Knows no route.
+
+Since when something is wrong is kept by whoever noticed it: the loops, the journal, the store, and this module's own
+`run`, which gathers the facts every few seconds whether anybody asks or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from broker.errors import StoreUnavailable, WrongStore
+from broker.process.tasks import run_until
+from broker.report.facts import Facts, LoopFacts, Memory, ProviderFacts, StoreTrouble, UrgentGrant
+from broker.report.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from broker.api.connections import Connections
+    from broker.api.health import Health
+    from broker.journal.journal import Journal
+    from broker.model import Token
+    from broker.process.heartbeat import Heartbeat
+    from broker.read import Cache
+    from broker.report.verdict import Verdict
+    from broker.store import ProviderState, Store
+    from broker.store.urgency import UrgentRow
+
+_FETCH_TIMEOUT = 1.0
+_TTL = 1.0
+"""Seconds for which a verdict counts as recent."""
+_PAUSE = 5.0
+"""Seconds between two times that the facts are gathered without a request."""
+_READ = 100
+"""Grants that are read one by one, most urgent first."""
+_MANY = 5_000
+"""Tokens in memory, beyond which a thread looks through them."""
+_SLOW = "start Redis, or find out what keeps it busy"
+
+
+class Verdicts:
+    """Gathers the facts, and judges them. *providers* are those of the settings now."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal | None,
+        cache: Cache,
+        connections: Connections,
+        health: Health,
+        heartbeats: Callable[[], Sequence[Heartbeat]],
+        heartbeat: Heartbeat,
+        providers: Collection[str],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._cache = cache
+        self._connections = connections
+        self.health = health
+        self._heartbeats = heartbeats
+        self._heartbeat = heartbeat
+        self._providers = providers
+        self._since: dict[str, int] = {}
+        """By what is wrong, when it was noticed first (epoch seconds)."""
+        self._gathering: asyncio.Task[Facts] | None = None
+        self._fresh_until = 0.0
+        self.last: Verdict | None = None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Gather the facts every few seconds until *stopping* is set."""
+        while not stopping.is_set():
+            self._heartbeat.signal()
+            await self.facts()
+            await run_until(stopping, asyncio.sleep(_PAUSE))
+
+    async def facts(self) -> Facts:
+        """Return the facts as of now; simultaneous calls share them."""
+        if self._gathering is None or self._gathering.done():
+            self._gathering = asyncio.create_task(self._gather(), name="facts")
+        return await asyncio.shield(self._gathering)
+
+    async def recent(self) -> Verdict:
+        """Return the verdict of the last second, with times of this machine's zone: for routes that need no key."""
+        if self.last is None or time.monotonic() > self._fresh_until:
+            await self.facts()
+        return self.last or judge(await self.facts())
+
+    async def _gather(self) -> Facts:
+        now = self._store.clock() // 1000
+        known = await self._ask_store() if self.health.started else None
+        trouble = self._store_trouble(known if isinstance(known, StoreUnavailable) else None)
+        journal, connections = self._journal, self._connections.trouble
+        of_store = _Known() if known is None or isinstance(known, StoreUnavailable) else known
+        fence = of_store.fence or (None, None)
+        facts = Facts(
+            now=now,
+            started=self.health.started,
+            stopping=self.health.stopping,
+            store=trouble,
+            providers=of_store.providers,
+            grants=of_store.grants,
+            more_grants=len(of_store.grants) >= _READ,
+            next_end_at=of_store.next_end_at,
+            fenced_since=_seconds(fence[0]),
+            fenced_until=_seconds(fence[1]),
+            unproved=self._store.primary.unproved if self._store.primary.replicas else "",
+            journal_fault=(journal.fault or "") if journal else "",
+            journal_since=self._noticed("journal", wrong=bool(journal and journal.fault)),
+            loops=self._loops(),
+            connections=connections,
+            connections_since=self._noticed("connections", wrong=bool(connections)),
+            memory=await self._memory(now * 1000),
+        )
+        self.last, self._fresh_until = judge(facts), time.monotonic() + _TTL
+        return facts
+
+    def _noticed(self, what: str, *, wrong: bool) -> int | None:
+        """Return since when *what* has been wrong, as far as it was noticed here."""
+        if not wrong:
+            self._since.pop(what, None)
+            return None
+        return self._since.setdefault(what, int(time.time()))
+
+    async def _ask_store(self) -> _Known | StoreUnavailable:
+        try:
+            async with asyncio.timeout(_FETCH_TIMEOUT):
+                return await self._read_store()
+        except StoreUnavailable as error:
+            return error
+        except TimeoutError:
+            return StoreUnavailable("Redis does not answer", cure=_SLOW)
+
+    async def _read_store(self) -> _Known:
+        store = self._store
+        names = sorted({*self._providers, *await store.grants.known_providers()})
+        states = await store.grants.providers(names)
+        counts = await store.urgency.counts(names)
+        rows, _ = await store.urgency.rows(names, None, _READ, lambda _: True)
+        return _Known(
+            providers=[self._provider(state, *counts.get(state.name, (0, 0))) for state in states],
+            grants=[_urgent(row) for row in rows if not row.served or row.grant.reason or row.grant.failures],
+            next_end_at=_seconds(await store.urgency.next_end(names)),
+            fence=await store.attempts.fence(),
+        )
+
+    def _provider(self, state: ProviderState, grants: int, unserved: int) -> ProviderFacts:
+        return ProviderFacts(
+            name=state.name,
+            configured=state.name in self._providers,
+            grants=grants,
+            unserved=unserved,
+            suspended=state.suspended,
+            suspended_since=_seconds(state.suspended_at),
+            failures=state.ailing,
+            failing_since=self._noticed(f"provider {state.name}", wrong=bool(state.ailing)),
+            missing_since=self._noticed(
+                f"missing {state.name}", wrong=grants > 0 and state.name not in self._providers
+            ),
+            detail=state.detail,
+            not_before=_seconds(state.not_before),
+        )
+
+    def _store_trouble(self, error: StoreUnavailable | None) -> StoreTrouble | None:
+        lost = [each for each in self._heartbeats() if each.store_error is not None]
+        if error is None:
+            if not self.health.started and self.health.waiting_for is not None:
+                error = self.health.waiting_for
+            elif lost:
+                error = next(
+                    (e.store_error for e in lost if isinstance(e.store_error, WrongStore)), lost[0].store_error
+                )
+        noticed = self._noticed("store", wrong=error is not None)
+        if error is None or noticed is None:
+            return None
+        since = min(noticed, *(int(each.trouble_since or noticed) for each in lost), noticed)
+        return StoreTrouble(
+            "wrong_store" if isinstance(error, WrongStore) else "redis", _words(error), error.cure, since
+        )
+
+    def _loops(self) -> list[LoopFacts]:
+        """Return the loops that do not work, except for what follows from a Redis that cannot be used."""
+        found = []
+        for each in self._heartbeats():
+            if not each.alive:
+                since = int(time.time() - each.silent_for())
+                found.append(LoopFacts(each.name, f"no progress for {each.silent_for():.0f} s", since, alive=False))
+            elif each.trouble and each.store_error is None:
+                found.append(LoopFacts(each.name, each.trouble, _whole(each.trouble_since)))
+        return found
+
+    async def _memory(self, now: int) -> Memory:
+        tokens = self._cache.tokens()
+        return await asyncio.to_thread(_look, tokens, now) if len(tokens) > _MANY else _look(tokens, now)
+
+
+class _Known:
+    """What the store says."""
+
+    def __init__(
+        self,
+        *,
+        providers: Sequence[ProviderFacts] | None = None,
+        grants: Sequence[UrgentGrant] = (),
+        next_end_at: int | None = None,
+        fence: tuple[int, int] | None = None,
+    ) -> None:
+        self.providers = providers
+        self.grants = grants
+        self.next_end_at = next_end_at
+        self.fence = fence
+
+
+def _urgent(row: UrgentRow) -> UrgentGrant:
+    grant = row.grant
+    return UrgentGrant(
+        grant.grant_id,
+        grant.provider,
+        row.served,
+        reason=grant.reason,
+        failures=grant.failures,
+        expires_at=_seconds(grant.token.expires_at) if grant.token else None,
+        next_at=_seconds(grant.refresh_at) if row.state == "due" else None,
+        unserved_since=_seconds(row.unserved_since),
+        unreadable=grant.unreadable,
+    )
+
+
+def _look(tokens: Sequence[Token], now: int) -> Memory:
+    ends = [token.expires_at for token in tokens if token.expires_at > now]
+    return Memory(len(ends), min(ends) // 1000, max(ends) // 1000) if ends else Memory()
+
+
+def _words(error: StoreUnavailable) -> str:
+    """Return what an error says, as a sentence: `Redis cannot be reached`."""
+    return f"Redis {str(error).removeprefix('Redis: ').removeprefix('Redis ')}"
+
+
+def _seconds(at: int | None) -> int | None:
+    return None if at is None else at // 1000
+
+
+def _whole(at: float | None) -> int | None:
+    return None if at is None else int(at)
