@@ -33,6 +33,7 @@ ROUTES = frozenset(
         ("GET", "/v1/grants"),
         ("GET", "/v1/grants/{id}"),
         ("GET", "/v1/grants/{id}/attempts"),
+        ("GET", "/v1/grants/{id}/explanation"),
         ("POST", "/v1/grants/{id}/refresh"),
         ("POST", "/v1/grants/{id}/retry"),
         ("POST", "/v1/grants/{id}/login"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from broker.errors import StoreUnavailable, WrongStore
 from broker.process.tasks import run_until
@@ -164,21 +164,29 @@ class Verdicts:
         )
 
     def _store_trouble(self, error: StoreUnavailable | None) -> StoreTrouble | None:
-        lost = [each for each in self._heartbeats() if each.store_error is not None]
+        """Return what is wrong with the store, by the *error* that was met here, or by what keeps the loops."""
+        if error is None and not self.health.started:
+            error = self.health.waiting_for
         if error is None:
-            if not self.health.started and self.health.waiting_for is not None:
-                error = self.health.waiting_for
-            elif lost:
-                error = next(
-                    (e.store_error for e in lost if isinstance(e.store_error, WrongStore)), lost[0].store_error
-                )
-        noticed = self._noticed("store", wrong=error is not None)
-        if error is None or noticed is None:
+            lost = [each.store_error for each in self._heartbeats() if each.store_error is not None]
+            error = next((each for each in lost if isinstance(each, WrongStore)), lost[0] if lost else None)
+        if error is None:
+            self._noticed("store", wrong=False)
             return None
-        since = min(noticed, *(int(each.trouble_since or noticed) for each in lost), noticed)
-        return StoreTrouble(
-            "wrong_store" if isinstance(error, WrongStore) else "redis", _words(error), error.cure, since
-        )
+        return self.trouble(error)
+
+    def trouble(self, error: StoreUnavailable) -> StoreTrouble:
+        """Return what *error* means, and since when: when the first loop met it, or somebody here."""
+        noticed = [self._noticed("store", wrong=True)]
+        noticed += [_whole(each.trouble_since) for each in self._heartbeats() if each.store_error is not None]
+        since = min(at for at in noticed if at is not None)
+        kind: Literal["redis", "wrong_store"] = "wrong_store" if isinstance(error, WrongStore) else "redis"
+        return StoreTrouble(kind, _words(error), error.cure, since)
+
+    def end_in_memory(self, grant_id: str) -> int | None:
+        """Return when the token of a grant in memory ends (epoch seconds), or ended; None: memory holds none."""
+        token = self._cache.get(grant_id)
+        return token.expires_at // 1000 if token else None
 
     def _loops(self) -> list[LoopFacts]:
         """Return the loops that do not work, except for what follows from a Redis that cannot be used."""

@@ -12,9 +12,20 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "recovering", "login_needed", "failing"]
 Kind = Literal[
-    "redis", "wrong_store", "fenced", "journal", "loop", "provider_suspended", "provider_failing", "provider_missing",
-    "login_needed", "parked", "expired", "failing", "connections",
-]  # fmt: skip
+    "redis",
+    "wrong_store",
+    "fenced",
+    "journal",
+    "loop",
+    "provider_suspended",
+    "provider_failing",
+    "provider_missing",
+    "login_needed",
+    "parked",
+    "expired",
+    "failing",
+    "connections",
+]
 RANKS: Sequence[Status] = ("ok", "recovering", "login_needed", "failing")
 """From best to worst."""
 EXAMPLES = 5

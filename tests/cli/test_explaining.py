@@ -54,7 +54,7 @@ def grant(state: State = "due", *, life: int | None = 60, soon: bool = False, **
         "last_at": None,
     } | changes
     made = Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields)
-    return {**describe(made, state, soon=soon)}
+    return {**describe(made, state, soon=soon, now=MS)}
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
@@ -351,11 +351,11 @@ def test_every_outcome_and_decision_has_words() -> None:
     assert outcomes == set(OUTCOMES)
     [said] = past(attempt("not_sent", "postponed", "connect", next_at=MS + MINUTE))["attempts"]
     assert outcome(said) == "nothing was sent (connect)"
-    assert decision(said, NOW) == "put off until 13:01:00"
+    assert decision(said, NOW) == "to be tried again at 13:01:00"
     [said] = past(attempt("dead", "parked", "invalid_grant", "gone"))["attempts"]
     assert (outcome(said), decision(said, NOW)) == (
         "the provider no longer accepts the refresh token (invalid_grant: gone)",
-        "parked",
+        "parked until a person acts",
     )
 
 

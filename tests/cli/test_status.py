@@ -24,7 +24,7 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
     token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, end, now + 2_700_000, end)
     reason = "reauthorization_required" if state == "parked" else None
     made = Grant(grant_id, "cameramanager", now, token, now, None, now + 2_700_000, 0, reason, "refreshed", "", now)
-    return {**describe(made, state, soon=False)}
+    return {**describe(made, state, soon=False, now=now)}
 
 
 def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dict[str, Any]:

@@ -186,6 +186,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}/attempts"): Operation(
             {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
         ),
+        ("get", "/v1/grants/{id}/explanation"): Operation(
+            {200: Answer("the explanation, from memory while Redis does not answer", report_shapes.Explanation)},
+            (400, 404),
+            "admin",
+            query=("utc_offset",),
+        ),
         ("post", "/v1/grants/{id}/retry"): Operation(
             {202: Answer("it is due now, or being refreshed", shapes.Retried)}, (400, 404, 503), "admin"
         ),

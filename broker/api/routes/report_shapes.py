@@ -1,11 +1,11 @@
 """The JSON bodies of what people read: the verdict and the explanation of a grant; likewise for `openapi`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from broker.api.routes.shapes import At, GrantId
+from broker.api.routes.shapes import Account, At, Attempt, GrantId
 from broker.report.cause import Kind, Status
 
 
@@ -55,3 +55,28 @@ class Verdict(TypedDict):
     causes: Annotated[list[Cause], Field(description="most urgent first")]
     providers: dict[str, ProviderCounts]
     memory: Memory
+
+
+class ExplainedAttempt(Attempt):
+    """One token request, in words."""
+
+    meaning: Annotated[str, Field(description="what it came to")]
+    decision: Annotated[str, Field(description="what the broker decided after it, and for when")]
+
+
+class Explanation(TypedDict):
+    """Why a grant is in its state, what happens next, and what a person must do."""
+
+    grant_id: GrantId
+    now: At
+    state_words: Annotated[str | None, Field(description="null: not known, since Redis does not answer")]
+    why: str
+    next: str
+    next_at: At | None
+    person: Annotated[str, Field(description="what a person must do, or can do")]
+    command: Annotated[str | None, Field(description="the command that does it")]
+    exit_code: Annotated[Literal[0, 1, 75, 77], Field(description="of `token-broker explain`")]
+    account: Account | None
+    owner: str | None
+    label: str | None
+    attempts: Annotated[list[ExplainedAttempt], Field(description="oldest first, ten at most")]

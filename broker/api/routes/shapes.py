@@ -85,6 +85,7 @@ class Grant(TypedDict):
     grant_id: GrantId
     provider: str
     state: State
+    state_words: Annotated[str, Field(description="the state in words for people")]
     reason: Annotated[str | None, Field(description="why it is parked")]
     generation: Generation
     issued_at: At | None
