@@ -1,9 +1,9 @@
 """The whole daemon, wired: read this first.
 
 `serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs four loops beside the listeners: the scheduler (the write path), the
-follower (it keeps the read path's cache current), the history (counts for the status page) and the notifier (notices
-to people). A loop that ends unexpectedly ends the process.
+read path and the API on them, and then runs five loops beside the listeners: the scheduler (the write path), the
+follower (it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to
+people) and the walk that keeps the index of tokens' ends true. A loop that ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
 from broker.api.exposition import Exposition
-from broker.api.health import Health
+from broker.api.health import Health, Watched
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
@@ -56,6 +56,7 @@ from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
 from broker.store import open_store
+from broker.store.index_walk import IndexWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -202,6 +203,7 @@ class _Broker:
     follower: Follower
     history: HistoryRecorder
     notifier: Notifier
+    index: IndexWalk
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -210,8 +212,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    of_verdict = Heartbeat("verdict")
-    others = (of_follower, of_history, of_logins, of_verdict, *base.notifier.heartbeats)
+    of_index, of_verdict = Heartbeat("index"), Heartbeat("verdict")
+    others = (of_follower, of_history, of_logins, of_index, of_verdict, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -226,7 +228,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
-    health = Health(
+    watched = Watched(
         store=base.store,
         journal=base.journal,
         cache=base.cache,
@@ -234,16 +236,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
     )
-    verdicts = Verdicts(
-        store=base.store,
-        journal=base.journal,
-        cache=base.cache,
-        connections=base.connections,
-        health=health,
-        heartbeats=heartbeats,
-        heartbeat=of_verdict,
-        providers=base.providers.endpoints,
-    )
+    health = Health(watched)
     reload = Reload(
         read,
         base.settings,
@@ -254,8 +247,9 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         health=health,
         systemd=systemd,
     )
-    api = _build_api(base, scheduler, verdicts, reload, of_logins)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
+    api = _build_api(base, scheduler, Verdicts(watched, health, of_verdict), reload, of_logins)
+    index = IndexWalk(base.store, of_index)
+    return _Broker(scheduler, follower, history, base.notifier, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -386,6 +380,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.api.verdicts.run, ending), name="verdict")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.index.run, stopping), name="index")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

@@ -49,25 +49,29 @@ class Report:
         return self.status not in {"ok", "degraded"}
 
 
-class Health:
-    """The process's state, and the checks of what it works with. *providers* are those of the settings now."""
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The parts of the broker whose state is watched."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        journal: Journal | None,
-        cache: Cache,
-        connections: Connections,
-        heartbeats: Callable[[], Sequence[Heartbeat]],
-        providers: Collection[str],
-    ) -> None:
-        self._store = store
-        self._journal = journal
-        self._cache = cache
-        self._connections = connections
-        self._heartbeats = heartbeats
-        self._providers = providers
+    store: Store
+    journal: Journal | None
+    cache: Cache
+    connections: Connections
+    heartbeats: Callable[[], Sequence[Heartbeat]]
+    providers: Collection[str]
+    """Those of the settings now."""
+
+
+class Health:
+    """The process's state, and the checks of what it works with."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._store = watched.store
+        self._journal = watched.journal
+        self._cache = watched.cache
+        self._connections = watched.connections
+        self._heartbeats = watched.heartbeats
+        self._providers = watched.providers
         self._checks: dict[str, Check] = {}
         self._store_error: StoreUnavailable | None = None
         self.started = False

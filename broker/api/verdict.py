@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from broker.errors import StoreUnavailable, WrongStore
@@ -16,17 +17,14 @@ from broker.report.facts import Facts, LoopFacts, Memory, ProviderFacts, StoreTr
 from broker.report.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Sequence
 
-    from broker.api.connections import Connections
-    from broker.api.health import Health
-    from broker.journal.journal import Journal
+    from broker.api.health import Health, Watched
     from broker.model import Token
     from broker.process.heartbeat import Heartbeat
-    from broker.read import Cache
     from broker.report.verdict import Verdict
-    from broker.store import ProviderState, Store
-    from broker.store.urgency import UrgentRow
+    from broker.store import ProviderState
+    from broker.store.urgency import Ends, UrgentRow
 
 _FETCH_TIMEOUT = 1.0
 _TTL = 1.0
@@ -41,28 +39,17 @@ _SLOW = "start Redis, or find out what keeps it busy"
 
 
 class Verdicts:
-    """Gathers the facts, and judges them. *providers* are those of the settings now."""
+    """Gathers the facts of what is *watched*, and judges them."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        journal: Journal | None,
-        cache: Cache,
-        connections: Connections,
-        health: Health,
-        heartbeats: Callable[[], Sequence[Heartbeat]],
-        heartbeat: Heartbeat,
-        providers: Collection[str],
-    ) -> None:
-        self._store = store
-        self._journal = journal
-        self._cache = cache
-        self._connections = connections
+    def __init__(self, watched: Watched, health: Health, heartbeat: Heartbeat) -> None:
         self.health = health
-        self._heartbeats = heartbeats
         self._heartbeat = heartbeat
-        self._providers = providers
+        self._store = watched.store
+        self._journal = watched.journal
+        self._cache = watched.cache
+        self._connections = watched.connections
+        self._heartbeats = watched.heartbeats
+        self._providers = watched.providers
         self._since: dict[str, int] = {}
         """By what is wrong, when it was noticed first (epoch seconds)."""
         self._gathering: asyncio.Task[Facts] | None = None
@@ -101,6 +88,7 @@ class Verdicts:
             stopping=self.health.stopping,
             store=trouble,
             providers=of_store.providers,
+            counting=of_store.counting,
             grants=of_store.grants,
             more_grants=len(of_store.grants) >= _READ,
             next_end_at=of_store.next_end_at,
@@ -136,28 +124,31 @@ class Verdicts:
     async def _read_store(self) -> _Known:
         store = self._store
         names = sorted({*self._providers, *await store.grants.known_providers()})
+        fence = await store.attempts.fence()
+        if not await store.urgency.is_complete():
+            return _Known(fence=fence, counting=True)
         states = await store.grants.providers(names)
-        counts = await store.urgency.counts(names)
-        rows, _ = await store.urgency.rows(names, None, _READ, lambda _: True)
+        ends = await store.urgency.summary(names)
+        page = await store.urgency.rows(names, None, _READ)
         return _Known(
-            providers=[self._provider(state, *counts.get(state.name, (0, 0))) for state in states],
-            grants=[_urgent(row) for row in rows if not row.served or row.grant.reason or row.grant.failures],
-            next_end_at=_seconds(await store.urgency.next_end(names)),
-            fence=await store.attempts.fence(),
+            providers=[self._provider(state, ends[state.name]) for state in states],
+            grants=[_urgent(row) for row in page.rows if not row.served or row.grant.reason or row.grant.failures],
+            next_end_at=_seconds(min((each.next_end for each in ends.values() if each.next_end), default=None)),
+            fence=fence,
         )
 
-    def _provider(self, state: ProviderState, grants: int, unserved: int) -> ProviderFacts:
+    def _provider(self, state: ProviderState, ends: Ends) -> ProviderFacts:
         return ProviderFacts(
             name=state.name,
             configured=state.name in self._providers,
-            grants=grants,
-            unserved=unserved,
+            grants=ends.grants,
+            unserved=ends.unserved,
             suspended=state.suspended,
             suspended_since=_seconds(state.suspended_at),
             failures=state.ailing,
             failing_since=self._noticed(f"provider {state.name}", wrong=bool(state.ailing)),
             missing_since=self._noticed(
-                f"missing {state.name}", wrong=grants > 0 and state.name not in self._providers
+                f"missing {state.name}", wrong=ends.grants > 0 and state.name not in self._providers
             ),
             detail=state.detail,
             not_before=_seconds(state.not_before),
@@ -204,21 +195,15 @@ class Verdicts:
         return await asyncio.to_thread(_look, tokens, now) if len(tokens) > _MANY else _look(tokens, now)
 
 
+@dataclass(frozen=True, slots=True)
 class _Known:
     """What the store says."""
 
-    def __init__(
-        self,
-        *,
-        providers: Sequence[ProviderFacts] | None = None,
-        grants: Sequence[UrgentGrant] = (),
-        next_end_at: int | None = None,
-        fence: tuple[int, int] | None = None,
-    ) -> None:
-        self.providers = providers
-        self.grants = grants
-        self.next_end_at = next_end_at
-        self.fence = fence
+    providers: Sequence[ProviderFacts] | None = None
+    grants: Sequence[UrgentGrant] = ()
+    next_end_at: int | None = None
+    fence: tuple[int, int] | None = None
+    counting: bool = False
 
 
 def _urgent(row: UrgentRow) -> UrgentGrant:

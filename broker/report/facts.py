@@ -88,7 +88,9 @@ class Facts:
     stopping: bool = False
     store: StoreTrouble | None = None
     providers: Sequence[ProviderFacts] | None = ()
-    """None: not known, since Redis did not answer."""
+    """None: not known, since Redis did not answer, or is still being read."""
+    counting: bool = False
+    """Whether the store's index of the grants is still being made: soon after an upgrade."""
     grants: Sequence[UrgentGrant] = ()
     """Those that are not well, most urgent first, as many as were read."""
     more_grants: bool = False

@@ -54,8 +54,8 @@ def judge(facts: Facts, zone: tzinfo | None = None) -> Verdict:
     grants = None if known is None else sum(each.grants for each in known)
     unserved = None if known is None else sum(each.unserved for each in known)
     status: Status = max((cause.status for cause in causes), key=RANKS.index, default="ok")
-    if status == "ok" and unserved:
-        status = "recovering"
+    if status == "ok" and (known is None or unserved):
+        status = "recovering"  # it starts, it counts, or a token ended while this was read
     head = _head(facts, grants, unserved, zone)
     return Verdict(
         status=status,
@@ -84,6 +84,8 @@ def _urgency(cause: Cause) -> tuple[bool, bool, int, int]:
 
 def _head(facts: Facts, grants: int | None, unserved: int | None, zone: tzinfo | None) -> str:
     """Return how many grants have no valid token."""
+    if facts.counting:
+        return "The grants are being counted, as once after an upgrade"
     if grants is None or unserved is None:
         return _of_memory(facts, zone)
     if grants == 0:

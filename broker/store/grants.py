@@ -186,17 +186,27 @@ class Grants:
 
         The grant is read again, after the sets, so that it says why it is in its set.
         """
+        return (await self.placed_each([(grant.provider, grant.grant_id)]))[0] or ("due", grant)
+
+    async def placed_each(self, places: Sequence[tuple[str, str]]) -> list[tuple[State, Grant] | None]:
+        """Return state and grant for each provider and grant id, in one trip; None where there is no such grant."""
         keys = self._keys
         sets: tuple[State, ...] = ("leased", "parked", "due")
-        *scores, row = await self._primary.pipeline(
-            [
-                *(("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets),
-                ("HMGET", keys.grant(grant.grant_id), *_GRANT_FIELDS),
-            ]
-        )
-        grant = self._grant(grant.grant_id, row) or grant
-        found = next((row for row in zip(sets, scores, strict=True) if row[1] is not None), None)
-        return ("due", grant) if found is None else (found[0], _due(grant, *found))
+        commands: list[tuple[Argument, ...]] = []
+        for provider, grant_id in places:
+            commands += [("ZSCORE", keys.ids(state, provider), grant_id) for state in sets]
+            commands.append(("HMGET", keys.grant(grant_id), *_GRANT_FIELDS))
+        replies = iter(await self._primary.pipeline(commands))
+        placed: list[tuple[State, Grant] | None] = []
+        for _, grant_id in places:
+            *scores, row = (next(replies) for _ in range(len(sets) + 1))
+            grant = self._grant(grant_id, row)
+            if grant is None:
+                placed.append(None)
+                continue
+            found = next((each for each in zip(sets, scores, strict=True) if each[1] is not None), None)
+            placed.append(("due", grant) if found is None else (found[0], _due(grant, *found)))
+        return placed
 
     async def page(
         self,

@@ -26,7 +26,7 @@ from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
 from broker.store.soonest import Soonest
-from broker.store.urgency import Urgency
+from broker.store.urgency import INDEXED, Urgency
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -52,9 +52,9 @@ class Store:
     history: History
     attempts: Attempts
     soonest: Soonest
+    urgency: Urgency
     notices: Notices
     resealing: Resealing
-    urgency: Urgency
     clock: Clock
     sealer: Sealer
 
@@ -97,6 +97,7 @@ class Store:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
         canary = self.sealer.seal(_CANARY, *CANARY)
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
+        new[INDEXED] = 1  # there is nothing yet that the index could lack
         # All three or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",
@@ -180,9 +181,9 @@ def _wire(
         history=History(primary, keys),
         attempts=Attempts(primary, keys, clock),
         soonest=Soonest(primary, keys),
+        urgency=Urgency(primary, keys, grants, clock),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
-        urgency=Urgency(grants, clock),
         clock=clock,
         sealer=sealer,
     )

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- commit: store what a token request brought; the same attempt may commit again and again.
 --
--- KEYS: grant due leased parked provider forgotten attempts
+-- KEYS: grant due leased parked ends failing provider forgotten attempts
 -- ARGV: grant_id attempt generation granted_at claimed_at answered_at refresh_at channel record message_count
 -- ARGV: messages_then_fields...
 --   generation, granted_at, claimed_at: as claimed
@@ -9,7 +9,7 @@
 --   messages_then_fields: message_count messages, then fields of the grant, each with its value
 -- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore decides). After
 --   superseded or gone the caller revokes what it received.
-local grant, due, leased, parked, provider, forgotten, attempts = unpack(KEYS)
+local grant, due, leased, parked, ends, failing, provider, forgotten, attempts = unpack(KEYS)
 local grant_id, attempt, generation, granted_at, claimed_at, answered_at, refresh_at, channel, record,
   message_count = unpack(ARGV)
 local messages_then_fields = {unpack(ARGV, 11)}
@@ -37,6 +37,7 @@ redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
 redis.call('ZREM', leased, grant_id)
 redis.call('ZREM', parked, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
+index_grant(grant, ends, failing, grant_id)
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
   'detail', 'witness_at', 'witnesses')
 -- A success is evidence about refusals of other grants (see park) if it was asked for after them: written only where
