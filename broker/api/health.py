@@ -74,6 +74,8 @@ class Health:
         self._providers = watched.providers
         self._checks: dict[str, Check] = {}
         self._store_error: StoreUnavailable | None = None
+        self.verdict = ""
+        """The last verdict in a sentence; empty before the first."""
         self.started = False
         self.stopping = False
         self.waiting_for: StoreUnavailable | None = None
@@ -95,6 +97,8 @@ class Health:
             return "stopping: serves reads and finishes refreshes under way"
         if not self.started:
             return f"waiting for Redis: {_without_name(self.waiting)}" if self.waiting else "starting"
+        if self.verdict:
+            return self.verdict
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")

@@ -103,6 +103,7 @@ class Verdicts:
             memory=await self._memory(now * 1000),
         )
         self.last, self._fresh_until = judge(facts), time.monotonic() + _TTL
+        self.health.verdict = self.last.public_summary
         return facts
 
     def _noticed(self, what: str, *, wrong: bool) -> int | None:

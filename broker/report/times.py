@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60))
 
 
+def utc_offset() -> int:
+    """Return the minutes by which local time is east of UTC: a broker makes sentences with times of that zone."""
+    offset = datetime.now().astimezone().utcoffset()
+    return 0 if offset is None else int(offset.total_seconds() // 60)
+
+
 def span(seconds: float) -> str:
     """Return a duration in its largest unit that fits at least twice: `3 min`."""
     for unit, size in _UNITS:

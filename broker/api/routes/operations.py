@@ -251,14 +251,14 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "operation": {
         ("get", "/healthz"): Operation(
             {
-                200: Answer("every loop makes progress", shapes.Health),
-                503: Answer("a loop does not", shapes.Health),
+                200: Answer("every loop makes progress", report_shapes.Health),
+                503: Answer("a loop does not", report_shapes.Health),
             }
         ),
         ("get", "/readyz"): Operation(
             {
-                200: Answer("a caller could be served", shapes.Health),
-                503: Answer("no caller could be served", shapes.Health),
+                200: Answer("a caller could be served", report_shapes.Health),
+                503: Answer("no caller could be served", report_shapes.Health),
             }
         ),
         ("get", "/readyz/{id}"): Operation(

@@ -1,6 +1,6 @@
-"""The JSON bodies of what people read: the verdict and the explanation of a grant; likewise for `openapi`."""
+"""The JSON bodies of what people and supervisors read: verdict, explanation and checks; likewise for `openapi`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -80,3 +80,29 @@ class Explanation(TypedDict):
     owner: str | None
     label: str | None
     attempts: Annotated[list[ExplainedAttempt], Field(description="oldest first, ten at most")]
+
+
+class Check(TypedDict):
+    """One thing that can fail."""
+
+    status: Annotated[
+        Literal["ok", "degraded", "unknown"],
+        Field(description="unknown: a provider that has answered no request yet"),
+    ]
+    since: At
+    detail: Annotated[str, Field(description="what is wrong and what to do")]
+
+
+class PublicVerdict(TypedDict):
+    """The verdict without ids of grants: the route needs no key."""
+
+    status: Status
+    summary: str
+
+
+class Health(TypedDict):
+    """All checks, by name."""
+
+    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
+    checks: dict[str, Check]
+    verdict: NotRequired[PublicVerdict]

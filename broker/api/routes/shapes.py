@@ -365,24 +365,6 @@ class Session(TypedDict):
     ends_at: NotRequired[At]
 
 
-class Check(TypedDict):
-    """One thing that can fail."""
-
-    status: Annotated[
-        Literal["ok", "degraded", "unknown"],
-        Field(description="unknown: a provider that has answered no request yet"),
-    ]
-    since: At
-    detail: Annotated[str, Field(description="what is wrong and what to do")]
-
-
-class Health(TypedDict):
-    """All checks, by name."""
-
-    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
-    checks: dict[str, Check]
-
-
 class GrantReady(TypedDict):
     """A live token can be read."""
 
