@@ -49,7 +49,7 @@ async def identify(
             if known is None:
                 remember_store(data_dir, store.store_id)
         except StoreUnavailable as error:
-            health.waiting_for = error
+            health.wait_for(error)
             if not warned:
                 log.error("store.waiting", error=str(error), hint=f"{error.cure}; waiting for it")
             warned = True

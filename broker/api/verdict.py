@@ -35,6 +35,8 @@ _READ = 100
 """Grants that are read one by one, most urgent first."""
 _MANY = 5_000
 """Tokens in memory, beyond which a thread looks through them."""
+_MINUTE_MS = 60_000
+"""By so much the time of a provider's last answer may be wrong."""
 _SLOW = "start Redis, or find out what keeps it busy"
 
 
@@ -96,7 +98,7 @@ class Verdicts:
             fenced_until=_seconds(fence[1]),
             unproved=self._store.primary.unproved if self._store.primary.replicas else "",
             journal_fault=(journal.fault or "") if journal else "",
-            journal_since=self._noticed("journal", wrong=bool(journal and journal.fault)),
+            journal_since=_whole(journal.fault_since) if journal else None,
             loops=self._loops(),
             connections=connections,
             connections_since=self._noticed("connections", wrong=bool(connections)),
@@ -147,13 +149,21 @@ class Verdicts:
             suspended=state.suspended,
             suspended_since=_seconds(state.suspended_at),
             failures=state.ailing,
-            failing_since=self._noticed(f"provider {state.name}", wrong=bool(state.ailing)),
+            failing_since=self._failing_since(state),
             missing_since=self._noticed(
                 f"missing {state.name}", wrong=ends.grants > 0 and state.name not in self._providers
             ),
             detail=state.detail,
             not_before=_seconds(state.not_before),
         )
+
+    def _failing_since(self, state: ProviderState) -> int | None:
+        """Return since when a provider fails; as it was noticed here where an older broker met the first failure."""
+        noticed = self._noticed(f"provider {state.name}", wrong=bool(state.ailing))
+        if not state.ailing or state.failing_since is None:
+            return noticed
+        is_old = state.answered_at is not None and state.failing_since + _MINUTE_MS < state.answered_at
+        return noticed if is_old else _seconds(state.failing_since)
 
     def _store_trouble(self, error: StoreUnavailable | None) -> StoreTrouble | None:
         """Return what is wrong with the store, by the *error* that was met here, or by what keeps the loops."""
@@ -171,6 +181,7 @@ class Verdicts:
         """Return what *error* means, and since when: when the first loop met it, or somebody here."""
         noticed = [self._noticed("store", wrong=True)]
         noticed += [_whole(each.trouble_since) for each in self._heartbeats() if each.store_error is not None]
+        noticed += [_whole(self.health.waiting_since)] if not self.health.started else []
         since = min(at for at in noticed if at is not None)
         kind: Literal["redis", "wrong_store"] = "wrong_store" if isinstance(error, WrongStore) else "redis"
         return StoreTrouble(kind, _words(error), error.cure, since)

@@ -33,15 +33,20 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        out.print("\n  ".join([str(report.get("status")), *problems(report)]), markup=False)
+        summary = report.get("verdict", {}).get("summary")
+        out.print(
+            "\n  ".join([str(report.get("status")), *([summary] if summary else []), *problems(report)]), markup=False
+        )
     if status != 200:
         raise typer.Exit(EXIT_FAILURE)
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """Return one line for each check of a health report that failed."""
+    """Return one line for each check of a health report that failed; what follows from a Redis away is not repeated."""
+    checks = report.get("checks", {})
+    away = checks.get("redis", {}).get("status", "ok") != "ok"
     return [
         f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
-        for name, check in report.get("checks", {}).items()
-        if check["status"] not in {"ok", "unknown"}
+        for name, check in checks.items()
+        if check["status"] not in {"ok", "unknown"} and not (away and name != "redis" and "Redis" in check["detail"])
     ]

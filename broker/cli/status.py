@@ -14,7 +14,7 @@ from rich.text import Text
 from broker.cli.console import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
 from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
-from broker.cli.status_screen import MAX_ROWS, fitted, screen
+from broker.cli.status_screen import MAX_ROWS, fitted, screen, sentences
 from broker.errors import TokenUnavailable
 from broker.report.times import utc_offset
 from broker.report.verdict import EXIT_CODES
@@ -53,8 +53,6 @@ def status(
         async with broker_at(config, url, key_file) as broker:
             return await _fetch(broker) | {"every": every}
 
-    if not out.is_terminal:
-        out.width = TABLE_COLUMNS
     if watch and not as_json:
         _watch(fetch_state)
     state = run(fetch_state())
@@ -62,7 +60,7 @@ def status(
         del state["every"]
         typer.echo(json.dumps(state))
     else:
-        out.print(fitted(state, out.height - 1) if out.is_terminal else screen(state))
+        _print(state)
     if code := EXIT_CODES.get(state["verdict"]["status"], EXIT_FAILURE):
         raise typer.Exit(code)
 
@@ -94,14 +92,25 @@ def _watch(fetch_state: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> No
                 live.update(_current(fetch_state), refresh=True)
                 time.sleep(1)
     while True:
-        out.print(_current(fetch_state))
+        try:
+            _print(run(fetch_state()))
+        except TokenUnavailable as error:
+            out.print(str(error), markup=False)
         time.sleep(1)
+
+
+def _print(state: dict[str, Any]) -> None:
+    """Print the screen: all that fits a terminal, or all of it, with a line for each sentence."""
+    if out.is_terminal:
+        out.print(fitted(state, out.height - 1))
+        return
+    out.width = max(TABLE_COLUMNS, *(len(line) for line in sentences(state["verdict"])))
+    out.print(screen(state))
 
 
 def _current(fetch_state: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> Table | Text:
     """Return the screen as of now, or why there is none: a broker that restarts comes back."""
     try:
-        state = run(fetch_state())
-        return fitted(state, out.height) if out.is_terminal else screen(state)
+        return fitted(run(fetch_state()), out.height)
     except TokenUnavailable as error:
         return Text(str(error))

@@ -44,7 +44,8 @@ def screen(state: dict[str, Any], *, most: int = MAX_ROWS, providers: int | None
     """
     verdict = state["verdict"]
     grid = Table.grid(padding=(0, 0, 1, 0))
-    grid.add_row(Text("\n").join([Text(verdict["summary"], style="bold"), *_causes(verdict["causes"], providers)]))
+    first, *more = sentences(verdict, providers)
+    grid.add_row(Text("\n").join([Text(first, style="bold"), *map(Text, more)]))
     if state["providers"] is None or state["grants"] is None:
         return grid
     if state["providers"]:
@@ -62,16 +63,16 @@ def screen(state: dict[str, Any], *, most: int = MAX_ROWS, providers: int | None
     return grid
 
 
-def _causes(causes: list[dict[str, Any]], most: int | None) -> list[Text]:
-    """Return the lines of each cause: what is wrong since when, what happens next, and what a person must do."""
-    lines = []
+def sentences(verdict: dict[str, Any], most: int | None = None) -> list[str]:
+    """Return the summary, and the lines of *most* causes: what is wrong since when, what happens next, what to do."""
+    lines, causes = [verdict["summary"]], verdict["causes"]
     for cause in causes[:most]:
         since = f" Since {moment(cause['since'], time.time())}." if cause["since"] else ""
-        lines.append(Text(f"  {cause['sentence']}{since}"))
-        lines += [Text(f"    Next: {cause['next']}")] if cause["next"] else []
-        lines += [Text(f"    To do: {cause['action'].rstrip('.')}.")] if cause["action"] else []
+        lines.append(f"  {cause['sentence']}{since}")
+        lines += [f"    Next: {cause['next']}"] if cause["next"] else []
+        lines += [f"    To do: {cause['action'].rstrip('.')}."] if cause["action"] else []
     if most is not None and len(causes) > most:
-        lines.append(Text(f"  … and {len(causes) - most} more: token-broker status --json"))
+        lines.append(f"  … and {len(causes) - most} more: token-broker status --json")
     return lines
 
 

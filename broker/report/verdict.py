@@ -56,7 +56,7 @@ def judge(facts: Facts, zone: tzinfo | None = None) -> Verdict:
     status: Status = max((cause.status for cause in causes), key=RANKS.index, default="ok")
     if status == "ok" and (known is None or unserved):
         status = "recovering"  # it starts, it counts, or a token ended while this was read
-    head = _head(facts, grants, unserved, zone)
+    head = _head(facts, grants, unserved, zone) + ("; " if unserved == 0 else ": ")
     return Verdict(
         status=status,
         summary=_summary(head, causes, with_ids=True),
@@ -111,7 +111,7 @@ def _of_memory(facts: Facts, zone: tzinfo | None) -> str:
 
 def _summary(head: str, causes: Sequence[Cause], *, with_ids: bool) -> str:
     if not causes:
-        return f"{head}."
+        return f"{head[:-2]}."
     first, others = causes[0], len(causes) - 1
     more = "" if not others else " (and one more cause)" if others == 1 else f" (and {others} more causes)"
-    return f"{head}: {first.brief if with_ids else first.public_brief or first.brief}{more}."
+    return f"{head}{first.brief if with_ids else first.public_brief or first.brief}{more}."

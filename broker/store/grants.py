@@ -33,7 +33,7 @@ _GRANT_FIELDS = (
 )
 _SEALED = frozenset({"access_token", "extra", "account"})
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at", "failing_since")
 """What is known of a provider's health."""
 
 
@@ -58,6 +58,8 @@ class ProviderState:
     counts: Mapping[State, int]
     answered_at: int | None = None
     """When it last answered a request (epoch ms); None: no broker wrote that down (see `answered`)."""
+    failing_since: int | None = None
+    """When the first of the failures in a row was recorded (epoch ms); of no meaning without any."""
 
 
 class Grants:
@@ -278,7 +280,7 @@ class Grants:
         replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
         states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            suspended, suspended_at, not_before, ailing, detail, answered_at, *sizes = replies[
+            suspended, suspended_at, not_before, ailing, detail, answered_at, failing_since, *sizes = replies[
                 i * width : (i + 1) * width
             ]
             states.append(
@@ -291,6 +293,7 @@ class Grants:
                     detail=_maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
                     answered_at=_maybe_int(answered_at),
+                    failing_since=_maybe_int(failing_since),
                 )
             )
         return states
