@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.report.cause import Cause, capitalise, uncapitalise
+from broker.report.cause import Cause, capitalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from broker.report.facts import Facts, LoopFacts, StoreTrouble
 
 _LOOPS = {
-    "follower": "The loop that keeps memory current",
-    "history": "The loop that counts outcomes",
-    "held logins": "The loop that ends logins nobody decided",
-    "verdict": "The loop that judges the state of the broker",
+    "follower": "the loop that keeps memory current",
+    "history": "the loop that counts outcomes",
+    "held logins": "the loop that ends logins nobody decided",
+    "verdict": "the loop that judges the state of the broker",
 }
 
 
@@ -82,24 +82,24 @@ def _journal(facts: Facts) -> Cause:
 
 def _loop(loop: LoopFacts) -> Cause:
     provider = loop.name.removeprefix("lane ") if loop.name.startswith("lane ") else None
-    who = f"The loop that refreshes the grants of {provider}" if provider else _LOOPS.get(loop.name)
-    who = who or f"The loop {loop.name}"
     if loop.alive:
-        what = f"{who}: {loop.what}"
+        what = loop.what.rstrip(".")
         return Cause(
             "loop",
             "recovering",
-            f"{what}.",
-            uncapitalise(what),
+            f"{capitalise(what)}.",
+            what,
             provider=provider,
             since=loop.since,
             next="The broker tries again by itself.",
         )
+    who = f"the loop that refreshes the grants of {provider}" if provider else _LOOPS.get(loop.name)
+    who = who or f"the loop {loop.name}"
     return Cause(
         "loop",
         "failing",
-        f"{who} makes no progress ({loop.what}).",
-        f"{uncapitalise(who)} makes no progress: restart the broker",
+        f"{capitalise(who)} makes no progress ({loop.what}).",
+        f"{who} makes no progress: restart the broker",
         provider=provider,
         since=loop.since,
         action="Restart the broker, and report it: this is a bug, or a machine that stands still",

@@ -102,8 +102,3 @@ def need(n: int) -> str:
 def capitalise(text: str) -> str:
     """Return *text* as the beginning of a sentence."""
     return text[:1].upper() + text[1:]
-
-
-def uncapitalise(text: str) -> str:
-    """Return *text* as the middle of a sentence: without its capital, unless that begins a name."""
-    return text if text.startswith("Redis") else text[:1].lower() + text[1:]

@@ -258,7 +258,7 @@ class GrantCauses:
             unserved=max(0, left),
             next=f"The broker {'tries again' if failing else 'refreshes'} {when}.",
             next_at=at,
-            examples=list_ids(bare or grants),
+            examples=list_ids(failing or bare or grants),
         )
 
     def _counted(self, n: int) -> str:

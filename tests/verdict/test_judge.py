@@ -72,8 +72,8 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["redis"],
         "recovering",
         (
-            "Only the 480 tokens in memory are served: the first ends at 12:03:00 (in 3 min), the last at 13:00:00 (in 60 "
-            "min): Redis cannot be reached; start Redis, or correct redis.url."
+            "Only the 480 tokens in memory are served: the first ends at 12:03:00 (in 3 min), the last at "
+            "13:00:00 (in 60 min): Redis cannot be reached; start Redis, or correct redis.url."
         ),
     ),
     "redis away before the start": (
@@ -103,8 +103,8 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["fenced"],
         "recovering",
         (
-            "None of 3 grants has a valid token: refreshing pauses until 12:00:12 (in 12 s), because Redis was restarted, "
-            "failed over or restored."
+            "None of 3 grants has a valid token: refreshing pauses until 12:00:12 (in 12 s), because Redis "
+            "was restarted, failed over or restored."
         ),
     ),
     "fenced, and one is dead": (
@@ -157,9 +157,9 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["provider_suspended"],
         "failing",
         (
-            "All 3 grants have a valid token; provider acme refuses this broker's client registration (invalid_client): "
-            "correct client_id and client secret of [providers.acme], run `token-broker reload`, and resume it: "
-            "`token-broker retry --provider acme`."
+            "All 3 grants have a valid token; provider acme refuses this broker's client registration "
+            "(invalid_client): correct client_id and client secret of [providers.acme], run `token-broker "
+            "reload`, and resume it: `token-broker retry --provider acme`."
         ),
     ),
     "suspended after refusals": (
@@ -214,8 +214,8 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["failing"],
         "recovering",
         (
-            "1 of 3 grants has no valid token: the refresh of a at provider acme fails; the broker tries again at 12:00:30 "
-            "(in 30 s)."
+            "1 of 3 grants has no valid token: the refresh of a at provider acme fails; the broker tries "
+            "again at 12:00:30 (in 30 s)."
         ),
     ),
     "one failed once, and is served": (
@@ -229,8 +229,8 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["journal"],
         "failing",
         (
-            "All 3 grants have a valid token; the journal in data_dir cannot be written (No space left on device): make "
-            "room in data_dir, or correct what keeps the disk from writing."
+            "All 3 grants have a valid token; the journal in data_dir cannot be written (No space left on "
+            "device): make room in data_dir, or correct what keeps the disk from writing."
         ),
     ),
     "full disk, redis away": (
@@ -244,8 +244,8 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         ["loop"],
         "failing",
         (
-            "All 3 grants have a valid token; the loop that refreshes the grants of acme makes no progress: restart the "
-            "broker."
+            "All 3 grants have a valid token; the loop that refreshes the grants of acme makes no progress: "
+            "restart the broker."
         ),
     ),
     "a loop is in trouble": (facts(loops=[LoopFacts("notices x", "not delivered", NOW)]), ["loop"], "recovering", ""),

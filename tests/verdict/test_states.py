@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -11,12 +12,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
+
 from tests.conftest import provider_settings
+from tests.ports import free_port
 from tests.proxy import RedisProxy
 from tests.steps import make_due
 from tests.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import pytest
     from redis.asyncio import Redis
 
@@ -49,10 +55,10 @@ async def verdict_with(broker: RunningBroker, kind: str, timeout: float = 15) ->
     return verdict
 
 
-async def status(broker: RunningBroker, *arguments: str) -> tuple[int, list[str]]:
-    """Return exit code and lines of a command, `status` unless told otherwise."""
+async def status(broker: RunningBroker, *arguments: str, url: str | None = None) -> tuple[int, list[str]]:
+    """Return exit code and lines of a command, `status` unless *arguments* name another."""
     env = {"PATH": os.environ["PATH"], "TOKEN_BROKER_KEY": broker.admin_key}
-    line = [COMMAND, *(arguments or ("status",)), "--url", broker.url]
+    line = [COMMAND, *(arguments or ("status",)), "--url", url or broker.url]
     done = await asyncio.to_thread(subprocess.run, line, env=env, capture_output=True, text=True, timeout=30)
     assert done.stderr == "", done.stderr
     return done.returncode, done.stdout.splitlines()
@@ -309,3 +315,43 @@ async def test_an_admin_of_some_grants(start_broker: StartBroker, sandbox: Sandb
         assert code == 403
         assert "'reader' has no admin right for any grant" in body["error_description"]
         assert "`token-broker caller new NAME --admin PATTERN`" in body["error_description"]
+
+
+@contextlib.asynccontextmanager
+async def older(broker: RunningBroker) -> AsyncIterator[str]:
+    """Yield the address of *broker* as a version without verdict and explanation answers: without what came later."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if "explanation" in request.path or request.path == "/v1/verdict":
+            return web.json_response({"error": "not_found", "error_description": "there is no such route"}, status=404)
+        status, body, _ = await broker.ask(request.method, request.path)
+        for grant in [*body.get("grants", []), body]:
+            grant.pop("state_words", None)
+        body.pop("verdict", None)
+        return web.json_response(body, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_broker_of_an_older_version(broker: RunningBroker, sandbox: Sandbox) -> None:
+    """`status` says that there is no verdict, guesses none, and shows what the broker says; `explain` goes on."""
+    await import_all(broker, sandbox)
+    async with older(broker) as url:
+        code, lines = await status(broker, url=url)
+        assert code == 1
+        assert lines[0].startswith("This broker is of an older version, which gives no verdict (GET /v1/verdict):")
+        text = "\n".join(lines)
+        assert re.search(r"^acme +oidc +3 +\? +0 +ok", text, re.MULTILINE)
+        assert re.search(r"^door +acme +due +60 min +in ", text, re.MULTILINE)
+        assert "alive" not in text
+        code, lines = await status(broker, "explain", "door", url=url)
+        assert (code, lines[0].split(".")[0]) == (0, "Grant door is alive")
