@@ -208,6 +208,7 @@ class Schedule:
             claimed_at=claim.claimed_at,
             answered_at=commit.answered_at,
             refresh_at=commit.refresh_at,
+            ends_at=commit.token.expires_at if commit.token and not commit.failures else "",
             channel=self._keys.channel(grant_id),
             record=attempt_record(commit, self.replica),
             message_count=len(messages),
