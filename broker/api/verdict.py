@@ -224,7 +224,7 @@ def _urgent(row: UrgentRow) -> UrgentGrant:
         grant.grant_id,
         grant.provider,
         row.served,
-        reason=grant.reason,
+        reason=grant.reason or ("tampered" if grant.tampered else None),
         failures=grant.failures,
         expires_at=_seconds(grant.token.expires_at) if grant.token else None,
         next_at=_seconds(grant.refresh_at) if row.state == "due" else None,

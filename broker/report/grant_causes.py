@@ -33,6 +33,7 @@ _FEW_FAILURES = 3
 """Fewer failures in a row, of a provider or a grant, are trouble only where a grant has no valid token."""
 _DEAD = "reauthorization_required"
 _NO_KEY = "sealed_with_missing_key"
+_ALTERED = "tampered"
 _REGISTRATION = frozenset({"invalid_client", "unauthorized_client", "incorrect_client_credentials"})
 
 
@@ -166,8 +167,12 @@ class GrantCauses:
 
     def _parked(self, provider: ProviderFacts, grants: Sequence[UrgentGrant]) -> Iterator[Cause]:
         dead = [grant for grant in grants if grant.reason == _DEAD]
-        unread = [grant for grant in grants if grant not in dead and (grant.unreadable or grant.reason == _NO_KEY)]
-        refused = [grant for grant in grants if grant not in dead and grant not in unread]
+        altered = [grant for grant in grants if grant.reason == _ALTERED]
+        unread = [each for each in grants if each.reason == _NO_KEY or (each.unreadable and each not in altered)]
+        refused = [grant for grant in grants if grant not in [*dead, *altered, *unread]]
+        if altered:
+            action = f"find out who writes Redis, then log in again: `token-broker explain {altered[0].grant_id}`"
+            yield self._for_person(provider, altered, f"{were(len(altered))} altered in Redis", action)
         if dead:
             yield self._dead(provider, dead)
         if unread:

@@ -152,6 +152,15 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         "failing",
         "",
     ),
+    "altered in Redis": (
+        facts(acme(3, 1), grants=dead("a", reason="tampered", unreadable=True)),
+        ["parked"],
+        "failing",
+        (
+            "1 of 3 grants has no valid token: a was altered in Redis: find out who writes Redis, then log in again: "
+            "`token-broker explain a`."
+        ),
+    ),
     "suspended": (
         facts(acme(3, suspended="invalid_client", suspended_since=NOW - 90, not_before=NOW + 30)),
         ["provider_suspended"],
