@@ -19,11 +19,12 @@ from broker.api.connections import Connections
 from broker.api.context import Context
 from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
-from broker.api.health import Health
+from broker.api.health import Health, Watched
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
+from broker.api.verdict import Verdicts
 from broker.journal.journal import Journal
 from broker.journal.lost import LostGrants
 from broker.journal.replay import Replay
@@ -219,7 +220,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
     index = IndexWalk(base.store, of_index := Heartbeat("index"))
     watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
-    others = (of_follower, of_history, of_logins, of_index, *watches)
+    others = (of_follower, of_history, of_logins, of_index, of_verdict := Heartbeat("verdict"), *watches)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -235,7 +236,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         return (*base.providers.heartbeats, *others)
 
     base.callers.on_replace = base.cache.wake_all
-    health = Health(
+    watched = Watched(
         store=base.store,
         journal=base.journal,
         cache=base.cache,
@@ -243,6 +244,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
     )
+    health = Health(watched)
     reload = Reload(
         read,
         base.settings,
@@ -253,7 +255,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         health=health,
         systemd=systemd,
     )
-    api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
+    api = _build_api(base, scheduler, Verdicts(watched, health, of_verdict), reload, of_logins)
     return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
@@ -287,7 +289,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload, *, of_logins: Heartbeat) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, verdicts: Verdicts, reload: Reload, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -300,7 +302,8 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
         callers=base.callers,
         hosts=Hosts(settings.http),
         responses=CachedResponses(store.clock),
-        health=health,
+        health=verdicts.health,
+        verdicts=verdicts,
         metrics=base.metrics,
         scheduler=scheduler,
         notifier=base.notifier,
@@ -383,6 +386,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.scheduler.run, stopping), name="scheduler")
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
+        loops.create_task(supervised(broker.api.verdicts.run, ending), name="verdict")
         loops.create_task(supervised(broker.base.notifier.run, stopping), name="notices")
         loops.create_task(supervised(broker.base.lost_grants.run, stopping), name="lost grants")
         loops.create_task(supervised(broker.base.clock_watch.run, stopping), name="clock")

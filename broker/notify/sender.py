@@ -103,7 +103,7 @@ class Sender:
         try:
             await self._process_batch()
         except StoreUnavailable as error:
-            self.heartbeat.trouble = str(error)
+            self.heartbeat.lose_store(error)
         if self._failures:
             first, longest = _FAILING_PAUSE
             pause = min(longest, first * 2 ** min(self._failures - 1, 16)) * (0.5 + random.random() / 2)
