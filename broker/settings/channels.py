@@ -102,6 +102,16 @@ def _service_url(kind: str, url: str) -> None:
         raise ValueError('must end with the topic, such as "https://ntfy.sh/my-topic"')
 
 
+def _is_mail_server(url: str) -> bool:
+    """Return whether *url* names a mail server: scheme, host and perhaps a port, and nothing else."""
+    try:
+        parts = urlsplit(url)
+        server = parts.scheme in {"smtp", "smtps"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return server and parts.path in {"", "/"} and not any(sign in url for sign in "@?# ") and url.isprintable()
+
+
 def require_url(kind: str, url: str, *, allow_http: bool) -> str:
     """Return the *url* of a channel, from the settings or from a file, if a notice may be sent there.
 
@@ -125,8 +135,8 @@ class NoticeChannel(Section):
     url: str | None = Field(
         default=None,
         examples=["https://ntfy.sh/my-topic"],
-        description="where the service is: the webhook's URL, ntfy's URL with its topic, Alertmanager's URL, or smtp:// "
-        "or smtps:// with host and port",
+        description="where the service is: the webhook's URL, ntfy's URL with its topic, Alertmanager's URL, or "
+        "smtp:// or smtps:// with host and port",
     )
     url_file: Path | None = Field(
         default=None,

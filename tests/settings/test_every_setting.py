@@ -86,6 +86,8 @@ def toml(value: Any) -> str:
 def test_wrong_values(wrong: Wrong, key: str) -> None:
     """Whatever stands there loads, or is found with the key's name and in words for people."""
     base = REDIS + ACME + f'[callers.wall]\nkey_sha256 = "{"0" * 64}"\n'
+    if key.startswith("notify.channels."):
+        base += '[notify.channels.team]\nkind = "slack"\nurl = "https://acme.test/hook"\n'
     *section, name = key.split(".")
     for value in VALUES:
         line = f"{name} = {toml(value)}\n"
