@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from broker.model import NoticeEvent
 from broker.settings.values import (
-    LOOPBACK,
     Duration,
     Section,
     matching,
@@ -84,14 +83,7 @@ def _service_url(kind: str, url: str) -> None:
         ValueError: it does not fit. The message never quotes it.
     """
     if kind == "mail":
-        try:
-            parts = urlsplit(url)
-            good = (
-                parts.scheme in {"smtp", "smtps"} and parts.hostname and (parts.port or 1) and "@" not in parts.netloc
-            )
-        except ValueError:
-            good = False
-        if not good or parts.path not in {"", "/"} or parts.query or parts.fragment:
+        if not _is_mail_server(url):
             raise ValueError(
                 'must be "smtp://HOST:PORT" (STARTTLS) or "smtps://HOST:PORT" (TLS from the start), without user and '
                 "password: key_file has them"
@@ -119,8 +111,7 @@ def require_url(kind: str, url: str, *, allow_http: bool) -> str:
         ValueError: it may not. The message never quotes it, since it may be a secret.
     """
     _service_url(kind, url)
-    plain_mail = kind == "mail" and urlsplit(url).scheme == "smtp" and urlsplit(url).hostname not in LOOPBACK
-    if not allow_http and not plain_mail and plain_beyond_loopback(url):
+    if not allow_http and plain_beyond_loopback(url):
         raise ValueError("uses plain HTTP beyond loopback: use https, or set allow_http = true for this channel")
     return url
 

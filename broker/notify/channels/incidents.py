@@ -23,6 +23,8 @@ _OPEN_MS = 86_400_000
 """When Alertmanager takes a problem as ended of which no broker says any more."""
 _SKEW_MS = 60_000
 """How long ago an end is said to be: an end in the future of Alertmanager's clock would not count."""
+_AT_ONCE = 200
+"""Alerts in one request."""
 _TEST_MS = 60_000
 """How long the alert of a test lasts."""
 _SEVERITIES = {
@@ -87,8 +89,10 @@ def _trigger(notice: Notice, incident: str, source: Source) -> dict[str, Any]:
     return event
 
 
-def alertmanager(notice: Notice, source: Source, now: int) -> list[dict[str, Any]]:
-    """Return the alerts (API v2, `postableAlerts`) of a notice: one for each grant, and the end of what each replaces.
+def alertmanager(notice: Notice, source: Source, now: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the alerts (API v2, `postableAlerts`) of a notice: one for each grant, and the end of what each replaces.
+
+    A list is short enough that its JSON does not hold up the event loop.
 
     Args:
         notice: of one grant or of several.
@@ -106,7 +110,8 @@ def alertmanager(notice: Notice, source: Source, now: int) -> list[dict[str, Any
         )
         if each.was and (event_of(each.was), provider_of(each.was)) != (each.event, each.provider):
             alerts.append(_ended(each, each.was, source, now))
-    return alerts
+    for start in range(0, len(alerts), _AT_ONCE):
+        yield alerts[start : start + _AT_ONCE]
 
 
 def _ended(notice: Notice, incident: str, source: Source, now: int) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def _alert(notice: Notice, event: str, provider: str | None, source: Source) -> 
         "grant_id": notice.grant_id,
         "provider": provider,
     }
-    annotations = {"summary": title(notice), "description": what, "do": do}
+    annotations = {"summary": title(notice), "description": cut(what, 2000), "do": do}
     annotations |= {name.lower(): value for name, value in facts(notice) if name not in {"Grant", "Provider"}}
     alert: dict[str, Any] = {
         "labels": {name: value for name, value in labels.items() if value},

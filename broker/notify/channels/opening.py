@@ -110,7 +110,7 @@ class Opener:
                 routing_key = own.reveal() if own else ""
                 return f"{base}/v2/enqueue", lambda notice: pagerduty(notice, routing_key, source)
             case _:
-                return f"{base}/api/v2/alerts", lambda notice: [alertmanager(notice, source, self._clock())]
+                return f"{base}/api/v2/alerts", lambda notice: alertmanager(notice, source, self._clock())
 
 
 def timing(channel: NoticeChannel) -> Timing:
