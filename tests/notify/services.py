@@ -111,7 +111,7 @@ NTFY = table(
     priority={"type": "integer", "minimum": 1, "maximum": 5},
     click=URL,
 )
-# github.com/PagerDuty/api-schema, reference/events-v2/openapiv3.json; bounds: developer.pagerduty.com/docs/events-api-v2
+# github.com/PagerDuty/api-schema, reference/events-v2; bounds: developer.pagerduty.com/docs/events-api-v2
 _SEVERITY = {"enum": ["critical", "error", "warning", "info"]}
 _PAYLOAD = table(
     "summary severity source",

@@ -47,7 +47,7 @@ async def import_all(broker: RunningBroker, sandbox: Sandbox, grants: list[str])
 
 async def fail(redis: Redis, *grants: str) -> None:
     """Let each of the grants have failed three times in a row."""
-    failed = {"failures": "3", "last_outcome": "busy"}
+    failed: dict[Any, Any] = {"failures": "3", "last_outcome": "busy"}
     await asyncio.gather(*(redis.hset(f"broker:{{0}}:grant:{grant}", mapping=failed) for grant in grants))
 
 

@@ -19,6 +19,7 @@ from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.mail import Mail, Server
 from tests.notify.cases import CONDITIONS, every_notice, notice_of
 from tests.ports import free_port
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,6 +54,28 @@ class Inbox:
         return AuthResult(success=data.password == b"pass word", handled=False)
 
 
+class Session(SMTP):
+    """One connection of the server, whose transports the server closes itself: a failed handshake leaves one open."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.transports: list[Any] = []
+        self.sockets: list[Any] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transports.append(transport)
+        self.sockets.append(transport.get_extra_info("socket"))
+        super().connection_made(transport)
+
+    async def close(self) -> None:
+        """Close what the client has left open, and wait until it is closed."""
+        for transport in self.transports:
+            transport.abort()
+        await until(lambda: all(each.fileno() == -1 for each in self.sockets))
+        if self._handler_coroutine is not None:
+            await asyncio.gather(self._handler_coroutine, return_exceptions=True)
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     """Return an authority for the server's certificate."""
@@ -75,8 +98,10 @@ async def mail_server(authority: trustme.CA | None, inbox: Inbox, *, implicit: b
         authority.issue_cert(HOST).configure_cert(context)
     loop, port = asyncio.get_running_loop(), free_port()
 
+    sessions: list[Session] = []
+
     def protocol() -> SMTP:
-        return SMTP(
+        session = Session(
             inbox,
             tls_context=None if implicit else context,
             require_starttls=context is not None and not implicit,
@@ -84,10 +109,14 @@ async def mail_server(authority: trustme.CA | None, inbox: Inbox, *, implicit: b
             auth_require_tls=False,
             loop=loop,
         )
+        sessions.append(session)
+        return session
 
     server = await loop.create_server(protocol, HOST, port, ssl=context if implicit else None)
     async with server:
         yield f"{'smtps' if implicit else 'smtp'}://{HOST}:{port}"
+        for session in sessions:
+            await session.close()
 
 
 async def send(notice: Notice, url: str, *to: str, timeout: float = 10, **more: Any) -> str:
@@ -157,6 +186,7 @@ async def test_no_tls() -> None:
 @pytest.mark.parametrize("greeting", [b"", b"2"], ids=["silent", "dripping"])
 async def test_a_server_that_stalls(greeting: bytes) -> None:
     """The time limit holds, the event loop goes on meanwhile, and no thread is left after it."""
+    over = asyncio.Event()
 
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ended = asyncio.ensure_future(reader.read())
@@ -166,6 +196,7 @@ async def test_a_server_that_stalls(greeting: bytes) -> None:
         with contextlib.suppress(ConnectionError):
             await ended
         writer.close()
+        over.set()
 
     server = await asyncio.start_server(stall, HOST, 0)
     port = server.sockets[0].getsockname()[1]
@@ -178,3 +209,5 @@ async def test_a_server_that_stalls(greeting: bytes) -> None:
         await asyncio.to_thread(thread.join, 10)
         assert not thread.is_alive()
     server.close()
+    await over.wait()
+    await asyncio.sleep(0)
