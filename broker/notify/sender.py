@@ -213,6 +213,7 @@ class Sender:
             grant_id=notice.grant_id,
             provider=notice.provider,
             tries=last.tries + 1,
+            **({"grants": len(notice.group)} if notice.group else {}),
         )
         try:
             response = await self.channel.send(notice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
-from datetime import time, timedelta
+from datetime import UTC, time, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -65,9 +65,18 @@ def parse_quiet(text: str) -> Quiet:
     return Quiet(time.fromisoformat(part.strip()) for part in text.split("-"))
 
 
+def zone(name: str) -> tzinfo:
+    """Return a time zone by its name; UTC needs no database.
+
+    Raises:
+        ZoneInfoNotFoundError, ValueError, OSError: this system does not know it.
+    """
+    return UTC if name == "UTC" else zoneinfo.ZoneInfo(name)
+
+
 def _time_zone(name: str) -> str:
     try:
-        zoneinfo.ZoneInfo(name)
+        zone(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
             'must be a time zone that this system knows, such as "Europe/Berlin" or "UTC"; a system without the IANA '

@@ -11,7 +11,7 @@ import pytest
 
 from broker.notify import grouped, policy, scanner, sender
 from broker.notify.policy import LastNotice
-from tests.notify.test_notices import check_now
+from tests.notify.steps import check_now
 from tests.steps import make_due
 from tests.waiting import until
 

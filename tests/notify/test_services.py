@@ -15,7 +15,7 @@ from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.opening import Opener
 from broker.settings import NoticeChannel
 from tests.notify.cases import every_notice
-from tests.notify.test_notices import check_now
+from tests.notify.steps import check_now
 from tests.steps import log_in, make_due, state_of
 from tests.waiting import until
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
@@ -16,7 +15,7 @@ from broker.notify.channels.webhook import Webhook, webhook_secret
 from broker.notify.timing import Quiet, Timing
 from broker.process.data_dir import secret_line
 from broker.secret import Secret
-from broker.settings.channels import KEYS, parse_quiet, require_url
+from broker.settings.channels import KEYS, parse_quiet, require_url, zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,7 +116,7 @@ def timing(channel: NoticeChannel) -> Timing:
     """Return when the notices of a channel are sent."""
     quiet = None
     if channel.quiet is not None:
-        quiet = Quiet(*parse_quiet(channel.quiet), zoneinfo.ZoneInfo(channel.time_zone))
+        quiet = Quiet(*parse_quiet(channel.quiet), zone(channel.time_zone))
     return Timing(int(channel.group.total_seconds() * 1000), quiet, REPEAT_MS.get(channel.kind))
 
 
