@@ -158,7 +158,14 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         ) as store,
         open_http(refresh.request_timeout.total_seconds()) as http,
         _open_journal(settings, sealer, store) as journal,
-        open_notifier(settings.notify, settings.outgoing, store, providers.limits, metrics) as notifier,
+        open_notifier(
+            settings.notify,
+            settings.outgoing,
+            store,
+            providers.limits,
+            metrics,
+            page=settings.status_page_url,
+        ) as notifier,
     ):
 
         def make_endpoint(name: str, provider: Provider) -> Endpoint:

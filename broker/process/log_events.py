@@ -172,7 +172,7 @@ EVENTS: dict[str, Event] = {
         "the receiver did not accept a notice (`error`); the next try follows in `next_in` seconds",
         "`token-broker notify test`",
     ),
-    "notice.sent": Event(_INFO, "the receiver of a webhook or command accepted a notice"),
+    "notice.sent": Event(_INFO, "a receiver accepted a notice; `grants` counts them where it is of several"),
     "provider.missing": Event(
         _WARNING,
         "the settings have no `[providers.NAME]` for `grants` grants: nobody refreshes them, and they wait",
