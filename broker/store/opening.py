@@ -19,8 +19,9 @@ from broker.store.grants import Grants
 from broker.store.history import History
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
+from broker.store.redis.moved import describe_move
 from broker.store.redis.primary import Primary
-from broker.store.redis.replies import EMPTY, OTHER
+from broker.store.redis.replies import EMPTY, OTHER, wrong_store
 from broker.store.registry import Registry
 from broker.store.resealing import CANARY, Resealing
 from broker.store.schedule import Schedule
@@ -75,6 +76,8 @@ class Store:
         if known is None:
             await self._begin()
         schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
+        if store_id is not None and describe_move(store_id.decode()):
+            raise wrong_store(store_id.decode())
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(

@@ -111,6 +111,9 @@ FIND_DUE = Script("find_due")
 PROVIDER_STATES = Script("provider_states")
 FIND_SUSPENDED = Script("find_suspended")
 SIZES = Script("sizes")
+DRAIN = Script("drain")
+RENAME = Script("rename")
+RECEIVE = Script("receive")
 
 
 class Keys:
