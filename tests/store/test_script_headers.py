@@ -11,6 +11,7 @@ import pytest
 from broker.model import Ending, Park, Postpone, Token
 from broker.secret import Secret
 from broker.store import Flow, scripts
+from broker.store.moving import Ends, Move
 from tests.store.steps import LEASE, brought_by, commit_of, imported
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     await store.schedule.claim("p", 1, LEASE, expired_after=0)
     await log_in_and_out(store)
     await notify_and_reseal(store)
+    await begin_to_move(store)
     assert set(SCRIPTS) - calls.seen == set()
 
 
@@ -166,3 +168,11 @@ async def notify_and_reseal(store: Store) -> None:
     [leased] = await store.notices.lease("webhook", 1, LEASE)
     await store.notices.finish("webhook", leased, "", None)
     await store.resealing.on_disk()
+
+
+async def begin_to_move(store: Store) -> None:
+    """Run what a move runs, with one store at both ends."""
+    one = Move(Ends(store.primary, store.primary, "here", "here"), store.keys)
+    await one._drain(0)
+    await one._hold_back(await one._marks(store.primary))
+    await one._copy_from("0", "this run")
