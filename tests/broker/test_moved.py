@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from tests.redis_server import client
 from tests.regressions.conftest import provider_at
@@ -44,8 +46,11 @@ async def generations(redis: Redis) -> dict[str, int]:
 
 async def check_of_redis(broker: RunningBroker) -> str:
     """Return what the broker says of its Redis."""
-    async with broker.session.get(broker.url + "/healthz") as answer:
-        return str((await answer.json())["checks"]["redis"])
+    try:
+        async with broker.session.get(broker.url + "/readyz") as answer:
+            return str((await answer.json())["checks"]["redis"])
+    except aiohttp.ClientError:  # it is starting
+        return ""
 
 
 async def test_under_refreshing_load(
@@ -62,16 +67,15 @@ async def test_under_refreshing_load(
         issued = [sandbox.rotating.issue().refresh_token or "" for _ in GRANTS]
         await asyncio.gather(*(one.import_(name, "acme", token) for name, token in zip(GRANTS, issued, strict=True)))
         load = asyncio.create_task(keep_due(redis))
-        before = sandbox.rotating.requests["token"] if hasattr(sandbox.rotating, "requests") else 0
-        await until(lambda: len(one.events("grant.refreshed")) > 3 * len(GRANTS))
+        await until(lambda: len(two.events("grant.refreshed")) > 2 * len(GRANTS), 30)  # of both: they share a log
         done = await move(shared_redis.url, own_redis.url)
-        del before
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-        assert (done.grants, done.repaired) == (len(GRANTS), 0)
+        assert done.grants == len(GRANTS)
         for broker in (one, two):
-            await until(lambda broker=broker: _says(broker, f"brought it to {own_redis.url}"))
+            await until(partial(_says, broker, f"brought it to {own_redis.url}"))
         assert (await one.token("g0"))["expires_in"] > 0, "what is in memory is served"
+        assert (await one.ask("GET", "/readyz"))[0] == 200, "and a load balancer leaves it callers"
     async with client(own_redis.port) as new:
         before_restart = await generations(new)
         tables = {"redis": {"url": own_redis.url}}
@@ -117,7 +121,7 @@ async def test_an_answer_that_arrives_after_the_store_was_left(
             await until(lambda: len(server.requests_of("g1")) > before)
             async with moving(shared_redis.url, own_redis.url) as one:
                 done = await one.run(wait_s=0.2)
-            assert sum(done.unanswered.values()) == 1
+            assert sum((done.unanswered or {}).values()) == 1
             answer.set()
             await until(lambda: broker.events("commit.delayed"))
             assert (await broker.token("g1"))["generation"] > first["generation"], "callers have it already"
@@ -140,7 +144,7 @@ async def test_a_broker_waits_for_a_store_that_is_arriving(
     own_redis: RedisServer,
     tmp_path: Path,
 ) -> None:
-    """Started on the new Redis too early, it says so, and begins by itself once the move has ended; aborted, the other goes on."""
+    """Started on the new Redis too early it says so, and begins once the move has ended; an abort frees the old one."""
     home: dict[str, Any] = {"data_dir": tmp_path / "a", "refresh": QUICK}
     async with start_broker(**home) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
@@ -161,8 +165,7 @@ async def test_a_broker_waits_for_a_store_that_is_arriving(
         old, new = await one._begin()
         await one._hold_back(old)
         async with start_broker(**home, redis={"url": own_redis.url}, wait=False) as broker:
-            with contextlib.suppress(OSError):
-                await until(lambda: _says(broker, "is arriving here from"))
+            await until(lambda: _says(broker, "is arriving here from"))
             await one._fill(new)
             await one._leave()
             await one._open()
