@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from broker.settings import Settings
     from broker.store.moving import Move, Moved
-    from broker.store.redis.primary import Primary
 
 _RECORDING = 10.0
 """Seconds for which an answer that has arrived is waited for, on top of `refresh.request_timeout`."""
@@ -52,21 +52,20 @@ def move(
     as_json: Json = False,
     config: Config = None,
 ) -> None:
-    """Move all grants from the Redis of the settings to another one; then set redis.url to it and restart.
+    """Move all grants from the Redis of the settings to another one; brokers may run meanwhile.
 
-    Brokers may run meanwhile: they serve what they have in memory, and refresh nothing until they run on the new Redis.
-    You can interrupt the move and run it again at any time.
+    You can interrupt it and run it again. Then set redis.url to the new Redis, and restart every broker.
     """
     settings = load(config)
-    where = _require_url(to)
+    asked = _read(settings, to, to_password_file)
     began = time.monotonic()
     progress = _Steps(visible=not as_json)
 
     async def work() -> dict[str, Any]:
-        async with _opened(settings, to, to_password_file, progress) as moving:
+        async with _opened(asked, progress) as moving:
             if abort:
                 return {"status": "aborted", "cleared": await moving.abort()}
-            await _require_usable(settings, to, to_password_file)
+            await _require_usable(asked)
             progress.total = await moving.count_grants()
             done = await moving.run(wait_s=settings.refresh.request_timeout.total_seconds() + _wait_s())
             return {"status": "already_moved" if done.already else "moved", **_facts(done)}
@@ -79,7 +78,11 @@ def move(
     except typer.Exit:
         err.print(f"token-broker: interrupted: {_AGAIN}", markup=False)
         raise
-    result |= {"from": shown_url(settings.redis.url), "to": where, "seconds": round(time.monotonic() - began, 1)}
+    result |= {
+        "from": shown_url(settings.redis.url),
+        "to": shown_url(to),
+        "seconds": round(time.monotonic() - began, 1),
+    }
     if as_json:
         typer.echo(json.dumps(result))
     else:
@@ -91,11 +94,45 @@ def _wait_s() -> float:
     return LEASE_MARGIN.total_seconds() + _RECORDING
 
 
-def _require_url(to: str) -> str:
-    """Return *to* as messages show it.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a move needs of settings and files, read before anything is connected to."""
+
+    settings: Settings
+    to: str
+    password: str | None
+    """Of the Redis of the settings."""
+    to_password: str | None
+    known: str | None
+    """The id of the store that the broker of these settings knows."""
+
+
+def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
+    """Read all that is needed.
 
     Raises:
-        InvalidSettings: it is no URL of a server, or has a password.
+        InvalidSettings: a file is missing, or what is asked for cannot be.
+    """
+    from broker.process.data_dir import known_store, redis_password, secret_line
+
+    _require_url(to)
+    to_password = None
+    if password_file is not None:
+        cure = "write the password into it, or drop the option"
+        to_password = secret_line("--to-password-file", password_file, cure, "other")
+    if settings.redis.url.startswith("embedded:") and not (settings.data_dir / "store").is_dir():
+        raise InvalidSettings(  # to start one would make an empty one
+            f"redis.url: embedded: has no store in {settings.data_dir}: correct data_dir, or run this where the broker "
+            "runs"
+        )
+    return _Asked(settings, to, redis_password(settings), to_password, known_store(settings.data_dir))
+
+
+def _require_url(to: str) -> None:
+    """Check that *to* is the URL of a server, and has no password.
+
+    Raises:
+        InvalidSettings: it is none, or has one.
     """
     if to.startswith("embedded:"):
         raise InvalidSettings("--to: embedded: is the store of one broker: name a Redis server, redis://HOST:6379/0")
@@ -108,72 +145,34 @@ def _require_url(to: str) -> str:
             "--to: has a password, which every user of this host can read in the list of processes: put it into a "
             "file, and name that with --to-password-file"
         )
-    return shown_url(to)
-
-
-def _password(path: Path | None) -> str | None:
-    from broker.process.data_dir import secret_line
-
-    if path is None:
-        return None
-    return secret_line("--to-password-file", path, "write the password into it, or drop the option", "other")
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, to: str, password_file: Path | None, steps: _Steps) -> AsyncIterator[Move]:
+async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
     """Connect to both ends; an embedded store is started, or joined where a broker runs it."""
-    from broker.process.data_dir import known_store, redis_password
     from broker.store.moving import Ends, Move
     from broker.store.redis.embedded import embedded_server
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
-    target = Primary(to, password=_password(password_file))
-    try:
-        if settings.redis.url.startswith("embedded:"):
-            _require_embedded(settings)
-            async with embedded_server(settings.data_dir) as url, _closing(Primary(url)) as source:
-                yield Move(
-                    Ends(source, target, "embedded:", shown_url(to)),
-                    Keys(settings.redis.namespace),
-                    known=known_store(settings.data_dir),
-                    report=steps.show,
-                )
-            return
-        async with _closing(Primary(settings.redis.url, password=redis_password(settings))) as source:
-            yield Move(
-                Ends(source, target, shown_url(settings.redis.url), shown_url(to)),
-                Keys(settings.redis.namespace),
-                known=known_store(settings.data_dir),
-                replicas=settings.redis.replicas,
-                report=steps.show,
-            )
-    finally:
-        await target.close()
-
-
-def _require_embedded(settings: Settings) -> None:
-    """Check that there is an embedded store: to start one would make an empty one.
-
-    Raises:
-        InvalidSettings: there is none.
-    """
-    if not (settings.data_dir / "store").is_dir():
-        raise InvalidSettings(
-            f"redis.url: embedded: has no store in {settings.data_dir}: correct data_dir, or run this where the broker "
-            "runs"
+    redis = asked.settings.redis
+    async with AsyncExitStack() as stack:
+        url = redis.url
+        if url.startswith("embedded:"):
+            url = await stack.enter_async_context(embedded_server(asked.settings.data_dir))
+        source, target = Primary(url, password=asked.password), Primary(asked.to, password=asked.to_password)
+        stack.push_async_callback(source.close)
+        stack.push_async_callback(target.close)
+        yield Move(
+            Ends(source, target, shown_url(redis.url), shown_url(asked.to)),
+            Keys(redis.namespace),
+            known=asked.known,
+            replicas=redis.replicas,
+            report=steps.show,
         )
 
 
-@asynccontextmanager
-async def _closing(primary: Primary) -> AsyncIterator[Primary]:
-    try:
-        yield primary
-    finally:
-        await primary.close()
-
-
-async def _require_usable(settings: Settings, to: str, password_file: Path | None) -> None:
+async def _require_usable(asked: _Asked) -> None:
     """Check the new server as `check --online` checks the one of the settings; warnings are printed.
 
     Raises:
@@ -182,8 +181,9 @@ async def _require_usable(settings: Settings, to: str, password_file: Path | Non
     from broker.check.store import check_store, why_too_old
     from broker.store.facts import fetch_facts
 
-    redis = settings.redis.model_copy(update={"url": to})
-    facts = await fetch_facts(redis, None, data_dir=settings.data_dir, password=_password(password_file), listen=0.01)
+    redis = asked.settings.redis.model_copy(update={"url": asked.to})
+    data_dir = asked.settings.data_dir
+    facts = await fetch_facts(redis, None, data_dir=data_dir, password=asked.to_password, listen=0.01)
     if facts.unreachable is not None:
         raise StoreUnavailable(f"--to: Redis {facts.unreachable}", cure=facts.cure)
     if why := why_too_old(facts):
@@ -245,11 +245,11 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         left = "" if result["cleared"] else f" {to} cannot be reached: what was copied is still there, and of no use."
         return [f"The move is aborted: brokers go on with {origin}.{left}"]
     if result["status"] == "already_moved":
-        return [f"The store is at {to} already. {_next(to)}"]
+        return [f"The store is at {to} already. {_next(result)}"]
     counts = f"{result['grants']} grants ({result['keys']} keys)"
     lines = [
         f"Moved {counts} to {to} in {result['seconds']} s: every key was compared.",
-        _next(to),
+        _next(result),
         f"The store at {origin} is marked as left: no broker refreshes anything with it. Remove it once all is well.",
     ]
     beware = [
@@ -264,8 +264,9 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     return [*lines, *(f"Beware: {sentence}" for sentence in beware)]
 
 
-def _next(to: str) -> str:
+def _next(result: dict[str, Any]) -> str:
+    keys = f', and sealing.keys_file = "{result["keys_file"]}",' if "keys_file" in result else ""
     return (
-        f'Now set redis.url = "{to}" (and its user and password) for every broker, and restart each with the data_dir '
-        "that it has: it brings what its journal holds before it refreshes anything."
+        f'Now set redis.url = "{result["to"]}" (and its user and password){keys} for every broker, and restart each with '
+        "the data_dir that it has: it brings what its journal holds before it refreshes anything."
     )

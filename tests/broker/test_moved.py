@@ -15,7 +15,7 @@ from tests.regressions.process import stored_is_live
 from tests.regressions.redis_servers import held_back
 from tests.scripted_server import authorization_server
 from tests.steps import assert_sound, fall_due, make_due
-from tests.store.moves import move, moving
+from tests.store.moves import moving
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ async def test_under_refreshing_load(
         await asyncio.gather(*(one.import_(name, "acme", token) for name, token in zip(GRANTS, issued, strict=True)))
         load = asyncio.create_task(keep_due(redis))
         await until(lambda: len(two.events("grant.refreshed")) > 2 * len(GRANTS), 30)  # of both: they share a log
-        done = await move(shared_redis.url, own_redis.url)
+        async with moving(shared_redis.url, own_redis.url) as moves:
+            done = await moves.run(wait_s=10)
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
         assert done.grants == len(GRANTS)

@@ -13,7 +13,8 @@ from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
 from broker.secret import Sealer, parse_sealing_keys
 from broker.settings import Redis as RedisSettings
 from broker.store import Flow, Store, open_store
-from broker.store.redis.moved import describe_move
+from broker.store.opening import unknown_schema
+from broker.store.redis.moved import ARRIVING_SCHEMA, LEFT_SCHEMA, describe_move
 from tests.redis_server import RedisServer, client
 from tests.store.moves import META, BrokenOff, Plan, contents, move, moving, runs_in
 from tests.store.steps import claimed, commit_of, imported, refreshed
@@ -324,6 +325,12 @@ class TestRefused:
         async with moving(shared_redis.url, own_redis.url, known="another") as one:
             with pytest.raises(InvalidSettings, match="knows store another"):
                 await one.run(wait_s=0.05)
+
+
+@pytest.mark.parametrize("schema", [LEFT_SCHEMA, ARRIVING_SCHEMA])
+def test_a_version_that_knows_of_no_move_does_not_start(schema: str) -> None:
+    """Its fresh data_dir would take any store's id for its own, but not this schema."""
+    assert unknown_schema(schema.encode()) is not None
 
 
 def test_names_without_a_move_say_nothing() -> None:
