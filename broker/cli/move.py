@@ -267,6 +267,6 @@ def _sentences(result: dict[str, Any]) -> list[str]:
 def _next(result: dict[str, Any]) -> str:
     keys = f', and sealing.keys_file = "{result["keys_file"]}",' if "keys_file" in result else ""
     return (
-        f'Now set redis.url = "{result["to"]}" (and its user and password){keys} for every broker, and restart each with '
-        "the data_dir that it has: it brings what its journal holds before it refreshes anything."
+        f'Now set redis.url = "{result["to"]}" (and its user and password){keys} for every broker, and restart each '
+        "with the data_dir that it has: it brings what its journal holds before it refreshes anything."
     )
