@@ -20,6 +20,7 @@ from broker.api.cached_responses import CachedResponses
 from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
+from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
 from broker.api.health import Health
 from broker.api.hosts import Hosts
@@ -99,6 +100,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 data_dir=str(settings.data_dir),
                 max_connections=broker.api.connections.limit,
             )
+            log.info("status_page.ready", **page_entry(settings, base.callers, addresses))
             if not await _started(broker, base, signals.stopping):
                 return
             systemd.ready(health.summary())
@@ -224,6 +226,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
+    base.callers.on_replace = base.cache.wake_all
     health = Health(
         store=base.store,
         journal=base.journal,
