@@ -61,7 +61,7 @@ COMMANDS = (
 _PANELS = {
     "Start": ("demo", "providers", "init", "check", "run"),
     "Grants": ("login", "import", "token", "sink", "explain", "retry", "logout"),
-    "Operate": ("status", "health", "reload", "caller", "keys", "notify"),
+    "Operate": ("status", "health", "reload", "caller", "keys", "move", "notify"),
 }
 """The commands as `--help` shows them, each group in the order in which a person needs them."""
 _PLACES = {
