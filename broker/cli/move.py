@@ -16,6 +16,7 @@ from broker.cli.console import EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, o
 from broker.cli.http import run
 from broker.cli.options import Config, Json, load
 from broker.errors import InvalidSettings, StoreUnavailable
+from broker.process.data_dir import known_store, redis_password, secret_line
 from broker.settings import LEASE_MARGIN
 from broker.settings.redis_url import parse_redis_url, shown_url
 
@@ -113,8 +114,6 @@ def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
     Raises:
         InvalidSettings: a file is missing, or what is asked for cannot be.
     """
-    from broker.process.data_dir import known_store, redis_password, secret_line
-
     _require_url(to)
     to_password = None
     if password_file is not None:
@@ -149,7 +148,10 @@ def _require_url(to: str) -> None:
 
 @asynccontextmanager
 async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
-    """Connect to both ends; an embedded store is started, or joined where a broker runs it."""
+    """Connect to both ends; an embedded store is started, or joined where a broker runs it.
+
+    Defers redis, which only the commands that speak to a store load.
+    """
     from broker.store.moving import Ends, Move
     from broker.store.redis.embedded import embedded_server
     from broker.store.redis.primary import Primary
@@ -173,7 +175,7 @@ async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
 
 
 async def _require_usable(asked: _Asked) -> None:
-    """Check the new server as `check --online` checks the one of the settings; warnings are printed.
+    """Check the new server as `check --online` checks the one of the settings; warnings are printed. Defers redis.
 
     Raises:
         InvalidSettings: no broker can work with it.

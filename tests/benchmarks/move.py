@@ -150,6 +150,7 @@ async def _measure(
     ground = Ground(folder, free_port(), f"{authority.issuer}/token", authority, Sealer([b"0" * 32]))
     ground.settings(old)
     ground.sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
+    ground.sealer.binds = True
     ground.token_url = await _token_endpoint(authority)
     path = ground.settings(old)
     now = int(time.time() * 1000)
@@ -161,6 +162,7 @@ async def _measure(
         load = asyncio.create_task(keep_due(old, many, rate))
         await asyncio.sleep(10)
         under_load = _requests(authority)
+        assert under_load, "nothing is refreshed before the move"
         began = time.monotonic()
         if kill and await move(path, new, kill_after=4.0) is None:
             print("killed while it copied, and run again")
@@ -173,6 +175,7 @@ async def _measure(
         load = asyncio.create_task(keep_due(new, many, rate))
         began_again = time.monotonic()
         while _requests(authority) == before:
+            assert time.monotonic() < began_again + 120, "nothing is refreshed on the new Redis"
             await asyncio.sleep(0.05)
         paused = time.monotonic() - began_again
         await asyncio.sleep(10)
