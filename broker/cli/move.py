@@ -79,6 +79,8 @@ def move(
     except typer.Exit:
         err.print(f"token-broker: interrupted: {_AGAIN}", markup=False)
         raise
+    if settings.sealing.keys_file is None:
+        result["keys_file"] = str(settings.data_dir.absolute() / "sealing.keys")
     result |= {
         "from": shown_url(settings.redis.url),
         "to": shown_url(to),
