@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import MovedStore, StoreUnavailable, WrongStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -147,7 +147,9 @@ class Health:
             )
         answers = await self.fetch_status(()) is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
-        ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
+        # Where the store moved they are all alike, and memory is what there is.
+        elsewhere = isinstance(self._store_error, WrongStore) and not isinstance(self._store_error, MovedStore)
+        ready = answers or (len(self._cache) > 0 and not elsewhere)
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
     async def fetch_status(

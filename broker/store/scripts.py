@@ -117,6 +117,9 @@ FIND_LOST = Script("find_lost")
 SUM_ENDS = Script("sum_ends")
 MERGE_ENDS = Script("merge_ends")
 REINDEX = Script("reindex")
+DRAIN = Script("drain")
+RENAME = Script("rename")
+RECEIVE = Script("receive")
 
 
 class Keys:
