@@ -214,7 +214,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
     of_index, of_verdict = Heartbeat("index"), Heartbeat("verdict")
     others = (of_follower, of_history, of_logins, of_index, of_verdict, *base.notifier.heartbeats)
-    history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
+    history = HistoryRecorder(base.store, of_history, base.providers.endpoints, base.cache.changes.note_all)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
         base.store,

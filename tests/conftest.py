@@ -301,6 +301,7 @@ async def _guard_keys(redis: Redis) -> None:
         "held",
         "epoch",
         "history",
+        "day",
         "subjects",
         "told",
         "ends",

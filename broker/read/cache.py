@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from broker.errors import TokenUnavailable
+from broker.read.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ class Cache:
         self.waiting = 0
         """How many callers wait for a change."""
         self.closed = False
+        self.changes = Changes()
+        """Who wants to know that some grant changed, whatever is cached."""
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -105,6 +108,7 @@ class Cache:
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed = True
+        self.changes.close()
         for grant_id in list(self._waiting):
             self.wake(grant_id)
 

@@ -14,6 +14,7 @@ from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock
+from broker.store.day import Day
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
@@ -50,6 +51,7 @@ class Store:
     registry: Registry
     flows: Flows
     history: History
+    day: Day
     attempts: Attempts
     soonest: Soonest
     urgency: Urgency
@@ -185,6 +187,7 @@ def _wire(
         registry=Registry(primary, keys, grants, clock),
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
+        day=Day(primary, keys),
         attempts=Attempts(primary, keys, clock),
         soonest=Soonest(primary, keys),
         urgency=Urgency(primary, keys, grants, clock),
