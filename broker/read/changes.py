@@ -22,19 +22,22 @@ MOST = 64
 class Listener:
     """One stream: whether something changed since it last looked."""
 
-    def __init__(self, permitted: Callable[[str], bool]) -> None:
-        """*permitted* returns whether it may know of a grant."""
+    def __init__(self, permitted: Callable[[str], bool], unmarked: set[Listener]) -> None:
+        """Begin without a mark.
+
+        Args:
+            permitted: returns whether it may know of a grant.
+            unmarked: holds the listener while nothing has changed since it last looked.
+        """
         self.permitted = permitted
         self._changed = asyncio.Event()
+        self._unmarked = unmarked
+        unmarked.add(self)
 
-    def mark(self, grant_id: str) -> None:
-        """Note that this grant changed, if the listener may know of it."""
-        if not self._changed.is_set() and self.permitted(grant_id):
-            self._changed.set()
-
-    def wake(self) -> None:
-        """Let the listener look, whatever changed."""
+    def mark(self) -> None:
+        """Note that something changed: the listener looks."""
         self._changed.set()
+        self._unmarked.discard(self)
 
     async def changed(self, timeout: float) -> bool:
         """Wait until something changed; return False after *timeout* seconds without a change."""
@@ -44,6 +47,7 @@ class Listener:
         except TimeoutError:
             return False
         self._changed.clear()
+        self._unmarked.add(self)
         return True
 
 
@@ -52,17 +56,19 @@ class Changes:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
+        self._unmarked: set[Listener] = set()
         self.closed = False
 
     def note(self, grant_id: str) -> None:
-        """Note that a grant changed."""
-        for listener in self._listeners:
-            listener.mark(grant_id)
+        """Note that a grant changed. A listener that has yet to look costs nothing more."""
+        if self._unmarked:
+            for listener in [each for each in self._unmarked if each.permitted(grant_id)]:
+                listener.mark()
 
     def note_all(self) -> None:
         """Note that something changed that every listener may know of: a provider's health, or Redis."""
         for listener in self._listeners:
-            listener.wake()
+            listener.mark()
 
     @contextmanager
     def listening(self, permitted: Callable[[str], bool]) -> Iterator[Listener]:
@@ -74,12 +80,13 @@ class Changes:
         if self.closed or len(self._listeners) >= MOST:
             words = f"{len(self._listeners)} streams are open, the most that may: ask again instead, or later"
             raise TokenUnavailable(words, retry_after=30)
-        listener = Listener(permitted)
+        listener = Listener(permitted, self._unmarked)
         self._listeners.add(listener)
         try:
             yield listener
         finally:
             self._listeners.discard(listener)
+            self._unmarked.discard(listener)
 
     def close(self) -> None:
         """End all streams: the broker stops."""

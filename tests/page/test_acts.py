@@ -69,7 +69,7 @@ async def test_log_out_asks_first(
 
 
 async def test_a_person_must_log_in(
-    broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis, screenshot: Any
+    broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis, screenshot: Any, sound: Any
 ) -> None:
     """A dead grant is the top line; its button opens the login in a new tab, and the page sees it come to life."""
     await kill(broker, sandbox, redis, "acme-2")
@@ -86,7 +86,7 @@ async def test_a_person_must_log_in(
     await tab.get_by_label("User name").fill("demo")
     await tab.get_by_label("Password").fill("demo")
     await tab.get_by_role("button", name="Sign in").click()
-    await screenshot(page, "login-waits")
+    await sound(page, "login-waits")
     await tab.get_by_role("button", name="Allow").click()
     await tab.get_by_role("heading", name="Logged in").wait_for()
     await page.get_by_text("Logged in: token-broker now keeps acme-2 alive.").wait_for()

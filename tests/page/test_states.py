@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-from playwright.async_api import Page
 from redis.asyncio import Redis
 
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
-from tests.page.measure import WIDTHS, misplaced, violations
 from tests.page.steps import parked
 from tests.redis_server import RedisServer
 from tests.steps import log_in, make_due, refused_often
@@ -24,34 +19,6 @@ Screens = Callable[..., Any]
 Sound = Callable[..., Any]
 LONG = "x" * 40 + "W" * 40 + "-" + "0" * 47
 WORDS = "Unterhaltungselektronikabteilungsleiterstellvertreterin" * 4
-_PICTURES = bool(os.environ.get("TOKEN_BROKER_SCREENSHOTS"))
-TALL, HEIGHT = {320: 568, 480: 800, 768: 1024, 1024: 768, 1280: 800, 1920: 1080}, 800
-
-
-@pytest.fixture
-def sound(screenshot: Any) -> Sound:
-    """Measure a page at every width, run axe-core in light and dark, and keep pictures where they are wanted."""
-
-    async def check(page: Page, name: str, *, schemes: tuple[str, ...] = ("light", "dark")) -> None:
-        wrong: dict[str, list[str]] = {}
-        for width in WIDTHS:
-            await page.set_viewport_size({"width": width, "height": TALL.get(width, HEIGHT)})
-            if found := await misplaced(page):
-                wrong[f"{name} at {width} px"] = found
-            if _PICTURES:
-                await screenshot(page, f"{name}-{width}", full=True)
-        for scheme in schemes:
-            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-            ground = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-            assert not ground.startswith("rgb(") or (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
-            if found := await violations(page):
-                wrong[f"{name}, {scheme}"] = found
-            if _PICTURES and scheme == "dark":
-                await screenshot(page, f"{name}-dark", full=True)
-        await page.emulate_media(color_scheme="light")
-        assert not wrong, json.dumps(wrong, indent=1)
-
-    return check
 
 
 async def test_no_grants(start_broker: StartBroker, screens: Screens, sound: Sound) -> None:
