@@ -20,6 +20,7 @@ from broker.api.cached_responses import CachedResponses
 from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
+from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
 from broker.api.health import Health, Watched
 from broker.api.hosts import Hosts
@@ -101,6 +102,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 data_dir=str(settings.data_dir),
                 max_connections=broker.api.connections.limit,
             )
+            log.info("status_page.ready", **page_entry(settings, base.callers, addresses))
             if not await _started(broker, base, signals.stopping):
                 return
             systemd.ready(health.summary())
@@ -228,6 +230,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
+    base.callers.on_replace = base.cache.wake_all
     watched = Watched(
         store=base.store,
         journal=base.journal,

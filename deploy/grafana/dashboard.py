@@ -167,7 +167,9 @@ ROWS = [
             timeseries(
                 "How late refreshes begin",
                 "s",
-                "After the grant was due; 90 of 100 begin sooner.",
+                "After the grant was due; 90 of 100 begin sooner. Beyond 60 s for long there is an alert.",
+                (None, GOOD),
+                (60, BAD),
                 **{
                     "{{provider}}": "histogram_quantile(0.9, sum by (provider, le) "
                     f"(rate(token_broker_schedule_lag_seconds_bucket{{{P}}}[$__rate_interval])))"
@@ -256,6 +258,8 @@ ROWS = [
                 "Durability at risk",
                 "none",
                 "1 while an answer could be lost.",
+                (None, GOOD),
+                (1, BAD),
                 **{"{{instance}} {{reason}}": f"token_broker_durability_at_risk{{{J}}}"},
             ),
         ),
@@ -265,6 +269,9 @@ ROWS = [
                 "Clock ahead of Redis",
                 "s",
                 "Beyond 5 s: synchronise the hosts.",
+                (None, BAD),
+                (-5, GOOD),
+                (5, BAD),
                 **{"{{instance}}": f"token_broker_clock_offset_seconds{{{J}}}"},
             ),
         ),

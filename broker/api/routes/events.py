@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from broker.read.changes import Listener
 
 KEEP_ALIVE = 15.0
-"""Seconds without a change after which a comment is sent, and after which a removed key is noticed."""
+"""Seconds without a change after which a comment is sent, and after which the end of a session is noticed."""
 PAUSE = 1.0
 """Seconds between two events: a page that asks more often shows nothing more."""
 _STREAM = "text/event-stream"
@@ -39,7 +39,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """`GET /v1/events`: send an event `changed` when a grant has changed that the caller is admin of; no data.
 
-    At most one event a second. The stream ends when the broker stops, and within 15 s when the key or session ends.
+    At most one event a second. The stream ends when the broker stops, when the key is removed, and within 15 s when the session ends.
     """
     caller = authenticate_admin(request)
     if request.method == hdrs.METH_HEAD:

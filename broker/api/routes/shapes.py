@@ -346,6 +346,10 @@ class Reloaded(TypedDict):
     providers_added: list[str]
     providers_changed: Annotated[list[str], Field(description="the new settings hold from the next request on")]
     providers_removed: Annotated[list[str], Field(description="their grants wait until the table is back")]
+    callers_added: list[str]
+    callers_changed: Annotated[list[str], Field(description="with other rights or another key")]
+    callers_removed: list[str]
+    changed: Annotated[list[str], Field(description="keys with a new value, in tables that were there before")]
     callers: Annotated[list[str], Field(description="those that are known now")]
     log_level: str
     needs_restart: Annotated[list[str], Field(description="keys that differ from what the broker runs with")]
