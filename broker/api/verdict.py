@@ -105,7 +105,8 @@ class Verdicts:
             memory=await self._memory(now * 1000),
         )
         self.last, self._fresh_until = judge(facts), time.monotonic() + _TTL
-        self.health.verdict = self.last.public_summary
+        if self.health.started:
+            self.health.verdict = self.last.public_summary
         return facts
 
     def _noticed(self, what: str, *, wrong: bool) -> int | None:
@@ -127,12 +128,15 @@ class Verdicts:
     async def _read_store(self) -> _Known:
         store = self._store
         names = sorted({*self._providers, *await store.grants.known_providers()})
-        fence = await store.attempts.fence()
-        if not await store.urgency.is_complete():
+        fence, complete, states, ends, page = await asyncio.gather(
+            store.attempts.fence(),
+            store.urgency.is_complete(),
+            store.grants.providers(names),
+            store.urgency.summary(names),
+            store.urgency.rows(names, None, _READ),
+        )
+        if not complete:
             return _Known(fence=fence, counting=True)
-        states = await store.grants.providers(names)
-        ends = await store.urgency.summary(names)
-        page = await store.urgency.rows(names, None, _READ)
         return _Known(
             providers=[self._provider(state, ends[state.name]) for state in states],
             grants=[_urgent(row) for row in page.rows if not row.served or row.grant.reason or row.grant.failures],

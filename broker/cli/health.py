@@ -33,10 +33,9 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        summary = report.get("verdict", {}).get("summary")
-        out.print(
-            "\n  ".join([str(report.get("status")), *([summary] if summary else []), *problems(report)]), markup=False
-        )
+        verdict = report.get("verdict", {})
+        summary = [verdict["summary"]] if verdict.get("status", "ok") != "ok" else []
+        out.print("\n  ".join([str(report.get("status")), *summary, *problems(report)]), markup=False)
     if status != 200:
         raise typer.Exit(EXIT_FAILURE)
 

@@ -196,7 +196,8 @@ def _sums(state: dict[str, Any], listed: list[dict[str, Any]], shown: int, now: 
         well = verdict["alive"] - sum(bool(grant.get("served")) for grant in listed)
         end = verdict["next_end_at"]
         if well > 0 and not more:
-            lines.append(f"{well} alive" + (f", the next ends in {span(end - now)}." if end else "."))
+            ends = f", the next ends in {span(end - now)}" if end else ""
+            lines.append(f"{well} alive{ends}. token-broker status --all lists {'it' if well == 1 else 'them'}, too.")
     if any(grant["state"] == "parked" for grant in listed) or any(map(_is_missing, state["providers"])):
         lines.append("token-broker explain GRANT says why, and what to do.")
     return lines

@@ -212,8 +212,8 @@ class GrantCauses:
         """Return what happens to grants that nobody refreshes any more."""
         ends = [grant.expires_at for grant in dead if grant.served and grant.expires_at]
         if not ends:
-            return "Nothing: callers get no token until then."
-        return f"Callers get the last token until it ends, at {self._at(min(ends))}; nothing else until then."
+            return "Nothing by itself: callers get no token until somebody logs in."
+        return f"Callers get the last token until it ends, the first one at {self._at(min(ends))}."
 
     def _for_person(self, provider: ProviderFacts, grants: Sequence[UrgentGrant], what: str, action: str) -> Cause:
         count = self._counted(len(grants))

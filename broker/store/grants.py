@@ -13,6 +13,7 @@ from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
+from broker.store.fields import maybe_int, maybe_text
 from broker.store.limits import ending_fields, parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
@@ -153,7 +154,7 @@ class Grants:
                 unreadable, tampered = True, str(error)
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
-        by = _maybe_int(text.get("reauthorize_by"))
+        by = maybe_int(text.get("reauthorize_by"))
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
@@ -167,7 +168,7 @@ class Grants:
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),
             last_detail=text.get("last_detail"),
-            last_at=_maybe_int(text.get("last_at")),
+            last_at=maybe_int(text.get("last_at")),
             unreadable=unreadable,
             tampered=tampered,
             ownership=ownership.read(self._binding, grant_id, int(text["granted_at"]), raw),
@@ -315,14 +316,14 @@ class Grants:
             states.append(
                 ProviderState(
                     name=name,
-                    suspended=_maybe_text(suspended),
-                    suspended_at=_maybe_int(suspended_at),
-                    not_before=_maybe_int(not_before),
+                    suspended=maybe_text(suspended),
+                    suspended_at=maybe_int(suspended_at),
+                    not_before=maybe_int(not_before),
                     ailing=int(ailing or 0),
-                    detail=_maybe_text(detail),
+                    detail=maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
-                    answered_at=_maybe_int(answered_at),
-                    failing_since=_maybe_int(failing_since),
+                    answered_at=maybe_int(answered_at),
+                    failing_since=maybe_int(failing_since),
                 )
             )
         return states
@@ -379,14 +380,6 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
     """Return a grant that is due with the time at which it is due by now: one that failed was postponed."""
     return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
-
-
-def _maybe_int(value: bytes | str | None) -> int | None:
-    return None if value is None else int(float(value))
-
-
-def _maybe_text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

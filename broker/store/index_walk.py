@@ -34,7 +34,7 @@ _KINDS = ("parked", "leased", "due", "ends", "failing")
 _PAGE = 500
 _MOST_SETS = 250
 """Most sets of one page: many providers have few grants each."""
-_PAUSE, _SHORT_PAUSE = 1.0, 0.05
+_PAUSE, _SHORT_PAUSE = 1.0, 0.02
 """Seconds between two pages: the short one while the index is not complete, and after a page that was out of date."""
 _ROUND_MS = 5_000
 """Between the end of one round and the start of the next."""

@@ -178,19 +178,17 @@ class Urgency:
         place: _Place | None = _Place.parse(cursor, self._clock())
         names = sorted(set(providers))
         rows: list[UrgentRow] = []
-        examined, many = 0, max(limit, _LEAST)
-        while names and place is not None and examined < _MOST_EXAMINED:
+        examined, many = 0, max(limit + 1, _LEAST)
+        while names and place is not None and examined < _MOST_EXAMINED and len(rows) < limit:
             found, following = await self._merged(names, place, many)
             examined += many
             chosen = [each for each in found if permitted(each.grant_id)]
-            for each, row in zip(chosen, await self._described(chosen), strict=True):
-                if row is None or row.state not in states:
-                    continue
-                if len(rows) == limit:
-                    return UrgentPage(rows, str(place))
-                rows.append(row)
-                place = place._replace(score=each.score, member=each.grant_id)
-            place = following
+            while chosen and len(rows) < limit:
+                few, chosen = chosen[: limit - len(rows)], chosen[limit - len(rows) :]
+                rows += [row for row in await self._described(few) if row is not None and row.state in states]
+                place = place._replace(score=few[-1].score, member=few[-1].grant_id)
+            if not chosen:
+                place = following
         return UrgentPage(rows, None if place is None or not names else str(place))
 
     async def _merged(self, providers: Sequence[str], place: _Place, many: int) -> tuple[list[_Found], _Place | None]:

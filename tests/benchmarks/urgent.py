@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import tempfile
@@ -18,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -60,13 +62,15 @@ def deep(url: str, key: str, many: int) -> str:
 
 async def counts(folder: Path, port: int, sealer: Sealer, rounds: int) -> float:
     """Microseconds of the server for the counts of one provider, the median."""
-    client, spent = redis.Redis(port=port), []
+    client = redis.Redis(port=port)
+    spent: list[float] = []
     async with open_store(RedisSettings(url=f"redis://127.0.0.1:{port}/0"), sealer, data_dir=folder) as store:
         await store.identify()
         for _ in range(rounds):
             client.config_resetstat()
             await store.urgency.counts(["bench"])
-            spent.append(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
+            stats: Any = client.info("commandstats")
+            spent.append(float(stats["cmdstat_evalsha"]["usec_per_call"]))
     return statistics.median(spent)
 
 
@@ -81,8 +85,11 @@ def medians(rounds: int, **works: Callable[[], float]) -> str:
 
 def measure(many: int, rounds: int, *, build: bool) -> None:
     """Print the figures of *many* grants."""
-    folder, port = Path(tempfile.mkdtemp(prefix="tb-urgent-")), free_port()
-    with running_redis(folder, None, "--appendonly", "no", "--hash-max-listpack-value", "256") as store:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tb-urgent-")))
+        options = ("--appendonly", "no", "--hash-max-listpack-value", "256")
+        store = stack.enter_context(running_redis(folder, None, *options))
         path = settings(folder, port, store.port, free_port())
         sealer, now = Sealer(parse_sealing_keys((folder / "keys").read_text())), int(time.time() * 1000)
         fill(store.port, many, sealer, now)

@@ -95,7 +95,7 @@ async def test_all_is_well(broker: RunningBroker, sandbox: Sandbox) -> None:
     assert verdict["memory"]["tokens"] == 3
     code, lines = await status(broker)
     assert (code, lines[0].rstrip()) == (0, verdict["summary"])
-    assert "3 alive, the next ends in 60 min." in [line.rstrip() for line in lines]
+    assert any(line.startswith("3 alive, the next ends in 60 min.") for line in lines)
     assert await public(broker) == {"status": "ok", "summary": "All 3 grants have a valid token."}
 
 
@@ -146,7 +146,7 @@ async def test_two_of_three_are_dead(start_broker: StartBroker, sandbox: Sandbox
         assert sorted(cause["examples"]) == ["door", "gate"]
         code, lines = await status(broker)
         assert (code, lines[0].rstrip()) == (77, verdict["summary"])
-        assert "1 alive, the next ends in 60 min." in [line.rstrip() for line in lines]
+        assert any(line.startswith("1 alive, the next ends in 60 min.") for line in lines)
         assert re.search(r"^door +acme +needs a login +expired \d+ s ago ", "\n".join(lines), re.MULTILINE)
         assert (await public(broker))["summary"] == "2 of 3 grants have no valid token: 2 grants need a login."
 
