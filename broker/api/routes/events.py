@@ -39,7 +39,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """`GET /v1/events`: send an event `changed` when a grant has changed that the caller is admin of; no data.
 
-    At most one event a second. The stream ends when the broker stops, when the key is removed, and within 15 s when the session ends.
+    At most one event a second. The stream ends when the broker stops or the key is removed, and within 15 s after the
+    session ended.
     """
     caller = authenticate_admin(request)
     if request.method == hdrs.METH_HEAD:
