@@ -27,7 +27,7 @@ _HEADERS = {
     **COMMON_HEADERS,
     hdrs.CONTENT_TYPE: f"{_STREAM}; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-store",
-    "X-Accel-Buffering": "no",  # nginx would collect events until a buffer is full
+    "X-Accel-Buffering": "no",  # nginx is not to collect events
 }
 
 
