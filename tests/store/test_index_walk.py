@@ -240,21 +240,21 @@ def test_any_order(shared_redis: RedisServer, tmp_path: Path) -> None:
     sealer = Sealer(parse_sealing_keys(new_sealing_key()))
     number = 0
 
-    async def example(done: Any, limit: int) -> None:
+    async def example(done: Any, limit: int, *, mixed: bool) -> None:
         nonlocal number
         number += 1
         opened = open_store(RedisSettings(url=shared_redis.url, namespace=f"walk{number}"), sealer, data_dir=tmp_path)
         async with opened as store:
             await store.identify()
-            await check(store, done, limit)
+            await check(store, [(*each[:4], each[4] and mixed) for each in done], limit)
             await store.primary.call("DEL", *await store.primary.call("KEYS", f"{store.keys.all}*"))
 
     with asyncio.Runner() as runner:
 
         @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-        @given(steps, st.sampled_from([1, 2, 100]))
-        def run(done: Any, limit: int) -> None:
-            runner.run(example(done, limit))
+        @given(steps, st.sampled_from([1, 2, 100]), st.booleans())
+        def run(done: Any, limit: int, mixed: bool) -> None:
+            runner.run(example(done, limit, mixed=mixed))
 
         run()
 

@@ -82,6 +82,9 @@ async def test_every_script_keeps_it(store: Store, redis: Redis) -> None:
     unusable = replace(commit_of(await claim_of(store, "best")), failures=1)
     assert await store.schedule.commit(store.registry.prepare(unusable)) == ("committed", True)
     assert "best" in (await index(store))["failing:p"]
+    well_again = store.registry.prepare(commit_of(await claim_of(store, "fails")))
+    assert await store.schedule.commit(well_again) == ("committed", True)
+    assert "fails" not in (await index(store))["failing:p"]
     lost = commit_of(await claim_of(store, "dead"))
     assert await store.registry.restore(store.registry.prepare(lost).record) == "restored"
     assert await index(store) == await by_hashes(store)
