@@ -103,7 +103,7 @@ class Health:
             return "stopping: serves reads and finishes refreshes under way"
         if not self.started:
             return f"waiting for Redis: {_without_name(self.waiting)}" if self.waiting else "starting"
-        if self.verdict:
+        if self.verdict and self.alive:
             return self.verdict
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:

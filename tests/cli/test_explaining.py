@@ -341,7 +341,7 @@ def test_every_outcome_and_decision_has_words() -> None:
         text = (root / "store" / "lua" / f"{script}.lua").read_text()
         decided |= {word for word in DECISIONS if f"'{word}" in text}
     assert decided == set(DECISIONS)
-    outcomes = {"unknown", "logged_in", "registration"}
+    outcomes = {"unknown", "logged_in", "registration", "unreadable", "tampered"}
     assert "suspend('registration')" in (root / "store" / "lua" / "park.lua").read_text()
     for file in ("policy.py", "scheduler.py"):
         for node in ast.walk(ast.parse((root / "refresh" / file).read_text())):
