@@ -16,14 +16,18 @@ from broker.api.peers import site
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from broker.api.server import Protocol
+
+    _Ranked = tuple[int, int, float, "Connection"]
 
 _LOOKED_AT = 2048
 """Connections, oldest first, among which is chosen before more are looked at."""
 _AT_ONCE = 32
 """One in so many of them is closed at once, so that a flood does not look at all of them for each new one."""
+YOUNG = 0.25
+"""Seconds in which a new connection is not closed for others: its request may be in the socket already."""
 _WAITS_FOR_CLIENT, _KNOWN_AND_IDLE, _UNKNOWN = range(3)
 
 
@@ -71,6 +75,8 @@ class Pool:
 
     limit: int
     peer_limit: int = 0
+    spare: int = 0
+    """How many more there may be while others are young: a flood would close a caller's before it is read."""
     _open: dict[Protocol, Connection] = field(default_factory=dict)
     _of_peer: defaultdict[str, set[Connection]] = field(default_factory=lambda: defaultdict(set))
 
@@ -99,10 +105,6 @@ class Pool:
             self._give(connection, peer)
         return connection
 
-    def is_full(self) -> bool:
-        """Return whether one more connection is one too many."""
-        return len(self._open) >= self.limit
-
     def crowd(self, peer: str) -> list[Connection]:
         """Return the connections of *peer* where one more is one too many; else none. A proxy's idle ones are none."""
         if not self.peer_limit or not peer:
@@ -113,14 +115,29 @@ class Pool:
         busy = [each for each in held if not (each.protocol.by_proxy and each.protocol.is_idle)]
         return busy if len(busy) >= self.peer_limit else []
 
-    def to_close(self, among: Iterable[Connection] | None = None) -> list[Connection]:
-        """Return what goes first to make room, *among* those or all; none where all are busy for callers.
+    def make_room(self, now: float) -> list[Connection] | None:
+        """Return what is closed for one more connection; None: there is no room for it.
 
         First goes what waits for a client that has shown no key, of the peer that has the most connections, longest
         idle first. Then what callers keep idle, and then what the broker works on for others.
         """
-        connections = iter(self._open.values()) if among is None else iter(among)
-        found: list[tuple[int, int, float, Connection]] = []
+        over = len(self._open) - self.limit + 1
+        if over <= 0:
+            return []
+        found = self._ranked(iter(self._open.values()))
+        old = [each for each in found if each[-1].opened < now - YOUNG]
+        if old:
+            return _first(old, max(over, len(old) // _AT_ONCE))
+        if over <= min(self.spare, len(found)):
+            return []
+        return _first(found, over) or None
+
+    def make_room_of(self, crowd: list[Connection]) -> list[Connection] | None:
+        """Return what is closed of a *crowd* for one more connection of its peer; None: there is no room for it."""
+        return _first(self._ranked(iter(crowd)), 1) or None
+
+    def _ranked(self, connections: Iterator[Connection]) -> list[_Ranked]:
+        found: list[_Ranked] = []
         while batch := list(islice(connections, _LOOKED_AT)):
             for each in batch:
                 rank = each.rank
@@ -128,10 +145,7 @@ class Pool:
                     found.append((rank, -len(self._of_peer.get(each.peer, ())), each.protocol.idle_since, each))
             if any(rank == _WAITS_FOR_CLIENT for rank, *_ in found):
                 break
-        best = min((rank for rank, *_ in found), default=0)
-        first = [each for each in found if each[0] == best]
-        many = max(1, len(first) // _AT_ONCE) if among is None else 1
-        return [each[-1] for each in heapq.nsmallest(many, first, key=lambda each: each[:-1])]
+        return found
 
     def _give(self, connection: Connection, peer: str) -> None:
         if peer:
@@ -145,3 +159,10 @@ class Pool:
             if not held:
                 del self._of_peer[connection.peer]
             connection.peer = ""
+
+
+def _first(ranked: list[_Ranked], many: int) -> list[Connection]:
+    """Return the *many* that go first, all of the same rank."""
+    best = min((rank for rank, *_ in ranked), default=0)
+    same = [each for each in ranked if each[0] == best]
+    return [each[-1] for each in heapq.nsmallest(many, same, key=lambda each: each[:-1])]

@@ -35,6 +35,8 @@ log = structlog.get_logger()
 _WAITING_PART = 0.9
 _PUBLIC_PART = 0.25
 """Of all connections, those that belong to `http.public_listen`, where there is one."""
+_SPARE = 64
+"""Connections over the limit, at most, while others are young: each side has as many."""
 _SCANS = 4
 """Scans within the shortest time limit."""
 _DEFAULT_LIMIT = 60_000
@@ -64,6 +66,11 @@ def limit_connections(wanted: int, files: int) -> int:
         return wanted or _DEFAULT_LIMIT
     left = files - min(max(files // 4, min(files // 2, 256)), 4096)
     return min(wanted, left) if wanted else left
+
+
+def spare_connections(limit: int, files: int) -> int:
+    """Return how many connections over the limit there may be for a moment: of the files that it keeps, a quarter."""
+    return _SPARE if files == resource.RLIM_INFINITY else min(_SPARE, max(0, files - limit) // 4)
 
 
 @dataclass(slots=True)
@@ -99,8 +106,8 @@ class Connections:
             http.read_timeout.total_seconds(),
             http.body_timeout.total_seconds(),
             Peers.from_settings(http),
-            Pool(max(1, limit - public), http.max_connections_per_peer),
-            Pool(public, http.max_connections_per_peer),
+            Pool(max(1, limit - public), http.max_connections_per_peer, spare_connections(limit, files)),
+            Pool(public, http.max_connections_per_peer, spare_connections(limit, files)),
             metrics,
         )
 
@@ -126,9 +133,11 @@ class Connections:
         connection, pool = Connection(protocol, transport, now, now), self._pool(protocol)
         peer = "" if protocol.by_proxy else protocol.peer
         crowd = pool.crowd(peer)
-        if (crowd and not self._close_all(pool.to_close(crowd))) or (
-            pool.is_full() and not self._close_all(pool.to_close())
-        ):
+        of_peer = pool.make_room_of(crowd) if crowd else []
+        self._close_all(of_peer or ())
+        others = pool.make_room(now) if of_peer is not None else None
+        self._close_all(others or ())
+        if others is None:
             self._close("refused", connection, _FULL)
         else:
             pool.add(connection, peer)
@@ -137,9 +146,12 @@ class Connections:
         """Count a connection of a proxy as one of *peer*, whose request came; return whether it may be answered."""
         pool = self._pool(protocol)
         crowd = [each for each in pool.crowd(peer) if each.protocol is not protocol]
-        if len(crowd) >= pool.peer_limit and crowd and not self._close_all(pool.to_close(crowd)):
-            self._metrics.connections_closed.labels("refused").inc()
-            return False
+        if crowd and len(crowd) >= pool.peer_limit:
+            of_peer = pool.make_room_of(crowd)
+            if of_peer is None:
+                self._metrics.connections_closed.labels("refused").inc()
+                return False
+            self._close_all(of_peer)
         pool.serve(protocol, peer)
         return True
 
@@ -175,13 +187,10 @@ class Connections:
             elif connection.expects_bytes(now) and connection.moved < late:
                 self._close("stalled", connection)
 
-    def _close_all(self, connections: Iterable[Connection]) -> bool:
-        """Close connections to make room; return whether there were any."""
-        closed = False
+    def _close_all(self, connections: Iterable[Connection]) -> None:
+        """Close connections to make room for another."""
         for connection in connections:
             self._close("room", connection)
-            closed = True
-        return closed
 
     def _close(self, reason: str, connection: Connection, last_response: bytes = b"") -> None:
         self._metrics.connections_closed.labels(reason).inc()

@@ -84,7 +84,7 @@ class Dispatcher:
         read = find_read(message.method, message.path)
         if read is not None:
             return self._make_read(read, message, *connection)
-        if message.path.count("/") > MOST_SEGMENTS:
+        if message.path.partition("?")[0].count("/") > MOST_SEGMENTS:
             return self._make_refused(message, TOO_DEEP, *connection)
         return self._make_other(message, *connection)
 
@@ -121,7 +121,7 @@ class Dispatcher:
             request[AWAITS_CONTINUE] = not connection[0].is_eof()
             if expected - {"100-continue"}:
                 request[_REFUSAL] = UNMET
-        if message.path.count("/") > MOST_SEGMENTS:
+        if message.path.partition("?")[0].count("/") > MOST_SEGMENTS:
             request[_REFUSAL] = TOO_DEEP
         return request
 

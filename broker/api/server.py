@@ -121,8 +121,9 @@ class Protocol(web.RequestHandler):
             end, parts = self._end_of_part(known, before), parts + 1
             self._parse(known[before:end])
             before = end
-        if before < len(known):
-            self.force_close()  # no client asks so much at once, and each part costs a call of the parser
+        if before < len(known):  # no client asks so much at once, and each part costs a call of the parser
+            self.leave_rest()
+            self.close()
 
     def serve(self, lines: Sequence[str]) -> bool:
         """Count this connection of a proxy as one of the client that the *lines* name; return whether it may be."""
@@ -159,9 +160,12 @@ class Protocol(web.RequestHandler):
         super().data_received(part)
         if self._request_count > count:
             self._head_size, self.head_began = 0, 0.0
+            body = self._last_body
             message, self._last_body = self._messages[-1]
             if not isinstance(message, RawRequestMessage):
                 self._is_unreadable = True
+                if not body.is_eof():
+                    body.set_exception(web.RequestPayloadError("its end cannot be parsed"))
             elif message.upgrade:  # chunks end as a head does
                 self._body_left = int(message.headers.get(hdrs.CONTENT_LENGTH, "0"))
         elif in_head and part:
@@ -178,7 +182,11 @@ class Protocol(web.RequestHandler):
             body = cast("bytes", response.body)
             head = f"HTTP/1.1 431 {response.reason}\r\n{lines}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
-        self.force_close()
+            self._is_unreadable = True
+            self.leave_rest()
+            asyncio.get_running_loop().call_later(LINGER, self.force_close)
+        else:
+            self.force_close()
 
     def _unreadable(self, status: int, text: str) -> web.Response:
         """Make the response to a request whose head is not known; it is a page where its first bytes ask for one."""
