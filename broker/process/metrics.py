@@ -255,7 +255,7 @@ _TOKEN_REQUESTS = (
 )
 _CONNECTIONS_CLOSED = (
     "Connections of callers that the broker closed. room: for a new one; silent: no request came; "
-    "slow: its head took too long; stalled: within a request or response; refused: one too many while all were busy."
+    "slow: its head; stalled: within a request or response; refused: one too many while all were busy."
 )
 
 
