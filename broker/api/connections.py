@@ -101,14 +101,15 @@ class Connections:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = limit_connections(http.max_connections, files)
         public = max(1, int(limit * _PUBLIC_PART)) if http.public_listen else 0
+        per_peer, spare = http.max_connections_per_peer, spare_connections(limit, files)
         return cls(
-            limit,
-            http.read_timeout.total_seconds(),
-            http.body_timeout.total_seconds(),
-            Peers.from_settings(http),
-            Pool(max(1, limit - public), http.max_connections_per_peer, spare_connections(limit, files)),
-            Pool(public, http.max_connections_per_peer, spare_connections(limit, files)),
-            metrics,
+            limit=limit,
+            read_timeout=http.read_timeout.total_seconds(),
+            head_timeout=http.body_timeout.total_seconds(),
+            peers=Peers.from_settings(http),
+            _callers=Pool(max(1, limit - public), per_peer, spare),
+            _public=Pool(public, per_peer, spare),
+            _metrics=metrics,
         )
 
     @property

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     ReadHandler = Callable[[Context, web.BaseRequest], Awaitable[web.StreamResponse]]
     FindRead = Callable[[str, str], ReadHandler | None]
+    Made = tuple[Any, Any, Any, Any]
+    """What aiohttp makes a request of, beside its message: payload, protocol, writer and task."""
 
 MOST_SEGMENTS = 64
 """Segments of a path that is routed: the router looks for each of them, and copies the path each time."""
@@ -62,30 +64,30 @@ class Dispatcher:
     def make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         """Make a request; for aiohttp's `request_factory`."""
         if len(message.path) > CACHED_TARGET:
-            return self._make_long(message, payload, protocol, writer, task)
+            return self._make_long(message, (payload, protocol, writer, task))
         message = self._at_route(message, served_target(message.path, self._prefix))
         if protocol.by_proxy and not self._may_serve(message, protocol):
-            return self._make_refused(message, TOO_MANY, payload, protocol, writer, task)
+            return self._make_refused(message, TOO_MANY, (payload, protocol, writer, task))
         if hdrs.EXPECT in message.headers:
-            return self._make_expecting(message, payload, protocol, writer, task)
+            return self._make_expecting(message, (payload, protocol, writer, task))
         read = self._find_read(message.method, message.path)
         if read is None:
             return self._make_other(message, payload, protocol, writer, task)
-        return self._make_read(read, message, payload, protocol, writer, task)
+        return self._make_read(read, message, (payload, protocol, writer, task))
 
-    def _make_long(self, message: Any, *connection: Any) -> web.BaseRequest:
+    def _make_long(self, message: Any, connection: Made) -> web.BaseRequest:
         """Make a request whose target is long, past the caches: full of such targets they would take 256 MiB."""
         message = self._at_route(message, served_target.__wrapped__(message.path, self._prefix))
         if connection[1].by_proxy and not self._may_serve(message, connection[1]):
-            return self._make_refused(message, TOO_MANY, *connection)
+            return self._make_refused(message, TOO_MANY, connection)
         if hdrs.EXPECT in message.headers:
-            return self._make_expecting(message, *connection)
+            return self._make_expecting(message, connection)
         find_read = getattr(self._find_read, "__wrapped__", self._find_read)
         read = find_read(message.method, message.path)
         if read is not None:
-            return self._make_read(read, message, *connection)
+            return self._make_read(read, message, connection)
         if message.path.partition("?")[0].count("/") > MOST_SEGMENTS:
-            return self._make_refused(message, TOO_DEEP, *connection)
+            return self._make_refused(message, TOO_DEEP, connection)
         return self._make_other(message, *connection)
 
     def _at_route(self, message: Any, target: str) -> Any:
@@ -95,13 +97,13 @@ class Dispatcher:
         url = URL.build(path=path, query_string=query.partition("#")[0], encoded=True)
         return message._replace(path=target, url=url)
 
-    def _make_read(self, read: ReadHandler, message: Any, *connection: Any) -> ReadRequest:
+    def _make_read(self, read: ReadHandler, message: Any, connection: Made) -> ReadRequest:
         payload, protocol, writer, task = connection
         request = ReadRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)
         request.read_handler = read
         return request
 
-    def _make_refused(self, message: Any, refusal: tuple[int, str, str], *connection: Any) -> web.BaseRequest:
+    def _make_refused(self, message: Any, refusal: tuple[int, str, str], connection: Made) -> web.BaseRequest:
         request = self._make_other(message, *connection)
         request[_REFUSAL] = refusal
         return request
@@ -111,7 +113,7 @@ class Dispatcher:
         lines = message.headers.getall(self._context.connections.peers.header, ()) if message.headers else ()
         return protocol.serve(lines)
 
-    def _make_expecting(self, message: Any, *connection: Any) -> web.BaseRequest:
+    def _make_expecting(self, message: Any, connection: Made) -> web.BaseRequest:
         """Make a request with `Expect`: aiohttp would send 100 (Continue) before anything is checked."""
         expected = {value.strip().lower() for line in message.headers.getall(hdrs.EXPECT) for value in line.split(",")}
         headers = CIMultiDict(message.headers)

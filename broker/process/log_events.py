@@ -62,7 +62,8 @@ EVENTS: dict[str, Event] = {
     "connections.full": Event(
         _WARNING,
         "there are `open` connections of `limit` allowed ones: those that showed no key are closed first for new ones",
-        "find out who opens so many and set `http.max_connections_per_peer`, or raise `http.max_connections` and the limit of open files",
+        "find out who opens so many: set `http.max_connections_per_peer`, or raise `http.max_connections` and the "
+        "limit of open files",
     ),
     "grant.given_back": Event(
         _WARNING,

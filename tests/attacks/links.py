@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import time
@@ -52,3 +53,14 @@ def send(port: int, request: bytes, wait: float = 3.0, *, patient: bool = True) 
             if not patient and heard and time.monotonic() > moved + 0.01:
                 break
     return Heard(sent, heard, closed)
+
+
+async def status(port: int, path: str, *headers: str) -> int:
+    """Return the status of one request on a new connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
+        line = await asyncio.wait_for(reader.readline(), 10)
+        return int(line.split()[1]) if line else 0
+    finally:
+        writer.transport.abort()

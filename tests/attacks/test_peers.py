@@ -14,7 +14,7 @@ from broker.settings.file import load
 from tests.waiting import until
 
 from .conftest import Ground, StartGround
-from .test_slow_clients import status
+from .links import status
 
 PROXY = "10.0.0.1"
 

@@ -14,6 +14,7 @@ import pytest
 from tests.waiting import until
 
 from .conftest import Ground, StartGround
+from .links import status
 
 MANY, LIMIT = 20, 20
 Attack = Callable[[asyncio.StreamReader, asyncio.StreamWriter, str], Coroutine[Any, Any, None]]
@@ -91,17 +92,6 @@ async def attacking(port: int, attack: Attack, path: str) -> AsyncIterator[None]
 async def _lost(writer: asyncio.StreamWriter) -> None:
     while not writer.transport.is_closing():
         await asyncio.sleep(0.02)
-
-
-async def status(port: int, path: str, *headers: str) -> int:
-    """Return the status of one request on a new connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
-        line = await asyncio.wait_for(reader.readline(), 10)
-        return int(line.split()[1]) if line else 0
-    finally:
-        writer.transport.abort()
 
 
 async def others_are_served(ground: Ground, seconds: float = 0.7) -> int:
