@@ -12,10 +12,12 @@ import hashlib
 import os
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, get_args
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,59 +79,148 @@ class CannotOpen(Exception):
     """None of the keys opens a sealed value: it was sealed with another key, or altered."""
 
 
+class Tampered(CannotOpen):
+    """A sealed value is genuine, but does not belong where it stands."""
+
+
+Purpose = Literal["grant", "flow", "session", "cursor", "journal", "meta"]
+"""What a value is sealed for. Each has a key of its own, which is derived from a key of the file."""
+_MOVABLE = frozenset({"grant", "flow"})
+"""What stands in Redis and must not be accepted in the old form once a store has none of it any more."""
+
+
+class _Key(NamedTuple):
+    aead: AESGCM
+    main: bytes
+    """Id of the key in the file."""
+    purpose: Purpose | None
+    """None: the key of the file itself, with which versions until 2026 sealed everything."""
+
+
 class Sealer:
     """Seals with the first key and opens with every key, by AES-256-GCM.
 
     A sealed value is the key's id (4 bytes), a nonce (12), ciphertext and tag. The context (for a grant: its id and
     the field's name) is authenticated with it, so a value copied to another grant or field does not open.
+
+    There are two forms. In the plain form the key of the file itself seals. In the bound form a key for each purpose
+    does, derived by HKDF (RFC 5869), and facts may be sealed with the text, such as the provider that a token is for.
+    Both are opened. Values are sealed in the bound form once `binds` is set, which needs that no broker of a version
+    without it works on the same store.
     """
 
     def __init__(self, keys: Iterable[bytes]) -> None:
-        self._keys = {hashlib.sha256(key).digest()[:_KEY_ID_BYTES]: AESGCM(key) for key in keys}
+        self._keys: dict[bytes, _Key] = {}
+        self._derived: dict[Purpose, bytes] = {}
+        self.binds = False
+        """Whether to seal in the bound form. Opening a bound value sets it: somebody has begun."""
+        self.requires_bound = False
+        """Whether the store holds bound values alone, so that a plain one was brought back by somebody."""
+        self.seals = 0
+        """How many values were sealed so far: random nonces suffice for 2^32 of one key (NIST SP 800-38D, 8.3)."""
+        for key in keys:
+            main = _key_id(key)
+            if not self._keys:
+                self._first = main
+            self._keys[main] = _Key(AESGCM(key), main, None)
+            for purpose in get_args(Purpose):
+                derived = HKDF(hashes.SHA256(), 32, salt=None, info=f"token-broker {purpose}".encode()).derive(key)
+                self._keys[_key_id(derived)] = _Key(AESGCM(derived), main, purpose)
+                self._derived.setdefault(purpose, _key_id(derived))
         if not self._keys:
             msg = "a Sealer needs at least one key"
             raise ValueError(msg)
-        self._first = next(iter(self._keys))
-        self._encrypt = self._keys[self._first].encrypt
 
-    def seal(self, plain: str, *context: str) -> bytes:
-        """Seal *plain* for this *context*."""
+    def seal(self, plain: str, *context: str, purpose: Purpose = "grant", facts: str = "") -> bytes:
+        """Seal *plain* for this *context*.
+
+        Args:
+            plain: The text.
+            context: Where it belongs.
+            purpose: Which of the derived keys seals it.
+            facts: One line that is sealed with it, in the bound form.
+        """
+        if self.binds:
+            return self.seal_bound(plain, *context, purpose=purpose, facts=facts)
+        return self._seal(self._first, plain, context)
+
+    def seal_bound(self, plain: str, *context: str, purpose: Purpose = "grant", facts: str = "") -> bytes:
+        """Seal *plain* likewise, in the bound form."""
+        return self._seal(self._derived[purpose], f"{facts}\n{plain}", context)
+
+    def _seal(self, key_id: bytes, plain: str, context: tuple[str, ...]) -> bytes:
         nonce = _nonce()
+        self.seals += 1
         data = plain.encode("utf-8", "surrogatepass")
-        return self._first + nonce + self._encrypt(nonce, data, "\0".join(context).encode())
+        return key_id + nonce + self._keys[key_id].aead.encrypt(nonce, data, "\0".join(context).encode())
 
     @property
     def first(self) -> bytes:
-        """Id of the key that seals: what its sealed values begin with."""
+        """Id of the first key of the file."""
         return self._first
 
     def is_current(self, sealed: bytes) -> bool:
-        """Whether *sealed* was sealed with the first key."""
-        return sealed[:_KEY_ID_BYTES] == self._first
+        """Whether *sealed* was sealed with the first key, and in the bound form where that is to be used."""
+        key = self._keys.get(sealed[:_KEY_ID_BYTES])
+        return key is not None and key.main == self._first and (key.purpose is not None or not self.binds)
 
-    def reseal(self, sealed: bytes, *context: str) -> bytes:
-        """Return *sealed* as the first key seals it.
+    def reseal(self, sealed: bytes, *context: str, purpose: Purpose = "grant") -> bytes:
+        """Return *sealed* as the first key seals it; facts that are sealed with it are kept.
 
         Raises:
             CannotOpen: no key opens it, in this *context*.
         """
-        return sealed if self.is_current(sealed) else self.seal(self.open(sealed, *context), *context)
+        if self.is_current(sealed):
+            return sealed
+        plain, facts = self.open_with_facts(sealed, *context, purpose=purpose)
+        return self.seal(plain, *context, purpose=purpose, facts=facts or "")
 
-    def open(self, sealed: bytes, *context: str) -> str:
-        """Return the text that `seal` was given, with the same *context*.
+    def open(self, sealed: bytes, *context: str, purpose: Purpose = "grant") -> str:
+        """Return the text that `seal` was given, with the same *context* and *purpose*.
 
         Raises:
             CannotOpen: no key opens it, it belongs to another context, or it was altered.
+            Tampered: it is in the plain form, and the store has no such values any more.
+        """
+        return self.open_with_facts(sealed, *context, purpose=purpose)[0]
+
+    def open_with_facts(
+        self, sealed: bytes, *context: str, purpose: Purpose = "grant", trusted: bool = False
+    ) -> tuple[str, str | None]:
+        """Return the text, likewise, and the facts sealed with it; None for a value in the plain form.
+
+        Args:
+            sealed: The value.
+            context: Where it belongs.
+            purpose: What it was sealed for.
+            trusted: It does not come from Redis: the plain form is accepted always.
+
+        Raises:
+            CannotOpen: no key opens it, it belongs to another context, or it was altered.
+            Tampered: it is in the plain form, and the store has no such values any more.
         """
         key = self._keys.get(sealed[:_KEY_ID_BYTES])
         if key is None:
             raise CannotOpen("sealed with a key that is not in the key file")
         nonce = sealed[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
         try:
-            data = key.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], "\0".join(context).encode())
+            data = key.aead.decrypt(nonce, sealed[_KEY_ID_BYTES + _NONCE_BYTES :], "\0".join(context).encode())
         except (InvalidTag, ValueError):
             raise CannotOpen("sealed for something else, or altered") from None
-        return data.decode("utf-8", "surrogatepass")
+        text = data.decode("utf-8", "surrogatepass")
+        if key.purpose is None:
+            if self.requires_bound and purpose in _MOVABLE and not trusted:
+                raise Tampered("it is of a time before this store was resealed, and was put there since")
+            return text, None
+        if key.purpose != purpose:
+            raise CannotOpen("sealed for something else")
+        self.binds = True
+        facts, _, plain = text.partition("\n")
+        return plain, facts
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()[:_KEY_ID_BYTES]
 
 
 _nonces: deque[bytes] = deque()

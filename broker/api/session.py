@@ -94,7 +94,7 @@ def cookie(headers: MultiMapping[str], name: str) -> str | None:
 def seal(sealer: Sealer, caller: Caller, digest: str, ends_at: int) -> str:
     """Return the cookie's value for *caller*, whose key has this *digest*, until *ends_at* (epoch ms)."""
     plain = json.dumps({"caller": caller.name, "digest": digest, "ends_at": ends_at})
-    return base64.urlsafe_b64encode(sealer.seal(plain, "session")).decode().rstrip("=")
+    return base64.urlsafe_b64encode(sealer.seal(plain, "session", purpose="session")).decode().rstrip("=")
 
 
 def open_(sealer: Sealer, callers: Callers, value: str, now: int) -> Session | None:
@@ -107,7 +107,7 @@ def open_(sealer: Sealer, callers: Callers, value: str, now: int) -> Session | N
         return None
     try:
         raw = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-        held = json.loads(sealer.open(raw, "session"))
+        held = json.loads(sealer.open(raw, "session", purpose="session"))
         name, digest, ends_at = held["caller"], held["digest"], held["ends_at"]
     except (ValueError, KeyError, CannotOpen):
         return None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _OLDEST = (7, 2)
 """The first Redis with WAITAOF."""
 _WHERE = "redis"
+_MANY_SEALS = 2**31
+"""Half of what random nonces are safe for: there is time to change the key."""
 _LOST = "a crash loses writes that it acknowledged, except those that the brokers' journals still hold"
 
 
@@ -190,6 +192,22 @@ def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Itera
         )
     elif facts.canary == "first":
         yield Finding("ok", "sealing.keys_file", "its first key opens what is stored")
+    if facts.canary in {"first", "other"} and not facts.bound:
+        yield Finding(
+            "warning",
+            "sealing.keys_file",
+            "what an older version stored is not bound to its provider",
+            "whoever can write Redis can have a refresh token sent to another provider of the settings",
+            "once every broker is of this version: token-broker keys reseal",
+        )
+    if facts.seals >= _MANY_SEALS:
+        yield Finding(
+            "warning",
+            "sealing.keys_file",
+            f"its first key sealed about {facts.seals:,} values; random nonces are safe up to {2**32:,}",
+            "beyond that two values may be sealed with one nonce, and whoever reads Redis could open them",
+            "put a new key first (token-broker keys new), restart every broker, then token-broker keys reseal",
+        )
     if facts.foreign:
         yield Finding(
             "warning",

@@ -17,6 +17,7 @@ OUTCOMES = {
     "registration": "the provider refused this broker's client registration",
     "rejected": "the provider rejected the request",
     "unreadable": "none of this broker's sealing keys opens it",
+    "tampered": "what Redis holds of it was altered, and nothing was sent",
     "logged_in": "a person logged in",
 }
 DECISIONS = {

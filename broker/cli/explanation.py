@@ -66,7 +66,7 @@ def explain(
     if grant is None or past is None:
         return _absent(name, past, now)
     facts = GrantFacts(name, grant, past, provider or {}, now)
-    if grant["unreadable"] or grant["reason"] == "sealed_with_missing_key":
+    if grant["unreadable"] or grant["reason"] in {"sealed_with_missing_key", "tampered"}:
         return _unreadable(facts)
     if grant["state"] == "parked":
         return _dead(facts) if grant["reason"] == "reauthorization_required" else _rejected(facts)
@@ -103,12 +103,24 @@ def _absent(name: str, past: Mapping[str, Any] | None, now: float) -> Explanatio
 
 
 def _unreadable(facts: GrantFacts) -> Explanation:
+    if facts.grant["reason"] == "tampered":
+        return _tampered(facts)
     return Explanation(
         f"Grant {facts.name} was sealed with a key that is no longer in sealing.keys_file: no broker can open it.",
         "Nothing: no broker serves or refreshes its token until the key is back.",
         person="put the old key back into the key file, below the new one, restart the brokers, and retry the grant",
         command=facts.retry_command,
         exit_code=FAILED,
+    )
+
+
+def _tampered(facts: GrantFacts) -> Explanation:
+    return Explanation(
+        f"What Redis holds of grant {facts.name} was altered ({facts.failure_detail}).",
+        "Nothing: no broker sends or serves any of it.",
+        person="find out who writes Redis, then log in again",
+        command=facts.login_command,
+        exit_code=LOG_IN,
     )
 
 

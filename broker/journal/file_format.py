@@ -59,7 +59,8 @@ class Entry:
 
 def line_of(entry: Entry, sealer: Sealer) -> bytes:
     """Return *entry* as a line of the file: `at key text`, sealed and in base64."""
-    return base64.b64encode(sealer.seal(f"{entry.at} {entry.key} {entry.text}", "journal")) + b"\n"
+    sealed = sealer.seal(f"{entry.at} {entry.key} {entry.text}", "journal", purpose="journal")
+    return base64.b64encode(sealed) + b"\n"
 
 
 def read_entries(path: Path, sealer: Sealer) -> tuple[list[Entry], bool]:
@@ -73,7 +74,7 @@ def read_entries(path: Path, sealer: Sealer) -> tuple[list[Entry], bool]:
         if not line:
             continue
         try:
-            at, key, text = sealer.open(base64.b64decode(line), "journal").split(" ", 2)
+            at, key, text = sealer.open(base64.b64decode(line), "journal", purpose="journal").split(" ", 2)
             entries.append(Entry(key, int(at), text))
         except (CannotOpen, ValueError):
             whole = whole and number == len(lines)

@@ -126,6 +126,8 @@ class Grant:
     last_at: int | None
     unreadable: bool = False
     """None of the sealing keys opens its token."""
+    tampered: str | None = None
+    """What of its token was altered in Redis; None: nothing is known to be."""
     reauthorize_limit: int | None = None
     """The whole length (ms) of the limit that `reauthorize_by` comes of; None: a broker wrote it that kept none."""
     ownership: Ownership = NOBODY
@@ -206,6 +208,8 @@ class Claim:
     """What the answers until now said of the grant's end."""
     ownership: tuple[str | bytes, ...] = ()
     """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
+    tampered: str | None = None
+    """What of it was altered in Redis, so that nothing of it may be sent; None: nothing is known to be."""
 
     @property
     def had_token(self) -> bool:

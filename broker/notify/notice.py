@@ -99,6 +99,9 @@ def _describe(notice: Notice) -> tuple[str, str]:
         case "refresh_failing" if notice.reason == "unreadable" or "sealed_with_missing_key" in notice.detail:
             what = f"Grant {grant} at {provider} cannot be opened with any of this broker's sealing keys.{served}"
             return what, f"put the old key back into sealing.keys_file, then token-broker retry {notice.grant_id}"
+        case "refresh_failing" if notice.reason == "tampered":
+            what = f"What Redis holds of grant {grant} at {provider} was altered{why}: it is neither served nor sent."
+            return what, f"find out who writes Redis, then {log_in}"
         case "refresh_failing" if _is_retried(notice):
             what = f"Refreshing grant {grant} at {provider} keeps failing{why}; the broker keeps retrying.{served}"
             return what, f"token-broker status: check whether {provider} works and can be reached from the broker"

@@ -87,6 +87,11 @@ EVENTS: dict[str, Event] = {
         "find out why Redis lost data",
     ),
     "grant.revoked": Event(_INFO, "a grant was logged out; `revoked` says whether the provider confirmed it"),
+    "grant.tampered": Event(
+        _ERROR,
+        "what Redis holds of a grant was altered (`detail`): it is neither served nor sent",
+        "find out who writes Redis, then log in again",
+    ),
     "grant.unchanged": Event(
         _WARNING,
         "the provider returned the same access token; the next request follows at half of the life that is left",

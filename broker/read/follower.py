@@ -145,7 +145,9 @@ class Follower:
             for grant_id, grant in zip(batch, grants, strict=True):
                 if grant is None or grant.token is None:
                     self._cache.evict(grant_id)
-                    if grant is not None and grant.unreadable:
+                    if grant is not None and grant.tampered is not None:
+                        log.error("grant.tampered", grant_id=grant_id, detail=grant.tampered)
+                    elif grant is not None and grant.unreadable:
                         log.error("grant.unreadable", grant_id=grant_id)
                 elif not self._cache.put(grant.token):
                     log.debug("cache.newer", grant_id=grant_id)

@@ -260,6 +260,12 @@ class Reader:
         if grant is None:
             self._cache.evict(grant_id)
             raise UnknownGrant("no such grant")
+        if grant.tampered is not None:
+            raise TokenUnavailable(
+                f"what Redis holds of this grant was altered ({grant.tampered}): an operator must find out who writes "
+                "Redis, then somebody must log in again",
+                code="tampered",
+            )
         if grant.unreadable:
             raise TokenUnavailable(
                 "none of this broker's sealing keys opens this grant: an operator must put the old key back",

@@ -6,6 +6,7 @@ With them goes when each provider answered last, once a minute at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from broker.errors import StoreUnavailable
@@ -58,6 +59,8 @@ class HistoryRecorder:
     async def flush(self) -> None:
         """Add the counts to the store; what it does not take is kept as long as it belongs to the last hour."""
         await self._note_answers()
+        with contextlib.suppress(StoreUnavailable):  # the next step adds it
+            await self._store.seals.add()
         counts, self._counts = self._counts, {}
         if not counts:
             return

@@ -226,7 +226,11 @@ class Lane:
             "sealed_with_missing_key",
             "no key in sealing.keys_file opens it: put the old key back, then retry",
         )
-        step = Park(claim, "unreadable", reason, detail, "refresh_failing")
+        outcome = "unreadable"
+        if claim.tampered is not None:  # nothing of it is sent anywhere
+            outcome, reason = "tampered", "tampered"
+            detail = f"{claim.tampered}: find out who writes Redis, then log in again"
+        step = Park(claim, outcome, reason, detail, "refresh_failing")
         failing = message("refresh_failing", claim.grant_id, claim.provider, claim.generation, reason=step.reason)
         await self._schedule.park(step, failing, counts=False)
         log.error("grant.parked", grant_id=claim.grant_id, reason=step.reason, detail=detail)

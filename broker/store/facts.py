@@ -17,8 +17,9 @@ from broker.secret import CannotOpen, Sealer
 from broker.store.opening import unknown_schema
 from broker.store.redis.embedded import running_server
 from broker.store.redis.primary import Primary
-from broker.store.resealing import CANARY
+from broker.store.resealing import CANARY, CANARY_BOUND
 from broker.store.scripts import Keys
+from broker.store.seals import read_seals
 from broker.token_answer import json_value
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class StoreFacts:
     unknown_schema: str | None = None
     """What is wrong with the schema of the data, and what to do."""
     canary: Literal["first", "other", "none opens"] | None = None
+    bound: bool = False
+    """Whether every sealed value is known to be bound to its provider."""
+    seals: int = 0
+    """How many values the first key has sealed, as far as brokers counted them."""
     """Which of the sealing keys opens what is stored."""
     foreign: tuple[str, ...] = ()
     """Ids of other stores that published on the namespace's channels."""
@@ -171,9 +176,12 @@ async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer
     held, sealed, schema = await primary.call("HMGET", keys.meta, "store", "canary", "schema")
     facts.store = held.decode() if held else None
     facts.unknown_schema = unknown_schema(schema) if held else None
+    if sealer is not None:
+        facts.seals = await read_seals(primary, keys, sealer)
     if sealer is not None and sealed:
         try:
-            sealer.open(sealed, *CANARY)
+            canary = sealer.open(sealed, *CANARY, purpose="meta")
+            facts.bound = canary == CANARY_BOUND
             facts.canary = "first" if sealer.is_current(sealed) else "other"
         except CannotOpen:
             facts.canary = "none opens"

@@ -74,13 +74,13 @@ class Flows:
 
     def _sealed(self, name: str, flow: Flow) -> bytes:
         members = {key: value for key, value in asdict(flow).items() if key not in _NEW or value != _NEW[key]}
-        return self._sealer.seal(json.dumps(members), "flow", name)
+        return self._sealer.seal(json.dumps(members), "flow", name, purpose="flow")
 
     def _opened(self, name: str, sealed: bytes | None) -> Flow | None:
         if sealed is None:
             return None
         try:
-            return Flow(**json.loads(self._sealer.open(sealed, "flow", name)))
+            return Flow(**json.loads(self._sealer.open(sealed, "flow", name, purpose="flow")))
         except (CannotOpen, TypeError, ValueError):
             return None  # of another version, or sealed with a key that was removed: the same as expired
 

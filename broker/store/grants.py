@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.model import Commit, Grant, State, Token, slotted, usable_until
-from broker.secret import CannotOpen, Sealer, Secret
+from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
+from broker.store.binding import Binding
 from broker.store.limits import ending_fields, parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from broker.model import OldToken
     from broker.model.account import Ownership
+    from broker.store.binding import Facts
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -67,15 +69,30 @@ class Grants:
         """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
-        self._sealer = sealer
+        self._binding = Binding(sealer, lambda: primary.store_id)
         self._old_tokens = old_tokens
         self._listing = Listing(primary, keys)
 
     def token_fields(self, token: Token) -> list[Argument]:
         """Return a token as fields of its grant's hash, each with its value."""
-        seal = self._sealer.seal
-        access_token = seal(token.access_token.reveal(), token.grant_id, "access_token")
-        extra = seal(json.dumps(token.extra) if token.extra else "{}", token.grant_id, "extra")
+        texts = {
+            "access_token": token.access_token.reveal(),
+            "extra": json.dumps(token.extra) if token.extra else "{}",
+        }
+        access_token, extra = (
+            self._binding.seal(
+                token.grant_id,
+                name,
+                text,
+                token.provider,
+                generation=token.generation,
+                issued_at=token.issued_at,
+                expires_at=token.expires_at,
+                token_type=token.token_type,
+                scope=token.scope,
+            )
+            for name, text in texts.items()
+        )
         fields: list[Argument] = ["generation", token.generation, "access_token", access_token]
         fields += ["token_type", token.token_type, "issued_at", token.issued_at, "expires_at", token.expires_at]
         fields += ["extra", extra]
@@ -83,29 +100,40 @@ class Grants:
             fields += ["scope", token.scope]
         return fields
 
-    def sealed_refresh_token(self, grant_id: str, refresh_token: Secret) -> list[Argument]:
-        """Return a refresh token as a field of its grant's hash, with its value."""
-        return ["refresh_token", self._sealer.seal(refresh_token.reveal(), grant_id, "refresh_token")]
+    def sealed_refresh_token(
+        self, grant_id: str, refresh_token: Secret, *, provider: str, granted_at: int, scope: str | None
+    ) -> list[Argument]:
+        """Return a refresh token as a field of its grant's hash, with its value; *granted_at* is epoch ms."""
+        facts = {"granted_at": granted_at, "scope": scope}
+        return [
+            "refresh_token",
+            self._binding.seal(grant_id, "refresh_token", refresh_token.reveal(), provider, **facts),
+        ]
 
-    def ownership_fields(self, grant_id: str, granted_at: int, whose: Ownership) -> list[Argument]:
-        """Return what is known of whose a grant is, as fields of its hash, each with its value."""
-        return ownership.fields(self._sealer, grant_id, granted_at, whose)
+    def ownership_fields(
+        self, grant_id: str, granted_at: int, whose: Ownership, *, provider: str = ""
+    ) -> list[Argument]:
+        """Return what is known of whose a grant is, as fields of its hash; an account needs the *provider*."""
+        return ownership.fields(self._binding, grant_id, granted_at, whose, provider)
 
-    def open(self, grant_id: str, name: str, sealed: bytes) -> Secret:
-        """Open a sealed field of a grant.
+    def open(self, grant_id: str, name: str, sealed: bytes, provider: str) -> tuple[Secret, Facts]:
+        """Open a sealed field of a grant of *provider*, and return it with the facts that are sealed with it.
+
+        Raises:
+            CannotOpen: No key in the key file opens it.
+            Tampered: It belongs to another provider or store.
+        """
+        return self._binding.open(grant_id, name, sealed, provider)
+
+    def resealed(
+        self, grant_id: str, name: str, sealed: bytes, known: Mapping[str, Any], *, trusted: bool = False
+    ) -> bytes:
+        """Return a sealed field of a grant sealed anew (see `Binding.resealed`).
 
         Raises:
             CannotOpen: No key in the key file opens it.
         """
-        return Secret(self._sealer.open(sealed, grant_id, name))
-
-    def resealed(self, grant_id: str, name: str, sealed: bytes) -> bytes:
-        """Return a sealed field of a grant sealed anew, with the first key.
-
-        Raises:
-            CannotOpen: No key in the key file opens it.
-        """
-        return self._sealer.reseal(sealed, grant_id, name)
+        return self._binding.resealed(grant_id, name, sealed, known, trusted=trusted)
 
     async def get(self, grant_id: str) -> Grant | None:
         """Return a grant, or None where there is no such.
@@ -131,25 +159,12 @@ class Grants:
         if raw["provider"] is None:
             return None
         text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
-        token, unreadable = None, False
+        token, unreadable, tampered = None, False, None
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
-                expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
-                token = Token(
-                    grant_id=grant_id,
-                    provider=text["provider"],
-                    generation=int(text["generation"]),
-                    access_token=self.open(grant_id, "access_token", raw["access_token"]),
-                    token_type=text.get("token_type", "Bearer"),
-                    scope=text.get("scope"),
-                    issued_at=int(text["issued_at"]),
-                    expires_at=expires_at,
-                    refresh_at=refresh_at,
-                    usable_until=usable_until(
-                        expires_at, refresh_at, self._old_tokens.get(text["provider"], "survives")
-                    ),
-                    extra=json.loads(self._sealer.open(raw["extra"], grant_id, "extra")),
-                )
+                token = self._token(grant_id, text, raw["access_token"], raw["extra"])
+            except Tampered as error:
+                unreadable, tampered = True, str(error)
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
         by = _maybe_int(text.get("reauthorize_by"))
@@ -168,7 +183,37 @@ class Grants:
             last_detail=text.get("last_detail"),
             last_at=_maybe_int(text.get("last_at")),
             unreadable=unreadable,
-            ownership=ownership.read(self._sealer, grant_id, int(text["granted_at"]), raw),
+            tampered=tampered,
+            ownership=ownership.read(self._binding, grant_id, int(text["granted_at"]), raw),
+        )
+
+    def _token(self, grant_id: str, text: Mapping[str, str], sealed: bytes, sealed_extra: bytes) -> Token:
+        """Return the access token of a grant. What is sealed with it counts, and the earlier end.
+
+        Raises:
+            CannotOpen: No key in the key file opens it.
+            Tampered: It belongs to another provider, store or generation.
+        """
+        provider, generation = text["provider"], int(text["generation"])
+        access_token, facts = self.open(grant_id, "access_token", sealed, provider)
+        extra, facts_of_extra = self.open(grant_id, "extra", sealed_extra, provider)
+        if facts != facts_of_extra or generation < facts.get("generation", 0):
+            raise Tampered("its access token is of another generation than what stands beside it")
+        # After its clock was set back Redis has an earlier end than the sealed one (see rewind.lua).
+        expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
+        expires_at = min(expires_at, facts.get("expires_at") or expires_at)
+        return Token(
+            grant_id=grant_id,
+            provider=provider,
+            generation=generation,
+            access_token=access_token,
+            token_type=facts.get("token_type") or text.get("token_type", "Bearer"),
+            scope=facts["scope"] if facts else text.get("scope"),
+            issued_at=int(text["issued_at"]),
+            expires_at=expires_at,
+            refresh_at=refresh_at,
+            usable_until=usable_until(expires_at, refresh_at, self._old_tokens.get(provider, "survives")),
+            extra=json.loads(extra.reveal()),
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
@@ -177,7 +222,7 @@ class Grants:
         if provider is None or sealed is None:
             return None
         try:
-            return provider.decode(), self.open(grant_id, "refresh_token", sealed)
+            return provider.decode(), self.open(grant_id, "refresh_token", sealed, provider.decode())[0]
         except CannotOpen:
             return None
 
@@ -324,7 +369,13 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
     if commit.token is not None:
         fields += grants.token_fields(commit.token)
     if commit.refresh_token is not None:
-        fields += grants.sealed_refresh_token(commit.claim.grant_id, commit.refresh_token)
+        fields += grants.sealed_refresh_token(
+            commit.claim.grant_id,
+            commit.refresh_token,
+            provider=commit.claim.provider,
+            granted_at=commit.claim.granted_at,
+            scope=commit.token.scope if commit.token else commit.claim.scope,
+        )
     return fields + ending_fields(commit.ending)
 
 

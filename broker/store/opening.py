@@ -22,9 +22,10 @@ from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
 from broker.store.redis.replies import EMPTY, OTHER
 from broker.store.registry import Registry
-from broker.store.resealing import CANARY, Resealing
+from broker.store.resealing import BINDS, CANARY, CANARY_BOUND, Resealing
 from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
+from broker.store.seals import Seals
 from broker.store.soonest import Soonest
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from broker.settings import Redis
 
 SCHEMA = 1
-_CANARY = "token-broker canary"
 
 
 @dataclass(slots=True)
@@ -53,6 +53,7 @@ class Store:
     soonest: Soonest
     notices: Notices
     resealing: Resealing
+    seals: Seals
     clock: Clock
     sealer: Sealer
 
@@ -74,7 +75,9 @@ class Store:
         self.clock.observe(int(seconds) * 1000 + int(micros) // 1000, asked)
         if known is None:
             await self._begin()
-        schema, store_id, sealed = await self.primary.call("HMGET", self.keys.meta, "schema", "store", "canary")
+        schema, store_id, sealed, binds = await self.primary.call(
+            "HMGET", self.keys.meta, "schema", "store", "canary", BINDS
+        )
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(
@@ -83,19 +86,22 @@ class Store:
         if (unknown := unknown_schema(schema)) is not None:
             raise InvalidSettings(f"redis: the data under namespace {self.keys.namespace!r} {unknown}")
         try:
-            self.sealer.open(sealed or b"", *CANARY)
+            canary = self.sealer.open(sealed or b"", *CANARY, purpose="meta")
         except CannotOpen:
             raise InvalidSettings(
                 "sealing.keys_file: none of its keys opens what is stored in this Redis: put the old key back into "
                 "the file, below the new one"
             ) from None
+        self.sealer.binds = self.sealer.binds or binds is not None
+        # The canary is sealed: whoever writes Redis can take the note `sealing` away, but not this.
+        self.sealer.requires_bound = self.sealer.requires_bound or canary == CANARY_BOUND
         self.primary.mark = (self.keys.meta, store_id.decode())
 
     async def _begin(self) -> None:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
-        canary = self.sealer.seal(_CANARY, *CANARY)
-        new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), "canary": canary}
-        # All three or none: two brokers that start on an empty server agree on one identity.
+        new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), BINDS: "bound"}
+        new["canary"] = self.sealer.seal_bound(CANARY_BOUND, *CANARY, purpose="meta")
+        # All of them or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",
             "if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('HSET', KEYS[1], unpack(ARGV)) "
@@ -180,6 +186,7 @@ def _wire(
         soonest=Soonest(primary, keys),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
+        seals=Seals(primary, keys, sealer),
         clock=clock,
         sealer=sealer,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker.model.account import Ownership, parse_account
 from broker.secret import CannotOpen
+from broker.store.binding import Binding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,30 +24,31 @@ _AT_ONCE = 500
 """Grants that one trip reads."""
 
 
-def read(sealer: Sealer, grant_id: str, granted_at: int, raw: Mapping[str, bytes | None]) -> Ownership:
+def read(binding: Binding, grant_id: str, granted_at: int, raw: Mapping[str, bytes | None]) -> Ownership:
     """Return whose a grant is; an account that no key opens, or that belongs to another login, is not known.
 
     Args:
-        sealer: Opens the account.
+        binding: Opens the account.
         grant_id: Of the grant.
         granted_at: When a person granted it, epoch ms.
-        raw: Its fields.
+        raw: Its fields, `provider` among them.
     """
     account = None
     if raw["account"]:
         try:
-            account = parse_account(sealer.open(raw["account"], grant_id, "account"), granted_at)
+            provider = (raw["provider"] or b"").decode()
+            account = parse_account(binding.open(grant_id, "account", raw["account"], provider)[0].reveal(), granted_at)
         except CannotOpen:
             pass
     owner, label = (None if not raw[name] else (raw[name] or b"").decode() for name in ("owner", "label"))
     return Ownership(account, owner, label)
 
 
-def fields(sealer: Sealer, grant_id: str, granted_at: int, whose: Ownership) -> list[Argument]:
+def fields(binding: Binding, grant_id: str, granted_at: int, whose: Ownership, provider: str) -> list[Argument]:
     """Return what is known of whose a grant is, as fields of its hash, each with its value."""
     found: list[Argument] = []
     if whose.account is not None:
-        found += ["account", sealer.seal(whose.account.serialize(granted_at), grant_id, "account")]
+        found += ["account", binding.seal(grant_id, "account", whose.account.serialize(granted_at), provider)]
     for name, text in (("owner", whose.owner), ("label", whose.label)):
         if text is not None:
             found += [name, text]
@@ -70,12 +72,13 @@ async def is_held(primary: Primary, keys: Keys, sealer: Sealer, grant_ids: Seque
         grant_ids: The grants to read, all of one provider.
         account_id: Which account.
     """
+    binding, fields_read = Binding(sealer, lambda: primary.store_id), ("account", "granted_at", "provider")
     for start in range(0, len(grant_ids), _AT_ONCE):
         batch = grant_ids[start : start + _AT_ONCE]
-        rows = await primary.pipeline([("HMGET", keys.grant(name), "account", "granted_at") for name in batch])
-        for name, (account, granted_at) in zip(batch, rows, strict=True):
-            raw = {"account": account, "owner": None, "label": None}
-            whose = read(sealer, name, int(granted_at or 0), raw) if account else None
+        rows = await primary.pipeline([("HMGET", keys.grant(name), *fields_read) for name in batch])
+        for name, (account, granted_at, provider) in zip(batch, rows, strict=True):
+            raw = {"account": account, "owner": None, "label": None, "provider": provider}
+            whose = read(binding, name, int(granted_at or 0), raw) if account else None
             if whose is not None and whose.account is not None and whose.account.id == account_id:
                 return True
     return False

@@ -74,9 +74,14 @@ def import_call(keys: scripts.Keys, grants: Grants, imported: Import, held: Gran
     grant_id, provider = imported.grant_id, imported.provider
     generation = max(now, (held.generation if held else 0) + 1)
     fields: list[Argument] = ["generation", generation, "granted_at", now]
-    if imported.scope is not None:
-        fields += ["scope", imported.scope]
-    fields += grants.sealed_refresh_token(grant_id, imported.refresh_token)
+    # An import without a scope keeps the scope of the access token that it leaves in place.
+    kept = held.token if held is not None and held.provider == provider else None
+    scope = kept.scope if imported.scope is None and kept else imported.scope
+    if scope is not None:
+        fields += ["scope", scope]
+    fields += grants.sealed_refresh_token(
+        grant_id, imported.refresh_token, provider=provider, granted_at=now, scope=scope
+    )
     fields += grants.ownership_fields(grant_id, generation, imported.ownership)
     return _call(
         keys,
@@ -88,7 +93,7 @@ def import_call(keys: scripts.Keys, grants: Grants, imported: Import, held: Gran
         generation=generation,
         seen=(held.provider, held.generation) if held else None,
         due_at=imported.due_at,
-        keeps_token=held is not None and held.provider == provider and held.token is not None,
+        keeps_token=kept is not None,
     )
 
 

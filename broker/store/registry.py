@@ -216,7 +216,10 @@ class Registry:
         claim, fields = commit.claim, commit_fields(self._grants, commit)
         recorded = [*fields, *claim.ownership] if claim.ownership else fields
         if commit.refresh_token is None:  # Redis has it, but the store that the record is written into may not
-            recorded = recorded + self._grants.sealed_refresh_token(claim.grant_id, claim.refresh_token)
+            scope = commit.token.scope if commit.token else claim.scope
+            recorded = recorded + self._grants.sealed_refresh_token(
+                claim.grant_id, claim.refresh_token, provider=claim.provider, granted_at=claim.granted_at, scope=scope
+            )
         record = self._record(
             grant_id=claim.grant_id,
             provider=claim.provider,
@@ -243,9 +246,11 @@ class Registry:
             ownership: Whose it is.
         """
         fields = [
-            *self._grants.sealed_refresh_token(token.grant_id, refresh_token),
+            *self._grants.sealed_refresh_token(
+                token.grant_id, refresh_token, provider=token.provider, granted_at=token.issued_at, scope=token.scope
+            ),
             *_login_fields(self._grants, token, ending),
-            *self._grants.ownership_fields(token.grant_id, token.issued_at, ownership),
+            *self._grants.ownership_fields(token.grant_id, token.issued_at, ownership, provider=token.provider),
         ]
         record = self._record(
             grant_id=token.grant_id,
@@ -283,13 +288,22 @@ class Registry:
     def reseal_record(self, record: str) -> str:
         """Return *record* with its sealed fields sealed with the first key; what no key opens stays as it is."""
         members: dict[str, Any] = json.loads(record)
-        fields = members.get("fields", [])
-        for name, cell in zip(fields[::2], fields[1::2], strict=True):
-            if isinstance(cell, dict):
-                with contextlib.suppress(CannotOpen):
-                    sealed = self._grants.resealed(members["grant_id"], name, base64.b64decode(cell["b"]))
-                    cell["b"] = base64.b64encode(sealed).decode()
+        if "fields" in members:
+            members["fields"] = [_cell(cell) if isinstance(cell, bytes) else cell for cell in self._opened(members)]
         return json.dumps(members)
+
+    def _opened(self, record: dict[str, Any]) -> list[Argument]:
+        """Return the fields of a record, as the grant's hash is to have them; what no key opens stays as it is."""
+        names, cells = record["fields"][::2], record["fields"][1::2]
+        known = {**dict(zip(names, cells, strict=True)), **record}
+        found: list[Argument] = []
+        for name, cell in zip(names, cells, strict=True):
+            value = base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell
+            if isinstance(value, bytes):
+                with contextlib.suppress(CannotOpen):
+                    value = self._grants.resealed(record["grant_id"], name, value, known, trusted=True)
+            found += [name, value]
+        return found
 
     async def restore(self, record: str) -> Restored:
         """Write what a record says into the store, as far as it is newer than what the store has."""
@@ -306,7 +320,7 @@ class Registry:
 
     async def _restore(self, record: dict[str, Any]) -> Restored:
         grant_id, provider, generation = record["grant_id"], record["provider"], record["generation"]
-        fields = [base64.b64decode(cell["b"]) if isinstance(cell, dict) else cell for cell in record["fields"]]
+        fields = self._opened(record)
         changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")

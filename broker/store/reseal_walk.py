@@ -95,6 +95,8 @@ async def walk(resealing: Resealing, position: Position) -> Step:
         StoreUnavailable: Redis does not answer; what was resealed until then stays so.
     """
     step = Step(position)
+    if position == Position():
+        await resealing.begin()
     until = time.monotonic() + _BUDGET
     while True:
         page = await resealing.page(position.page)
@@ -134,6 +136,7 @@ async def conclude(resealing: Resealing, unreadable: frozenset[str]) -> Conclusi
             "other keys until it has (appendonly yes proves that), then reseal again"
         )
     else:
+        await resealing.finish()
         detail = (
             "all that Redis holds is sealed with the first key: remove the other keys from sealing.keys_file once "
             "every broker was restarted with the new key first (each reseals its own journal at its start); keep them "

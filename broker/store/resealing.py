@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidRequest
-from broker.secret import CannotOpen, Sealer
+from broker.secret import CannotOpen, Purpose, Sealer
 from broker.store import scripts
+from broker.store.binding import Binding
 from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ SEALED_FIELDS = ("refresh_token", "access_token", "extra", "account")
 """The sealed fields of a grant's hash."""
 CANARY = ("meta", "canary")
 """The context for which the canary is sealed."""
+CANARY_BOUND = "token-broker canary, all bound"
+"""The text of the canary of a store that holds values in the bound form alone; another is that of any other store."""
+BINDS = "sealing"
+"""The field of `meta` that has every broker seal in the bound form; it is not sealed, and asks for more, not less."""
+_FACTS = ("provider", "generation", "granted_at", "issued_at", "expires_at", "token_type", "scope")
+"""What stands beside the sealed fields of a grant, and is sealed with them."""
 _PAGE = 500
 """About how many keys one page examines."""
 _TRIES = 8
@@ -57,6 +64,7 @@ class _Place:
     key: str
     name: str
     fields: Sequence[tuple[str, tuple[str, ...]]]
+    purpose: Purpose
 
 
 class Resealing:
@@ -66,7 +74,26 @@ class Resealing:
         self._primary = primary
         self._keys = keys
         self._sealer = sealer
+        self._binding = Binding(sealer, lambda: primary.store_id)
         self._replicas = replicas
+
+    async def begin(self) -> None:
+        """Have every broker of this store seal in the bound form from now on."""
+        await self._note(BINDS, "bound")
+        self._sealer.binds = True
+
+    async def finish(self) -> None:
+        """Note in the sealed canary that the store holds values in the bound form alone."""
+        if not self._sealer.requires_bound:
+            canary = self._sealer.seal_bound(CANARY_BOUND, *CANARY, purpose="meta")
+            await self._note("canary", canary)
+            self._sealer.requires_bound = True
+
+    async def _note(self, field: str, value: Argument) -> None:
+        script = scripts.NOTE
+        await self._primary.run(
+            script, script.keys(meta=self._keys.meta), script.args([field, value], counter="", count=0)
+        )
 
     async def page(self, cursor: str | None) -> Resealed:
         """Reseal one page.
@@ -89,7 +116,7 @@ class Resealing:
         )
         places = list(self._places({key.decode("utf-8", "surrogateescape") for key in found}))
         if first:
-            places.append(_Place(self._keys.meta, "", [("canary", CANARY)]))
+            places.append(_Place(self._keys.meta, "", [("canary", CANARY)], "meta"))
         await self._reseal(places, done)
         done.next = None if int(at) == 0 else f"{run_id}~{int(at)}"
         return done
@@ -108,9 +135,9 @@ class Resealing:
         for key in keys:
             if key.startswith(grants):
                 grant_id = key.removeprefix(grants)
-                yield _Place(key, grant_id, [(field, (grant_id, field)) for field in SEALED_FIELDS])
+                yield _Place(key, grant_id, [(field, (grant_id, field)) for field in SEALED_FIELDS], "grant")
             elif key.startswith(flows):
-                yield _Place(key, "", [("", ("flow", key.removeprefix(flows)))])
+                yield _Place(key, "", [("", ("flow", key.removeprefix(flows)))], "flow")
 
     async def _reseal(self, places: Sequence[_Place], done: Resealed) -> None:
         """Reseal the values in *places*; a value that changes meanwhile is read again."""
@@ -141,12 +168,17 @@ class Resealing:
 
     def _changes(self, place: _Place, values: Sequence[bytes | None], unreadable: set[str]) -> list[Argument]:
         changes: list[Argument] = []
-        for (field, context), value in zip(place.fields, values, strict=True):
+        known = dict(zip(_FACTS, values[len(place.fields) :], strict=False))
+        for (field, context), value in zip(place.fields, values, strict=False):
             if value is None or self._sealer.is_current(value):
                 continue
             try:
-                changes += [field, value, self._sealer.reseal(value, *context)]
-            except CannotOpen:
+                if place.purpose == "grant":
+                    resealed = self._binding.resealed(place.name, field, value, known)
+                else:
+                    resealed = self._sealer.reseal(value, *context, purpose=place.purpose)
+                changes += [field, value, resealed]
+            except (CannotOpen, ValueError):
                 if place.name:
                     unreadable.add(place.name)
         return changes
@@ -159,6 +191,8 @@ def _call(key: str, changes: Sequence[Argument]) -> tuple[Sequence[str], Sequenc
 
 def _read_command(place: _Place) -> Sequence[str]:
     fields = [field for field, _ in place.fields]
+    if place.purpose == "grant":
+        return ("HMGET", place.key, *fields, *_FACTS)
     return ("HMGET", place.key, *fields) if fields[0] else ("GET", place.key)
 
 

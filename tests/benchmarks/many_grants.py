@@ -180,6 +180,7 @@ def measure(many: int) -> None:
             redis_port = store.port
             path = settings(folder, port, redis_port, free_port())
             sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
+            sealer.binds = True
             client = redis.Redis(port=redis_port)
             empty = client.info("memory")["used_memory"]
             filled = fill(redis_port, many, sealer, int(time.time() * 1000))

@@ -115,6 +115,7 @@ def measure(providers: int, many: int, seconds: float) -> None:
             path.write_text('include = ["providers.d/*.toml"]\n' + text + "[metrics]\nmax_grants = 100\n")
             provider_files(folder / "providers.d", providers)
             sealer = Sealer(parse_sealing_keys((folder / "keys").read_text()))
+            sealer.binds = True
             send(store.port, grants(many, providers, sealer, int(time.time() * 1000)), 2 * many)
             log, began, url = folder / "log", time.perf_counter(), f"http://127.0.0.1:{port}"
             with log.open("wb") as stderr, running_broker(path, port, stdout=stderr, stderr=stderr) as process:

@@ -34,7 +34,9 @@ class KeyFile:
         self.path.write_text("".join(f"{self._keys[number]}\n" for number in numbers))
 
     def sealer(self, *numbers: int) -> Sealer:
-        return Sealer(parse_sealing_keys("\n".join(self._keys[number] for number in numbers)))
+        sealer = Sealer(parse_sealing_keys("\n".join(self._keys[number] for number in numbers)))
+        sealer.binds = True
+        return sealer
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ class Replica:
         found = set()
         for path in (self._folder / "data" / "journal").glob("*.journal"):
             for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last one is torn
-                _, grant, text = sealer.open(base64.b64decode(line), "journal").split(" ", 2)
+                _, grant, text = sealer.open(base64.b64decode(line), "journal", purpose="journal").split(" ", 2)
                 cells = json.loads(text or "{}").get("fields", [])
                 for name, value in zip(cells[::2], cells[1::2], strict=True):
                     if name == "refresh_token":

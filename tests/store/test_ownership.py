@@ -97,7 +97,7 @@ async def test_a_flow_without_news_is_as_before(store: Store) -> None:
     """Brokers of the version before read a pending login that says nothing they do not know."""
     await store.flows.put("t", Flow("ticket", "g", "p", "t"))
     sealed = await store.primary.call("GET", store.keys.flow("t"))
-    text = store.sealer.open(sealed, "flow", "t")
+    text = store.sealer.open(sealed, "flow", "t", purpose="flow")
     assert not {"held", "decision", "owner", "label", "replace_account", "undecided", "decided_at"} & {
         *json.loads(text)
     }

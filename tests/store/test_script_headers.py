@@ -166,3 +166,4 @@ async def notify_and_reseal(store: Store) -> None:
     [leased] = await store.notices.lease("webhook", 1, LEASE)
     await store.notices.finish("webhook", leased, "", None)
     await store.resealing.on_disk()
+    await store.resealing.begin()

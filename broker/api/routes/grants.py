@@ -91,7 +91,8 @@ def _seal_cursor(context: Context, caller: Caller, cursor: str | None) -> str | 
     """Seal a cursor for *caller*: it names a grant, which the caller may have no right to know of."""
     if cursor is None:
         return None
-    return base64.urlsafe_b64encode(context.store.sealer.seal(cursor, "cursor", caller.name)).decode().rstrip("=")
+    sealed = context.store.sealer.seal(cursor, "cursor", caller.name, purpose="cursor")
+    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | None:
@@ -99,7 +100,7 @@ def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | 
         return None
     try:
         raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
-        return context.store.sealer.open(raw, "cursor", caller.name)
+        return context.store.sealer.open(raw, "cursor", caller.name, purpose="cursor")
     except (ValueError, CannotOpen):
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
