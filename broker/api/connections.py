@@ -24,7 +24,7 @@ from broker.api.connection_pool import Connection, Pool
 from broker.api.peers import Peers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from broker.api.server import Protocol
     from broker.process.metrics import Metrics
@@ -37,6 +37,8 @@ _PUBLIC_PART = 0.25
 """Of all connections, those that belong to `http.public_listen`, where there is one."""
 _SPARE = 64
 """Connections over the limit, at most, while others are young: each side has as many."""
+_SCANNED_AT_ONCE = 2000
+"""Connections that a scan looks at before others are served: a millisecond."""
 _SCANS = 4
 """Scans within the shortest time limit."""
 _DEFAULT_LIMIT = 60_000
@@ -164,9 +166,7 @@ class Connections:
         """Scan all connections now, and every few seconds until `stop`."""
         loop = asyncio.get_running_loop()
         self._next_scan = loop.call_later(min(self.read_timeout, self.head_timeout) / _SCANS, self.start)
-        now = loop.time()
-        for pool in (self._callers, self._public):
-            self._close_stalled(pool, now)
+        self._scan(iter([*self._callers, *self._public]))
 
     def stop(self) -> None:
         """Scan no more."""
@@ -176,17 +176,27 @@ class Connections:
     def _pool(self, protocol: Protocol) -> Pool:
         return self._public if protocol.is_public else self._callers
 
-    def _close_stalled(self, pool: Iterable[Connection], now: float) -> None:
-        """Close connections whose time is over: for a first byte, for the head of a request, or for a byte to move."""
-        late = now - self.read_timeout
-        for connection in pool:
-            protocol = connection.protocol
-            if 0 < protocol.head_began < now - self.head_timeout and protocol.is_idle:
-                self._close("slow", connection)
-            elif not protocol.is_used and connection.opened < late:
-                self._close("silent", connection)
-            elif connection.expects_bytes(now) and connection.moved < late:
-                self._close("stalled", connection)
+    def _scan(self, connections: Iterator[Connection]) -> None:
+        """Close those whose time is over, a part of all at a time, so that others are served between two parts."""
+        loop, left = asyncio.get_running_loop(), _SCANNED_AT_ONCE
+        now = loop.time()
+        for connection in connections:
+            if connection.protocol.transport is not None:  # it was not closed meanwhile
+                self._close_late(connection, now)
+            left -= 1
+            if not left:
+                loop.call_soon(self._scan, connections)
+                return
+
+    def _close_late(self, connection: Connection, now: float) -> None:
+        """Close a connection whose time is over: for a first byte, for the head of a request, or for a byte to move."""
+        protocol, late = connection.protocol, now - self.read_timeout
+        if 0 < protocol.head_began < now - self.head_timeout and protocol.is_idle:
+            self._close("slow", connection)
+        elif not protocol.is_used and connection.opened < late:
+            self._close("silent", connection)
+        elif connection.expects_bytes(now) and connection.moved < late:
+            self._close("stalled", connection)
 
     def _close_all(self, connections: Iterable[Connection]) -> None:
         """Close connections to make room for another."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker.api import server
 from broker.api.server import Protocol
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
@@ -36,6 +37,12 @@ class Ground:
 
 
 StartGround = Callable[..., Awaitable[Ground]]
+
+
+@pytest.fixture(autouse=True)
+def lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have connections linger for less than a second: the client of these tests is near."""
+    monkeypatch.setattr(server, "LINGER", 0.3)
 
 
 @pytest.fixture

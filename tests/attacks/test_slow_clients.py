@@ -63,20 +63,18 @@ async def large_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
 @asynccontextmanager
 async def attacking(port: int, attack: Attack, path: str) -> AsyncIterator[None]:
     """Keep `MANY` attackers at it, each of which comes back when it is sent away."""
+    over = asyncio.Event()
 
     async def one() -> None:
-        while True:
+        while not over.is_set():
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2048)
                 doing = asyncio.create_task(attack(reader, writer, path))
-                lost = asyncio.create_task(_lost(writer))
-                try:
-                    await asyncio.wait([doing, lost], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in (doing, lost):
-                        task.cancel()
-                    await asyncio.gather(doing, lost, return_exceptions=True)
-                    writer.transport.abort()
+                while not (doing.done() or writer.transport.is_closing() or over.is_set()):
+                    await asyncio.sleep(0.02)
+                doing.cancel()
+                await asyncio.gather(doing, return_exceptions=True)
+                writer.transport.abort()
             await asyncio.sleep(0.05)
 
     attackers = [asyncio.create_task(one()) for _ in range(MANY)]
@@ -84,14 +82,8 @@ async def attacking(port: int, attack: Attack, path: str) -> AsyncIterator[None]
         await asyncio.sleep(0.2)
         yield
     finally:
-        for task in attackers:
-            task.cancel()
-        await asyncio.gather(*attackers, return_exceptions=True)
-
-
-async def _lost(writer: asyncio.StreamWriter) -> None:
-    while not writer.transport.is_closing():
-        await asyncio.sleep(0.02)
+        over.set()
+        await asyncio.gather(*attackers)
 
 
 async def others_are_served(ground: Ground, seconds: float = 0.7) -> int:
