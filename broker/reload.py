@@ -7,6 +7,7 @@ event loop. So wrong settings change nothing, and no request sees half of a chan
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,7 +18,7 @@ from broker.process import logs
 from broker.process.tasks import begin
 from broker.providers.client_secret import require_secrets
 from broker.providers.proxy import require_proxies
-from broker.settings.changes import Reloaded, compare_tables, needing_restart
+from broker.settings.changes import TAKEN_UP, Reloaded, TableChanges, compare_tables, needing_restart, taken_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -114,13 +115,16 @@ class Reload:
         except InvalidSettings as error:
             log.error("settings.not_reloaded", findings=error.findings)
             raise
+        rekeyed = self._callers.rekeyed(callers)
         self._callers.replace(callers)
         if settings.log != self._running.log:
             logs.set_up(settings.log)
-        taken_up = {"include": settings.include, "providers": settings.providers, "callers": settings.callers}
-        self._running = self._running.model_copy(update={**taken_up, "log": settings.log})
+        before = self._running
+        self._running = before.model_copy(update={name: getattr(settings, name) for name in TAKEN_UP})
         reloaded = Reloaded(
             providers=changes,
+            caller_changes=_caller_changes(before, settings, rekeyed),
+            keys=taken_up(before, settings),
             callers=tuple(settings.callers),
             log_level=settings.log.level,
             needs_restart=needing_restart(self._running, settings),
@@ -130,6 +134,10 @@ class Reload:
             providers_added=changes.added,
             providers_changed=changes.changed,
             providers_removed=changes.removed,
+            callers_added=reloaded.caller_changes.added,
+            callers_changed=reloaded.caller_changes.changed,
+            callers_removed=reloaded.caller_changes.removed,
+            changed=reloaded.keys,
             callers=reloaded.callers,
             log_level=reloaded.log_level,
         )
@@ -145,6 +153,12 @@ class Reload:
         require_secrets(new)
         require_proxies(self._running, new)
         return settings, Callers.load(settings.callers, self._running.data_dir)
+
+
+def _caller_changes(before: Settings, now: Settings, rekeyed: Iterable[str]) -> TableChanges:
+    """Return how the callers differ; *rekeyed* are those whose file holds another key, whatever their table says."""
+    tables = compare_tables(before.callers, now.callers)
+    return replace(tables, changed=(*tables.changed, *(name for name in rekeyed if name not in tables.changed)))
 
 
 def _retrieve(reloading: asyncio.Task[Reloaded]) -> None:

@@ -1,9 +1,9 @@
 """The whole daemon, wired: read this first.
 
 `serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs four loops beside the listeners: the scheduler (the write path), the
-follower (it keeps the read path's cache current), the history (counts for the status page) and the notifier (notices
-to people). A loop that ends unexpectedly ends the process.
+read path and the API on them, and then runs five loops beside the listeners: the scheduler (the write path), the
+follower (it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to
+people) and the walk that keeps the index of tokens' ends true. A loop that ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from broker.api.cached_responses import CachedResponses
 from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
+from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
 from broker.api.health import Health
 from broker.api.hosts import Hosts
@@ -55,6 +56,7 @@ from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
 from broker.store import open_store
+from broker.store.index_walk import IndexWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -99,6 +101,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
                 data_dir=str(settings.data_dir),
                 max_connections=broker.api.connections.limit,
             )
+            log.info("status_page.ready", **page_entry(settings, base.callers, addresses))
             if not await _started(broker, base, signals.stopping):
                 return
             systemd.ready(health.summary())
@@ -201,6 +204,7 @@ class _Broker:
     follower: Follower
     history: HistoryRecorder
     notifier: Notifier
+    index: IndexWalk
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -209,7 +213,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    others = (of_follower, of_history, of_logins, *base.notifier.heartbeats)
+    of_index = Heartbeat("index")
+    others = (of_follower, of_history, of_logins, of_index, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -224,6 +229,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     def heartbeats() -> Sequence[Heartbeat]:
         return (*base.providers.heartbeats, *others)
 
+    base.callers.on_replace = base.cache.wake_all
     health = Health(
         store=base.store,
         journal=base.journal,
@@ -243,7 +249,8 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
+    index = IndexWalk(base.store, of_index)
+    return _Broker(scheduler, follower, history, base.notifier, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -372,6 +379,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.index.run, stopping), name="index")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

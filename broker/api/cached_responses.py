@@ -33,6 +33,14 @@ _CONTROL_CODE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may carry (RFC 9110 §5.5)."""
 
 
+def json_body(body: Any) -> bytes:
+    """Return *body* as JSON with an end of line, after which the prompt of a terminal begins (RFC 8259 §2 allows it).
+
+    It does not depend on the client: one response serves all of them.
+    """
+    return json.dumps(body).encode() + b"\n"
+
+
 class Content(NamedTuple):
     """Status, headers and body; the body is None where the status allows none."""
 
@@ -144,7 +152,7 @@ class RawResponse(web.StreamResponse):
 def token_content(token: Token, answer: dict[str, Any]) -> Content:
     """Return the token answer as JSON."""
     headers = {"Content-Type": "application/json", **token_headers(token)}
-    return Content(200, headers, json.dumps(answer).encode())
+    return Content(200, headers, json_body(answer))
 
 
 def not_modified_content(token: Token, _: dict[str, Any]) -> Content:
@@ -161,7 +169,7 @@ def authorization_content(token: Token, _: dict[str, Any]) -> Content:
 def client_credentials_content(token: Token, answer: dict[str, Any]) -> Content:
     """Return the response to a client credentials request (RFC 6749 §5.1)."""
     headers = {"Content-Type": "application/json", **token_headers(token)}
-    return Content(200, headers, json.dumps(client_credentials_answer(answer)).encode())
+    return Content(200, headers, json_body(client_credentials_answer(answer)))
 
 
 def client_credentials_answer(answer: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from broker.process.data_dir import secret_line, write_private
 from broker.secret import key_digest, new_caller_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from multidict import MultiMapping
@@ -71,6 +71,8 @@ class Callers:
         self._by_digest = callers
         self.known_requests: dict[bytes, tuple[Caller, str]] = {}
         """Caller and grant of client credentials requests, by the requests' digests. Callers that change empty it."""
+        self.on_replace: Callable[[], object] = lambda: None
+        """Called after other callers were taken over: requests that wait must check their right again."""
 
     @classmethod
     def load(cls, settings: Mapping[str, CallerSettings], data_dir: Path) -> Callers:
@@ -113,6 +115,18 @@ class Callers:
     def replace(self, other: Callers) -> None:
         """Take over another set of callers: what a reload of the settings gave."""
         self._by_digest, self.known_requests = other._by_digest, other.known_requests
+        self.on_replace()
+
+    @property
+    def admins(self) -> tuple[str, ...]:
+        """The callers who are admin of any grant id: they may sign in at the status page."""
+        return tuple(sorted(caller.name for caller in self._by_digest.values() if caller.administers))
+
+    def rekeyed(self, other: Callers) -> tuple[str, ...]:
+        """Return the callers of both sets whose keys differ, by name."""
+        digests = {caller.name: digest for digest, caller in self._by_digest.items()}
+        changed = {caller.name for digest, caller in other._by_digest.items() if digests.get(caller.name) != digest}
+        return tuple(sorted(changed & digests.keys()))
 
     def authenticate(self, headers: MultiMapping[str]) -> Caller:
         """Return the caller of a request with these *headers*.

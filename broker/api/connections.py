@@ -12,7 +12,6 @@ or the reading of a response, may take. A scan of all connections every few seco
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from broker.api.cached_responses import json_body
 from broker.api.connection_pool import Connection, Pool
 from broker.api.peers import Peers
 
@@ -45,9 +45,9 @@ _DEFAULT_LIMIT = 60_000
 """Where open files have no limit."""
 _LOG_INTERVAL = 60.0
 """Seconds without a closed connection after which `connections.full` is logged again."""
-_FULL_BODY = json.dumps(
+_FULL_BODY = json_body(
     {"error": "too_many_connections", "error_description": "every connection is busy: try again in a moment"}
-).encode()
+)
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
     b"Retry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_FULL_BODY), _FULL_BODY)

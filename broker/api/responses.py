@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from broker import errors
-from broker.api.cached_responses import COMMON_HEADERS, RawResponse
+from broker.api.cached_responses import COMMON_HEADERS, RawResponse, json_body
 from broker.api.requests import BODY_LIMIT
 from broker.login.held import OtherAccount
 from broker.login.login import LoginRefused
@@ -49,7 +48,7 @@ def error_status(error: errors.BrokerError) -> int:
 def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Make a JSON response that nobody may store."""
     return web.Response(
-        body=json.dumps(body).encode(),
+        body=json_body(body),
         status=status,
         content_type="application/json",
         headers={"Cache-Control": "no-store", **(headers or {})},

@@ -44,21 +44,41 @@ def _check(config: Path | None, *, online: bool, strict: bool, as_json: bool) ->
     from broker import check as checks
     from broker.check.finding import from_error
 
+    path = config_path(config)
+    files, variables = _read_from(path)
     try:
         settings = load(config)
     except InvalidSettings as error:
         findings = [from_error(sentence) for sentence in error.findings]
     else:
-        path = config_path(config)
         findings = list(checks.offline(settings, settings_file.origins(path), settings_file.files(path)))
         if online:
             findings += run(checks.online(settings))
     code = checks.exit_code(findings, strict=strict)
     if as_json:
-        typer.echo(json.dumps({"exit": code, "findings": [finding.to_json() for finding in findings]}))
+        read = {"files": [str(file) for file in files], "variables": variables}
+        typer.echo(json.dumps({"exit": code, "findings": [finding.to_json() for finding in findings], **read}))
     else:
         for finding in findings:
             out.print(str(finding), markup=False)
         hint = "" if online else " Use --online to try every connection."
-        out.print(f"{checks.summary(findings)}.{hint}", markup=False)
+        where = _sources(files, variables)
+        out.print(f"{checks.summary(findings)}{where and f' in {where}'}.{hint}", markup=False)
     return code
+
+
+def _read_from(path: Path | None) -> tuple[list[Path], list[str]]:
+    """Return the files and variables that were read; none where the settings file cannot be: a finding says that."""
+    try:
+        return settings_file.read_from(path)
+    except InvalidSettings:
+        return [] if path is None else [path.absolute()], []
+
+
+def _sources(files: list[Path], variables: list[str]) -> str:
+    """Return in words what was read: the settings file, how many others it includes, and the variables over it."""
+    parts = [str(files[0])] if files else []
+    if len(files) > 1:
+        parts.append("the file that it includes" if len(files) == 2 else f"the {len(files) - 1} files that it includes")
+    parts += variables
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

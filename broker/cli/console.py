@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
 
 from broker import __version__
 from broker.errors import BrokerError, InvalidSettings, ProviderUnavailable, ReauthorizationRequired, TokenUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from rich.console import ConsoleOptions, RenderableType
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_TRY_AGAIN, EXIT_LOG_IN, EXIT_SETTINGS, EXIT_INTERRUPTED = 1, 2, 75, 77, 78, 130
 EXIT_CODES = {
@@ -35,13 +38,38 @@ EXITS = "Exit codes: "
 app = typer.Typer(
     name="token-broker",
     help="Keep OAuth 2.0 grants alive, and hand the current access token to services.",
+    epilog="`token-broker demo` shows it at work, without any settings. `token-broker COMMAND --help` shows the "
+    "options of a command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # it prints local variables, and those of the broker hold tokens
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+
+
+class Terminal(Console):
+    """A console whose texts do not control the terminal: control characters in them are shown as escapes.
+
+    What a provider or another caller wrote may be printed, and must not move the cursor or change the window's title.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render *renderable*; what rich itself writes to control the terminal stays."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def visible(text: str) -> str:
+    """Return *text* with every character that is not printable shown as an escape, except line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
+out = Terminal(highlight=False, soft_wrap=True)
 TABLE_COLUMNS = 200
 """Width of a table that is not printed to a terminal, so that no cell is folded."""
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _GRANTS = {"demo-cameras": "cameramanager", "demo-een": "een", "demo-oidc": "acme"}
 _INTERVAL = 0.25
 """Seconds between two requests for the grants."""
+_REFRESH_NEAR, _END_NEAR = 0.3, 0.1
+"""Parts of a token's life that are left when its bar turns yellow and red."""
 _ENDLESS = 1e9
 """Seconds that the demo runs where no option ends it."""
 
@@ -74,9 +76,12 @@ client_secret = "{rotating.client_secret}"
 
 @app.command(epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def demo(
-    lifetime: Annotated[float, typer.Option(min=2, max=30, help="Lifetime of an access token in seconds.")] = 20,
+    lifetime: Annotated[
+        float, typer.Option(min=2, max=30, metavar="SECONDS", help="Lifetime of an access token in seconds.")
+    ] = 20,
     seconds: Annotated[
-        float | None, typer.Option(min=1, help="Stop after this many seconds.", show_default="at Ctrl-C")
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Stop after this many seconds.", show_default="at Ctrl-C"),
     ] = None,
 ) -> None:
     """See it work: a store, an authorization server, three logins, and tokens that are refreshed while you watch."""
@@ -147,7 +152,9 @@ async def _show(directory: Path, config: Path, signals: Signals, seconds: float 
                 await _log_in(broker, grant, provider)
             header = directory / "key.header"
             header.touch(mode=0o600)
-            header.write_text(f"X-Broker-Key: {(directory / 'data' / 'admin.key').read_text().strip()}\n")
+            key = directory / "data" / "admin.key"
+            header.write_text(f"X-Broker-Key: {key.read_text().strip()}\n")
+            out.print(f"Status page: {_url(config)}/ (sign in with the key that `cat {key}` prints)", markup=False)
             out.print("Fetch a token yourself, in another terminal:")
             out.print(f"curl -fsS -H @{header} {_url(config)}/v1/grants/demo-cameras/token", markup=False)
             out.print("Ctrl-C ends everything.")
@@ -224,18 +231,27 @@ async def _snapshots(broker: Broker, signals: Signals, ends: float) -> AsyncIter
             pass
 
 
+def life_style(part: float) -> str:
+    """Return the colour of a token's bar: green while nothing has to happen, yellow near its refresh, red near its end.
+
+    Args:
+        part: The part of its life that is left, 0 to 1. A token is refreshed when about a quarter is left.
+    """
+    return "green" if part > _REFRESH_NEAR else "yellow" if part > _END_NEAR else "red"
+
+
 def _table(grants: list[dict[str, Any]], generations: dict[str, set[int]]) -> Table:
     table = Table("grant", "provider", "life left", "", "refreshed", "next", "last", box=None, pad_edge=False)
     now = time.time()
     for grant in sorted(grants, key=lambda g: str(g["grant_id"])):
         life = max(1, (grant["expires_at"] or 0) - (grant["issued_at"] or 0))
         left = max(0.0, (grant["expires_at"] or 0) - now)
-        last = grant["last"] or {"outcome": "logged in"}
+        last, style = grant["last"] or {"outcome": "logged in"}, life_style(left / life)
         due = f"in {max(0.0, grant['refresh_at'] - now):.0f} s"
         table.add_row(
             grant["grant_id"],
             grant["provider"],
-            ProgressBar(life, left, width=14),
+            ProgressBar(life, left, width=14, complete_style=style, finished_style=style),
             f"{left:.0f} s",
             f"{len(generations[grant['grant_id']]) - 1} times",
             due if grant["state"] == "due" else grant["state"],

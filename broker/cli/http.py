@@ -170,14 +170,18 @@ def _read_key(key_file: Path | None, settings: Settings | None) -> tuple[str, st
     if key_file is None and (given := os.environ.get("TOKEN_BROKER_KEY")):
         key, where = given.strip(), "TOKEN_BROKER_KEY"
     elif path is None:
-        raise errors.UnknownKey("there is no key: name its file with --key-file or TOKEN_BROKER_KEY_FILE")
+        raise errors.UnknownKey(
+            "there is no key: name its file with --key-file or TOKEN_BROKER_KEY_FILE; `token-broker caller new NAME` "
+            "makes one"
+        )
     else:
         try:
             key, where = path.read_text("utf-8-sig").strip(), str(path)
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise errors.UnknownKey(
-                f"the key in {path} cannot be read ({why}): name another file with --key-file"
+                f"the key in {path} cannot be read ({why}): name another file with --key-file, or make a key with "
+                "`token-broker caller new NAME`"
             ) from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise errors.UnknownKey(f"{where} does not hold a key: a key is one word of ASCII characters")
@@ -193,7 +197,8 @@ def _load_settings(config: Path | None) -> Settings:
     try:
         return load(config)
     except InvalidSettings as error:
-        if config_path(config) is None:
+        path = config_path(config)
+        if path is None or not path.exists():
             raise
         raise InvalidSettings(
             *error.findings,

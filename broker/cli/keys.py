@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, out
 from broker.cli.http import Broker, broker_at, run
+from broker.cli.new_file import create_private
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.secret import new_sealing_key
 
-keys = typer.Typer(help="Sealing keys.", no_args_is_help=True)
+keys = typer.Typer(help="Make a sealing key, and seal all stored data with a new one.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 _RESEAL_EXITS = {EXIT_FAILURE: "the other keys are still needed, or failure"}
 
 
-@keys.command("new", epilog=exits())
-def new_key() -> None:
-    """Print a new sealing key on the last line. It opens every stored token: keep it as secret as those."""
-    err.print("# a sealing key: put it into sealing.keys_file (mode 0600); the first line seals, all lines open")
-    typer.echo(new_sealing_key())
+@keys.command("new", epilog=exits(own={EXIT_FAILURE: "the file exists, or cannot be written"}))
+def new_key(
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="New file (0600) to write the key to.")
+    ] = None,
+) -> None:
+    """Make a sealing key, and print it or write it to a new file.
+
+    It opens every stored token: keep it as secret as those. A file that exists is not replaced.
+    """
+    key = new_sealing_key()
+    if to is None:
+        err.print("# A sealing key for sealing.keys_file (mode 0600). The first line there seals, all lines open.")
+        typer.echo(key)
+    else:
+        create_private(to, key)
+        err.print(f"The key is in {to}: set keys_file to its path below [sealing].", markup=False)
 
 
 @keys.command("reseal", epilog=exits(EXIT_TRY_AGAIN, EXIT_SETTINGS, own=_RESEAL_EXITS))

@@ -12,7 +12,7 @@ from broker import errors
 from broker.cli.console import ASKS_BROKER, app, err, exits, out
 from broker.cli.grant_facts import account_words
 from broker.cli.http import Broker, broker_at, grant_path, run
-from broker.cli.options import Config, GrantId, KeyFile, Url
+from broker.cli.options import Config, GrantId, KeyFile, Url, given_again
 from broker.cli.stdin import STDIN, read_chunk
 
 _POLL_INTERVAL = 0.5
@@ -23,16 +23,23 @@ _MAX_DURATION = 600.0
 
 @app.command(epilog=exits(*ASKS_BROKER))
 def login(
+    ctx: typer.Context,
     grant: GrantId,
-    provider: Annotated[str, typer.Option("--provider", "-p", help="Name of the provider in the settings.")],
+    provider: Annotated[
+        str, typer.Option("--provider", "-p", metavar="NAME", help="Name of the provider in the settings.")
+    ],
     paste: Annotated[
         bool, typer.Option("--paste", help="Log in by a browser elsewhere; paste the address it ends at.")
     ] = False,
     replace_account: Annotated[
         bool, typer.Option("--replace-account", help="Replace the grant even if the login is of another account.")
     ] = False,
-    owner: Annotated[str | None, typer.Option("--owner", help="Who is responsible for the grant; free text.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="What the grant is for; free text.")] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="TEXT", help="Who is responsible for the grant; free text.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="TEXT", help="What the grant is for; free text.")
+    ] = None,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,
@@ -48,7 +55,19 @@ def login(
         async with broker_at(config, url, key_file) as broker:
             await (log_in_by_paste if paste else log_in_by_link)(broker, grant, provider, **wanted)
 
-    run(work())
+    try:
+        run(work())
+    except typer.Exit:
+        if not paste:
+            err.print("Interrupted. A link that was printed works until its ten minutes are over.")
+        raise
+    again = given_again(ctx)
+    commands = {f"token-broker token {grant}{again}": "prints the access token"}
+    commands[f"token-broker status{again}"] = "shows what works and what fails"
+    width = max(map(len, commands))
+    out.print(
+        "Next:", *(f"  {command:{width}}   # {words}" for command, words in commands.items()), sep="\n", markup=False
+    )
 
 
 async def log_in_by_link(broker: Broker, grant: str, provider: str, **options: Any) -> None:

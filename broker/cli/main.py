@@ -56,6 +56,18 @@ COMMANDS = (
 """The modules that register a command with `app` when they are imported."""
 
 
+_PANELS = {
+    "Start": ("demo", "providers", "init", "check", "run"),
+    "Grants": ("login", "import", "token", "sink", "explain", "retry", "logout"),
+    "Operate": ("status", "health", "reload", "caller", "keys", "notify"),
+}
+"""The commands as `--help` shows them, each group in the order in which a person needs them."""
+_PLACES = {
+    name: (place, panel)
+    for place, (panel, name) in enumerate((panel, name) for panel, names in _PANELS.items() for name in names)
+}
+
+
 def _without_flag_types(params: Iterable[Any]) -> list[Any]:
     """Return *params* with no type shown for flags: typer would print `<bool>` beside each."""
     shown = list(params)
@@ -71,6 +83,17 @@ class _Command(TyperCommand):
 
 
 class _Group(TyperGroup):
+    """A group of commands, shown in panels and in the order of `_PANELS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: _PLACES.get(name, (len(_PLACES), "")))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        if command is not None and cmd_name in _PLACES:
+            command.rich_help_panel = _PLACES[cmd_name][1]
+        return command
+
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_flag_types(super().get_params(ctx))
 

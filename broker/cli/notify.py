@@ -12,7 +12,7 @@ from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.errors import InvalidSettings
 
-notify = typer.Typer(help="Notices to people.", no_args_is_help=True)
+notify = typer.Typer(help="Try the channels that send notices to people.", no_args_is_help=True)
 app.add_typer(notify, name="notify")
 
 _TIMEOUT = 330.0

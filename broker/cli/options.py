@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ Config = Annotated[
         "--config",
         "-c",
         envvar="TOKEN_BROKER_CONFIG",
+        metavar="FILE",
         help="Settings file.",
         show_default="./broker.toml, else /etc/token-broker/broker.toml",
     ),
@@ -34,6 +36,7 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="TOKEN_BROKER_URL",
+        metavar="URL",
         help="Address of the running broker: http://, https:// or unix:/PATH.",
         show_default="from the settings",
         callback=_check_url,
@@ -44,12 +47,22 @@ KeyFile = Annotated[
     typer.Option(
         "--key-file",
         envvar="TOKEN_BROKER_KEY_FILE",
+        metavar="FILE",
         help="File with the caller's key.",
         show_default="the admin key in data_dir",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="Id of the grant, chosen by you.")]
+
+_PLACE = {"config": "--config", "url": "--url", "key_file": "--key-file"}
+
+
+def given_again(ctx: typer.Context) -> str:
+    """Return the options of a command line that say which broker and which key, as another command needs them too."""
+    given = [name for name in _PLACE if (source := ctx.get_parameter_source(name)) and source.name == "COMMANDLINE"]
+    return "".join(f" {_PLACE[name]} {shlex.quote(str(ctx.params[name]))}" for name in given)
+
 
 _DEFAULT_PATHS = (Path("broker.toml"), Path("/etc/token-broker/broker.toml"))
 

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/reload"
 _WHAT = {
-    "providers_added": "added",
-    "providers_changed": "changed, from the next request on",
-    "providers_removed": "removed; their grants wait until the table is back",
+    "providers_added": "Providers added",
+    "providers_changed": "Providers changed, from the next request on",
+    "providers_removed": "Providers removed; their grants wait until the table is back",
+    "callers_added": "Callers added",
+    "callers_changed": "Callers changed",
+    "callers_removed": "Callers removed; their keys open nothing any more",
+    "changed": "Keys with a new value",
 }
-
+"""What each list of the answer holds; a broker of an older version sends the first three alone."""
 _KEPT = "nothing was changed: the broker keeps the settings that it had"
 
 
 @app.command(epilog=exits(*ASKS_BROKER))
 def reload(as_json: Json = False, config: Config = None, url: Url = None, key_file: KeyFile = None) -> None:
-    """Have the running broker read its settings again, as SIGHUP does, and name what needs a restart."""
+    """Have the running broker read its settings again, as SIGHUP does: what changed, and what needs a restart."""
 
     async def work() -> dict[str, Any]:
         async with broker_at(config, url, key_file) as broker:
@@ -47,8 +51,8 @@ def reload(as_json: Json = False, config: Config = None, url: Url = None, key_fi
 
 
 def _lines(reloaded: dict[str, Any]) -> Iterator[str]:
-    changes = [f"Providers {words}: {', '.join(reloaded[key])}." for key, words in _WHAT.items() if reloaded[key]]
-    yield from changes or ["No provider has changed."]
+    changes = [f"{words}: {', '.join(reloaded[key])}." for key, words in _WHAT.items() if reloaded.get(key)]
+    yield from changes or ["Nothing that a running broker takes up has changed."]
     callers = ", ".join(reloaded["callers"]) or "only the admin of data_dir"
     yield f"Callers: {callers}. Log level: {reloaded['log_level']}."
     if reloaded["needs_restart"]:

@@ -15,7 +15,9 @@ from broker.cli.options import Config, KeyFile, Url
 @app.command(epilog=exits(*ASKS_BROKER))
 def retry(
     grant: Annotated[str | None, typer.Argument(metavar="GRANT", help="Id of the grant to retry.")] = None,
-    provider: Annotated[str | None, typer.Option("--provider", "-p", help="Name of the provider to resume.")] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", "-p", metavar="NAME", help="Name of the provider to resume.")
+    ] = None,
     config: Config = None,
     url: Url = None,
     key_file: KeyFile = None,

@@ -191,7 +191,7 @@ def sealing_keys(settings: Settings) -> list[bytes]:
         path = settings.data_dir / "sealing.keys"
         if not path.exists():
             write_private(path, new_sealing_key() + "\n")
-    make_one = f"token-broker keys new > {path}"
+    make_one = f"token-broker keys new {'>' if path.exists() else '--to'} {path}"  # --to replaces no file
     try:
         keys = parse_sealing_keys(secret_file(key, path, make_one))
     except ValueError as error:

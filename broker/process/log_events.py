@@ -117,6 +117,9 @@ EVENTS: dict[str, Event] = {
     ),
     "hook.run": Event(_INFO, "`sink`: the command after a change succeeded"),
     "hook.signalled": Event(_INFO, "`sink`: the signal after a change was sent"),
+    "index.built": Event(
+        _INFO, "every grant of a store that a version before wrote is in the index of tokens' ends: counts are complete"
+    ),
     "journal.off": Event(
         _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
     ),
@@ -186,7 +189,9 @@ EVENTS: dict[str, Event] = {
         "correct what `findings` lists, and reload again",
     ),
     "settings.reloaded": Event(
-        _INFO, "the broker read its settings again, and took up providers, callers, log level and format"
+        _INFO,
+        "the broker read its settings again, and took up providers, callers, log level and format; "
+        "`changed` has the keys with a new value",
     ),
     "settings.restart_needed": Event(
         _WARNING,
@@ -209,6 +214,9 @@ EVENTS: dict[str, Event] = {
         "correct what `error` says; `sink` keeps trying",
     ),
     "sink.written": Event(_INFO, "`sink`: a file has a new token"),
+    "status_page.ready": Event(
+        _INFO, "the status page is served at `url`; `sign_in` says which file or caller has the key, and never the key"
+    ),
     "store.found": Event(_INFO, "Redis answers again"),
     "store.located": Event(_INFO, "Sentinel or Cluster named the primary, or another one than before"),
     "store.lost": Event(

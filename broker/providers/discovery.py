@@ -83,7 +83,9 @@ def _endpoint(value: object, dialect: Dialect) -> str | None:
         return None
     if not url.hostname or url.username or url.password or url.fragment:
         return None
-    plain = url.scheme == "http" and (dialect.allow_http or url.hostname in LOOPBACK)
+    # Plain http to this host is for an issuer on this host: another one must not have requests sent to what runs here.
+    local = urlsplit(dialect.issuer or "").hostname in LOOPBACK
+    plain = url.scheme == "http" and (dialect.allow_http or (local and url.hostname in LOOPBACK))
     return value if url.scheme == "https" or plain else None
 
 

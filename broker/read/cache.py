@@ -102,11 +102,15 @@ class Cache:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def wake_all(self) -> None:
+        """Have all callers that wait check again."""
+        for grant_id in list(self._waiting):
+            self.wake(grant_id)
+
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed = True
-        for grant_id in list(self._waiting):
-            self.wake(grant_id)
+        self.wake_all()
 
     async def changed(self, grant_id: str, timeout: float) -> bool:
         """Wait until something about this grant changes here.

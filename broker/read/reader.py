@@ -102,10 +102,16 @@ class Reader:
                 return token
         return await self._refreshed(grant_id, min_ttl_ms, wait)
 
-    async def newer(self, grant_id: str, generation: int, wait: float) -> Token | None:
-        """Wait up to *wait* seconds for the token after *generation* (a long poll); return None if there is none."""
+    async def newer(
+        self, grant_id: str, generation: int, wait: float, check: Callable[[], object] = lambda: None
+    ) -> Token | None:
+        """Wait up to *wait* seconds for the token after *generation* (a long poll); return None if there is none.
+
+        *check* is called whenever something changed meanwhile; what it raises ends the wait.
+        """
         ends = time.monotonic() + wait
         while True:
+            check()
             token = await self.current(grant_id, wait=max(0.0, ends - time.monotonic()))
             if token.generation != generation:
                 return token

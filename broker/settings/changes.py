@@ -30,6 +30,9 @@ class Reloaded:
     """What reading the settings again came to."""
 
     providers: TableChanges
+    caller_changes: TableChanges
+    keys: tuple[str, ...]
+    """Keys whose new values the broker took up in tables that it had, such as `providers.acme.scope`."""
     callers: tuple[str, ...]
     """Those that are known now."""
     log_level: str
@@ -44,6 +47,16 @@ def compare_tables(before: Mapping[str, object], now: Mapping[str, object]) -> T
         changed=tuple(name for name in now if name in before and now[name] != before[name]),
         removed=tuple(name for name in before if name not in now),
     )
+
+
+def taken_up(running: Settings, now: Settings) -> tuple[str, ...]:
+    """Return the keys that a *running* broker takes up, and whose values differ in a table that it has and keeps."""
+    keys = list(_differing("log", running.log, now.log))
+    for table in ("providers", "callers"):
+        before, after = getattr(running, table), getattr(now, table)
+        for name in compare_tables(before, after).changed:
+            keys += _differing(f"{table}.{name}", before[name], after[name])
+    return tuple(keys)
 
 
 def needing_restart(running: Settings, now: Settings) -> tuple[str, ...]:

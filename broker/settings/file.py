@@ -71,6 +71,17 @@ def files(path: Path | None) -> Sequence[tuple[Path, tuple[str, ...]]]:
     return described(read_sources(path))
 
 
+def read_from(path: Path | None) -> tuple[list[Path], list[str]]:
+    """Return what `load` reads: the files, the settings file first, and the variables of the environment over them.
+
+    Raises:
+        InvalidSettings: the settings file cannot be read, or is not TOML.
+    """
+    sources = read_sources(path)
+    found = [file.absolute() for file, _ in described(sources)]
+    return found, sorted(Environment(Settings, sources.table).variables.values())
+
+
 def _where(
     file: str, places: Mapping[Keys, Place], variables: Mapping[Keys, str], location: Sequence[int | str]
 ) -> tuple[tuple[int, int], str]:

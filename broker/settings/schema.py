@@ -280,7 +280,7 @@ class Settings(Section, BaseSettings):
         redis = info.data.get("redis")
         if sealing.keys_file is None and redis is not None and redis.url != "embedded:":
             raise ValueError(
-                "keys_file is missing, and Redis is not embedded: run `token-broker keys new > sealing.keys` "
+                "keys_file is missing, and Redis is not embedded: run `token-broker keys new --to sealing.keys` "
                 'and set keys_file = "sealing.keys" below [sealing]'
             )
         return sealing

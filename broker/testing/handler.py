@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, headers, body)
 
     def _send(self, status: int, headers: dict[str, str], body: dict[str, Any] | None) -> None:
-        raw = b"" if body is None else json.dumps(body).encode()
+        raw = b"" if body is None else json.dumps(body).encode() + b"\n"
         self.send_response(status)
         for name, value in {"Cache-Control": "no-store", **headers}.items():
             self.send_header(name, value)

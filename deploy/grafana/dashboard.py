@@ -25,9 +25,9 @@ ROWS = [
     row(
         "At a glance",
         4,
-        (4, stat("Brokers that answer", "Targets of the job.", f"sum(up{{{J}}})", (None, BAD), (1, GOOD))),
+        (3, stat("Brokers that answer", "Targets of the job.", f"sum(up{{{J}}})", (None, BAD), (1, GOOD))),
         (
-            4,
+            3,
             stat(
                 "Brokers that reach Redis",
                 "Without it memory serves and nothing is refreshed.",
@@ -37,12 +37,22 @@ ROWS = [
             ),
         ),
         (
-            4,
+            3,
             stat(
                 "Grants",
                 "In all states.",
                 f"sum(max by (job, provider, state) (token_broker_grants{{{P}}}))",
                 (None, "blue"),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Grants without a valid token",
+                "Callers get none. GET /v1/grants?order=urgent lists them first.",
+                f"sum(max by (job, provider) (token_broker_grants_unserved{{{P}}}))",
+                (None, GOOD),
+                (1, BAD),
             ),
         ),
         (
@@ -56,7 +66,7 @@ ROWS = [
             ),
         ),
         (
-            4,
+            3,
             stat(
                 "Providers suspended",
                 "They refuse the client registration, or grant after grant.",
@@ -157,7 +167,9 @@ ROWS = [
             timeseries(
                 "How late refreshes begin",
                 "s",
-                "After the grant was due; 90 of 100 begin sooner.",
+                "After the grant was due; 90 of 100 begin sooner. Beyond 60 s for long there is an alert.",
+                (None, GOOD),
+                (60, BAD),
                 **{
                     "{{provider}}": "histogram_quantile(0.9, sum by (provider, le) "
                     f"(rate(token_broker_schedule_lag_seconds_bucket{{{P}}}[$__rate_interval])))"
@@ -246,6 +258,8 @@ ROWS = [
                 "Durability at risk",
                 "none",
                 "1 while an answer could be lost.",
+                (None, GOOD),
+                (1, BAD),
                 **{"{{instance}} {{reason}}": f"token_broker_durability_at_risk{{{J}}}"},
             ),
         ),
@@ -255,6 +269,9 @@ ROWS = [
                 "Clock ahead of Redis",
                 "s",
                 "Beyond 5 s: synchronise the hosts.",
+                (None, BAD),
+                (-5, GOOD),
+                (5, BAD),
                 **{"{{instance}}": f"token_broker_clock_offset_seconds{{{J}}}"},
             ),
         ),

@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-LINES = {"color": {"mode": "palette-classic"}, "custom": {"fillOpacity": 10, "showPoints": "never", "axisSoftMin": 0}}
+LINES: dict[str, Any] = {
+    "color": {"mode": "palette-classic"},
+    "custom": {"fillOpacity": 10, "showPoints": "never", "axisSoftMin": 0},
+}
 
 
-def timeseries(title: str, unit: str, says: str, **queries: str) -> dict[str, Any]:
-    """Lines over time; each query by its legend, where `_` stands for the labels in braces."""
+def timeseries(title: str, unit: str, says: str, *steps: tuple[float | None, str], **queries: str) -> dict[str, Any]:
+    """Lines over time; each query by its legend, with labels in braces; *steps*: where lines stand for an alert."""
+    defaults: dict[str, Any] = {"unit": unit, **LINES}
+    if steps:
+        defaults["custom"] = {**LINES["custom"], "thresholdsStyle": {"mode": "line"}}
+        defaults["thresholds"] = thresholds(*steps)
     return {
         "type": "timeseries",
         "title": title,
         "description": says,
-        "fieldConfig": {"defaults": {"unit": unit, **LINES}, "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [target(expr, legend) for legend, expr in queries.items()],
     }
@@ -22,15 +29,19 @@ def timeseries(title: str, unit: str, says: str, **queries: str) -> dict[str, An
 
 def stat(title: str, says: str, expr: str, *steps: tuple[float | None, str], unit: str = "none") -> dict[str, Any]:
     """One figure; *steps*: from which value on it has which colour."""
-    thresholds = {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
     return {
         "type": "stat",
         "title": title,
         "description": says,
-        "fieldConfig": {"defaults": {"unit": unit, "thresholds": thresholds}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit, "thresholds": thresholds(*steps)}, "overrides": []},
         "options": {"colorMode": "background", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}},
         "targets": [target(expr, instant=True)],
     }
+
+
+def thresholds(*steps: tuple[float | None, str]) -> dict[str, Any]:
+    """Return from which value on which colour is shown; the first step has no value: it is for all below."""
+    return {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
 
 
 def table(title: str, says: str, expr: str, value: str, unit: str) -> dict[str, Any]:

@@ -54,6 +54,15 @@ def ask(port: int, kind: str, version: int, *connection: str) -> tuple[int, dict
         link.close()
 
 
+async def test_the_prompt_of_a_terminal_begins_a_line(broker: RunningBroker) -> None:
+    """JSON ends with one end of line: tokens, which are cached, lists, errors, and the description of the API."""
+    for path in ("/v1/grants/g1/token", "/v1/grants", "/v1/grants/none/token", "/nowhere", "/openapi.json", "/healthz"):
+        async with broker.session.get(broker.url + path, headers={"X-Broker-Key": KEY}) as response:
+            text = await response.text()
+        assert (text[-2:], response.content_type) == ("}\n", "application/json"), path
+        assert response.headers["Content-Length"] == str(len(text.encode())), path
+
+
 @pytest.mark.parametrize("kind", ASKED)
 async def test_every_connection_gets_the_same(broker: RunningBroker, kind: str) -> None:
     """HTTP/1.1 and 1.0, kept and closed: one status, one body, the same headers but for the connection's own."""

@@ -45,6 +45,18 @@ async def test_fresh_settings_are_good(home: Home) -> None:
     assert snapshot(home.directory) == before
 
 
+async def test_the_last_line_says_what_was_read(home: Home) -> None:
+    """The settings file with its whole path, and the variables over it; a file that cannot be read, too."""
+    level = {"TOKEN_BROKER_LOG__LEVEL": "loud"}
+    done = await home("check", env=level)
+    assert done.out.splitlines()[-1].startswith(f"1 error in {home.settings} and TOKEN_BROKER_LOG__LEVEL. ")
+    read = json.loads((await home("check", "--json", env=level)).out)
+    assert (read["files"], read["variables"]) == ([str(home.settings)], list(level))
+    missing = home.directory / "gone.toml"
+    done = await home("check", "--config", "gone.toml")
+    assert done.out.splitlines()[-1].startswith(f"1 error in {missing}. ")
+
+
 async def test_every_file_that_is_read_is_named(home: Home) -> None:
     """Included files are read and checked as by `run`; who else may write one is a warning, or an error."""
     acme = '[providers.acme]\nkind = "een-v3"\nclient_id = "x"\n'
@@ -57,6 +69,8 @@ async def test_every_file_that_is_read_is_named(home: Home) -> None:
     assert done.code == 0
     assert "ok: broker.toml: was read: no provider\n" in done.out
     assert "ok: more/a.toml: was read: providers acme, other\n" in done.out
+    last = f" in {home.settings} and the file that it includes. Use --online to try every connection."
+    assert done.out.splitlines()[-1].endswith(last)
     assert "warning: more/a.toml: mode 0664 (whoever may write it" in done.out
     included.chmod(0o666)
     done, ran = await home("check"), await home("run")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from broker.cli.demo import life_style
 from tests.cli.conftest import COMMAND, Home, read_until
 
 
@@ -33,6 +34,14 @@ async def test_lines(home: Home) -> None:
     process = home.start("demo", "--seconds", "6", "--lifetime", "3", env={"TOKEN_BROKER_REDIS__URL": "nonsense"})
     read = await read_until(process, "curl ")
     key = (_place(read[-1]) / "data" / "admin.key").read_text().strip()
+    page = re.search(
+        r"^Status page: (http://127\.0\.0\.1:\d+/) \(sign in with the key that `cat (\S+)` prints\)$",
+        "".join(read),
+        re.MULTILINE,
+    )
+    assert page is not None
+    assert Path(page[2]).read_text().strip() == key
+    assert b"<title>" in await asyncio.to_thread(subprocess.check_output, ["curl", "-fsS", page[1]])
     assert (_place(read[-1]) / "key.header").stat().st_mode & 0o777 == 0o600
     assert key not in "".join(read)
     fetched = await asyncio.to_thread(subprocess.check_output, ["/bin/sh", "-c", read[-1]])
@@ -45,6 +54,11 @@ async def test_lines(home: Home) -> None:
     assert "\u001b" not in done.out
     assert done.out.endswith("The demo has stopped everything and removed its files.\n")
     assert not _place(read[-1]).exists()
+
+
+def test_a_bar_has_the_colour_of_what_is_left() -> None:
+    """Green for most of a life, yellow about the refresh, red where none came."""
+    assert [life_style(part) for part in (1, 0.5, 0.25, 0.15, 0.1, 0)] == ["green"] * 2 + ["yellow"] * 2 + ["red"] * 2
 
 
 async def test_ctrl_c(home: Home) -> None:

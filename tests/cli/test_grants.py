@@ -32,13 +32,16 @@ async def _printed_url(process: subprocess.Popen[bytes]) -> str:
 async def test_login(home: Home) -> None:
     """`login` prints a link, waits while a person follows it, and says what it got; `token` then has five forms."""
     await home.run()
-    waiting = home.start("login", "front-door", "--provider", "cameramanager")
+    waiting = home.start("login", "front-door", "--provider", "cameramanager", "--config", str(home.settings))
     assert "Logged in" in await walk_login(await _printed_url(waiting))
     done = await home.ended(waiting)
     assert done.code == 0, done
     assert re.fullmatch(
         r"Logged in: the broker keeps grant front-door at cameramanager alive; "
-        r"its access token lives 3600 s, scope \S+\.\n",
+        r"its access token lives 3600 s, scope \S+\.\n"
+        r"Next:\n"
+        r"  token-broker token front-door --config \S+ +# prints the access token\n"
+        r"  token-broker status --config \S+ +# shows what works and what fails\n",
         done.out,
     )
     forms = {
@@ -355,6 +358,7 @@ async def test_ctrl_c(home: Home) -> None:
         assert code == 130, (arguments, printed)
         assert "Traceback" not in printed
         assert "Fatal" not in printed
+        assert ("A link that was printed works" in printed) == (arguments == waiting[0])
 
 
 def _reads_in_a_thread(pid: int) -> bool:

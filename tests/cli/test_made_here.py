@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from broker.cli.new_file import CannotCreate, create_private
 from broker.secret import key_digest, parse_sealing_keys
 from tests.cli.conftest import C_LOCALE, COMMAND, Home, lines
 
@@ -66,6 +67,8 @@ async def test_every_command_is_tried(home: Home) -> None:
     done = await home("--help")
     listed = re.findall(r"^\u2502 ([a-z]+) ", done.out, re.MULTILINE)
     assert set(listed) == {command[0] for command in COMMANDS if command}
+    titles = re.findall(r"^\u256d\u2500 (\w+) \u2500", done.out, re.MULTILINE)
+    assert titles == ["Options", "Start", "Grants", "Operate"], "broker/cli/main.py: name the command in _PANELS"
 
 
 async def test_version(home: Home) -> None:
@@ -97,21 +100,48 @@ async def test_usage(home: Home) -> None:
 
 
 async def test_sealing_key(home: Home) -> None:
-    """`keys new` prints one line and nothing else on standard output: a key."""
+    """`keys new` prints one line and nothing else on standard output: a key. With `--to` a new file holds it."""
     done = await home("keys", "new")
     assert done.out.count("\n") == 1
     assert len(parse_sealing_keys(done.out)) == 1
     assert "mode 0600" in done.err
+    made = home.directory / "sealing.keys"
+    done = await home("keys", "new", "--to", "sealing.keys")
+    assert (done.code, done.out, "The key is in sealing.keys" in done.err) == (0, "", True)
+    assert (made.stat().st_mode & 0o777, len(parse_sealing_keys(made.read_text()))) == (0o600, 1)
+
+
+async def test_no_file_is_replaced(home: Home) -> None:
+    """A file or a link that is there, and a directory that is not: one line, exit 1, and all is as it was."""
+    old, link = home.directory / "old", home.directory / "link"
+    old.write_text("OLD")
+    link.symlink_to("nowhere")
+    commands = [("keys", "new", "--to", "old"), ("caller", "new", "wall", "--key-file", "old")]
+    for done in await home.each(commands):
+        words = "token-broker: old exists, and is not replaced: name another file, or move it away\n"
+        assert (done.code, done.out, done.err) == (1, "", words)
+    assert old.read_text() == "OLD"
+    with pytest.raises(CannotCreate, match="exists, and is not replaced"):
+        create_private(link, "KEY")
+    with pytest.raises(CannotCreate, match=r"cannot be created \(No such file or directory\)"):
+        create_private(home.directory / "no" / "key", "KEY")
+    assert not (home.directory / "nowhere").exists()
 
 
 async def test_caller(home: Home) -> None:
-    """`caller new` prints a table that is TOML, and last the key whose hash is in it."""
+    """Standard output is the key alone; standard error is TOML that may be appended to the settings, with its hash."""
     for name in ("wall", "a.b"):
         done = await home("caller", "new", name, "--read", "acme-*", "--read", "x", "--admin", "*")
-        *table, key = done.out.splitlines()
-        (caller,) = tomllib.loads("\n".join(table))["callers"].items()
+        (key,) = done.out.splitlines()
+        (caller,) = tomllib.loads(done.err)["callers"].items()
         assert caller == (name, {"key_sha256": key_digest(key), "read": ["acme-*", "x"], "refresh": [], "admin": ["*"]})
         assert len(key) > 40
+        assert key not in done.err
+        assert "#" not in done.err, "what is appended to a file is no advice"
+    made = home.directory / "wall.key"
+    done = await home("caller", "new", "wall", "--key-file", "wall.key")
+    assert (done.out, made.stat().st_mode & 0o777) == ("", 0o600)
+    assert tomllib.loads(done.err)["callers"]["wall"]["key_sha256"] == key_digest(made.read_text().strip())
 
 
 @pytest.mark.parametrize("kind", ["cameramanager", "een-v3", "oidc", "oauth2"])

@@ -34,7 +34,7 @@ def rendered(folder: Path, pasted: dict[str, str]) -> list[Manifest]:
     commands = [line for line in head(KUSTOMIZATION) if not line.startswith("kubectl")]
     assert len(commands) == 4
     follow(folder, commands, pasted)
-    assert (folder / "secrets" / "sealing_keys").stat().st_mode & 0o777 == 0o644  # in a directory of 0700
+    assert (folder / "secrets" / "sealing_keys").stat().st_mode & 0o777 == 0o600
     assert (folder / "secrets").stat().st_mode & 0o777 == 0o700
     tool = ["kubectl", "kustomize"] if shutil.which("kubectl") else ["kustomize", "build"]
     if shutil.which(tool[0]) is None:

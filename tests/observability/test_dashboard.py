@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import RunningBroker
 from tests.deploy.deployment import DEPLOY
-from tests.observability.queries import Prometheus, samples, unknown_names
+from tests.observability.queries import Prometheus, rules, samples, unknown_names
 from tests.reference.metrics import metrics
 from tests.waiting import until
 
@@ -72,6 +72,35 @@ def test_it_can_be_imported(dashboard: dict[str, Any]) -> None:
     assert {word.split('"')[0] for word in used} == {"job", "provider"} <= set(variables)
 
 
+def test_every_panel_can_be_read(dashboard: dict[str, Any]) -> None:
+    """A unit for each value, a legend for each line, a colour for each figure; a line where an alert has a limit."""
+    limits: dict[str, list[float]] = {}
+    for panel in (each for each in dashboard["panels"] if each["type"] != "row"):
+        defaults, overrides = panel["fieldConfig"]["defaults"], panel["fieldConfig"]["overrides"]
+        of_value = [part["value"] for each in overrides for part in each["properties"] if part["id"] == "unit"]
+        assert defaults.get("unit", *of_value) in {"none", "s", "reqps", "dateTimeAsIso"}, panel["title"]
+        steps = defaults.get("thresholds", {"steps": []})["steps"]
+        assert [step["value"] for step in steps[:1]] == ([None] if steps else []), "the first step is for all below"
+        if panel["type"] == "timeseries":
+            assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+            assert bool(steps) == ("thresholdsStyle" in defaults["custom"]), panel["title"]
+            limits |= {panel["title"]: [step["value"] for step in steps[1:]]} if steps else {}
+        assert steps or panel["type"] != "stat", panel["title"]
+    assert limits == {"How late refreshes begin": [60], "Durability at risk": [1], "Clock ahead of Redis": [-5, 5]}
+    alerts = " ".join(rule["expr"] for rule in rules())
+    for limit in (
+        r"schedule_lag_seconds_bucket\[10m\]\)\)\) > 60",
+        "durability_at_risk[^=]+=[^=]+== 1",
+        r"offset_seconds\) > 5",
+    ):
+        assert re.search(limit, alerts), "an alert has another limit now: the dashboard must follow"
+
+
+def legend_of(target: dict[str, Any], labels: dict[str, str]) -> str:
+    """Return the legend of one series, as Grafana writes it: a label that is missing is an error here."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels[match[1]], target["legendFormat"])
+
+
 async def test_what_it_asks_for_exists(busy_broker: RunningBroker, dashboard: dict[str, Any]) -> None:
     """Each metric, label and value that a query or variable names is in a real scrape, and each metric in the table."""
     scraped = samples((await busy_broker.get("/metrics"))["text"])
@@ -101,4 +130,7 @@ async def test_prometheus_answers_every_query(
         await until(lambda: prometheus.query("sum(rate(token_broker_token_requests_total[1m])) > 0"), every=0.2)
         answered = {expr: await prometheus.query(filled_in(expr)) for _, expr in queries(dashboard)}
         assert {expr for expr, found in answered.items() if not found} == set()
+        for panel in (each for each in dashboard["panels"] if each["type"] == "timeseries"):
+            legends = [legend_of(t, series["metric"]) for t in panel["targets"] for series in answered[t["expr"]]]
+            assert len(legends) == len(set(legends)), (panel["title"], legends)
         assert await prometheus.firing() == {"TokenBrokerReauthorizationRequired", "TokenBrokerReauthorizeSoon"}

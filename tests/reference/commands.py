@@ -28,7 +28,7 @@ def commands() -> str:
         )
         for parameter in named:
             option = parameter.opts[0]
-            if option in _SHARED:
+            if option in _SHARED and (option != "--key-file" or parameter.envvar):  # that of `caller new` makes a file
                 shared.setdefault(option, (parameter, []))[1].append(name)
             else:
                 own.append((code(name), _names(parameter), _default(parameter), parameter.help.removesuffix(".")))

@@ -283,6 +283,35 @@ async def test_the_command_names_what_needs_a_restart(start: Start, sandbox: San
         assert [event["keys"] for event in events(broker, "settings.restart_needed")] == [reloaded["needs_restart"]] * 2
 
 
+async def test_the_command_names_what_changed(start: Start, sandbox: Sandbox) -> None:
+    """The keys of tables that stay, and the callers that come, go, or get another key; the log has the same lists."""
+    acme = provider_settings(sandbox)["acme"]
+    async with start() as broker:
+        settings, key_file = broker.folder / "broker.toml", broker.folder / "wall.key"
+        before = settings.read_text()
+        key_file.write_text("k" * 40)
+        wall, door = (f'[callers.{name}]\nkey_file = "{key_file}"\nread = ["*"]\n' for name in ("wall", "door"))
+        settings.write_text(before + wall)
+        await hang_up(broker)
+        settings.write_text(before.replace("[log]\n", '[log]\nlevel = "debug"\n') + wall.replace('"*"', '"acme-*"'))
+        write(broker, "acme", acme, scope="another", client_secret="SECRET-0123456789")
+        code, said = await command(broker, "reload")
+        assert code == 0, said
+        assert said.splitlines() == [
+            "Providers changed, from the next request on: acme.",
+            "Callers changed: wall.",
+            "Keys with a new value: log.level, providers.acme.client_secret, providers.acme.scope, callers.wall.read.",
+            "Callers: wall. Log level: debug.",
+        ]
+        key_file.write_text("l" * 40)
+        assert (await hang_up(broker))["callers_changed"] == ["wall"]
+        settings.write_text(before + door)
+        reloaded = await hang_up(broker)
+        assert (reloaded["callers_added"], reloaded["callers_removed"]) == (["door"], ["wall"])
+        code, said = await command(broker, "reload")
+        assert said.splitlines()[0] == "Nothing that a running broker takes up has changed."
+
+
 async def test_two_reloads_in_quick_succession(start: Start, sandbox: Sandbox) -> None:
     """However they fall together, what is written before the last signal is taken up."""
     async with start() as broker:

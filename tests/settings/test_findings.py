@@ -104,7 +104,7 @@ CASES = {
         '[redis]\nurl = "redis://redis:6379/0"\n',
         (
             "broker.toml: sealing: keys_file is missing, and Redis is not embedded: run "
-            '`token-broker keys new > sealing.keys` and set keys_file = "sealing.keys" below [sealing]'
+            '`token-broker keys new --to sealing.keys` and set keys_file = "sealing.keys" below [sealing]'
         ),
     ),
     "a lease that is too short": (

@@ -90,6 +90,14 @@ def test_sealing_keys(loaded: Loaded, tmp_path: Path, content: bytes, sentence: 
     )
 
 
+def test_no_sealing_keys(loaded: Loaded, tmp_path: Path) -> None:
+    """For a file that does not exist, the cure is the option that makes it, with the right mode."""
+    path = tmp_path / "keys"
+    settings = loaded(REDIS + f'[sealing]\nkeys_file = "{path}"\n')
+    (finding,) = _findings(lambda: sealing_keys(settings))
+    assert finding.endswith(f"(No such file or directory): token-broker keys new --to {path}")
+
+
 def test_good_sealing_keys(loaded: Loaded, tmp_path: Path) -> None:
     """Several keys, comments, blank lines and CRLF are read; the first one seals."""
     path = tmp_path / "keys"

@@ -70,7 +70,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def _make(router: web.UrlDispatcher, prefix: str) -> tuple[bytes, str]:
-    body = json.dumps(make_document(list_routes(router), prefix), ensure_ascii=False).encode()
+    body = json.dumps(make_document(list_routes(router), prefix), ensure_ascii=False).encode() + b"\n"
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 

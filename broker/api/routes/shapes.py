@@ -100,6 +100,8 @@ class Grant(TypedDict):
     account: Annotated[Account | None, Field(description="null: not known")]
     owner: Annotated[str | None, Field(description="who is responsible for it, as somebody wrote")]
     label: Annotated[str | None, Field(description="what it is for, as somebody wrote")]
+    served: NotRequired[Annotated[bool, Field(description="with `order=urgent`: callers get a token now")]]
+    unserved_since: NotRequired[Annotated[At | None, Field(description="likewise: the end of its last token")]]
 
 
 class Grants(TypedDict):
@@ -107,6 +109,7 @@ class Grants(TypedDict):
 
     grants: list[Grant]
     next: Annotated[str | None, Field(description="the `cursor` of the next page; null: this is the last")]
+    complete: NotRequired[Annotated[bool, Field(description="with `order=urgent`: false just after an upgrade")]]
 
 
 class PutGrant(TypedDict):
@@ -342,6 +345,10 @@ class Reloaded(TypedDict):
     providers_added: list[str]
     providers_changed: Annotated[list[str], Field(description="the new settings hold from the next request on")]
     providers_removed: Annotated[list[str], Field(description="their grants wait until the table is back")]
+    callers_added: list[str]
+    callers_changed: Annotated[list[str], Field(description="with other rights or another key")]
+    callers_removed: list[str]
+    changed: Annotated[list[str], Field(description="keys with a new value, in tables that were there before")]
     callers: Annotated[list[str], Field(description="those that are known now")]
     log_level: str
     needs_restart: Annotated[list[str], Field(description="keys that differ from what the broker runs with")]

@@ -51,11 +51,13 @@ async def get_token(
     if min_ttl_ms:
         caller.require("refresh", grant_id)
     wait = preferred_wait(request)
-    token = reader.at_hand(grant_id, min_ttl_ms) or await reader.current(
-        grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait
-    )
+    token = reader.at_hand(grant_id, min_ttl_ms)
+    if token is None:
+        token = await reader.current(grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait)
+        require_right(context, headers, "read", grant_id)  # it may have lost the right while it waited
     if _matches(headers.getall(hdrs.IF_NONE_MATCH, ()), token):
-        newer = await reader.newer(grant_id, token.generation, wait) if wait else None
+        check = functools.partial(require_right, context, headers, "read", grant_id)
+        newer = await reader.newer(grant_id, token.generation, wait, check) if wait else None
         if newer is None:
             return context.responses.not_modified.respond(request, token, wait)
         token = newer
