@@ -56,7 +56,7 @@ async def get_token(
         token = await reader.current(grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait)
         require_right(context, request, "read", grant_id)  # it may have lost the right while it waited
     if _matches(headers.getall(hdrs.IF_NONE_MATCH, ()), token):
-        check = functools.partial(require_right, context, headers, "read", grant_id)
+        check = functools.partial(require_right, context, request, "read", grant_id)
         newer = await reader.newer(grant_id, token.generation, wait, check) if wait else None
         if newer is None:
             return context.responses.not_modified.respond(request, token, wait)
