@@ -114,7 +114,7 @@ async def test_callers_with_a_key_stay(start: StartGround) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", ground.port)
     read = f"GET /v1/grants/g0/token HTTP/1.1\r\nHost: localhost\r\nX-Broker-Key: {ground.key}\r\n\r\n".encode()
     writer.write(read)
-    await reader.readuntil(b"}")
+    await reader.readuntil(b"}\n")
     etag = f'"{(await ground.broker.token("g0"))["generation"]}"'
     waits = (f"X-Broker-Key: {ground.key}", f"If-None-Match: {etag}", "Prefer: wait=50")
     polls = [asyncio.create_task(status(ground.port, "/v1/grants/g0/token", *waits)) for _ in range(3)]
