@@ -16,6 +16,7 @@ from broker.api.routes import (
     attempts,
     authorization,
     client_credentials,
+    explanation,
     grants,
     health,
     imports,
@@ -26,6 +27,7 @@ from broker.api.routes import (
     reseal,
     status_page,
     tokens,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -40,11 +42,14 @@ _ROUTES = (
     tokens,
     authorization,
     client_credentials,
+    explanation,
     grants,
     attempts,
+    explanation,
     imports,
     login,
     health,
+    verdict,
     metrics,
     reseal,
     reload,

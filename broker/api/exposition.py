@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
+    from broker.journal.lost import LostGrants
     from broker.notify import Notifier
     from broker.read import Cache
     from broker.store import ProviderState, Store
@@ -44,6 +45,7 @@ class Exposition:
         metrics: Metrics,
         connections: Connections,
         notifier: Notifier,
+        lost: LostGrants,
         providers: Collection[str],
         max_grants: int,
     ) -> None:
@@ -53,6 +55,7 @@ class Exposition:
         self._metrics = metrics
         self._connections = connections
         self._notifier = notifier
+        self._lost = lost
         self._providers = providers
         self._max_grants = max_grants
         self._scraping: asyncio.Task[bytes] | None = None
@@ -131,6 +134,7 @@ class Exposition:
             ],
             truncated=grants > self._max_grants,
             journal_entries=self._journal.unrecorded if self._journal else 0,
+            lost_grants=self._lost.count,
             risks=frozenset(self._risks()),
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),

@@ -89,8 +89,17 @@ def authenticate_admin(request: web.Request) -> Caller:
     """
     caller = authenticate(request)
     if not caller.administers:
-        raise errors.NotAllowed(f"caller {caller.name!r} has no admin right: see callers in the settings")
+        raise errors.NotAllowed(no_right(caller.name))
     return caller
+
+
+def no_right(name: str) -> str:
+    """Return what a caller without the right to see grants lacks, and how to get it."""
+    return (
+        f'caller {name!r} has no admin right for any grant, which this needs: add admin = ["PATTERN"] to its table '
+        "in the settings and run `token-broker reload`, or make a key that has it with `token-broker caller new NAME "
+        "--admin PATTERN`"
+    )
 
 
 def authenticate_admin_of_all(request: web.Request, reason: str) -> Caller:

@@ -270,7 +270,7 @@ class HeldLogins:
                 next_at = await finish(self._process(leased.subject))
                 await self._store.notices.finish(_SCHEDULE, leased, "", next_at)
         except StoreUnavailable as error:
-            self._heartbeat.trouble = str(error)
+            self._heartbeat.lose_store(error)
         else:
             self._heartbeat.trouble = ""
         await asyncio.sleep(PAUSE)

@@ -149,7 +149,10 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
     described = await held.ask("GET", at, 200)
     assert described["last"] is not None
     assert (await held.ask("GET", f"{at}/attempts", 200))["attempts"]
+    assert (await held.ask("GET", f"{at}/explanation?utc_offset=60", 200))["attempts"]
     await held.ask("POST", f"{at}/retry", 202)
+    assert (await held.ask("GET", "/v1/verdict?utc_offset=-90", 200))["grants"]
+    await held.ask("GET", "/v1/verdict?utc_offset=east", 400)
     assert (await held.ask("GET", "/v1/providers", 200))["providers"][0]["history"]
     await held.ask("POST", "/v1/providers/acme/retry", 202, "/v1/providers/{name}/retry")
     await held.ask("POST", "/v1/providers/no/retry", 400, "/v1/providers/{name}/retry")
