@@ -228,7 +228,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     index = IndexWalk(base.store, of_index := Heartbeat("index"))
     watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
     others = (of_follower, of_history, of_logins, of_index, of_verdict := Heartbeat("verdict"), *watches)
-    history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
+    history = HistoryRecorder(base.store, of_history, base.providers.endpoints, base.cache.changes.note_all)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
         base.store,

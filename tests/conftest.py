@@ -304,6 +304,7 @@ async def _guard_keys(redis: Redis) -> None:
         "lost",
         "epoch",
         "history",
+        "day",
         "subjects",
         "told",
         "ends",

@@ -16,6 +16,8 @@ from broker.api.routes import (
     attempts,
     authorization,
     client_credentials,
+    day,
+    events,
     explanation,
     grants,
     health,
@@ -53,6 +55,8 @@ _ROUTES = (
     metrics,
     reseal,
     reload,
+    day,
+    events,
     status_page,
     openapi,  # last: it describes the routes before it, and itself
 )

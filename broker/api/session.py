@@ -44,6 +44,8 @@ ROUTES = frozenset(
         ("DELETE", "/v1/grants/{id}"),
         ("GET", "/v1/verdict"),
         ("GET", "/v1/providers"),
+        ("GET", "/v1/history"),
+        ("GET", "/v1/events"),
         ("POST", "/v1/providers/{name}/retry"),
     }
 )

@@ -14,6 +14,7 @@ from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock, uptime
 from broker.store.clock_steps import ClockSteps
+from broker.store.day import Day
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
@@ -52,6 +53,7 @@ class Store:
     registry: Registry
     flows: Flows
     history: History
+    day: Day
     attempts: Attempts
     lost: Lost
     soonest: Soonest
@@ -191,6 +193,7 @@ def _wire(
         registry=registry,
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
+        day=Day(primary, keys),
         attempts=Attempts(primary, keys, clock),
         lost=Lost(primary, keys, registry, clock),
         soonest=Soonest(primary, keys),

@@ -164,6 +164,7 @@ async def log_in_and_out(store: Store) -> None:
 async def notify_and_reseal(store: Store) -> None:
     """Run what reads over many grants, and what notices and the history are kept by."""
     await store.history.add({("p", store.clock() // 60_000): (1, 0)})
+    await store.day.add({("p", store.clock() // 60_000): (1, 0)})
     await store.grants.needing_attention([f"p{n}" for n in range(10)], None, 10, failures=1, ends_by=0)
     await store.grants.needing_attention(["p"], None, 10, failures=1, ends_by=0)
     await store.grants.providers(["p"])

@@ -14,7 +14,7 @@ from broker.model import GRANT_ID, State
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NDJSON, HTML, TEXT = "application/x-ndjson", "text/html", "text/plain"
+NDJSON, HTML, TEXT, EVENTS = "application/x-ndjson", "text/html", "text/plain", "text/event-stream"
 ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
 """The methods of a route that accepts any."""
 
@@ -245,6 +245,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     },
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
+        ("get", "/v1/history"): Operation(
+            {200: Answer("the last day of each of these providers", report_shapes.Days)},
+            (400, 503),
+            "admin",
+            query=("provider",),
+        ),
         ("post", "/v1/providers/{name}/retry"): Operation(
             {202: Answer("its grants are due now", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
         ),
@@ -303,6 +309,9 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "status page": {
         ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
+        ("get", "/v1/events"): Operation(
+            {200: Answer("a stream of events, `changed` each", others=(EVENTS,))}, (400, 503), "admin"
+        ),
         ("get", "/session"): Operation({200: Answer("the caller who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(
             {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))},

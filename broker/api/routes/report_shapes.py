@@ -82,6 +82,22 @@ class Explanation(TypedDict):
     attempts: Annotated[list[ExplainedAttempt], Field(description="oldest first, ten at most")]
 
 
+class Day(TypedDict):
+    """The last day of a provider, by quarters of an hour: three lists of 96 numbers, the quarter under way last."""
+
+    provider: str
+    refreshed: Annotated[list[int], Field(description="token requests that brought what they were for")]
+    failed: Annotated[list[int], Field(description="token requests that did not")]
+    unserved: Annotated[list[int], Field(description="minutes in which some grant had no valid token, 15 at most")]
+
+
+class Days(TypedDict):
+    """The last day of providers."""
+
+    begins_at: Annotated[At, Field(description="the beginning of the first quarter")]
+    providers: list[Day]
+
+
 class Check(TypedDict):
     """One thing that can fail."""
 
