@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.errors import TokenUnavailable
+from broker.read.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +46,8 @@ class Cache:
         self.waiting = 0
         """How many callers wait for a change."""
         self.closed = False
+        self.changes = Changes()
+        """Who wants to know that some grant changed, whatever is cached."""
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -130,13 +133,15 @@ class Cache:
                 waiter.set_result(None)
 
     def wake_all(self) -> None:
-        """Have all callers that wait check again."""
+        """Have all callers that wait, and all streams, check again."""
+        self.changes.note_all()
         for grant_id in list(self._waiting):
             self.wake(grant_id)
 
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed = True
+        self.changes.close()
         self.wake_all()
 
     async def changed(self, grant_id: str, timeout: float) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from broker.model import Grant, Token
     from broker.process.metrics import Metrics
     from broker.read.cache import Cache
+    from broker.read.changes import Changes
     from broker.store import Store
 
 DEFAULT_WAIT = 5.0
@@ -69,6 +70,11 @@ class Reader:
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
         self.recover = recover
+
+    @property
+    def changes(self) -> Changes:
+        """Who wants to know that some grant changed."""
+        return self._cache.changes
 
     async def stop_waiting(self, *_: object) -> None:
         """Let nobody wait here any longer: the broker ends."""

@@ -179,7 +179,7 @@ class Lane:
                 log.error("store.lost", provider=self.provider, error=str(error), hint=error.cure)
             self._store_lost = True
             self._wrong_store = self._wrong_store or isinstance(error, WrongStore)
-            self._heartbeat.trouble = f"{error}; {error.cure}"
+            self._heartbeat.lose_store(error, f"{error}; {error.cure}")
             return STORE_PAUSE
         self._heartbeat.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE

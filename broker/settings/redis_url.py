@@ -77,6 +77,12 @@ class RedisLocation:
         return replace(self, password=self.password if password is None else password, sentinels=sentinels)
 
 
+def shown_url(text: str) -> str:
+    """Return a URL without user, password and options, for people: `redis://HOST:6379/0`."""
+    url = urlsplit(text)
+    return f"{url.scheme}:" if url.scheme == "embedded" else f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
 def parse_redis_url(text: str) -> RedisLocation:
     """Parse a URL.
 

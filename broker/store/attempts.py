@@ -95,6 +95,12 @@ class Attempts:
         self._keys = keys
         self._clock = clock
 
+    async def fence(self) -> tuple[int, int] | None:
+        """Return since when and until when nobody claims anything (epoch ms), because another run was noticed."""
+        open_at, hold_off = await self._primary.call("HMGET", self._keys.epoch, "open_at", "hold_off")
+        until, length = int(float(open_at or 0)), int(float(hold_off or 0))
+        return (until - length, until) if self._clock() < until <= self._clock() + length else None
+
     async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
         """Return the past of a grant, or of an id that has no grant any more (*grant* is None)."""
         keys, provider = self._keys, grant.provider if grant else ""

@@ -17,6 +17,7 @@ from broker.store.fields import maybe_int, maybe_text, score_ms, texts, whole
 from broker.store.limits import parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
+from broker.store.provider_state import ProviderState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +40,7 @@ _GRANT_FIELDS = (
 _SEALED = frozenset({"access_token", "extra", "account"})
 _NOT_TEXT = _SEALED | {*OWNERSHIP_FIELDS}
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at", "failing_since")
 """What is known of a provider's health."""
 
 
@@ -49,21 +50,6 @@ class Page:
 
     rows: list[tuple[State, Grant]]
     next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderState:
-    """The health of a provider as the store knows it, and how many grants it has in each state."""
-
-    name: str
-    suspended: str | None
-    suspended_at: int | None
-    not_before: int | None
-    ailing: int
-    detail: str | None
-    counts: Mapping[State, int]
-    answered_at: int | None = None
-    """When it last answered a request (epoch ms); None: no broker wrote that down (see `answered`)."""
 
 
 class Grants:
@@ -358,7 +344,7 @@ class Grants:
         states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
             row = replies[i * width : (i + 1) * width]
-            suspended, suspended_at, not_before, ailing, detail, answered_at, *sizes = row
+            suspended, suspended_at, not_before, ailing, detail, answered_at, failing_since, *sizes = row
             states.append(
                 ProviderState(
                     name=name,
@@ -369,6 +355,7 @@ class Grants:
                     detail=maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
                     answered_at=maybe_int(answered_at),
+                    failing_since=maybe_int(failing_since),
                 )
             )
         return states

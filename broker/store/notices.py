@@ -9,14 +9,14 @@ Knows nothing of what makes a notice due, nor of how one is sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.store import scripts
 from broker.store.clock import uptime
 from broker.token_answer import message_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from broker.store.clock import Clock
     from broker.store.redis.primary import Primary
@@ -80,6 +80,17 @@ class Notices:
         if await self._primary.run(script, keys, args) != b"noted":
             return None
         return Leased(leased.subject, record, leased.ends if next_at is None else next_at)
+
+    async def records(self, channel: str) -> AsyncIterator[tuple[str, str]]:
+        """Yield each subject of which the channel has a record, and that record as it was meanwhile."""
+        cursor: Any = 0
+        while True:
+            cursor, found = await self._primary.call("HSCAN", self._keys.last_notices(channel), cursor, "COUNT", 500)
+            pairs = list(found.items()) if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+            for subject, record in pairs:
+                yield subject.decode(), record.decode()
+            if int(cursor) == 0:
+                return
 
     async def publish(self, grant_id: str, message: Message) -> None:
         """Publish a message on a grant's pub/sub channel."""

@@ -14,14 +14,16 @@ from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
 from broker.store.clock import Clock, uptime
 from broker.store.clock_steps import ClockSteps
+from broker.store.day import Day
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
 from broker.store.lost import Lost
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
+from broker.store.redis.moved import describe_move
 from broker.store.redis.primary import Primary
-from broker.store.redis.replies import EMPTY, OTHER
+from broker.store.redis.replies import EMPTY, OTHER, wrong_store
 from broker.store.registry import Registry
 from broker.store.resealing import BINDS, CANARY, CANARY_BOUND, Resealing
 from broker.store.schedule import Schedule
@@ -51,6 +53,7 @@ class Store:
     registry: Registry
     flows: Flows
     history: History
+    day: Day
     attempts: Attempts
     lost: Lost
     soonest: Soonest
@@ -82,6 +85,8 @@ class Store:
         schema, store_id, sealed, binds = await self.primary.call(
             "HMGET", self.keys.meta, "schema", "store", "canary", BINDS
         )
+        if store_id is not None and describe_move(store_id.decode()):
+            raise wrong_store(store_id.decode())
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(
@@ -190,6 +195,7 @@ def _wire(
         registry=registry,
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
+        day=Day(primary, keys),
         attempts=Attempts(primary, keys, clock),
         lost=Lost(primary, keys, registry, clock),
         soonest=Soonest(primary, keys),

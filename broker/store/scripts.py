@@ -101,6 +101,7 @@ FORGET = Script("forget")
 REWIND = Script("rewind")
 OBSERVE_CLOCK = Script("observe_clock")
 COUNT_OUTCOMES = Script("count_outcomes")
+COUNT_DAY = Script("count_day")
 ENQUEUE_SUBJECTS = Script("enqueue_subjects")
 LEASE_SUBJECTS = Script("lease_subjects")
 FINISH_SUBJECT = Script("finish_subject")
@@ -117,6 +118,9 @@ FIND_LOST = Script("find_lost")
 SUM_ENDS = Script("sum_ends")
 MERGE_ENDS = Script("merge_ends")
 REINDEX = Script("reindex")
+DRAIN = Script("drain")
+RENAME = Script("rename")
+RECEIVE = Script("receive")
 
 
 class Keys:
@@ -183,6 +187,10 @@ class Keys:
     def history(self, name: str) -> str:
         """Return the key of a hash: outcomes of a provider's token requests, two counters a minute, for an hour."""
         return f"{self.all}history:{name}"
+
+    def day(self, name: str) -> str:
+        """Return the key of a hash: the last day of a provider, three fields for each quarter of an hour."""
+        return f"{self.all}day:{name}"
 
     def flow(self, name: str) -> str:
         """Return the key of a pending login, which expires."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,15 @@ def test_what_a_sink_must_not_write(tmp_path: Path, kind: str, in_place: bool) -
     victim, path = tmp_path / "victim", tmp_path / "token"
     victim.write_text("theirs")
     victim.chmod(0o600)
-    {
+    makers: dict[str, Callable[[], object]] = {
         "pipe": lambda: os.mkfifo(path),
         "read pipe": lambda: os.mkfifo(path),
         "symlink": lambda: path.symlink_to(victim),
         "hard link": lambda: path.hardlink_to(victim),
         "device": lambda: path.symlink_to("/dev/null"),
-        "directory": lambda: path.mkdir(),
-    }[kind]()
+        "directory": path.mkdir,
+    }
+    makers[kind]()
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if kind == "read pipe" else -1
     file = TokenFile(path, owner=None, group=None, mode=0o644, in_place=in_place)
     outcome: list[object] = []

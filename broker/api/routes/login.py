@@ -20,6 +20,7 @@ from broker.api.requests import authenticate, read_body, read_grant_id, read_jso
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
+from broker.api.session import cookies
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
 from broker.login.held import OtherAccount
@@ -227,23 +228,24 @@ async def replace_by_browser(request: web.Request) -> web.Response:
 
 def _cookies(request: web.Request) -> dict[str, str]:
     """Return the login cookies of this browser, by state."""
-    return dict(
-        value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
-    )
+    pairs = (value.partition(".") for _, value in cookies(request.headers, _COOKIE))
+    return {state: cookie for state, dot, cookie in pairs if dot}
 
 
 def _not_logged_in(error: BrokerError) -> web.Response:
     log.warning("login.failed", error=error.code, detail=str(error))
     if isinstance(error, StoreUnavailable):
-        text = f"token-broker cannot use its store now ({error}). In a minute look whether the grant has a new login; "
+        text = (
+            f"token-broker cannot use its store now ({error}). In a minute look whether the account has a new login; "
+        )
         return page(error_status(error), "Not known to be logged in", f"{text}if it has none, start another.")
     return page(error_status(error), "Not logged in", str(error))
 
 
 def _logged_in(login: LoggedIn) -> web.Response:
-    account = f" It is of account {login.account}." if login.account else ""
+    account = f"account {login.account}" if login.account else "account"
     warning = f" Warning: {login.warning}." if login.warning else ""
-    text = f"token-broker now keeps grant {login.grant_id} at {login.provider} alive.{account}{warning}"
+    text = f"Your {account} at {login.provider} is logged in, as {login.grant_id}; token-broker keeps it so.{warning}"
     return page(200, "Logged in", f"{text} You can close this page.", good=True)
 
 
@@ -263,7 +265,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
             return page(
                 200,
                 "Logged in",
-                f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
+                f"The account {flow.grant_id} at {flow.provider} was logged in with this link already.",
                 good=True,
             )
         case "failed" if flow.decision == "open":

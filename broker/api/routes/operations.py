@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
-from broker.api.routes import shapes
+from broker.api.routes import report_shapes, shapes
 from broker.api.routes.client_credentials import PATH as OAUTH2_TOKEN
 from broker.model import GRANT_ID, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NDJSON, HTML, TEXT = "application/x-ndjson", "text/html", "text/plain"
+NDJSON, HTML, TEXT, EVENTS = "application/x-ndjson", "text/html", "text/plain", "text/event-stream"
 ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
 """The methods of a route that accepts any."""
 
@@ -30,6 +30,7 @@ ERRORS = {
             "`invalid_settings`: the settings are wrong, and nothing was changed"
         ),
     ),
+    408: ("Timeout", "the body arrived too slowly: `http.body_timeout` says how long it may take"),
     413: ("TooLarge", "the body is too large"),
     415: ("UnsupportedMediaType", "the body is compressed: send it without a Content-Encoding"),
     421: ("Misdirected", "this Host is not served here"),
@@ -72,6 +73,11 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "order": ("query", "the most urgent first", {"type": "string", "enum": ["urgent"]}),
     "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
+    "utc_offset": (
+        "query",
+        "minutes east of UTC of the zone for times in sentences; without it the broker's own",
+        {"type": "integer", "minimum": -1439, "maximum": 1439},
+    ),
     "owner": ("query", "the owner that the grant gets", TEXT_SCHEMA),
     "label": ("query", "the label that the grant gets", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
@@ -104,7 +110,7 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside 421; 415 where it takes a body; 401 and 403 where it takes a key."""
+    """Statuses with the body `Error`, beside 421; 408, 415 where it takes a body; 401 and 403 where it takes a key."""
     right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
@@ -182,6 +188,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}/attempts"): Operation(
             {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
         ),
+        ("get", "/v1/grants/{id}/explanation"): Operation(
+            {200: Answer("the explanation, from memory while Redis does not answer", report_shapes.Explanation)},
+            (400, 404),
+            "admin",
+            query=("utc_offset",),
+        ),
         ("post", "/v1/grants/{id}/retry"): Operation(
             {202: Answer("it is due now, or being refreshed", shapes.Retried)}, (400, 404, 503), "admin"
         ),
@@ -233,6 +245,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     },
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
+        ("get", "/v1/history"): Operation(
+            {200: Answer("the last day of each of these providers", report_shapes.Days)},
+            (400, 503),
+            "admin",
+            query=("provider",),
+        ),
         ("post", "/v1/providers/{name}/retry"): Operation(
             {202: Answer("its grants are due now", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
         ),
@@ -240,14 +258,14 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "operation": {
         ("get", "/healthz"): Operation(
             {
-                200: Answer("every loop makes progress", shapes.Health),
-                503: Answer("a loop does not", shapes.Health),
+                200: Answer("every loop makes progress", report_shapes.Health),
+                503: Answer("a loop does not", report_shapes.Health),
             }
         ),
         ("get", "/readyz"): Operation(
             {
-                200: Answer("a caller could be served", shapes.Health),
-                503: Answer("no caller could be served", shapes.Health),
+                200: Answer("a caller could be served", report_shapes.Health),
+                503: Answer("no caller could be served", report_shapes.Health),
             }
         ),
         ("get", "/readyz/{id}"): Operation(
@@ -257,6 +275,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             },
             (400, 404),
             "read",
+        ),
+        ("get", "/v1/verdict"): Operation(
+            {200: Answer("the verdict, from memory while Redis does not answer", report_shapes.Verdict)},
+            (400,),
+            "admin",
+            query=("utc_offset",),
         ),
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
         ("get", "/openapi.json"): Operation(
@@ -285,6 +309,9 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "status page": {
         ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
+        ("get", "/v1/events"): Operation(
+            {200: Answer("a stream of events, `changed` each", others=(EVENTS,))}, (400, 503), "admin"
+        ),
         ("get", "/session"): Operation({200: Answer("the caller who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(
             {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))},

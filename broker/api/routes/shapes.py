@@ -85,6 +85,7 @@ class Grant(TypedDict):
     grant_id: GrantId
     provider: str
     state: State
+    state_words: Annotated[str, Field(description="the state in words for people")]
     reason: Annotated[str | None, Field(description="why it is parked")]
     generation: Generation
     issued_at: At | None
@@ -367,24 +368,6 @@ class Session(TypedDict):
     caller: str | None
     admin_of_all: NotRequired[bool]
     ends_at: NotRequired[At]
-
-
-class Check(TypedDict):
-    """One thing that can fail."""
-
-    status: Annotated[
-        Literal["ok", "degraded", "unknown"],
-        Field(description="unknown: a provider that has answered no request yet"),
-    ]
-    since: At
-    detail: Annotated[str, Field(description="what is wrong and what to do")]
-
-
-class Health(TypedDict):
-    """All checks, by name."""
-
-    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
-    checks: dict[str, Check]
 
 
 class GrantReady(TypedDict):
