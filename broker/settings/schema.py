@@ -73,6 +73,9 @@ class Redis(Section):
     password_file: Path | None = Field(
         default=None, examples=["redis_password"], description="file with the password, to keep it out of the URL"
     )
+    allow_plain: bool = Field(
+        default=False, description="confirm that redis.url may use plain TCP beyond this host; `check` warns otherwise"
+    )
     sentinel_password_file: SentinelFile = None
     sentinel_username: SentinelUser = None
     replicas: int = Field(default=0, ge=0, le=16, description="how many replicas must confirm a commit")
