@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests.deploy.composed import Stack
-from tests.deploy.deployment import skip_or_fail
 from tests.waiting import until
 
 
@@ -46,16 +43,7 @@ async def test_demo(stack: Stack) -> None:
 @pytest.mark.parametrize("stack", [("deploy/compose.tls.yml",)], indirect=True)
 async def test_tls(stack: Stack) -> None:
     """Every connection to Redis is TLS, its certificate verified; a token is kept and read over it."""
-    candidates = [stack.network.server, *map(Path, filter(None, [shutil.which("redis-server")]))]
-    able = [server for server in candidates if b"SSL_CTX_new" in server.read_bytes()]
-    if not able:
-        skip_or_fail("no server with TLS here: apt-get install redis-server")
-    stack.network.server = able[0]
-    if (
-        b"waitaof" not in able[0].read_bytes().lower()
-    ):  # Debian's 7.0 refuses an ACL with a command that it does not know
-        users = stack.project / "deploy" / "redis" / "users.acl"
-        users.write_text(users.read_text().replace(" +waitaof", ""))
+    stack.use_tls()
     stack.up("redis")
     await stack.healthy("redis")
     stack.up("broker")
