@@ -92,7 +92,7 @@ function showCounts() {
   for (const radio of document.querySelectorAll("input[name=state]")) {
     const among = data.providers.filter((provider) => !wanted || provider.provider === wanted);
     const count = among.reduce((sum, { grants }) => sum + (radio.value ? grants[radio.value] : grants.due + grants.leased + grants.parked), 0);
-    // The counts cover all grants: an admin of some grants has no right to know them.
+    // The counts cover all grants, also those that the list of an admin of some grants leaves out.
     setText(radio.nextElementSibling, session.admin_of_all ? `${WORDS[radio.value]} ${count.toLocaleString()}` : WORDS[radio.value]);
     radio.nextElementSibling.dataset.some = radio.value === "parked" && count > 0 && session.admin_of_all ? "yes" : "no";
   }
