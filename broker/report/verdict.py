@@ -106,6 +106,8 @@ def _of_memory(facts: Facts, zone: tzinfo | None) -> str:
     first, last = (moment(at, facts.now, zone) for at in (memory.first_end_at, memory.last_end_at))
     if memory.tokens == 1:
         return f"Only the token in memory is served, until {first}"
+    if first == last:
+        return f"Only the {memory.tokens:,} tokens in memory are served, until {first}"
     return f"Only the {memory.tokens:,} tokens in memory are served: the first ends at {first}, the last at {last}"
 
 

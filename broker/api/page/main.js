@@ -13,7 +13,7 @@ import { Verdict } from "./verdict.js";
 const POLL = 5000, POLL_WITH_STREAM = 15000, GAP = 3000;
 let session = null, timer, polling = null, again = false, polledAt = 0, data = {};
 const list = new GrantList(poll), cards = new Providers(poll, show), verdict = new Verdict((id) => find(id), poll);
-const stream = new Stream(pollSoon, showLive);
+const stream = new Stream(pollSoon, () => { showLive(); poll(); });
 
 /** Fetch all and show it. While that is under way, a further call waits for the next time. */
 function poll() {
@@ -61,6 +61,8 @@ function show() {
   if (!session) return;
   data.adminOfAll = session.admin_of_all;
   verdict.show(data, session.admin_of_all);
+  $("providers").parentElement.hidden = !data.providers;
+  showLive();
   if (data.providers) {
     cards.show(data.providers, data.verdict, session.admin_of_all);
     for (const select of [$("provider"), $("begin-provider")]) offer(select, data.providers);
@@ -69,10 +71,10 @@ function show() {
   if (data.fetchedAt) list.show(data, data.unansweredSince && list.grants.length ? null : data.trouble);
 }
 
+/** Say how soon changes are seen, unless they cannot be read. */
 function showLive() {
   $("status").dataset.live = stream.live ? "stream" : "poll";
-  setText($("live"), stream.live ? "Shows changes at once." : "Asks every 5 s.");
-  poll();
+  setText($("live"), data.trouble ? "" : stream.live ? "Shows changes at once." : "Asks every 5 s.");
 }
 
 function offer(select, providers) {
