@@ -285,6 +285,7 @@ async def two_dead_of_ten_thousand() -> AsyncIterator[World]:
     """Among ten thousand grants two need a login, and have no token any more."""
     async with world(provider="bench") as made:
         sealer, now = Sealer(parse_sealing_keys((made.folder / "keys").read_text())), int(time.time() * 1000)
+        sealer.binds = True
         fill(made.redis.port, 10_000, sealer, now)
         for name in ("g7", "g9"):
             ended = command("HSET", f"broker:{{0}}:grant:{name}", "expires_at", now - HOUR)
