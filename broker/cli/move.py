@@ -129,7 +129,14 @@ def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
         )
     held = redis_passwords(settings)
     sentinels = (settings.redis.sentinel_username, held["sentinel_password"])
-    return _Asked(settings, to, held["password"], sentinels, to_password, known_store(settings.data_dir))
+    return _Asked(
+        settings=settings,
+        to=to,
+        password=held["password"],
+        sentinels=sentinels,
+        to_password=to_password,
+        known=known_store(settings.data_dir),
+    )
 
 
 def _require_url(to: str) -> None:

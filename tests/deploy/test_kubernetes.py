@@ -234,7 +234,7 @@ def _files(folder: Path, data: dict[str, str], mode: int, group: int) -> Path:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("stack", [("deploy/compose.tls.yml",)], indirect=True)
 async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
-    """Both, beside the Redis of docker-compose.yml with TLS: probed as written, one grant, an end in order, a restart."""
+    """Both, beside the Redis of docker-compose.yml with TLS: probed as written, one grant, an end in order."""
     password = (stack.project / "secrets" / "redis_password").read_text().strip()
     pasted = {"redis_password": password, "cameramanager_client_secret": stack.provider["client_secret"]}
     pasted["redis_ca"] = (stack.project / "secrets" / "redis_ca").read_text()
