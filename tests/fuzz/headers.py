@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import partial
 from typing import Any
 
 from aiohttp.test_utils import make_mocked_request
@@ -96,7 +97,7 @@ _PASTED = altered_bytes(
 
 def _check_redirect(text: str) -> None:
     """Require each parameter once, or `InvalidRequest` in printable words."""
-    for read in (lambda: read_redirect(text, _REDIRECT, "https://other.test/cb"), lambda: read_query(text)):
+    for read in (partial(read_redirect, text, _REDIRECT, "https://other.test/cb"), partial(read_query, text)):
         try:
             found = read()
         except InvalidRequest as error:

@@ -8,6 +8,7 @@ import base64
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ def _check_ndjson(given: tuple[bytes, list[int]]) -> None:
     """Require the lines of the body, numbered, in bounded groups, wherever it was cut on its path."""
     body, cuts = given
     places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
-    pieces = [body[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [body[start:end] for start, end in pairwise(places)]
 
     async def arriving() -> AsyncIterator[bytes]:
         for piece in pieces:

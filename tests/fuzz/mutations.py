@@ -74,7 +74,9 @@ def json_values() -> st.SearchStrategy[Any]:
     """Return a strategy of anything that JSON can say, and of some that only Python's can."""
     plain = st.none() | st.booleans() | st.integers() | st.floats() | odd_texts()
     return st.recursive(
-        plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts(20), inner, max_size=3), max_leaves=6
+        plain,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts(20), inner, max_size=3),
+        max_leaves=6,
     )
 
 
