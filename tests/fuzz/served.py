@@ -242,7 +242,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 def _allowed(answer: bytes) -> bool:
     """Return whether an answer is none, or HTTP that puts nothing down to a fault of the broker's."""
     found = _STATUS.match(answer)
-    return not answer or (found is not None and (found[1] < b"500" or found[1] == b"503"))
+    return not answer or (found is not None and (found[1] < b"500" or found[1] in {b"503", b"505"}))
 
 
 def targets(served: Served) -> tuple[Target, ...]:
