@@ -65,6 +65,10 @@ class Served:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
+    def take_log(self) -> None:
+        """Have the log of this process written where `require_sound` reads it."""
+        logs.set_up(Log(format="json", level="info"), self.log)
+
     def send(self, request: bytes, seconds: float = _ANSWER_TIME) -> bytes:
         """Return all that comes back until the broker closes, or for so many seconds without a byte."""
         answer = b""
@@ -116,7 +120,7 @@ def _run(folder: Path, redis_url: str, served: Served, ready: threading.Event, s
     async def run() -> None:
         async with Sandbox(access_lifetime=36_000) as sandbox:
             settings = _settings(folder, redis_url, served.port, sandbox)
-            logs.set_up(Log(format="json", level="info"), served.log)
+            served.take_log()
             signals, loop = Signals(of_process=False), asyncio.get_running_loop()
             stopping.append(lambda: loop.call_soon_threadsafe(signals.stopping.set))
             served.refresh_token = sandbox.rotating.issue().refresh_token or ""

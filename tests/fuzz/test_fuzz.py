@@ -29,10 +29,17 @@ def test_nothing_crashes_a_reader(target: Target) -> None:
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[served.Served]:
-    """Yield a broker in a thread."""
+def running() -> Iterator[served.Served]:
+    """Yield a broker in a thread, for all tests here."""
     with served.serving() as running:
         yield running
+
+
+@pytest.fixture
+def broker(running: served.Served) -> served.Served:
+    """Return it, with the log of this test in its hands: the one before gave it back."""
+    running.take_log()
+    return running
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["fast-reads", "wire"])
@@ -78,3 +85,18 @@ def test_a_difference_between_fast_path_and_router_is_found(
     request = f"GET /v1/grants/g%1/token HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Broker-Key: {served.KEY}\r\n"
     with pytest.raises(AssertionError):
         target.check(f"{request}Connection: close\r\n\r\n".encode())
+
+
+def test_a_bug_of_the_broker_is_found(broker: served.Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that fails is a crash of the wire's target by its answer, and by the log alone."""
+
+    async def broken(*_: object) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "find_read", lambda *_: broken)
+    [_, target] = served.targets(broker)
+    request = b"GET /v1/grants/g1/token HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    with pytest.raises(AssertionError, match="500 Internal Server Error"):
+        target.check(request)
+    with pytest.raises(AssertionError, match=r"request\.failed"):
+        broker.require_sound()
