@@ -132,13 +132,13 @@ _TABLES = _tables()
 @st.composite
 def _written(draw: st.DrawFn) -> bytes:
     """Draw a file of tables and keys that exist, with values that may not stand there."""
-    lines = []
-    for table in sorted(draw(st.sets(st.sampled_from(sorted(_TABLES)), max_size=4))):
+    lines, most = [], draw(st.integers(1, 5))
+    for table in sorted(draw(st.sets(st.sampled_from(sorted(_TABLES)), max_size=most))):
         if table:
             lines.append(f"[{table}]")
-        keys = draw(st.lists(st.sampled_from(_TABLES[table] or ["x"]), max_size=5, unique=True))
+        keys = draw(st.lists(st.sampled_from(_TABLES[table] or ["x"]), max_size=most, unique=True))
         lines += [f"{key} = {draw(st.sampled_from(_VALUES))}" for key in keys]
-    if draw(st.booleans()):
+    if draw(st.integers(0, 3)):
         lines.append("[redis]\nurl = 'embedded:'")
     return "\n".join(lines).encode()
 
