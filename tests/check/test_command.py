@@ -145,7 +145,7 @@ async def test_secret_files_that_others_read(home: Home) -> None:
     assert bad(await home("check", "--strict")) == []
     for path in paths.values():
         path.chmod(0o644)
-    home.data.chmod(0o777)
+    home.data.chmod(0o755)
     done, strict = await home("check"), await home("check", "--strict", "--json")
     assert (done.code, strict.code, len(bad(done))) == (0, 1, 8)
     for name, path in paths.items():
