@@ -222,7 +222,10 @@ class HeldLogins:
         flow = await self._take(state, "replace")
         if flow is None:
             raise Conflict(NOTHING_HELD)
-        logged_in = await self._record(flow, parse_answer(flow.held), endpoint)
+        answer = parse_answer(flow.held)
+        logged_in = await self._record(flow, answer, endpoint)
+        if answer.account is None and endpoint.dialect.account_endpoint is not None:
+            logged_in = replace(logged_in, warning="the account is not known: its endpoint did not name it")
         if is_unconfirmed(flow):
             log.info("login.confirmed", grant_id=flow.grant_id, provider=flow.provider)
         else:
