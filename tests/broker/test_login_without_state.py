@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import walk_login, walk_to_redirect
 from tests.broker.logins import browser, come_back, exchanges, log_in_as, opened, press, start, with_accounts
@@ -69,7 +70,7 @@ async def test_a_login_is_confirmed(start_broker: StartBroker, sandbox: Sandbox)
 async def test_an_attackers_code_becomes_nobodys_grant(
     start_broker: StartBroker, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another person's code in a browser whose login waits is shown for what it is; the link still works, it is revoked.
+    """Another person's code in a browser whose login waits is shown for what it is, and revoked; the link still works.
 
     Without the browser's cookie it is not even exchanged.
     """
@@ -161,12 +162,13 @@ async def test_a_broker_dies_on_the_way(
     """Whatever a person confirmed is kept, by another broker; and nothing that nobody confirmed."""
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
-    reached = asyncio.Event()
+    reached, free = asyncio.Event(), asyncio.Event()
 
     async def stuck(*_: Any) -> Any:
-        """Stand for a broker that dies here."""
+        """Stand for a broker that dies here: it goes on no more."""
         reached.set()
-        await asyncio.Event().wait()
+        await free.wait()
+        raise Conflict("died")
 
     dying = {"the account is asked for": "_fetch", "a person confirmed": "_record"}.get(moment)
     providers = with_accounts(sandbox)
@@ -200,6 +202,7 @@ async def test_a_broker_dies_on_the_way(
         await assert_sound(two, sandbox, ("g1", CAMERA))
         if lost is not None:
             lost.cancel()
+        free.set()
 
 
 async def shown(session: aiohttp.ClientSession, redirected: str) -> str | None:
