@@ -28,12 +28,12 @@ def check_logins(settings: Settings, where: Where) -> Iterator[Finding]:
 
 
 def _redirect_uri(settings: Settings, name: str) -> Finding:
-    provider, uri = settings.providers[name], settings.redirect_uri_of(name)
+    provider, uri, where = settings.providers[name], settings.redirect_uri_of(name), f"providers.{name}.redirect_uri"
     if provider.redirect_uri is not None:
         return Finding(
             "ok", f"providers.{name}", f"{provider.redirect_uri} is sent as redirect_uri, and leads to {uri}"
         )
-    return Finding("ok", f"providers.{name}", f"the redirect URI to register is {uri}")
+    return Finding("ok", where, f"the redirect URI to register is {uri}")
 
 
 def _check_state(name: str, provider: Provider, where: Where) -> Iterator[Finding]:
@@ -41,7 +41,9 @@ def _check_state(name: str, provider: Provider, where: Where) -> Iterator[Findin
         return
     if _is_of_kind(provider, "state"):  # nobody can change what the provider does
         yield Finding(
-            "ok", f"providers.{name}", "a redirect may carry no state, so whoever logs in then confirms it on a page"
+            "ok",
+            f"providers.{name}.state",
+            "a redirect may carry no state, so whoever logs in then confirms it on a page",
         )
         return
     yield Finding(
@@ -57,7 +59,9 @@ def _check_pkce(name: str, provider: Provider, where: Where) -> Iterator[Finding
     if provider.pkce is not False:
         return
     if _is_of_kind(provider, "pkce"):
-        yield Finding("ok", f"providers.{name}", "logins are without PKCE, which the provider is not known to take")
+        yield Finding(
+            "ok", f"providers.{name}.pkce", "logins are without PKCE, which the provider is not known to take"
+        )
         return
     yield Finding(
         "warning",

@@ -61,9 +61,9 @@ def add_browser_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/callback", _with_page(callback), allow_head=False)
     router.add_head("/callback", _head)
     router.add_post("/callback", _with_page(decide_by_browser))
-    router.add_get("/callback/{provider}", _with_page(callback), allow_head=False)
-    router.add_head("/callback/{provider}", _head)
-    router.add_post("/callback/{provider}", _with_page(decide_by_browser))
+    router.add_get("/callback/{name}", _with_page(callback), allow_head=False)
+    router.add_head("/callback/{name}", _head)
+    router.add_post("/callback/{name}", _with_page(decide_by_browser))
 
 
 def _with_page(handler: Handler) -> Handler:
@@ -242,7 +242,7 @@ async def decide_by_browser(request: web.Request) -> web.Response:
 
 def _provider(request: web.Request) -> str | None:
     """Return the provider that the path names; None on the shared path."""
-    return request.match_info.get("provider")
+    return request.match_info.get("name")
 
 
 def _cookies(request: web.Request) -> dict[str, str]:
