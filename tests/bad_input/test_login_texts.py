@@ -12,12 +12,15 @@ from urllib.parse import quote
 
 import pytest
 
+from broker.sandbox import Sandbox
 from tests.broker.logins import browser, opened, start
 from tests.conftest import RunningBroker, StartBroker
 from tests.scripted_server import http, scripted_server
 
 NASTY = "a\x1b[31m\x07\x9b2J\x7f\u202e\u2028\r\n\x00\ud83d\ude00 b".encode("utf-16", "surrogatepass").decode("utf-16")
 """Escapes of terminals in 7 and 8 bits, ends of lines, a change of direction, NUL; and an emoji, which is fine."""
+ASCII = "".join(char for char in NASTY if char.isascii())
+"""An error code of RFC 6749 is ASCII."""
 TOKENS = {"access_token": "AT-of-a-login", "refresh_token": "RT-of-a-login", "expires_in": 3600}
 
 
@@ -45,8 +48,8 @@ async def seen(session: Any, url: str, **options: Any) -> str:
 
 
 QUERIES = [
-    "error={nasty}&state={state}",
-    "error=access_denied&error_description={nasty}&state={state}",
+    "error={nasty}&state={state}&iss={iss}",
+    "error=access_denied&error_description={nasty}&state={state}&iss={iss}",
     "code={nasty}&state={state}&iss={nasty}",
     "code={nasty}&state={nasty}",
     "{nasty}=1&{nasty}=2&state={state}",
@@ -54,19 +57,21 @@ QUERIES = [
 ]
 
 
-async def test_texts_of_the_query(broker: RunningBroker) -> None:
+async def test_texts_of_the_query(broker: RunningBroker, sandbox: Sandbox) -> None:
     """Each place of a redirect, in the browser and pasted; and of a login link."""
-    nasty = quote(NASTY, safe="")
+    nasty, iss = quote(NASTY, safe=""), quote(sandbox.rotating.issuer, safe="")
+    queries = [query.replace("{iss}", iss) for query in QUERIES]
+    filled = [query.replace("{nasty}", quote(text, safe="")) for query in queries for text in (NASTY, ASCII)]
     shown: list[Any] = []
     async with browser() as mine:
-        for number, query in enumerate(QUERIES):
+        for number, query in enumerate(filled):
             started = await start(broker, f"g{number}", "acme")
             state = (await opened(mine, started["login_url"])).partition("state=")[2].partition("&")[0]
-            url = f"{broker.url}/callback?{query.format(nasty=nasty, state=state)}"
+            url = f"{broker.url}/callback?{query.format(state=state)}"
             shown += [await seen(mine, url), await seen(mine, url)]  # a reload says what happened
             shown.append(await broker.get(f"/v1/grants/g{number}/login/{started['ticket']}"))
             started = await start(broker, f"g{number}", "acme")
-            pasted = f"{broker.url}/callback?{query.format(nasty=nasty, state=started['state'])}"
+            pasted = f"{broker.url}/callback?{query.format(state=started['state'])}"
             for body in ({"redirected_to": pasted}, {"redirected_to": pasted, "state": NASTY}):
                 status, answer, _ = await broker.ask("POST", f"/v1/grants/g{number}/login/complete", json=body)
                 assert 400 <= status < 500, answer
@@ -88,25 +93,30 @@ def id_token(**claims: Any) -> dict[str, Any]:
     return TOKENS | {"id_token": f"e30.{payload}.c2ln"}
 
 
-RESPONSES: dict[str, bytes] = {
-    "a refusal": http({"error": NASTY, "error_description": NASTY}, 400),
-    "a refusal in words": http(NASTY, 400, kind="text/plain"),
-    "a status that says nothing": http({"error": "temporarily_unavailable", "error_description": NASTY}, 503),
-    "no refresh token": http({"access_token": "AT-of-a-login", "scope": NASTY}),
-    "a scope": http(TOKENS | {"scope": NASTY}),
-    "a type": http(TOKENS | {"token_type": NASTY}),
-    "an issuer": http(id_token(iss=NASTY)),
-    "an account": http(id_token(email=NASTY, name=NASTY, preferred_username=NASTY)),
-    "a subject": http(id_token(sub=NASTY)),
-    "a tenant": http(id_token(tid=NASTY, iss=NASTY, aud=NASTY)),
-}
+def responses(text: str) -> list[bytes]:
+    """Return responses of a token endpoint with *text* in each place that a person may be shown."""
+    return [
+        http({"error": text, "error_description": text}, 400),
+        http(text, 400, kind="text/plain"),
+        http({"error": "temporarily_unavailable", "error_description": text}, 503),
+        http({"access_token": "AT-of-a-login", "scope": text}),
+        http(TOKENS | {"scope": text}),
+        http(TOKENS | {"token_type": text}),
+        http(id_token(iss=text)),
+        http(id_token(email=text, name=text, preferred_username=text)),
+        http(id_token(sub=text)),
+        http(id_token(tid=text, iss=text, aud=text)),
+    ]
+
+
+RESPONSES = responses(NASTY) + responses(ASCII)
 
 
 @pytest.mark.parametrize("optional", [False, True])
 async def test_texts_of_the_provider(start_broker: StartBroker, *, optional: bool) -> None:
     """Each text of a token response and an id_token, where the login fails, succeeds, or waits for a person."""
     shown: list[Any] = []
-    async with scripted_server(*RESPONSES.values()) as server:
+    async with scripted_server(*RESPONSES) as server:
         acme = {
             "kind": "oauth2",
             "client_id": "id",
