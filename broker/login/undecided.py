@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from broker.store import Flow
 
 NOTHING_HELD = (
-    "there is nothing to decide: the ten minutes are over, somebody decided already, or the grant was logged in or "
+    "there is nothing to decide: the ten minutes are over, somebody decided already, or the account was logged in or "
     "imported since; if it does not show the account that you want, log in again with "
     "`token-broker login --replace-account`"
 )
@@ -33,9 +33,9 @@ class OtherAccount(Undecided):
     def __init__(self, state: str, flow: Flow, account: Account | None, instead_of: Account | None) -> None:
         super().__init__(
             state,
-            f"grant {flow.grant_id} at {flow.provider} is of account {instead_of}, and this login is of account "
-            f'{account}: nothing was replaced. To replace the account, press "Replace the account" in the browser '
-            f"within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
+            f"what is kept as {flow.grant_id} at {flow.provider} is of account {instead_of}, and this login is of "
+            f'account {account}: nothing was replaced. To replace the account, press "Replace the account" in the '
+            f"browser within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
             "--replace-account`",
         )
 
@@ -53,10 +53,10 @@ class Unconfirmed(Undecided):
         yours = "this is your account and you" if account is not None else "you have just logged in, and you"
         super().__init__(
             state,
-            f"{whose[:1].upper()}{whose[1:]}. It will be grant {flow.grant_id}{label} at {flow.provider}, and whoever "
-            "may read that grant gets its tokens. The provider does not say which login its response belongs to: "
-            f"confirm only if {yours} want this. Otherwise close this page: nothing is kept, and the login link can be "
-            "opened again.",
+            f"{whose[:1].upper()}{whose[1:]}. It will be kept as {flow.grant_id}{label} at {flow.provider}, and "
+            "programs that may read that get its tokens. The provider does not say which login its response belongs "
+            f"to: confirm only if {yours} want this. Otherwise close this page: nothing is kept, and the login link "
+            "can be opened again.",
         )
 
 
