@@ -192,15 +192,15 @@ class Health:
         return self._check("journal", f"writes; {self._journal.unrecorded} responses not yet stored in Redis", ok=True)
 
     def _check_provider(self, state: ProviderState) -> Check:
+        # This needs no key: it shows the provider's error code, and not its words.
         if state.suspended:
             detail = (
-                f"suspended ({state.suspended} {state.detail or ''}): check client id and secret; probes continue, "
+                f"suspended ({state.suspended}): check client id and secret; probes continue, "
                 f"`token-broker retry --provider {state.name}` tries at once"
             )
         elif state.ailing:
-            reason = state.detail or "no detail"
             failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
-            detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
+            detail = f"{failures}: it gets one request at a time until one succeeds; `token-broker status` shows why"
         else:
             detail = "not asked yet" if state.answered_at is None else "answers"
         ok = not state.suspended and not state.ailing

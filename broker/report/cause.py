@@ -46,7 +46,7 @@ class Cause:
     brief: str
     """The same, and what to do, for the summary: no full stop, and a capital letter for names alone."""
     public_brief: str = ""
-    """The same without ids of grants, where it has some."""
+    """The same without ids of grants and words of a provider, where it has some: what needs no key shows it."""
     provider: str | None = None
     since: int | None = None
     grants: int | None = None

@@ -123,10 +123,10 @@ class GrantCauses:
         name, error = provider.name, provider.suspended
         said = f"{error}: {provider.detail}" if provider.detail else str(error)
         if error in _REGISTRATION:
-            what = f"provider {name} refuses this broker's client registration ({said})"
+            what = f"provider {name} refuses this broker's client registration"
             correct = f"correct client_id and client secret of [providers.{name}], run `token-broker reload`"
         else:
-            what = f"provider {name} is suspended, because it refused grant after grant ({said})"
+            what = f"provider {name} is suspended, because it refused grant after grant"
             correct = "find out why the provider refuses all of them"
         action = f"{correct}, and resume it: `token-broker retry --provider {name}`"
         probe = provider.not_before
@@ -134,8 +134,9 @@ class GrantCauses:
         return Cause(
             "provider_suspended",
             "failing",
-            f"{capitalise(what)}: none of its grants is refreshed.",
-            f"{what}: {action}",
+            f"{capitalise(what)} ({said}): none of its grants is refreshed.",
+            f"{what} ({said}): {action}",
+            f"{what} ({error}): {action}",
             provider=name,
             since=provider.suspended_since,
             grants=provider.grants,
@@ -149,12 +150,14 @@ class GrantCauses:
     def _failing_provider(self, provider: ProviderFacts, left: int) -> Cause:
         name, failures, at = provider.name, provider.failures, provider.not_before
         times = "the last token request" if failures == 1 else f"{failures} token requests in a row"
-        what = f"provider {name} is failing: {times} brought nothing ({provider.detail or 'no detail'})"
+        what = f"provider {name} is failing: {times} brought nothing"
+        said = f"{what} ({provider.detail or 'no detail'})"
         when = f"at {self._at(at)}" if at and at > self.facts.now else "within seconds"
         return Cause(
             "provider_failing",
             "recovering",
-            f"{capitalise(what)}.",
+            f"{capitalise(said)}.",
+            f"{said}; the broker tries again {when}",
             f"{what}; the broker tries again {when}",
             provider=name,
             since=provider.failing_since,

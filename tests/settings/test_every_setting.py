@@ -136,8 +136,8 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     opened = settings.notify.model_copy(update={**examples, "channels": {}})
     assert opened == plain.notify
     assert settings.refresh.model_copy(update={"window": None}) == plain.refresh
-    assert (settings.http, settings.cache, settings.pubsub, settings.log) == (
-        plain.http,
+    assert settings.http.model_copy(update={"trusted_proxies": []}) == plain.http
+    assert (settings.cache, settings.pubsub, settings.log) == (
         plain.cache,
         plain.pubsub,
         plain.log,

@@ -289,11 +289,14 @@ def test_every_kind_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_public_names_a_grant(case: str) -> None:
-    """Routes without a key get no id of a grant, and what a caller may not see has sentences without ids."""
+    """Routes without a key get no id of a grant and no words of a provider; sentences for other callers have no ids."""
     known, *_ = CASES[case]
+    if known.providers is not None:
+        known = replace(known, providers=[replace(p, detail=p.detail and "its-words") for p in known.providers])
     known = replace(known, grants=[replace(grant, grant_id=f"id-{n}") for n, grant in enumerate(known.grants)])
     verdict = judged(known)
     assert "id-" not in verdict.public_summary
+    assert "its-words" not in verdict.public_summary
     for cause in verdict.causes:
         assert "id-" not in cause.sentence
         assert "id-" not in (cause.next or "")

@@ -1,8 +1,7 @@
-"""What operators do with grants and providers: list, describe, import, log out, retry; and test notices."""
+"""What operators do with grants: list, describe, import, log out, retry."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
@@ -11,7 +10,6 @@ from broker.api.context import CONTEXT
 from broker.api.requests import (
     authenticate,
     authenticate_admin,
-    authenticate_admin_of_all,
     read_grant_id,
     read_json,
     require_provider,
@@ -28,7 +26,7 @@ from broker.secret import CannotOpen, Secret
 from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from aiohttp import web
 
@@ -37,14 +35,14 @@ if TYPE_CHECKING:
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
     from broker.model.account import Account
-    from broker.providers import Endpoint
-    from broker.store import ProviderState, Registered
-    from broker.store.history import Minute
+    from broker.store import Registered
     from broker.store.urgency import UrgentPage
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
 _PAGE_MAX = 1000
+_MOST_PROVIDERS = 100
+"""Providers that a request names; more are possible where there are more."""
 _PUT_MEMBERS = ("provider", "refresh_token", "scope?", "owner?", "label?")
 
 
@@ -55,9 +53,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_put("/v1/grants/{id}", put_grant)
     router.add_delete("/v1/grants/{id}", delete_grant)
     router.add_post("/v1/grants/{id}/retry", retry_grant)
-    router.add_get("/v1/providers", list_providers)
-    router.add_post("/v1/providers/{name}/retry", retry_provider)
-    router.add_post("/v1/notify/test", test_notices)
 
 
 async def list_grants(request: web.Request) -> web.Response:
@@ -70,7 +65,9 @@ async def list_grants(request: web.Request) -> web.Response:
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
         raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
-    providers = query.getall("provider", None) or await _all_providers(request)
+    providers = sorted(set(query.getall("provider", ()))) or await all_providers(request)
+    if len(providers) > max(_MOST_PROVIDERS, len(context.endpoints)) and "provider" in query:
+        raise InvalidRequest(f"more than {_MOST_PROVIDERS} providers: leave provider out, and all are listed")
     try:
         limit = int(query.get("limit", _PAGE))
     except ValueError:
@@ -123,7 +120,8 @@ def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | 
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
-async def _all_providers(request: web.Request) -> list[str]:
+async def all_providers(request: web.Request) -> list[str]:
+    """Return the names of all providers, in the settings or with grants."""
     context = request.app[CONTEXT]
     return sorted(set(context.endpoints) | await context.store.grants.known_providers())
 
@@ -333,73 +331,3 @@ async def retry_grant(request: web.Request) -> web.Response:
             "`token-broker reload`"
         )
     return json_response(body, status=202)
-
-
-async def list_providers(request: web.Request) -> web.Response:
-    """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
-    authenticate_admin(request)
-    context, names = request.app[CONTEXT], await _all_providers(request)
-    states = await context.store.history.with_last_answers(await context.store.grants.providers(names))
-    history = await context.store.history.for_providers(names, context.store.clock())
-    endpoints = {state.name: context.endpoints.get(state.name) for state in states}
-
-    def respond() -> web.Response:
-        return json_response(
-            shapes.Providers(
-                providers=[describe_provider(endpoints[state.name], state, history[state.name]) for state in states]
-            )
-        )
-
-    return await asyncio.to_thread(respond)  # a thousand providers have 3 MiB, and no caller should wait for them
-
-
-def describe_provider(
-    endpoint: Endpoint | None, state: ProviderState, history: Iterable[Minute] = ()
-) -> shapes.Provider:
-    """Return a provider as JSON members: of its settings, its health, and its last hour."""
-    return {
-        "provider": state.name,
-        "kind": endpoint.dialect.kind if endpoint else None,
-        "suspended": state.suspended,
-        "suspended_at": state.suspended_at // 1000 if state.suspended_at else None,
-        "not_before": state.not_before // 1000 if state.not_before else None,
-        "failures": state.ailing,
-        "answered_at": state.answered_at // 1000 if state.answered_at else None,
-        "reuse_grace": _grace(endpoint) if endpoint else None,
-        "detail": state.detail,
-        "grants": dict(state.counts),
-        "history": [{"at": m.at // 1000, "refreshed": m.refreshed, "failed": m.failed} for m in history],
-    }
-
-
-def _grace(endpoint: Endpoint) -> float | Literal["forever"]:
-    """Return for how long a spent refresh token may be presented again: seconds, or "forever"."""
-    grace = endpoint.dialect.reuse_grace_ms
-    return "forever" if grace is None else grace / 1000
-
-
-async def retry_provider(request: web.Request) -> web.Response:
-    """`POST /v1/providers/{name}/retry`: resume a suspended provider and retry its parked grants.
-
-    A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
-    """
-    admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
-    context = request.app[CONTEXT]
-    name = require_provider(request.match_info["name"], context.endpoints)
-    retried = await finish(_retry_provider(context, admin, name))
-    return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
-
-
-async def _retry_provider(context: Context, admin: Caller, name: str) -> int:
-    retried = await retry.retry_provider(context.store, context.scheduler, name)
-    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=retried)
-    return retried
-
-
-async def test_notices(request: web.Request) -> web.Response:
-    """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
-    admin = authenticate_admin_of_all(request, "notices are about all of them")
-    tested = await finish(request.app[CONTEXT].notifier.test())
-    audit.acted(admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
-    ways = [shapes.WayTested(way=each.channel, told=each.delivered, detail=each.detail) for each in tested]
-    return json_response(shapes.NoticesTested(ways=ways))
