@@ -61,9 +61,9 @@ def add_browser_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/callback", _with_page(callback), allow_head=False)
     router.add_head("/callback", _head)
     router.add_post("/callback", _with_page(decide_by_browser))
-    router.add_get("/callback/{name}", _with_page(callback), allow_head=False)
+    router.add_get("/callback/{name}", _with_page(callback_of_provider), allow_head=False)
     router.add_head("/callback/{name}", _head)
-    router.add_post("/callback/{name}", _with_page(decide_by_browser))
+    router.add_post("/callback/{name}", _with_page(decide_at_provider))
 
 
 def _with_page(handler: Handler) -> Handler:
@@ -238,6 +238,16 @@ async def decide_by_browser(request: web.Request) -> web.Response:
         return _logged_in(await finish(_complete(None, login)))
     except BrokerError as error:
         return _not_logged_in(error)
+
+
+async def callback_of_provider(request: web.Request) -> web.Response:
+    """`GET /callback/{name}`: the same for a provider with `redirect_path = "provider"`, and for no other one."""
+    return await callback(request)
+
+
+async def decide_at_provider(request: web.Request) -> web.Response:
+    """`POST /callback/{name}`: the same for its page."""
+    return await decide_by_browser(request)
 
 
 def _provider(request: web.Request) -> str | None:
