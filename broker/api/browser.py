@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from http import HTTPStatus
 from importlib import resources
 
@@ -30,8 +31,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
 _FORM_HEADERS = HEADERS | {"Referrer-Policy": "strict-origin"}
 """With `no-referrer` a browser sends `Origin: null` with a form, and the origin could not be checked (Fetch §3.2)."""
 
@@ -49,7 +48,11 @@ def page(status: int, title: str, text: str, *, good: bool = False, form: str = 
     """
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(
-        mark=_MARK, title=html.escape(title), text=html.escape(text), sign=_sign(status, good=good), form=form
+        mark=_MARK,
+        title=html.escape(title),
+        text=_coded(html.escape(text)),
+        sign=_sign(status, good=good),
+        form=form,
     )
     headers = _FORM_HEADERS if form else HEADERS
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=headers)
@@ -59,6 +62,11 @@ def _sign(status: int, *, good: bool) -> str:
     if good:
         return "✓"
     return "?" if status == HTTPStatus.OK else "✗"
+
+
+def _coded(text: str) -> str:
+    """Return HTML with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def for_reader(response: web.Response, target: str, accept: str = "") -> web.Response:
