@@ -20,7 +20,7 @@ from broker.errors import StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.lost import LostGrants
 from broker.notify import open_notifier
-from broker.process.data_dir import known_store, redis_password, remember_store, sealing_keys
+from broker.process.data_dir import known_store, redis_passwords, remember_store, sealing_keys
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
 from broker.providers import Endpoint, open_http
@@ -87,7 +87,7 @@ async def open_base(settings: Settings) -> AsyncIterator[Base]:
             settings.redis,
             sealer,
             data_dir=settings.data_dir,
-            password=redis_password(settings),
+            **redis_passwords(settings),
             hold_off=refresh.request_timeout + LEASE_MARGIN,
             old_tokens=providers.old_tokens,
         ) as store,

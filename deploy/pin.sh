@@ -1,6 +1,7 @@
 #!/bin/sh
 # Writes deploy/constraints.txt anew from pyproject.toml: every dependency at its newest allowed version, with the
-# hashes of all its files, for Python 3.11 and up on every platform. Needs `uv` on PATH. Run it in the checkout:
+# hashes of all its files, for Python 3.11 and up on every platform. Then pins images and actions (pin_images.sh). Needs
+# `uv` on PATH. Run it in the checkout:
 #
 #     sh deploy/pin.sh
 set -eu
@@ -37,3 +38,4 @@ without() { # the pins of $1 whose names are not in the files after it
     without "$work/all.txt" "$work/run.txt" "$work/build.txt"
 } >"$work/constraints.txt"
 mv "$work/constraints.txt" "$out"
+sh deploy/pin_images.sh

@@ -70,7 +70,7 @@ def _log_of_this_test_alone() -> Iterator[None]:
 def _no_blocked_loop() -> Iterator[None]:
     """Fail a test in which a call blocks the event loop inside `broker`; what happens once, at start, may."""
     at_start = {
-        "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_password"},
+        "data_dir.py": {"prepare", "write_private", "sealing_keys", "known_store", "redis_passwords"},
         "callers.py": {"load", "_read_key"},
         "client_secret.py": {"require_secrets"},
         "proxy.py": {"require_proxies"},

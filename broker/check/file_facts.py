@@ -57,8 +57,9 @@ class DiskFacts:
 
 def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Yield key and path of every file that holds a secret, whether it exists or not."""
-    if settings.redis.password_file is not None:
-        yield "redis.password_file", settings.redis.password_file
+    redis = settings.redis
+    of_redis = {"password_file": redis.password_file, "sentinel_password_file": redis.sentinel_password_file}
+    yield from ((f"redis.{key}", path) for key, path in of_redis.items() if path is not None)
     yield "sealing.keys_file", settings.sealing.keys_file or settings.data_dir / "sealing.keys"
     for name, provider in settings.providers.items():
         for key, path in provider.secret_files.items():
@@ -129,7 +130,7 @@ def find_problems(settings: Settings) -> list[str]:
     keys_file = settings.sealing.keys_file
     if keys_file is not None or _exists(settings.data_dir / "sealing.keys"):
         attempt(lambda: private.sealing_keys(settings))
-    attempt(lambda: private.redis_password(settings))
+    attempt(lambda: private.redis_passwords(settings))
     if settings.callers or _exists(settings.data_dir / "admin.key"):
         attempt(lambda: Callers.load(settings.callers, settings.data_dir))
     attempt(lambda: require_secrets(settings.providers))

@@ -16,6 +16,7 @@ from broker.check.public import fetch_facts as fetch_public_facts
 from broker.check.read_files import check_read_files
 from broker.check.settings import check_ignored, check_settings
 from broker.check.store import check_store
+from broker.check.weakening import check_weakening
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
 from broker.providers import Endpoint, open_http
@@ -45,6 +46,7 @@ def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[
     """
     yield from check_read_files(files)
     yield from check_settings(settings, where)
+    yield from check_weakening(settings, where)
     yield from check_ignored(ignored_variables(settings))
     yield from map(from_error, file_facts.find_problems(settings))
     for key, path in file_facts.secret_files(settings):
@@ -103,12 +105,12 @@ async def online(settings: Settings) -> list[Finding]:
 
 async def _check_redis(settings: Settings) -> list[Finding]:
     try:
-        password = await asyncio.to_thread(private.redis_password, settings)
+        passwords = await asyncio.to_thread(private.redis_passwords, settings)
         known = await asyncio.to_thread(private.known_store, settings.data_dir)
     except (InvalidSettings, OSError):
         return []  # `offline` reports it
     sealer = await asyncio.to_thread(_sealer, settings)
-    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, password=password)
+    facts = await fetch_store_facts(settings.redis, sealer, data_dir=settings.data_dir, **passwords)
     return list(check_store(facts, settings.redis, known))
 
 

@@ -16,7 +16,7 @@ from broker.cli.console import EXIT_SETTINGS, EXIT_TRY_AGAIN, app, err, exits, o
 from broker.cli.http import run
 from broker.cli.options import Config, Json, load
 from broker.errors import InvalidSettings, StoreUnavailable
-from broker.process.data_dir import known_store, redis_password, secret_line
+from broker.process.data_dir import known_store, redis_passwords, secret_line
 from broker.settings import LEASE_MARGIN
 from broker.settings.redis_url import parse_redis_url, shown_url
 
@@ -104,6 +104,7 @@ class _Asked:
     settings: Settings
     to: str
     password: str | None
+    sentinels: tuple[str | None, str | None]
     """Of the Redis of the settings."""
     to_password: str | None
     known: str | None
@@ -126,7 +127,16 @@ def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
             f"redis.url: embedded: has no store in {settings.data_dir}: correct data_dir, or run this where the broker "
             "runs"
         )
-    return _Asked(settings, to, redis_password(settings), to_password, known_store(settings.data_dir))
+    held = redis_passwords(settings)
+    sentinels = (settings.redis.sentinel_username, held["sentinel_password"])
+    return _Asked(
+        settings=settings,
+        to=to,
+        password=held["password"],
+        sentinels=sentinels,
+        to_password=to_password,
+        known=known_store(settings.data_dir),
+    )
 
 
 def _require_url(to: str) -> None:
@@ -164,7 +174,8 @@ async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
         url = redis.url
         if url.startswith("embedded:"):
             url = await stack.enter_async_context(embedded_server(asked.settings.data_dir))
-        source, target = Primary(url, password=asked.password), Primary(asked.to, password=asked.to_password)
+        source = Primary(url, password=asked.password, sentinels=asked.sentinels)
+        target = Primary(asked.to, password=asked.to_password)
         stack.push_async_callback(source.close)
         stack.push_async_callback(target.close)
         yield Move(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from broker.errors import InvalidSettings
 from broker.process.file_modes import require_protected
@@ -182,6 +182,25 @@ def redis_password(settings: Settings) -> str | None:
     if path is None:
         return None
     return secret_line("redis.password_file", path, "write the password into it, or drop the key", "other")
+
+
+class Passwords(TypedDict):
+    """The passwords of Redis that files hold, by the arguments of `open_store`."""
+
+    password: str | None
+    sentinel_password: str | None
+
+
+def redis_passwords(settings: Settings) -> Passwords:
+    """Return the passwords of the servers and of the Sentinels, where files hold them.
+
+    Raises:
+        InvalidSettings: a file cannot be read.
+    """
+    key, path = "redis.sentinel_password_file", settings.redis.sentinel_password_file
+    cure = "write the Sentinels' password into it, or drop the key"
+    of_sentinels = None if path is None else secret_line(key, path, cure, "other")
+    return {"password": redis_password(settings), "sentinel_password": of_sentinels}
 
 
 def sealing_keys(settings: Settings) -> list[bytes]:

@@ -19,6 +19,7 @@ from broker.process.tasks import begin, finish
 from broker.refresh.concurrency import BatchSize, ConcurrencyLimit
 from broker.refresh.idle import IdleLanes
 from broker.store import MOST_TOGETHER
+from broker.store.damaged import NO_HASH
 from broker.token_answer import message
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ class Lane:
             await self._store.clock_steps.rewind(self.provider, self._lease_ms)
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
+        for grant_id in claimed.damaged:
+            log.error("grant.tampered", grant_id=grant_id, detail=NO_HASH)
 
     async def _park_unreadable(self, claim: Claim) -> None:
         reason, detail = (

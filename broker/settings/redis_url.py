@@ -23,6 +23,8 @@ UNENCODED = (
 """The message about a password with characters that end the host; it repeats nothing of the URL."""
 
 Topology = Literal["host", "socket", "sentinel", "cluster"]
+Credentials = tuple[str | None, str | None]
+"""User and password."""
 _SCHEMES: Mapping[str, tuple[Topology, bool, int]] = {
     "redis": ("host", False, 6379),
     "rediss": ("host", True, 6379),
@@ -67,10 +69,12 @@ class RedisLocation:
     tls: bool = False
     tls_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """By their names in redis-py, without `ssl_`; and `server_name`, which redis-py lacks: the certificate's name."""
+    sentinels: Credentials = field(default=(None, None), repr=False)
+    """User and password at the Sentinels. They never get those of the servers."""
 
-    def with_password(self, password: str | None) -> RedisLocation:
-        """Return the same location with the password that a file holds; None changes nothing."""
-        return self if password is None else replace(self, password=password)
+    def with_passwords(self, password: str | None, sentinels: Credentials) -> RedisLocation:
+        """Return the same location with the passwords that files hold; without a *password* the URL's stays."""
+        return replace(self, password=self.password if password is None else password, sentinels=sentinels)
 
 
 def shown_url(text: str) -> str:

@@ -22,6 +22,7 @@ from broker.settings.environment import Environment
 from broker.settings.http import Http
 from broker.settings.outgoing import CredentialsFile, Outgoing, OwnProxy
 from broker.settings.provider import Provider
+from broker.settings.sentinels import SentinelFile, SentinelUser
 from broker.settings.values import (
     Duration,
     Name,
@@ -72,6 +73,11 @@ class Redis(Section):
     password_file: Path | None = Field(
         default=None, examples=["redis_password"], description="file with the password, to keep it out of the URL"
     )
+    allow_plain: bool = Field(
+        default=False, description="confirm that redis.url may use plain TCP beyond this host; `check` warns otherwise"
+    )
+    sentinel_password_file: SentinelFile = None
+    sentinel_username: SentinelUser = None
     replicas: int = Field(default=0, ge=0, le=16, description="how many replicas must confirm a commit")
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from broker.store.damaged import numbers
+from broker.store.fields import texts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -33,11 +36,12 @@ async def with_last_answers(primary: Primary, keys: Keys, states: Sequence[Provi
         return list(states)
     lists = [(state.name, kept) for state in unknown for kept, count in state.counts.items() if count]
     ids = await primary.pipeline([("ZRANGE", keys.ids(kept, name), -_SEARCHED, -1) for name, kept in lists])
-    names = [name for (name, _), found in zip(lists, ids, strict=True) for _ in found]
+    names = [name for (name, _), found in zip(lists, ids, strict=True) for _ in texts(found)]
     reads: list[tuple[Argument, ...]] = [
-        ("HMGET", keys.grant(grant.decode()), "answered_at", "issued_at") for found in ids for grant in found
+        ("HMGET", keys.grant(grant), "answered_at", "issued_at") for found in ids for grant in texts(found)
     ]
     latest: dict[str, int] = {}
-    for name, times in zip(names, await primary.pipeline(reads) if reads else [], strict=True):
-        latest[name] = max(latest.get(name, 0), *(int(at or 0) for at in times))
+    for name, times in zip(names, await primary.pipeline_each(reads), strict=True):
+        if not isinstance(times, Exception):
+            latest[name] = max(latest.get(name, 0), *(at or 0 for at in numbers(times)))
     return [replace(state, answered_at=state.answered_at or latest.get(state.name) or None) for state in states]

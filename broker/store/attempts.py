@@ -15,12 +15,17 @@ import functools
 import os
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.model import Commit, Park, Postpone
+from broker.store.damaged import numbers
+from broker.store.fields import maybe_text, score_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.model import Grant, Step
     from broker.store.clock import Clock
     from broker.store.redis.primary import Primary
@@ -99,7 +104,7 @@ class Attempts:
     async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
         """Return the past of a grant, or of an id that has no grant any more (*grant* is None)."""
         keys, provider = self._keys, grant.provider if grant else ""
-        row, tried, due, leased, open_at, forgotten, lost = await self._primary.pipeline(
+        row, tried, due, leased, open_at, forgotten, lost = await self._primary.pipeline_each(
             [
                 ("HMGET", keys.grant(grant_id), *_FIELDS),
                 ("LRANGE", keys.attempts_of(grant_id), 0, -1),
@@ -110,17 +115,28 @@ class Attempts:
                 ("HGET", keys.lost, grant_id),
             ]
         )
-        unknown_at, attempt_at, attempt_by = row
+        unknown_at, attempt_at, attempt_by = [None] * len(_FIELDS) if isinstance(row, Exception) else row
+        unknown, began = numbers((unknown_at, attempt_at))
         score, fence = due or leased, int(float(open_at or 0))
+        tried = [] if isinstance(tried, Exception) else tried
         return Past(
-            attempts=[each for each in map(Attempt.parse, tried) if each.decided != REGISTERED],
-            under_way=(int(attempt_at), (attempt_by or b"").decode()) if leased and attempt_at else None,
-            unknown_at=int(unknown_at) if unknown_at else None,
-            next_at=int(float(score)) if score else None,
+            attempts=[each for each in _parsed(tried) if each.decided != REGISTERED],
+            under_way=(began, maybe_text(attempt_by) or "") if leased and began else None,
+            unknown_at=unknown,
+            next_at=score_ms(score) if score else None,
             fenced_until=fence if fence > self._clock() else None,
             forgotten_at=int(float(forgotten)) if forgotten and grant is None else None,
             lost_at=int(lost.split()[2]) if lost and grant is None else None,
         )
+
+
+def _parsed(lines: Sequence[bytes]) -> list[Attempt]:
+    """Return the attempts of the entries that are ones: others were not written by a broker."""
+    found = []
+    for line in lines:
+        with suppress(ValueError, OverflowError):
+            found.append(Attempt.parse(line))
+    return found
 
 
 def attempt_record(step: Step, replica: str) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from broker.model import Claim
 from broker.secret import CannotOpen, Secret, Tampered
 from broker.store import ownership
+from broker.store.damaged import UNUSABLE, find_damage
+from broker.store.fields import maybe_int, score_ms, whole
 from broker.store.limits import parse_stated
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 _WITHOUT_OWNERSHIP = 15
 """Cells of the row of a grant that has neither account nor owner nor label."""
+_CELLS = (
+    *("grant_id", "attempt", "due_at", "generation", "refresh_token", "access_token", "scope", "issued_at"),
+    *("expires_at", "granted_at", "failures", "unknown_at", "extra", "stated_limits", "refused"),
+    *("account", "owner", "label"),
+)
+_SEALED_CELLS = frozenset({"refresh_token", "access_token", "extra", "account"})
 _WITH_OWNERSHIP = 18
 """Those of one that has; a further one says that subscribers heard of a problem that a refresh will end."""
 
@@ -39,6 +47,8 @@ class Claimed:
     fenced: int | None = None
     """Another run of the server answers, which may have lost writes: nobody claims until then (epoch ms), and a replica
     claims only after it replayed its journal (`replayed_after`)."""
+    damaged: tuple[str, ...] = ()
+    """Ids of grants whose keys hold no hash: they are parked, and nothing can be written into them."""
     passed_over: int = 0
     """Where to continue the search for expired tokens; 0: from the beginning."""
 
@@ -58,9 +68,35 @@ def parse_claims(
     claims: list[Claim] = []
     unreadable: list[Claim] = []
     for row in rows:
-        claim, readable = _parse(grants, provider, row, claimed_at, lease_ends)
+        try:
+            claim, readable = _parse(grants, provider, row, claimed_at, lease_ends)
+        except UNUSABLE:
+            claim, readable = _damaged(provider, row, claimed_at, lease_ends), False
         (claims if readable else unreadable).append(claim)
     return claims, unreadable
+
+
+def _damaged(provider: str, row: Sequence[bytes | None], claimed_at: int, lease_ends: float) -> Claim:
+    """Return a claim of which nothing is used but id and attempt; its grant is parked as one that was altered."""
+    cells = dict(zip(_CELLS, row, strict=False))
+    return Claim(
+        grant_id=(row[0] or b"").decode(),
+        provider=provider,
+        generation=maybe_int(row[3]) or 0,
+        attempt=(row[1] or b"").decode(),
+        refresh_token=Secret(""),
+        access_token=None,
+        scope=None,
+        issued_at=None,
+        expires_at=None,
+        granted_at=0,
+        failures=0,
+        unknown_at=None,
+        due_at=claimed_at,
+        claimed_at=claimed_at,
+        lease_ends=lease_ends,
+        tampered=find_damage(cells, _SEALED_CELLS),
+    )
 
 
 def _parse(
@@ -83,7 +119,7 @@ def _parse(
     claim = Claim(
         grant_id=grant_id,
         provider=provider,
-        generation=int(raw[3]),
+        generation=whole(raw[3].decode()),
         attempt=raw[1].decode(),
         refresh_token=refresh_token,
         access_token=access_token,
@@ -91,9 +127,9 @@ def _parse(
         issued_at=_maybe(raw[7]),
         expires_at=_earlier(_maybe(raw[8]), of_token.get("expires_at")),
         granted_at=granted_at,
-        failures=int(raw[10] or 0),
+        failures=whole((raw[10] or b"0").decode()),
         unknown_at=_maybe(raw[11]),
-        due_at=int(float(raw[2])),
+        due_at=score_ms(raw[2]),
         claimed_at=claimed_at,
         lease_ends=lease_ends,
         extra=_extra(grants, grant_id, raw[12], provider),
@@ -132,4 +168,4 @@ def _earlier(stored: int | None, sealed: int | None) -> int | None:
 
 
 def _maybe(raw: bytes) -> int | None:
-    return int(raw) if raw else None
+    return whole(raw.decode()) if raw else None

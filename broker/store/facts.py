@@ -123,7 +123,13 @@ class StoreFacts:
 
 
 async def fetch_facts(
-    redis: Redis, sealer: Sealer | None, *, data_dir: Path, password: str | None, listen: float = 1.0
+    redis: Redis,
+    sealer: Sealer | None,
+    *,
+    data_dir: Path,
+    password: str | None,
+    sentinel_password: str | None = None,
+    listen: float = 1.0,
 ) -> StoreFacts:
     """Query the server that *redis* names, and listen for messages of other stores. Never raises for the server.
 
@@ -132,6 +138,7 @@ async def fetch_facts(
         sealer: tries what is stored; None: no sealing key is known.
         data_dir: where an embedded store would run.
         password: of Redis.
+        sentinel_password: of the Sentinels.
         listen: seconds.
     """
     facts, url = StoreFacts(), redis.url
@@ -141,7 +148,7 @@ async def fetch_facts(
             facts.unreachable = ""
             return facts
         url = running
-    primary = Primary(url, password=password)
+    primary = Primary(url, password=password, sentinels=(redis.sentinel_username, sentinel_password))
     try:
         await _query(primary, facts, Keys(redis.namespace), sealer, cluster="cluster" in redis.url.partition(":")[0])
         facts.foreign = await _foreign_stores(primary, redis.namespace, facts.store, listen)

@@ -1,11 +1,9 @@
-"""Grants as Redis stores them: their sealed fields; read, list and count them.
-
-The verbs that change them are in `schedule` and `registry`.
-"""
+"""Grants as Redis stores them: their sealed fields; read, list and count them. `schedule`, `registry` change them."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
 from broker.store.clock import uptime
-from broker.store.fields import maybe_int, maybe_text
+from broker.store.damaged import NO_HASH, UNUSABLE, damaged_grant, find_damage
+from broker.store.fields import maybe_int, maybe_text, score_ms, texts, whole
 from broker.store.limits import parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from broker.model.account import Ownership
     from broker.store.binding import Facts
     from broker.store.clock import Clock
+    from broker.store.listing import Row
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -38,6 +38,7 @@ _GRANT_FIELDS = (
     *OWNERSHIP_FIELDS,
 )
 _SEALED = frozenset({"access_token", "extra", "account"})
+_NOT_TEXT = _SEALED | {*OWNERSHIP_FIELDS}
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
 _FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at", "failing_since")
 """What is known of a provider's health."""
@@ -144,20 +145,32 @@ class Grants:
         """
         commands = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
         asked = uptime()
-        store, time, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), ("TIME",), *commands])
+        first = [("HGET", self._keys.meta, "store"), ("TIME",)]
+        store, time, *rows = await self._primary.pipeline_each([*first, *commands])
         self._primary.recognise(store)
         # What another broker wrote after a step of the clock must not be taken for what was written before it.
         self._clock.observe_time(time, asked)
         return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
 
-    def _grant(self, grant_id: str, row: Sequence[bytes | None]) -> Grant | None:
+    def _grant(
+        self, grant_id: str, row: Sequence[bytes | None] | BaseException, provider: str | None = None
+    ) -> Grant | None:
+        """Return a grant of the fields that Redis sent; *provider* says whose it is where its key is no hash."""
+        if isinstance(row, BaseException):
+            return damaged_grant(grant_id, provider, NO_HASH, self._clock())
         raw = dict(zip(_GRANT_FIELDS, row, strict=True))
         if raw["provider"] is None:
             return None
-        text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
+        try:
+            return self._parse(grant_id, raw)
+        except UNUSABLE:
+            return damaged_grant(grant_id, raw["provider"], find_damage(raw, _SEALED), self._clock(), raw["generation"])
+
+    def _parse(self, grant_id: str, raw: Mapping[str, bytes | None]) -> Grant:
+        text = {name: value.decode() for name, value in raw.items() if value and name not in _NOT_TEXT}
         token, unreadable, tampered, ahead = None, False, None, (0, 0)
         if "issued_at" in text:
-            ahead = self._clock.ms_ahead(int(text["issued_at"]), text.get("clock_offset"))
+            ahead = self._clock.ms_ahead(whole(text["issued_at"]), text.get("clock_offset"))
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
                 token = self._token(grant_id, text, raw["access_token"], raw["extra"], ahead=ahead)
@@ -165,21 +178,21 @@ class Grants:
                 unreadable, tampered = True, str(error)
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
-        by = maybe_int(text.get("reauthorize_by"))
+        by = whole(text["reauthorize_by"]) if "reauthorize_by" in text else None
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
-            generation=int(text["generation"]),
+            generation=whole(text["generation"]),
             token=token,
-            granted_at=int(text["granted_at"]),
+            granted_at=whole(text["granted_at"]),
             reauthorize_by=by,
             reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
-            refresh_at=int(text["refresh_at"]) - ahead[0],
-            failures=int(text.get("failures", 0)),
+            refresh_at=whole(text["refresh_at"]) - ahead[0],
+            failures=whole(text.get("failures", "0")),
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),
             last_detail=text.get("last_detail"),
-            last_at=maybe_int(text.get("last_at")),
+            last_at=whole(text["last_at"]) if "last_at" in text else None,
             unreadable=unreadable,
             tampered=tampered,
             ownership=ownership.read(self._binding, grant_id, int(text["granted_at"]), raw),
@@ -207,7 +220,7 @@ class Grants:
         if facts != facts_of_extra or generation < facts.get("generation", 0):
             raise Tampered("its access token is of another generation than what stands beside it")
         # After its clock was set back Redis has an earlier end than the sealed one (see rewind.lua).
-        expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
+        expires_at, refresh_at = whole(text["expires_at"]), whole(text["refresh_at"])
         back, offset = ahead
         expires_at, refresh_at = min(expires_at, facts.get("expires_at") or expires_at) - back, refresh_at - back
         return Token(
@@ -230,10 +243,9 @@ class Grants:
         provider, sealed = await self._primary.call("HMGET", self._keys.grant(grant_id), "provider", "refresh_token")
         if provider is None or sealed is None:
             return None
-        try:
+        with suppress(CannotOpen, UnicodeDecodeError):
             return provider.decode(), self.open(grant_id, "refresh_token", sealed, provider.decode())[0]
-        except CannotOpen:
-            return None
+        return None
 
     async def placed(self, grant: Grant) -> tuple[State, Grant]:
         """Return the state of a grant (due while it moves between the three sets), and the grant as it is now.
@@ -250,11 +262,11 @@ class Grants:
         for provider, grant_id in places:
             commands += [("ZSCORE", keys.ids(state, provider), grant_id) for state in sets]
             commands.append(("HMGET", keys.grant(grant_id), *_GRANT_FIELDS))
-        replies = iter(await self._primary.pipeline(commands))
+        replies = iter(await self._primary.pipeline_each(commands))
         placed: list[tuple[State, Grant] | None] = []
-        for _, grant_id in places:
+        for provider, grant_id in places:
             *scores, row = (next(replies) for _ in range(len(sets) + 1))
-            grant = self._grant(grant_id, row)
+            grant = self._grant(grant_id, row, provider)
             if grant is None:
                 placed.append(None)
                 continue
@@ -304,16 +316,15 @@ class Grants:
         rows, following = await self._listing.rows(providers, _STATES, cursor, limit, lambda _: True)
         script = scripts.NEEDING_ATTENTION
         keys = script.keys(grant_prefix=self._keys.grants)
-        args = script.args([name for _, name, _ in rows], failures=failures, ends_by=ends_by)
-        names = await self._primary.run(script, keys, args) if rows else []
-        grants = await self.get_many([name.decode() for name in names])
+        args = script.args([name for _, name, _, _ in rows], failures=failures, ends_by=ends_by)
+        grants = await self.get_many(texts(await self._primary.run(script, keys, args) if rows else []))
         return [grant for grant in grants if grant is not None], following
 
-    async def _described(self, rows: Sequence[tuple[State, str, str]]) -> list[tuple[State, Grant]]:
-        grants = await self.get_many([name for _, name, _ in rows])
+    async def _described(self, rows: Sequence[Row]) -> list[tuple[State, Grant]]:
+        grants = await self.get_many([name for _, name, _, _ in rows])
         return [
-            (state, _due(grant, state, at))
-            for (state, _, at), grant in zip(rows, grants, strict=True)
+            (state, _due(grant if grant.provider else replace(grant, provider=provider), state, at))
+            for (state, _, at, provider), grant in zip(rows, grants, strict=True)
             if grant is not None
         ]
 
@@ -332,16 +343,15 @@ class Grants:
         replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
         states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            suspended, suspended_at, not_before, ailing, detail, answered_at, failing_since, *sizes = replies[
-                i * width : (i + 1) * width
-            ]
+            row = replies[i * width : (i + 1) * width]
+            suspended, suspended_at, not_before, ailing, detail, answered_at, failing_since, *sizes = row
             states.append(
                 ProviderState(
                     name=name,
                     suspended=maybe_text(suspended),
                     suspended_at=maybe_int(suspended_at),
                     not_before=maybe_int(not_before),
-                    ailing=int(ailing or 0),
+                    ailing=maybe_int(ailing) or 0,
                     detail=maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
                     answered_at=maybe_int(answered_at),
@@ -361,17 +371,17 @@ class Grants:
     async def known_providers(self) -> set[str]:
         """Return the names of all providers that ever had a grant here, in the settings or not."""
         fields = await self._primary.call("HKEYS", self._keys.meta)
-        return {field.decode().partition(":")[2] for field in fields if field.startswith(b"provider:")}
+        return {field.partition(":")[2] for field in texts(fields) if field.startswith("provider:")}
 
     async def ids(self, provider: str) -> list[str]:
         """Return the ids of all grants of a provider, to load the `warm` ones at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
-        return [name.decode() for reply in replies for name in reply]
+        return [name for reply in replies for name in texts(reply)]
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
     """Return a grant that is due with the time at which it is due by now: one that failed was postponed."""
-    return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
+    return replace(grant, refresh_at=score_ms(score)) if state == "due" else grant
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

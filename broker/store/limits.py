@@ -36,8 +36,8 @@ def parse_limit(text: str | bytes | None, by: int | None) -> int | None:
     Returns:
         None where it is not known, or belongs to another end than *by*: a broker of before writes that one alone.
     """
-    limit, _, its_end = (text.decode() if isinstance(text, bytes) else text or "").partition(" ")
-    return int(limit) if by is not None and its_end == str(by) else None
+    limit, _, its_end = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text or "").partition(" ")
+    return int(limit) if by is not None and its_end == str(by) and limit.isdecimal() and len(limit) < 20 else None
 
 
 def parse_stated(text: bytes | None, granted_at: int) -> StatedLimits | None:

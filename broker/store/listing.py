@@ -6,19 +6,22 @@ Knows nothing of the grants themselves.
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.store import scripts
 from broker.store.cursor import read_cursor, write_cursor
+from broker.store.fields import scored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.model import State
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
+Row = tuple["State", str, str, str]
+"""State, id, score and provider of a grant."""
 _BATCH = 100
 _FEW_SETS = 24
 """Sets that are read one after the other; of more, many are read in one trip, and the empty ones not at all."""
@@ -40,11 +43,11 @@ class Listing:
         cursor: str | None,
         limit: int,
         permitted: Callable[[str], bool],
-    ) -> tuple[list[tuple[State, str, str]], str | None]:
-        """Return state, id and score of the next *limit* grants, and the cursor to what follows them."""
+    ) -> tuple[list[Row], str | None]:
+        """Return state, id, score and provider of the next *limit* grants, and the cursor to what follows them."""
         sets = [(p, s) for s in _STATES if s in states for p in sorted(providers)]
         index, score, member = read_cursor(cursor)
-        rows: list[tuple[State, str, str]] = []
+        rows: list[Row] = []
         last: tuple[int, str, str] | None = None
         batch, passed = max(limit + 1, _BATCH), 0
         ahead: list[list[tuple[str, str]]] = []
@@ -62,7 +65,7 @@ class Listing:
                 score, member = at, name
                 last = (index, at, name)
                 if permitted(name):
-                    rows.append((state, name, at))
+                    rows.append((state, name, at, provider))
                 else:
                     passed += 1
             if len(found) < batch:
@@ -80,7 +83,7 @@ class Listing:
         )
         found: list[list[tuple[str, str]]] = [[] for _ in range(upto)]
         for n, flat in zip(wanted, replies, strict=True):
-            found[n] = [(name.decode(), at.decode()) for name, at in _in_pairs(flat)]
+            found[n] = scored(flat)
         return found
 
     async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
@@ -91,14 +94,8 @@ class Listing:
             flat = await self._primary.call(
                 "ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64
             )
-            pairs = [(name.decode(), at.decode()) for name, at in _in_pairs(flat)]
-            found += [(name, at) for name, at in pairs if at != score or name > member]
-            if len(pairs) < limit + 64:
+            found += [(name, at) for name, at in scored(flat) if at != score or name > member]
+            if len(flat) < 2 * (limit + 64):
                 break
-            offset += len(pairs)
+            offset += len(flat) // 2
         return found[:limit]
-
-
-def _in_pairs(flat: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
-    """Return the items of a flat list two by two, as Redis sends pairs."""
-    return zip(flat[::2], flat[1::2], strict=True)

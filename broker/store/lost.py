@@ -79,7 +79,7 @@ class Lost:
     async def all(self) -> list[LostGrant]:
         """Return every lost grant; one that a login or an import replaced meanwhile is lost no longer."""
         flat = await self._primary.call("HGETALL", self._keys.lost)
-        found = [_parse(name, text) for name, text in _pairs(flat)]
+        found = [each for each in (_maybe(name, text) for name, text in _pairs(flat)) if each is not None]
         there = await self._primary.pipeline([("EXISTS", self._keys.grant(each.grant_id)) for each in found])
         for each, exists in zip(found, there, strict=True):
             if exists:
@@ -146,6 +146,13 @@ def find_position(lost: LostGrant, record: Mapping[str, int | str], attempts: Se
 def _parse(grant_id: bytes, text: bytes) -> LostGrant:
     state, score, at, provider = text.decode().split(" ", 3)
     return LostGrant(grant_id.decode(), provider, state, int(float(score)), int(at))  # type: ignore[arg-type]
+
+
+def _maybe(grant_id: bytes, text: bytes) -> LostGrant | None:
+    try:
+        return _parse(grant_id, text)
+    except (ValueError, OverflowError):  # no broker wrote it
+        return None
 
 
 def _pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

@@ -142,6 +142,7 @@ async def open_store(
     *,
     data_dir: Path,
     password: str | None = None,
+    sentinel_password: str | None = None,
     hold_off: timedelta = timedelta(seconds=15),
     old_tokens: Mapping[str, OldToken] = MappingProxyType({}),
 ) -> AsyncIterator[Store]:
@@ -154,6 +155,7 @@ async def open_store(
         sealer: of tokens.
         data_dir: holds the embedded store.
         password: of Redis.
+        sentinel_password: of the Sentinels.
         hold_off: longest from a token request to its commit. After Redis turned out to be another run than before
             nobody claims for so long, and the second term of a lease that ended is so long.
         old_tokens: by provider, what a refresh does to the access token before it.
@@ -162,7 +164,7 @@ async def open_store(
         url = redis.url
         if url.startswith("embedded:"):
             url = await stack.enter_async_context(embedded_server(data_dir))
-        primary = Primary(url, password=password)
+        primary = Primary(url, password=password, sentinels=(redis.sentinel_username, sentinel_password))
         stack.push_async_callback(primary.close)
         yield _wire(primary, redis, sealer, hold_off, old_tokens)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from broker.model.account import Ownership, parse_account
 from broker.secret import CannotOpen
 from broker.store.binding import Binding
+from broker.store.fields import maybe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ def read(binding: Binding, grant_id: str, granted_at: int, raw: Mapping[str, byt
             account = parse_account(binding.open(grant_id, "account", raw["account"], provider)[0].reveal(), granted_at)
         except CannotOpen:
             pass
-    owner, label = (None if not raw[name] else (raw[name] or b"").decode() for name in ("owner", "label"))
+    owner, label = (maybe_text(raw[name] or None) for name in ("owner", "label"))
     return Ownership(account, owner, label)
 
 
@@ -59,7 +60,7 @@ def claimed(account: bytes, owner: bytes, label: bytes) -> tuple[str | bytes, ..
     """Return the fields that a claim brought, each with its value, as `Claim.ownership` has them."""
     texts = (("owner", owner), ("label", label))
     sealed: tuple[str | bytes, ...] = ("account", account) if account else ()
-    return (*sealed, *(item for name, text in texts if text for item in (name, text.decode())))
+    return (*sealed, *(item for name, text in texts if text for item in (name, text.decode("utf-8", "replace"))))
 
 
 async def is_held(primary: Primary, keys: Keys, sealer: Sealer, grant_ids: Sequence[str], account_id: str) -> bool:
@@ -75,10 +76,14 @@ async def is_held(primary: Primary, keys: Keys, sealer: Sealer, grant_ids: Seque
     binding, fields_read = Binding(sealer, lambda: primary.store_id), ("account", "granted_at", "provider")
     for start in range(0, len(grant_ids), _AT_ONCE):
         batch = grant_ids[start : start + _AT_ONCE]
-        rows = await primary.pipeline([("HMGET", keys.grant(name), *fields_read) for name in batch])
-        for name, (account, granted_at, provider) in zip(batch, rows, strict=True):
+        rows = await primary.pipeline_each([("HMGET", keys.grant(name), *fields_read) for name in batch])
+        for name, row in zip(batch, rows, strict=True):
+            account, granted_at, provider = (None, None, None) if isinstance(row, Exception) else row
             raw = {"account": account, "owner": None, "label": None, "provider": provider}
-            whose = read(binding, name, int(granted_at or 0), raw) if account else None
+            try:
+                whose = read(binding, name, int(granted_at or 0), raw) if account else None
+            except ValueError:  # damaged: it is of no account that anybody could know
+                continue
             if whose is not None and whose.account is not None and whose.account.id == account_id:
                 return True
     return False

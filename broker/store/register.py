@@ -91,7 +91,7 @@ def import_call(keys: scripts.Keys, grants: Grants, imported: Import, held: Gran
         fingerprint=imported.refresh_token.fingerprint(),
         mode="import",
         generation=generation,
-        seen=(held.provider, held.generation) if held else None,
+        seen=(held.provider, held.generation) if held and held.provider else None,
         due_at=imported.due_at,
         keeps_token=kept is not None,
     )

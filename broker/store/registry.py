@@ -17,6 +17,7 @@ from broker.model.account import NOBODY, Ownership
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
+from broker.store.damaged import numbers
 from broker.store.limits import ending_fields
 from broker.store.prepared import PreparedCommit, commit_fields
 from broker.store.register import Import, Registered, import_call, login_call
@@ -76,10 +77,11 @@ class Registry:
 
     async def generation(self, grant_id: str) -> Held | None:
         """Return the provider and generation that a grant has right now, and when a person granted it."""
-        provider, *times = await self._primary.call(
-            "HMGET", self._keys.grant(grant_id), "provider", "generation", "granted_at"
-        )
-        return None if provider is None else Held(provider.decode(), *(int(at or 0) for at in times))
+        fields = ("provider", "generation", "granted_at")
+        (row,) = await self._primary.pipeline_each([("HMGET", self._keys.grant(grant_id), *fields)])
+        if isinstance(row, Exception) or row[0] is None or not row[0].isascii():
+            return None  # a damaged grant has nothing that could be seen, and a login replaces it
+        return Held(row[0].decode(), *(at or 0 for at in numbers(row[1:])))
 
     async def import_(
         self,

@@ -163,12 +163,14 @@ class Resealing:
         done.unreadable = (*done.unreadable, *sorted(unreadable))
 
     async def _read(self, places: Sequence[_Place]) -> list[list[bytes | None]]:
-        rows = await self._primary.pipeline([_read_command(place) for place in places])
-        return [row if isinstance(row, list) else [row] for row in rows]
+        rows = await self._primary.pipeline_each([_read_command(place) for place in places])
+        return [row if isinstance(row, list) else [] if isinstance(row, Exception) else [row] for row in rows]
 
     def _changes(self, place: _Place, values: Sequence[bytes | None], unreadable: set[str]) -> list[Argument]:
         changes: list[Argument] = []
         known = dict(zip(_FACTS, values[len(place.fields) :], strict=False))
+        if not values and place.name:
+            unreadable.add(place.name)
         for (field, context), value in zip(place.fields, values, strict=False):
             if value is None or self._sealer.is_current(value):
                 continue

@@ -134,8 +134,10 @@ class Schedule:
         self._clock.observe(now, asked)
         if status == b"fenced":
             return Claimed([], [], int(wait_ms), set_back=False, fenced=int(number))
+        damaged = tuple(row[0].decode() for row in rows if len(row) == 1)
+        rows = [row for row in rows if len(row) > 1]
         opened = parse_claims(self._grants, provider, rows, claimed_at=now, lease_ends=before + lease_ms / 1000)
-        return Claimed(*opened, int(wait_ms), set_back=status == b"back", passed_over=int(number))
+        return Claimed(*opened, int(wait_ms), set_back=status == b"back", passed_over=int(number), damaged=damaged)
 
     def _claim_call(
         self, provider: str, claim_id: str, *, n: int, lease_ms: int, expired_after: int | None
@@ -143,6 +145,7 @@ class Schedule:
         keys = scripts.CLAIM.keys(
             due=self._keys.ids("due", provider),
             leased=self._keys.ids("leased", provider),
+            parked=self._keys.ids("parked", provider),
             provider=self._keys.provider(provider),
             epoch=self._keys.epoch,
             grant_prefix=self._keys.grants,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.store.damaged import numbers
+from broker.store.fields import maybe_text, score_ms, scored
 from broker.store.limits import parse_limit
 
 if TYPE_CHECKING:
@@ -79,8 +81,8 @@ class Soonest:
         rows = await self._read(chosen, *_TIMES, "reauthorize_limit", "reason")
         found = []
         for (name, place), (*times, limit, reason) in rows:
-            expires_at, succeeded_at, granted_at, by = (None if raw is None else int(raw) for raw in times)
-            next_at = int(place.at) if name in due and name not in leased else None
+            expires_at, succeeded_at, granted_at, by = numbers(times)
+            next_at = score_ms(place.at) if name in due and name not in leased else None
             dead = reason == _DEAD
             found.append(
                 Soon(
@@ -101,7 +103,8 @@ class Soonest:
         """Return the *n* grants that were parked last, latest first."""
         rows = await self._read(await self._first("parked", providers, n, latest=True), "reason")
         return [
-            Parked(name, place.provider, int(place.at), (reason or b"").decode()) for (name, place), (reason,) in rows
+            Parked(name, place.provider, score_ms(place.at), maybe_text(reason) or "")
+            for (name, place), (reason,) in rows
         ]
 
     async def _first(
@@ -128,13 +131,10 @@ class Soonest:
             ]
             last: dict[str, float] = {}
             for provider, flat in zip(list(unread), await self._primary.pipeline(commands), strict=True):
-                rows = [
-                    (-float(at) if latest else float(at), name.decode(), provider)
-                    for name, at in zip(flat[::2], flat[1::2], strict=True)
-                ]
+                rows = [(-float(at) if latest else float(at), name, provider) for name, at in scored(flat)]
                 best += rows
-                if len(rows) == size:
-                    last[provider] = rows[-1][0]
+                if len(flat) == 2 * size:
+                    last[provider] = -float(flat[-1]) if latest else float(flat[-1])
             best = sorted(best)[:n]
             # A set that was read to below the n-th best has nothing more to give.
             unread = {p: unread[p] + size for p, at in last.items() if len(best) < n or at < best[-1][0]}
@@ -149,5 +149,6 @@ class Soonest:
         names = list(places)
         for start in range(0, len(names), _AT_ONCE):
             batch = names[start : start + _AT_ONCE]
-            rows += await self._primary.pipeline([("HMGET", self._keys.grant(name), *fields) for name in batch])
+            found = await self._primary.pipeline_each([("HMGET", self._keys.grant(name), *fields) for name in batch])
+            rows += [[None] * len(fields) if isinstance(row, Exception) else row for row in found]
         return list(zip(places.items(), rows, strict=True))

@@ -15,7 +15,7 @@ config=/data/redis.conf
 } >"$config"
 
 # The password is written anew at each start, by builtins: never in an argument or the environment.
-password=$(cat /run/secrets/redis_password)
+password=$(cat /run/secrets/replica_password)
 {
     grep -v -e '^masteruser ' -e '^masterauth ' "$config"
     echo "masteruser replica"

@@ -177,6 +177,18 @@ class Stack:
     def __getitem__(self, name: str) -> Node:
         return self.network.nodes[name]
 
+    def use_tls(self) -> None:
+        """Have the servers be ones with TLS: not every server here has it."""
+        candidates = [self.network.server, *map(Path, filter(None, [shutil.which("redis-server")]))]
+        able = [server for server in candidates if b"SSL_CTX_new" in server.read_bytes()]
+        if not able:
+            skip_or_fail("no server with TLS here: apt-get install redis-server")
+        self.network.server = able[0]
+        if b"waitaof" not in able[0].read_bytes().lower():
+            # Debian's 7.0 refuses an ACL with a command that it does not know.
+            users = self.project / "deploy" / "redis" / "users.acl"
+            users.write_text(users.read_text().replace(" +waitaof", ""))
+
     async def docker(self, line: str) -> None:
         """Do what one line of a runbook has `docker compose` do, with its redirection."""
         words = shlex.split(line, comments=True)

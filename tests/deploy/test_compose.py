@@ -140,8 +140,9 @@ def test_only_loopback_of_the_host_is_published() -> None:
     """Plain http leaves the host nowhere, and Redis is not published at all."""
     assert SERVICES["broker"]["ports"] == ["127.0.0.1:8080:8080"]
     assert "ports" not in SERVICES["redis"]
-    assert SERVICES["redis"]["networks"] == ["store"]
-    assert compose()["networks"]["store"] == {"internal": True}
+    assert SERVICES["redis"]["networks"] == ["store", "subscribers"]
+    assert compose()["networks"] == {"store": {"internal": True}, "subscribers": {"internal": True}}
+    assert "subscribers" not in SERVICES["broker"]["networks"]
     assert SERVICES["demo"]["network_mode"] == "none"
 
 
@@ -264,13 +265,15 @@ def test_overrides_keep_to_the_rules(override: str) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["restart"] == SERVICES.get(name, SERVICES["redis"])["restart"]
         assert "ports" not in service or name == "broker"
-        assert name in {"broker", "demo"} or list(service["networks"]) == ["store"]
+        servers = {"redis", "redis-replica"}
+        assert name in {"broker", "demo"} or {*service["networks"]} == {"store", *(["subscribers"] * (name in servers))}
         for entry in service.get("volumes", ()):
             source, target, writable = mount(entry)
             assert Path(source).is_file() is not writable, f"{source} on {target}"
             assert writable == (target in {"/data", "/var/lib/token-broker"})
             assert not writable or source in merged["volumes"]
         for variable in service.get("environment") or {}:
-            assert variable in {"TOKEN_BROKER_REDIS__URL", "TOKEN_BROKER_REDIS__REPLICAS"}
+            assert variable.startswith("TOKEN_BROKER_REDIS__")
+            assert not variable.endswith("PASSWORD")
     files = {secret["file"] for secret in merged["secrets"].values()}
     assert files == {str(ROOT / "secrets" / name) for name in merged["secrets"]}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests.deploy.composed import Stack
-from tests.deploy.deployment import skip_or_fail
 from tests.waiting import until
 
 
@@ -46,16 +43,7 @@ async def test_demo(stack: Stack) -> None:
 @pytest.mark.parametrize("stack", [("deploy/compose.tls.yml",)], indirect=True)
 async def test_tls(stack: Stack) -> None:
     """Every connection to Redis is TLS, its certificate verified; a token is kept and read over it."""
-    candidates = [stack.network.server, *map(Path, filter(None, [shutil.which("redis-server")]))]
-    able = [server for server in candidates if b"SSL_CTX_new" in server.read_bytes()]
-    if not able:
-        skip_or_fail("no server with TLS here: apt-get install redis-server")
-    stack.network.server = able[0]
-    if (
-        b"waitaof" not in able[0].read_bytes().lower()
-    ):  # Debian's 7.0 refuses an ACL with a command that it does not know
-        users = stack.project / "deploy" / "redis" / "users.acl"
-        users.write_text(users.read_text().replace(" +waitaof", ""))
+    stack.use_tls()
     stack.up("redis")
     await stack.healthy("redis")
     stack.up("broker")
@@ -85,6 +73,7 @@ async def test_sentinel(stack: Stack) -> None:
             await stack.healthy(name)
     token = await stack.token()
     assert "error: " not in await stack["broker"].exec("token-broker", "check", "--online")
+    await _each_password_opens_one_door(stack)
     await stack["redis"].end(signal.SIGKILL)
     assert (await stack["broker"].exec("token-broker", "token", "acme")).strip() == token
     assert await until(lambda: _role(stack, "redis-replica", "master"), 30, 0.5)
@@ -95,8 +84,30 @@ async def test_sentinel(stack: Stack) -> None:
         assert await stack[name].end() == 0
 
 
+async def _each_password_opens_one_door(stack: Stack) -> None:
+    """No two passwords are equal, none of them is good at another door, and without one nobody may ask anything."""
+    names = ("redis", "replica", "monitor", "sentinel", "lookup")
+    held = {name: (stack.project / "secrets" / f"{name}_password").read_text().strip() for name in names}
+    assert len({*held.values()}) == 5
+    servers = {"broker": "redis", "replica": "replica", "sentinel": "monitor"}
+    sentinels = {"broker": "lookup", "sentinel": "sentinel"}
+    for node, port, doors in (("redis", "6379", servers), ("sentinel-1", "26379", sentinels)):
+        for user, good in doors.items():
+            script = "".join(f"AUTH {user} {password}\n" for password in held.values())
+            said = await stack[node].exec("valkey-cli", "-p", port, stdin=script, code=None)
+            answers = [line.partition(" ")[0] for line in said.split("\n") if line.strip()]
+            assert answers == ["OK" if name == good else "WRONGPASS" for name in names], (node, user)
+    asked = ("sentinel", "get-master-addr-by-name", "broker")
+    said = await stack["sentinel-1"].exec("valkey-cli", "-p", "26379", *asked, code=None)
+    assert said.startswith("NOAUTH")
+    for forbidden in ("sentinel failover broker", "sentinel monitor x 127.0.0.1 1 1", "acl list"):
+        script = f"AUTH broker {held['lookup']}\n{forbidden}\n"
+        said = await stack["sentinel-1"].exec("valkey-cli", "-p", "26379", stdin=script, code=None)
+        assert "NOPERM" in said, forbidden
+
+
 async def _role(stack: Stack, name: str, wanted: str) -> bool:
-    password = (stack.project / "secrets" / "redis_password").read_text().strip()
+    password = (stack.project / "secrets" / "monitor_password").read_text().strip()
     said = await stack[name].exec(
         "valkey-cli", "--no-auth-warning", "--user", "sentinel", "--pass", password, "role", code=None
     )

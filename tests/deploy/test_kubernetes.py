@@ -24,7 +24,11 @@ from tests.waiting import until
 
 KUSTOMIZATION = DEPLOY / "kubernetes" / "kustomization.yaml"
 SETTINGS = DEPLOY / "kubernetes" / "broker.toml"
-PASTED = {"redis_password": "a-redis-password-0123", "cameramanager_client_secret": "a-client-secret-0123"}
+PASTED = {
+    "redis_password": "a-redis-password-0123",
+    "cameramanager_client_secret": "a-client-secret-0123",
+    "redis_ca": "-----BEGIN CERTIFICATE-----",
+}
 Manifest = dict[str, Any]
 
 
@@ -32,7 +36,7 @@ def rendered(folder: Path, pasted: dict[str, str]) -> list[Manifest]:
     """Return what `kubectl apply -k .` would apply, from a copy of the directory with secrets made as its head says."""
     shutil.copytree(KUSTOMIZATION.parent, folder, ignore=shutil.ignore_patterns("secrets"))
     commands = [line for line in head(KUSTOMIZATION) if not line.startswith("kubectl")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     follow(folder, commands, pasted)
     assert (folder / "secrets" / "sealing_keys").stat().st_mode & 0o777 == 0o600
     assert (folder / "secrets").stat().st_mode & 0o777 == 0o700
@@ -124,7 +128,9 @@ def test_settings_fit(manifests: list[Manifest], settings: Settings) -> None:
     given = {f"{mounts['secrets']}/{name}" for name in one(manifests, "Secret")["data"]}
     files = [settings.sealing.keys_file, settings.redis.password_file]
     files += [provider.client_secret_file for provider in settings.providers.values()]
-    assert {str(file) for file in files} == given
+    assert settings.redis.url.startswith("rediss://")
+    authority = settings.redis.url.partition("?ssl_ca_certs=")[2]
+    assert {authority, *(str(file) for file in files)} == given
     assert f"{mounts['settings']}/broker.toml" == "/etc/token-broker/broker.toml"
     assert one(manifests, "ConfigMap")["data"]["broker.toml"] == SETTINGS.read_text()
     assert settings.data_dir.is_relative_to(mounts["data"])
@@ -226,10 +232,13 @@ def _files(folder: Path, data: dict[str, str], mode: int, group: int) -> Path:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("stack", [("deploy/compose.tls.yml",)], indirect=True)
 async def test_pods_run(stack: Stack, tmp_path: Path) -> None:
-    """Both, beside the Redis of docker-compose.yml: probed as written, one grant, an end in order, a restart."""
+    """Both, beside the Redis of docker-compose.yml with TLS: probed as written, one grant, an end in order."""
     password = (stack.project / "secrets" / "redis_password").read_text().strip()
     pasted = {"redis_password": password, "cameramanager_client_secret": stack.provider["client_secret"]}
+    pasted["redis_ca"] = (stack.project / "secrets" / "redis_ca").read_text()
+    stack.use_tls()
     manifests = rendered(tmp_path / "kubernetes", pasted)
     (container,) = pod_of(manifests)["containers"]
     stack.up("redis")

@@ -127,6 +127,7 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
         .replace('key_sha256 = "…"', f'key_sha256 = "{"0" * 64}"')
         .replace('"…"', '"x"')
     )
+    text = re.sub(r"^sentinel_.*\n", "", text, flags=re.MULTILINE)  # an embedded store has none
     file = tmp_path / "broker.toml"
     file.write_text(text)
     (tmp_path / "providers.d").mkdir()

@@ -11,7 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import StoreUnavailable
-from broker.store.redis.primary import Primary, Subscription
+from broker.store.redis.primary import Primary
+from broker.store.redis.subscription import Subscription
 from tests.proxy import RedisProxy
 from tests.redis_server import RedisServer
 from tests.waiting import until
@@ -78,7 +79,7 @@ class Slow(RedisProxy):
 
 async def test_a_message_in_pieces(shared_redis: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that ends in the middle of a message, with others before it or not, loses nothing of either."""
-    monkeypatch.setattr("broker.store.redis.primary._TICK", 0.1)
+    monkeypatch.setattr("broker.store.redis.subscription._TICK", 0.1)
     async with Slow(shared_redis.port) as proxy, subscribed(proxy.url) as subscription:
         proxy.slow = True
         await publish(redis, ALL[:20])

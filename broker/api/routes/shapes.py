@@ -96,7 +96,7 @@ class Grant(TypedDict):
     reauthorize_soon: Annotated[bool, Field(description="a person must log in again soon")]
     scope: str | None
     failures: Annotated[int, Field(ge=0, description="failed token requests in a row")]
-    unreadable: Annotated[bool, Field(description="no sealing key opens its stored tokens")]
+    unreadable: Annotated[bool, Field(description="no sealing key opens its stored tokens, or its data was altered")]
     last: Last | None
     account: Annotated[Account | None, Field(description="null: not known")]
     owner: Annotated[str | None, Field(description="who is responsible for it, as somebody wrote")]

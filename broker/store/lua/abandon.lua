@@ -12,10 +12,10 @@ local life, longest_ms = unpack(ARGV)
 
 local begins_with, now, held = life .. '.', now_ms(), 0
 for _, id in ipairs(redis.call('ZRANGE', leased, 0, -1)) do
-  local stored = redis.call('HMGET', grant_prefix .. id, 'attempt', 'attempt_at')
+  local stored = read_fields(grant_prefix .. id, 'attempt', 'attempt_at')
   if stored[1] and string.sub(stored[1], 1, #begins_with) == begins_with then
     -- The mark: this lease gets no second term.
-    redis.call('ZADD', leased, 'LT', math.max(now, stored[2] + longest_ms) + SECOND_TERM_MARK, id)
+    redis.call('ZADD', leased, 'LT', math.max(now, number(stored[2], now) + longest_ms) + SECOND_TERM_MARK, id)
     held = held + 1
   end
 end

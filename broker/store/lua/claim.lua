@@ -1,7 +1,7 @@
 #!lua
 -- claim: lease up to n due grants of one provider, each for one token request.
 --
--- KEYS: due leased provider epoch grant_prefix attempts_prefix lost
+-- KEYS: due leased parked provider epoch grant_prefix attempts_prefix lost
 -- ARGV: n lease_ms claim_id provider_name half_close_after hold_off_ms pass_over replayed_after second_term_ms replica
 --   n: free slots
 --   half_close_after: failures in a row after which a lane sends one request at a time
@@ -13,8 +13,9 @@
 -- Returns: {status, now, wait_ms, number, claimed...}
 --   status: ok; back (the clock was set back); fenced; blind (the server does not say which run of it this is)
 --   wait_ms: time until there may be more to claim
+--   claimed: the cells of a grant; {id} alone: its key holds no hash, so it was parked
 --   number: fenced: when the fence opens, or opened without this replica; ok, back: how many to pass over next time
-local due, leased, provider, epoch, grant_prefix, attempts_prefix, lost = unpack(KEYS)
+local due, leased, parked, provider, epoch, grant_prefix, attempts_prefix, lost = unpack(KEYS)
 local n, lease_ms, claim_id, provider_name, half_close_after, hold_off_ms, pass_over, replayed_after, second_term_ms,
   replica = unpack(ARGV)
 n, lease_ms, half_close_after = tonumber(n), tonumber(lease_ms), tonumber(half_close_after)
@@ -57,9 +58,10 @@ local status, seen_at = 'ok', tonumber(lane[4] or now)
 local ended = redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'WITHSCORES', 'LIMIT', 0, 128)
 for i = 1, #ended, 2 do
   local id, ended_at = ended[i], tonumber(ended[i + 1])
+  local stored, damaged = read_fields(grant_prefix .. id, 'provider')
   if ended_at - math.floor(ended_at) ~= SECOND_TERM_MARK then
     redis.call('ZADD', leased, now + second_term_ms + SECOND_TERM_MARK, id)
-  elseif not redis.call('HGET', grant_prefix .. id, 'provider') then
+  elseif not stored[1] and not damaged then
     note_lost(lost, leased, id, provider_name, 'leased', ended_at)
   else
     redis.call('ZREM', leased, id)
@@ -98,7 +100,7 @@ local function probe()
   local best, best_rank, best_at = {}, only_witness and 1 or 3, math.huge
   for _, page in ipairs(pages) do
     for i = 1, #page, 2 do
-      local stored = redis.call('HMGET', grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at', 'granted_at')
+      local stored = read_fields(grant_prefix .. page[i], 'issued_at', 'refused', 'answered_at', 'granted_at')
       local count, _, last = refusals(stored[2], now)
       local rank, at = 1, tonumber(page[i + 1])
       if count > 0 then
@@ -106,7 +108,7 @@ local function probe()
       elseif not is_of_grant(stored[1], stored[4]) then
         rank = 2
       elseif lane[2] then
-        at = -tonumber(stored[3] or stored[1])
+        at = -number(stored[3] or stored[1], 0)
       end
       if rank < best_rank or rank == best_rank and at < best_at then
         best, best_rank, best_at = {page[i], page[i + 1]}, rank, at
@@ -132,7 +134,7 @@ elseif n > 0 then
     page = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', pass_over + #ids / 2, 256)
     for i = 1, #page, 2 do
       if #ids < 2 * n then
-        if tonumber(redis.call('HGET', grant_prefix .. page[i], 'expires_at') or 0) <= now then
+        if number(read_fields(grant_prefix .. page[i], 'expires_at')[1], 0) <= now then
           ids[#ids + 1] = page[i]
           ids[#ids + 1] = page[i + 1]
         else
@@ -146,17 +148,20 @@ elseif n > 0 then
 end
 for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
-  local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
+  local stored, damaged = read_fields(grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
     'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
     'extra', 'stated_limits', 'refused', 'account', 'owner', 'label', 'recovering')
   redis.call('ZREM', due, id)
-  if stored[1] == provider_name then
+  if damaged then
+    redis.call('ZADD', parked, now, id)
+    reply[#reply + 1] = {id}
+  elseif stored[1] == provider_name and is_grant_id(id) then
     if stored[11] then
       -- Nobody recorded how the attempt before this one ended.
       stored[10] = stored[10] or stored[12]
-      redis.call('HSET', grant, 'unknown_at', stored[10])
+      redis.call('HSET', grant, 'unknown_at', stored[10] or now)
       record_attempt(attempts_prefix .. id, 'open',
-        table.concat({'unknown', math.floor(stored[12] / 1000), '', stored[13] or '', 'lease_ended', ''}, '\t'))
+        table.concat({'unknown', math.floor(number(stored[12], now) / 1000), '', stored[13] or '', 'lease_ended', ''}, '\t'))
     end
     local attempt = claim_id .. '-' .. (i + 1) / 2
     redis.call('HSET', grant, 'attempt', attempt, 'attempt_at', now, 'attempt_by', replica)

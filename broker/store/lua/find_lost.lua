@@ -10,7 +10,8 @@ local provider, state, offset, page_size = unpack(ARGV)
 
 local found = redis.call('ZRANGE', ids, offset, offset + page_size - 1, 'WITHSCORES')
 for i = 1, #found, 2 do
-  if not redis.call('HGET', grant_prefix .. found[i], 'provider') then
+  local stored, damaged = read_fields(grant_prefix .. found[i], 'provider')
+  if not stored[1] and not damaged then
     note_lost(lost, ids, found[i], provider, state, found[i + 1])
   end
 end

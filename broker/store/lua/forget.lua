@@ -22,7 +22,7 @@ end
 if stored[1] ~= provider then
   return 'moved'
 end
-if up_to and tonumber(stored[3]) > up_to then
+if up_to and number(stored[3], 0) > up_to then
   return 'newer'
 end
 if stored[2] then
@@ -31,7 +31,7 @@ if stored[2] then
 end
 redis.call('ZREMRANGEBYSCORE', forgotten, '-inf', now - FORGOTTEN_FOR_MS)
 -- Forgotten as of then, not of now: a login since is not forgotten, even if it has yet to reach the store.
-redis.call('ZADD', forgotten, 'GT', math.max(forgotten_at or now, tonumber(stored[3])), grant_id)
+redis.call('ZADD', forgotten, 'GT', math.max(forgotten_at or now, number(stored[3], 0)), grant_id)
 redis.call('DEL', grant, attempts)
 redis.call('ZREM', due, grant_id)
 redis.call('ZREM', leased, grant_id)

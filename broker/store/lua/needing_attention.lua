@@ -13,8 +13,8 @@ failures, ends_by = tonumber(failures), tonumber(ends_by)
 
 local reply = {}
 for i = 1, #grant_ids do
-  local stored = redis.call('HMGET', grant_prefix .. grant_ids[i], 'reason', 'failures', 'reauthorize_by')
-  if stored[1] or tonumber(stored[2] or 0) >= failures or stored[3] and tonumber(stored[3]) <= ends_by then
+  local stored, damaged = read_fields(grant_prefix .. grant_ids[i], 'reason', 'failures', 'reauthorize_by')
+  if damaged or stored[1] or number(stored[2], 0) >= failures or stored[3] and number(stored[3], 0) <= ends_by then
     reply[#reply + 1] = grant_ids[i]
   end
 end

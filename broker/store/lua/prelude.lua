@@ -22,6 +22,36 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Return whether a member of a sorted set can be a grant's id (as model.GRANT_ID): brokers write no other.
+local function is_grant_id(id)
+  return #id <= 128 and string.match(id, '^%w[%w._-]*$') ~= nil
+end
+
+-- Return a field as a number; `otherwise` where it is missing, or somebody wrote what is none.
+local function number(text, otherwise)
+  if type(text) == 'number' then
+    return text
+  end
+  return text and #text <= 15 and string.match(text, '^%-?%d+%.?%d*$') and tonumber(text) or otherwise
+end
+
+-- Return fields of a grant's hash as HMGET does, and whether its key holds something else: then every field is missing.
+-- One key that somebody damaged must not fail a script that reads many.
+local function read_fields(grant, ...)
+  local stored = redis.pcall('HMGET', grant, ...)
+  if not stored.err then
+    return stored, false
+  end
+  if not string.find(stored.err, 'WRONGTYPE', 1, true) then
+    return error(stored)
+  end
+  stored = {}
+  for i = 1, select('#', ...) do
+    stored[i] = false
+  end
+  return stored, true
+end
+
 -- Append to the last ten attempts of a grant. Protected: an error here must not undo what was decided of the attempt.
 local function record_attempt(attempts, decision, record)
   redis.pcall('RPUSH', attempts, decision .. '\t' .. record)
@@ -31,6 +61,9 @@ end
 -- Take a grant whose hash is gone out of its set, and note that it is lost, where it stood, and since when.
 local function note_lost(lost, ids, grant_id, provider, state, score)
   redis.call('ZREM', ids, grant_id)
+  if not is_grant_id(grant_id) then
+    return
+  end
   redis.call('HSETNX', lost, grant_id, table.concat({state, score, now_ms(), provider}, ' '))
 end
 
@@ -46,14 +79,14 @@ end
 -- Return whether an access token came of the refresh token that a grant has now. An import leaves the token before it in
 -- place, which says nothing of the imported one.
 local function is_of_grant(issued_at, granted_at)
-  return issued_at and tonumber(issued_at) >= tonumber(granted_at or 0)
+  return issued_at and number(issued_at, -1) >= number(granted_at, 0)
 end
 
 -- Note that subscribers heard of a problem of the grant, before its traces are removed: the refresh that ends the problem
 -- is its recovery. A refresh by a broker that does not know the note makes another generation, and the note void.
 local function note_recovering(grant, generation)
   local stored = redis.call('HMGET', grant, 'reason', 'failures', 'recovering', 'generation')
-  if stored[1] or tonumber(stored[2] or 0) >= FAILING_AFTER or stored[3] and stored[3] == stored[4] then
+  if stored[1] or number(stored[2], 0) >= FAILING_AFTER or stored[3] and stored[3] == stored[4] then
     redis.call('HSET', grant, 'recovering', generation or stored[4])
   end
 end
@@ -75,9 +108,9 @@ end
 -- (epoch ms; 0: it has none), `failing` those of them that are parked or failed last time, by the same. Return whether
 -- anything was out of place.
 local function index_grant(grant, ends, failing, grant_id)
-  local stored = redis.call('HMGET', grant, 'expires_at', 'reason', 'failures')
-  local ends_at = stored[1] or '0'
-  local is_failing = stored[2] or stored[3] and tonumber(stored[3]) > 0
+  local stored, damaged = read_fields(grant, 'expires_at', 'reason', 'failures')
+  local ends_at = number(stored[1]) and stored[1] or '0'
+  local is_failing = damaged or stored[2] or number(stored[3], 0) > 0
   local moved = redis.call('ZADD', ends, 'CH', ends_at, grant_id)
   return moved + (is_failing and redis.call('ZADD', failing, 'CH', ends_at, grant_id)
     or redis.call('ZREM', failing, grant_id)) > 0
@@ -87,7 +120,11 @@ end
 -- it is gone), and whether anything was out of place.
 local function reindex_grant(grant_prefix, ends_prefix, failing_prefix, provider, grant_id)
   local grant, moved = grant_prefix .. grant_id, false
-  local current = redis.call('HGET', grant, 'provider')
+  local stored, damaged = read_fields(grant, 'provider')
+  local current = damaged and provider or stored[1]
+  if not is_grant_id(grant_id) then
+    current = false
+  end
   if current ~= provider then
     moved = redis.call('ZREM', ends_prefix .. provider, grant_id)
       + redis.call('ZREM', failing_prefix .. provider, grant_id) > 0

@@ -11,7 +11,7 @@ local facts = ARGV
 
 local reply = {}
 for i = 1, #keys, 4 do
-  local health = redis.call('HMGET', keys[i], unpack(facts))
+  local health = read_fields(keys[i], unpack(facts))
   for j = 1, #facts do
     reply[#reply + 1] = health[j]
   end

@@ -23,7 +23,12 @@ local grant_id, mode, was_provider, was_generation, generation, due_at, fingerpr
   provider = unpack(ARGV)
 local fields = {unpack(ARGV, 12)}
 
-local stored = redis.call('HMGET', grant, 'provider', 'generation', 'imported')
+local stored, damaged = read_fields(grant, 'provider', 'generation', 'imported')
+if damaged or stored[1] and not is_grant_id(stored[1]) then -- nothing of it can be kept, and nobody can have seen it
+  redis.call('DEL', grant)
+  stored = {}
+end
+stored[2] = stored[2] and (number(stored[2]) and stored[2] or '0')
 if (stored[1] or '') ~= was_provider or (stored[2] or '') ~= was_generation then
   return {'moved', ''}
 end

@@ -9,7 +9,7 @@ local claim_id = unpack(ARGV)
 
 local begins_with, now, released = claim_id .. '-', now_ms(), 0
 for _, id in ipairs(redis.call('ZRANGE', leased, 0, -1)) do
-  local attempt = redis.call('HGET', grant_prefix .. id, 'attempt')
+  local attempt = read_fields(grant_prefix .. id, 'attempt')[1]
   if attempt and string.sub(attempt, 1, #begins_with) == begins_with then
     redis.call('HDEL', grant_prefix .. id, 'attempt', 'attempt_at', 'attempt_by')
     redis.call('ZREM', leased, id)

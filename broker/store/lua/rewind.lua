@@ -31,21 +31,21 @@ local seen_at = tonumber(redis.call('HGET', provider, 'seen_at') or now)
 local found = redis.call('ZRANGE', ids, skip, skip + page_size - 1, 'WITHSCORES')
 for i = 1, #found, 2 do
   local id, grant, score = found[i], grant_prefix .. found[i], tonumber(found[i + 1])
-  local stored = redis.call('HMGET', grant, 'issued_at', 'refresh_at', 'expires_at', 'failures', 'clock_offset',
+  local stored = read_fields(grant, 'issued_at', 'refresh_at', 'expires_at', 'failures', 'clock_offset',
     'granted_at', 'unknown_at', 'last_at')
-  local issued_at, refresh_at, back = tonumber(stored[1]), tonumber(stored[2] or 0), 0
-  if issued_at then
+  local issued_at, refresh_at, back = number(stored[1]), number(stored[2], 0), 0
+  if issued_at and number(stored[3]) then
     back = ms_ahead(issued_at, stored[5])
   end
   if back > 0 then
     refresh_at = refresh_at - back
     local at = issued_at - back
     if is_of_grant(issued_at, stored[6]) then -- it still is
-      at = math.max(at, math.min(tonumber(stored[6]), now))
+      at = math.max(at, math.min(number(stored[6], 0), now))
     end
     redis.call('HSET', grant, 'issued_at', at, 'refresh_at', refresh_at, 'expires_at', stored[3] - back,
       'clock_offset', string.format('%.0f %.0f', offset, at))
-    if stored[7] then
+    if number(stored[7]) then
       redis.call('HSET', grant, 'unknown_at', stored[7] - back)
     end
     index_grant(grant, ends, failing, id)
@@ -53,10 +53,10 @@ for i = 1, #found, 2 do
   local moved = score
   if state == 'parked' then
     moved = score - back
-  elseif state == 'due' and (not issued_at or tonumber(stored[4] or 0) > 0) then
+  elseif state == 'due' and (not issued_at or number(stored[4], 0) > 0) then
     -- It waits for its first token, or backs off: for as long as was left when the clock was last seen.
     moved = math.min(score, now + math.max(0, score - seen_at))
-    local written_at = math.max(tonumber(stored[6] or 0), tonumber(stored[8] or 0))
+    local written_at = math.max(number(stored[6], 0), number(stored[8], 0))
     if written_at > now + STEP_MS and score > written_at - 1000 then -- by a broker that had not seen the step
       moved = math.min(moved, now + math.max(0, score - written_at))
     end

@@ -23,6 +23,7 @@ from broker.store.redis.replies import (
 )
 
 if TYPE_CHECKING:
+    from broker.settings.redis_url import Credentials
     from broker.store.redis.locate import Address
 
 HANGS = (
@@ -86,6 +87,24 @@ def replica_error(topology: str) -> StoreUnavailable:
     who, _ = _ANNOUNCED[topology]
     cure = "wait until the failover is over; if it lasts, promote a server (SENTINEL FAILOVER, CLUSTER FAILOVER)"
     return StoreUnavailable(f"Redis: the server that {who} is a read-only replica", cure=cure)
+
+
+def sentinel_cure(error: BaseException, credentials: Credentials) -> str | None:
+    """Return what helps against a Sentinel's refusal, by the *credentials* that it got; None for any other error."""
+    error = unwrap(error)
+    if isinstance(error, exceptions.NoPermissionError):
+        return (
+            "give the Sentinels' user +sentinel|get-master-addr-by-name +client|setname (ACL SETUSER at each Sentinel)"
+        )
+    if not isinstance(error, exceptions.AuthenticationError):
+        return None
+    if credentials[1] is None:
+        return (
+            "the Sentinels demand a password of their own: write it to a file and name that in "
+            "redis.sentinel_password_file (with redis.sentinel_username for a user other than default); the user and "
+            "password of the servers are not sent to them"
+        )
+    return "correct redis.sentinel_username, or the file of redis.sentinel_password_file"
 
 
 def find_cure(error: BaseException) -> str | None:

@@ -17,7 +17,7 @@ from redis.crc import key_slot
 from broker.errors import StoreUnavailable
 from broker.store.redis.certificate import describe_mismatch
 from broker.store.redis.connections import CALL_TIMEOUT, connection_options
-from broker.store.redis.cures import find_cure
+from broker.store.redis.cures import find_cure, sentinel_cure
 from broker.store.redis.replies import describe
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Locator:
                         votes.append(read(task.result(), polled[task]))
                     except (exceptions.RedisError, OSError, TimeoutError) as error:
                         words = await describe_mismatch(self.location, polled[task], error, announced=False)
-                        trouble, cure = words or describe(error), find_cure(error)
+                        trouble, cure = words or describe(error), self._cure(error)
                 named = elect([vote for vote in votes if vote])
                 if named is not None and votes.count(named) > len(asked) / 2:
                     break
@@ -181,18 +181,31 @@ class Locator:
             await asyncio.gather(*polled, return_exceptions=True)
         return votes, trouble, cure
 
+    def _cure(self, error: Exception) -> str | None:
+        cure = sentinel_cure(error, self.location.sentinels) if self.location.topology == "sentinel" else None
+        return cure or find_cure(error)
+
     async def _ask(self, address: Address, command: tuple[str, ...], tls: ssl.SSLContext | None) -> Any:
-        """Ask one server. A Sentinel that wants no password is asked again without one."""
+        """Ask one server. A Sentinel gets its own password, never the servers'; one that wants none is asked again.
+
+        Anybody who has taken a Sentinel's place would otherwise learn the password that opens the store.
+        """
         options = connection_options(self.location, address, tls)
-        if self.location.topology == "sentinel":
-            options["db"] = 0
+        if self.location.topology != "sentinel":
+            async with asyncio.timeout(2 * CALL_TIMEOUT):
+                return await _once(options, command)
+        username, password = self.location.sentinels
+        nobody = {**options, "db": 0, "username": None, "password": None}
         async with asyncio.timeout(2 * CALL_TIMEOUT):
             try:
-                return await _once(options, command)
-            except exceptions.AuthenticationError:
-                if self.location.topology != "sentinel":
+                return await _once({**nobody, "username": username, "password": password}, command)
+            except exceptions.AuthenticationError as error:
+                if password is None:
                     raise
-                return await _once({**options, "username": None, "password": None}, command)
+                try:
+                    return await _once(nobody, command)
+                except exceptions.AuthenticationError:
+                    raise error from None
 
 
 async def _once(options: dict[str, Any], command: tuple[str, ...]) -> Any:

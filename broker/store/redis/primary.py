@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from broker.errors import StoreUnavailable
 from broker.settings.redis_url import parse_redis_url
 from broker.store.redis.certificate import describe_mismatch
 from broker.store.redis.connections import (
-    CALL_TIMEOUT,
     PAUSE,
     Argument,
     ConnectionThrottle,
@@ -28,14 +26,16 @@ from broker.store.redis.connections import (
     connection_options,
     tls_context,
 )
-from broker.store.redis.cures import HANGS, announced_unreachable, replica_error, unavailable
+from broker.store.redis.cures import announced_unreachable, replica_error, unavailable
 from broker.store.redis.locate import Locator, bounds_lag, is_replica, lag_ms
-from broker.store.redis.replies import describe, is_unreached, may_have_moved, wrong_store
+from broker.store.redis.replies import describe, is_damaged, is_unreached, may_have_moved, wrong_store
+from broker.store.redis.subscription import Subscription
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from broker.settings.redis_url import Credentials
     from broker.store.redis.locate import Address
     from broker.store.scripts import Script
 
@@ -48,11 +48,6 @@ _PROOF_MS = 1700
 _CONFIRM_EVERY = 2.0
 """Seconds between two questions to the Sentinels whether the primary is still the one. An old one that they replaced
 accepts writes until it knows; the broker must leave it before the fence of the new one opens."""
-_TICK = 1.0
-_MAX_MESSAGES = 64
-"""Messages that are received together."""
-_QUIET = 3.0
-"""Seconds without a message after which a PING checks the subscription."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,8 +66,8 @@ class Primary:
     Every failure below is raised as `StoreUnavailable`: the store did not reply, or replied with an error.
     """
 
-    def __init__(self, url: str, *, password: str | None = None) -> None:
-        self._location = parse_redis_url(url).with_password(password)
+    def __init__(self, url: str, *, password: str | None = None, sentinels: Credentials = (None, None)) -> None:
+        self._location = parse_redis_url(url).with_passwords(password, sentinels)
         self.database = self._location.db
         self._locator = Locator(self._location)
         self._throttle = ConnectionThrottle()
@@ -110,6 +105,14 @@ class Primary:
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one trip on one connection, without a transaction."""
         return await self._trip(commands) if commands else []
+
+    async def pipeline_each(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send commands like `pipeline`; where a key is of another type the error stands for the reply."""
+
+        async def send(pool: Pool) -> list[Any]:
+            return [reply if is_damaged(reply) else _raise_error(reply) for reply in await pool.trip(commands)]
+
+        return list(await self._use(send)) if commands else []
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script by its hash; send its text only to a server that does not know it yet.
@@ -333,54 +336,6 @@ class Primary:
         with contextlib.suppress(StoreUnavailable, exceptions.RedisError, OSError):
             if await self._locator.is_replaced(located.address, await self._tls()):
                 self._leave(located)
-
-
-class Subscription:
-    """Messages, until the connection breaks or the primary has moved."""
-
-    def __init__(self, connection: Any, moved: Callable[[], bool]) -> None:
-        self._connection = connection
-        self._moved = moved
-        self._received_at = time.monotonic()
-        self._pinged = False
-
-    async def receive(self) -> list[tuple[bytes, bytes]]:
-        """Wait up to a second for messages, and return all that have arrived, each as channel and data.
-
-        Raises:
-            StoreUnavailable: the subscription has ended; everything before that was returned, and what is published
-                later is lost for it.
-        """
-        if self._moved():
-            raise StoreUnavailable("Redis: the primary has moved")
-        received: list[Any] = []
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK):
-                    await self._read(received)
-            if not received:
-                await self._check()
-        except (exceptions.RedisError, OSError) as error:
-            if not received:  # else the next call meets it again
-                raise unavailable(error) from None
-        return [(reply[2], reply[3]) for reply in received if reply[0] == b"pmessage"]
-
-    async def _read(self, received: list[Any]) -> None:
-        """Add the next message to *received*, and those that arrived with it."""
-        while not received or (len(received) < _MAX_MESSAGES and await self._connection.can_read()):
-            reply = await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            if reply is None:  # the socket's own time-out
-                raise exceptions.ConnectionError("the connection timed out")
-            received.append(reply)
-            self._received_at, self._pinged = time.monotonic(), False
-
-    async def _check(self) -> None:
-        silent = time.monotonic() - self._received_at
-        if self._pinged and silent > _QUIET + CALL_TIMEOUT:
-            raise StoreUnavailable("Redis no longer replies on the subscription", cure=HANGS)
-        if not self._pinged and silent > _QUIET:
-            await self._connection.send_command("PING", check_health=False)
-            self._pinged = True
 
 
 def _raise_error(reply: Any) -> Any:

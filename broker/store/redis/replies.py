@@ -68,6 +68,11 @@ def wrong_store(store: str) -> WrongStore:
     return WrongStore(f"Redis holds another store ({store[:64]}) than this broker's", cure=OTHER)
 
 
+def is_damaged(reply: object) -> bool:
+    """Return whether a reply says that a key is of another type than the command is for."""
+    return isinstance(reply, exceptions.ResponseError) and error_code(reply) == "WRONGTYPE"
+
+
 def is_unreached(error: BaseException) -> bool:
     """Return whether a connection failed, or could not be opened, so that the next must not be tried at once."""
     return isinstance(error, _UNREACHED) and POOL_EMPTY not in str(error)
