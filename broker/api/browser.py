@@ -31,6 +31,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_FORM_HEADERS = HEADERS | {"Referrer-Policy": "strict-origin"}
+"""With `no-referrer` a browser sends `Origin: null` with a form, and the origin could not be checked (Fetch §3.2)."""
 
 
 def page(status: int, title: str, text: str, *, good: bool = False, form: str = "") -> web.Response:
@@ -46,9 +48,20 @@ def page(status: int, title: str, text: str, *, good: bool = False, form: str = 
     """
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(
-        mark=_MARK, title=html.escape(title), text=_coded(html.escape(text)), sign="✓" if good else "✗", form=form
+        mark=_MARK,
+        title=html.escape(title),
+        text=_coded(html.escape(text)),
+        sign=_sign(status, good=good),
+        form=form,
     )
-    return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=HEADERS)
+    headers = _FORM_HEADERS if form else HEADERS
+    return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=headers)
+
+
+def _sign(status: int, *, good: bool) -> str:
+    if good:
+        return "✓"
+    return "?" if status == HTTPStatus.OK else "✗"
 
 
 def _coded(text: str) -> str:

@@ -11,8 +11,8 @@ from aiohttp import web
 from broker import errors
 from broker.api.cached_responses import COMMON_HEADERS, RawResponse, json_body
 from broker.api.requests import BODY_LIMIT
-from broker.login.held import OtherAccount
-from broker.login.login import LoginRefused
+from broker.login.binding import LoginRefused
+from broker.login.undecided import Undecided
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ ERROR_STATUS: dict[type[errors.BrokerError], int] = {
     errors.NotAllowed: 403,
     errors.UnknownGrant: 404,
     errors.Conflict: 409,
-    OtherAccount: 409,
+    Undecided: 409,
     errors.ReauthorizationRequired: 409,
     errors.TooFresh: 429,
     errors.ProviderRefused: 502,

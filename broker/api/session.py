@@ -135,15 +135,21 @@ def require_page(method: str, headers: Mapping[str, str], public_url: str) -> No
     Raises:
         NotAllowed: another page, or no page, sent it.
     """
-    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    if site is not None:
-        same_origin = site == "same-origin"
-    elif origin is not None:
-        same_origin = origin in {_origin(public_url), f"http://{headers.get('Host')}", f"https://{headers.get('Host')}"}
-    else:
+    same_origin = is_same_origin(headers, public_url)
+    if same_origin is None:
         same_origin = method in {"GET", "HEAD"}
     if PROOF not in headers or not same_origin:
         raise NotAllowed("a session works on the status page only: programs send a key")
+
+
+def is_same_origin(headers: Mapping[str, str], public_url: str) -> bool | None:
+    """Return whether a page of this broker sent a request; None where the headers do not say."""
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    if site is not None:
+        return site == "same-origin"
+    if origin is None:
+        return None
+    return origin in {_origin(public_url), f"http://{headers.get('Host')}", f"https://{headers.get('Host')}"}
 
 
 def _origin(url: str) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _API = re.compile(
     r"/(?:(?:v1|oauth2|page|readyz)/.*|(?:session(?:/end)?|healthz|readyz|metrics|openapi\.json)(?:[?#].*)?)", re.DOTALL
 )
-_BROWSER = re.compile(r"/(?:login/.*|callback(?:[?#].*)?)", re.DOTALL)
+_BROWSER = re.compile(r"/(?:login/.*|callback(?:/[^/?#]+)?(?:[?#].*)?)", re.DOTALL)
 _STATUS_PAGE = re.compile(r"/(?:[?#].*)?", re.DOTALL)
 
 

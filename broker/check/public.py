@@ -13,7 +13,7 @@ from broker.providers import open_http
 from broker.providers.http import Reply, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from broker.providers.http import Http
 
@@ -31,14 +31,18 @@ class PublicFacts:
     is_broker: bool = False
 
 
-async def fetch_facts(public_url: str, timeout: float) -> list[PublicFacts]:
-    """Open a login link that nobody made, and ask for the callback without effect; *timeout* is in seconds."""
+async def fetch_facts(public_url: str, timeout: float, redirect_uris: Iterable[str] = ()) -> list[PublicFacts]:
+    """Open a login link that nobody made, and ask for the callbacks without effect.
+
+    Args:
+        public_url: as the settings have it.
+        timeout: seconds for each request.
+        redirect_uris: where providers redirect to, beside the shared callback.
+    """
     base = public_url.rstrip("/")
     async with open_http(timeout) as http:
-        made = await asyncio.gather(
-            _fetch(http, "GET", f"{base}/login/check", timeout), _fetch(http, "HEAD", f"{base}/callback", timeout)
-        )
-    return list(made)
+        callbacks = [_fetch(http, "HEAD", url, timeout) for url in sorted({f"{base}/callback", *redirect_uris})]
+        return list(await asyncio.gather(_fetch(http, "GET", f"{base}/login/check", timeout), *callbacks))
 
 
 async def _fetch(http: Http, method: str, url: str, timeout: float) -> PublicFacts:

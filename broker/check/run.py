@@ -124,7 +124,8 @@ def _sealer(settings: Settings) -> Sealer | None:
 
 async def _check_public(settings: Settings) -> list[Finding]:
     url, timeout = settings.http.public_url, settings.refresh.request_timeout.total_seconds()
-    return list(check_public(await fetch_public_facts(url, timeout), url))
+    redirect_uris = map(settings.redirect_uri_of, settings.providers)
+    return list(check_public(await fetch_public_facts(url, timeout, redirect_uris), url))
 
 
 async def _check_provider(settings: Settings, name: str) -> list[Finding]:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from broker.check.finding import Finding
+from broker.check.logins import check_logins
 from broker.providers.consent import FIXED as FIXED_AT_LOGIN
 from broker.providers.request_form import FIXED as FIXED_AT_TOKEN
 
@@ -34,6 +35,7 @@ def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
         yield Finding("warning", "providers", "none is configured", "no token can be refreshed", "add [providers.NAME]")
     for name, provider in settings.providers.items():
         yield from _check_provider(name, provider, where)
+    yield from check_logins(settings, where)
     if not settings.callers:
         yield Finding(
             "ok",
@@ -65,14 +67,6 @@ def _check_provider(name: str, provider: Provider, where: Where) -> Iterator[Fin
             f"{key}.client_secret stands in the settings",
             "everybody who reads or copies them has it, and it cannot be rotated without a reload",
             "write it to a file (umask 077) and set client_secret_file",
-        )
-    if provider.kind == "oauth2" and provider.issuer is None:
-        yield Finding(
-            "warning",
-            where("providers", name, "kind"),
-            f"{key} has no issuer",
-            "the `iss` of a login's response cannot be compared, so a response of another server would be accepted",
-            'set issuer = "https://…", as the server names itself',
         )
     if provider.allow_http:
         yield Finding(

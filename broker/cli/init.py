@@ -69,8 +69,11 @@ def _file(kind: Kind) -> Iterator[str]:
             yield from _keys(inner.model_fields, given)
     yield from _table(f"providers.{_NAMES.get(kind.name, kind.name)}", kind.title)
     asked = (f"parameters.{name} is {described(template)}" for name, template in kind.templates.items())
-    for words in (*kind.notes, *asked, f"Register this redirect URI there: {_GIVEN['http']['public_url']}/callback"):
+    uri, name = f"{_GIVEN['http']['public_url']}/callback", _NAMES.get(kind.name, kind.name)
+    for words in (*kind.notes, *asked, f"Register this redirect URI there: {uri}"):
         yield from _comment(words)
+    if "issuer" not in kind.needs and "issuer" not in kind.settings:  # nothing else tells its redirects apart
+        yield from _comment(f'Beside other providers set redirect_path = "provider", and register {uri}/{name}.')
     yield from _keys(Provider.model_fields, _given(kind), _shown(kind))
     yield from _table("callers.video-wall", Settings.model_fields["callers"].description or "", commented=True)
     yield from _keys(Caller.model_fields, {}, _CALLER)

@@ -1,7 +1,8 @@
-"""Answers of code exchanges that are not recorded yet: their account is being asked for, or is not the grant's.
+"""Answers of code exchanges that are not recorded yet: their account is being asked for, or a person decides.
 
 An answer is held sealed in the flow of its state, so that a broker that dies loses none. It is recorded once, when
-its account is known or a person decides to replace the grant's account; what nobody decides in ten minutes is revoked.
+its account is known, or when a person decides to replace the grant's account or confirms a login that came back without
+state; what nobody decides in ten minutes is revoked.
 Each is also a subject of the schedule `held`, and `HeldLogins.run` ends what another broker left half done.
 """
 
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from broker.errors import (
-    BrokerError,
     Conflict,
     InvalidSettings,
     ProviderRefused,
     ProviderUnavailable,
     StoreUnavailable,
 )
+from broker.login.undecided import NOTHING_HELD, OtherAccount, Unconfirmed, Undecided, is_unconfirmed
 from broker.model import GrantLife, TokenResponse
 from broker.model.account import Account, Ownership
 from broker.process.tasks import finish, run_until
@@ -54,26 +55,6 @@ PAUSE = 5.0
 _PATIENCE = 20.0
 """Seconds for which Redis is asked to take an answer."""
 _RETRY = 0.3
-NOTHING_HELD = (
-    "there is nothing to decide: the ten minutes are over, somebody decided already, or the account was logged in or "
-    "imported since; if it does not show the account that you want, log in again with "
-    "`token-broker login --replace-account`"
-)
-
-
-class OtherAccount(BrokerError):
-    """The login brought another account than the grant's: nothing was replaced, until a person decides (409)."""
-
-    code = "other_account"
-
-    def __init__(self, state: str, flow: Flow, held: Answer) -> None:
-        self.state = state
-        super().__init__(
-            f"what is kept as {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of "
-            f'account {held.account}: nothing was replaced. To replace the account, press "Replace the account" in the '
-            f"browser within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
-            "--replace-account`"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,32 +118,44 @@ class HeldLogins:
         grant = await self._store.grants.get(flow.grant_id)
         return grant.ownership.account if grant is not None and grant.provider == flow.provider else None
 
-    async def conclude(self, state: str, flow: Flow, answer: Answer, endpoint: Endpoint) -> LoggedIn:
-        """Record an answer, unless it is of another account than the grant's: then hold it.
+    async def conclude(
+        self, state: str, flow: Flow, answer: Answer, endpoint: Endpoint, *, confirmed: bool = True
+    ) -> LoggedIn:
+        """Record an answer, unless a person must decide first: then hold it.
 
         Args:
             state: of the authorization request.
             flow: the login.
             answer: what the exchange brought; `instead_of` is the account that the grant has.
             endpoint: of the exchange, whatever the settings say meanwhile.
+            confirmed: the redirect is known to be of this login.
 
         Raises:
-            OtherAccount: a person must decide; until then the answer is held.
+            Undecided: a person must decide; until then the answer is held.
             ProviderRefused: its id_token cannot be accepted, or it has no refresh token.
             StoreUnavailable: Redis did not answer in time.
         """
         found, dialect = answer.answer, await endpoint.resolve()
         account, warning = account_in(found, dialect, self._store.clock()), None
-        if account is None and dialect.account_endpoint is not None and found.refresh_token is not None:
-            with contextlib.suppress(StoreUnavailable):  # it is in the journal a few seconds later
-                await self._hold(state, flow, answer, "identify")
-            account, warning = await self._fetch(endpoint, flow, answer)
-        answer = replace(answer, account=account)
-        if found.refresh_token is not None and not flow.replace_account and _is_other(answer):
-            error = OtherAccount(state, flow, answer)
-            await self._hold_open(state, flow, answer, error)
-            log.warning("login.other_account", grant_id=flow.grant_id, provider=flow.provider)
-            raise error
+        undecided: Undecided | None = None
+        if found.refresh_token is not None:
+            if account is None and dialect.account_endpoint is not None:
+                with contextlib.suppress(StoreUnavailable):  # it is in the journal a few seconds later
+                    asked = flow if confirmed else replace(flow, error=Unconfirmed.code)
+                    await self._hold(state, replace(asked, status="working"), answer, "identify")
+                account, warning = await self._fetch(endpoint, flow, answer)
+            answer = replace(answer, account=account)
+            if not flow.replace_account and _is_other(answer):
+                undecided = OtherAccount(state, flow, account, answer.instead_of)
+            elif not confirmed:
+                undecided = Unconfirmed(state, flow, account, warning)
+        if undecided is not None:
+            await self._hold_open(state, flow, answer, undecided)
+            if isinstance(undecided, OtherAccount):
+                log.warning("login.other_account", grant_id=flow.grant_id, provider=flow.provider)
+            else:
+                log.info("login.unconfirmed", grant_id=flow.grant_id, provider=flow.provider)
+            raise undecided
         return replace(await self._record(flow, answer, endpoint), warning=warning)
 
     async def _fetch(self, endpoint: Endpoint, flow: Flow, answer: Answer) -> tuple[Account | None, str | None]:
@@ -189,19 +182,23 @@ class HeldLogins:
         await self._store.notices.enqueue(_SCHEDULE, [state])
         await self._store.flows.put(state, held, _KEEP_S)
 
-    async def _hold_open(self, state: str, flow: Flow, answer: Answer, error: OtherAccount) -> None:
+    async def _hold_open(self, state: str, flow: Flow, answer: Answer, error: Undecided) -> None:
         """Keep an answer until a person decides, and show so at the login's ticket.
+
+        A login that waits for its confirmation is still under way there, so that whoever waits for it goes on.
 
         Raises:
             StoreUnavailable: Redis does not take it in time: the answer is lost, and nothing was replaced.
         """
         flow = replace(flow, status="failed", error=error.code, error_description=str(error))
+        shown = replace(flow, kind="ticket", code_verifier="", cookie_digest="", undecided=state)
+        if is_unconfirmed(flow):
+            shown = replace(shown, status="working", error="", error_description="")
         ends = time.monotonic() + _PATIENCE
         while True:
             try:
                 await self._hold(state, flow, answer, "open")
-                ticket = replace(flow, kind="ticket", code_verifier="", cookie_digest="", undecided=state)
-                await self._store.flows.update(flow.ticket, ticket)
+                await self._store.flows.update(flow.ticket, shown)
             except StoreUnavailable:
                 if time.monotonic() > ends:
                     raise
@@ -210,7 +207,7 @@ class HeldLogins:
                 return
 
     async def replace_account(self, state: str) -> LoggedIn:
-        """Record the answer that is held for *state*, as a person decided.
+        """Record the answer that is held for *state*, as a person decided or confirmed.
 
         Raises:
             Conflict: there is nothing to decide (any more).
@@ -220,11 +217,19 @@ class HeldLogins:
         endpoint = self._endpoints.get(waiting.provider) if waiting is not None else None
         if waiting is None or waiting.decision != "open" or endpoint is None or await self._is_outdated(waiting):
             raise Conflict(NOTHING_HELD)
+        if waiting.decided_at + DECIDE_MS <= self._store.clock():  # `run` drops it in a moment
+            raise Conflict(NOTHING_HELD)
         flow = await self._take(state, "replace")
         if flow is None:
             raise Conflict(NOTHING_HELD)
-        logged_in = await self._record(flow, parse_answer(flow.held), endpoint)
-        log.warning("login.account_replaced", grant_id=flow.grant_id, provider=flow.provider)
+        answer = parse_answer(flow.held)
+        logged_in = await self._record(flow, answer, endpoint)
+        if answer.account is None and endpoint.dialect.account_endpoint is not None:
+            logged_in = replace(logged_in, warning="the account is not known: its endpoint did not name it")
+        if is_unconfirmed(flow):
+            log.info("login.confirmed", grant_id=flow.grant_id, provider=flow.provider)
+        else:
+            log.warning("login.account_replaced", grant_id=flow.grant_id, provider=flow.provider)
         await self._end(state, flow, completed=True)
         return logged_in
 
@@ -249,11 +254,15 @@ class HeldLogins:
         ended = replace(flow, held="", decision="", cookie_digest="", code_verifier="")
         if completed:
             ended = replace(ended, status="completed", error="", error_description="")
-        elif flow.error == OtherAccount.code:  # the page of a state is anybody's who knows it, and names no accounts
-            ended = replace(ended, error_description=NOTHING_HELD)
+        elif flow.error in {OtherAccount.code, Unconfirmed.code}:
+            # The page of a state is anybody's who knows it, and names no accounts.
+            ended = replace(ended, status="failed", error_description=NOTHING_HELD)
         await self._store.flows.update(state, ended)
         ticket = await self._store.flows.get(flow.ticket)
-        if completed and ticket is not None and (ticket.undecided == state or ticket.status == "working"):
+        if ticket is None:
+            return
+        shows_it = ticket.undecided == state or (completed and ticket.status == "working" and not ticket.undecided)
+        if shows_it and (completed or ticket.status == "working"):
             await self._store.flows.update(flow.ticket, replace(ended, kind="ticket"))
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -301,8 +310,9 @@ class HeldLogins:
                     await self._record(flow, answer, endpoint)
                 else:
                     known = await self.known_account(flow)
-                    await self.conclude(state, flow, replace(answer, instead_of=known), endpoint)
-            except OtherAccount:
+                    answer, confirmed = replace(answer, instead_of=known), not is_unconfirmed(flow)
+                    await self.conclude(state, flow, answer, endpoint, confirmed=confirmed)
+            except Undecided:
                 return self._store.clock() + DECIDE_MS
             except ProviderRefused as error:
                 log.warning("login.failed", error=error.code, detail=str(error))
@@ -322,7 +332,10 @@ class HeldLogins:
         """
         store, refresh_token = self._store, answer.answer.refresh_token
         grant_ids = await store.grants.ids(flow.provider)
-        account = answer.account.id if answer.account else None
+        owner = answer.account
+        if owner is None and endpoint.dialect.account_endpoint is not None:  # nobody has asked, or it was away
+            owner, _ = await self._fetch(endpoint, flow, answer)
+        account = owner.id if owner else None
         if refresh_token is None or account is None:
             result, detail = "kept", "its account is not known, and a grant of the same account would end with it"
         elif await is_held(store.primary, store.keys, store.sealer, grant_ids, account):

@@ -7,7 +7,6 @@ cookies' headers; `api.routes.login` does.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,8 +21,10 @@ from broker.errors import (
     ProviderUnavailable,
     StoreUnavailable,
 )
-from broker.login.held import NOTHING_HELD, Answer, OtherAccount
+from broker.login.binding import START_ANEW, AlreadyUsed, Binding, LoginRefused, digest, is_own
+from broker.login.held import Answer
 from broker.login.redirect import read_redirect, with_code
+from broker.login.undecided import NOTHING_HELD, Undecided
 from broker.model import Answered, Busy, InvalidClient, NotSent, Unknown
 from broker.model.account import NOBODY
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
@@ -42,24 +43,6 @@ if TYPE_CHECKING:
     from broker.store import Store
 
 log = structlog.get_logger()
-_START_ANEW = "ask for a new one, or make one with `token-broker login`"
-
-
-class LoginRefused(BrokerError):
-    """This redirect completes no login; the message says why, and what to do."""
-
-    code = "login_refused"
-
-
-class AlreadyUsed(LoginRefused):
-    """The state was used before: a reload, the back button, or a second window."""
-
-    code = "already_used"
-
-    def __init__(self, flow: Flow, state: str = "") -> None:
-        super().__init__("this login link was used already: nothing was done again")
-        self.flow = flow
-        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +78,7 @@ class Login:
         self._store = store
         self._endpoints = endpoints
         self.held = held
-        self._redirect_uri = redirect_uri
+        self._binding = Binding(store, endpoints, redirect_uri)
         self._request_timeout = request_timeout
 
     async def start(
@@ -139,7 +122,7 @@ class Login:
         """
         flow = await self.status(ticket)
         if flow is None:
-            raise LoginRefused(f"this login link is unknown or older than ten minutes: {_START_ANEW}")
+            raise LoginRefused(f"this login link is unknown or older than ten minutes: {START_ANEW}")
         if flow.status == "completed":
             raise AlreadyUsed(flow)
         cookie = secrets.token_urlsafe(24)
@@ -164,7 +147,7 @@ class Login:
         url = authorization_url(
             dialect,
             dialect.authorization_endpoint,
-            redirect_uri=dialect.redirect_uri or self._redirect_uri,
+            redirect_uri=self._binding.sent_redirect_uri(dialect),
             state=state,
             code_challenge=challenge(verifier) if verifier else None,
         )
@@ -172,7 +155,7 @@ class Login:
             flow,
             kind="state",
             code_verifier=verifier.reveal() if verifier else "",
-            cookie_digest=_digest(cookie) if cookie else "",
+            cookie_digest=digest(cookie) if cookie else "",
             status="pending",
             error="",
             error_description="",
@@ -180,57 +163,39 @@ class Login:
         await self._store.flows.put(state, pending)
         return url, state
 
-    async def callback(self, query: Mapping[str, str], cookies: Mapping[str, str]) -> LoggedIn:
+    async def callback(
+        self, query: Mapping[str, str], cookies: Mapping[str, str], provider: str | None = None
+    ) -> LoggedIn:
         """Complete the login that a browser comes back from.
 
         Args:
             query: Parameters of the redirect.
             cookies: Cookie value by state, as this browser holds them.
+            provider: whose callback it was, where the path names one.
 
         Raises:
+            Undecided: a person must decide first.
             LoginRefused: the redirect completes no login.
             ProviderRefused: the provider refused the code exchange.
             ProviderUnavailable: the provider did not answer it.
         """
-        state = query.get("state") or await self._state_by_cookie(cookies)
+        state = query.get("state") or await self._binding.find_state(cookies, provider)
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
-            raise LoginRefused(f"this login is unknown or older than ten minutes, as is its link: {_START_ANEW}")
+            raise LoginRefused(f"this login is unknown or older than ten minutes, as is its link: {START_ANEW}")
         if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
-        if not _is_own(flow, cookies.get(state, "")):
+        if not is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
                 "or complete it with `token-broker login --paste`"
             )
+        self._binding.require_path(flow, provider)
         if flow.status != "pending":
             raise AlreadyUsed(flow, state)
-        return await self._complete(state, flow, query)
-
-    async def _state_by_cookie(self, cookies: Mapping[str, str]) -> str:
-        """Return the state of a redirect that carries none, where the dialect lets the cookie alone decide."""
-        pending: dict[str, Flow] = {}
-        for state in cookies:
-            flow = await self._store.flows.get(state)
-            if flow is None or flow.kind != "state":
-                continue
-            endpoint = self._endpoints.get(flow.provider)
-            if endpoint is not None and endpoint.dialect.state_may_be_missing:
-                pending[state] = flow
-        waiting = {state: flow for state, flow in pending.items() if flow.status == "pending"}
-        if not waiting and pending:
-            raise AlreadyUsed(next(iter(pending.values())))
-        if len({(flow.grant_id, flow.provider) for flow in waiting.values()}) > 1:
-            raise LoginRefused(
-                "several logins are under way in this browser and the provider does not say which this is: "
-                "open one of the login links in a private window"
-            )
-        if not waiting:
-            raise LoginRefused(
-                "the redirect carries no state, and no login of this browser waits: open the login link again in this "
-                f"browser; if it is older than ten minutes, {_START_ANEW}"
-            )
-        return next(reversed(waiting))
+        if not query.get("state"):
+            await self._binding.require_state_unseen(flow)
+        return await self._complete(state, flow, query, confirmed=bool(query.get("state")))
 
     async def complete(self, grant_id: str, redirected_to: str, state: str | None) -> LoggedIn:
         """Complete a login from the URL the browser was redirected to, pasted by the admin who started it.
@@ -241,14 +206,13 @@ class Login:
             ProviderRefused: the provider refused the code exchange.
             ProviderUnavailable: the provider did not answer it.
         """
-        others = {uri for endpoint in self._endpoints.values() if (uri := endpoint.dialect.redirect_uri)}
-        query = read_redirect(redirected_to, self._redirect_uri, *others)
+        query = read_redirect(redirected_to, *self._binding.return_uris())
         given = query.get("state") or state
         if state and query.get("state") not in {None, state}:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
         flow = await self._store.flows.get(given) if given else None
         if flow is None or flow.kind != "state" or given is None:
-            raise LoginRefused(f"this login is unknown or older than ten minutes: {_START_ANEW}")
+            raise LoginRefused(f"this login is unknown or older than ten minutes: {START_ANEW}")
         if flow.grant_id != grant_id or flow.cookie_digest:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
         if flow.status != "pending":
@@ -258,6 +222,7 @@ class Login:
             raise LoginRefused(
                 "the URL carries no state: paste the whole URL, with everything behind the question mark"
             )
+        self._binding.require_pasted(flow, redirected_to)
         return await self._complete(given, flow, query)
 
     async def replace_account(self, grant_id: str, ticket: str) -> LoggedIn:
@@ -271,22 +236,23 @@ class Login:
             raise Conflict(NOTHING_HELD)
         return await self.held.replace_account(flow.undecided)
 
-    async def replace_account_by_browser(self, state: str, cookies: Mapping[str, str]) -> LoggedIn:
-        """Do the same for the browser that logged in.
+    async def decide_by_browser(self, state: str, cookies: Mapping[str, str], provider: str | None = None) -> LoggedIn:
+        """Do the same for the browser that logged in, which may also confirm a login that came back without state.
 
         Raises:
             LoginRefused: another browser asks.
             Conflict: there is nothing to decide (any more).
         """
         flow = await self._store.flows.get(state)
-        if flow is None or not _is_own(flow, cookies.get(state, "")):
+        if flow is None or not is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser has no login to decide about: decide in the browser that logged in, or log in again with "
                 "`token-broker login --replace-account`"
             )
+        self._binding.require_path(flow, provider)
         return await self.held.replace_account(state)
 
-    async def _complete(self, state: str, flow: Flow, query: Mapping[str, str]) -> LoggedIn:
+    async def _complete(self, state: str, flow: Flow, query: Mapping[str, str], *, confirmed: bool = True) -> LoggedIn:
         # Taken once: a reload may take the provider out of the settings while the exchange is under way.
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
@@ -298,20 +264,23 @@ class Login:
         # A link may be opened often, but completes one login: any other opening comes too late.
         ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
         if ticket is None:
-            raise LoginRefused(f"this login link is older than ten minutes: {_START_ANEW}")
-        if ticket.status in {"working", "completed"}:
+            raise LoginRefused(f"this login link is older than ten minutes: {START_ANEW}")
+        # One that waits for its confirmation may be given up, and the link opened again.
+        if ticket.status == "completed" or (ticket.status == "working" and not ticket.undecided):
             await self._set_status(state, flow, ticket.status, None)
             raise AlreadyUsed(ticket)
         try:
             answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
-            logged_in = await self.held.conclude(state, flow, held, endpoint)
-        except OtherAccount:
+            logged_in = await self.held.conclude(state, flow, held, endpoint, confirmed=confirmed)
+        except Undecided:
             raise  # the state and the ticket show it already
         except BrokerError as error:
             await self._set_status(state, flow, "failed", error)
             raise
         await self._set_status(state, flow, "completed", None)
+        if query.get("state"):
+            await self._binding.note_state(endpoint.dialect)
         return logged_in
 
     async def _set_status(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
@@ -327,7 +296,8 @@ class Login:
 
     async def _exchange(self, endpoint: Endpoint, flow: Flow, query: Mapping[str, str]) -> TokenResponse:
         dialect = await endpoint.resolve()
-        check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported)
+        others = {name: other.dialect.issuer for name, other in self._endpoints.items() if name != flow.provider}
+        check_issuer(dialect, query.get("iss"), required=dialect.iss_parameter_supported, others=others)
         query = with_code(query, dialect.code_parameter)
         if "code" not in query:
             code = query.get("error", "no_code")[:64]
@@ -335,11 +305,11 @@ class Login:
             words = f"the login did not succeed at the provider ({code!a}): nothing was changed; open its link again"
             if code == "access_denied":
                 words = f"the login was not allowed ({code!a}): nothing was changed"
-            raise kind(words, code=code if code.isascii() else "no_code")
+            raise kind(words, code=code if code.isascii() and code.isprintable() else "no_code")
         verifier = Secret(flow.code_verifier) if flow.code_verifier else None
         outcome = await endpoint.exchange_code(
             Secret(query["code"]),
-            redirect_uri=dialect.redirect_uri or self._redirect_uri,
+            redirect_uri=self._binding.sent_redirect_uri(dialect),
             code_verifier=verifier,
             timeout=self._request_timeout,
         )
@@ -358,12 +328,3 @@ class Login:
                     f"the provider refused the code exchange ({f'{outcome.code} {outcome.detail}'.strip()})"
                     f"{cure if isinstance(outcome, InvalidClient) else ': log in again'}"
                 )
-
-
-def _is_own(flow: Flow, cookie: str) -> bool:
-    """Return whether *cookie* is that of the browser that opened the login link."""
-    return bool(flow.cookie_digest) and secrets.compare_digest(flow.cookie_digest, _digest(cookie))
-
-
-def _digest(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

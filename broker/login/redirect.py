@@ -22,12 +22,21 @@ def read_redirect(pasted: str, redirect_uri: str, *others: str) -> dict[str, str
         InvalidRequest: it begins neither with *redirect_uri* nor with one of the *others* that a provider has of its
             own, is too long, or repeats a parameter.
     """
-    url = "".join(pasted.split()).replace("&amp;", "&")
+    url = _cleaned(pasted)
     if len(url) > _LONGEST:
         raise InvalidRequest("redirected_to is longer than 16 KiB: paste the URL alone")
-    if _location(url) not in map(_location, (redirect_uri, *others)):
+    if not is_at(url, redirect_uri, *others):
         raise InvalidRequest(f"redirected_to must be the URL the browser ended at, beginning with {redirect_uri}")
     return read_query(urlsplit(url).query)
+
+
+def is_at(pasted: str, *redirect_uris: str) -> bool:
+    """Return whether a pasted URL begins with one of the *redirect_uris*."""
+    return _location(_cleaned(pasted)) in map(_location, redirect_uris)
+
+
+def _cleaned(pasted: str) -> str:
+    return "".join(pasted.split()).replace("&amp;", "&")
 
 
 def read_query(query: str) -> dict[str, str]:

@@ -153,16 +153,20 @@ EVENTS: dict[str, Event] = {
         "a login succeeded, but the provider's account endpoint did not say whose it is (`detail`)",
         "check `account_endpoint` and `account_member`, and that the scope allows the call",
     ),
+    "login.confirmed": Event(_INFO, "a person confirmed a login whose redirect carried no state"),
     "login.dropped": Event(
         _INFO,
-        "nobody decided about a login of another account in time; its tokens were revoked (`result`), unless that had "
-        "ended another grant of the same account",
+        "nobody decided about a login of another account, or confirmed one, in time; its tokens were revoked "
+        "(`result`), unless that had ended another grant of the same account",
     ),
     "login.failed": Event(_WARNING, "a login failed (`error`)", "log in again"),
     "login.other_account": Event(
         _WARNING,
         "a login brought another account than the grant's, and replaced nothing",
         "log in with the grant's account; to replace it, press the button on the page or use `login --replace-account`",
+    ),
+    "login.unconfirmed": Event(
+        _INFO, "a redirect carried no state, so nothing is recorded until a person confirms the login on its page"
     ),
     "login.unrecorded": Event(
         _WARNING,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -18,6 +19,8 @@ from broker.providers.offline import consent_prompt
 from broker.secret import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from broker.providers.dialects import Dialect
 
 FIXED = frozenset({"state", "code_challenge", "code_challenge_method"})
@@ -65,23 +68,36 @@ def authorization_url(
     return f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
 
 
-def check_issuer(dialect: Dialect, iss: str | None, *, required: bool) -> None:
+def check_issuer(
+    dialect: Dialect, iss: str | None, *, required: bool, others: Mapping[str, str | None] = MappingProxyType({})
+) -> None:
     """Compare the callback's `iss` with the issuer, character by character (RFC 9207 §2.4).
 
-    Where no issuer is known there is nothing to compare with. One of many tenants fits each of them.
+    Where no issuer is known, and there is no other provider, there is nothing to compare with. One of many tenants
+    fits each of them.
 
     Args:
         dialect: names the issuer.
         iss: the parameter of the callback.
         required: the dialect's `iss_parameter_supported`: a callback without `iss` is rejected then.
+        others: the issuers of the other providers, as far as they are known.
 
     Raises:
-        InvalidRequest: the issuers differ, or a required `iss` is missing.
+        InvalidRequest: the issuers differ, a required `iss` is missing, or it cannot be compared and there are other
+            providers that it may be of.
     """
     if iss is None:
         if required:
             raise InvalidRequest("the provider's response does not name its issuer (no iss): start a new login")
         return
+    shown = redaction.detail(iss, ())
     if dialect.issuer is not None and not issuer_matches(dialect.issuer, iss, None):
-        shown = redaction.detail(iss, ())
         raise InvalidRequest(f"the response is from issuer {shown!r}, not from {dialect.issuer!r}: start a new login")
+    if dialect.issuer is None and others:
+        of = next((name for name, issuer in others.items() if issuer and issuer_matches(issuer, iss, None)), None)
+        whose = f", that of provider {of!r}" if of else ""
+        cure = "" if of else f"; if it is this provider's own, set issuer below [providers.{dialect.name}]"
+        raise InvalidRequest(
+            f"the response is from issuer {shown!r}{whose}, and none is known of provider {dialect.name!r} to compare "
+            f"it with: start a new login{cure}"
+        )

@@ -89,6 +89,8 @@ class Dialect:
     code_parameter: str
     redirect_uri: str | None
     """Sent instead of the broker's own."""
+    own_redirect_path: bool
+    """The browser comes back to `/callback/NAME`, which no other provider is sent to."""
     scope_separator: str
     reuse_grace_ms: int | None
     """How long a spent refresh token may be redeemed again; None: for ever."""
@@ -153,6 +155,7 @@ class Dialect:
             body=provider.body or "form",
             code_parameter=provider.code_parameter or "code",
             redirect_uri=provider.redirect_uri,
+            own_redirect_path=provider.redirect_path == "provider",
             scope_separator=separator,
             reuse_grace_ms=None if grace == "forever" else _ms(grace),
             old_token=old_token,

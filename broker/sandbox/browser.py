@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MAX_STEPS: Final = 20
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_CONFIRM: Final = ("confirm", "yes")
+"""The button of a client that asks whether the login was this person's."""
 _OK: Final = range(200, 300)
 
 
@@ -61,6 +63,8 @@ async def walk_login(
 ) -> str:
     """Open *login_url*, sign in, press *consent* ("allow" or "deny") and return the text of the last page.
 
+    A client that asks whether the login was this person's gets a yes.
+
     *timeout* is seconds per request.
 
     Raises:
@@ -102,11 +106,13 @@ def _session(timeout: float) -> ClientSession:
 
 async def _walk(session: ClientSession, start: str, person: Person, *, until: str | None = None) -> tuple[URL, str]:
     # Encoded throughout: yarl would otherwise rewrite percent-encoding that a strict server checks.
-    url, method, data = URL(start, encoded=True), "GET", None
+    url, method, data, origin = URL(start, encoded=True), "GET", None, ""
     for _ in range(_MAX_STEPS):
         if until is not None and str(url).startswith(until):
             return url, ""
-        async with session.request(method, url, data=data, allow_redirects=False) as response:
+        # As a browser does: a form names the origin of its page.
+        headers = {"Origin": origin} if method == "POST" else {}
+        async with session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
             status, location = response.status, response.headers.get("Location")
             text = await response.text()
         if status in _REDIRECTS and location is not None:
@@ -121,14 +127,17 @@ async def _walk(session: ClientSession, start: str, person: Person, *, until: st
         if filled is None:
             return url, text
         form, data = filled
-        method = form.method.upper()
+        method, origin = form.method.upper(), str(url.origin())
         url = url.join(URL(form.action, encoded=True)) if form.action else url
     reason = "too many steps"
     raise BrowserError(reason, url)
 
 
 def _filled(forms: list[Form], person: Person) -> tuple[Form, Mapping[str, str]] | None:
-    """Return the form to send and its data: a login, or a consent with the chosen button; None if neither."""
+    """Return the form to send and its data: a login, a consent with the chosen button, or a client's confirmation.
+
+    None if there is none of them.
+    """
     for form in forms:
         if form.password is not None:
             name = next((name for name in form.fields if name != form.password), "user")
@@ -136,6 +145,8 @@ def _filled(forms: list[Form], person: Person) -> tuple[Form, Mapping[str, str]]
             return form, {**form.fields, name: person.user, form.password: person.password, **button}
         if ("decision", person.consent) in form.buttons:
             return form, {**form.fields, "decision": person.consent}
+        if _CONFIRM in form.buttons:
+            return form, {**form.fields, **dict([_CONFIRM])}
     return None
 
 

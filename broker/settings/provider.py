@@ -138,7 +138,8 @@ class Provider(Section):
     pkce: bool | None = Field(default=None, description="send a code_challenge by S256 at login (RFC 7636)")
     state: Literal["required", "optional"] | None = Field(
         default=None,
-        description="optional: a callback may lack state; then the cookie alone binds the login to the browser",
+        description="optional: a callback may lack state; then the cookie finds the login, and the person confirms it "
+        "on a page",
     )
     redirect_uri_encoding: Literal["percent", "plain"] | None = Field(
         default=None, description='plain: leave ":" and "/" of redirect_uri unencoded in the authorization URL'
@@ -186,6 +187,11 @@ class Provider(Section):
         min_length=1,
         description="redirect_uri to send instead of public_url + /callback, which need not be a URL; the browser must "
         "come back to /callback all the same",
+    )
+    redirect_path: Literal["shared", "provider"] | None = Field(
+        default=None,
+        description="where the browser comes back to: shared: public_url + /callback; provider: public_url + "
+        "/callback/NAME, which keeps providers apart that send no iss",
     )
     window: Window | None = Field(
         default=None,

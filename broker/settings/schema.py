@@ -319,6 +319,10 @@ class Settings(Section, BaseSettings):
         """URL to which providers send the browser back (RFC 6749 §3.1.2)."""
         return self.http.public_url.rstrip("/") + "/callback"
 
+    def redirect_uri_of(self, name: str) -> str:
+        """Return the URL to which the provider *name* sends the browser back: what is registered there."""
+        return f"{self.redirect_uri}/{name}" if self.providers[name].redirect_path == "provider" else self.redirect_uri
+
     @property
     def status_page_url(self) -> str | None:
         """URL of the status page; None where `public_url` serves logins only."""

@@ -16,7 +16,7 @@ from tests.conftest import RunningBroker
 PARAMETERS = {"{id}": "good", "{ticket}": "x", "{name}": "acme", "{suffix}": "a/b", "{file}": "main.js"}
 METHODS = {"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "QUERY"}
 FORM = "application/x-www-form-urlencoded"
-PAGES = {"/login/{ticket}", "/callback"}
+PAGES = {"/login/{ticket}", "/callback", "/callback/{name}"}
 """What answers a browser, in HTML."""
 
 

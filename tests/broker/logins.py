@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from broker.sandbox import BrowserError, walk_login
+from broker.sandbox.browser import parse_forms
 from tests.conftest import provider_settings
 from tests.steps import authority_of
 
@@ -33,6 +36,22 @@ async def opened(session: aiohttp.ClientSession, url: str) -> str:
 def browser() -> aiohttp.ClientSession:
     """Return a browser with a cookie jar of its own."""
     return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+
+async def come_back(session: aiohttp.ClientSession, redirected: str) -> tuple[int, str]:
+    """Open a redirect, and confirm the login where the page asks for it; status and text of the last page."""
+    async with session.get(redirected) as answer:
+        status, text = answer.status, await answer.text()
+    return await press(session, redirected, text) if 'name="confirm"' in text else (status, text)
+
+
+async def press(session: aiohttp.ClientSession, redirected: str, text: str, **headers: str) -> tuple[int, str]:
+    """Press the button of the page that a redirect led to, as a browser does; status and text of the page then."""
+    (form,) = parse_forms(text)
+    url = urljoin(redirected, form.action)
+    headers = {"Origin": str(URL(url).origin())} | headers
+    async with session.post(url, data={**form.fields, **dict(form.buttons)}, headers=headers) as answer:
+        return answer.status, await answer.text()
 
 
 async def exchanges(sandbox: Sandbox, provider: str) -> int:

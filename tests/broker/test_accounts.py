@@ -131,15 +131,15 @@ async def test_the_button_of_the_page_replaces_the_account(broker: RunningBroker
         async with mine.get(redirected) as again:
             assert again.status == 409
             assert "Replace the account" in await again.text()
-        callback = broker.settings.redirect_uri
+        callback, own = broker.settings.redirect_uri, {"Origin": broker.url}
         for session, form in ((others, {"state": state}), (mine, {"state": "x"}), (mine, {})):
-            async with session.post(callback, data=form) as refused:
+            async with session.post(callback, data=form, headers=own) as refused:
                 assert refused.status == 400
         assert (await state_of(broker, "g1"))["account"]["id"] == "jane"
-        async with mine.post(callback, data={"state": state}) as replaced:
+        async with mine.post(callback, data={"state": state}, headers=own) as replaced:
             assert replaced.status == 200
             assert "john@example.com" in await replaced.text()
-        async with mine.post(callback, data={"state": state}) as again:
+        async with mine.post(callback, data={"state": state}, headers=own) as again:
             assert again.status in {400, 409}
     assert (await state_of(broker, "g1"))["account"]["id"] == "john"
     await assert_sound(broker, sandbox, ("g1", "acme"))
@@ -207,6 +207,7 @@ async def test_another_broker_completes_what_one_left_half_done(
         await free.wait()
         raise Conflict("died")
 
+    sandbox.cameramanager.options.return_state = True  # what has none waits for a person
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         await log_in_as(broker, "jane", "cameramanager")
         if decision == "replace":

@@ -45,7 +45,8 @@ async def test_a_refused_login_does_not_replace_a_later_one(broker: RunningBroke
         _, ticket = await refused_as(broker, "mary")
         await walk_login(started["login_url"], user="jane")  # the same link, in another browser
         token = await stored_refresh_token(broker, "g1")
-        async with refused.post(broker.settings.redirect_uri, data={"state": state}) as answer:
+        own = {"Origin": broker.url}
+        async with refused.post(broker.settings.redirect_uri, data={"state": state}, headers=own) as answer:
             assert answer.status == 409
     assert (await broker.ask("POST", f"/v1/grants/g1/login/{ticket}/replace"))[0] == 409
     assert await account_of(broker) == "jane"

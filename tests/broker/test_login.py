@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.broker.logins import browser, exchanges, opened, start
+from tests.broker.logins import browser, come_back, exchanges, opened, start
 from tests.steps import PROVIDERS, assert_sound, authority_of, log_in, make_due
 from tests.waiting import until
 
@@ -81,8 +81,7 @@ async def test_another_browser_completes_nothing(broker: RunningBroker, sandbox:
             assert answer.status == 400
             assert "Not logged in" in page
         assert await exchanges(sandbox, provider) == 0
-        async with mine.get(redirected) as answer:
-            assert answer.status == 200
+        assert (await come_back(mine, redirected))[0] == 200
     assert (await broker.token("g1"))["provider"] == provider
 
 
@@ -96,8 +95,7 @@ async def test_reload_spends_nothing_twice(broker: RunningBroker, sandbox: Sandb
         redirected = await walk_to_redirect(where, broker.settings.redirect_uri)
 
         async def call() -> tuple[int, str]:
-            async with mine.get(redirected) as answer:
-                return answer.status, await answer.text()
+            return await come_back(mine, redirected)
 
         answers = await asyncio.gather(call(), call())
         assert sorted(status for status, _ in answers) == [200, 400]
@@ -241,8 +239,7 @@ async def test_a_link_completes_one_login(broker: RunningBroker, sandbox: Sandbo
     async with browser() as mine, browser() as other:
         theirs = await walk_to_redirect(await opened(other, started["login_url"]), broker.settings.redirect_uri)
         ours = await walk_to_redirect(await opened(mine, started["login_url"]), broker.settings.redirect_uri)
-        async with mine.get(ours) as answer:
-            assert answer.status == 200
+        assert (await come_back(mine, ours))[0] == 200
         before = await broker.token("g1")
         async with other.get(theirs) as answer:
             assert "already" in await answer.text()
@@ -263,8 +260,7 @@ async def test_two_browsers_that_come_back_at_once(broker: RunningBroker, sandbo
         ]
 
         async def call(session: aiohttp.ClientSession, url: str) -> int:
-            async with session.get(url) as answer:
-                return answer.status
+            return (await come_back(session, url))[0]
 
         statuses = await asyncio.gather(*map(call, (one, two), redirects))
     assert sorted(statuses) == [200, 400]

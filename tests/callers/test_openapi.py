@@ -169,6 +169,7 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
     await held.ask("GET", f"/login/{started['ticket']}", 302, "/login/{ticket}")
     await held.ask("GET", "/login/nobody", 400, "/login/{ticket}")
     await held.ask("GET", "/callback", 400)
+    await held.ask("GET", "/callback/acme", 400, "/callback/{name}")
     assert "Logged in" in await log_in(broker, REACHED, "acme")
     started = await held.ask("POST", f"{at}/login", 200, json={"provider": "acme"})
     redirect = await walk_to_redirect(started["authorization_url"], f"{broker.url}/callback")
@@ -210,7 +211,8 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
         for method in operations
         if "authorization" not in path
     }
-    held.seen |= {("get", "/callback", 200), ("post", "/callback", 200)}  # where the login went; the page's button
+    for path in ("/callback", "/callback/{name}"):  # where the login went; the page's button
+        held.seen |= {("get", path, 200), ("post", path, 200)}
     held.seen |= {("get", "/v1/events", 200)}  # a stream, which does not end: see test_events.py
     assert succeeding <= {(method, path) for method, path, status in held.seen if status < 400}
 

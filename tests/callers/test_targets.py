@@ -36,6 +36,11 @@ from tests.conftest import RunningBroker
         ("/session", "/session/end", "/session/end"),
         ("/callback", "/callback/callback?code=x", "/callback?code=x"),
         ("/callback", "/callback?code=x", "/callback?code=x"),
+        ("/broker", "/broker/callback/acme?code=x", "/callback/acme?code=x"),
+        ("/broker", "/callback/acme?code=x", "/callback/acme?code=x"),
+        ("/login", "/login/callback/acme?code=x", "/callback/acme?code=x"),
+        ("/callback", "/callback/callback/acme?code=x", "/callback/acme?code=x"),
+        ("/callback", "/callback/acme?code=x", "/callback/acme?code=x"),
         ("/a.b", "/axb/healthz", "/axb/healthz"),
     ],
 )

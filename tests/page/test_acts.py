@@ -149,6 +149,10 @@ async def test_a_new_grant(broker: RunningBroker, screens: Screens) -> None:
     await tab.get_by_label("Password").fill("demo")
     await tab.get_by_role("button", name="Sign in").click()
     await tab.get_by_role("button", name="Allow").click()
+    await tab.get_by_role("heading", name="Is this you?").wait_for()
+    assert (await broker.ask("GET", "/v1/grants/brand-new"))[0] == 404
+    await tab.get_by_role("button", name="Confirm").click()
+    await tab.get_by_role("heading", name="Logged in").wait_for()
     await page.get_by_text("Logged in: token-broker now keeps brand-new alive.").wait_for()
     await screen.line("brand-new").wait_for()
     screen.sound()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import aiohttp
 import pytest
@@ -18,7 +18,7 @@ import yaml  # type: ignore[import-untyped]
 from broker.check.public import check_public, fetch_facts
 from broker.sandbox import Sandbox, walk_login
 from broker.secret import key_digest
-from tests.conftest import RunningBroker, StartBroker
+from tests.conftest import RunningBroker, StartBroker, provider_settings
 from tests.deploy.deployment import DEPLOY
 from tests.ports import free_port
 from tests.proxies.programs import KEY, program, proxying
@@ -93,7 +93,9 @@ async def below(
     listen = f"127.0.0.1:{port}"
     async with proxying(partial(make, prefix, strip), tmp_path / "proxy", f"http://{listen}", "") as root:
         http = {"listen": [listen], "public_url": f"{root}{prefix}/"}
-        async with start_broker(http=http, data_dir=data, callers=callers) as broker:
+        providers = provider_settings(sandbox)
+        providers["cameramanager"]["redirect_path"] = "provider"
+        async with start_broker(http=http, data_dir=data, callers=callers, providers=providers) as broker:
             await broker.import_(GRANT, "acme", sandbox.rotating.issue().refresh_token or "")
             yield Below(broker, prefix, root + prefix)
 
@@ -117,6 +119,10 @@ async def test_logins(below: Below, sandbox: Sandbox) -> None:
         assert cookie["path"] == f"{below.prefix}/callback"
     assert "Logged in" in await walk_login(started["login_url"])
     assert (await ask(f"{below.url}/v1/grants/new/token", headers={"X-Broker-Key": KEY}))[0] == 200
+    camera = {"provider": "cameramanager"}  # it comes back to a path of its own, whose page has a button
+    _, started = await ask(f"{below.url}/v1/grants/camera/login", "POST", json=camera, headers=key)
+    assert f"{quote(below.url, safe='')}%2Fcallback%2Fcameramanager&" in started["authorization_url"]
+    assert "Logged in" in await walk_login(started["login_url"])
     async with (
         aiohttp.ClientSession(max_line_size=65536) as session,
         session.get(f"{below.url}/callback?state=x&code={'c' * 20_000}") as answer,

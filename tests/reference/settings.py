@@ -115,6 +115,7 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "body": lambda dialect: dialect.body,
     "code_parameter": lambda dialect: dialect.code_parameter,
     "redirect_uri": lambda dialect: dialect.redirect_uri,
+    "redirect_path": lambda dialect: "provider" if dialect.own_redirect_path else "shared",
     "window": lambda dialect: dialect.window,
     "reuse_grace": lambda dialect: "forever" if dialect.reuse_grace_ms is None else _ms(dialect.reuse_grace_ms),
     "old_token": lambda dialect: dialect.old_token,

@@ -20,12 +20,12 @@ from broker.api.requests import authenticate, read_body, read_grant_id, read_jso
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
-from broker.api.session import cookies
+from broker.api.session import cookies, is_same_origin
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
-from broker.login.held import OtherAccount
-from broker.login.login import AlreadyUsed
+from broker.login.binding import AlreadyUsed, LoginRefused
 from broker.login.redirect import read_query
+from broker.login.undecided import Unconfirmed, Undecided
 from broker.model.account import Ownership, read_text
 from broker.process.tasks import finish
 from broker.store.flows import LIFE_S
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 
     from broker.api.callers import Caller
     from broker.login.recorder import LoggedIn
+    from broker.settings import Http
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger()
 _COOKIE = "token_broker_login_"
+_TITLES = {False: "This is another account", True: "Is this you?"}
+"""By whether a confirmation is asked for."""
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -57,7 +60,10 @@ def add_browser_routes(router: web.UrlDispatcher) -> None:
     router.add_head("/login/{ticket}", _head)
     router.add_get("/callback", _with_page(callback), allow_head=False)
     router.add_head("/callback", _head)
-    router.add_post("/callback", _with_page(replace_by_browser))
+    router.add_post("/callback", _with_page(decide_by_browser))
+    router.add_get("/callback/{name}", _with_page(callback_of_provider), allow_head=False)
+    router.add_head("/callback/{name}", _head)
+    router.add_post("/callback/{name}", _with_page(decide_at_provider))
 
 
 def _with_page(handler: Handler) -> Handler:
@@ -171,23 +177,28 @@ async def open_link(request: web.Request) -> web.Response:
         annotations = Ownership(None, read_text(request.query, "owner"), read_text(request.query, "label"))
         opened = await context.login.open(request.match_info["ticket"], annotations)
     except AlreadyUsed as error:
-        return _already_used(error)
+        return _already_used(error, request)
     except StoreUnavailable as error:
         text = f"token-broker cannot use its store now ({error}). Open this link again in a minute."
         return page(error_status(error), "Not now", text)
     except BrokerError as error:
         return page(error_status(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**HEADERS, "Location": opened.authorization_url})
+    _set_cookie(answer, context.settings.http, opened.state, opened.cookie)
+    return answer
+
+
+def _set_cookie(answer: web.Response, http: Http, state: str, cookie: str) -> None:
+    """Bind a login to a browser for ten minutes: the callback of every provider is sent the cookie."""
     answer.set_cookie(
-        _COOKIE + _cookie_suffix(opened.state),
-        f"{opened.state}.{opened.cookie}",
+        _COOKIE + _cookie_suffix(state),
+        f"{state}.{cookie}",
         max_age=LIFE_S,
-        path=f"{public_path(context.settings.http)}/callback",
+        path=f"{public_path(http)}/callback",
         httponly=True,
         samesite="Lax",
-        secure=context.settings.http.public_url.startswith("https://"),
+        secure=http.public_url.startswith("https://"),
     )
-    return answer
 
 
 def _cookie_suffix(state: str) -> str:
@@ -200,18 +211,18 @@ async def callback(request: web.Request) -> web.Response:
         return web.Response(status=503, headers=HEADERS)
     try:
         query = read_query(request.rel_url.raw_query_string)
-        login = request.app[CONTEXT].login.callback(query, _cookies(request))
+        login = request.app[CONTEXT].login.callback(query, _cookies(request), _provider(request))
         return _logged_in(await finish(_complete(None, login)))
     except AlreadyUsed as error:
-        return _already_used(error)
-    except OtherAccount as error:
-        return _other_account(str(error), error.state)
+        return _already_used(error, request)
+    except Undecided as error:
+        return _undecided(request, error.state, error.code, str(error))
     except BrokerError as error:
         return _not_logged_in(error)
 
 
-async def replace_by_browser(request: web.Request) -> web.Response:
-    """`POST /callback`: replace the grant by a login of another account, from the page that says so."""
+async def decide_by_browser(request: web.Request) -> web.Response:
+    """`POST /callback`: keep what a login brought, as its page asked: of another account, or to be confirmed."""
     body = await read_body(request)
     try:
         form = read_query(body.decode("utf-8", "replace"))
@@ -220,10 +231,28 @@ async def replace_by_browser(request: web.Request) -> web.Response:
                 'the provider sent its response by POST: set response_mode = "query" in its authorization_params '
                 "(OAuth 2.0 Form Post Response Mode), and log in again"
             )
-        login = request.app[CONTEXT].login.replace_account_by_browser(form.get("state", ""), _cookies(request))
+        context = request.app[CONTEXT]
+        if not is_same_origin(request.headers, context.settings.http.public_url):
+            raise LoginRefused("this form was not sent by the broker's own page: nothing was changed")
+        login = context.login.decide_by_browser(form.get("state", ""), _cookies(request), _provider(request))
         return _logged_in(await finish(_complete(None, login)))
     except BrokerError as error:
         return _not_logged_in(error)
+
+
+async def callback_of_provider(request: web.Request) -> web.Response:
+    """`GET /callback/{name}`: the same for a provider with `redirect_path = "provider"`, and for no other one."""
+    return await callback(request)
+
+
+async def decide_at_provider(request: web.Request) -> web.Response:
+    """`POST /callback/{name}`: the same for its page."""
+    return await decide_by_browser(request)
+
+
+def _provider(request: web.Request) -> str | None:
+    """Return the provider that the path names; None on the shared path."""
+    return request.match_info.get("name")
 
 
 def _cookies(request: web.Request) -> dict[str, str]:
@@ -249,16 +278,23 @@ def _logged_in(login: LoggedIn) -> web.Response:
     return page(200, "Logged in", f"{text} You can close this page.", good=True)
 
 
-def _other_account(text: str, state: str) -> web.Response:
-    """Show whose the grant is and whose it would become, with the button that replaces it."""
-    form = (
-        f'<form method="post" action="callback"><input type="hidden" name="state" value="{html.escape(state)}">'
-        "<button>Replace the account</button></form>"
+def _undecided(request: web.Request, state: str, code: str, text: str) -> web.Response:
+    """Show what a person must decide, with the button that does it."""
+    unconfirmed = code == Unconfirmed.code
+    button = (
+        '<button name="confirm" value="yes">Confirm</button>' if unconfirmed else "<button>Replace the account</button>"
     )
-    return page(409, "This is another account", text, form=form)
+    # The last part of its own path: a proxy may have put others before it.
+    form = (
+        f'<form method="post" action="{html.escape(_provider(request) or "callback")}">'
+        f'<input type="hidden" name="state" value="{html.escape(state)}">{button}</form>'
+    )
+    answer = page(200 if unconfirmed else 409, _TITLES[unconfirmed], text, form=form)
+    _set_cookie(answer, request.app[CONTEXT].settings.http, state, _cookies(request)[state])
+    return answer
 
 
-def _already_used(error: AlreadyUsed) -> web.Response:
+def _already_used(error: AlreadyUsed, request: web.Request) -> web.Response:
     flow = error.flow
     match flow.status:
         case "completed":
@@ -269,7 +305,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
                 good=True,
             )
         case "failed" if flow.decision == "open":
-            return _other_account(flow.error_description, error.state)
+            return _undecided(request, error.state, flow.error, flow.error_description)
         case "failed":
             return page(
                 400,

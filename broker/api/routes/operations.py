@@ -133,6 +133,12 @@ _AUTHORIZATION = Operation(
     headers=("Prefer",),
 )
 
+_LOGGED_IN = {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE}
+_CALLBACK = Operation(
+    _LOGGED_IN | {200: Answer("logged in, or a page that asks to confirm it", others=(HTML,))},
+    query=("code", "callback_state", "iss", "error"),
+)
+_DECISION = Operation(_LOGGED_IN, (413,), takes=shapes.Decision, media="application/x-www-form-urlencoded")
 OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "tokens": {
         ("get", "/v1/grants/{id}/token"): Operation(
@@ -232,16 +238,10 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             },
             query=("owner", "label"),
         ),
-        ("get", "/callback"): Operation(
-            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE},
-            query=("code", "callback_state", "iss", "error"),
-        ),
-        ("post", "/callback"): Operation(
-            {200: Answer("logged in", others=(HTML,)), 400: _PAGE, 409: _PAGE, 502: _PAGE, 503: _PAGE},
-            (413,),
-            takes=shapes.ReplaceAccount,
-            media="application/x-www-form-urlencoded",
-        ),
+        ("get", "/callback"): _CALLBACK,
+        ("post", "/callback"): _DECISION,
+        ("get", "/callback/{name}"): _CALLBACK,
+        ("post", "/callback/{name}"): _DECISION,
     },
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),

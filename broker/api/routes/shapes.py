@@ -303,8 +303,8 @@ class Redirected(TypedDict):
     state: NotRequired[Annotated[str | None, Field(description="of the login, where the URL does not have it")]]
 
 
-class ReplaceAccount(TypedDict):
-    """The button of the page that says that a login brought another account."""
+class Decision(TypedDict):
+    """The button of the page that asks to confirm a login, or says that it brought another account."""
 
     state: Annotated[str, Field(description="of the login; its cookie must come with it")]
 
