@@ -42,7 +42,7 @@ async def listening(context: Context) -> AsyncIterator[list[str]]:
         runner = await _set_up(stack, Runner(whole, context, find_read))
         bound = await _start(stack, runner, http.listen, "http.listen", http)
         if http.public_listen:
-            public_runner = await _set_up(stack, Runner(public, context, lambda _method, _path: None))
+            public_runner = await _set_up(stack, Runner(public, context, lambda *_: None, is_public=True))
             bound += await _start(stack, public_runner, http.public_listen, "http.public_listen", http)
         context.connections.start()
         stack.callback(context.connections.stop)

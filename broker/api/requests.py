@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
@@ -13,9 +14,10 @@ from broker.api.context import CONTEXT
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import AsyncIterator, Collection
 
     from broker.api.callers import Caller
+    from broker.api.server import Protocol
 
 BODY_LIMIT = 64 * 1024
 """Bytes."""
@@ -39,7 +41,7 @@ def read_grant_id(request: web.Request) -> str:
 def find_session(request: web.Request) -> session.Session | None:
     """Return the session of the status page's cookie, whatever the route; None where nobody is signed in."""
     context = request.app[CONTEXT]
-    value = request.cookies.get(session.cookie_name(context.settings.http.public_url))
+    value = session.cookie(request.headers, session.cookie_name(context.settings.http.public_url))
     return session.open_(context.store.sealer, context.callers, value, context.store.clock()) if value else None
 
 
@@ -53,7 +55,8 @@ def is_from_status_page(request: web.Request) -> bool:
         not session.has_key(request.headers)
         and resource is not None
         and (request.method, resource.canonical) in session.ROUTES
-        and session.cookie_name(request.app[CONTEXT].settings.http.public_url) in request.cookies
+        and session.cookie(request.headers, session.cookie_name(request.app[CONTEXT].settings.http.public_url))
+        is not None
     )
 
 
@@ -70,8 +73,11 @@ def authenticate(request: web.Request) -> Caller:
         signed_in = find_session(request)
         if signed_in is None:
             raise session.session_over()
-        return signed_in.caller
-    return context.callers.authenticate(headers)
+        caller = signed_in.caller
+    else:
+        caller = context.callers.authenticate(headers)
+    show_key(request)
+    return caller
 
 
 def authenticate_admin(request: web.Request) -> Caller:
@@ -146,12 +152,52 @@ async def read_body(request: web.BaseRequest) -> bytes:
     Raises:
         EncodedBody: it is compressed.
         HTTPRequestEntityTooLarge: it is longer than `BODY_LIMIT`.
+        HTTPRequestTimeout: it does not arrive within `http.body_timeout`.
     """
     require_unencoded(request)
     if (request.content_length or 0) > BODY_LIMIT:
         raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
     await invite_body(request)
-    return await request.read()
+    if request.content.is_eof():  # it has arrived
+        return await request.read()
+    try:
+        async with asyncio.timeout(connection_of(request).body_timeout):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+
+
+async def read_pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """Yield a body of any length as it arrives. Each 64 KiB of it has as much time to arrive as a short body.
+
+    Raises:
+        HTTPRequestTimeout: it arrives too slowly. The time that the reader of the pieces takes does not count.
+    """
+    loop, each = asyncio.get_running_loop(), connection_of(request).body_timeout
+    left, due = each, BODY_LIMIT
+    while not request.content.at_eof():
+        began = loop.time()
+        try:
+            async with asyncio.timeout(left):
+                piece = await request.content.readany()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+        left -= loop.time() - began
+        due -= len(piece)
+        if due <= 0:
+            left, due = each, BODY_LIMIT
+        if piece:
+            yield piece
+
+
+def connection_of(request: web.BaseRequest) -> Protocol:
+    """Return the connection of a request."""
+    return cast("Protocol", request.protocol)
+
+
+def show_key(request: web.BaseRequest) -> None:
+    """Note that a request showed a valid key: its connection is a caller's."""
+    connection_of(request).is_known = True
 
 
 async def invite_body(request: web.BaseRequest) -> None:

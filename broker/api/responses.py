@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.api.context import Context
 
 log = structlog.get_logger()
+SLOW_BODY = "the body arrives too slowly: send it within http.body_timeout, and each 64 KiB of a long one"
 UNREADABLE_BODY = "the body cannot be decoded as its Content-Encoding or Transfer-Encoding says: send it unencoded"
 
 ERROR_STATUS: dict[type[errors.BrokerError], int] = {
@@ -110,8 +111,9 @@ def response_to_error(error: Exception, method: str, route: str) -> web.Response
             return error_response(404, "not_found", "there is no such route: see /openapi.json")
         case web.HTTPRequestEntityTooLarge():
             return error_response(413, "invalid_request", f"the body is over {BODY_LIMIT // 1024} KiB: send less")
-        case web.RequestPayloadError():
-            response = error_response(400, "invalid_request", UNREADABLE_BODY)
+        case web.HTTPRequestTimeout() | web.RequestPayloadError():
+            status, text = (400, UNREADABLE_BODY) if isinstance(error, web.RequestPayloadError) else (408, SLOW_BODY)
+            response = error_response(status, "invalid_request", text)
             response.force_close()  # where the next request would begin is unknown
             return response
         case web.HTTPException():

@@ -1,43 +1,37 @@
 """aiohttp's server as this broker needs it: subclasses that stand in aiohttp's own hooks.
 
-This is the only file that uses private attributes of aiohttp; `tests/callers/test_aiohttp.py` names each of them. It
-knows no route: `find_read` says which requests are frequent reads.
+This is the only file that uses private attributes of aiohttp; `tests/callers/test_aiohttp.py` names each of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion11, hdrs, web
+from aiohttp import EMPTY_PAYLOAD, hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong, PayloadEncodingError
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from broker.api.browser import for_reader
 from broker.api.cached_responses import COMMON_HEADERS
-from broker.api.requests import AWAITS_CONTINUE, BODY_LIMIT
+from broker.api.dispatcher import Dispatcher
 from broker.api.responses import (
     UNREADABLE_BODY,
     error_response,
-    finish,
-    misdirected_response,
-    response_to_error,
 )
 from broker.api.targets import public_path, served_target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Sequence
 
     from aiohttp.streams import StreamReader
 
     from broker.api.connections import Connections
     from broker.api.context import Context
-
-    ReadHandler = Callable[[Context, web.BaseRequest], Awaitable[web.StreamResponse]]
-    FindRead = Callable[[str, str], ReadHandler | None]
+    from broker.api.dispatcher import FindRead
 
 SHUTDOWN = 1.0
 """Seconds that requests under way get when the listeners close; long polls end before that."""
@@ -45,7 +39,13 @@ LINE_LIMIT = 64 * 1024
 """Bytes of a request line or a header line: as long as the recipes in deploy/proxies let through."""
 HEAD_LIMIT = 4 * LINE_LIMIT
 """Bytes of all these lines of one request."""
-_REFUSED = web.RequestKey("expectation_refused", bool)
+LINGER = 1.0
+"""Seconds for which a connection stays open whose request's body is not read on, so that its client reads the
+response; a reset would take that from it."""
+UNWANTED = 64 * 1024
+"""Bytes of such a body that are taken from the socket in that time, and dropped."""
+MOST_PARTS = 256
+"""Parts of what arrived together that are parsed one by one after an `Upgrade`."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -53,6 +53,7 @@ class Protocol(web.RequestHandler):
     """One connection, counted among all: what `Connections` asks about it, and the response to what is no HTTP."""
 
     __slots__ = (
+        "_address",
         "_beginning",
         "_body_left",
         "_counted_in",
@@ -61,21 +62,38 @@ class Protocol(web.RequestHandler):
         "_last_body",
         "_last_bytes",
         "_prefix",
+        "_unwanted",
         "_upgrades",
+        "body_timeout",
+        "by_proxy",
+        "head_began",
+        "is_known",
+        "is_public",
+        "peer",
     )
 
-    def __init__(self, server: web.Server, connections: Connections, prefix: str, **options: Any) -> None:
-        """*prefix*: the path of `public_url`."""
+    def __init__(self, server: web.Server, side: Side, **options: Any) -> None:
+        """*side* is what the listener of this connection is for."""
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
-        self._counted_in = connections
+        self._counted_in, self.is_public, self.body_timeout = side.connections, side.is_public, side.body_timeout
+        self.peer = self._address = ""
+        self.by_proxy = False
+        self.is_known = False
+        """Whether a request over it showed a valid key."""
+        self.head_began = 0.0
+        """When the head of a request began to arrive that has not come whole; 0: none did."""
+        self._unwanted: int | None = None
         self._last_body: StreamReader = EMPTY_PAYLOAD
         self._head_size, self._beginning = 0, b""
         self._upgrades, self._last_bytes, self._body_left = False, b"", 0
-        self._prefix, self._is_unreadable = prefix, False
+        self._prefix, self._is_unreadable = side.prefix, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and count the connection."""
         super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self.peer = self._address = address[0] if isinstance(address, tuple) else ""
+        self.by_proxy = self._counted_in.peers.is_proxy(self.peer)
         self._counted_in.add(self, cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -89,17 +107,39 @@ class Protocol(web.RequestHandler):
         After a request with an `Upgrade` that aiohttp does not know, such as h2c, its parser drops what follows in the
         same part: a client that sends its next request at once would get no response to it.
         """
+        if self._unwanted is not None:
+            self._pass_over(data)
+            return
         known = self._last_bytes + data
         self._upgrades = self._upgrades or b"upgrade" in known.lower()
         self._last_bytes = known[-8:]
         if not self._upgrades or not data:
             self._parse(data)
             return
-        before = len(known) - len(data)
-        while before < len(known):
-            end = self._end_of_part(known, before)
+        before, parts = len(known) - len(data), 0
+        while before < len(known) and parts < MOST_PARTS:
+            end, parts = self._end_of_part(known, before), parts + 1
             self._parse(known[before:end])
             before = end
+        if before < len(known):  # no client asks so much at once, and each part costs a call of the parser
+            self.leave_rest()
+            self.close()
+
+    def serve(self, lines: Sequence[str]) -> bool:
+        """Count this connection of a proxy as one of the client that the *lines* name; return whether it may be."""
+        self.peer = self._counted_in.peers.client(self._address, lines)
+        self.is_known = False
+        return self._counted_in.serve(self, self.peer)
+
+    def leave_rest(self) -> None:
+        """Read no more of the current request's body than lets its client read the response first."""
+        self._unwanted = UNWANTED
+
+    def _pass_over(self, data: bytes) -> None:
+        self._unwanted = (self._unwanted or 0) - len(data)
+        if self._unwanted <= 0 and self.transport is not None:
+            with suppress(RuntimeError):  # it is closing
+                self.transport.pause_reading()
 
     def _end_of_part(self, data: bytes, start: int) -> int:
         """Return where a request in *data* may end that goes on at *start*."""
@@ -119,13 +159,18 @@ class Protocol(web.RequestHandler):
             self._beginning = part[:256]
         super().data_received(part)
         if self._request_count > count:
-            self._head_size = 0
+            self._head_size, self.head_began = 0, 0.0
+            body = self._last_body
             message, self._last_body = self._messages[-1]
             if not isinstance(message, RawRequestMessage):
                 self._is_unreadable = True
+                if not body.is_eof():
+                    body.set_exception(web.RequestPayloadError("its end cannot be parsed"))
             elif message.upgrade:  # chunks end as a head does
                 self._body_left = int(message.headers.get(hdrs.CONTENT_LENGTH, "0"))
-        elif in_head:
+        elif in_head and part:
+            if not self._head_size:
+                self.head_began = asyncio.get_running_loop().time()
             self._head_size += len(part)
             if self._head_size > HEAD_LIMIT:
                 self._refuse_head()
@@ -137,7 +182,11 @@ class Protocol(web.RequestHandler):
             body = cast("bytes", response.body)
             head = f"HTTP/1.1 431 {response.reason}\r\n{lines}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             self.transport.write(head.encode() + body)
-        self.force_close()
+            self._is_unreadable = True
+            self.leave_rest()
+            asyncio.get_running_loop().call_later(LINGER, self.force_close)
+        else:
+            self.force_close()
 
     def _unreadable(self, status: int, text: str) -> web.Response:
         """Make the response to a request whose head is not known; it is a page where its first bytes ask for one."""
@@ -154,6 +203,11 @@ class Protocol(web.RequestHandler):
     def is_idle(self) -> bool:
         """Whether no request is being answered. One may be arriving, if it has not come whole."""
         return not self.is_used if self._waiter is None else not self._waiter.done()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing is worked on: a request, its body, or the reading of a response has to come first."""
+        return self._current_request is None or self.awaited_body is not None
 
     @property
     def idle_since(self) -> float:
@@ -196,115 +250,51 @@ def _parse_error_text(error: BaseException | None) -> str:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What the connections of one listener have in common."""
+
+    connections: Connections
+    prefix: str
+    """The path of `public_url`."""
+    body_timeout: float
+    """Seconds for each 64 KiB of a body."""
+    is_public: bool
+    """Whether it faces the internet."""
+
+
 class Server(web.Server):
     """The server of one application: makes a `Protocol` for each connection."""
 
-    def __init__(self, request_handler: Any, request_factory: Any, context: Context) -> None:
+    def __init__(self, request_handler: Any, request_factory: Any, context: Context, *, is_public: bool) -> None:
         super().__init__(request_handler, request_factory=request_factory, handler_cancellation=True)
-        self._counted_in = context.connections
-        self._prefix = public_path(context.settings.http)
+        http = context.settings.http
+        self._side = Side(context.connections, public_path(http), http.body_timeout.total_seconds(), is_public)
         self._protocol_options: dict[str, Any] = {
             "access_log": None,  # the query of a callback carries a code
             "auto_decompress": False,  # a megabyte of gzip can be a gigabyte: see `requests.require_unencoded`
             "keepalive_timeout": context.settings.http.keepalive_timeout.total_seconds(),
             "max_line_size": LINE_LIMIT,
             "max_field_size": LINE_LIMIT,
+            "lingering_time": LINGER,
         }
 
     def __call__(self) -> Protocol:
         """Make the protocol of a new connection."""
-        return Protocol(self, self._counted_in, self._prefix, **self._protocol_options)
-
-
-class ReadRequest(web.BaseRequest):
-    """A frequent read, without what only the application needs."""
-
-    read_handler: ReadHandler
-
-
-class Dispatcher:
-    """Find what a request is for: its path, whether it awaits a 100, and its handler.
-
-    Frequent reads are answered without the application's router and middlewares, which cost as much as the response.
-    The handlers and the checks are the same; everything else goes to the application. Through the application a read
-    takes 1.36 times the CPU (`python -m tests.benchmarks.tricks past-the-router`).
-    """
-
-    def __init__(self, context: Context, application: web.Server, find_read: FindRead) -> None:
-        """*application* is the server that the application made for itself."""
-        self._context = context
-        self._loop = asyncio.get_running_loop()
-        self._find_read = find_read
-        self._prefix = public_path(context.settings.http)
-        self._make_other, self._handle_other = application.request_factory, application.request_handler
-
-    def make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        """Make a request; for aiohttp's `request_factory`."""
-        target = served_target(message.path, self._prefix)
-        if target != message.path:
-            path, _, query = target.partition("?")
-            url = URL.build(path=path, query_string=query.partition("#")[0], encoded=True)
-            message = message._replace(path=target, url=url)
-        if hdrs.EXPECT in message.headers:
-            return self._make_expecting(message, payload, protocol, writer, task)
-        read = self._find_read(message.method, message.path)
-        if read is None:
-            return self._make_other(message, payload, protocol, writer, task)
-        request = ReadRequest(message, payload, protocol, writer, task, self._loop, client_max_size=BODY_LIMIT)
-        request.read_handler = read
-        return request
-
-    def _make_expecting(self, message: Any, *connection: Any) -> web.BaseRequest:
-        """Make a request with `Expect`: aiohttp would send 100 (Continue) before anything is checked."""
-        expected = {value.strip().lower() for line in message.headers.getall(hdrs.EXPECT) for value in line.split(",")}
-        headers = CIMultiDict(message.headers)
-        del headers[hdrs.EXPECT]
-        request = self._make_other(message._replace(headers=CIMultiDictProxy(headers)), *connection)
-        if message.version >= HttpVersion11:  # older clients do not know it (RFC 9110 section 10.1.1)
-            request[AWAITS_CONTINUE] = not connection[0].is_eof()
-            request[_REFUSED] = bool(expected - {"100-continue"})
-        return request
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request; for aiohttp's `request_handler`."""
-        if isinstance(request, ReadRequest):
-            return await self._read(request)
-        if request.get(_REFUSED):
-            text = "this Expect is not served: send 100-continue or none"
-            response: web.StreamResponse = self._refuse(request, error_response(417, "invalid_request", text))
-        elif self._prefix and request.path == self._prefix and request.method in {"GET", "HEAD"}:
-            # The status page's links are relative to its folder.
-            response = finish(self._context, web.Response(status=308, headers={"Location": f"{self._prefix}/"}))
-        else:
-            response = await self._handle_other(request)
-        if request.get(AWAITS_CONTINUE):
-            # The client may or may not send the body after all, so where the next request begins is unknown.
-            return finish(self._context, response, closing=True)
-        return response
-
-    def _refuse(self, request: web.BaseRequest, response: web.Response) -> web.StreamResponse:
-        return finish(self._context, for_reader(response, request.path, request.headers.get(hdrs.ACCEPT, "")))
-
-    async def _read(self, request: ReadRequest) -> web.StreamResponse:
-        if not self._context.hosts.is_served(request):
-            return finish(self._context, misdirected_response())
-        self._context.read_activity.note()
-        try:
-            response = await request.read_handler(self._context, request)
-        except Exception as error:  # noqa: BLE001 - every error has a response
-            response = response_to_error(error, request.method, "read")
-        return finish(self._context, response)
+        return Protocol(self, self._side, **self._protocol_options)
 
 
 class Runner(web.AppRunner):
     """aiohttp's runner of an application, whose server is a `Server`."""
 
-    def __init__(self, application: web.Application, context: Context, find_read: FindRead) -> None:
-        """*find_read* finds no read where all requests go to the application."""
+    def __init__(
+        self, application: web.Application, context: Context, find_read: FindRead, *, is_public: bool = False
+    ) -> None:
+        """*find_read* finds no read where all requests go to the application, as those on the public side do."""
         super().__init__(application, shutdown_timeout=SHUTDOWN)
-        self._context = context
+        self._context, self._is_public = context, is_public
         self._find_read = find_read
 
     async def _make_server(self) -> Server:
         dispatcher = Dispatcher(self._context, await super()._make_server(), self._find_read)
-        return Server(dispatcher.handle, dispatcher.make_request, self._context)
+        return Server(dispatcher.handle, dispatcher.make_request, self._context, is_public=self._is_public)

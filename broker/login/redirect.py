@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LONGEST = 16_384
-"""Bytes of a pasted URL: far above any real redirect."""
+"""Bytes of a pasted URL or of a query: far above any real redirect."""
+_MOST_PARAMETERS = 64
 
 
 def read_redirect(pasted: str, redirect_uri: str, *others: str) -> dict[str, str]:
@@ -35,8 +36,10 @@ def read_query(query: str) -> dict[str, str]:
     A plus in a code is a plus: no server issues codes with blanks, but some leave their base64 as it is.
 
     Raises:
-        InvalidRequest: a parameter is repeated, which RFC 6749 section 3.1 forbids.
+        InvalidRequest: a parameter is repeated, which RFC 6749 section 3.1 forbids, or the query is too long.
     """
+    if len(query) > _LONGEST or query.count("&") >= _MOST_PARAMETERS:
+        raise InvalidRequest(f"the query is longer than 16 KiB, or has more than {_MOST_PARAMETERS} parameters")
     parameters = parse_qs(query, keep_blank_values=True)
     # Whatever `code_parameter` says, the name of a code ends so.
     plain = parse_qs(query.replace("+", "%2B"))

@@ -61,8 +61,9 @@ EVENTS: dict[str, Event] = {
     ),
     "connections.full": Event(
         _WARNING,
-        "callers have `open` connections, and `limit` are allowed: the longest-idle ones are closed for new ones",
-        "find the caller that opens so many, or raise `http.max_connections` and the limit of open files",
+        "there are `open` connections of `limit` allowed ones: those that showed no key are closed first for new ones",
+        "find out who opens so many: set `http.max_connections_per_peer`, or raise `http.max_connections` and the "
+        "limit of open files",
     ),
     "grant.given_back": Event(
         _WARNING,

@@ -43,9 +43,9 @@ OUTCOMES = (
 READS = ("cached", "stale", "waited", "too_fresh", "dead", "unavailable", "denied")
 """The outcomes of a token read: from memory; from memory although its refresh is overdue; after waiting; refused since
 the last refresh was too recent; the grant is dead; no valid token right now; the caller lacks the right."""
-CLOSED = ("room", "silent", "stalled", "refused")
-"""Why the broker closes a caller's connection: to make room for a new one; no request came; a request, or the reading
-of its response, stalled; it was one too many while all were busy."""
+CLOSED = ("room", "silent", "slow", "stalled", "refused")
+"""Why the broker closes a caller's connection: to make room for a new one; no request came; its head took too
+long; a request, or the reading of its response, stalled; it was one too many while all were busy."""
 RISKS = ("journal_off", "journal_failing", "commit_unproved")
 """Why a failure could lose a token response."""
 
@@ -255,7 +255,7 @@ _TOKEN_REQUESTS = (
 )
 _CONNECTIONS_CLOSED = (
     "Connections of callers that the broker closed. room: for a new one; silent: no request came; "
-    "stalled: within a request or response; refused: one too many while all were busy."
+    "slow: its head; stalled: within a request or response; refused: one too many while all were busy."
 )
 
 

@@ -24,6 +24,7 @@ from broker import __version__
 from broker.model import NotSent, Unknown, slotted
 from broker.providers.faults import TOO_LATE, TooLateToSend, after_sending, not_sent, refused_by_proxy
 from broker.providers.proxy import options
+from broker.providers.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -76,12 +77,6 @@ class Reply:
     """The TLS session with the server; None: plain http."""
     through: str | None = None
     """The proxy that it came through."""
-
-
-FROZEN = 0.05
-"""The end of a request's time noticed so many seconds late means that this process was frozen, or starved of CPU."""
-READ_LATE = 0.25
-"""Seconds for which a response is still read then: it may have been in the socket, and its tokens are nowhere else."""
 
 
 @dataclass(slots=True)
@@ -155,7 +150,8 @@ class Http:
 
         Args:
             request: what to send.
-            timeout: in seconds, from connecting to the last byte of the response.
+            timeout: in seconds, from connecting to the last byte of the response; stalls of this process after the
+                sending do not count.
             clock: gives epoch ms, for the reply's `sent_at`.
 
         Returns:
@@ -168,7 +164,7 @@ class Http:
         fault: NotSent | Unknown | None = None
         token = _current.set(flight)
         limit = asyncio.timeout(None)
-        watch = asyncio.get_running_loop().call_later(timeout, _expire, limit, flight)
+        watch = TimeLimit(limit, timeout)
         try:
             async with limit:
                 await self._exchange(request, flight)
@@ -234,12 +230,6 @@ def _verbatim(url: str) -> URL:
 
 _cached_url = functools.lru_cache(maxsize=64)(_verbatim)
 """For URLs without a query: a query may hold tokens."""
-
-
-def _expire(limit: asyncio.Timeout, flight: _Flight) -> None:
-    """End a request; but read what arrived while this process was frozen before giving the response up."""
-    frozen = time.monotonic() - flight.deadline > FROZEN
-    limit.reschedule(asyncio.get_running_loop().time() + (READ_LATE if frozen else 0))
 
 
 @asynccontextmanager

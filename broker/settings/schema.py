@@ -18,12 +18,11 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from broker.errors import InvalidSettings
 from broker.model import NoticeEvent
 from broker.settings.environment import Environment
+from broker.settings.http import Http
 from broker.settings.outgoing import CredentialsFile, Outgoing, OwnProxy
 from broker.settings.provider import Provider
 from broker.settings.values import (
-    LOOPBACK,
     Duration,
-    Listen,
     Name,
     Pattern,
     PositiveDuration,
@@ -31,7 +30,6 @@ from broker.settings.values import (
     Section,
     WebUrl,
     Window,
-    host_of,
     matching,
     plain_beyond_loopback,
 )
@@ -55,72 +53,6 @@ __all__ = [
 
 LEASE_MARGIN = timedelta(seconds=5)
 """Time between the end of a token request and the end of its lease: for journal, commit and slow clocks."""
-
-
-class Http(Section):
-    """Where callers and browsers reach this broker."""
-
-    allow_plain_http: bool = Field(
-        default=False, description="confirm that listen and public_url may use plain HTTP beyond loopback"
-    )
-    listen: list[Listen] = Field(
-        default=["127.0.0.1:8080"],
-        min_length=1,
-        description="addresses to listen on, HOST:PORT or unix:/PATH; [::] is IPv6 only: for both, add 0.0.0.0",
-    )
-    public_listen: list[Listen] = Field(
-        default=[],
-        description="further addresses, for the side that faces the internet: they serve /login and /callback only",
-    )
-    public_url: WebUrl = Field(
-        default="http://127.0.0.1:8080",
-        description="URL of this broker as browsers see it, with a path where its host serves more; register "
-        "public_url + /callback as redirect_uri at the provider",
-    )
-    drain_delay: Duration = Field(
-        default=timedelta(seconds=3), description="how long to keep serving after SIGTERM turned /readyz to 503"
-    )
-    max_connections: int = Field(
-        default=0,
-        ge=0,
-        le=1_000_000,
-        description="callers' connections at the same time; 0: the most that the limit of open files allows, to "
-        "which a higher value is lowered",
-    )
-    keepalive_timeout: PositiveDuration = Field(
-        default=timedelta(seconds=75),
-        description="how long to keep an idle connection open; longer than load balancers do, so that they close first",
-    )
-    read_timeout: PositiveDuration = Field(
-        default=timedelta(seconds=30),
-        description="how long a caller may stall before its first request, within a request, or in reading a response",
-    )
-    reuse_port: bool = Field(
-        default=False, description="let several brokers on one host share the port of http.listen (SO_REUSEPORT)"
-    )
-    socket_mode: Annotated[str, matching("0?[0-7]{3}", 'must be three octal digits in quotes, such as "0660"')] = Field(
-        default="0660", description="file mode of a unix: socket"
-    )
-
-    @field_validator("listen", "public_listen")
-    @classmethod
-    def _plain_on_loopback(cls, addresses: list[str], info: ValidationInfo) -> list[str]:
-        beyond = [a for a in addresses if (host := host_of(a)) is not None and host not in LOOPBACK]
-        if beyond and info.data.get("allow_plain_http") is False:
-            raise ValueError(
-                f"{beyond[0]} uses plain HTTP beyond loopback: put TLS in front of it and set "
-                "http.allow_plain_http = true"
-            )
-        return addresses
-
-    @field_validator("public_url")
-    @classmethod
-    def _takes_a_path(cls, url: str, info: ValidationInfo) -> str:
-        if "?" in url:
-            raise ValueError('must have no query: the redirect_uri is public_url + "/callback"')
-        if plain_beyond_loopback(url) and info.data.get("allow_plain_http") is False:
-            raise ValueError("uses plain HTTP beyond loopback: use https, or set http.allow_plain_http = true")
-        return url
 
 
 class Redis(Section):

@@ -81,6 +81,12 @@ def cpu(pid: int) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
+def waited(pid: int) -> float:
+    """Return the seconds so far for which the threads of a process could run and had no CPU."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[1]) for thread in threads) / 1e9
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process so far, user and system, threads that have ended included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

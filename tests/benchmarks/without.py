@@ -63,7 +63,7 @@ TRICKS = {
     "past-the-router": Trick(
         "read",
         {
-            "broker.api.server": [
+            "broker.api.dispatcher": [
                 (
                     "read = self._find_read(message.method, message.path)",
                     "read = None",

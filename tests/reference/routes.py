@@ -15,7 +15,7 @@ from broker.api.routes.operations import ERRORS, OPERATIONS, PARAMETERS, Operati
 from tests.reference.pages import code, table
 
 _NOTHING = "–"
-_ERRORS = """Every route may also return 421, and one that takes a body 415. Errors have the body
+_ERRORS = """Every route may also return 421, and one that takes a body 408 and 415. Errors have the body
 `{"error", "error_description"}`:"""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.api import audit
 from broker.api.context import CONTEXT
-from broker.api.requests import read_grant_id
+from broker.api.requests import read_grant_id, show_key
 from broker.api.routes.tokens import preferred_wait
 from broker.read.reader import DEFAULT_WAIT
 
@@ -33,6 +33,7 @@ async def authorize(context: Context, request: web.BaseRequest, grant_id: str) -
     The request's body is not read.
     """
     caller = context.callers.authenticate(request.headers)
+    show_key(request)
     caller.require("read", grant_id)
     token = context.reader.at_hand(grant_id)
     if token is None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
 _PAGE_MAX = 1000
+_MOST_PROVIDERS = 100
+"""Providers that a request names; more are possible where there are more."""
 _PUT_MEMBERS = ("provider", "refresh_token", "scope?", "owner?", "label?")
 
 
@@ -67,7 +69,9 @@ async def list_grants(request: web.Request) -> web.Response:
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
         raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
-    providers = query.getall("provider", None) or await _all_providers(request)
+    providers = sorted(set(query.getall("provider", ()))) or await _all_providers(request)
+    if len(providers) > max(_MOST_PROVIDERS, len(context.endpoints)) and "provider" in query:
+        raise InvalidRequest(f"more than {_MOST_PROVIDERS} providers: leave provider out, and all are listed")
     try:
         limit = int(query.get("limit", _PAGE))
     except ValueError:

@@ -14,8 +14,15 @@ from aiohttp import web
 
 from broker.api.context import CONTEXT
 from broker.api.ndjson import LineReader
-from broker.api.requests import BODY_LIMIT, INVALID_GRANT_ID, authenticate_admin, invite_body, require_unencoded
-from broker.api.responses import UNREADABLE_BODY
+from broker.api.requests import (
+    BODY_LIMIT,
+    INVALID_GRANT_ID,
+    authenticate_admin,
+    invite_body,
+    read_pieces,
+    require_unencoded,
+)
+from broker.api.responses import SLOW_BODY, UNREADABLE_BODY
 from broker.api.routes.grants import audit_import, read_annotations, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest, StoreUnavailable
 from broker.model import GRANT_ID
@@ -57,15 +64,17 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     await invite_body(request)
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
-    lines = LineReader(request.content.iter_any())
+    lines = LineReader(read_pieces(request))
     try:
         async for group in lines.groups():
             async with context.turns.turn():
                 outcomes = await _import(context, caller, group)
             await _write(response, outcomes)
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, web.HTTPRequestTimeout) as error:
         outcome: shapes.ImportOutcome = {"line": lines.number + 1, "status": "refused"}
-        await _write(response, [_refused(outcome, InvalidRequest(UNREADABLE_BODY))])
+        text = SLOW_BODY if isinstance(error, web.HTTPRequestTimeout) else UNREADABLE_BODY
+        await _write(response, [_refused(outcome, InvalidRequest(text))])
+        response.force_close()
     await response.write_eof()
     return response
 

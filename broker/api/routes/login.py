@@ -20,6 +20,7 @@ from broker.api.requests import authenticate, read_body, read_grant_id, read_jso
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
+from broker.api.session import cookies
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
 from broker.login.held import OtherAccount
@@ -227,9 +228,8 @@ async def replace_by_browser(request: web.Request) -> web.Response:
 
 def _cookies(request: web.Request) -> dict[str, str]:
     """Return the login cookies of this browser, by state."""
-    return dict(
-        value.split(".", 1) for name, value in request.cookies.items() if name.startswith(_COOKIE) and "." in value
-    )
+    pairs = (value.partition(".") for _, value in cookies(request.headers, _COOKIE))
+    return {state: cookie for state, dot, cookie in pairs if dot}
 
 
 def _not_logged_in(error: BrokerError) -> web.Response:

@@ -134,7 +134,7 @@ def make_document(served: Iterable[tuple[str, str, Handler]], prefix: str = "") 
 
 def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, Any]:
     summary, more = read_docstring(handler)
-    statuses = {*operation.errors, 421} | ({415} if operation.takes is not None else set())
+    statuses = {*operation.errors, 421} | ({408, 415} if operation.takes is not None else set())
     if operation.right is not None:
         more = "\n\n".join(filter(None, (more, f"Needs a key with the right `{operation.right}`.")))
         statuses |= {401, 403}

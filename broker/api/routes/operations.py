@@ -30,6 +30,7 @@ ERRORS = {
             "`invalid_settings`: the settings are wrong, and nothing was changed"
         ),
     ),
+    408: ("Timeout", "the body arrived too slowly: `http.body_timeout` says how long it may take"),
     413: ("TooLarge", "the body is too large"),
     415: ("UnsupportedMediaType", "the body is compressed: send it without a Content-Encoding"),
     421: ("Misdirected", "this Host is not served here"),
@@ -103,7 +104,7 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside 421; 415 where it takes a body; 401 and 403 where it takes a key."""
+    """Statuses with the body `Error`, beside 421; 408, 415 where it takes a body; 401 and 403 where it takes a key."""
     right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None

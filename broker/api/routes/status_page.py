@@ -14,7 +14,7 @@ from aiohttp import web
 
 from broker.api import audit, session
 from broker.api.context import CONTEXT
-from broker.api.requests import find_session, read_json
+from broker.api.requests import find_session, read_json, show_key
 from broker.api.responses import json_response
 from broker.errors import InvalidRequest, NotAllowed
 from broker.secret import key_digest
@@ -105,6 +105,7 @@ async def sign_in(request: web.Request) -> web.Response:
     if not isinstance(key, str) or not key.strip():
         raise InvalidRequest("key is missing: send the key of a caller with the admin right")
     caller = context.callers.identify(None, key)
+    show_key(request)
     if not caller.administers:
         raise NotAllowed(
             f"caller {caller.name!r} has no admin right, which this page needs: see callers in the settings"

@@ -13,15 +13,13 @@ from broker.api import audit
 from broker.api.cached_responses import applied_preference, token_headers
 from broker.api.callers import single
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, is_from_status_page, read_grant_id
+from broker.api.requests import authenticate, is_from_status_page, read_grant_id, show_key
 from broker.api.responses import error_response
 from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from multidict import MultiMapping
 
     from broker.api.callers import Caller, Right
     from broker.api.context import Context
@@ -48,7 +46,7 @@ async def get_token(
 ) -> web.StreamResponse:
     """`GET /v1/grants/{id}/token`: return the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, context.reader
-    caller = require_right(context, headers, "read", grant_id)
+    caller = require_right(context, request, "read", grant_id)
     min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
@@ -78,7 +76,7 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     With `Prefer: return=minimal` (RFC 7240 §4.2), and for the status page, the response is 204 and carries no token.
     """
     context, grant_id, from_page = request.app[CONTEXT], read_grant_id(request), is_from_status_page(request)
-    caller = authenticate(request) if from_page else require_right(context, request.headers, "refresh", grant_id)
+    caller = authenticate(request) if from_page else require_right(context, request, "refresh", grant_id)
     caller.require("refresh", grant_id)
     condition = single(request.headers, "If-Match")
     if condition is None:
@@ -99,7 +97,7 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     return respond_with_token(context, request, token, wait)
 
 
-def require_right(context: Context, headers: MultiMapping[str], right: Right, grant_id: str) -> Caller:
+def require_right(context: Context, request: web.BaseRequest, right: Right, grant_id: str) -> Caller:
     """Return the caller, who must have *right* on the grant; count a refusal.
 
     Raises:
@@ -107,7 +105,8 @@ def require_right(context: Context, headers: MultiMapping[str], right: Right, gr
         NotAllowed: the caller does not have the right.
     """
     try:
-        caller = context.callers.authenticate(headers)
+        caller = context.callers.authenticate(request.headers)
+        show_key(request)
         caller.require(right, grant_id)
     except (NotAllowed, UnknownKey):
         context.metrics.token_requests.labels("denied").inc()
