@@ -20,6 +20,7 @@ from broker.api.cached_responses import CachedResponses
 from broker.api.callers import Callers
 from broker.api.connections import Connections
 from broker.api.context import Context
+from broker.api.denials import Denials
 from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
 from broker.api.health import Health
@@ -34,6 +35,7 @@ from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.notify import open_notifier
+from broker.process.audit_file import AuditFile
 from broker.process.data_dir import prepare, redis_password, sealing_keys
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
@@ -88,7 +90,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     async with _open(settings) as base:
         broker = _build(base, signals.stopping, reload, systemd)
         health = broker.api.health
-        signals.listen(broker.reload.on_signal)
+        signals.listen(broker.on_hangup)
         async with (
             finishing(settings.refresh.request_timeout.total_seconds() + RECORD_LIMIT),
             listening(broker.api) as addresses,
@@ -121,6 +123,7 @@ class _Base:
     settings: Settings
     callers: Callers
     metrics: Metrics
+    audit: AuditFile | None
     store: Store
     providers: ProviderSet
     journal: Journal | None
@@ -142,9 +145,11 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         log.warning("proxy.ignored", variables=ignored)
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics()
+    audit = AuditFile(settings.audit, metrics.audit_lost.inc) if settings.audit.file else None
     providers = ProviderSet(metrics)
     connections = Connections.from_settings(settings.http, metrics)
     async with (
+        _closing(audit),
         open_store(
             settings.redis,
             sealer,
@@ -169,6 +174,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             settings=settings,
             callers=callers,
             metrics=metrics,
+            audit=audit,
             store=store,
             providers=providers,
             make_endpoint=make_endpoint,
@@ -178,6 +184,16 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             connections=connections,
             read_activity=ReadActivity(),
         )
+
+
+@asynccontextmanager
+async def _closing(audit: AuditFile | None) -> AsyncIterator[None]:
+    """Write what waits in the audit stream when all else has ended."""
+    try:
+        yield
+    finally:
+        if audit is not None:
+            await asyncio.to_thread(audit.close)
 
 
 @asynccontextmanager
@@ -207,6 +223,12 @@ class _Broker:
     reload: Reload
     api: Context
 
+    def on_hangup(self) -> None:
+        """Do what SIGHUP asks for: open the audit file anew, and read the settings again."""
+        if self.api.audit is not None:
+            self.api.audit.reopen()
+        self.reload.on_signal()
+
 
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
@@ -234,6 +256,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         connections=base.connections,
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
+        audit=base.audit,
     )
     reload = Reload(
         read,
@@ -244,6 +267,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         store=base.store,
         health=health,
         systemd=systemd,
+        audit=base.audit,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
     return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
@@ -303,10 +327,13 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
             metrics=base.metrics,
             connections=base.connections,
             notifier=base.notifier,
+            audit=base.audit,
             providers=providers,
             max_grants=settings.metrics.max_grants,
         ),
         connections=base.connections,
+        denials=Denials(base.metrics),
+        audit=base.audit,
         read_activity=base.read_activity,
         turns=Turns(base.read_activity),
         reload=reload,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
     from broker.notify import Notifier
+    from broker.process.audit_file import AuditFile
     from broker.read import Cache
     from broker.store import ProviderState, Store
     from broker.store.soonest import Soon
@@ -44,6 +45,7 @@ class Exposition:
         metrics: Metrics,
         connections: Connections,
         notifier: Notifier,
+        audit: AuditFile | None,
         providers: Collection[str],
         max_grants: int,
     ) -> None:
@@ -53,6 +55,7 @@ class Exposition:
         self._metrics = metrics
         self._connections = connections
         self._notifier = notifier
+        self._audit = audit
         self._providers = providers
         self._max_grants = max_grants
         self._scraping: asyncio.Task[bytes] | None = None
@@ -123,6 +126,7 @@ class Exposition:
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),
             connections=len(self._connections),
+            audit_failing=self._audit is not None and bool(self._audit.fault),
             clock_offset=self._store.clock.wall_offset_ms / 1000,
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
+    from broker.process.audit_file import AuditFile
     from broker.process.heartbeat import Heartbeat
     from broker.read import Cache
     from broker.store import ProviderState, Store
@@ -61,7 +62,9 @@ class Health:
         connections: Connections,
         heartbeats: Callable[[], Sequence[Heartbeat]],
         providers: Collection[str],
+        audit: AuditFile | None,
     ) -> None:
+        self._audit = audit
         self._store = store
         self._journal = journal
         self._cache = cache
@@ -89,6 +92,8 @@ class Health:
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
+        if self._audit is not None and self._audit.fault:
+            troubles.append(f"audit: {self._audit.fault}")
         return "; ".join(troubles) or f"refreshing; {len(self._cache)} tokens in memory"
 
     async def report(self) -> Report:
@@ -100,6 +105,10 @@ class Health:
             "journal": self._check_journal(),
             "connections": self._check("connections", full or f"{len(self._connections)} open", ok=not full),
         }
+        if self._audit is not None:
+            fault = self._audit.fault
+            detail = f"{fault}: free space on its disk, or correct audit.file" if fault else "writes"
+            checks["audit"] = self._check("audit", detail, ok=not fault)
         for each in self._heartbeats():
             checks[each.name] = self._check(each.name, _progress(each), ok=each.alive and not each.trouble)
         for state in states or ():

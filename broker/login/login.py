@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -32,7 +32,7 @@ from broker.secret import Secret
 from broker.store import Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from broker.login.held import HeldLogins
     from broker.login.recorder import LoggedIn
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from broker.store import Store
 
 log = structlog.get_logger()
+Denial = Literal["unknown_login", "other_browser"]
+"""Why a redirect that nobody here waits for is refused: a stranger can send as many as they like."""
 _START_ANEW = "ask for a new one, or make one with `token-broker login`"
 
 
@@ -49,6 +51,10 @@ class LoginRefused(BrokerError):
     """This redirect completes no login; the message says why, and what to do."""
 
     code = "login_refused"
+
+    def __init__(self, message: str, *, denied: Denial | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.denied = denied
 
 
 class AlreadyUsed(LoginRefused):
@@ -139,7 +145,9 @@ class Login:
         """
         flow = await self.status(ticket)
         if flow is None:
-            raise LoginRefused(f"this login link is unknown or older than ten minutes: {_START_ANEW}")
+            raise LoginRefused(
+                f"this login link is unknown or older than ten minutes: {_START_ANEW}", denied="unknown_login"
+            )
         if flow.status == "completed":
             raise AlreadyUsed(flow)
         cookie = secrets.token_urlsafe(24)
@@ -195,13 +203,17 @@ class Login:
         state = query.get("state") or await self._state_by_cookie(cookies)
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
-            raise LoginRefused(f"this login is unknown or older than ten minutes, as is its link: {_START_ANEW}")
+            raise LoginRefused(
+                f"this login is unknown or older than ten minutes, as is its link: {_START_ANEW}",
+                denied="unknown_login",
+            )
         if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
         if not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
-                "or complete it with `token-broker login --paste`"
+                "or complete it with `token-broker login --paste`",
+                denied="other_browser",
             )
         if flow.status != "pending":
             raise AlreadyUsed(flow, state)
@@ -228,12 +240,21 @@ class Login:
         if not waiting:
             raise LoginRefused(
                 "the redirect carries no state, and no login of this browser waits: open the login link again in this "
-                f"browser; if it is older than ten minutes, {_START_ANEW}"
+                f"browser; if it is older than ten minutes, {_START_ANEW}",
+                denied="unknown_login",
             )
         return next(reversed(waiting))
 
-    async def complete(self, grant_id: str, redirected_to: str, state: str | None) -> LoggedIn:
+    async def complete(
+        self, grant_id: str, redirected_to: str, state: str | None, check: Callable[[str], None] = lambda _: None
+    ) -> LoggedIn:
         """Complete a login from the URL the browser was redirected to, pasted by the admin who started it.
+
+        Args:
+            grant_id: the grant.
+            redirected_to: the URL.
+            state: of the login, where the URL may have none.
+            check: called with the provider before anything is done; what it raises ends this.
 
         Raises:
             InvalidRequest: it is not a URL that a provider redirects to.
@@ -251,6 +272,7 @@ class Login:
             raise LoginRefused(f"this login is unknown or older than ten minutes: {_START_ANEW}")
         if flow.grant_id != grant_id or flow.cookie_digest:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
+        check(flow.provider)
         if flow.status != "pending":
             raise AlreadyUsed(flow)
         endpoint = self._endpoints.get(flow.provider)
@@ -260,8 +282,12 @@ class Login:
             )
         return await self._complete(given, flow, query)
 
-    async def replace_account(self, grant_id: str, ticket: str) -> LoggedIn:
+    async def replace_account(
+        self, grant_id: str, ticket: str, check: Callable[[str], None] = lambda _: None
+    ) -> LoggedIn:
         """Complete a login that brought another account than the grant's, as an admin decided.
+
+        *check* is called with the provider before anything is done; what it raises ends this.
 
         Raises:
             Conflict: there is nothing to decide (any more).
@@ -269,6 +295,7 @@ class Login:
         flow = await self.status(ticket)
         if flow is None or flow.grant_id != grant_id or not flow.undecided:
             raise Conflict(NOTHING_HELD)
+        check(flow.provider)
         return await self.held.replace_account(flow.undecided)
 
     async def replace_account_by_browser(self, state: str, cookies: Mapping[str, str]) -> LoggedIn:
@@ -282,7 +309,8 @@ class Login:
         if flow is None or not _is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser has no login to decide about: decide in the browser that logged in, or log in again with "
-                "`token-broker login --replace-account`"
+                "`token-broker login --replace-account`",
+                denied="other_browser",
             )
         return await self.held.replace_account(state)
 

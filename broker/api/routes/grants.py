@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import (
-    authenticate,
-    authenticate_admin,
     authenticate_admin_of_all,
-    read_grant_id,
+    authenticate_for,
+    permit,
     read_json,
     require_provider,
 )
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from broker.api.callers import Caller
+    from broker.api.callers import Caller, Right
     from broker.api.context import Context
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
@@ -65,13 +64,15 @@ async def list_grants(request: web.Request) -> web.Response:
 
     *search* is a part of the id; upper and lower case are the same.
     """
-    caller, context, query = authenticate_admin(request), request.app[CONTEXT], request.query
+    caller, context, query = authenticate_for(request, "view"), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
         raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
-    providers = sorted(set(query.getall("provider", ()))) or await _all_providers(request)
+    providers = sorted(set(query.getall("provider", ()))) or await _all_providers(context, caller)
     if len(providers) > max(_MOST_PROVIDERS, len(context.endpoints)) and "provider" in query:
         raise InvalidRequest(f"more than {_MOST_PROVIDERS} providers: leave provider out, and all are listed")
+    for provider in providers:
+        caller.require_provider(provider)
     try:
         limit = int(query.get("limit", _PAGE))
     except ValueError:
@@ -81,7 +82,7 @@ async def list_grants(request: web.Request) -> web.Response:
     cursor = _open_cursor(context, caller, query.get("cursor"))
     part = query.get("search", "").lower()
     page = await context.store.grants.page(
-        providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("admin", grant_id)
+        providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("view", grant_id)
     )
     rows = [describe(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
     return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
@@ -105,15 +106,15 @@ def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | 
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
-async def _all_providers(request: web.Request) -> list[str]:
-    context = request.app[CONTEXT]
-    return sorted(set(context.endpoints) | await context.store.grants.known_providers())
+async def _all_providers(context: Context, caller: Caller) -> list[str]:
+    names = set(context.endpoints) | await context.store.grants.known_providers()
+    return sorted(filter(caller.may_use, names))
 
 
 async def describe_grant(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}`: describe a grant, without its secrets."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, _ = await permit(request, "view")
+    context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
@@ -163,19 +164,20 @@ async def put_grant(request: web.Request) -> web.Response:
 
     Without `provider` and `refresh_token` it sets `owner` and `label` of a grant that there is.
     """
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "admin")
+    context = request.app[CONTEXT]
     body = await read_json(request, *_PUT_MEMBERS)
     annotations = read_annotations(body)
     if not {"provider", "refresh_token"} & body.keys() and annotations != NOBODY:
-        return await _annotate(context, caller, grant_id, annotations)
-    provider, refresh_token, scope = read_import(body, context.endpoints)
+        return await _annotate(request, caller, grant_id, annotations)
+    provider, refresh_token, scope = read_import(body, context.endpoints, caller)
+    await require_room(context, caller, "admin", grant_id)
     registered = await context.store.registry.import_(
         grant_id, provider, refresh_token, scope, due_at=context.store.clock(), ownership=annotations
     )
-    status = refuse_conflict(registered)
+    status = refuse_conflict(registered, named=await may_name(context, caller, registered.holder))
     context.scheduler.wake(provider)
-    audit_import(caller, grant_id, registered)
+    audit_import(request, caller, grant_id, registered)
     answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status, **trimmed(body))
     return json_response(answer, status=201 if status == "created" else 200)
 
@@ -189,23 +191,24 @@ def read_annotations(body: dict[str, Any]) -> Ownership:
     return Ownership(None, read_text(body, "owner"), read_text(body, "label"))
 
 
-async def _annotate(context: Context, caller: Caller, grant_id: str, annotations: Ownership) -> web.Response:
-    registry = context.store.registry
+async def _annotate(request: web.Request, caller: Caller, grant_id: str, annotations: Ownership) -> web.Response:
+    registry = request.app[CONTEXT].store.registry
     held = await registry.generation(grant_id)
     if held is None or not await registry.annotate(grant_id, annotations.owner, annotations.label):
         raise UnknownGrant("no such grant")
-    audit.acted(caller, "grant.annotated", grant_id, generation=held.generation)
+    audit.acted(request, caller, "grant.annotated", grant_id, generation=held.generation)
     return json_response(shapes.Imported(grant_id=grant_id, provider=held.provider, status="annotated"))
 
 
-def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, Secret, str | None]:
-    """Return provider, refresh token and scope of one grant to import.
+def read_import(body: dict[str, Any], providers: Collection[str], caller: Caller) -> tuple[str, Secret, str | None]:
+    """Return provider, refresh token and scope of one grant that *caller* imports.
 
     Raises:
         InvalidRequest: a member is missing or malformed.
+        NotAllowed: the provider is none of the caller's.
     """
     provider, text, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
-    known = require_provider(provider, providers)
+    known = require_provider(provider, providers, caller)
     if not isinstance(text, str):
         raise InvalidRequest("refresh_token must be text: send the refresh token")
     text = trim(text)
@@ -237,14 +240,38 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
-    """Audit the import, unless nothing changed."""
+def audit_import(request: web.Request, caller: Caller, grant_id: str, registered: Registered) -> None:
+    """Audit the import, unless nothing changed; a new grant counts for the caller's quota."""
+    if registered.status == "created" and caller.quota is not None:
+        caller.quota.stored()
     if registered.status not in {"unchanged", "outdated"}:
-        audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
+        audit.acted(
+            request, caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status
+        )
 
 
-def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
-    """Return what an import did.
+async def may_name(context: Context, caller: Caller, grant_id: str | None) -> bool:
+    """Return whether *caller* may be told the id of another grant: it must be its admin."""
+    if grant_id is None or not caller.may("admin", grant_id):
+        return False
+    held = None if caller.providers is None else await context.store.registry.generation(grant_id)
+    return held is None or caller.may_use(held.provider)
+
+
+async def require_room(context: Context, caller: Caller, right: Right, grant_id: str) -> None:
+    """Require that the caller's quota has room for *grant_id*, where that is a new grant.
+
+    Raises:
+        QuotaExceeded: it has not.
+    """
+    quota = caller.quota
+    if quota is not None and quota.grants and await context.store.registry.generation(grant_id) is None:
+        providers = await _all_providers(context, caller)
+        await quota.require_room(context.store, providers, lambda other: caller.may(right, other))
+
+
+def refuse_conflict(registered: Registered, *, named: bool) -> Literal["created", "replaced", "unchanged"]:
+    """Return what an import did; *named*: whether the caller may be told of the other grant of a conflict.
 
     Raises:
         Conflict: a refresh is in flight, another grant holds the token, or a newer token was imported since.
@@ -252,9 +279,10 @@ def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "u
     if registered.status == "leased":
         raise Conflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
     if registered.status == "held":
+        other = f"grant {registered.holder!r}" if named else "a grant that this caller does not administer"
         raise Conflict(
-            f"grant {registered.holder!r} holds the same refresh token already, and two grants would redeem it twice: "
-            "use that grant, or delete it first"
+            f"{other} holds the same refresh token already, and two grants would redeem it twice: use that grant, or "
+            "delete it first"
         )
     if registered.status == "outdated":
         raise Conflict(
@@ -269,8 +297,8 @@ async def delete_grant(request: web.Request) -> web.Response:
 
     `revoked` says whether the provider logged out; the grant is forgotten in any case.
     """
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "admin")
+    context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
@@ -281,23 +309,23 @@ async def delete_grant(request: web.Request) -> web.Response:
             raise
         except BrokerError:
             pass  # then the response says that the provider did not log out
-    logged_out = await finish(_log_out(context, caller, grant))
+    logged_out = await finish(_log_out(request, caller, grant))
     answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
     return json_response(answer)
 
 
-async def _log_out(context: Context, caller: Caller, grant: Grant) -> LoggedOut:
-    logged_out = await context.logout.log_out(grant.grant_id)
-    audit.acted(caller, "grant.deleted", grant.grant_id, generation=grant.generation)
+async def _log_out(request: web.Request, caller: Caller, grant: Grant) -> LoggedOut:
+    logged_out = await request.app[CONTEXT].logout.log_out(grant.grant_id)
+    audit.acted(request, caller, "grant.deleted", grant.grant_id, generation=grant.generation)
     return logged_out
 
 
 async def retry_grant(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/retry`: make a grant due now, parked or not."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "admin")
+    context = request.app[CONTEXT]
     retried = await retry.retry_grant(context.store, context.scheduler, grant_id)
-    audit.acted(caller, "grant.retried", grant_id, generation=retried.generation)
+    audit.acted(request, caller, "grant.retried", grant_id, generation=retried.generation)
     body = shapes.Retried(grant_id=grant_id, state=retried.state)
     if retried.provider not in context.endpoints:
         body["warning"] = (
@@ -309,8 +337,8 @@ async def retry_grant(request: web.Request) -> web.Response:
 
 async def list_providers(request: web.Request) -> web.Response:
     """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
-    authenticate_admin(request)
-    context, names = request.app[CONTEXT], await _all_providers(request)
+    caller, context = authenticate_for(request, "view"), request.app[CONTEXT]
+    names = await _all_providers(context, caller)
     states = await context.store.history.with_last_answers(await context.store.grants.providers(names))
     history = await context.store.history.for_providers(names, context.store.clock())
     endpoints = {state.name: context.endpoints.get(state.name) for state in states}
@@ -352,16 +380,17 @@ async def retry_provider(request: web.Request) -> web.Response:
 
     A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
     """
-    admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
-    context = request.app[CONTEXT]
-    name = require_provider(request.match_info["name"], context.endpoints)
-    retried = await finish(_retry_provider(context, admin, name))
+    reason = "a provider is retried for all of them, so retry grant by grant"
+    admin, context = authenticate_admin_of_all(request, reason, of_providers=True), request.app[CONTEXT]
+    name = require_provider(request.match_info["name"], context.endpoints, admin)
+    retried = await finish(_retry_provider(request, admin, name))
     return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
 
 
-async def _retry_provider(context: Context, admin: Caller, name: str) -> int:
+async def _retry_provider(request: web.Request, admin: Caller, name: str) -> int:
+    context = request.app[CONTEXT]
     retried = await retry.retry_provider(context.store, context.scheduler, name)
-    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=retried)
+    audit.acted(request, admin, "provider.retried", provider=name, grants_taken_up=retried)
     return retried
 
 
@@ -369,6 +398,6 @@ async def test_notices(request: web.Request) -> web.Response:
     """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
     admin = authenticate_admin_of_all(request, "notices are about all of them")
     tested = await finish(request.app[CONTEXT].notifier.test())
-    audit.acted(admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
+    audit.acted(request, admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
     ways = [shapes.WayTested(way=each.channel, told=each.delivered, detail=each.detail) for each in tested]
     return json_response(shapes.NoticesTested(ways=ways))
