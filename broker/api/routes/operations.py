@@ -107,7 +107,7 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside 421; 408 and 415 where it takes a body; 401, 403, 429 and 503 for a key."""
+    """Statuses with the body `Error`, beside 421; 408, 415 where it takes a body; 401, 403, 429 and 503 for a key."""
     right: Literal["read", "refresh", "view", "login", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
