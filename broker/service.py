@@ -1,9 +1,9 @@
 """The whole daemon, wired: read this first.
 
 `serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs four loops beside the listeners: the scheduler (the write path), the
-follower (it keeps the read path's cache current), the history (counts for the status page) and the notifier (notices
-to people). A loop that ends unexpectedly ends the process.
+read path and the API on them, and then runs five loops beside the listeners: the scheduler (the write path), the
+follower (it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to
+people) and the walk that keeps the index of tokens' ends true. A loop that ends unexpectedly ends the process.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from broker.secret import Sealer
 from broker.settings import LEASE_MARGIN
 from broker.startup import adopt, identify
 from broker.store import open_store
+from broker.store.index_walk import IndexWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -219,6 +220,7 @@ class _Broker:
     follower: Follower
     history: HistoryRecorder
     notifier: Notifier
+    index: IndexWalk
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
@@ -233,7 +235,8 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    others = (of_follower, of_history, of_logins, *base.notifier.heartbeats)
+    of_index = Heartbeat("index")
+    others = (of_follower, of_history, of_logins, of_index, *base.notifier.heartbeats)
     history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
@@ -270,7 +273,8 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         audit=base.audit,
     )
     api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    return _Broker(scheduler, follower, history, base.notifier, heartbeats=heartbeats, reload=reload, api=api)
+    index = IndexWalk(base.store, of_index)
+    return _Broker(scheduler, follower, history, base.notifier, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -402,6 +406,7 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
         loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.index.run, stopping), name="index")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:
             yield

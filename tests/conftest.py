@@ -303,6 +303,8 @@ async def _guard_keys(redis: Redis) -> None:
         "history",
         "subjects",
         "told",
+        "ends",
+        "failing",
     }
     for raw in await redis.execute_command("KEYS", "*"):  # type: ignore[no-untyped-call]
         kind = raw.decode().split(":")[2]

@@ -15,7 +15,7 @@ from broker.errors import StoreUnavailable
 from broker.process.metrics import GrantFigures, Metrics, ParkedFigures, ProviderFigures, Standing, render_grants
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
@@ -70,16 +70,23 @@ class Exposition:
 
     async def _scrape(self) -> bytes:
         states: list[ProviderState] | None = None
-        grants = b""
+        grants, unserved = b"", dict[str, int]()
         try:
             async with asyncio.timeout(_FETCH_TIMEOUT):
                 names = sorted({*self._providers, *await self._store.grants.known_providers()})
                 states = await self._store.grants.providers(names)
+                unserved = await self._unserved(names)
                 grants = await self._single_grants(names)
         except (StoreUnavailable, TimeoutError):
             states = None
         # In a thread: a thousand providers have ten thousand lines, and no caller should wait for them.
-        return await asyncio.to_thread(self._metrics.render, self._standing(states)) + grants
+        return await asyncio.to_thread(self._metrics.render, self._standing(states, unserved)) + grants
+
+    async def _unserved(self, providers: Sequence[str]) -> dict[str, int]:
+        """Return how many grants of each provider have no valid token; nothing while the index lacks some."""
+        if not await self._store.urgency.is_complete():
+            return {}
+        return {name: unserved for name, (_, unserved) in (await self._store.urgency.counts(providers)).items()}
 
     async def _single_grants(self, providers: Sequence[str]) -> bytes:
         if time.monotonic() > self._grants_until:
@@ -111,13 +118,18 @@ class Exposition:
             warning_level=warning_level,
         )
 
-    def _standing(self, states: Sequence[ProviderState] | None) -> Standing:
+    def _standing(self, states: Sequence[ProviderState] | None, unserved: Mapping[str, int]) -> Standing:
         grants = sum(sum(state.counts.values()) for state in states or ())
         return Standing(
             providers=None
             if states is None
             else [
-                ProviderFigures(state.name, {str(k): n for k, n in state.counts.items()}, state.suspended)
+                ProviderFigures(
+                    state.name,
+                    {str(k): n for k, n in state.counts.items()},
+                    state.suspended,
+                    unserved.get(state.name),
+                )
                 for state in states
             ],
             truncated=grants > self._max_grants,

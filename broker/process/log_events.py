@@ -135,6 +135,9 @@ EVENTS: dict[str, Event] = {
     ),
     "hook.run": Event(_INFO, "`sink`: the command after a change succeeded"),
     "hook.signalled": Event(_INFO, "`sink`: the signal after a change was sent"),
+    "index.built": Event(
+        _INFO, "every grant of a store that a version before wrote is in the index of tokens' ends: counts are complete"
+    ),
     "journal.off": Event(
         _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
     ),

@@ -71,11 +71,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # else each counter h
 
 @dataclass(frozen=True, slots=True)
 class ProviderFigures:
-    """The state of one provider; *error* while it is suspended."""
+    """The state of one provider; *error* while it is suspended.
+
+    *unserved* counts its grants without a valid token; None: the index does not have all of them yet.
+    """
 
     name: str
     grants: Mapping[str, int]
     error: str | None
+    unserved: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +256,16 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     if standing.providers is None:
         return
     counts = _family("grants", "Grants by provider and state.", "provider", "state")
+    unserved = _family("grants_unserved", "Grants without a valid token for callers; 0 where all is well.", "provider")
     suspended = _family("provider_suspended", "1 while a provider is suspended; error says why.", "provider", "error")
     for provider in standing.providers:
         for state, count in provider.grants.items():
             counts.add_metric([provider.name, state], count)
+        if provider.unserved is not None:
+            unserved.add_metric([provider.name], provider.unserved)
         suspended.add_metric([provider.name, provider.error or ""], float(provider.error is not None))
     yield counts
+    yield unserved
     yield suspended
     yield _gauge(
         "grants_truncated",

@@ -13,6 +13,7 @@ from broker.model import Commit, Grant, State, Token, slotted, usable_until
 from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
+from broker.store.fields import maybe_int, maybe_text
 from broker.store.limits import ending_fields, parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
@@ -167,7 +168,7 @@ class Grants:
                 unreadable, tampered = True, str(error)
             except CannotOpen:  # one grant nobody can open must not hide the others
                 unreadable = True
-        by = _maybe_int(text.get("reauthorize_by"))
+        by = maybe_int(text.get("reauthorize_by"))
         return Grant(
             grant_id=grant_id,
             provider=text["provider"],
@@ -181,7 +182,7 @@ class Grants:
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),
             last_detail=text.get("last_detail"),
-            last_at=_maybe_int(text.get("last_at")),
+            last_at=maybe_int(text.get("last_at")),
             unreadable=unreadable,
             tampered=tampered,
             ownership=ownership.read(self._binding, grant_id, int(text["granted_at"]), raw),
@@ -231,17 +232,27 @@ class Grants:
 
         The grant is read again, after the sets, so that it says why it is in its set.
         """
+        return (await self.placed_each([(grant.provider, grant.grant_id)]))[0] or ("due", grant)
+
+    async def placed_each(self, places: Sequence[tuple[str, str]]) -> list[tuple[State, Grant] | None]:
+        """Return state and grant for each provider and grant id, in one trip; None where there is no such grant."""
         keys = self._keys
         sets: tuple[State, ...] = ("leased", "parked", "due")
-        *scores, row = await self._primary.pipeline(
-            [
-                *(("ZSCORE", keys.ids(state, grant.provider), grant.grant_id) for state in sets),
-                ("HMGET", keys.grant(grant.grant_id), *_GRANT_FIELDS),
-            ]
-        )
-        grant = self._grant(grant.grant_id, row) or grant
-        found = next((row for row in zip(sets, scores, strict=True) if row[1] is not None), None)
-        return ("due", grant) if found is None else (found[0], _due(grant, *found))
+        commands: list[tuple[Argument, ...]] = []
+        for provider, grant_id in places:
+            commands += [("ZSCORE", keys.ids(state, provider), grant_id) for state in sets]
+            commands.append(("HMGET", keys.grant(grant_id), *_GRANT_FIELDS))
+        replies = iter(await self._primary.pipeline(commands))
+        placed: list[tuple[State, Grant] | None] = []
+        for _, grant_id in places:
+            *scores, row = (next(replies) for _ in range(len(sets) + 1))
+            grant = self._grant(grant_id, row)
+            if grant is None:
+                placed.append(None)
+                continue
+            found = next((each for each in zip(sets, scores, strict=True) if each[1] is not None), None)
+            placed.append(("due", grant) if found is None else (found[0], _due(grant, *found)))
+        return placed
 
     async def page(
         self,
@@ -319,13 +330,13 @@ class Grants:
             states.append(
                 ProviderState(
                     name=name,
-                    suspended=_maybe_text(suspended),
-                    suspended_at=_maybe_int(suspended_at),
-                    not_before=_maybe_int(not_before),
+                    suspended=maybe_text(suspended),
+                    suspended_at=maybe_int(suspended_at),
+                    not_before=maybe_int(not_before),
                     ailing=int(ailing or 0),
-                    detail=_maybe_text(detail),
+                    detail=maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
-                    answered_at=_maybe_int(answered_at),
+                    answered_at=maybe_int(answered_at),
                 )
             )
         return states
@@ -382,14 +393,6 @@ def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:
     """Return a grant that is due with the time at which it is due by now: one that failed was postponed."""
     return replace(grant, refresh_at=int(float(score))) if state == "due" else grant
-
-
-def _maybe_int(value: bytes | str | None) -> int | None:
-    return None if value is None else int(float(value))
-
-
-def _maybe_text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")
 
 
 __all__ = ["TOKEN_FIELDS", "CannotOpen", "Grants", "Page", "ProviderState"]

@@ -27,6 +27,7 @@ from broker.store.schedule import Schedule
 from broker.store.scripts import Keys
 from broker.store.seals import Seals
 from broker.store.soonest import Soonest
+from broker.store.urgency import INDEXED, Urgency
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -51,6 +52,7 @@ class Store:
     history: History
     attempts: Attempts
     soonest: Soonest
+    urgency: Urgency
     notices: Notices
     resealing: Resealing
     seals: Seals
@@ -101,6 +103,7 @@ class Store:
         """Mark an empty Redis as a new store; leave a marked one as it is."""
         new: dict[str, str | bytes | int] = {"schema": SCHEMA, "store": secrets.token_hex(8), BINDS: "bound"}
         new["canary"] = self.sealer.seal_bound(CANARY_BOUND, *CANARY, purpose="meta")
+        new[INDEXED] = 1  # there is nothing yet that the index could lack
         # All of them or none: two brokers that start on an empty server agree on one identity.
         await self.primary.call(
             "EVAL",
@@ -184,6 +187,7 @@ def _wire(
         history=History(primary, keys),
         attempts=Attempts(primary, keys, clock),
         soonest=Soonest(primary, keys),
+        urgency=Urgency(primary, keys, grants, clock),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
         seals=Seals(primary, keys, sealer),

@@ -152,7 +152,9 @@ def _call(
         script.keys(
             grant=keys.grant(grant_id),
             due=keys.ids("due", provider),
+            **keys.index(provider),
             **keys.sets(was_provider or provider, prefix="was_"),
+            **keys.index(was_provider or provider, prefix="was_"),
             held_by=keys.held,
             meta=keys.meta,
         ),

@@ -194,6 +194,7 @@ class Registry:
             keys = scripts.FORGET.keys(
                 grant=self._keys.grant(grant_id),
                 **self._keys.sets(provider),
+                **self._keys.index(provider),
                 held_by=self._keys.held,
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),
@@ -328,7 +329,9 @@ class Registry:
             keys = scripts.RESTORE.keys(
                 grant=self._keys.grant(grant_id),
                 due=self._keys.ids("due", provider),
+                **self._keys.index(provider),
                 **self._keys.sets(was_provider or provider, prefix="was_"),
+                **self._keys.index(was_provider or provider, prefix="was_"),
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),
             )

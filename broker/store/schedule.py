@@ -194,6 +194,7 @@ class Schedule:
         keys = scripts.COMMIT.keys(
             grant=self._keys.grant(grant_id),
             **self._keys.sets(claim.provider),
+            **self._keys.index(claim.provider),
             provider=self._keys.provider(claim.provider),
             forgotten=self._keys.forgotten,
             attempts=self._keys.attempts_of(grant_id),
@@ -207,6 +208,7 @@ class Schedule:
             claimed_at=claim.claimed_at,
             answered_at=commit.answered_at,
             refresh_at=commit.refresh_at,
+            ends_at=commit.token.expires_at if commit.token and not commit.failures else "",
             channel=self._keys.channel(grant_id),
             record=attempt_record(commit, self.replica),
             message_count=len(messages),
@@ -227,6 +229,7 @@ class Schedule:
         keys = scripts.POSTPONE.keys(
             grant=self._keys.grant(grant_id),
             **self._keys.sets(claim.provider),
+            **self._keys.index(claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -265,6 +268,7 @@ class Schedule:
         keys = scripts.PARK.keys(
             grant=self._keys.grant(grant_id),
             **self._keys.sets(claim.provider),
+            **self._keys.index(claim.provider),
             provider=self._keys.provider(claim.provider),
             attempts=self._keys.attempts_of(grant_id),
         )
@@ -321,14 +325,17 @@ class Schedule:
 
     async def retry(self, grant_id: str, provider: str) -> Literal["due", "leased", "gone"]:
         """Have a grant tried once more; *provider* is where it was seen last."""
-        return await self._named(scripts.RETRY, grant_id, provider)  # type: ignore[return-value]
+        return await self._named(scripts.RETRY, grant_id, provider, indexed=True)  # type: ignore[return-value]
 
-    async def _named(self, script: scripts.Script, grant_id: str, provider: str, **more: Argument) -> str:
-        """Run a script on one named grant, under whichever provider it is by now."""
+    async def _named(
+        self, script: scripts.Script, grant_id: str, provider: str, *, indexed: bool = False, **more: Argument
+    ) -> str:
+        """Run a script on one named grant, under whichever provider it is by now; *indexed*: it keeps the index."""
         for _ in range(_TRIES):
             keys = script.keys(
                 grant=self._keys.grant(grant_id),
                 **self._keys.sets(provider),
+                **(self._keys.index(provider) if indexed else {}),
             )
             args = script.args(grant_id=grant_id, provider=provider, **more)
             reply: str = (await self._primary.run(script, keys, args)).decode()
@@ -366,6 +373,7 @@ class Schedule:
         keys = scripts.REWIND.keys(
             due=self._keys.ids("due", provider),
             leased=self._keys.ids("leased", provider),
+            **self._keys.index(provider),
             provider=self._keys.provider(provider),
             grant_prefix=self._keys.grants,
         )

@@ -112,6 +112,9 @@ FIND_DUE = Script("find_due")
 PROVIDER_STATES = Script("provider_states")
 FIND_SUSPENDED = Script("find_suspended")
 SIZES = Script("sizes")
+SUM_ENDS = Script("sum_ends")
+MERGE_ENDS = Script("merge_ends")
+REINDEX = Script("reindex")
 
 
 class Keys:
@@ -151,6 +154,18 @@ class Keys:
     def sets(self, provider: str, *, prefix: str = "") -> dict[str, str]:
         """Return the keys of a provider's sets of grant ids, named as the scripts name them: *prefix* and state."""
         return {f"{prefix}{state}": self.ids(state, provider) for state in _STATES}
+
+    def ends(self, provider: str) -> str:
+        """Return the key of a sorted set: every grant of a provider by when its token ends, 0 without one."""
+        return f"{self.all}ends:{provider}"
+
+    def failing(self, provider: str) -> str:
+        """Return the key of a sorted set: those of them that are parked or failed last time, by the same."""
+        return f"{self.all}failing:{provider}"
+
+    def index(self, provider: str, *, prefix: str = "") -> dict[str, str]:
+        """Return the keys of both, named as the scripts name them: *prefix* and name."""
+        return {f"{prefix}ends": self.ends(provider), f"{prefix}failing": self.failing(provider)}
 
     def provider(self, name: str) -> str:
         """Return the key of a hash: what is known of a provider's health."""

@@ -25,9 +25,9 @@ ROWS = [
     row(
         "At a glance",
         4,
-        (4, stat("Brokers that answer", "Targets of the job.", f"sum(up{{{J}}})", (None, BAD), (1, GOOD))),
+        (3, stat("Brokers that answer", "Targets of the job.", f"sum(up{{{J}}})", (None, BAD), (1, GOOD))),
         (
-            4,
+            3,
             stat(
                 "Brokers that reach Redis",
                 "Without it memory serves and nothing is refreshed.",
@@ -37,12 +37,22 @@ ROWS = [
             ),
         ),
         (
-            4,
+            3,
             stat(
                 "Grants",
                 "In all states.",
                 f"sum(max by (job, provider, state) (token_broker_grants{{{P}}}))",
                 (None, "blue"),
+            ),
+        ),
+        (
+            4,
+            stat(
+                "Grants without a valid token",
+                "Callers get none. GET /v1/grants?order=urgent lists them first.",
+                f"sum(max by (job, provider) (token_broker_grants_unserved{{{P}}}))",
+                (None, GOOD),
+                (1, BAD),
             ),
         ),
         (
@@ -56,7 +66,7 @@ ROWS = [
             ),
         ),
         (
-            4,
+            3,
             stat(
                 "Providers suspended",
                 "They refuse the client registration, or grant after grant.",

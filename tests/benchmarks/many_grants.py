@@ -88,12 +88,13 @@ def grants(many: int, sealer: Sealer, now: int) -> Iterator[bytes]:
             )
             + command("RPUSH", f"broker:{{0}}:attempts:{name}", *tried)
             + command("ZADD", "broker:{0}:due:bench", due, name)
+            + command("ZADD", "broker:{0}:ends:bench", due + HOUR, name)
         )
 
 
 def fill(port: int, many: int, sealer: Sealer, now: int) -> float:
     """Write them all; seconds that took."""
-    return send(port, grants(many, sealer, now), 3 * many)
+    return send(port, grants(many, sealer, now), 4 * many)
 
 
 def send(port: int, commands: Iterable[bytes], replies: int) -> float:

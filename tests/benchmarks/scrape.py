@@ -76,27 +76,31 @@ def grants(many: int, now: int) -> Iterator[bytes]:
     for n in range(many + PARKED):
         name, due = f"g{n}", now + HOUR + (n * 7919) % (10 * HOUR)
         state, score = ("due", due) if n < many else ("parked", now)
-        yield command(
-            "HSET",
-            f"broker:{{0}}:grant:{name}",
-            "provider",
-            "bench",
-            "generation",
-            now,
-            "issued_at",
-            now,
-            "expires_at",
-            due + HOUR,
-            "answered_at",
-            now,
-            "granted_at",
-            now,
-            "reauthorize_by",
-            now + 90 * 24 * HOUR,
-            "refresh_at",
-            due,
-            *(("reason", "reauthorization_required") if state == "parked" else ()),
-        ) + command("ZADD", f"broker:{{0}}:{state}:bench", score, name)
+        yield (
+            command(
+                "HSET",
+                f"broker:{{0}}:grant:{name}",
+                "provider",
+                "bench",
+                "generation",
+                now,
+                "issued_at",
+                now,
+                "expires_at",
+                due + HOUR,
+                "answered_at",
+                now,
+                "granted_at",
+                now,
+                "reauthorize_by",
+                now + 90 * 24 * HOUR,
+                "refresh_at",
+                due,
+                *(("reason", "reauthorization_required") if state == "parked" else ()),
+            )
+            + command("ZADD", f"broker:{{0}}:{state}:bench", score, name)
+            + command("ZADD", "broker:{0}:ends:bench", due + HOUR, name)
+        )
 
 
 @contextlib.contextmanager
@@ -104,7 +108,7 @@ def side(folder: Path, many: int) -> Iterator[Side]:
     """Yield a Redis with *many* grants, and a broker on it."""
     port = free_port()
     with running_redis(folder, None, "--appendonly", "no") as store:
-        took = send(store.port, grants(many, int(time.time() * 1000)), 2 * (many + PARKED))
+        took = send(store.port, grants(many, int(time.time() * 1000)), 3 * (many + PARKED))
         path = settings(folder, port, store.port, free_port())
         with running_broker(path, port, **QUIET) as broker:
             print(f"{many} grants written in {took:.0f} s", flush=True)

@@ -124,6 +124,37 @@ async def test_one_version_adopts_the_other(
         assert server.reuse == 0
 
 
+@pytest.mark.timeout(120)
+async def test_side_by_side(
+    sandbox: Sandbox, own_redis: RedisServer, tmp_path: Path, version_before: dict[str, str]
+) -> None:
+    """What a broker of the version before stores and refreshes is in the urgent list of this one, as it is."""
+    providers, url = {"acme": provider_settings(sandbox)["acme"]}, f"redis://127.0.0.1:{own_redis.port}/0"
+    async with broker_process(tmp_path / "older", url, providers, refresh=QUICK, env=version_before) as before:
+        for grant in REFRESHED:
+            await before.put(grant, sandbox.rotating.issue().refresh_token or "", "acme")
+            await until(lambda: before.has_token(grant))
+        async with broker_process(tmp_path / "newer", url, providers, refresh=QUICK) as this:
+            await until(lambda: [line for line in this.log if line["event"] == "index.built"])
+            await _goes_on(before, sandbox, "r1")
+            await before.put("r4", sandbox.rotating.issue().refresh_token or "", "acme")
+            await until(lambda: before.has_token("r4"))
+            assert (await before.ask("DELETE", "/v1/grants/r2"))[0] == 200
+            async with Redis(port=own_redis.port) as redis:
+                await redis.zadd("broker:{0}:ends:acme", {"r1": 1})  # as if its token before had ended meanwhile
+                rows = (await this.get("/v1/grants?order=urgent"))["grants"]
+                assert {(row["grant_id"], row["served"]) for row in rows} <= {(g, True) for g in ("r1", "r3", "r4")}
+                await redis.zadd("broker:{0}:subjects:index", {"index": 0})  # the next round begins now
+
+            async def listed() -> set[str]:
+                return {row["grant_id"] for row in (await this.get("/v1/grants?order=urgent"))["grants"]}
+
+            async def all_are_listed() -> bool:
+                return await listed() == {"r1", "r3", "r4"}
+
+            await until(all_are_listed)
+
+
 async def _log_in(broker: Process, grant: str) -> None:
     status, started, _ = await broker.ask("POST", f"/v1/grants/{grant}/login", json={"provider": "acme"})
     assert status == 200, started

@@ -75,4 +75,4 @@ async def test_no_token_yet(start_broker: StartBroker, tmp_path: Path) -> None:
         body = {"provider": "gone", "refresh_token": "a-refresh-token"}
         assert (await broker.ask("PUT", "/v1/grants/g", json=body))[0] == 201
         found = await once(broker, lambda s: s.name == "token_broker_grant_next_refresh_timestamp_seconds")
-        await fires(tmp_path, found, "TokenBrokerNoTokenYet")
+        await fires(tmp_path, found, "TokenBrokerGrantsUnserved", "TokenBrokerNoTokenYet")

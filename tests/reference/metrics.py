@@ -51,7 +51,7 @@ def _scraped() -> bytes:
     for way in ("webhook", "command"):
         for outcome in ("sent", "failed"):
             counted.notices.labels(way, outcome)
-    provider = ProviderFigures("acme", dict.fromkeys(get_args(State), 0), None)
+    provider = ProviderFigures("acme", dict.fromkeys(get_args(State), 0), None, unserved=0)
     standing = Standing(providers=[provider], risks=frozenset(RISKS))
     grant = GrantFigures("a", "acme", 0, 0, 0, 0, 0)
     return counted.render(standing) + render_grants([grant], [ParkedFigures("b", "acme", 0, "rejected")])

@@ -198,6 +198,12 @@ class Machine(World, RuleBasedStateMachine):
                 assert len(found) == (held is not None), f"{grant} is in {found}"
 
     @invariant()
+    def the_index_is_true(self) -> None:
+        """Every grant's place in the index of tokens' ends is what its hash says; what is gone has none."""
+        if hasattr(self, "truth"):
+            assert not (wrong := self.run(self.misplaced())), wrong
+
+    @invariant()
     def what_is_stored_lives(self) -> None:
         """Check that the stored refresh token is the server's live one, unless nobody within reach heard of it."""
         if not hasattr(self, "truth"):

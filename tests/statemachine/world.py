@@ -14,6 +14,7 @@ from broker.refresh.policy import REPLAY_MARGIN
 from broker.secret import Sealer, Secret, new_sealing_key, parse_sealing_keys
 from broker.settings import Redis
 from broker.store import Store, open_store
+from broker.store.index_walk import examine
 from tests.redis_server import RedisServer
 from tests.statemachine.in_process_sandbox import GRACE, Request, Server
 from tests.statemachine.replica import LEASE_MS, Replica
@@ -112,6 +113,7 @@ class World:
         key, now, call = self.truth.keys.grant(grant), await self.now(), self.truth.primary.call
         if await call("HEXISTS", key, "expires_at"):
             await call("HSET", key, "expires_at", now - 1, "issued_at", now - LEASE_MS)
+            await examine(self.truth, PROVIDERS, None)
 
     async def grace_ends(self) -> None:
         await self.step()
@@ -231,6 +233,27 @@ class World:
                     if await self.truth.primary.call("ZSCORE", key, grant) is not None:
                         found[grant].append(state)
         return found
+
+    async def misplaced(self) -> list[str]:
+        """Grants whose place in the index is not what their hashes say."""
+        keys = self.truth.keys
+        commands: list[tuple[str, ...]] = []
+        for grant in GRANTS:
+            commands.append(("HMGET", keys.grant(grant), "provider", "expires_at", "reason", "failures"))
+            commands += [("ZSCORE", key, grant) for name in PROVIDERS for key in (keys.ends(name), keys.failing(name))]
+        replies = iter(await self.truth.primary.pipeline(commands))
+        wrong = []
+        for grant in GRANTS:
+            provider, ends_at, reason, failures = next(replies)
+            found = [next(replies) for _ in range(2 * len(PROVIDERS))]
+            wanted: list[float | None] = []
+            for name in PROVIDERS:
+                held = provider is not None and provider.decode() == name
+                at = float(ends_at or 0) if held else None
+                wanted += [at, at if reason is not None or int(failures or 0) else None]
+            if [None if at is None else float(at) for at in found] != wanted:
+                wrong.append(f"{grant}: {found}, but {wanted}")
+        return wrong
 
     async def rash(self, before: list[Request]) -> list[str]:
         """Grants that are asked for again, since *before*, although nobody knows what came of the last time.

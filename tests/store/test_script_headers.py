@@ -11,6 +11,7 @@ import pytest
 from broker.model import Ending, Park, Postpone, Token
 from broker.secret import Secret
 from broker.store import Flow, scripts
+from broker.store.index_walk import examine
 from tests.store.steps import LEASE, brought_by, commit_of, imported
 
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     store.schedule._lost_claims["p"] = ["a-claim"]
     await store.schedule.claim("p", 1, LEASE, expired_after=0)
     await log_in_and_out(store)
+    await store.urgency.summary(["p"])
+    await store.urgency.rows(["p"], None, 1)
+    await examine(store, ["p"], None)
     await notify_and_reseal(store)
     assert set(SCRIPTS) - calls.seen == set()
 

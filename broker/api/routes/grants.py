@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from broker.providers import Endpoint
     from broker.store import ProviderState, Registered
     from broker.store.history import Minute
+    from broker.store.urgency import UrgentPage
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
 _PAGE = 100
@@ -60,9 +61,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def list_grants(request: web.Request) -> web.Response:
-    """`GET /v1/grants?state=&provider=&search=&limit=&cursor=`: list grants, parked ones first, then the soonest due.
+    """`GET /v1/grants?state=&provider=&search=&order=&limit=&cursor=`: list grants, parked first, then the soonest due.
 
-    *search* is a part of the id; upper and lower case are the same.
+    *search* is a part of the id; upper and lower case are the same. With `order=urgent`: first the grants without a
+    valid token, the longest unserved first, then parked and failing ones, then the others, by when their tokens end.
     """
     caller, context, query = authenticate_for(request, "view"), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
@@ -80,12 +82,30 @@ async def list_grants(request: web.Request) -> web.Response:
     if not 1 <= limit <= _PAGE_MAX:
         raise InvalidRequest(f"limit is not a number from 1 to {_PAGE_MAX}: send one such as limit={_PAGE}")
     cursor = _open_cursor(context, caller, query.get("cursor"))
-    part = query.get("search", "").lower()
-    page = await context.store.grants.page(
-        providers, states, cursor, limit, lambda grant_id: part in grant_id.lower() and caller.may("view", grant_id)
-    )
+    part, order = query.get("search", "").lower(), query.get("order")
+
+    def permitted(grant_id: str) -> bool:
+        return part in grant_id.lower() and caller.may("view", grant_id)
+
+    if order == "urgent":
+        urgent = await context.store.urgency.rows(providers, cursor, limit, permitted, states=states)
+        return await _respond_urgent(context, caller, urgent)
+    if order is not None:
+        raise InvalidRequest("order is unknown: send order=urgent, or leave it out")
+    page = await context.store.grants.page(providers, states, cursor, limit, permitted)
     rows = [describe(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
     return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
+
+
+async def _respond_urgent(context: Context, caller: Caller, page: UrgentPage) -> web.Response:
+    rows: list[shapes.Grant] = []
+    for row in page.rows:
+        described = describe(row.grant, row.state, soon=context.notifier.ends_soon(row.grant))
+        described["served"] = row.served
+        described["unserved_since"] = None if row.unserved_since is None else row.unserved_since // 1000
+        rows.append(described)
+    complete = await context.store.urgency.is_complete()
+    return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next), complete=complete))
 
 
 def _seal_cursor(context: Context, caller: Caller, cursor: str | None) -> str | None:

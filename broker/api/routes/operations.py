@@ -73,6 +73,7 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "state": ("query", "only grants in these states", _STATE),
     "provider": ("query", "only grants of these providers", {"type": "array", "items": TEXT_SCHEMA}),
     "search": ("query", "a part of the id; upper and lower case are the same", TEXT_SCHEMA),
+    "order": ("query", "the most urgent first", {"type": "string", "enum": ["urgent"]}),
     "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
     "owner": ("query", "the owner that the grant gets", TEXT_SCHEMA),
@@ -167,7 +168,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("a page of the list", shapes.Grants)},
             (400, 503),
             "view",
-            query=("state", "provider", "search", "limit", "cursor"),
+            query=("state", "provider", "search", "order", "limit", "cursor"),
         ),
         ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "view"),
         ("put", "/v1/grants/{id}"): Operation(

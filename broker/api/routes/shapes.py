@@ -100,6 +100,8 @@ class Grant(TypedDict):
     account: Annotated[Account | None, Field(description="null: not known")]
     owner: Annotated[str | None, Field(description="who is responsible for it, as somebody wrote")]
     label: Annotated[str | None, Field(description="what it is for, as somebody wrote")]
+    served: NotRequired[Annotated[bool, Field(description="with `order=urgent`: callers get a token now")]]
+    unserved_since: NotRequired[Annotated[At | None, Field(description="likewise: the end of its last token")]]
 
 
 class Grants(TypedDict):
@@ -107,6 +109,7 @@ class Grants(TypedDict):
 
     grants: list[Grant]
     next: Annotated[str | None, Field(description="the `cursor` of the next page; null: this is the last")]
+    complete: NotRequired[Annotated[bool, Field(description="with `order=urgent`: false just after an upgrade")]]
 
 
 class PutGrant(TypedDict):

@@ -1,21 +1,22 @@
 #!lua flags=allow-oom
 -- commit: store what a token request brought; the same attempt may commit again and again.
 --
--- KEYS: grant due leased parked provider forgotten attempts
--- ARGV: grant_id attempt generation granted_at claimed_at answered_at refresh_at channel record message_count
+-- KEYS: grant due leased parked ends failing provider forgotten attempts
+-- ARGV: grant_id attempt generation granted_at claimed_at answered_at refresh_at ends_at channel record message_count
 -- ARGV: messages_then_fields...
 --   generation, granted_at, claimed_at: as claimed
+--   ends_at: when the token ends that came without a problem, or ""
 --   record: the entry of the grant's attempts, without the decision
 --   messages_then_fields: message_count messages, then fields of the grant, each with its value
 -- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore decides). After
 --   superseded or gone the caller revokes what it received.
-local grant, due, leased, parked, provider, forgotten, attempts = unpack(KEYS)
-local grant_id, attempt, generation, granted_at, claimed_at, answered_at, refresh_at, channel, record,
+local grant, due, leased, parked, ends, failing, provider, forgotten, attempts = unpack(KEYS)
+local grant_id, attempt, generation, granted_at, claimed_at, answered_at, refresh_at, ends_at, channel, record,
   message_count = unpack(ARGV)
-local messages_then_fields = {unpack(ARGV, 11)}
+local messages_then_fields = {unpack(ARGV, 12)}
 message_count = tonumber(message_count)
 
-local stored = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at')
+local stored = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at', 'failures', 'reason')
 if stored[2] == attempt then
   return 'already'
 end
@@ -37,6 +38,11 @@ redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
 redis.call('ZREM', leased, grant_id)
 redis.call('ZREM', parked, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
+if ends_at ~= '' and not stored[4] and not stored[5] then
+  redis.call('ZADD', ends, ends_at, grant_id) -- the usual case: the grant was not failing, and is not
+else
+  index_grant(grant, ends, failing, grant_id)
+end
 redis.call('HDEL', provider, 'not_before', 'suspended', 'suspended_at', 'ailing', 'ailing_at', 'probes', 'refused',
   'detail', 'witness_at', 'witnesses')
 -- A success is evidence about refusals of other grants (see park) if it was asked for after them: written only where

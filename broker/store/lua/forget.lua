@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- forget: remove a grant and every trace of it.
 --
--- KEYS: grant due leased parked held_by forgotten attempts
+-- KEYS: grant due leased parked ends failing held_by forgotten attempts
 -- ARGV: grant_id provider channel message up_to forgotten_at
---   provider: the one that due, leased and parked belong to
+--   provider: the one that the sets belong to
 --   up_to: the newest generation to forget, or ""
 --   forgotten_at: when the grant was forgotten, if a journal is replayed, or ""
 -- Returns: forgotten, moved (read again), newer or gone
-local grant, due, leased, parked, held_by, forgotten, attempts = unpack(KEYS)
+local grant, due, leased, parked, ends, failing, held_by, forgotten, attempts = unpack(KEYS)
 local grant_id, provider, channel, message, up_to, forgotten_at = unpack(ARGV)
 up_to, forgotten_at = tonumber(up_to), tonumber(forgotten_at)
 
@@ -36,5 +36,7 @@ redis.call('DEL', grant, attempts)
 redis.call('ZREM', due, grant_id)
 redis.call('ZREM', leased, grant_id)
 redis.call('ZREM', parked, grant_id)
+redis.call('ZREM', ends, grant_id)
+redis.call('ZREM', failing, grant_id)
 redis.pcall('PUBLISH', channel, message)
 return 'forgotten'

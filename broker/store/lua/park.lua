@@ -2,7 +2,7 @@
 -- park: a refusal. Decide by what other grants of the provider met whether it parks the grant (no more requests until a
 -- person or a retry), is tried again, or suspends the provider.
 --
--- KEYS: grant due leased parked provider attempts
+-- KEYS: grant due leased parked ends failing provider attempts
 -- ARGV: grant_id attempt reason code detail verdict exhausted due_at failures breaker first_pause_ms longest_pause_ms
 -- ARGV: channel message record fields...
 --   code: the server's error code
@@ -13,7 +13,7 @@
 --   record: the entry of the grant's attempts, without the decision
 --   fields: fields of the grant, each with its value
 -- Returns: parked, postponed, suspended, superseded or gone
-local grant, due, leased, parked, provider, attempts = unpack(KEYS)
+local grant, due, leased, parked, ends, failing, provider, attempts = unpack(KEYS)
 local grant_id, attempt, reason, code, detail, verdict, exhausted, due_at, failures, breaker, first_pause_ms,
   longest_pause_ms, channel, message, record = unpack(ARGV)
 local fields = {unpack(ARGV, 16)}
@@ -55,6 +55,7 @@ local function again(at, outcome, decision)
   end
   redis.call('HSET', grant, 'refused', count + 1 .. ' ' .. (first or now) .. ' ' .. now)
   redis.call('ZADD', due, at, grant_id)
+  index_grant(grant, ends, failing, grant_id)
   record_attempt(attempts, decision, record)
 end
 
@@ -115,6 +116,7 @@ end
 redis.call('HDEL', grant, 'refused', 'unknown_at')
 redis.call('HSET', grant, 'reason', reason)
 redis.call('ZADD', parked, now, grant_id)
+index_grant(grant, ends, failing, grant_id)
 record_attempt(attempts, decision, record)
 redis.pcall('PUBLISH', channel, message)
 return 'parked'

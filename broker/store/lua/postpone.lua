@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- postpone: a token request brought nothing; the grant is due again at another time.
 --
--- KEYS: grant due leased parked provider attempts
+-- KEYS: grant due leased parked ends failing provider attempts
 -- ARGV: grant_id attempt due_at unknown lane not_before detail half_close_after first_pause_ms longest_pause_ms
 -- ARGV: jitter channel message generation claimed_at provider_name record fields...
 --   unknown: "unknown" when the refresh token may have been redeemed
@@ -14,7 +14,7 @@
 --   record: the entry of the grant's attempts without the decision, or "" where nothing was sent
 --   fields: fields of the grant, each with its value
 -- Returns: postponed, superseded or gone
-local grant, due, leased, parked, provider, attempts = unpack(KEYS)
+local grant, due, leased, parked, ends, failing, provider, attempts = unpack(KEYS)
 local grant_id, attempt, due_at, unknown, lane, not_before, detail, half_close_after, first_pause_ms,
   longest_pause_ms, jitter, channel, message, generation, claimed_at, provider_name, record = unpack(ARGV)
 local fields = {unpack(ARGV, 18)}
@@ -46,6 +46,7 @@ redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by')
 redis.call('HSET', grant, unpack(fields))
 redis.call('ZREM', leased, grant_id)
 redis.call('ZADD', due, due_at, grant_id)
+index_grant(grant, ends, failing, grant_id)
 
 if lane ~= '' then
   local now = now_ms()

@@ -53,3 +53,62 @@ local function why_immovable(grant, leased, grant_id, provider)
   end
   return redis.call('ZSCORE', leased, grant_id) and 'leased' or nil
 end
+
+-- Keep a grant's place in the index, by its hash: `ends` has every grant of a provider by when its access token ends
+-- (epoch ms; 0: it has none), `failing` those of them that are parked or failed last time, by the same. Return whether
+-- anything was out of place.
+local function index_grant(grant, ends, failing, grant_id)
+  local stored = redis.call('HMGET', grant, 'expires_at', 'reason', 'failures')
+  local ends_at = stored[1] or '0'
+  local is_failing = stored[2] or stored[3] and tonumber(stored[3]) > 0
+  local moved = redis.call('ZADD', ends, 'CH', ends_at, grant_id)
+  return moved + (is_failing and redis.call('ZADD', failing, 'CH', ends_at, grant_id)
+    or redis.call('ZREM', failing, grant_id)) > 0
+end
+
+-- Have the index say of a grant, found in the sets of `provider`, what its hash says. Return the grant's provider (false:
+-- it is gone), and whether anything was out of place.
+local function reindex_grant(grant_prefix, ends_prefix, failing_prefix, provider, grant_id)
+  local grant, moved = grant_prefix .. grant_id, false
+  local current = redis.call('HGET', grant, 'provider')
+  if current ~= provider then
+    moved = redis.call('ZREM', ends_prefix .. provider, grant_id)
+      + redis.call('ZREM', failing_prefix .. provider, grant_id) > 0
+  end
+  if current then
+    moved = index_grant(grant, ends_prefix .. current, failing_prefix .. current, grant_id) or moved
+  end
+  return current, moved
+end
+
+-- Return whether the first place in a sorted set is behind the second. Compares bytes, as Redis does: Lua compares text
+-- as the server's locale has it.
+local function is_behind(score, member, other_score, other)
+  if score ~= other_score then
+    return score > other_score
+  end
+  for i = 1, math.min(#member, #other) do
+    local byte, other_byte = string.byte(member, i), string.byte(other, i)
+    if byte ~= other_byte then
+      return byte > other_byte
+    end
+  end
+  return #member > #other
+end
+
+-- Return how many members of a sorted set stand at a place or before it; without a member: all with that score.
+-- A search by rank, which takes no command that brokers were not allowed before (ZCOUNT).
+local function rank_behind(set, score, member)
+  local low, high, step = 0, redis.call('ZCARD', set), 0
+  while low < high do
+    local found = redis.call('ZRANGE', set, step, step, 'WITHSCORES') -- first of all the first: most sets end here
+    local at = tonumber(found[2])
+    if at > score or at == score and member and is_behind(at, found[1], score, member) then
+      high = step
+    else
+      low = step + 1
+    end
+    step = math.floor((low + high) / 2)
+  end
+  return low
+end

@@ -1,9 +1,9 @@
 #!lua
 -- register: store a grant, new or in place of another of its id, by login or import.
 --
--- KEYS: grant due was_due was_leased was_parked held_by meta
+-- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing held_by meta
 -- ARGV: grant_id mode was_provider was_generation due_at fingerprint channel message dropped_fields provider fields...
---   was_due, was_leased, was_parked: the sets of the provider until now
+--   was_due, was_leased, was_parked, was_ends, was_failing: the sets of the provider until now
 --   meta: for the provider's name
 --   mode: login or import
 --   was_provider, was_generation: until now, or ""
@@ -15,7 +15,7 @@
 -- Returns: {status, detail}
 --   created, replaced, unchanged, outdated (this token was imported before, and replaced since), leased, held (by which
 --   grant), moved (read again)
-local grant, due, was_due, was_leased, was_parked, held_by, meta = unpack(KEYS)
+local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, held_by, meta = unpack(KEYS)
 local grant_id, mode, was_provider, was_generation, due_at, fingerprint, channel, message, dropped_fields,
   provider = unpack(ARGV)
 local fields = {unpack(ARGV, 11)}
@@ -54,7 +54,10 @@ redis.call('HSETNX', meta, 'provider:' .. provider, 1)
 redis.call('ZREM', was_due, grant_id)
 redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
+redis.call('ZREM', was_ends, grant_id)
+redis.call('ZREM', was_failing, grant_id)
 redis.call('ZADD', due, due_at, grant_id)
+index_grant(grant, ends, failing, grant_id)
 if message ~= '' then
   redis.pcall('PUBLISH', channel, message)
 end

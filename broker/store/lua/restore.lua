@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
 -- restore: bring back, from a journal, what an answer brought and the store may have lost. Writes only what is newer.
 --
--- KEYS: grant due was_due was_leased was_parked forgotten attempts
+-- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing forgotten attempts
 -- ARGV: grant_id was_provider generation answered_at refresh_at attempt channel message followed granted_at record
 -- ARGV: fields...
---   was_due, was_leased, was_parked: the sets of the provider until now
+--   was_due, was_leased, was_parked, was_ends, was_failing: the sets of the provider until now
 --   was_provider: until now, or ""
 --   followed: the generation that this one followed
 --   record: the entry of the grant's attempts, without the decision
 --   fields: fields of the grant, each with its value
 -- Returns: restored, known, replaced (by a login or an import), forgotten or moved (read again)
-local grant, due, was_due, was_leased, was_parked, forgotten, attempts = unpack(KEYS)
+local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, forgotten,
+  attempts = unpack(KEYS)
 local grant_id, was_provider, generation, answered_at, refresh_at, attempt, channel, message, followed, granted_at,
   record = unpack(ARGV)
 local fields = {unpack(ARGV, 12)}
@@ -63,7 +64,10 @@ redis.call('HSET', grant, 'generation', generation)
 redis.call('ZREM', was_due, grant_id)
 redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
+redis.call('ZREM', was_ends, grant_id)
+redis.call('ZREM', was_failing, grant_id)
 redis.call('ZADD', due, refresh_at, grant_id)
+index_grant(grant, ends, failing, grant_id)
 record_attempt(attempts, 'restored', record)
 message = string.gsub(message, '("generation": ?)%d+', '%1' .. string.format('%.0f', generation))
 redis.pcall('PUBLISH', channel, message)

@@ -1,11 +1,11 @@
 #!lua
 -- retry: a person has a grant tried once more, whether it is parked or backing off.
 --
--- KEYS: grant due leased parked
+-- KEYS: grant due leased parked ends failing
 -- ARGV: grant_id provider
---   provider: the one that due, leased and parked belong to
+--   provider: the one that the sets belong to
 -- Returns: due, leased, moved (read again) or gone
-local grant, due, leased, parked = unpack(KEYS)
+local grant, due, leased, parked, ends, failing = unpack(KEYS)
 local grant_id, provider = unpack(ARGV)
 
 local immovable = why_immovable(grant, leased, grant_id, provider)
@@ -15,4 +15,5 @@ end
 redis.call('HDEL', grant, 'reason', 'failures', 'refused')
 redis.call('ZREM', parked, grant_id)
 redis.call('ZADD', due, now_ms(), grant_id)
+index_grant(grant, ends, failing, grant_id)
 return 'due'

@@ -3,10 +3,10 @@
 -- they were meant to be from their issue, and a lease ends as if it began now, so that none waits for a clock to catch
 -- up.
 --
--- KEYS: due leased provider grant_prefix
+-- KEYS: due leased ends failing provider grant_prefix
 -- ARGV: offset page_size lease_ms
 -- Returns: the count of grants that were examined; the last call (fewer than page_size) marks the clock as seen
-local due, leased, provider, grant_prefix = unpack(KEYS)
+local due, leased, ends, failing, provider, grant_prefix = unpack(KEYS)
 local offset, page_size, lease_ms = unpack(ARGV)
 page_size = tonumber(page_size)
 
@@ -26,6 +26,7 @@ for _, id in ipairs(ids) do
     redis.call('HSET', grant_prefix .. id, 'issued_at', now, 'refresh_at', tonumber(stored[2]) - back,
       'expires_at', tonumber(stored[3]) - back)
     redis.call('ZADD', due, 'LT', math.max(now, tonumber(stored[2]) - back), id)
+    index_grant(grant_prefix .. id, ends, failing, id)
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', leased, '(' .. now + lease_ms, '+inf')) do
