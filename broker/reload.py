@@ -78,7 +78,9 @@ class Reload:
         self._naming: asyncio.Task[None] | None = None
 
     def on_signal(self) -> None:
-        """Read the settings again after SIGHUP; what came of it is in the log."""
+        """Open the audit file anew after SIGHUP, and read the settings again; what came of it is in the log."""
+        if self._audit is not None:
+            self._audit.reopen()
         if self._read is not None:
             _ = self._request(self._read)
 

@@ -28,14 +28,14 @@ from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
-from broker.journal.journal import Journal
+from broker.journal.opening import open_journal
 from broker.journal.replay import Replay
 from broker.login.held import HeldLogins
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
 from broker.notify import open_notifier
-from broker.process.audit_file import AuditFile
+from broker.process.audit_file import open_audit
 from broker.process.data_dir import prepare, redis_password, sealing_keys
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
@@ -63,7 +63,9 @@ from broker.store.index_walk import IndexWalk
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from broker.journal.journal import Journal
     from broker.notify import Notifier
+    from broker.process.audit_file import AuditFile
     from broker.process.signals import Signals
     from broker.refresh.provider_set import MakeEndpoint
     from broker.settings import Provider, Settings
@@ -91,7 +93,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     async with _open(settings) as base:
         broker = _build(base, signals.stopping, reload, systemd)
         health = broker.api.health
-        signals.listen(broker.on_hangup)
+        signals.listen(broker.reload.on_signal)
         async with (
             finishing(settings.refresh.request_timeout.total_seconds() + RECORD_LIMIT),
             listening(broker.api) as addresses,
@@ -146,11 +148,10 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         log.warning("proxy.ignored", variables=ignored)
     callers = Callers.load(settings.callers, settings.data_dir)
     metrics = Metrics()
-    audit = AuditFile(settings.audit, metrics.audit_lost.inc) if settings.audit.file else None
     providers = ProviderSet(metrics)
     connections = Connections.from_settings(settings.http, metrics)
     async with (
-        _closing(audit),
+        open_audit(settings.audit, metrics.audit_lost.inc) as audit,
         open_store(
             settings.redis,
             sealer,
@@ -160,7 +161,7 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             old_tokens=providers.old_tokens,
         ) as store,
         open_http(refresh.request_timeout.total_seconds()) as http,
-        _open_journal(settings, sealer, store) as journal,
+        open_journal(settings, sealer, store) as journal,
         open_notifier(settings.notify, settings.outgoing, store, providers.limits, metrics) as notifier,
     ):
 
@@ -187,31 +188,6 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         )
 
 
-@asynccontextmanager
-async def _closing(audit: AuditFile | None) -> AsyncIterator[None]:
-    """Write what waits in the audit stream when all else has ended."""
-    try:
-        yield
-    finally:
-        if audit is not None:
-            await asyncio.to_thread(audit.close)
-
-
-@asynccontextmanager
-async def _open_journal(settings: Settings, sealer: Sealer, store: Store) -> AsyncIterator[Journal | None]:
-    if not settings.refresh.journal:
-        log.warning(
-            "journal.off", hint="an answer that Redis loses is lost: refresh.journal = true writes it down first"
-        )
-        yield None
-        return
-    journal = await Journal.open(settings.data_dir / "journal", sealer, store.clock, store.schedule.life)
-    try:
-        yield journal
-    finally:
-        await journal.close()
-
-
 @dataclass(frozen=True, slots=True)
 class _Broker:
     """What runs: the loops, their heartbeats, and what requests reach."""
@@ -224,12 +200,6 @@ class _Broker:
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
     api: Context
-
-    def on_hangup(self) -> None:
-        """Do what SIGHUP asks for: open the audit file anew, and read the settings again."""
-        if self.api.audit is not None:
-            self.api.audit.reopen()
-        self.reload.on_signal()
 
 
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:

@@ -7,6 +7,7 @@ seconds, a crash of the process nothing that was written. Knows nothing of reque
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import errno
@@ -16,6 +17,7 @@ import stat
 import threading
 import time
 from collections import deque
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,7 @@ import structlog
 from broker.errors import AuditUnavailable, InvalidSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from broker.settings import Audit
 
@@ -196,6 +198,21 @@ class AuditFile:
         with contextlib.suppress(FileNotFoundError):
             path.replace(path.with_name(f"{path.name}.1"))
         self._reopen()
+
+
+@asynccontextmanager
+async def open_audit(settings: Audit, count_lost: Callable[[int], object]) -> AsyncIterator[AuditFile | None]:
+    """Open the stream that the settings name, if any; at the end write what waits.
+
+    Raises:
+        InvalidSettings: it cannot be opened.
+    """
+    audit = AuditFile(settings, count_lost) if settings.file else None
+    try:
+        yield audit
+    finally:
+        if audit is not None:
+            await asyncio.to_thread(audit.close)
 
 
 def _open_file(path: Path) -> tuple[int, int]:

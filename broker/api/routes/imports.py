@@ -25,7 +25,7 @@ from broker.api.requests import (
     require_unencoded,
 )
 from broker.api.responses import SLOW_BODY, UNREADABLE_BODY
-from broker.api.routes.grants import audit_import, may_name, read_annotations, read_import, require_room, trimmed
+from broker.api.routes.import_one import audit_import, may_name, read_annotations, read_import, require_room, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest, StoreUnavailable
 from broker.model import GRANT_ID
 from broker.store import Import

@@ -19,7 +19,8 @@ from broker.api.context import CONTEXT
 from broker.api.requests import permit, read_body, read_json, require_provider
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
-from broker.api.routes.grants import describe_account, require_room
+from broker.api.routes.grants import describe_account
+from broker.api.routes.import_one import require_room
 from broker.api.session import cookies
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
