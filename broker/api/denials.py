@@ -31,11 +31,8 @@ _OF_GRANTS = 4
 class Denials:
     """Counts refusals, and logs them within a limit."""
 
-    def __init__(self, metrics: Metrics, *, logged: int = LOGGED, window: float = WINDOW) -> None:
-        """*logged* refusals of one reason are logged within *window* seconds."""
+    def __init__(self, metrics: Metrics) -> None:
         self._counter = metrics.denied
-        self._logged = logged
-        self._window = window
         self._counts: dict[str, int] = {}
 
     def note_error(self, request: web.BaseRequest, error: BaseException, grant_id: str | None = None) -> None:
@@ -59,8 +56,8 @@ class Denials:
         count = self._counts.get(reason, 0) + 1
         self._counts[reason] = count
         if count == 1:
-            asyncio.get_running_loop().call_later(self._window, self._begin_anew, reason)
-        if count <= self._logged:
+            asyncio.get_running_loop().call_later(WINDOW, self._begin_anew, reason)
+        if count <= LOGGED:
             route, in_path = _asked(request)
             log.warning(
                 "access.denied",
@@ -74,9 +71,9 @@ class Denials:
             )
 
     def _begin_anew(self, reason: str) -> None:
-        left_out = self._counts.pop(reason) - self._logged
+        left_out = self._counts.pop(reason) - LOGGED
         if left_out > 0:
-            log.warning("access.denials_left_out", reason=reason, count=left_out, seconds=self._window)
+            log.warning("access.denials_left_out", reason=reason, count=left_out, seconds=WINDOW)
 
 
 def _asked(request: web.BaseRequest) -> tuple[str, str | None]:
