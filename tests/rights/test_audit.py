@@ -6,17 +6,22 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from redis.asyncio import Redis
 
 from broker.errors import InvalidSettings
 from broker.process.audit_file import MAX_LINES, AuditFile, require_usable
 from broker.sandbox import Sandbox
 from broker.settings import Audit
-from tests.conftest import RunningBroker
+from tests.redis_server import RedisServer
+from tests.regressions.process import broker_process
 from tests.rights.conftest import CALLERS, StartRights, as_, counted, with_keys
 from tests.steps import log_in
 from tests.waiting import until
@@ -50,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 async def test_every_event(start_rights: StartRights, sandbox: Sandbox, path: Path) -> None:
     """Each act is one line with caller, peer, grant and request; no token, key or code stands in any."""
-    async with start_rights(CALLERS, audit={"file": str(path)}) as broker:
+    async with start_rights(CALLERS, audit={"file": str(path)}, refresh={"min_interval": "0s"}) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         token = await broker.token("g1")
         etag = f'"{token["generation"]}"'
@@ -69,8 +74,9 @@ async def test_every_event(start_rights: StartRights, sandbox: Sandbox, path: Pa
         await log_in(broker, "g2", "een")
         await broker.ask("DELETE", "/v1/grants/g2", headers=as_("all"))
         page = {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"}
-        await broker.ask("POST", "/session", json={"key": broker.admin_key}, headers=page)
-        await broker.ask("POST", "/session/end", headers=page)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+            await browser.post(f"{broker.url}/session", json={"key": broker.admin_key}, headers=page)
+            await browser.post(f"{broker.url}/session/end", headers=page)
         await broker.ask("POST", "/v1/sealing/reseal")
         await broker.ask("POST", "/v1/notify/test")
         await broker.ask("GET", "/v1/grants/g1/token", headers=as_("nobody"))
@@ -136,16 +142,46 @@ async def test_request_ids(start_rights: StartRights, sandbox: Sandbox, path: Pa
         assert ("X-Request-Id" in got) is audited
 
 
-async def test_a_change_of_rights(start_rights: StartRights, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reload names the callers that are new, that have other rights, and that are gone."""
-    async with start_rights(CALLERS, audit={"file": str(path)}) as broker:
-        changed = {name: rights for name, rights in CALLERS.items() if name != "view"}
-        changed = with_keys(changed | {"read": {"read": ["*"]}, "new": {"read": ["x"]}})
-        fresh = type(broker.settings).model_validate(broker.settings.model_dump() | {"callers": changed})
-        monkeypatch.setattr(broker.settings, "callers", fresh.callers)
-        assert (await broker.ask("POST", "/v1/reload"))[0] == 200
-    events = lines(path)
-    assert [event["did"] for event in events] == ["settings.reload"]
+async def test_a_change_of_rights(tmp_path: Path, shared_redis: RedisServer, redis: Redis) -> None:
+    """SIGHUP opens the file anew, and names the callers that are new, that have other rights, and that are gone."""
+    path = tmp_path / "audit.jsonl"
+    environment = {"TOKEN_BROKER_AUDIT__FILE": str(path)}
+    async with broker_process(tmp_path, shared_redis.url, {}, env=environment) as broker:
+        settings = tmp_path / "broker.toml"
+        before = settings.read_text()
+
+        async def reload(callers: dict[str, dict[str, Any]]) -> None:
+            tables = [
+                f"[callers.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in caller.items())
+                for name, caller in with_keys(callers).items()
+            ]
+            settings.write_text("\n".join([before, *tables]))
+            known = len([event for event in broker.log if event["event"] == "settings.reloaded"])
+            broker.popen.send_signal(signal.SIGHUP)
+            await until(lambda: len([e for e in broker.log if e["event"] == "settings.reloaded"]) > known)
+
+        await reload({"gone": {"read": ["a"]}, "kept": {"read": ["a"]}, "other": {"read": ["a"]}})
+        await until(lambda: path.read_text())
+        path.rename(tmp_path / "moved")
+        await reload({"kept": {"read": ["a"]}, "other": {"read": ["a"], "admin": ["a"]}, "new": {}})
+        await until(lambda: path.exists() and path.read_text())
+        await broker.check_secrets()
+    (first,), (second,) = lines(tmp_path / "moved"), lines(path)
+    assert (first["did"], sorted(first["added"])) == ("rights.changed", ["gone", "kept", "other"])
+    assert (second["added"], second["changed"], second["removed"]) == (["new"], ["other"], ["gone"])
+
+
+async def test_a_broker_that_cannot_audit_does_not_start(tmp_path: Path) -> None:
+    """It exits with 78, and names file, line, key and cure."""
+    file = tmp_path / "broker.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\n[redis]\nurl = "embedded:"\n[audit]\nfile = "{tmp_path}/none/audit"\n')
+    program = [sys.executable, "-m", "broker", "run", "--config", str(file)]
+    process = await asyncio.create_subprocess_exec(*program, stderr=asyncio.subprocess.PIPE)
+    _, text = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 78
+    assert f"{file}:5: audit.file: {tmp_path}/none/audit cannot be opened for appending" in " ".join(
+        text.decode().split()
+    )
 
 
 async def test_a_full_disk(

@@ -12,7 +12,6 @@ import pytest
 from broker.api.quotas import Quota
 from broker.errors import QuotaExceeded
 from broker.sandbox import Sandbox
-from tests.conftest import RunningBroker
 from tests.rights.conftest import StartRights, as_, counted, denied
 from tests.waiting import until
 
@@ -81,7 +80,9 @@ async def test_long_polls(start_rights: StartRights, sandbox: Sandbox) -> None:
     async with start_rights({"svc": {**RIGHTS, "long_polls": 1}}) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         etag = f'"{(await broker.token("g1"))["generation"]}"'
-        poll = partial(broker.ask, "GET", "/v1/grants/g1/token", headers=as_("svc", Prefer="wait=50", **{"If-None-Match": etag}))
+        poll = partial(
+            broker.ask, "GET", "/v1/grants/g1/token", headers=as_("svc", Prefer="wait=50", **{"If-None-Match": etag})
+        )
         waiting = asyncio.create_task(poll())
 
         async def one_waits() -> bool:
@@ -122,7 +123,9 @@ async def test_grants(start_rights: StartRights) -> None:
             status, reply, _ = await broker.ask(method, path, json=body, headers=as_("svc"))
             assert (status, reply["error"]) == (429, "quota_exceeded")
             assert "callers.svc.grants" in reply["error_description"]
-        assert (await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"}, headers=as_("svc")))[0] == 200
+        assert (await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "acme"}, headers=as_("svc")))[
+            0
+        ] == 200
         assert await denied(broker, "quota_grants") == 3
 
 
