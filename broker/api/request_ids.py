@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ HEADER = istr("X-Request-Id")
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 """Of each character of an id: none of them ends a header, a JSON string or a line of a terminal."""
 _KEY = "request_id"
+_PROCESS = secrets.token_hex(8)
+_COUNT = itertools.count(1)
+"""New ids are this process's random number and a count: unlike one another, also among replicas, and no secret."""
 
 
 def request_id(request: web.BaseRequest) -> str:
@@ -22,7 +26,7 @@ def request_id(request: web.BaseRequest) -> str:
     known: str | None = request.get(_KEY)
     if known is None:
         sent = request.headers.get(HEADER, "")
-        known = request[_KEY] = sent if _VALID.fullmatch(sent) else secrets.token_hex(8)
+        known = request[_KEY] = sent if sent and _VALID.fullmatch(sent) else f"{_PROCESS}{next(_COUNT):06x}"
     return known
 
 

@@ -35,7 +35,7 @@ class FullDisk:
         write = os.write
 
         def refusing(descriptor: int, data: bytes) -> int:
-            if self.is_full and os.readlink(f"/proc/self/fd/{descriptor}") == str(path):
+            if self.is_full and Path(f"/proc/self/fd/{descriptor}").readlink() == path:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(descriptor, data)
 
@@ -161,7 +161,7 @@ async def test_a_change_of_rights(tmp_path: Path, shared_redis: RedisServer, red
             await until(lambda: len([e for e in broker.log if e["event"] == "settings.reloaded"]) > known)
 
         await reload({"gone": {"read": ["a"]}, "kept": {"read": ["a"]}, "other": {"read": ["a"]}})
-        await until(lambda: path.read_text())
+        await until(path.read_text)
         path.rename(tmp_path / "moved")
         await reload({"kept": {"read": ["a"]}, "other": {"read": ["a"], "admin": ["a"]}, "new": {}})
         await until(lambda: path.exists() and path.read_text())
@@ -230,7 +230,7 @@ async def test_a_full_disk_that_refuses(
         ):
             status, body, headers = await broker.ask(method, at, **options)
             assert status == 503, (method, at, body)
-            if at.startswith("/v1") or at.startswith("/oauth2"):
+            if at.startswith(("/v1", "/oauth2")):
                 assert (body["error"], headers["Retry-After"]) == ("audit_unavailable", "5")
         assert (await broker.ask("GET", "/healthz"))[0] == 200
         disk.is_full = False
