@@ -132,6 +132,10 @@ class WrongStore(StoreUnavailable):
     code = "not_our_store"
 
 
+class MovedStore(WrongStore):
+    """The store that this broker knows is being moved to another Redis, or was (503)."""
+
+
 class ProviderUnavailable(BrokerError):
     """The provider did not answer a code exchange or a revocation (502)."""
 

@@ -1,9 +1,6 @@
 """The whole daemon, wired: read this first.
 
-`serve` opens the store, the HTTP client of the providers, the journal and the notifier, builds the write path, the
-read path and the API on them, and then runs five loops beside the listeners: the scheduler (the write path), the
-follower (it keeps the read path's cache current), the history (counts for the status page), the notifier (notices to
-people) and the walk that keeps the index of tokens' ends true. A loop that ends unexpectedly ends the process.
+`serve` builds the write path, the read path and the API, and runs loops beside the listeners. One that ends ends it.
 """
 
 from __future__ import annotations
@@ -23,11 +20,13 @@ from broker.api.context import Context
 from broker.api.denials import Denials
 from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
-from broker.api.health import Health
+from broker.api.health import Health, Watched
 from broker.api.hosts import Hosts
 from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
+from broker.api.verdict import Verdicts
+from broker.journal.lost import LostGrants
 from broker.journal.opening import open_journal
 from broker.journal.replay import Replay
 from broker.login.held import HeldLogins
@@ -48,6 +47,7 @@ from broker.providers.proxy import Proxy, ignored_variables, require_proxies
 from broker.read import Cache, Follower, Reader
 from broker.read.activity import ReadActivity
 from broker.read.cache import any_of
+from broker.refresh.clock_watch import ClockWatch
 from broker.refresh.history import HistoryRecorder
 from broker.refresh.provider_set import ProviderSet
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
@@ -133,6 +133,8 @@ class _Base:
     notifier: Notifier
     cache: Cache
     connections: Connections
+    lost_grants: LostGrants
+    clock_watch: ClockWatch
     read_activity: ReadActivity
     make_endpoint: MakeEndpoint
 
@@ -162,7 +164,14 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
         ) as store,
         open_http(refresh.request_timeout.total_seconds()) as http,
         open_journal(settings, sealer, store) as journal,
-        open_notifier(settings.notify, settings.outgoing, store, providers.limits, metrics) as notifier,
+        open_notifier(
+            settings.notify,
+            settings.outgoing,
+            store,
+            providers.limits,
+            metrics,
+            page=settings.status_page_url,
+        ) as notifier,
     ):
 
         def make_endpoint(name: str, provider: Provider) -> Endpoint:
@@ -171,7 +180,9 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             return Endpoint.from_settings(name, provider, through, clock=store.clock, window=refresh.window)
 
         providers.replace(settings.providers, make_endpoint)
-        warm = any_of(settings.cache.warm)
+        max_entries, warm = settings.cache.max_entries, any_of(settings.cache.warm)
+        cache = Cache(max_entries, warm, max_waiting=connections.may_wait, offset_of=store.clock.offset_of)
+        store.clock.listeners.append(cache.rewind)
         yield _Base(
             settings=settings,
             callers=callers,
@@ -182,8 +193,10 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
             make_endpoint=make_endpoint,
             journal=journal,
             notifier=notifier,
-            cache=Cache(settings.cache.max_entries, warm, max_waiting=connections.may_wait),
+            cache=cache,
             connections=connections,
+            lost_grants=LostGrants(store, journal, Heartbeat("lost grants"), providers.endpoints),
+            clock_watch=ClockWatch(store, Heartbeat("clock"), providers.endpoints, lease_ms=_ms(refresh.lease)),
             read_activity=ReadActivity(),
         )
 
@@ -192,10 +205,10 @@ async def _open(settings: Settings) -> AsyncIterator[_Base]:
 class _Broker:
     """What runs: the loops, their heartbeats, and what requests reach."""
 
+    base: _Base
     scheduler: Scheduler
     follower: Follower
     history: HistoryRecorder
-    notifier: Notifier
     index: IndexWalk
     heartbeats: Callable[[], Sequence[Heartbeat]]
     reload: Reload
@@ -205,9 +218,10 @@ class _Broker:
 def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
-    of_index = Heartbeat("index")
-    others = (of_follower, of_history, of_logins, of_index, *base.notifier.heartbeats)
-    history = HistoryRecorder(base.store, of_history, base.providers.endpoints)
+    index = IndexWalk(base.store, of_index := Heartbeat("index"))
+    watches = (base.lost_grants.heartbeat, base.clock_watch.heartbeat, *base.notifier.heartbeats)
+    others = (of_follower, of_history, of_logins, of_index, of_verdict := Heartbeat("verdict"), *watches)
+    history = HistoryRecorder(base.store, of_history, base.providers.endpoints, base.cache.changes.note_all)
     scheduler = _build_scheduler(base, history, stopping)
     follower = Follower(
         base.store,
@@ -222,7 +236,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         return (*base.providers.heartbeats, *others)
 
     base.callers.on_replace = base.cache.wake_all
-    health = Health(
+    watched = Watched(
         store=base.store,
         journal=base.journal,
         cache=base.cache,
@@ -231,6 +245,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         providers=base.providers.endpoints,
         audit=base.audit,
     )
+    health = Health(watched)
     reload = Reload(
         read,
         base.settings,
@@ -242,9 +257,8 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
         systemd=systemd,
         audit=base.audit,
     )
-    api = _build_api(base, scheduler, health, reload, of_logins=of_logins)
-    index = IndexWalk(base.store, of_index)
-    return _Broker(scheduler, follower, history, base.notifier, index, heartbeats=heartbeats, reload=reload, api=api)
+    api = _build_api(base, scheduler, Verdicts(watched, health, of_verdict), reload, of_logins)
+    return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
 def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
@@ -277,7 +291,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload, *, of_logins: Heartbeat) -> Context:
+def _build_api(base: _Base, scheduler: Scheduler, verdicts: Verdicts, reload: Reload, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -290,7 +304,8 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
         callers=base.callers,
         hosts=Hosts(settings.http),
         responses=CachedResponses(store.clock),
-        health=health,
+        health=verdicts.health,
+        verdicts=verdicts,
         metrics=base.metrics,
         scheduler=scheduler,
         notifier=base.notifier,
@@ -302,6 +317,7 @@ def _build_api(base: _Base, scheduler: Scheduler, health: Health, reload: Reload
             connections=base.connections,
             notifier=base.notifier,
             audit=base.audit,
+            lost=base.lost_grants,
             providers=providers,
             max_grants=settings.metrics.max_grants,
         ),
@@ -324,6 +340,7 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
         page_url=base.settings.status_page_url,
         min_interval_ms=_ms(base.settings.refresh.min_interval),
         report_budget=base.settings.refresh.report_budget,
+        recover=base.lost_grants.recover,
     )
 
 
@@ -361,9 +378,8 @@ async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> boo
     await name_all_waiting_grants(store, base.providers.endpoints)
     health.started = True
     collect_less()
-    log.info(
-        "broker.started", store=store.store_id, replica=store.schedule.replica, providers=list(base.providers.endpoints)
-    )
+    names = list(base.providers.endpoints)
+    log.info("broker.started", store=store.store_id, replica=store.schedule.replica, providers=names)
     return True
 
 
@@ -375,7 +391,10 @@ async def _running(broker: _Broker, stopping: asyncio.Event) -> AsyncIterator[No
         loops.create_task(supervised(broker.scheduler.run, stopping), name="scheduler")
         loops.create_task(supervised(broker.follower.run, ending), name="follower")
         loops.create_task(supervised(broker.history.run, ending), name="history")
-        loops.create_task(supervised(broker.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.api.verdicts.run, ending), name="verdict")
+        loops.create_task(supervised(broker.base.notifier.run, stopping), name="notices")
+        loops.create_task(supervised(broker.base.lost_grants.run, stopping), name="lost grants")
+        loops.create_task(supervised(broker.base.clock_watch.run, stopping), name="clock")
         loops.create_task(supervised(broker.index.run, stopping), name="index")
         loops.create_task(supervised(broker.api.login.held.run, stopping), name="held logins")
         try:

@@ -46,10 +46,11 @@ async def identify(
             heartbeat.signal()
         try:
             await store.identify(known)
+            await store.clock_steps.agree()
             if known is None:
                 remember_store(data_dir, store.store_id)
         except StoreUnavailable as error:
-            health.waiting = f"{error}; {error.cure}"
+            health.wait_for(error)
             if not warned:
                 log.error("store.waiting", error=str(error), hint=f"{error.cure}; waiting for it")
             warned = True

@@ -16,6 +16,9 @@ from broker.api.routes import (
     attempts,
     authorization,
     client_credentials,
+    day,
+    events,
+    explanation,
     grants,
     health,
     import_one,
@@ -27,6 +30,7 @@ from broker.api.routes import (
     reseal,
     status_page,
     tokens,
+    verdict,
 )
 
 if TYPE_CHECKING:
@@ -41,15 +45,20 @@ _ROUTES = (
     tokens,
     authorization,
     client_credentials,
+    explanation,
     grants,
     import_one,
     attempts,
+    explanation,
     imports,
     login,
     health,
+    verdict,
     metrics,
     reseal,
     reload,
+    day,
+    events,
     status_page,
     openapi,  # last: it describes the routes before it, and itself
 )

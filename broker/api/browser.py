@@ -5,21 +5,25 @@ from __future__ import annotations
 import html
 import json
 from http import HTTPStatus
+from importlib import resources
 
 from aiohttp import hdrs, web
 
 from broker.api.targets import wants_page
 
+_DECORATION = '<svg width="24" height="24" aria-hidden="true" '
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} · token-broker</title>
 <style>
 :root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
-body {{ margin: 12vh auto; max-width: 34rem; padding: 0 1.5rem }}
+body {{ margin: 6vh auto; max-width: 34rem; padding: 0 1.5rem; overflow-wrap: anywhere }}
+header {{ display: flex; align-items: center; gap: .5rem; font-weight: 600; margin-bottom: 5vh }}
 h1 {{ font-size: 1.5rem; margin: 0 0 .75rem }} h1::before {{ content: "{sign} " }}
 code {{ font-size: .95em }} button {{ font: inherit; padding: .3rem .8rem }}
-</style></head><body><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
+</style></head><body><header>{mark}token-broker</header><main><h1>{title}</h1><p>{text}</p>{form}</main></body></html>
 """
+_MARK = resources.files("broker.api").joinpath("page/icon.svg").read_text("utf-8").replace("<svg ", _DECORATION, 1)
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -40,7 +44,9 @@ def page(status: int, title: str, text: str, *, good: bool = False, form: str = 
         form: HTML below the text.
     """
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
-    body = _PAGE.format(title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form)
+    body = _PAGE.format(
+        mark=_MARK, title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form
+    )
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=HEADERS)
 
 

@@ -124,17 +124,17 @@ class Pool:
         over = len(self._open) - self.limit + 1
         if over <= 0:
             return []
-        found = self._ranked(iter(self._open.values()))
-        old = [each for each in found if each[-1].opened < now - YOUNG]
+        first = _of_best_rank(self._ranked(iter(self._open.values())))
+        old = [each for each in first if each[-1].opened < now - YOUNG]
         if old:
-            return _first(old, max(over, len(old) // _AT_ONCE))
-        if over <= min(self.spare, len(found)):
+            return _longest_idle(old, max(over, len(old) // _AT_ONCE))
+        if over <= min(self.spare, len(first)):
             return []
-        return _first(found, over) or None
+        return _longest_idle(first, over) or None
 
     def make_room_of(self, crowd: list[Connection]) -> list[Connection] | None:
         """Return what is closed of a *crowd* for one more connection of its peer; None: there is no room for it."""
-        return _first(self._ranked(iter(crowd)), 1) or None
+        return _longest_idle(_of_best_rank(self._ranked(iter(crowd))), 1) or None
 
     def _ranked(self, connections: Iterator[Connection]) -> list[_Ranked]:
         found: list[_Ranked] = []
@@ -161,8 +161,11 @@ class Pool:
             connection.peer = ""
 
 
-def _first(ranked: list[_Ranked], many: int) -> list[Connection]:
-    """Return the *many* that go first, all of the same rank."""
+def _of_best_rank(ranked: list[_Ranked]) -> list[_Ranked]:
     best = min((rank for rank, *_ in ranked), default=0)
-    same = [each for each in ranked if each[0] == best]
-    return [each[-1] for each in heapq.nsmallest(many, same, key=lambda each: each[:-1])]
+    return [each for each in ranked if each[0] == best]
+
+
+def _longest_idle(ranked: list[_Ranked], many: int) -> list[Connection]:
+    """Return *many* of them, of the peers that have the most connections first."""
+    return [each[-1] for each in heapq.nsmallest(many, ranked, key=lambda each: each[:-1])]

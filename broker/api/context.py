@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from broker.api.health import Health
     from broker.api.hosts import Hosts
     from broker.api.turns import Turns
+    from broker.api.verdict import Verdicts
     from broker.login.login import Login
     from broker.login.logout import Logout
     from broker.notify import Notifier
@@ -46,6 +47,7 @@ class Context:
     hosts: Hosts
     responses: CachedResponses
     health: Health
+    verdicts: Verdicts
     metrics: Metrics
     scheduler: Scheduler
     notifier: Notifier

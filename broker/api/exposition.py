@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
+    from broker.journal.lost import LostGrants
     from broker.notify import Notifier
     from broker.process.audit_file import AuditFile
     from broker.read import Cache
@@ -46,6 +47,7 @@ class Exposition:
         connections: Connections,
         notifier: Notifier,
         audit: AuditFile | None,
+        lost: LostGrants,
         providers: Collection[str],
         max_grants: int,
     ) -> None:
@@ -56,6 +58,7 @@ class Exposition:
         self._connections = connections
         self._notifier = notifier
         self._audit = audit
+        self._lost = lost
         self._providers = providers
         self._max_grants = max_grants
         self._scraping: asyncio.Task[bytes] | None = None
@@ -134,6 +137,7 @@ class Exposition:
             ],
             truncated=grants > self._max_grants,
             journal_entries=self._journal.unrecorded if self._journal else 0,
+            lost_grants=self._lost.count,
             risks=frozenset(self._risks()),
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),

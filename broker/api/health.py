@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import MovedStore, StoreUnavailable, WrongStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,33 +50,50 @@ class Report:
         return self.status not in {"ok", "degraded"}
 
 
-class Health:
-    """The process's state, and the checks of what it works with. *providers* are those of the settings now."""
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The parts of the broker whose state is watched."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        journal: Journal | None,
-        cache: Cache,
-        connections: Connections,
-        heartbeats: Callable[[], Sequence[Heartbeat]],
-        providers: Collection[str],
-        audit: AuditFile | None,
-    ) -> None:
-        self._audit = audit
-        self._store = store
-        self._journal = journal
-        self._cache = cache
-        self._connections = connections
-        self._heartbeats = heartbeats
-        self._providers = providers
+    store: Store
+    journal: Journal | None
+    cache: Cache
+    connections: Connections
+    heartbeats: Callable[[], Sequence[Heartbeat]]
+    providers: Collection[str]
+    """Those of the settings now."""
+    audit: AuditFile | None
+
+
+class Health:
+    """The process's state, and the checks of what it works with."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._store = watched.store
+        self._journal = watched.journal
+        self._cache = watched.cache
+        self._connections = watched.connections
+        self._heartbeats = watched.heartbeats
+        self._providers = watched.providers
+        self._audit = watched.audit
         self._checks: dict[str, Check] = {}
         self._store_error: StoreUnavailable | None = None
+        self.verdict = ""
+        """The last verdict in a sentence; empty before the first."""
         self.started = False
         self.stopping = False
-        self.waiting = ""
+        self.waiting_for: StoreUnavailable | None = None
         """Why Redis cannot be used yet, before the start is done."""
+        self.waiting_since: float | None = None
+        """Since when (epoch seconds)."""
+
+    def wait_for(self, error: StoreUnavailable) -> None:
+        """Note why Redis cannot be used yet, before the start is done."""
+        self.waiting_for, self.waiting_since = error, self.waiting_since or time.time()
+
+    @property
+    def waiting(self) -> str:
+        """Why Redis cannot be used yet, and what helps, before the start is done."""
+        return f"{self.waiting_for}; {self.waiting_for.cure}" if self.waiting_for else ""
 
     @property
     def alive(self) -> bool:
@@ -89,6 +106,8 @@ class Health:
             return "stopping: serves reads and finishes refreshes under way"
         if not self.started:
             return f"waiting for Redis: {_without_name(self.waiting)}" if self.waiting else "starting"
+        if self.verdict and self.alive:
+            return self.verdict
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
@@ -110,7 +129,10 @@ class Health:
             detail = f"{fault}: free space on its disk, or correct audit.file" if fault else "writes"
             checks["audit"] = self._check("audit", detail, ok=not fault)
         for each in self._heartbeats():
-            checks[each.name] = self._check(each.name, _progress(each), ok=each.alive and not each.trouble)
+            noticed = each.trouble_since if each.alive else time.time() - each.silent_for()
+            checks[each.name] = self._check(
+                each.name, _progress(each), ok=each.alive and not each.trouble, noticed=noticed
+            )
         for state in states or ():
             checks[f"provider {state.name}"] = self._check_provider(state)
         good = all(check.ok for check in checks.values())
@@ -122,11 +144,21 @@ class Health:
             return Report("stopping")
         if not self.started:
             return Report(
-                "starting", {"redis": self._check("redis", _without_name(self.waiting) or "not asked yet", ok=False)}
+                "starting",
+                {
+                    "redis": self._check(
+                        "redis",
+                        _without_name(self.waiting) or "not asked yet",
+                        ok=False,
+                        noticed=self.waiting_since,
+                    )
+                },
             )
         answers = await self.fetch_status(()) is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
-        ready = answers or (len(self._cache) > 0 and not isinstance(self._store_error, WrongStore))
+        # Where the store moved they are all alike, and memory is what there is.
+        elsewhere = isinstance(self._store_error, WrongStore) and not isinstance(self._store_error, MovedStore)
+        ready = answers or (len(self._cache) > 0 and not elsewhere)
         return Report("ok" if ready else "failed", {"redis": self._check_redis(answers=answers)})
 
     async def fetch_status(
@@ -153,7 +185,8 @@ class Health:
         if not answers:
             error = self._store_error or StoreUnavailable("Redis does not answer")
             detail = f"{_without_name(error)}: valid tokens are served from memory, nothing is refreshed; {error.cure}"
-            return self._check("redis", detail, ok=False)
+            lost = [each.trouble_since for each in self._heartbeats() if each.store_error and each.trouble_since]
+            return self._check("redis", detail, ok=False, noticed=min(lost, default=None))
         if unproved := self._store.primary.unproved:
             detail = f"answers, but cannot prove that the last commit is on disk: {unproved}"
             return self._check("redis", detail, ok=not self._store.primary.replicas)
@@ -164,27 +197,37 @@ class Health:
             return self._check("journal", "off (refresh.journal): a response that Redis loses is lost", ok=False)
         if self._journal.fault:
             detail = f"{self._journal.fault}: make room in data_dir; until then only expired tokens are refreshed"
-            return self._check("journal", detail, ok=False)
+            return self._check("journal", detail, ok=False, noticed=self._journal.fault_since)
         return self._check("journal", f"writes; {self._journal.unrecorded} responses not yet stored in Redis", ok=True)
 
     def _check_provider(self, state: ProviderState) -> Check:
+        # This needs no key: it shows the provider's error code, and not its words.
         if state.suspended:
             detail = (
-                f"suspended ({state.suspended} {state.detail or ''}): check client id and secret; probes continue, "
+                f"suspended ({state.suspended}): check client id and secret; probes continue, "
                 f"`token-broker retry --provider {state.name}` tries at once"
             )
         elif state.ailing:
-            reason = state.detail or "no detail"
             failures = "1 failure" if state.ailing == 1 else f"{state.ailing} failures in a row"
-            detail = f"{failures} ({reason}): it gets one request at a time until one succeeds"
+            detail = f"{failures}: it gets one request at a time until one succeeds; `token-broker status` shows why"
         else:
             detail = "not asked yet" if state.answered_at is None else "answers"
         ok = not state.suspended and not state.ailing
-        return self._check(f"provider {state.name}", detail, ok=ok, known=not ok or state.answered_at is not None)
+        noticed = state.suspended_at if state.suspended else state.failing_since
+        return self._check(
+            f"provider {state.name}",
+            detail,
+            ok=ok,
+            known=not ok or state.answered_at is not None,
+            noticed=None if noticed is None else noticed / 1000,
+        )
 
-    def _check(self, name: str, detail: str, *, ok: bool, known: bool = True) -> Check:
+    def _check(self, name: str, detail: str, *, ok: bool, known: bool = True, noticed: float | None = None) -> Check:
+        """Return a check, since when it has been so; *noticed*: when whoever met a problem noticed it (epoch s)."""
         last = self._checks.get(name)
         since = last.since if last is not None and (last.ok, last.known) == (ok, known) else int(time.time())
+        if noticed is not None and not ok:
+            since = min(since, int(noticed))
         check = self._checks[name] = Check(ok, since, detail, known)
         return check
 

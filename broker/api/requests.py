@@ -62,8 +62,8 @@ def is_from_status_page(request: web.Request) -> bool:
     )
 
 
-def authenticate(request: web.Request) -> Caller:
-    """Return the caller, known by its key or by the status page's cookie.
+def authenticate(request: web.Request, *, again: bool = False) -> Caller:
+    """Return the caller, known by its key or by the status page's cookie; *again*: as this request did before.
 
     Raises:
         UnknownKey: no key, an unknown key, or a session that is over.
@@ -78,18 +78,19 @@ def authenticate(request: web.Request) -> Caller:
         caller = signed_in.caller
     else:
         caller = context.callers.authenticate(headers)
-    admit(context, request, caller)
+    if not again:
+        admit(context, request, caller)
     return caller
 
 
-def authenticate_for(request: web.Request, right: Right) -> Caller:
-    """Return the caller, who must have *right* on some grant.
+def authenticate_for(request: web.Request, right: Right, *, again: bool = False) -> Caller:
+    """Return the caller, who must have *right* on some grant; *again*: this request asked before.
 
     Raises:
         UnknownKey: as `authenticate`.
         NotAllowed: the caller has it on no grant.
     """
-    caller = authenticate(request)
+    caller = authenticate(request, again=again)
     if not caller.has(right):
         raise errors.NotAllowed(
             f"caller {caller.name!r} has no {right} right on any grant: {how_to_give(right)}", caller=caller.name

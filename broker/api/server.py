@@ -121,7 +121,11 @@ class Protocol(web.RequestHandler):
             end, parts = self._end_of_part(known, before), parts + 1
             self._parse(known[before:end])
             before = end
-        if before < len(known):  # no client asks so much at once, and each part costs a call of the parser
+        if before == len(known):
+            return
+        if self.is_idle:  # no client asks so much at once, and each part costs a call of the parser
+            self.force_close()
+        else:
             self.leave_rest()
             self.close()
 

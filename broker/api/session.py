@@ -35,13 +35,17 @@ ROUTES = frozenset(
         ("GET", "/v1/grants"),
         ("GET", "/v1/grants/{id}"),
         ("GET", "/v1/grants/{id}/attempts"),
+        ("GET", "/v1/grants/{id}/explanation"),
         ("POST", "/v1/grants/{id}/refresh"),
         ("POST", "/v1/grants/{id}/retry"),
         ("POST", "/v1/grants/{id}/login"),
         ("GET", "/v1/grants/{id}/login/{ticket}"),
         ("POST", "/v1/grants/{id}/login/{ticket}/replace"),
         ("DELETE", "/v1/grants/{id}"),
+        ("GET", "/v1/verdict"),
         ("GET", "/v1/providers"),
+        ("GET", "/v1/history"),
+        ("GET", "/v1/events"),
         ("POST", "/v1/providers/{name}/retry"),
     }
 )

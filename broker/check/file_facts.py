@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from broker.api.callers import Callers
 from broker.errors import InvalidSettings
 from broker.notify.channels.command import require_program
+from broker.notify.channels.opening import require_channel
 from broker.notify.channels.webhook import webhook_secret
 from broker.process import data_dir as private
 from broker.providers.client_secret import require_secrets
@@ -67,6 +68,9 @@ def secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield f"callers.{name}.key_file", caller.key_file
     if settings.notify.secret_file is not None:
         yield "notify.secret_file", settings.notify.secret_file
+    for name, channel in settings.notify.channels.items():
+        files = {"url_file": channel.url_file, "key_file": channel.key_file}
+        yield from ((f"notify.channels.{name}.{key}", path) for key, path in files.items() if path is not None)
     for key, table in (("outgoing", settings.outgoing), ("notify", settings.notify)):
         if table.proxy_credentials_file is not None:
             yield f"{key}.proxy_credentials_file", table.proxy_credentials_file
@@ -134,6 +138,8 @@ def find_problems(settings: Settings) -> list[str]:
         attempt(partial(webhook_secret, settings.notify.secret_file))
     if settings.notify.command:
         attempt(lambda: require_program(settings.notify.command))
+    for name, channel in settings.notify.channels.items():
+        attempt(partial(require_channel, name, channel))
     if settings.redis.url.startswith("embedded:"):
         attempt(find_server)
     return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from broker.check.clocks import check_clock
 from broker.check.finding import Finding
+from broker.store.redis.moved import describe_move
 from broker.store.redis.replies import EMPTY, OTHER
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _OLDEST = (7, 2)
 """The first Redis with WAITAOF."""
+_SCRIPTS = (7, 0)
+"""The first one that runs the broker's scripts."""
 _WHERE = "redis"
 _MANY_SEALS = 2**31
 """Half of what random nonces are safe for: there is time to change the key."""
@@ -45,6 +48,13 @@ def check_store(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[
         yield from _check_replicas(facts, redis)
     yield from _check_contents(facts, redis, known)
     yield from check_clock(_WHERE, facts.offset)
+
+
+def why_too_old(facts: StoreFacts) -> str | None:
+    """Return why the server cannot run the broker's scripts, and what to do; None where it can."""
+    if facts.version is None or facts.valkey or facts.version >= _SCRIPTS:
+        return None
+    return f"{facts.server} is too old for the broker's scripts: use Redis 7.2 or Valkey"
 
 
 def _check_permissions(facts: StoreFacts, namespace: str) -> Iterator[Finding]:
@@ -157,7 +167,9 @@ def _check_replicas(facts: StoreFacts, redis: Redis) -> Iterator[Finding]:
 
 
 def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Iterator[Finding]:
-    if known is not None and facts.store != known:
+    if move := describe_move(facts.store or ""):
+        yield Finding("failed", _WHERE, move[0], "no broker refreshes anything with it", move[1])
+    elif known is not None and facts.store != known:
         what = "is empty" if facts.store is None else f"holds another store ({facts.store})"
         yield Finding(
             "failed",
@@ -166,7 +178,7 @@ def _check_contents(facts: StoreFacts, redis: Redis, known: str | None) -> Itera
             "the broker will not become ready, so that no grant counts as gone",
             EMPTY if facts.store is None else OTHER,
         )
-    if facts.unknown_schema is not None:
+    if facts.unknown_schema is not None and not describe_move(facts.store or ""):
         yield Finding(
             "error",
             _WHERE,

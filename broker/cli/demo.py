@@ -22,7 +22,7 @@ from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.http import Broker, broker_at
 from broker.cli.run import run_loop
 from broker.errors import BrokerError, InvalidSettings
-from broker.process import logs
+from broker.process import logs, memory_image
 from broker.process.signals import Signals
 from broker.settings import file as settings_file
 
@@ -85,6 +85,7 @@ def demo(
     ] = None,
 ) -> None:
     """See it work: a store, an authorization server, three logins, and tokens that are refreshed while you watch."""
+    memory_image.protect()
     for name in list(os.environ):
         if name.startswith("TOKEN_BROKER_"):
             del os.environ[name]  # the demo has settings of its own, whatever the environment holds

@@ -11,13 +11,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from broker.cli.attempts import decision, outcome
 from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
-from broker.cli.explanation import EXITS, Explanation, explain
-from broker.cli.grant_facts import ownership_words
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
-from broker.cli.times import clock
+from broker.report.attempts import decision, outcome
+from broker.report.explanation import EXITS, explain
+from broker.report.grant_facts import ownership_words
+from broker.report.times import clock, utc_offset
 
 
 @app.command("explain", epilog=exits(EXIT_SETTINGS, own=EXITS))
@@ -30,21 +30,39 @@ def explain_grant(
 ) -> None:
     """Explain a grant: its last token requests, what happens next and when, and what a person must do."""
 
-    async def work() -> tuple[Any, Any, Any]:
+    async def work() -> dict[str, Any]:
         async with broker_at(config, url, key_file) as broker:
-            return await fetch_facts(broker, grant)
+            return await fetch_explanation(broker, grant)
 
-    described, past, provider = run(work())
-    now = past["now"] if past else time.time()
-    explanation = explain(grant, described, past, provider, now)
+    explained = run(work())
     if as_json:
-        attempts = [{**attempt, "meaning": outcome(attempt)} for attempt in (past or {}).get("attempts", [])]
-        whose = {name: (described or {}).get(name) for name in ("account", "owner", "label")}
-        typer.echo(json.dumps({"grant_id": grant, **asdict(explanation), **whose, "attempts": attempts}))
+        typer.echo(json.dumps(explained))
     else:
-        _show(explanation, past, now, ownership_words(described or {}))
-    if explanation.exit_code:
-        raise typer.Exit(explanation.exit_code)
+        _show(explained)
+    if explained["exit_code"]:
+        raise typer.Exit(explained["exit_code"])
+
+
+async def fetch_explanation(broker: Broker, grant: str) -> dict[str, Any]:
+    """Return the explanation of a grant, as `GET /v1/grants/{id}/explanation` gives it.
+
+    A grant that *broker* does not have, and a broker of an older version, are explained here, by its other routes.
+    """
+    path = grant_path(grant, "/explanation")
+    status, body = await broker.ask("GET", f"{path}?utc_offset={utc_offset()}")
+    if status == 200:
+        return {**body}
+    if status != 404:
+        raise broker.error_of(status, body, path)
+    described, past, provider = await fetch_facts(broker, grant)
+    now = past["now"] if past else time.time()
+    attempts = [
+        {**attempt, "meaning": outcome(attempt), "decision": decision(attempt, now)}
+        for attempt in (past or {}).get("attempts", [])
+    ]
+    whose = {name: (described or {}).get(name) for name in ("account", "owner", "label")}
+    explanation = asdict(explain(grant, described, past, provider, now))
+    return {"grant_id": grant, "now": int(now), **explanation, **whose, "attempts": attempts}
 
 
 async def fetch_facts(broker: Broker, grant: str) -> tuple[Any, Any, Any]:
@@ -71,23 +89,22 @@ async def _fetch_or_none(broker: Broker, path: str) -> Any:
     return body
 
 
-def _show(explanation: Explanation, past: Any, now: float, whose: str) -> None:
+def _show(explained: dict[str, Any]) -> None:
     if not out.is_terminal:
         out.width = TABLE_COLUMNS
-    out.print(explanation.why, markup=False)
-    if whose:
+    out.print(explained["why"], markup=False)
+    if whose := ownership_words(explained):
         out.print(f"It is of {whose}.", markup=False)
-    attempts = (past or {}).get("attempts", [])
-    if attempts:
+    if attempts := explained["attempts"]:
         table = Table.grid(padding=(0, 2, 0, 0))
         for attempt in attempts:
             by = f"by {attempt['replica']}" if attempt["replica"] else ""
-            words = f"{outcome(attempt)}: {decision(attempt, now)}"
-            table.add_row("", clock(attempt["at"], now), Text(words), Text(by, style="dim"))
+            words = f"{attempt['meaning']}: {attempt['decision']}"
+            table.add_row("", clock(attempt["at"], explained["now"]), Text(words), Text(by, style="dim"))
         out.print("Last token requests:")
         out.print(table, soft_wrap=False)
-    if explanation.next:
-        out.print(f"Next: {explanation.next}", markup=False)
-    out.print(f"For a person to do: {explanation.person}.", markup=False)
-    if explanation.command:
-        out.print(f"    {explanation.command}", markup=False)
+    if explained["next"]:
+        out.print(f"Next: {explained['next']}", markup=False)
+    out.print(f"For a person to do: {explained['person']}.", markup=False)
+    if explained["command"]:
+        out.print(f"    {explained['command']}", markup=False)

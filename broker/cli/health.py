@@ -11,8 +11,8 @@ import typer
 from broker.cli.console import EXIT_FAILURE, EXIT_SETTINGS, app, exits, out
 from broker.cli.http import broker_at, run
 from broker.cli.options import Config, Json, Url
-from broker.cli.times import span
 from broker.errors import TokenUnavailable
+from broker.report.times import span
 
 _TIMEOUT = 4.0
 """Seconds: less than supervisors usually give a health check."""
@@ -33,15 +33,19 @@ def health(config: Config = None, url: Url = None, as_json: Json = False) -> Non
     if as_json:
         typer.echo(json.dumps(report))
     else:
-        out.print("\n  ".join([str(report.get("status")), *problems(report)]), markup=False)
+        verdict = report.get("verdict", {})
+        summary = [verdict["summary"]] if verdict.get("status", "ok") != "ok" else []
+        out.print("\n  ".join([str(report.get("status")), *summary, *problems(report)]), markup=False)
     if status != 200:
         raise typer.Exit(EXIT_FAILURE)
 
 
 def problems(report: dict[str, Any]) -> list[str]:
-    """Return one line for each check of a health report that failed."""
+    """Return one line for each check of a health report that failed; what follows from a Redis away is not repeated."""
+    checks = report.get("checks", {})
+    away = checks.get("redis", {}).get("status", "ok") != "ok"
     return [
         f"{name}: {check['detail']}" + (f" (for {span(time.time() - check['since'])})" if "since" in check else "")
-        for name, check in report.get("checks", {}).items()
-        if check["status"] not in {"ok", "unknown"}
+        for name, check in checks.items()
+        if check["status"] not in {"ok", "unknown"} and not (away and name != "redis" and "Redis" in check["detail"])
     ]

@@ -10,10 +10,10 @@ import typer
 
 from broker import errors
 from broker.cli.console import ASKS_BROKER, app, err, exits, out
-from broker.cli.grant_facts import account_words
 from broker.cli.http import Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, KeyFile, Url, given_again
 from broker.cli.stdin import STDIN, read_chunk
+from broker.report.grant_facts import account_words
 
 _POLL_INTERVAL = 0.5
 _OK, _NOT_FOUND, _UNAVAILABLE = 200, 404, 503

@@ -18,6 +18,7 @@ from broker.cli import (
     keys,
     login,
     logout,
+    move,
     notify,
     providers,
     reload,
@@ -44,6 +45,7 @@ COMMANDS = (
     keys,
     login,
     logout,
+    move,
     notify,
     providers,
     reload,
@@ -59,7 +61,7 @@ COMMANDS = (
 _PANELS = {
     "Start": ("demo", "providers", "init", "check", "run"),
     "Grants": ("login", "import", "token", "sink", "explain", "retry", "logout"),
-    "Operate": ("status", "health", "reload", "caller", "keys", "notify"),
+    "Operate": ("status", "health", "reload", "caller", "keys", "move", "notify"),
 }
 """The commands as `--help` shows them, each group in the order in which a person needs them."""
 _PLACES = {

@@ -38,7 +38,8 @@ def notify_test(as_json: Json = False, config: Config = None, url: Url = None, k
     channels = result["ways"]
     if not channels:
         raise InvalidSettings(
-            "the broker has no channel for notices: set notify.webhook or notify.command, and restart it"
+            "the broker has no channel for notices: set notify.webhook, notify.command or [notify.channels.NAME], "
+            "and restart it"
         )
     if not as_json:
         for channel in channels:

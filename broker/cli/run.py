@@ -13,7 +13,7 @@ import typer
 from broker.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SETTINGS, app, exits
 from broker.cli.options import Config, config_path, load
 from broker.errors import InvalidSettings
-from broker.process import logs
+from broker.process import logs, memory_image
 from broker.process.audit_file import require_usable
 from broker.process.signals import Signals
 from broker.settings import file as settings_file
@@ -30,6 +30,7 @@ _MAX_OPEN_FILES = 65_536
 @app.command("run", epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def run_broker(config: Config = None) -> None:
     """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads providers, callers, log level and audit file."""
+    memory_image.protect()
     settings = load(config)
     logs.set_up(settings.log)
     _require_audit(settings, config_path(config))

@@ -123,8 +123,10 @@ class JournalFile:
     def rewrite(self, entries: Iterable[Entry]) -> None:
         """Write *entries* into a new file, sync it, and put it in place of the old one."""
         lines = b"".join(line_of(entry, self._sealer) for entry in entries)
-        aside = self._path.with_suffix(".new")
-        fresh = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        aside = self._path.with_suffix(".new")  # the path has the random id of this process
+        aside.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
+        fresh = os.open(aside, flags, 0o600)
         try:
             fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
             view = memoryview(lines)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ class Journal:
         self._removing: set[asyncio.Task[None]] = set()
         self.fault: str | None = None
         """What a write failed with, until the whole file was rewritten: until then not all entries are on disk."""
+        self.fault_since: float | None = None
+        """Since when writes have failed (epoch seconds)."""
         self.ended: list[str] = []
         """Lives of the replicas whose files were adopted: they are over, and all their entries are known here.
 
@@ -217,12 +220,16 @@ class Journal:
                 await asyncio.sleep(_BATCH_PAUSE)
 
     def _fail(self, why: str | None, what: str) -> None:
-        self.fault = why or "cannot be written"
+        self.fault, self.fault_since = why or "cannot be written", self.fault_since or time.time()
         log.error("journal.failed", error=self.fault, what=what)
 
     def entries(self) -> list[Entry]:
         """Return what a store that may have lost it must be given. Whoever does that marks the entries."""
         return list(self._entries.values())
+
+    def find(self, key: str) -> Entry | None:
+        """Return the last entry of *key*, if it is still here."""
+        return self._entries.get(key)
 
     @property
     def unrecorded(self) -> int:
@@ -245,7 +252,7 @@ class Journal:
         except OSError as error:
             self.fault = error.strerror or "cannot be written"  # it is in the log already
         else:
-            self.fault = None
+            self.fault = self.fault_since = None
             log.info("journal.recovered")
 
     async def compact(self) -> None:

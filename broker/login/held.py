@@ -55,7 +55,7 @@ _PATIENCE = 20.0
 """Seconds for which Redis is asked to take an answer."""
 _RETRY = 0.3
 NOTHING_HELD = (
-    "there is nothing to decide: the ten minutes are over, somebody decided already, or the grant was logged in or "
+    "there is nothing to decide: the ten minutes are over, somebody decided already, or the account was logged in or "
     "imported since; if it does not show the account that you want, log in again with "
     "`token-broker login --replace-account`"
 )
@@ -69,9 +69,9 @@ class OtherAccount(BrokerError):
     def __init__(self, state: str, flow: Flow, held: Answer) -> None:
         self.state = state
         super().__init__(
-            f"grant {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of account "
-            f'{held.account}: nothing was replaced. To replace the account, press "Replace the account" in the browser '
-            f"within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
+            f"what is kept as {flow.grant_id} at {flow.provider} is of account {held.instead_of}, and this login is of "
+            f'account {held.account}: nothing was replaced. To replace the account, press "Replace the account" in the '
+            f"browser within ten minutes, or run `token-broker login {flow.grant_id} --provider {flow.provider} "
             "--replace-account`"
         )
 
@@ -270,7 +270,7 @@ class HeldLogins:
                 next_at = await finish(self._process(leased.subject))
                 await self._store.notices.finish(_SCHEDULE, leased, "", next_at)
         except StoreUnavailable as error:
-            self._heartbeat.trouble = str(error)
+            self._heartbeat.lose_store(error)
         else:
             self._heartbeat.trouble = ""
         await asyncio.sleep(PAUSE)

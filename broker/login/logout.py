@@ -74,6 +74,25 @@ class Logout:
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
 
+    async def forget_lost(self, grant_id: str) -> str | None:
+        """Forget a grant whose data Redis lost, so that no journal brings it back.
+
+        Returns:
+            What that means, in words; None: it is not one of those.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        store = self._store
+        if not await store.lost.drop(grant_id):
+            return None
+        now = store.clock()
+        await store.registry.forget(grant_id, message("revoked", grant_id, "", now), up_to=now, forgotten_at=now)
+        self._cache.evict(grant_id)
+        detail = "Redis had lost its data: the grant was forgotten here only"
+        log.info("grant.revoked", grant_id=grant_id, provider="", revoked=False, detail=detail)
+        return detail
+
     async def _forget(self, grant: Grant, detail: str) -> None:
         """Forget what was revoked, and only that; in the journal too, so that it does not come back from there."""
         store, grant_id = self._store, grant.grant_id

@@ -94,6 +94,8 @@ class Token:
     """Until when callers may plan with it: to its end, or to the planned refresh where that ends it earlier."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """Every other member the provider sent (`httpsBaseUrl`), `id_token` and `refresh_token` never among them."""
+    clock_offset: int | None = field(default=None, compare=False)
+    """The offset of Redis's clock by which its times count (ms, see `store/clock.py`); None: the present one."""
 
     def remaining_ms(self, now: int) -> int:
         """Return the life left at *now*, never more than the token's whole life: a clock set back adds none."""
@@ -208,6 +210,8 @@ class Claim:
     """What the answers until now said of the grant's end."""
     ownership: tuple[str | bytes, ...] = ()
     """Account, owner and label as the store has them, each field with its value: the journal restores them too."""
+    recovering: bool = False
+    """Whether subscribers heard of a problem that was reset since, by a retry or an import: a refresh ends it."""
     tampered: str | None = None
     """What of it was altered in Redis, so that nothing of it may be sent; None: nothing is known to be."""
 

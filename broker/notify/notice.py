@@ -1,17 +1,23 @@
-"""A notice as its receiver reads it: what happened, to which grant or provider, and what to do about it. Pure."""
+"""A notice as its receiver reads it: what happened, to which grants or provider, and what to do about it. Pure."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from broker.model.account import NOBODY, Ownership
 from broker.notify.policy import Problem
+from broker.notify.words import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from broker.notify.policy import Condition
+
+MAX_IDS = 100
+"""How many grants of a group a notice names by id in `grant_ids`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,16 @@ class Notice:
     ends_at: int | None = None
     ownership: Ownership = NOBODY
     """Whose the grant is."""
+    url: str | None = None
+    """The status page, at the grant or provider."""
+    incident: str = ""
+    """Of a channel that groups: what the problem is known by, see `timing`; of an end, the problem that ends."""
+    was: str = ""
+    """The incident of the same subject that this one replaces."""
+    ended: tuple[str, ...] = ()
+    """Incidents that have no subject left."""
+    group: tuple[Notice, ...] = ()
+    """The notices of several grants, which this one stands for."""
 
     @classmethod
     def for_subject(
@@ -40,21 +56,62 @@ class Notice:
         provider: str,
         condition: Condition,
         ownership: Ownership = NOBODY,
+        page: str | None = None,
     ) -> Notice:
         """Make the notice of *event*, which happened to *subject* (`grant/…`, `ending/…` or `provider/…`)."""
         kind, _, name = subject.partition("/")
+        grant_id = None if kind == "provider" else name
         problem = condition if isinstance(condition, Problem) else None
         return cls(
             id_,
             event,
             at,
-            None if kind == "provider" else name,
+            grant_id,
             provider,
             reason=problem.reason if problem else None,
             detail=problem.detail if problem else "",
             ends_at=problem.ends_at if problem else None,
             ownership=ownership,
+            url=page_url(page, grant_id, provider),
         )
+
+    @classmethod
+    def for_group(cls, id_: str, notices: Sequence[Notice], page: str | None, ended: tuple[str, ...] = ()) -> Notice:
+        """Make one notice of several with the same event and provider; a single one only gets its id.
+
+        Args:
+            id_: of the notice.
+            notices: one for each grant, the first due first.
+            page: URL of the status page; None: unknown.
+            ended: incidents that have no subject left.
+        """
+        first = notices[0]
+        if len(notices) == 1:
+            return replace(first, id=id_, ended=ended)
+        reasons, details = {each.reason for each in notices}, {each.detail for each in notices}
+        ends = [each.ends_at for each in notices if each.ends_at is not None]
+        return cls(
+            id_,
+            first.event,
+            first.at,
+            provider=first.provider,
+            reason=first.reason if len(reasons) == 1 else None,
+            detail=first.detail if len(details) == 1 else "",
+            ends_at=min(ends, default=None),
+            url=page_url(page, None, first.provider),
+            incident=first.incident,
+            ended=ended,
+            group=tuple(notices),
+        )
+
+    @property
+    def members(self) -> tuple[Notice, ...]:
+        """The notices of single subjects that this one stands for; itself, where it is of one."""
+        return self.group or (self,)
+
+    def words(self) -> tuple[str, str]:
+        """Return what happened, and what to do about it, for people."""
+        return describe(self)
 
     def body(self) -> bytes:
         """Return the JSON, times in epoch seconds.
@@ -62,7 +119,7 @@ class Notice:
         `error` and `error_description` come from the provider, bounded and escaped.
         """
         error, _, description = self.detail.partition(": ")
-        what, do = _describe(self)
+        what, do = self.words()
         account = self.ownership.account
         members: dict[str, Any] = {
             "id": self.id,
@@ -78,57 +135,19 @@ class Notice:
             "error_description": description or None,
             "what": what,
             "do": do,
+            "url": self.url,
         }
         if self.event == "reauthorize_soon" and self.ends_at is not None:
             members["reauthorize_by"] = self.ends_at // 1000
+        if self.group:
+            members["grant_ids"] = [each.grant_id for each in self.group[:MAX_IDS]]
+            members["total"] = len(self.group)
         return json.dumps({key: value for key, value in members.items() if value is not None}).encode()
 
 
-def _describe(notice: Notice) -> tuple[str, str]:
-    """Return what happened, and what to do about it, for people."""
-    provider, whose = notice.provider, notice.ownership.words()
-    log_in = f"token-broker login {notice.grant_id} --provider {provider}"
-    grant = f"{notice.grant_id} ({whose})" if whose else notice.grant_id
-    served = f" Its token is served until {_time(notice.ends_at)}." if (notice.ends_at or 0) > notice.at else ""
-    why = f" ({notice.detail})" if notice.detail else ""
-    match notice.event:
-        case "reauthorization_required":
-            return f"Grant {grant} at {provider} has ended: a person must log in again{why}.{served}", log_in
-        case "reauthorize_soon":
-            return f"Grant {grant} at {provider} ends at {_time(notice.ends_at)} unless a person logs in again.", log_in
-        case "refresh_failing" if notice.reason == "unreadable" or "sealed_with_missing_key" in notice.detail:
-            what = f"Grant {grant} at {provider} cannot be opened with any of this broker's sealing keys.{served}"
-            return what, f"put the old key back into sealing.keys_file, then token-broker retry {notice.grant_id}"
-        case "refresh_failing" if notice.reason == "tampered":
-            what = f"What Redis holds of grant {grant} at {provider} was altered{why}: it is neither served nor sent."
-            return what, f"find out who writes Redis, then {log_in}"
-        case "refresh_failing" if _is_retried(notice):
-            what = f"Refreshing grant {grant} at {provider} keeps failing{why}; the broker keeps retrying.{served}"
-            return what, f"token-broker status: check whether {provider} works and can be reached from the broker"
-        case "refresh_failing":
-            what = f"{provider} rejected the refresh of grant {grant}{why}; the broker does not retry.{served}"
-            return (
-                what,
-                f"fix what the provider reports, then token-broker retry {notice.grant_id}; or log in again: {log_in}",
-            )
-        case "provider_suspended":
-            what = (
-                f"Provider {provider} rejects this broker's requests{why}: the broker refreshes none of its grants "
-                "and probes from time to time."
-            )
-            return (
-                what,
-                f"check client id and secret of [providers.{provider}]; token-broker retry --provider {provider}",
-            )
-        case "recovered":
-            return f"{f'Grant {grant} at' if grant else 'Provider'} {provider} has recovered.", "nothing"
-        case _:
-            return "This is a test: notices of this broker arrive here.", "nothing"
-
-
-def _is_retried(notice: Notice) -> bool:
-    return notice.reason in {"not_sent", "busy", "unknown", "unusable", "unchanged", "registration"}
-
-
-def _time(at: int | None) -> str:
-    return datetime.fromtimestamp((at or 0) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def page_url(page: str | None, grant_id: str | None, provider: str | None) -> str | None:
+    """Return the address of the status page that shows a grant, else a provider; None where *page* is unknown."""
+    if page is None:
+        return None
+    fields = {"search": grant_id} if grant_id else {"provider": provider} if provider else {}
+    return page.rstrip("/") + "/" + (f"#{urlencode(fields)}" if fields else "")

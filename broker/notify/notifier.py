@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command, require_program
-from broker.notify.channels.webhook import Webhook, webhook_secret
-from broker.notify.notice import Notice
+from broker.notify.channels.mail import Mail
+from broker.notify.channels.opening import Opener
+from broker.notify.channels.opening import timing as timing_of
+from broker.notify.channels.webhook import webhook_secret
+from broker.notify.grouped import GroupedSender
+from broker.notify.notice import Notice, page_url
 from broker.notify.policy import Limits, Problem, ending_condition, warning_level
 from broker.notify.scanner import Scanner
 from broker.notify.sender import Sender
@@ -22,10 +27,11 @@ from broker.process.heartbeat import Heartbeat
 from broker.providers.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from broker.model import Grant
     from broker.notify.channels.channel import Channel
+    from broker.notify.timing import Timing
     from broker.process.metrics import Metrics
     from broker.settings import Notify, Outgoing
     from broker.store import Store
@@ -50,6 +56,8 @@ class Notifier:
         channels: Sequence[Channel],
         limits: Mapping[str, Limits],
         clock: Callable[[], int],
+        *,
+        page: str | None = None,
     ) -> None:
         """Wire them.
 
@@ -59,12 +67,14 @@ class Notifier:
             channels: those that reach people; subscribers are not among them.
             limits: how long the grants of each provider live.
             clock: returns epoch ms.
+            page: URL of the status page; None: it has none.
         """
         self._senders = senders
         self._scanner = scanner
         self._channels = channels
         self._limits = limits
         self._clock = clock
+        self._page = page
         self.check_soon = scanner.check_soon
         self.heartbeats = [scanner.heartbeat, *(sender.heartbeat for sender in senders)]
 
@@ -90,7 +100,8 @@ class Notifier:
 
     async def _test(self, channel: Channel) -> TestResult:
         try:
-            response = await channel.send(Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock()))
+            notice = Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock(), url=page_url(self._page, None, None))
+            response = await channel.send(notice)
         except NotDelivered as error:
             return TestResult(channel.name, delivered=False, detail=str(error))
         return TestResult(channel.name, delivered=True, detail=response)
@@ -98,37 +109,68 @@ class Notifier:
 
 @asynccontextmanager
 async def open_notifier(
-    settings: Notify, outgoing: Outgoing, store: Store, limits: Mapping[str, Limits], metrics: Metrics
+    settings: Notify,
+    outgoing: Outgoing,
+    store: Store,
+    limits: Mapping[str, Limits],
+    metrics: Metrics,
+    *,
+    page: str | None = None,
 ) -> AsyncIterator[Notifier]:
-    """Open the channels that *settings* name, and the one to subscribers. *outgoing* has a proxy for the webhook.
+    """Open the channels that *settings* name, and the one to subscribers.
+
+    Args:
+        settings: of the notices.
+        outgoing: has a proxy on the way to receivers.
+        store: what the notices are about, and what was sent.
+        limits: how long the grants of each provider live.
+        metrics: count the notices.
+        page: URL of the status page; None: it has none.
 
     Raises:
         InvalidSettings: one of the channels cannot work.
     """
     timeout = settings.timeout.total_seconds()
-    channels: list[Channel] = []
-    async with aiohttp.ClientSession() as session:
-        if settings.webhook is not None:
-            secret = webhook_secret(settings.secret_file) if settings.secret_file else None
-            proxy = Proxy.from_settings("notify", settings, outgoing)
-            channels.append(Webhook(session, settings.webhook, secret, store.clock, timeout, proxy=proxy))
-        if settings.command:
-            channels.append(Command(require_program(settings.command), timeout))
-        wanted = [(channel, settings.events) for channel in channels] + [(Subscribers(store), ["reauthorize_soon"])]
-        senders = [
-            Sender(
-                channel,
-                store,
-                limits,
-                events=events,
-                metrics=metrics,
-                heartbeat=Heartbeat(f"notices {channel.name}"),
-                timeout=timeout,
+    async with aiohttp.ClientSession() as session, AsyncExitStack() as closing:
+        opener = Opener(
+            session,
+            store.clock,
+            timeout,
+            proxy=Proxy.from_settings("notify", settings, outgoing),
+            page=page,
+        )
+        senders, subscribers = [], Subscribers(store)
+        for channel, events, timing in [*_channels(settings, opener), (subscribers, ["reauthorize_soon"], None)]:
+            make = Sender if timing is None else partial(GroupedSender, timing=timing)
+            heartbeat = Heartbeat(f"notices {channel.name}")
+            senders.append(
+                make(
+                    channel,
+                    store,
+                    limits,
+                    events=events,
+                    metrics=metrics,
+                    heartbeat=heartbeat,
+                    timeout=timeout,
+                    page=page,
+                )
             )
-            for channel, events in wanted
-        ]
+            if isinstance(channel, Mail):
+                closing.callback(channel.close)
+        channels = [sender.channel for sender in senders if sender.channel is not subscribers]
         for channel in channels:
             for outcome in ("sent", "failed"):
                 metrics.notices.labels(channel.name, outcome)  # at zero, so that the first event shows
         scanner = Scanner(store, limits, senders, Heartbeat("notices sweep"))
-        yield Notifier(senders, scanner, channels, limits, store.clock)
+        yield Notifier(senders, scanner, channels, limits, store.clock, page=page)
+
+
+def _channels(settings: Notify, opener: Opener) -> Iterator[tuple[Channel, Sequence[str], Timing | None]]:
+    """Yield each channel that reaches people, its events, and when it is disturbed; None: at once, without groups."""
+    if settings.webhook is not None:
+        secret = webhook_secret(settings.secret_file) if settings.secret_file else None
+        yield opener.webhook(settings.webhook, secret), settings.events, None
+    if settings.command:
+        yield Command(require_program(settings.command), opener.timeout), settings.events, None
+    for name, channel in settings.channels.items():
+        yield opener.open(name, channel), channel.events, timing_of(channel)

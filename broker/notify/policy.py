@@ -70,6 +70,8 @@ class LastNotice:
     since: int = 0
     """When the pending notice was first due."""
     tries: int = 0
+    incident: str = ""
+    """Of a channel that groups: the incident that people know the problem by, as `timing` names it."""
 
     def serialize(self) -> str:
         """Return the form that the store keeps."""
@@ -77,8 +79,10 @@ class LastNotice:
 
     @classmethod
     def parse(cls, record: str) -> LastNotice:
-        """Parse what the store kept."""
-        return cls(**json.loads(record)) if record else cls()
+        """Parse what the store kept; members that only a later version knows are left out."""
+        if not record:
+            return cls()
+        return cls(**{name: value for name, value in json.loads(record).items() if name in cls.__slots__})
 
 
 class Decision(NamedTuple):
@@ -90,7 +94,13 @@ class Decision(NamedTuple):
 
 
 def decide(
-    condition: Condition, last: LastNotice, now: int, wanted: Collection[str], *, recovered_after: int = 0
+    condition: Condition,
+    last: LastNotice,
+    now: int,
+    wanted: Collection[str],
+    *,
+    recovered_after: int = 0,
+    repeat_after: int | None = None,
 ) -> Decision:
     """Decide what to notify of, given the subject's *condition* and its *last* notice.
 
@@ -100,8 +110,12 @@ def decide(
         now: epoch ms.
         wanted: the events to notify of. A recovery is reported only after a problem was.
         recovered_after: how long (ms) the subject must be healthy before its recovery is reported.
+        repeat_after: of a receiver that keeps problems open until it hears of their end: how long (ms) after a notice
+            it is repeated. Such a receiver also gets the end of a subject that is gone, and of a worse condition.
     """
     match condition:
+        case "gone" if repeat_after is not None and last.level and "recovered" in wanted:
+            return Decision("recovered", _pending(last, "recovered", now), now)
         case "gone":
             return _DROP
         case "uncertain":
@@ -114,8 +128,12 @@ def decide(
                 return Decision(None, replace(last, well_at=since), now + RECHECK)
             return Decision("recovered", _pending(replace(last, well_at=since), "recovered", now), now)
         case Problem(level, event):
-            if level > last.level and event in wanted:
-                return Decision(event, _pending(replace(last, well_at=0), f"{event} {level}", now), now)
+            news = f"{event} {level}"
+            due = level > last.level
+            if repeat_after is not None and last.level:
+                due = level != last.level or now - last.at >= repeat_after
+            if due and event in wanted:
+                return Decision(event, _pending(replace(last, well_at=0), news, now), now)
             again = now + (RECHECK_ENDING if event == "reauthorize_soon" else RECHECK)
             return Decision(None, replace(last, well_at=0, id="", news="", tries=0), again) if last.level else _DROP
 

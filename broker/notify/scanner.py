@@ -74,7 +74,7 @@ class Scanner:
             await self._scan_page()
         except StoreUnavailable as error:
             self._reported |= reported
-            self.heartbeat.trouble = str(error)
+            self.heartbeat.lose_store(error)
             self._woken.clear()
         else:
             self.heartbeat.trouble = ""

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from broker.store import Leased, Store
 
 log = structlog.get_logger()
-_BATCH = 100
-_LEASE = 60.0
+BATCH = 100
+LEASE = 60.0
 """Seconds for a batch: the next replica takes what this one does not get to."""
 _PAUSE = 1.0
 """Seconds between two checks of the schedule when nothing wakes the sender."""
@@ -43,7 +43,7 @@ _FAILING_PAUSE = (1.0, 60.0)
 """First and longest pause, in seconds, while the receiver accepts nothing: one notice is tried after each."""
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What a subject is at, how it is, and whose."""
 
     provider: str
@@ -64,6 +64,7 @@ class Sender:
         metrics: Metrics,
         heartbeat: Heartbeat,
         timeout: float,
+        page: str | None = None,
     ) -> None:
         """Wire the sender.
 
@@ -75,6 +76,7 @@ class Sender:
             metrics: count the notices.
             heartbeat: of this loop.
             timeout: the longest that one delivery takes, in seconds.
+            page: URL of the status page; None: unknown.
         """
         self.channel = channel
         self.events = events
@@ -84,6 +86,7 @@ class Sender:
         self._limits = limits
         self._metrics = metrics
         self._timeout = timeout
+        self._page = page
         self._woken = asyncio.Event()
         self._failures = 0
 
@@ -103,7 +106,7 @@ class Sender:
         try:
             await self._process_batch()
         except StoreUnavailable as error:
-            self.heartbeat.trouble = str(error)
+            self.heartbeat.lose_store(error)
         if self._failures:
             first, longest = _FAILING_PAUSE
             pause = min(longest, first * 2 ** min(self._failures - 1, 16)) * (0.5 + random.random() / 2)
@@ -116,9 +119,9 @@ class Sender:
             pass
 
     async def _process_batch(self) -> None:
-        lease = _LEASE + self._timeout  # one delivery fits in, even if it takes its whole timeout
+        lease = LEASE + self._timeout  # one delivery fits in, even if it takes its whole timeout
         ends = time.monotonic() + lease
-        leased = await self._notices.lease(self.channel.name, _BATCH, int(lease * 1000))
+        leased = await self._notices.lease(self.channel.name, BATCH, int(lease * 1000))
         found = await self._conditions(leased)
         if not self._failures:
             self.heartbeat.trouble = ""
@@ -129,25 +132,25 @@ class Sender:
                     await self._notices.finish(self.channel.name, rest, rest.record, self._store.clock())
                 break
 
-    async def _conditions(self, leased: Sequence[Leased]) -> list[_Found]:
+    async def _conditions(self, leased: Sequence[Leased]) -> list[Found]:
         """Return each subject's provider and condition, and whose it is."""
         names = [subject.subject.partition("/")[::2] for subject in leased]
         grants = await self._grants([name for kind, name in names if kind != "provider"])
         states = await self._store.grants.providers([name for kind, name in names if kind == "provider"])
         providers = {state.name: state for state in states}
-        now, found = self._store.clock(), list[_Found]()
+        now, found = self._store.clock(), list[Found]()
         for (kind, name), subject in zip(names, leased, strict=True):
             if kind == "provider":
-                found.append(_Found(name, policy.provider_condition(providers[name])))
+                found.append(Found(name, policy.provider_condition(providers[name])))
                 continue
             grant = grants.get(name)
             provider, whose = (grant.provider, grant.ownership) if grant else ("", NOBODY)
             if kind == "ending":
                 limits = self._limits.get(provider, Limits())
-                found.append(_Found(provider, policy.ending_condition(grant, limits, now), whose))
+                found.append(Found(provider, policy.ending_condition(grant, limits, now), whose))
             else:
                 condition = policy.grant_condition(grant, LastNotice.parse(subject.record))
-                found.append(_Found(provider, condition, whose))
+                found.append(Found(provider, condition, whose))
         return found
 
     async def _grants(self, grant_ids: Sequence[str]) -> dict[str, Grant | None]:
@@ -156,7 +159,7 @@ class Sender:
         grants = await self._store.grants.get_many(grant_ids)
         return dict(zip(grant_ids, grants, strict=True))
 
-    async def _process(self, leased: Leased, found: _Found) -> bool:
+    async def _process(self, leased: Leased, found: Found) -> bool:
         """Decide on one subject and send the notice that is due; return False if the receiver did not accept it."""
         condition = found.condition
         channel, now = self.channel.name, self._store.clock()
@@ -181,6 +184,7 @@ class Sender:
             provider=found.provider,
             condition=condition,
             ownership=found.ownership,
+            page=self._page,
         )
         if not await self._deliver(notice, leased, last):
             return False
@@ -189,7 +193,18 @@ class Sender:
         return True
 
     async def _deliver(self, notice: Notice, leased: Leased, last: LastNotice) -> bool:
-        """Send *notice*, log and count the result, and schedule the next try of one that was not delivered."""
+        """Send *notice*, and schedule the next try of one that was not delivered."""
+        retry = await self._attempt(notice, last)
+        if retry is not None:
+            await self._notices.finish(self.channel.name, leased, retry[0].serialize(), retry[1])
+        return retry is None
+
+    async def _attempt(self, notice: Notice, last: LastNotice) -> tuple[LastNotice, int] | None:
+        """Send *notice* once, log and count the result.
+
+        Returns:
+            None if it was delivered; else what to remember, and when to try again.
+        """
         channel = self.channel.name
         line = log.bind(
             way=channel,
@@ -198,6 +213,7 @@ class Sender:
             grant_id=notice.grant_id,
             provider=notice.provider,
             tries=last.tries + 1,
+            **({"grants": len(notice.group)} if notice.group else {}),
         )
         try:
             response = await self.channel.send(notice)
@@ -207,9 +223,8 @@ class Sender:
             self.heartbeat.trouble = f"notices are not delivered: {error}; the broker retries until they are"
             self._metrics.notices.labels(channel, "failed").inc()
             line.warning("notice.failed", error=str(error), next_in=(again - self._store.clock()) / 1000)
-            await self._notices.finish(channel, leased, last.serialize(), again)
-            return False
+            return last, again
         self._failures, self.heartbeat.trouble = 0, ""
         self._metrics.notices.labels(channel, "sent").inc()
         line.info("notice.sent", detail=response)
-        return True
+        return None

@@ -8,6 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
+from broker.process.file_modes import require_protected
 from broker.secret import new_sealing_key, parse_sealing_keys
 from broker.settings.placeholders import why_no_secret
 
@@ -52,6 +53,7 @@ def require_access(data_dir: Path) -> None:
         InvalidSettings: it cannot.
     """
     uid = os.getuid()
+    require_protected("data_dir", data_dir)
     if not data_dir.is_dir():
         raise InvalidSettings(f"data_dir: {data_dir} is not a directory: name another")
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
@@ -117,15 +119,16 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         InvalidSettings: the disk is full, or the file may not be written.
     """
-    aside = path.with_name(path.name + ".new")
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
+        aside.unlink(missing_ok=True)
         raise InvalidSettings(f"data_dir: {path} cannot be written ({error.strerror})") from None
 
 
@@ -138,8 +141,9 @@ def secret_file(key: str, path: Path, cure: str) -> str:
         cure: what to do about a file that is missing or has no usable content, for messages.
 
     Raises:
-        InvalidSettings: the file cannot be used. The message never quotes its content.
+        InvalidSettings: the file cannot be used, or everybody may write it. The message never quotes its content.
     """
+    require_protected(key, path)
     try:
         text = path.read_text("utf-8-sig")
     except PermissionError as error:

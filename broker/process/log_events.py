@@ -59,7 +59,12 @@ EVENTS: dict[str, Event] = {
     "cache.newer": Event(_DEBUG, "Redis published a token that is older than the one in memory"),
     "clock.set_back": Event(
         _WARNING,
-        "the clock of Redis was set back; the broker moved due times back as well",
+        "the clock of Redis was set back by `seconds`; ends of tokens and due times move back as well",
+        "synchronise the clock of the Redis host",
+    ),
+    "clock.jumped": Event(
+        _WARNING,
+        "the clock of Redis jumped ahead by `seconds`, or the broker's machine stood still: tokens may end early",
         "synchronise the clock of the Redis host",
     ),
     "commit.abandoned": Event(
@@ -141,6 +146,11 @@ EVENTS: dict[str, Event] = {
     "journal.off": Event(
         _WARNING, "`refresh.journal` is false: the broker cannot restore what Redis loses", "set it to true"
     ),
+    "grants.lost": Event(
+        _ERROR,
+        "Redis lost the data of `count` grants, and no journal restores them; `grant_ids` names some",
+        "log in again, or `token-broker logout` them; find out why Redis lost data (`maxmemory-policy noeviction`)",
+    ),
     "journal.recovered": Event(_INFO, "the broker can write the journal again"),
     "journal.replayed": Event(
         _INFO, "the broker sent Redis the journal, since Redis may have lost some of it; counts by what Redis did"
@@ -181,7 +191,7 @@ EVENTS: dict[str, Event] = {
         "the receiver did not accept a notice (`error`); the next try follows in `next_in` seconds",
         "`token-broker notify test`",
     ),
-    "notice.sent": Event(_INFO, "the receiver of a webhook or command accepted a notice"),
+    "notice.sent": Event(_INFO, "a receiver accepted a notice; `grants` counts them where it is of several"),
     "provider.missing": Event(
         _WARNING,
         "the settings have no `[providers.NAME]` for `grants` grants: nobody refreshes them, and they wait",

@@ -112,6 +112,7 @@ class Standing:
     providers: Sequence[ProviderFigures] | None
     truncated: bool = False
     journal_entries: int = 0
+    lost_grants: int = 0
     risks: frozenset[str] = frozenset()
     subscribers: int = 0
     cached_tokens: int = 0
@@ -242,6 +243,7 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     yield _gauge(
         "journal_entries", "Token responses in the journal that Redis has not confirmed.", standing.journal_entries
     )
+    yield _gauge("lost_grants", "Grants whose data Redis lost and no journal restored.", standing.lost_grants)
     yield _gauge(
         "subscribers", "Callers that wait at this broker for a token or for the next one.", standing.subscribers
     )

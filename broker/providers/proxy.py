@@ -198,7 +198,8 @@ def _tables(settings: Settings, providers: Mapping[str, Provider]) -> Iterator[t
 
 
 def _notices(settings: Settings) -> Iterator[_Table]:
-    if settings.notify.webhook is not None:
+    posts = any(channel.kind not in {"command", "mail"} for channel in settings.notify.channels.values())
+    if settings.notify.webhook is not None or posts:
         yield settings.notify
 
 

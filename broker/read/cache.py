@@ -6,9 +6,11 @@ import asyncio
 import fnmatch
 import re
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from broker.errors import TokenUnavailable
+from broker.read.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +22,12 @@ class Cache:
     """The last token of each grant that was ever read here, at most *max_entries*, least recently read out first."""
 
     def __init__(
-        self, max_entries: int, warm: Callable[[str], bool] = lambda _: False, *, max_waiting: int = 100_000
+        self,
+        max_entries: int,
+        warm: Callable[[str], bool] = lambda _: False,
+        *,
+        max_waiting: int = 100_000,
+        offset_of: Callable[[int], int] = lambda _: 0,
     ) -> None:
         """Make an empty cache.
 
@@ -28,15 +35,19 @@ class Cache:
             max_entries: tokens that are kept.
             warm: returns whether a grant is kept although nobody has read it yet.
             max_waiting: callers that may wait at once.
+            offset_of: returns the offset of Redis's clock for a token that was just issued, by `issued_at`.
         """
         self._max_entries = max_entries
         self._max_waiting = max_waiting
         self._warm = warm
+        self._offset_of = offset_of
         self._tokens: OrderedDict[str, Token] = OrderedDict()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self.waiting = 0
         """How many callers wait for a change."""
         self.closed = False
+        self.changes = Changes()
+        """Who wants to know that some grant changed, whatever is cached."""
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -60,6 +71,8 @@ class Cache:
         held = self._tokens.get(token.grant_id)
         if held is not None and held.generation > token.generation:
             return False
+        if token.clock_offset is None:
+            token = replace(token, clock_offset=self._offset_of(token.issued_at))
         self._tokens[token.grant_id] = token
         self._tokens.move_to_end(token.grant_id)
         if len(self._tokens) > self._max_entries:
@@ -84,6 +97,23 @@ class Cache:
         self._tokens.pop(grant_id, None)
         self.wake(grant_id)
 
+    def rewind(self, _: int, offset: int) -> None:
+        """Have every token end when it would have ended, after Redis's clock was stepped to *offset* (`store/clock`).
+
+        That is by as much earlier as its times were set at a higher offset; a lower one changes nothing.
+        """
+        for grant_id, token in self._tokens.items():
+            back = (token.clock_offset or 0) - offset
+            if back > 0:
+                self._tokens[grant_id] = replace(
+                    token,
+                    issued_at=token.issued_at - back,
+                    expires_at=token.expires_at - back,
+                    refresh_at=token.refresh_at - back,
+                    usable_until=token.usable_until - back,
+                    clock_offset=offset,
+                )
+
     def ids(self) -> list[str]:
         """Return the ids of all grants that are cached or waited for."""
         return list(self._tokens.keys() | self._waiting.keys())
@@ -103,13 +133,15 @@ class Cache:
                 waiter.set_result(None)
 
     def wake_all(self) -> None:
-        """Have all callers that wait check again."""
+        """Have all callers that wait, and all streams, check again."""
+        self.changes.note_all()
         for grant_id in list(self._waiting):
             self.wake(grant_id)
 
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed = True
+        self.changes.close()
         self.wake_all()
 
     async def changed(self, grant_id: str, timeout: float) -> bool:

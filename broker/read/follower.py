@@ -75,6 +75,7 @@ class Follower:
         """Find other brokers' changes by reading again; if Redis lets nothing be heard, say so in its words, once."""
         if self.connected:  # a connection was lost, which is mostly there again at the next try
             self.connected = False
+            self._cache.changes.note_all()
             self._metrics.subscription_gaps.inc()
             log.warning("subscription.lost", error=str(error))
             return
@@ -95,6 +96,7 @@ class Follower:
         async with self._store.primary.subscription(self._pattern) as subscription:
             await self.reread(self._cache.ids())
             self.connected, self._heartbeat.trouble = True, ""
+            self._cache.changes.note_all()
             revalidated = time.monotonic()
             while True:
                 self._heartbeat.signal()
@@ -116,6 +118,7 @@ class Follower:
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         grant_id = channel[self._prefix :].decode("utf-8", "replace")
+        self._cache.changes.note(grant_id)
         if any(event in data for event in _PROBLEMS):
             self._report(grant_id)
         if not self._cache.is_wanted(grant_id):

@@ -20,11 +20,12 @@ from broker.errors import (
 from broker.token_answer import usable_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from broker.model import Grant, Token
     from broker.process.metrics import Metrics
     from broker.read.cache import Cache
+    from broker.read.changes import Changes
     from broker.store import Store
 
 DEFAULT_WAIT = 5.0
@@ -55,7 +56,9 @@ class Reader:
         page_url: str | None,
         min_interval_ms: int,
         report_budget: int,
+        recover: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """Wire a reader. *recover* restores a grant that Redis lost, and returns whether it may be there again."""
         self._store = store
         self._cache = cache
         self._scheduler = scheduler
@@ -66,6 +69,12 @@ class Reader:
         self._page_url = page_url
         self._min_interval_ms = min_interval_ms
         self._report_budget = report_budget
+        self.recover = recover
+
+    @property
+    def changes(self) -> Changes:
+        """Who wants to know that some grant changed."""
+        return self._cache.changes
 
     async def stop_waiting(self, *_: object) -> None:
         """Let nobody wait here any longer: the broker ends."""
@@ -278,6 +287,8 @@ class Reader:
     async def _load(self, grant_id: str) -> Grant:
         """Read the grant from the store; cache its token."""
         grant = await self._store.grants.get(grant_id)
+        if grant is None and await self.recover(grant_id):
+            grant = await self._store.grants.get(grant_id)
         if grant is None:
             self._cache.evict(grant_id)
             raise UnknownGrant("no such grant")

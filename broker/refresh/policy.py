@@ -226,7 +226,7 @@ def _keep(claim: Claim, answer: TokenResponse, dialect: Dialect, now: int, draw:
         ending=lifetimes.ending(dialect, stated, granted_at=claim.granted_at, answered_at=now),
         failures=failures,
         answered_at=now,
-        recovered=fresh and claim.failures >= FAILING_AFTER,
+        recovered=token is not None and not failures and (claim.recovering or claim.failures >= FAILING_AFTER),
     )
 
 

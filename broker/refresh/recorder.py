@@ -125,11 +125,11 @@ class Recorder:
 
     def _messages(self, commit: Commit) -> list[Message]:
         token = commit.token
-        if not commit.fresh or token is None:
+        if token is None:
             return []
         now = self._store.clock()
-        events: tuple[Event, ...] = ("refreshed", "recovered") if commit.recovered else ("refreshed",)
-        return [token_message(event, token, now, notice=self._notice) for event in events]
+        happened: dict[Event, bool] = {"refreshed": commit.fresh, "recovered": commit.recovered}
+        return [token_message(event, token, now, notice=self._notice) for event, so in happened.items() if so]
 
 
 def _message(step: Postpone | Park, event: Event, reason: str) -> Message:

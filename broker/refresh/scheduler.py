@@ -178,7 +178,7 @@ class Lane:
                 log.error("store.lost", provider=self.provider, error=str(error), hint=error.cure)
             self._store_lost = True
             self._wrong_store = self._wrong_store or isinstance(error, WrongStore)
-            self._heartbeat.trouble = f"{error}; {error.cure}"
+            self._heartbeat.lose_store(error, f"{error}; {error.cure}")
             return STORE_PAUSE
         self._heartbeat.trouble = ""
         pause = IDLE_PAUSE if journaling else STORE_PAUSE
@@ -217,7 +217,7 @@ class Lane:
             self._store_lost = False
         if claimed.set_back:
             log.warning("clock.set_back", provider=self.provider)
-            await self._schedule.rewind(self.provider, self._lease_ms)
+            await self._store.clock_steps.rewind(self.provider, self._lease_ms)
         for claim in claimed.unreadable:
             await self._park_unreadable(claim)
 

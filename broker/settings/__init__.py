@@ -4,6 +4,7 @@ Owns their schema, the spelling of values, and errors that name the place and th
 """
 
 from broker.settings.audit import Audit
+from broker.settings.channels import NoticeChannel
 from broker.settings.outgoing import Outgoing
 from broker.settings.provider import Provider
 from broker.settings.schema import LEASE_MARGIN, Caller, Http, Log, Notify, Redis, Settings
@@ -15,6 +16,7 @@ __all__ = [
     "Caller",
     "Http",
     "Log",
+    "NoticeChannel",
     "Notify",
     "Outgoing",
     "Provider",

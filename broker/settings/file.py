@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from broker.errors import InvalidSettings
 from broker.settings.environment import Environment, model_of, table_of
-from broker.settings.findings import WORDS
+from broker.settings.findings import WORDS, spelled_bound
 from broker.settings.include import described, read_sources
 from broker.settings.schema import Settings
 
@@ -119,7 +119,8 @@ def _words(found: Any, location: Sequence[int | str]) -> str:
         )
     if found["type"] == "missing":
         return f"is missing: add it below [{'.'.join(map(str, location[:-1]))}]"
-    words = WORDS.get(found["type"], "is not allowed here").format_map(found.get("ctx", {}))
+    bounds = {name: spelled_bound(value) for name, value in found.get("ctx", {}).items()}
+    words = WORDS.get(found["type"], "is not allowed here").format_map(bounds)
     table = len(location) == 2 and location[0] in {"providers", "callers"} and "table" in words
     return f"{words}, such as [{location[0]}.NAME]" if table else words
 

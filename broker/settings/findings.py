@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from broker.settings.values import spelled
 
 if TYPE_CHECKING:
     from broker.settings.environment import Keys
@@ -35,6 +38,12 @@ WORDS = (
     | dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number")
 )
 """What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""
+
+
+def spelled_bound(value: Any) -> Any:
+    """Return a bound of pydantic's as the settings spell it: a duration with its unit, `1h`."""
+    found = re.fullmatch(r"datetime\.timedelta\((?:days=(\d+))?(?:, )?(?:seconds=(\d+))?\)", str(value))
+    return spelled(timedelta(days=int(found[1] or 0), seconds=int(found[2] or 0))) if found else value
 
 
 def not_toml(error: str, text: str) -> str:

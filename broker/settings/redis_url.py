@@ -73,6 +73,12 @@ class RedisLocation:
         return self if password is None else replace(self, password=password)
 
 
+def shown_url(text: str) -> str:
+    """Return a URL without user, password and options, for people: `redis://HOST:6379/0`."""
+    url = urlsplit(text)
+    return f"{url.scheme}:" if url.scheme == "embedded" else f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
 def parse_redis_url(text: str) -> RedisLocation:
     """Parse a URL.
 

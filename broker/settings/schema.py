@@ -19,6 +19,7 @@ from broker.errors import InvalidSettings
 from broker.model import NoticeEvent
 from broker.settings.audit import Audit
 from broker.settings.caller import Caller
+from broker.settings.channels import ChannelName, NoticeChannel
 from broker.settings.environment import Environment
 from broker.settings.http import Http
 from broker.settings.outgoing import CredentialsFile, Outgoing, OwnProxy
@@ -175,6 +176,11 @@ class Notify(Section):
     )
     proxy: OwnProxy = None
     proxy_credentials_file: CredentialsFile = None
+    channels: dict[ChannelName, NoticeChannel] = Field(
+        default={},
+        examples=[{"team": {"kind": "slack", "url_file": "slack_url"}}],
+        description="services that get notices, by names of your own",
+    )
 
     @field_validator("webhook")
     @classmethod

@@ -104,7 +104,12 @@ def _redis_url(value: str) -> str:
     return value
 
 
-def _web_url(value: str) -> str:
+def require_web_url(value: str) -> str:
+    """Return *value* if it is a URL of a web server.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         url = urlsplit(value)
         good = url.scheme in {"http", "https"} and url.hostname and not url.username and (url.port or 1)
@@ -147,7 +152,7 @@ def require_account_url(template: str, *, allow_http: bool) -> str:
     """
     if re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\}", "1", template)):
         raise ValueError("must hold members of the token response as {member} or {member.member}")
-    url = _web_url(re.sub(r"\{[^{}]*\}", "1", template))
+    url = require_web_url(re.sub(r"\{[^{}]*\}", "1", template))
     if plain_beyond_loopback(url) and not allow_http:
         raise ValueError("uses plain HTTP beyond loopback: use https, or set allow_http = true for this provider")
     return template
@@ -193,7 +198,7 @@ CallbackParameter = Annotated[
 ]
 RedisUrl = Annotated[str, AfterValidator(_redis_url), _format("URL")]
 Listen = Annotated[str, AfterValidator(_listen), _format("address")]
-WebUrl = Annotated[str, AfterValidator(_web_url), _format("URL")]
+WebUrl = Annotated[str, AfterValidator(require_web_url), _format("URL")]
 AccountUrl = Annotated[str, _format("URL")]
 
 

@@ -6,9 +6,10 @@ Knows nothing of providers' answers, of HTTP, or of when to refresh: it keeps an
 from broker.store.claims import Claimed
 from broker.store.commit_group import MOST_TOGETHER
 from broker.store.flows import Flow, Flows
-from broker.store.grants import Grants, Page, PreparedCommit, ProviderState
+from broker.store.grants import Grants, Page, ProviderState
 from broker.store.notices import Leased, Notices
 from broker.store.opening import Store, open_store
+from broker.store.prepared import PreparedCommit
 from broker.store.redis.embedded import embedded_server
 from broker.store.redis.primary import Primary
 from broker.store.register import Import, Registered

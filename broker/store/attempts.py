@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KEPT = 10
 """How many attempts are kept of each grant; the prelude of the scripts says the same."""
+REGISTERED = "registered"
+"""What an entry says that is no attempt: a login or an import replaced the grant here."""
 _FIELDS = ("unknown_at", "attempt_at", "attempt_by")
 _LONGEST = 240
 """Most bytes of an entry, without `decided`."""
@@ -76,6 +78,8 @@ class Past:
     fenced_until: int | None
     """Nobody claims anything until then, because another run of the server was noticed."""
     forgotten_at: int | None
+    lost_at: int | None = None
+    """When its data was found to be gone from Redis (see `lost`)."""
 
 
 class Attempts:
@@ -86,10 +90,16 @@ class Attempts:
         self._keys = keys
         self._clock = clock
 
+    async def fence(self) -> tuple[int, int] | None:
+        """Return since when and until when nobody claims anything (epoch ms), because another run was noticed."""
+        open_at, hold_off = await self._primary.call("HMGET", self._keys.epoch, "open_at", "hold_off")
+        until, length = int(float(open_at or 0)), int(float(hold_off or 0))
+        return (until - length, until) if self._clock() < until <= self._clock() + length else None
+
     async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
         """Return the past of a grant, or of an id that has no grant any more (*grant* is None)."""
         keys, provider = self._keys, grant.provider if grant else ""
-        row, tried, due, leased, open_at, forgotten = await self._primary.pipeline(
+        row, tried, due, leased, open_at, forgotten, lost = await self._primary.pipeline(
             [
                 ("HMGET", keys.grant(grant_id), *_FIELDS),
                 ("LRANGE", keys.attempts_of(grant_id), 0, -1),
@@ -97,17 +107,19 @@ class Attempts:
                 ("ZSCORE", keys.ids("leased", provider), grant_id),
                 ("HGET", keys.epoch, "open_at"),
                 ("ZSCORE", keys.forgotten, grant_id),
+                ("HGET", keys.lost, grant_id),
             ]
         )
         unknown_at, attempt_at, attempt_by = row
         score, fence = due or leased, int(float(open_at or 0))
         return Past(
-            attempts=[Attempt.parse(line) for line in tried],
+            attempts=[each for each in map(Attempt.parse, tried) if each.decided != REGISTERED],
             under_way=(int(attempt_at), (attempt_by or b"").decode()) if leased and attempt_at else None,
             unknown_at=int(unknown_at) if unknown_at else None,
             next_at=int(float(score)) if score else None,
             fenced_until=fence if fence > self._clock() else None,
             forgotten_at=int(float(forgotten)) if forgotten and grant is None else None,
+            lost_at=int(lost.split()[2]) if lost and grant is None else None,
         )
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_OWNERSHIP = 15
 """Cells of the row of a grant that has neither account nor owner nor label."""
+_WITH_OWNERSHIP = 18
+"""Those of one that has; a further one says that subscribers heard of a problem that a refresh will end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def _parse(
         extra=_extra(grants, grant_id, raw[12], provider),
         stated=parse_stated(raw[13], int(raw[9])),
         ownership=ownership.claimed(*raw[15:18]) if len(raw) > _WITHOUT_OWNERSHIP else (),
+        recovering=len(raw) > _WITH_OWNERSHIP,
         tampered=tampered,
     )
     if raw[14]:  # how often it was refused, first when, last when

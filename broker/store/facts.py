@@ -156,7 +156,7 @@ async def _query(primary: Primary, facts: StoreFacts, keys: Keys, sealer: Sealer
     began = time.time()
     seconds, micros = await primary.call("TIME")
     facts.offset = (began + time.time()) / 2 - (int(seconds) + int(micros) / 1_000_000)
-    facts.denied = await _denied(primary, keys, cluster=cluster)
+    facts.denied = await find_denied(primary, keys, (*NEEDED, OF_CLUSTER) if cluster else NEEDED)
     info = _parse(await _maybe(primary, facts, "INFO") or b"")
     if "redis_version" in info:
         _add_info(facts, info)
@@ -196,9 +196,9 @@ async def _maybe(primary: Primary, facts: StoreFacts, *command: str) -> Any:
         return None
 
 
-async def _denied(primary: Primary, keys: Keys, *, cluster: bool) -> tuple[str, ...] | None:
+async def find_denied(primary: Primary, keys: Keys, needed: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return which of the commands *needed* the user may not send; None where no script can test it."""
     names = {_KEY: keys.grant("check"), _CHANNEL: keys.channel("check"), _CHANNELS: keys.channel("*")}
-    needed = (*NEEDED, OF_CLUSTER) if cluster else NEEDED
     lines = [[names.get(word, word) for word in line] for line in needed]
     try:
         denied = await primary.call("EVAL", _MAY, 0, json.dumps(lines))

@@ -9,14 +9,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from broker.model import Commit, Grant, State, Token, slotted, usable_until
+from broker.model import Grant, State, Token, usable_until
 from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
+from broker.store.clock import uptime
 from broker.store.fields import maybe_int, maybe_text
-from broker.store.limits import ending_fields, parse_limit
+from broker.store.limits import parse_limit
 from broker.store.listing import Listing
 from broker.store.ownership import OWNERSHIP_FIELDS
+from broker.store.provider_state import ProviderState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
     from broker.model import OldToken
     from broker.model.account import Ownership
     from broker.store.binding import Facts
+    from broker.store.clock import Clock
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
 
-TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra")
+TOKEN_FIELDS = ("access_token", "token_type", "scope", "issued_at", "expires_at", "extra", "clock_offset")
 _GRANT_FIELDS = (
     *("provider", "generation", *TOKEN_FIELDS, "refresh_at", "granted_at", "reauthorize_by"),
     *("reauthorize_limit", "failures", "reason", "last_outcome", "last_detail", "last_at"),
@@ -36,7 +39,7 @@ _GRANT_FIELDS = (
 )
 _SEALED = frozenset({"access_token", "extra", "account"})
 _STATES: tuple[State, ...] = ("parked", "leased", "due")
-_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at")
+_FACTS = ("suspended", "suspended_at", "not_before", "ailing", "detail", "answered_at", "failing_since")
 """What is known of a provider's health."""
 
 
@@ -48,30 +51,18 @@ class Page:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderState:
-    """The health of a provider as the store knows it, and how many grants it has in each state."""
-
-    name: str
-    suspended: str | None
-    suspended_at: int | None
-    not_before: int | None
-    ailing: int
-    detail: str | None
-    counts: Mapping[State, int]
-    answered_at: int | None = None
-    """When it last answered a request (epoch ms); None: no broker wrote that down (see `answered`)."""
-
-
 class Grants:
     """Reads the store. Every asynchronous method raises `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken]) -> None:
+    def __init__(
+        self, primary: Primary, keys: Keys, sealer: Sealer, old_tokens: Mapping[str, OldToken], clock: Clock
+    ) -> None:
         """*old_tokens* gives, by provider, what a refresh does to the token before it; it survives where not named."""
         self._primary = primary
         self._keys = keys
         self._binding = Binding(sealer, lambda: primary.store_id)
         self._old_tokens = old_tokens
+        self._clock = clock
         self._listing = Listing(primary, keys)
 
     def token_fields(self, token: Token) -> list[Argument]:
@@ -96,7 +87,8 @@ class Grants:
         )
         fields: list[Argument] = ["generation", token.generation, "access_token", access_token]
         fields += ["token_type", token.token_type, "issued_at", token.issued_at, "expires_at", token.expires_at]
-        fields += ["extra", extra]
+        offset = self._clock.offset_of(token.issued_at) if token.clock_offset is None else token.clock_offset
+        fields += ["extra", extra, "clock_offset", f"{offset} {token.issued_at}"]
         if token.scope is not None:
             fields += ["scope", token.scope]
         return fields
@@ -151,8 +143,11 @@ class Grants:
             WrongStore: Another store answers.
         """
         commands = [("HMGET", self._keys.grant(gid), *_GRANT_FIELDS) for gid in grant_ids]
-        store, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), *commands])
+        asked = uptime()
+        store, time, *rows = await self._primary.pipeline([("HGET", self._keys.meta, "store"), ("TIME",), *commands])
         self._primary.recognise(store)
+        # What another broker wrote after a step of the clock must not be taken for what was written before it.
+        self._clock.observe_time(time, asked)
         return [self._grant(gid, row) for gid, row in zip(grant_ids, rows, strict=True)]
 
     def _grant(self, grant_id: str, row: Sequence[bytes | None]) -> Grant | None:
@@ -160,10 +155,12 @@ class Grants:
         if raw["provider"] is None:
             return None
         text = {name: value.decode() for name, value in raw.items() if value and name not in _SEALED}
-        token, unreadable, tampered = None, False, None
+        token, unreadable, tampered, ahead = None, False, None, (0, 0)
+        if "issued_at" in text:
+            ahead = self._clock.ms_ahead(int(text["issued_at"]), text.get("clock_offset"))
         if raw["access_token"] is not None and raw["extra"] is not None:
             try:
-                token = self._token(grant_id, text, raw["access_token"], raw["extra"])
+                token = self._token(grant_id, text, raw["access_token"], raw["extra"], ahead=ahead)
             except Tampered as error:
                 unreadable, tampered = True, str(error)
             except CannotOpen:  # one grant nobody can open must not hide the others
@@ -177,7 +174,7 @@ class Grants:
             granted_at=int(text["granted_at"]),
             reauthorize_by=by,
             reauthorize_limit=parse_limit(text.get("reauthorize_limit"), by),
-            refresh_at=int(text["refresh_at"]),
+            refresh_at=int(text["refresh_at"]) - ahead[0],
             failures=int(text.get("failures", 0)),
             reason=text.get("reason"),
             last_outcome=text.get("last_outcome"),
@@ -188,8 +185,17 @@ class Grants:
             ownership=ownership.read(self._binding, grant_id, int(text["granted_at"]), raw),
         )
 
-    def _token(self, grant_id: str, text: Mapping[str, str], sealed: bytes, sealed_extra: bytes) -> Token:
+    def _token(
+        self, grant_id: str, text: Mapping[str, str], sealed: bytes, sealed_extra: bytes, *, ahead: tuple[int, int]
+    ) -> Token:
         """Return the access token of a grant. What is sealed with it counts, and the earlier end.
+
+        Args:
+            grant_id: Of the grant.
+            text: Fields of its hash.
+            sealed: The token.
+            sealed_extra: The extra members of its response.
+            ahead: By how much its times are too late, and by which offset they count then (see `Clock.ms_ahead`).
 
         Raises:
             CannotOpen: No key in the key file opens it.
@@ -202,7 +208,8 @@ class Grants:
             raise Tampered("its access token is of another generation than what stands beside it")
         # After its clock was set back Redis has an earlier end than the sealed one (see rewind.lua).
         expires_at, refresh_at = int(text["expires_at"]), int(text["refresh_at"])
-        expires_at = min(expires_at, facts.get("expires_at") or expires_at)
+        back, offset = ahead
+        expires_at, refresh_at = min(expires_at, facts.get("expires_at") or expires_at) - back, refresh_at - back
         return Token(
             grant_id=grant_id,
             provider=provider,
@@ -210,11 +217,12 @@ class Grants:
             access_token=access_token,
             token_type=facts.get("token_type") or text.get("token_type", "Bearer"),
             scope=facts["scope"] if facts else text.get("scope"),
-            issued_at=int(text["issued_at"]),
+            issued_at=int(text["issued_at"]) - back,
             expires_at=expires_at,
             refresh_at=refresh_at,
             usable_until=usable_until(expires_at, refresh_at, self._old_tokens.get(provider, "survives")),
             extra=json.loads(extra.reveal()),
+            clock_offset=offset,
         )
 
     async def refresh_token(self, grant_id: str) -> tuple[str, Secret] | None:
@@ -324,7 +332,7 @@ class Grants:
         replies = await self._primary.run(script, script.keys(read), script.args(_FACTS))
         states, width = [], len(_FACTS) + len(_STATES)
         for i, name in enumerate(names):
-            suspended, suspended_at, not_before, ailing, detail, answered_at, *sizes = replies[
+            suspended, suspended_at, not_before, ailing, detail, answered_at, failing_since, *sizes = replies[
                 i * width : (i + 1) * width
             ]
             states.append(
@@ -337,6 +345,7 @@ class Grants:
                     detail=maybe_text(detail),
                     counts=dict(zip(_STATES, sizes, strict=True)),
                     answered_at=maybe_int(answered_at),
+                    failing_since=maybe_int(failing_since),
                 )
             )
         return states
@@ -358,36 +367,6 @@ class Grants:
         """Return the ids of all grants of a provider, to load the `warm` ones at start."""
         replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
         return [name.decode() for reply in replies for name in reply]
-
-
-@slotted
-class PreparedCommit:
-    """An answer as it will be stored: prepared once (`Registry.prepare`), for the journal and for Redis."""
-
-    commit: Commit
-    fields: list[Argument]
-    """Of the grant's hash, each with its value; tokens are sealed."""
-    record: str
-    """For the journal: all that `Registry.restore` needs."""
-
-
-def commit_fields(grants: Grants, commit: Commit) -> list[Argument]:
-    """Return what an answer brought, as fields of its grant's hash, each with its value."""
-    fields: list[Argument] = ["answered_at", commit.answered_at, "last_outcome", commit.outcome]
-    fields += ["last_detail", commit.detail or "", "last_at", commit.answered_at]
-    if commit.failures:
-        fields += ["failures", commit.failures]
-    if commit.token is not None:
-        fields += grants.token_fields(commit.token)
-    if commit.refresh_token is not None:
-        fields += grants.sealed_refresh_token(
-            commit.claim.grant_id,
-            commit.refresh_token,
-            provider=commit.claim.provider,
-            granted_at=commit.claim.granted_at,
-            scope=commit.token.scope if commit.token else commit.claim.scope,
-        )
-    return fields + ending_fields(commit.ending)
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:

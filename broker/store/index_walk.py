@@ -80,7 +80,7 @@ class IndexWalk:
             if await self._take_page():
                 pause = _SHORT_PAUSE
         except StoreUnavailable as error:
-            self._heartbeat.trouble = str(error)
+            self._heartbeat.lose_store(error)
         else:
             self._heartbeat.trouble = ""
         await asyncio.sleep(pause)

@@ -8,15 +8,15 @@ Knows nothing of what makes a notice due, nor of how one is sent.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker.store import scripts
+from broker.store.clock import uptime
 from broker.token_answer import message_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from broker.store.clock import Clock
     from broker.store.redis.primary import Primary
@@ -52,7 +52,7 @@ class Notices:
         """Lease up to *n* subjects that are due, for *lease_ms*."""
         script = scripts.LEASE_SUBJECTS
         keys = script.keys(subjects=self._keys.subjects(channel), last_notices=self._keys.last_notices(channel))
-        asked = time.monotonic()
+        asked = uptime()
         now, *rows = await self._primary.run(script, keys, script.args(n=n, lease_ms=lease_ms))
         self._clock.observe(now, asked)
         return [Leased(subject.decode(), record.decode(), int(ends)) for subject, record, ends in rows]
@@ -80,6 +80,17 @@ class Notices:
         if await self._primary.run(script, keys, args) != b"noted":
             return None
         return Leased(leased.subject, record, leased.ends if next_at is None else next_at)
+
+    async def records(self, channel: str) -> AsyncIterator[tuple[str, str]]:
+        """Yield each subject of which the channel has a record, and that record as it was meanwhile."""
+        cursor: Any = 0
+        while True:
+            cursor, found = await self._primary.call("HSCAN", self._keys.last_notices(channel), cursor, "COUNT", 500)
+            pairs = list(found.items()) if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
+            for subject, record in pairs:
+                yield subject.decode(), record.decode()
+            if int(cursor) == 0:
+                return
 
     async def publish(self, grant_id: str, message: Message) -> None:
         """Publish a message on a grant's pub/sub channel."""

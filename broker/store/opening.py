@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,14 +12,18 @@ from typing import TYPE_CHECKING
 from broker.errors import InvalidSettings, WrongStore
 from broker.secret import CannotOpen, Sealer
 from broker.store.attempts import Attempts
-from broker.store.clock import Clock
+from broker.store.clock import Clock, uptime
+from broker.store.clock_steps import ClockSteps
+from broker.store.day import Day
 from broker.store.flows import Flows
 from broker.store.grants import Grants
 from broker.store.history import History
+from broker.store.lost import Lost
 from broker.store.notices import Notices
 from broker.store.redis.embedded import embedded_server
+from broker.store.redis.moved import describe_move
 from broker.store.redis.primary import Primary
-from broker.store.redis.replies import EMPTY, OTHER
+from broker.store.redis.replies import EMPTY, OTHER, wrong_store
 from broker.store.registry import Registry
 from broker.store.resealing import BINDS, CANARY, CANARY_BOUND, Resealing
 from broker.store.schedule import Schedule
@@ -50,13 +53,16 @@ class Store:
     registry: Registry
     flows: Flows
     history: History
+    day: Day
     attempts: Attempts
+    lost: Lost
     soonest: Soonest
     urgency: Urgency
     notices: Notices
     resealing: Resealing
     seals: Seals
     clock: Clock
+    clock_steps: ClockSteps
     sealer: Sealer
 
     @property
@@ -72,14 +78,15 @@ class Store:
             WrongStore: the server holds another store than the *known* one, or none.
             InvalidSettings: the data there has another schema, or is sealed with keys that this broker lacks.
         """
-        asked = time.monotonic()
-        seconds, micros = await self.primary.call("TIME")
-        self.clock.observe(int(seconds) * 1000 + int(micros) // 1000, asked)
+        asked = uptime()
+        self.clock.observe_time(await self.primary.call("TIME"), asked)
         if known is None:
             await self._begin()
         schema, store_id, sealed, binds = await self.primary.call(
             "HMGET", self.keys.meta, "schema", "store", "canary", BINDS
         )
+        if store_id is not None and describe_move(store_id.decode()):
+            raise wrong_store(store_id.decode())
         if known is not None and (store_id or b"").decode() != known:
             what = "is empty" if store_id is None else f"holds another store ({store_id.decode()})"
             raise WrongStore(
@@ -165,7 +172,7 @@ def _wire(
 ) -> Store:
     keys, clock = Keys(redis.namespace), Clock()
     primary.mark = (keys.meta, "")  # until `identify`
-    grants = Grants(primary, keys, sealer, old_tokens)
+    grants = Grants(primary, keys, sealer, old_tokens, clock)
     hold_off_ms = hold_off // timedelta(milliseconds=1)
     schedule = Schedule(
         primary,
@@ -177,20 +184,24 @@ def _wire(
         # The embedded store syncs every write to the disk that it shares with the broker: another run lost nothing.
         hold_off_ms=0 if redis.url.startswith("embedded:") else hold_off_ms,
     )
+    registry = Registry(primary, keys, grants, clock)
     return Store(
         primary=primary,
         keys=keys,
         grants=grants,
         schedule=schedule,
-        registry=Registry(primary, keys, grants, clock),
+        registry=registry,
         flows=Flows(primary, keys, sealer),
         history=History(primary, keys),
+        day=Day(primary, keys),
         attempts=Attempts(primary, keys, clock),
+        lost=Lost(primary, keys, registry, clock),
         soonest=Soonest(primary, keys),
         urgency=Urgency(primary, keys, grants, clock),
         notices=Notices(primary, keys, clock),
         resealing=Resealing(primary, keys, sealer, replicas=redis.replicas),
         seals=Seals(primary, keys, sealer),
         clock=clock,
+        clock_steps=ClockSteps(primary, keys, clock),
         sealer=sealer,
     )

@@ -157,6 +157,7 @@ def _call(
             **keys.index(was_provider or provider, prefix="was_"),
             held_by=keys.held,
             meta=keys.meta,
+            attempts=keys.attempts_of(grant_id),
         ),
         script.args(
             ["refresh_at", due_at, *fields],
@@ -164,6 +165,7 @@ def _call(
             mode=mode,
             was_provider=was_provider,
             was_generation=was_generation,
+            generation=generation,
             due_at=due_at,
             fingerprint=fingerprint,
             channel=keys.channel(grant_id),

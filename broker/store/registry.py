@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from broker.errors import StoreUnavailable
@@ -16,8 +17,8 @@ from broker.model.account import NOBODY, Ownership
 from broker.secret import CannotOpen
 from broker.store import scripts
 from broker.store.attempts import entry, replica_name
-from broker.store.grants import PreparedCommit, commit_fields
 from broker.store.limits import ending_fields
+from broker.store.prepared import PreparedCommit, commit_fields
 from broker.store.register import Import, Registered, import_call, login_call
 from broker.token_answer import json_text, message_text
 from broker.token_answer import message as notice
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from broker.secret import Secret
     from broker.store.clock import Clock
     from broker.store.grants import Grants
+    from broker.store.lost import Position
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.token_answer import Message
@@ -116,11 +118,14 @@ class Registry:
             What became of each; an error where Redis refused that one alone.
         """
         done: dict[str, Registered | StoreUnavailable] = {}
-        left = list(imports)
+        left, offset = list(imports), self._clock.offset
         for _ in range(_TRIES):
             held, unreadable = await self._read_each([each.grant_id for each in left])
             done |= unreadable
             left = [each for each in left if each.grant_id in held]
+            if offset > self._clock.offset:  # the clock was set back meanwhile
+                left = [replace(each, due_at=each.due_at - offset + self._clock.offset) for each in left]
+            offset = self._clock.offset
             calls = [import_call(self._keys, self._grants, each, held[each.grant_id], self._clock()) for each in left]
             replies = await self._primary.run_each(scripts.IMPORT, [(call.keys, call.args) for call in calls])
             for each, call, reply in zip(left, calls, replies, strict=True):
@@ -306,8 +311,13 @@ class Registry:
             found += [name, value]
         return found
 
-    async def restore(self, record: str) -> Restored:
-        """Write what a record says into the store, as far as it is newer than what the store has."""
+    async def restore(self, record: str, position: Position | None = None) -> Restored:
+        """Write what a record says into the store, as far as it is newer than what the store has.
+
+        Args:
+            record: Of a journal.
+            position: Where the grant stands from then on; None: due as planned.
+        """
         members: dict[str, Any] = json.loads(record)
         if members["store"] != self._primary.store_id:
             return "another store"
@@ -317,11 +327,13 @@ class Registry:
             forgotten_at = members.get("forgotten_at", generation)
             forgot = await self.forget(grant_id, gone, up_to=generation, forgotten_at=forgotten_at)
             return "forgot" if forgot else "known"
-        return await self._restore(members)
+        return await self._restore(members, position)
 
-    async def _restore(self, record: dict[str, Any]) -> Restored:
+    async def _restore(self, record: dict[str, Any], position: Position | None) -> Restored:
         grant_id, provider, generation = record["grant_id"], record["provider"], record["generation"]
         fields = self._opened(record)
+        if position is not None and position.unknown_at is not None:
+            fields += ["unknown_at", position.unknown_at]
         changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
             raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
@@ -348,6 +360,8 @@ class Registry:
                 followed=record["followed"],
                 granted_at=record["granted_at"],
                 record=entry(_outcome(record), record["answered_at"], record["refresh_at"], replica_name()),
+                due_at=record["refresh_at"] if position is None else position.at,
+                reason="" if position is None else position.reason,
             )
             reply = (await self._primary.run(scripts.RESTORE, keys, args)).decode()
             if reply != "moved":

@@ -112,7 +112,7 @@ class Resealing:
         done = Resealed(restarted=cursor is not None and read[1] != run_id)  # a cursor means nothing to another run
         first = cursor is None or done.restarted
         at, found = await self._primary.call(
-            "SCAN", 0 if first else int(read[2]), "MATCH", _literally(self._keys.all) + "*", "COUNT", _PAGE
+            "SCAN", 0 if first else int(read[2]), "MATCH", literally(self._keys.all) + "*", "COUNT", _PAGE
         )
         places = list(self._places({key.decode("utf-8", "surrogateescape") for key in found}))
         if first:
@@ -200,6 +200,6 @@ def _some(reply: object) -> bool:
     return isinstance(reply, int) and reply > 0
 
 
-def _literally(text: str) -> str:
+def literally(text: str) -> str:
     """Return a pattern of Redis that matches *text* only."""
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)

@@ -15,6 +15,7 @@ from broker.errors import StoreUnavailable, WrongStore
 from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
+from broker.store.clock import uptime
 from broker.store.commit_group import CommitGroup
 from broker.token_answer import message_text
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from broker.model import Grant, Park, Postpone, State
     from broker.store.clock import Clock
-    from broker.store.grants import Grants, PreparedCommit
+    from broker.store.grants import Grants
+    from broker.store.prepared import PreparedCommit
     from broker.store.redis.connections import Argument
     from broker.store.redis.primary import Primary
     from broker.token_answer import Message
@@ -38,7 +40,6 @@ BREAKER = 3
 """Grants of one provider refused in a row after which the next one suspends the provider instead."""
 REPORT_WINDOW_MS = 3_600_000
 """The time in which a budget of reports may be used up."""
-_REWIND_PAGE = 500
 _TRIES = 8
 
 
@@ -116,7 +117,7 @@ class Schedule:
         await self._release_lost(provider)
         claim_id = f"{self.life}.{secrets.token_hex(6)}"
         keys, args = self._claim_call(provider, claim_id, n=n, lease_ms=lease_ms, expired_after=expired_after)
-        asked = time.monotonic()
+        asked = uptime()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
         except WrongStore:
@@ -146,6 +147,7 @@ class Schedule:
             epoch=self._keys.epoch,
             grant_prefix=self._keys.grants,
             attempts_prefix=self._keys.attempts,
+            lost=self._keys.lost,
         )
         args = scripts.CLAIM.args(
             n=n,
@@ -367,21 +369,6 @@ class Schedule:
             args = scripts.ABANDON.args(life=life, longest_ms=self._second_term_ms)
             held += await self._primary.run(scripts.ABANDON, keys, args)
         return held
-
-    async def rewind(self, provider: str, lease_ms: int) -> None:
-        """Bring back to now what was issued or leased "in the future", after the server's clock was set back."""
-        keys = scripts.REWIND.keys(
-            due=self._keys.ids("due", provider),
-            leased=self._keys.ids("leased", provider),
-            **self._keys.index(provider),
-            provider=self._keys.provider(provider),
-            grant_prefix=self._keys.grants,
-        )
-        offset, examined = 0, _REWIND_PAGE
-        while examined == _REWIND_PAGE:
-            args = scripts.REWIND.args(offset=offset, page_size=_REWIND_PAGE, lease_ms=lease_ms)
-            examined = await self._primary.run(scripts.REWIND, keys, args)
-            offset += _REWIND_PAGE
 
 
 def _describe(code: str, detail: str) -> str:

@@ -99,7 +99,9 @@ RESTORE = Script("restore")
 HOLD = Script("hold")
 FORGET = Script("forget")
 REWIND = Script("rewind")
+OBSERVE_CLOCK = Script("observe_clock")
 COUNT_OUTCOMES = Script("count_outcomes")
+COUNT_DAY = Script("count_day")
 ENQUEUE_SUBJECTS = Script("enqueue_subjects")
 LEASE_SUBJECTS = Script("lease_subjects")
 FINISH_SUBJECT = Script("finish_subject")
@@ -112,9 +114,13 @@ FIND_DUE = Script("find_due")
 PROVIDER_STATES = Script("provider_states")
 FIND_SUSPENDED = Script("find_suspended")
 SIZES = Script("sizes")
+FIND_LOST = Script("find_lost")
 SUM_ENDS = Script("sum_ends")
 MERGE_ENDS = Script("merge_ends")
 REINDEX = Script("reindex")
+DRAIN = Script("drain")
+RENAME = Script("rename")
+RECEIVE = Script("receive")
 
 
 class Keys:
@@ -135,9 +141,16 @@ class Keys:
         self.held = f"{self.all}held"
         """Hash: fingerprint of an imported refresh token to the grant that holds it."""
         self.epoch = f"{self.all}epoch"
-        """Hash: which run of the server is known, and until when nobody claims after another one was noticed."""
+        """Hash: which run of the server is known, and until when nobody claims after another one was noticed; and what
+        is known of the steps of its clock."""
         self.forgotten = f"{self.all}forgotten"
         """Sorted set of grant ids by when they were forgotten: no journal may bring those grants back."""
+        self.lost = f"{self.all}lost"
+        """Hash: id of a grant whose hash is gone to where it stood in the schedule, until it is there again."""
+
+    def anchor(self, boot: str) -> str:
+        """Return the key of a number that expires: how far Redis's clock is ahead of the uptime of a machine."""
+        return f"{self.all}clock:{boot}"
 
     def grant(self, grant_id: str) -> str:
         """Return the key of a hash: one field per fact of a grant."""
@@ -175,8 +188,12 @@ class Keys:
         """Return the key of a hash: outcomes of a provider's token requests, two counters a minute, for an hour."""
         return f"{self.all}history:{name}"
 
+    def day(self, name: str) -> str:
+        """Return the key of a hash: the last day of a provider, three fields for each quarter of an hour."""
+        return f"{self.all}day:{name}"
+
     def flow(self, name: str) -> str:
-        """Return the key of a pending login, the only kind of key that expires."""
+        """Return the key of a pending login, which expires."""
         return self.flows + name
 
     def subjects(self, channel: str) -> str:

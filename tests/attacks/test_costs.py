@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -92,6 +93,19 @@ async def test_a_coded_body_ends_the_connection_of_public_listen(start: StartGro
     heard = await asyncio.to_thread(send, ground.public_port, bomb)
     assert (heard.statuses, heard.closed) == ([415], True)
     assert sum(taken) < MEGABYTE
+
+
+async def test_ends_of_heads_between_requests_end_the_connection(start: StartGround) -> None:
+    """After an Upgrade, nothing but ends of heads is no request: the connection is closed."""
+    ground = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", ground.port)
+    writer.write(Target("GET", "/healthz").head("Connection: Upgrade", "Upgrade: h2c"))
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\r\n\r\n" * 20_000)
+    with suppress(ConnectionError):
+        while await asyncio.wait_for(reader.read(65536), 5):
+            pass
+    writer.transport.abort()
 
 
 async def test_a_short_body_that_nobody_reads_keeps_the_connection(start: StartGround) -> None:

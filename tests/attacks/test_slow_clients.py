@@ -109,8 +109,12 @@ async def test_others_are_served_all_the_time(start: StartGround, attack: Attack
 
 
 async def test_callers_with_a_key_stay(start: StartGround) -> None:
-    """A long poll stays while attackers are closed for others; where only callers are, one more is refused."""
-    ground = await start(max_connections=8)
+    """A long poll stays while attackers are closed for others, and so does a connection that a caller keeps idle."""
+    ground = await start(max_connections=12)
+    reader, writer = await asyncio.open_connection("127.0.0.1", ground.port)
+    read = f"GET /v1/grants/g0/token HTTP/1.1\r\nHost: localhost\r\nX-Broker-Key: {ground.key}\r\n\r\n".encode()
+    writer.write(read)
+    await reader.readuntil(b"}\n")
     etag = f'"{(await ground.broker.token("g0"))["generation"]}"'
     waits = (f"X-Broker-Key: {ground.key}", f"If-None-Match: {etag}", "Prefer: wait=50")
     polls = [asyncio.create_task(status(ground.port, "/v1/grants/g0/token", *waits)) for _ in range(3)]
@@ -118,6 +122,9 @@ async def test_callers_with_a_key_stay(start: StartGround) -> None:
     async with attacking(ground.port, slow_writer, "/oauth2/token"):
         await others_are_served(ground, 0.5)
     assert not any(poll.done() for poll in polls)
+    writer.write(read)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.transport.abort()
     for poll in polls:
         poll.cancel()
     await asyncio.gather(*polls, return_exceptions=True)

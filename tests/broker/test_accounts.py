@@ -38,7 +38,7 @@ async def test_the_account_of_a_login_is_known(
     """The id_token or the account endpoint names the account; it is described, sealed, and kept over a refresh."""
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         page = await log_in_as(broker, "jane", provider)
-        assert "of account jane@example.com" in page
+        assert "account jane@example.com" in page
         described = await state_of(broker, "g1")
         assert described["account"] == account
         assert "jane@example.com" not in str(await redis.hgetall("broker:{0}:grant:g1"))

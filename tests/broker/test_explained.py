@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from broker.cli.explain import fetch_facts
-from broker.cli.explanation import Explanation, explain
-from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
 from broker.cli.http import Broker
+from broker.report.explanation import Explanation, explain
+from broker.report.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
 from tests.broker.steps import imported
 from tests.redis_server import start_redis
 from tests.steps import make_due

@@ -149,8 +149,14 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
     described = await held.ask("GET", at, 200)
     assert described["last"] is not None
     assert (await held.ask("GET", f"{at}/attempts", 200))["attempts"]
+    assert (await held.ask("GET", f"{at}/explanation?utc_offset=60", 200))["attempts"]
     await held.ask("POST", f"{at}/retry", 202)
+    assert (await held.ask("GET", "/v1/verdict?utc_offset=-90", 200))["grants"]
+    await held.ask("GET", "/v1/verdict?utc_offset=east", 400)
     assert (await held.ask("GET", "/v1/providers", 200))["providers"][0]["history"]
+    assert (await held.ask("GET", "/v1/history?provider=acme", 200))["providers"][0]["refreshed"]
+    await held.ask("GET", "/v1/history?" + "&".join(["provider=p"] * 101), 400)
+    await held.ask("GET", "/v1/events", 400)
     await held.ask("POST", "/v1/providers/acme/retry", 202, "/v1/providers/{name}/retry")
     await held.ask("POST", "/v1/providers/no/retry", 400, "/v1/providers/{name}/retry")
     await held.ask("POST", "/v1/notify/test", 200)
@@ -205,6 +211,7 @@ async def test_answers_are_as_described(document: dict[str, Any], broker: Runnin
         if "authorization" not in path
     }
     held.seen |= {("get", "/callback", 200), ("post", "/callback", 200)}  # where the login went; the page's button
+    held.seen |= {("get", "/v1/events", 200)}  # a stream, which does not end: see test_events.py
     assert succeeding <= {(method, path) for method, path, status in held.seen if status < 400}
 
 

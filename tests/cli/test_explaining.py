@@ -12,11 +12,11 @@ import pytest
 
 from broker.api.routes.attempts import describe_past
 from broker.api.routes.grants import describe
-from broker.cli.attempts import DECISIONS, OUTCOMES, decision, outcome
-from broker.cli.explanation import Explanation, explain
-from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
-from broker.cli.times import clock, moment, span
 from broker.model import Grant, State, Token
+from broker.report.attempts import DECISIONS, OUTCOMES, decision, outcome
+from broker.report.explanation import Explanation, explain
+from broker.report.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN
+from broker.report.times import clock, moment, span
 from broker.secret import Secret
 from broker.store.attempts import Attempt, Past
 
@@ -54,7 +54,7 @@ def grant(state: State = "due", *, life: int | None = 60, soon: bool = False, **
         "last_at": None,
     } | changes
     made = Grant("door", "acme", 5, token, granted_at=MS, refresh_at=MS, **fields)
-    return {**describe(made, state, soon=soon)}
+    return {**describe(made, state, soon=soon, now=MS)}
 
 
 def past(*attempts: Attempt, **changes: Any) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def test_every_outcome_and_decision_has_words() -> None:
         text = (root / "store" / "lua" / f"{script}.lua").read_text()
         decided |= {word for word in DECISIONS if f"'{word}" in text}
     assert decided == set(DECISIONS)
-    outcomes = {"unknown", "logged_in", "registration"}
+    outcomes = {"unknown", "logged_in", "registration", "unreadable", "tampered"}
     assert "suspend('registration')" in (root / "store" / "lua" / "park.lua").read_text()
     for file in ("policy.py", "scheduler.py"):
         for node in ast.walk(ast.parse((root / "refresh" / file).read_text())):
@@ -351,11 +351,11 @@ def test_every_outcome_and_decision_has_words() -> None:
     assert outcomes == set(OUTCOMES)
     [said] = past(attempt("not_sent", "postponed", "connect", next_at=MS + MINUTE))["attempts"]
     assert outcome(said) == "nothing was sent (connect)"
-    assert decision(said, NOW) == "put off until 13:01:00"
+    assert decision(said, NOW) == "to be tried again at 13:01:00"
     [said] = past(attempt("dead", "parked", "invalid_grant", "gone"))["attempts"]
     assert (outcome(said), decision(said, NOW)) == (
         "the provider no longer accepts the refresh token (invalid_grant: gone)",
-        "parked",
+        "parked until a person acts",
     )
 
 

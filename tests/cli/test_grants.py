@@ -112,7 +112,7 @@ async def test_another_account(home: Home) -> None:
     assert len(lines(done.err)) == 1
     whose = "account jane@example.com (jane), owner Jane Doe, label front door"
     assert f"It is of {whose}.\n" in (await home("explain", "g")).out
-    assert "jane@example.com" in (await home("status")).out
+    assert "jane@example.com" in (await home("status", "--all")).out
     assert "account john@example.com (john)." in (await log_in("john", "--replace-account")).out
     explained = json.loads((await home("explain", "g", "--json")).out)
     assert (explained["account"]["id"], explained["owner"]) == ("john", "Jane Doe")
@@ -198,7 +198,8 @@ async def test_dead_grant(home: Home) -> None:
     assert (done.code, done.out) == (77, "")
     assert "token-broker login g --provider acme" in done.err
     done = await home("status")
-    assert re.search(r"^g +acme +log in again ", done.out, re.MULTILINE)
+    assert (done.code, done.out.split(".")[0]) == (77, "The only grant has no valid token: log in again to g")
+    assert re.search(r"^g +acme +needs a login ", done.out, re.MULTILINE)
     done = await home("retry", "g")
     assert (done.code, done.out) == (0, "Grant g is due: the broker sends one more token request.\n")
     done = await home("retry", "--provider", "acme")
@@ -270,7 +271,11 @@ async def test_status(home: Home) -> None:
     assert {grant["grant_id"] for grant in seen["grants"]} == set(names)
     assert {provider["provider"] for provider in seen["providers"]} == {"acme", "cameramanager", "een"}
     assert seen["health"]["status"] == "ok"
+    await until(lambda: home.status("/v1/grants/g/token", 200))
+    await until(lambda: home.status(f"/v1/grants/{names[0]}/token", 200))
     text = (await home("status")).out
+    assert "2 alive, the next ends in " in text
+    text = (await home("status", "--all")).out
     assert all(name in text for name in names)
     process = subprocess.Popen(
         [COMMAND, "status"],
@@ -348,7 +353,7 @@ async def test_ctrl_c(home: Home) -> None:
         if arguments[0] == "import":
             await until(partial(_reads_in_a_thread, process.pid))
         elif arguments[0] == "status":
-            await read_until(process, "token-broker is")
+            await read_until(process, "There are no grants yet.")
         else:
             await _printed_url(process)
         process.send_signal(signal.SIGINT)

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from broker.api.routes.grants import describe
-from broker.cli import status
-from broker.cli.status import fitted, screen
+from broker.cli import status, status_screen
+from broker.cli.status_screen import fitted, screen
 from broker.model import Grant, State, Token
 from broker.secret import Secret
 
@@ -24,7 +24,7 @@ def grant(n: int, state: State = "due", name: str = "") -> dict[str, Any]:
     token = Token(grant_id, "cameramanager", now, Secret("a"), "Bearer", None, now, end, now + 2_700_000, end)
     reason = "reauthorization_required" if state == "parked" else None
     made = Grant(grant_id, "cameramanager", now, token, now, None, now + 2_700_000, 0, reason, "refreshed", "", now)
-    return {**describe(made, state, soon=False)}
+    return {**describe(made, state, soon=False, now=now), "served": True, "unserved_since": None}
 
 
 def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dict[str, Any]:
@@ -38,17 +38,28 @@ def provider(name: str, due: int = 0, parked: int = 0, failures: int = 0) -> dic
     }
 
 
-def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], checks: int = 0) -> dict[str, Any]:
-    """Return what the broker told: at most fifty grants of it."""
-    bad = {f"provider {n}": {"status": "degraded", "detail": "failing", "since": 0} for n in range(checks)}
-    report = {"status": "degraded" if bad else "ok", "checks": bad}
-    return {"health": report, "providers": providers, "grants": grants[:50], "next": "x" if len(grants) > 50 else None}
+def seen(grants: list[dict[str, Any]], providers: list[dict[str, Any]], causes: int = 0) -> dict[str, Any]:
+    """Return what the broker answers: at most fifty grants of it, each with a line of its own."""
+    now = int(time.time())
+    cause = {"kind": "failing", "since": now - 60, "next": "The broker tries again.", "next_at": None, "action": None}
+    verdict = {
+        "status": "ok",
+        "summary": f"All {len(grants)} grants have a valid token.",
+        "causes": [cause | {"sentence": f"Provider {n} is failing."} for n in range(causes)],
+        "grants": len(grants),
+        "alive": len(grants),
+        "unserved": 0,
+        "next_end_at": now + 3_590,
+        "providers": {each["provider"]: {"grants": 1, "unserved": 0} for each in providers},
+    }
+    following = "x" if len(grants) > 50 else None
+    return {"verdict": verdict, "providers": providers, "grants": grants[:50], "next": following, "every": True}
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, shown: dict[str, Any], width: int, height: int) -> list[str]:
     """Return the lines on a terminal of that size."""
     console = Console(width=width, height=height, force_terminal=True, color_system=None, highlight=False)
-    monkeypatch.setattr(status, "out", console)
+    monkeypatch.setattr(status_screen, "out", console)
     with console.capture() as captured:
         console.print(fitted(shown, height - 1))
     return captured.get().splitlines()
@@ -63,31 +74,79 @@ def test_it_fits(monkeypatch: pytest.MonkeyPatch, many: int, width: int, height:
     assert len(shown) < height
     assert max(map(len, shown)) <= width
     names = [line for line in shown if line.startswith("site-")]
-    assert "log in again" in names[0]
+    assert "needs a login" in names[0]
     assert "token-broker explain GRANT says why, and what to do." in "\n".join(shown)
     if len(names) < min(many, 50):
         assert len(shown) >= height - 2, "there is room for more"
-    said = f"{len(names)} of {many} grants: parked ones first." in "\n".join(shown)
+    said = f"{len(names)} of {many} grants, the most urgent first." in "\n".join(shown)
     assert said is (len(names) < many)
+
+
+def shown_wide(state: dict[str, Any]) -> str:
+    """Return the screen off a terminal."""
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        console.print(screen(state))
+    return captured.get()
 
 
 def cell(described: dict[str, Any], column: str) -> str:
     """Return what the row of a grant has in a column; the next column begins where its head does."""
-    console = Console(width=200, highlight=False)
-    with console.capture() as captured:
-        console.print(screen(seen([described], [provider("cameramanager", due=1)])))
-    rows = captured.get().splitlines()
+    rows = shown_wide(seen([described], [provider("cameramanager", due=1)])).splitlines()
     at = next(number for number, row in enumerate(rows) if row.startswith("grant "))
     start = rows[at].index(column)
-    following = [rows[at].index(head) for head in ("refresh", "log in by", "last")]
+    following = [rows[at].index(head) for head in ("next refresh", "log in by")] + [len(rows[at]) + 20]
     return rows[at + 1][start : min(end for end in following if end > start)].strip()
 
 
 def test_an_expired_token() -> None:
-    """The life of a token that is over is "expired", a refresh that is due is "now"."""
+    """A token that is over says for how long, and so does a refresh that is late."""
     past = int(time.time()) - 60
-    described = grant(1) | {"expires_at": past, "refresh_at": past}
-    assert (cell(described, "life"), cell(described, "refresh")) == ("expired", "now")
+    described = grant(1) | {"expires_at": past - 3_600, "refresh_at": past - 60}
+    assert re.fullmatch(r"expired 6[12] min ago", cell(described, "token"))
+    assert cell(described, "next refresh") == "overdue 2 min"
+    assert cell(grant(1) | {"refresh_at": past + 59}, "next refresh") == "now"
+
+
+def test_a_provider_that_asked_for_a_pause() -> None:
+    """No refresh is "now" while the provider takes none, or while all brokers are fenced."""
+    now = int(time.time())
+    state = seen([grant(1) | {"refresh_at": now - 5}], [provider("cameramanager", due=1) | {"not_before": now + 605}])
+    assert re.search(r" in 10 min ", shown_wide(state))
+    state = seen([grant(1) | {"refresh_at": now - 5}], [provider("cameramanager", due=1)], causes=1)
+    state["verdict"]["causes"][0] |= {"kind": "fenced", "next_at": now + 605}
+    assert re.search(r" in 10 min ", shown_wide(state))
+
+
+def test_grants_that_are_well_are_one_line() -> None:
+    """Those that need no line are summed; `--all` lists them."""
+    state = seen([grant(0, "parked"), *(grant(n) for n in range(1, 40))], [provider("cameramanager", 39, 1)])
+    every = shown_wide(state)
+    assert every.count("site-") == 40
+    assert " alive, the next" not in every
+    short = shown_wide(state | {"every": False})
+    assert re.findall(r"^site-\S+", short, re.MULTILINE) == ["site-0000-cameras"]
+    assert "39 alive, the next ends in 60 min." in short
+
+
+def test_a_broker_without_a_verdict() -> None:
+    """Of an older version: it is said, nothing is counted that is not known, and its grants have a line each."""
+    state = seen([grant(1)], [provider("cameramanager", due=1)])
+    old = {name: value for name, value in state["grants"][0].items() if name not in {"state_words", "served"}}
+    shown = shown_wide(state | {"verdict": status._NO_VERDICT, "grants": [old], "every": False})
+    assert shown.startswith("This broker is of an older version, which gives no verdict (GET /v1/verdict): upgrade it")
+    assert re.search(r"^cameramanager +oauth2 +1 +\? +0 +ok", shown, re.MULTILINE)
+    assert re.search(r"^site-0001-cameras +cameramanager +due ", shown, re.MULTILINE)
+    assert "alive" not in shown
+
+
+def test_causes_have_lines() -> None:
+    """What is wrong since when, what happens next, and what a person must do."""
+    state = seen([grant(1)], [provider("cameramanager", due=1)], causes=1)
+    state["verdict"]["causes"][0] |= {"action": "Restart it", "since": int(time.time()) - 300}
+    shown = shown_wide(state).splitlines()
+    assert re.fullmatch(r"  Provider 0 is failing\. Since [\d:]+ \(5 min ago\)\. *", shown[1])
+    assert [line.strip() for line in shown[2:4]] == ["Next: The broker tries again.", "To do: Restart it."]
 
 
 def test_a_dead_grant() -> None:
@@ -115,12 +174,12 @@ def test_a_provider_that_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hundreds_of_providers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three hundred providers those in trouble are shown, the rest is one line with its sums; grants still fit."""
     providers = [provider(f"p{n:03}", due=10, failures=4 if n in {150, 299} else 0) for n in range(300)]
-    shown = lines(monkeypatch, seen([grant(n) for n in range(60)], providers, checks=40), 80, 24)
+    shown = lines(monkeypatch, seen([grant(n) for n in range(60)], providers, causes=40), 80, 24)
     text = "\n".join(shown)
     assert len(shown) < 24
     assert "p150" in text
     assert "p299" in text
-    more = re.search(r"… and (\d+) more: token-broker health", text)
+    more = re.search(r"… and (\d+) more: token-broker status --json", text)
     assert more is not None
     left = int(more[1])
     rest = next(line for line in shown if line.startswith("… "))
@@ -140,13 +199,11 @@ def test_a_long_name_is_folded_and_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_off_a_terminal_all_is_printed() -> None:
     """A pipe gets every provider, and fifty grants."""
-    console = Console(width=200, highlight=False)
-    with console.capture() as captured:
-        console.print(screen(seen([grant(n) for n in range(60)], [provider(f"p{n}", due=1) for n in range(60)])))
-    rows = captured.get().splitlines()
+    text = shown_wide(seen([grant(n) for n in range(60)], [provider(f"p{n}", due=1) for n in range(60)]))
+    rows = text.splitlines()
     assert sum(row.startswith("site-") for row in rows) == 50
     assert sum(row.startswith("p") and row[1].isdigit() for row in rows) == 60
-    assert "50 of 60 grants" in captured.get()
+    assert "50 of 60 grants" in text
 
 
 def test_provider_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from broker.secret import new_sealing_key
 from broker.service import stop_limit
+from broker.settings import file as settings_file
 from broker.store.redis.embedded import find_server
-from tests.deploy.composed import config, mount
+from tests.deploy.composed import checkout, config, follow, head, mount
 from tests.deploy.deployment import DEPLOY, ROOT, compose, deployed_settings, instructions, seconds
 
 SERVICES = compose()["services"]
@@ -87,9 +88,43 @@ def test_there_is_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(SERVICES["broker"]["stop_grace_period"]) > needed + 10
 
 
-def test_what_runs_comes_back_with_its_host() -> None:
-    """A broker that was ended in order (exit 0) by a host going down starts again with it."""
-    assert {SERVICES[name]["restart"] for name in ("broker", "redis")} == {"on-failure:5"}
+@pytest.mark.parametrize("override", ["compose.tls.yml", "compose.sentinel.yml"])
+def test_what_runs_comes_back_with_its_host(override: str) -> None:
+    """A host that restarts brings everything back but the demo, and nothing that a person has stopped."""
+    merged = config(ROOT, f"deploy/{override}")["services"]
+    restarts = {name: service["restart"] for name, service in merged.items()}
+    assert restarts.pop("demo", "no") == "no"
+    assert restarts == dict.fromkeys(restarts, "unless-stopped")
+
+
+def test_another_provider_is_an_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's commands make copies that git ignores; merged, the broker reads them, with one more secret."""
+    project = checkout(tmp_path / "checkout")
+    (project / "secrets").mkdir()
+    path = DEPLOY / "compose.provider.yml"
+    commands = head(path)
+    copies, table, up = commands[:2], commands[2:-1], commands[-1]
+    follow(project, copies)
+    assert up == "docker compose up -d --build"
+    merged = config(project, "docker-compose.override.yml")
+    broker = merged["services"]["broker"]
+    sources = {target: source for source, target, _ in map(mount, broker["volumes"])}
+    assert sources["/etc/token-broker/broker.toml"] == str(project / "broker.toml")
+    assert merged["secrets"]["acme_client_secret"]["file"] == str(project / "secrets" / "acme_client_secret")
+    names = {secret["source"] if isinstance(secret, dict) else secret for secret in broker["secrets"]}
+    assert names == {"sealing_keys", "redis_password", "cameramanager_client_secret", "acme_client_secret"}
+    assert broker["restart"] == "unless-stopped"
+
+    own = project / "broker.toml"
+    before, _, after = own.read_text().partition("[providers.cameramanager]")
+    rest = after.partition("\n\n")[2]
+    filled = "\n".join(table).replace("your-client-id", "an-id").replace("id.acme.example", "id.acme.test")
+    own.write_text(f"{before}{filled}\n\n{rest}")
+    settings = settings_file.load(own)
+    assert settings.providers.keys() == {"acme"}
+    assert str(settings.providers["acme"].client_secret_file) == "/run/secrets/acme_client_secret"
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {"/broker.toml", "/docker-compose.override.yml", "/secrets/"} <= set(ignored)
 
 
 def test_broker_waits_for_a_healthy_redis() -> None:

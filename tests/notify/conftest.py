@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.notify.services import Services
 from tests.ports import free_port
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -84,3 +85,14 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
     await made.start()
     yield made
     await made.stop()
+
+
+@pytest.fixture
+async def services() -> AsyncIterator[Services]:
+    """Start the services; none may refuse what it gets."""
+    made = Services()
+    await made.start()
+    yield made
+    assert made.runner is not None
+    await made.runner.cleanup()
+    assert not made.refused

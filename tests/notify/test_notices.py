@@ -18,6 +18,7 @@ from broker.notify import policy, scanner, sender
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command
 from broker.notify.notice import Notice
+from tests.notify.steps import check_now, kill
 from tests.steps import log_in, make_due, state_of, subscribed
 from tests.waiting import until
 
@@ -42,29 +43,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "_PAUSE", 0.1)
     monkeypatch.setattr(sender, "_FAILING_PAUSE", (0.1, 0.2))
     monkeypatch.setattr(policy, "BACKOFF_FIRST", 200)
-
-
-async def kill(broker: RunningBroker, sandbox: Sandbox, redis: Redis, grant: str) -> None:
-    """Let the provider end a grant, and wait until the broker knows."""
-    await broker.import_(grant, "acme", sandbox.rotating.issue().refresh_token or "")
-    sandbox.rotating.faults.order("status", status=400, body={"error": "invalid_grant", "error_description": "gone\n"})
-    await make_due(redis, "acme", grant)
-    await until(lambda: _is(broker, grant, "parked"))
-
-
-async def _is(broker: RunningBroker, grant: str, state: str) -> bool:
-    return bool((await state_of(broker, grant))["state"] == state)
-
-
-async def check_now(redis: Redis, subject: str, channel: str = "webhook") -> None:
-    """Move the data, not the clock: a subject that people were notified of is due at once."""
-
-    async def rests() -> bool:
-        record = await redis.hget(f"broker:{{0}}:told:{channel}", subject)
-        return record is not None and "id" not in json.loads(record)
-
-    await until(rests)
-    await redis.zadd(f"broker:{{0}}:subjects:{channel}", {subject: 0}, xx=True)
 
 
 async def nothing_reported(redis: Redis, channel: str = "webhook") -> bool:

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from broker.notify.channels.channel import NotDelivered
+from broker.notify.channels.receiver import Receiver
 from broker.notify.channels.webhook import Webhook
 from broker.notify.notice import Notice
 from broker.providers.proxy import Proxy
@@ -33,7 +34,7 @@ async def send(server: ScriptedServer, file: Path, url: str, trust: ssl.SSLConte
         "notify", settings, Outgoing(proxy=url, proxy_credentials_file=None if url == "none" else file)
     )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust or True)) as session:
-        webhook = Webhook(session, f"{server.url}/hook", None, lambda: 0, 3, proxy=proxy)
+        webhook = Webhook(Receiver(session, f"{server.url}/hook", 3, proxy=proxy), None, lambda: 0)
         return await webhook.send(Notice("msg_1", "test", 0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -15,11 +16,13 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker, StartBroker
+from tests.page.measure import WIDTHS, misplaced, violations
 from tests.regressions.process import missing
 from tests.steps import PROVIDERS, log_in
 
 _SCREENSHOTS = "TOKEN_BROKER_SCREENSHOTS"
 _WHERE = os.environ.get(_SCREENSHOTS)  # a fixture takes our variables away from the tests
+TALL, HEIGHT = {320: 568, 480: 800, 768: 1024, 1024: 768, 1280: 800, 1920: 1080}, 800
 
 
 @pytest.fixture
@@ -46,6 +49,32 @@ def screenshot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str]
         print(f"screenshot: {path}")
 
     return keep
+
+
+@pytest.fixture
+def sound(screenshot: Any) -> Callable[..., Any]:
+    """Measure a page at every width, run axe-core in light and dark, and keep pictures where they are wanted."""
+
+    async def check(page: Page, name: str, *, schemes: tuple[str, ...] = ("light", "dark")) -> None:
+        wrong: dict[str, list[str]] = {}
+        for width in WIDTHS:
+            await page.set_viewport_size({"width": width, "height": TALL.get(width, HEIGHT)})
+            if found := await misplaced(page):
+                wrong[f"{name} at {width} px"] = found
+            if _WHERE:
+                await screenshot(page, f"{name}-{width}", full=True)
+        for scheme in schemes:
+            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            ground = await page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            assert not ground.startswith("rgb(") or (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
+            if found := await violations(page):
+                wrong[f"{name}, {scheme}"] = found
+            if _WHERE and scheme == "dark":
+                await screenshot(page, f"{name}-dark", full=True)
+        await page.emulate_media(color_scheme="light")
+        assert not wrong, json.dumps(wrong, indent=1)
+
+    return check
 
 
 @dataclass(slots=True)

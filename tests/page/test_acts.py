@@ -69,14 +69,14 @@ async def test_log_out_asks_first(
 
 
 async def test_a_person_must_log_in(
-    broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis, screenshot: Any
+    broker: RunningBroker, screens: Screens, sandbox: Sandbox, redis: Redis, screenshot: Any, sound: Any
 ) -> None:
     """A dead grant is the top line; its button opens the login in a new tab, and the page sees it come to life."""
     await kill(broker, sandbox, redis, "acme-2")
     screen = await screens(broker)
     await screen.sign_in()
     page = screen.page
-    await page.get_by_role("heading", name="1 grant must be logged in again").wait_for()
+    await page.get_by_role("heading", name="log in again to acme-2").wait_for()
     assert await page.locator("li.grant .id").first.inner_text() == "acme-2", "what needs a person comes first"
     assert await screen.line("acme-2").locator(".by > :last-child").inner_text() == "now"
     await screenshot(page, "a-person-must-log-in")
@@ -86,12 +86,12 @@ async def test_a_person_must_log_in(
     await tab.get_by_label("User name").fill("demo")
     await tab.get_by_label("Password").fill("demo")
     await tab.get_by_role("button", name="Sign in").click()
-    await screenshot(page, "login-waits")
+    await sound(page, "login-waits")
     await tab.get_by_role("button", name="Allow").click()
     await tab.get_by_role("heading", name="Logged in").wait_for()
     await page.get_by_text("Logged in: token-broker now keeps acme-2 alive.").wait_for()
     await page.get_by_role("button", name="Close").click()
-    await page.get_by_role("heading", name="All is well.").wait_for()
+    await page.get_by_role("heading", name="All 6 grants have a valid token.").wait_for()
     assert (await broker.get("/v1/grants/acme-2"))["reason"] is None
     screen.sound()
 
@@ -113,7 +113,9 @@ async def test_another_account(broker: RunningBroker, screens: Screens, screensh
     await tab.get_by_role("button", name="Allow").click()
     await tab.get_by_role("heading", name="This is another account").wait_for()
     await tab.get_by_text("is of account demo@example.com (demo), and this login is of account john@").wait_for()
-    await page.get_by_text("Not logged in: grant acme-1 at acme is of account demo@example.com (demo)").wait_for()
+    await page.get_by_text(
+        "Not logged in: what is kept as acme-1 at acme is of account demo@example.com (demo)"
+    ).wait_for()
     await screenshot(page, "another-account")
     await screenshot(tab, "another-account-in-the-browser")
     assert (await broker.get("/v1/grants/acme-1"))["account"]["id"] == "demo"
@@ -161,11 +163,11 @@ async def test_a_suspended_provider(
     screen = await screens(broker)
     await screen.sign_in()
     page = screen.page
-    await page.get_by_role("heading", name="Provider acme refuses token-broker (invalid_client)").wait_for()
+    await page.get_by_role("heading", name="acme").filter(has_text="invalid_client").wait_for()
     await page.locator("#providers .card").filter(has_text="acme").get_by_text("suspended").wait_for()
     await screenshot(page, "a-suspended-provider")
     sandbox.rotating.faults.clear()
-    await page.get_by_role("button", name="Try acme again").click()
+    await page.get_by_role("button", name="Try again acme").click()
     await page.get_by_text("Requests to acme resume").wait_for()
-    await page.get_by_role("heading", name="All is well.").wait_for()
+    await page.get_by_role("heading", name="All 6 grants have a valid token.").wait_for()
     screen.sound()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -123,8 +124,19 @@ async def test_logins(below: Below, sandbox: Sandbox) -> None:
         assert (answer.status, answer.content_type) == (400, "text/html")
 
 
+async def hear_a_change(below: Below, browser: aiohttp.ClientSession, page: dict[str, str]) -> None:
+    """Read the stream of the page until the end of a grant is an event: a proxy that buffers would keep it."""
+    async with browser.get(f"{below.url}/v1/events", headers={**page, "Accept": "text/event-stream"}) as stream:
+        assert stream.status == 200
+        assert await stream.content.readline() == b"retry: 5000\n"
+        assert (await below.broker.ask("DELETE", f"/v1/grants/{GRANT}"))[0] == 200
+        async with asyncio.timeout(10):
+            while await stream.content.readline() != b"event: changed\n":
+                pass
+
+
 async def test_the_status_page(below: Below) -> None:
-    """The page's files and requests stay below the path, and so does the cookie of a session."""
+    """The page's files, requests and stream stay below the path, and so does the cookie of a session."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
         async with browser.get(below.url) as answer:
             assert str(answer.url) == f"{below.url}/"
@@ -141,6 +153,7 @@ async def test_the_status_page(below: Below) -> None:
             assert (answer.status, cookie["path"]) == (200, below.prefix)
         async with browser.get(f"{below.url}/v1/grants", headers=page) as answer:
             assert [grant["grant_id"] for grant in (await answer.json())["grants"]] == [GRANT]
+        await hear_a_change(below, browser, page)
         async with browser.post(f"{below.url}/session/end", headers=page) as answer:
             assert answer.status == 200
         async with browser.get(f"{below.url}/v1/grants", headers=page) as answer:

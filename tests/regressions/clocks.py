@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.redis_server import RedisServer, running_redis
-from tests.regressions.process import missing
+from tests.regressions.process import Process, missing
+from tests.scripted_server import AuthorizationServer
+from tests.waiting import until
 
 _PLACES = (
     "/usr/lib/*/faketime/libfaketimeMT.so.1",
@@ -64,3 +67,11 @@ def redis_at(clock: WallClock, folder: Path) -> Iterator[RedisServer]:
     # Under libfaketime each look at the clock reads a file: a server that also syncs on every write falls behind.
     with running_redis(folder, None, "--appendfsync", "everysec", env=clock.env) as server:
         yield server
+
+
+async def take_in(broker: Process, auth_server: AuthorizationServer, *grants: str) -> None:
+    """Import grants and wait for their first tokens."""
+    await asyncio.gather(*(broker.put(grant, auth_server.issue(grant)) for grant in grants))
+    await until(lambda: all(auth_server.redeemed[grant] for grant in grants), 20)
+    for grant in grants:
+        await until(lambda: broker.has_token(grant))

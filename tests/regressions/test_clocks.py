@@ -15,10 +15,10 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.redis_server import RedisServer
-from tests.regressions.clocks import WallClock, redis_at
+from tests.regressions.clocks import WallClock, redis_at, take_in
 from tests.regressions.conftest import provider_at
 from tests.regressions.process import Process, broker_process
-from tests.scripted_server import AuthorizationServer, Exchange, authorization_server, success
+from tests.scripted_server import Exchange, authorization_server, success
 from tests.steps import fall_due, make_due
 from tests.waiting import until
 
@@ -28,14 +28,6 @@ LIFE = 12
 """Seconds that tokens live where a case watches one refresh after another."""
 WATCHED = 4
 """Seconds after the shift that are looked at."""
-
-
-async def take_in(broker: Process, auth_server: AuthorizationServer, *grants: str) -> None:
-    """Import grants and wait for their first tokens."""
-    await asyncio.gather(*(broker.put(grant, auth_server.issue(grant)) for grant in grants))
-    await until(lambda: all(auth_server.redeemed[grant] for grant in grants), 20)
-    for grant in grants:
-        await until(lambda: broker.has_token(grant))
 
 
 SHIFTS = {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from broker.cli.explanation import explain
+from broker.report.explanation import explain
 from tests.regressions.certificates import server_context, sha1, tls_1_0
 from tests.regressions.conftest import Ground, MakeGround
 from tests.scripted_server import AuthorizationServer, authorization_server

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from broker.cli.init import init
 from broker.cli.sink.settings import Sink
-from broker.settings import Caller, Provider, Settings
+from broker.settings import Caller, NoticeChannel, Provider, Settings
 from broker.settings.file import load
 from tests.settings.conftest import ACME, REDIS, Wrong
 
@@ -51,6 +51,7 @@ LEAVES = [
     *_leaves(Settings),
     *_leaves(Provider, "providers.acme."),
     *_leaves(Caller, "callers.wall."),
+    *_leaves(NoticeChannel, "notify.channels.team."),
     "providers.acme",
     "callers.wall",
 ]
@@ -58,7 +59,14 @@ LEAVES = [
 
 def test_every_setting_is_described() -> None:
     """Every field of every table says what it is for, in one line that fits a table cell of the reference."""
-    for model in (Settings, Provider, Caller, Sink, *(f.annotation for f in Settings.model_fields.values())):
+    for model in (
+        Settings,
+        Provider,
+        Caller,
+        NoticeChannel,
+        Sink,
+        *(f.annotation for f in Settings.model_fields.values()),
+    ):
         for name, field in getattr(model, "model_fields", {}).items():
             words = field.description or ""
             assert 0 < len(words) <= 200, (model, name)
@@ -78,6 +86,8 @@ def toml(value: Any) -> str:
 def test_wrong_values(wrong: Wrong, key: str) -> None:
     """Whatever stands there loads, or is found with the key's name and in words for people."""
     base = REDIS + ACME + f'[callers.wall]\nkey_sha256 = "{"0" * 64}"\n'
+    if key.startswith("notify.channels."):
+        base += '[notify.channels.team]\nkind = "slack"\nurl = "https://acme.test/hook"\n'
     *section, name = key.split(".")
     for value in VALUES:
         line = f"{name} = {toml(value)}\n"
@@ -123,11 +133,11 @@ def test_init_with_every_comment_opened(capsys: pytest.CaptureFixture[str], tmp_
     (tmp_path / "providers.d" / "other.toml").touch()
     settings, plain = load(file), Settings.model_validate({"redis": {"url": "embedded:"}})
     examples = dict.fromkeys(("webhook", "secret_file", "proxy", "proxy_credentials_file"))
-    opened = settings.notify.model_copy(update=examples)
+    opened = settings.notify.model_copy(update={**examples, "channels": {}})
     assert opened == plain.notify
     assert settings.refresh.model_copy(update={"window": None}) == plain.refresh
-    assert (settings.http, settings.cache, settings.pubsub, settings.log) == (
-        plain.http,
+    assert settings.http.model_copy(update={"trusted_proxies": []}) == plain.http
+    assert (settings.cache, settings.pubsub, settings.log) == (
         plain.cache,
         plain.pubsub,
         plain.log,

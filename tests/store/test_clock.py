@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.store import clock as clock_module
-from broker.store.clock import Clock
+from broker.store.clock import Clock, uptime
 
 REDIS = 1_700_000_000_000.0
 """What Redis's clock shows (epoch ms) when the local monotonic one shows 0."""
@@ -22,6 +20,9 @@ class Monotonic:
         self.seconds = 0.0
 
     def monotonic(self) -> float:
+        return self.seconds
+
+    def clock_gettime(self, _: int) -> float:
         return self.seconds
 
     def time(self) -> float:
@@ -89,5 +90,39 @@ def test_a_wait_begun_during_slow_answers_ends_no_sooner_than_asked(monotonic: M
 
 def test_the_local_clock_is_monotonic() -> None:
     clock = Clock()
-    clock.observe(5_000_000, time.monotonic())
+    clock.observe(5_000_000, uptime())
     assert 5_000_000 <= clock() <= 5_000_500
+
+
+@pytest.mark.parametrize(("steps", "offset"), [([-7200], -7200), ([86400, -86400], 0), ([-1] * 12, -12), ([1] * 3, 0)])
+def test_steps_add_up(monotonic: Monotonic, steps: list[int], offset: int) -> None:
+    """Small steps that come together count as one; smaller ones are drift."""
+    clock, ahead = Clock(), 0
+    ask(clock, monotonic, 0.1, 0.1)
+    assert clock.compare(None, moved_at=0, anchor=None, seen_at=None) is None
+    for step in steps:
+        ahead += step * 1000
+        monotonic.seconds += 2
+        ask(clock, monotonic, 1, 1, ahead)
+    assert clock.offset / 1000 == pytest.approx(offset, abs=5)
+
+
+def test_drift_is_no_step(monotonic: Monotonic) -> None:
+    """Two clocks that drift apart by 0.02 % are a minute apart after four days, and no token is moved."""
+    clock = Clock()
+    ask(clock, monotonic, 0.1, 0.1)
+    clock.compare(None, moved_at=0, anchor=None, seen_at=None)
+    for _ in range(1000):
+        monotonic.seconds += 300
+        ask(clock, monotonic, 1, 1, -0.0002 * monotonic.seconds * 1000)
+    assert clock.offset == 0
+
+
+def test_a_slow_answer_is_no_step(monotonic: Monotonic) -> None:
+    """An answer that took a minute proves no step."""
+    clock = Clock()
+    ask(clock, monotonic, 0.1, 0.1)
+    clock.compare(None, moved_at=0, anchor=None, seen_at=None)
+    for there, back in ((60_000, 0), (0, 60_000), (30_000, 30_000)):
+        ask(clock, monotonic, there, back)
+        assert clock.offset == 0

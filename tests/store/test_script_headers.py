@@ -12,6 +12,7 @@ from broker.model import Ending, Park, Postpone, Token
 from broker.secret import Secret
 from broker.store import Flow, scripts
 from broker.store.index_walk import examine
+from broker.store.moving import Ends, Move
 from tests.store.steps import LEASE, brought_by, commit_of, imported
 
 if TYPE_CHECKING:
@@ -123,8 +124,9 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     await store.schedule.retry("refused", "p")
     await store.schedule.hold("late", "p", LEASE)
     await store.schedule.abandon("another-life", ["p"])
-    await store.schedule.rewind("p", LEASE)
+    await store.clock_steps.rewind("p", LEASE)
     await store.schedule.resume("p")
+    await store.lost.find("p", "due", 0)
     store.schedule._lost_claims["p"] = ["a-claim"]
     await store.schedule.claim("p", 1, LEASE, expired_after=0)
     await log_in_and_out(store)
@@ -132,6 +134,7 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     await store.urgency.rows(["p"], None, 1)
     await examine(store, ["p"], None)
     await notify_and_reseal(store)
+    await begin_to_move(store)
     assert set(SCRIPTS) - calls.seen == set()
 
 
@@ -161,6 +164,7 @@ async def log_in_and_out(store: Store) -> None:
 async def notify_and_reseal(store: Store) -> None:
     """Run what reads over many grants, and what notices and the history are kept by."""
     await store.history.add({("p", store.clock() // 60_000): (1, 0)})
+    await store.day.add({("p", store.clock() // 60_000): (1, 0)})
     await store.grants.needing_attention([f"p{n}" for n in range(10)], None, 10, failures=1, ends_by=0)
     await store.grants.needing_attention(["p"], None, 10, failures=1, ends_by=0)
     await store.grants.providers(["p"])
@@ -171,3 +175,11 @@ async def notify_and_reseal(store: Store) -> None:
     await store.notices.finish("webhook", leased, "", None)
     await store.resealing.on_disk()
     await store.resealing.begin()
+
+
+async def begin_to_move(store: Store) -> None:
+    """Run what a move runs, with one store at both ends."""
+    one = Move(Ends(store.primary, store.primary, "here", "here"), store.keys)
+    await one._drain(0)
+    await one._hold_back(await one._marks(store.primary))
+    await one._copy_from("0", "this run")

@@ -102,7 +102,7 @@ async def test_a_clock_that_is_set_back(store: Store, redis: Redis) -> None:
     later = store.clock() + 7_200_000
     await redis.hset("broker:{0}:grant:a", mapping={"issued_at": later, "expires_at": later + 3_600_000})
     await redis.zadd("broker:{0}:ends:p", {"a": later + 3_600_000})
-    await store.schedule.rewind("p", LEASE)
+    await store.clock_steps.rewind("p", LEASE)
     assert await index(store) == await by_hashes(store)
     assert (await index(store))["ends:p"]["a"] < later
 

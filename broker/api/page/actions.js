@@ -1,7 +1,8 @@
 // What a person can do to a grant or a provider: each function sends a request and returns a sentence about it.
 
-import { ask, grantPath, Refused } from "./api.js";
+import { ask, grantPath, Refused, settle } from "./api.js";
 import { $, notify } from "./dom.js";
+import { since, span } from "./time.js";
 
 const POLL = 1500;
 
@@ -22,9 +23,14 @@ export async function act(button, changed, work) {
 
 export async function refreshNow(grant) {
   // Like a caller whose token got a 401: it names the shown generation, so two clicks cause one refresh.
-  await ask("POST", grantPath(grant.grant_id, "/refresh"), {
+  const asked = await settle(ask("POST", grantPath(grant.grant_id, "/refresh"), {
     headers: { "If-Match": `"${grant.generation}"`, Prefer: "return=minimal" },
-  });
+  }));
+  if (asked instanceof Refused) {
+    if (asked.code !== "too_fresh" || !grant.issued_at) throw asked;
+    const again = asked.retryAfter ? `, again in ${span(asked.retryAfter)}` : "";
+    return `${grant.grant_id}: refreshed ${since(grant.issued_at)}${again}.`;
+  }
   return `${grant.grant_id} has a new token.`;
 }
 

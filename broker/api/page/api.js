@@ -8,10 +8,11 @@ export const now = () => Date.now() / 1000 + ahead;
 
 /** A response other than 2xx. `status` 0: there was no response. */
 export class Refused extends Error {
-  constructor(status, code, message) {
+  constructor(status, code, message, retryAfter = null) {
     super(message);
     this.status = status;
     this.code = code;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -34,10 +35,21 @@ export async function ask(method, path, { body, headers } = {}) {
   const date = Date.parse(response.headers.get("Date"));
   // `Date` has whole seconds, so only a difference of more than one second means a wrong clock.
   if (date) ahead = Math.abs(date - Date.now()) > 1500 ? (date - Date.now()) / 1000 : 0;
-  if (!response.ok && path !== "healthz") {
-    throw new Refused(response.status, data.error, data.error_description ?? `HTTP ${response.status}`);
+  if (!response.ok) {
+    const wait = Number(response.headers.get("Retry-After")) || null;
+    throw new Refused(response.status, data.error, data.error_description ?? `HTTP ${response.status}`, wait);
   }
   return data;
+}
+
+/** Return the response's data, or the refusal itself: what fails alone must not hide the rest. */
+export async function settle(asked) {
+  try {
+    return await asked;
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return error;
+  }
 }
 
 export const grantPath = (id, rest = "") => `v1/grants/${encodeURIComponent(id)}${rest}`;

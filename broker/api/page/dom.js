@@ -22,6 +22,9 @@ export function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** Return *text* as nodes, with what stands in backticks as code. */
+export const coded = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+
 /** Set text only where it differs, so that a screen reader does not read it again. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -1,95 +1,78 @@
-// Polls the broker every few seconds while the page is visible, and shows the data.
+// Signs in and out, fetches what is shown, and shows it: at once when the broker says that something changed, and else
+// every few seconds while the page is visible.
 
-import { ask, now, Refused } from "./api.js";
-import { act, logIn, retryProvider } from "./actions.js";
-import { $, arrange, el, notify, setText } from "./dom.js";
-import { GrantLine } from "./grant.js";
-import { ProviderCard } from "./providers.js";
-import { until } from "./time.js";
-import { verdict } from "./verdict.js";
+import { ask, now, Refused, settle } from "./api.js";
+import { act, logIn } from "./actions.js";
+import { $, setText } from "./dom.js";
+import { filters, GrantList } from "./list.js";
+import { Providers } from "./providers.js";
+import { Stream } from "./stream.js";
+import { until, zone } from "./time.js";
+import { Verdict } from "./verdict.js";
 
-const INTERVAL = 5000, PAGE = 100, SHOWN = 3, MAX_REQUESTS = 30;
-const lines = new Map(), cards = new Map();
-let session = null, timer, polling = false, again = false, cursors = [null];
-let data = fresh();
+const POLL = 5000, POLL_WITH_STREAM = 15000, GAP = 3000;
+let session = null, timer, polling = null, again = false, polledAt = 0, data = {};
+const list = new GrantList(poll), cards = new Providers(poll, show), verdict = new Verdict((id) => find(id), poll);
+const stream = new Stream(pollSoon, showLive);
 
-function fresh() {
-  return { providers: null, health: null, parked: [], grants: [], next: null, unansweredSince: null, trouble: null, fetchedAt: 0 };
-}
-
-const filters = () => Object.fromEntries(new FormData($("filters")));
-
-/** Fetch a page of grants from *cursor*. A search skips many grants, so one response may not fill the page. */
-async function page(query, cursor, wanted) {
-  const grants = [];
-  for (let sent = 0; sent < MAX_REQUESTS; sent += 1) {
-    const parameters = new URLSearchParams({ ...query, limit: wanted - grants.length });
-    if (cursor) parameters.set("cursor", cursor);
-    const body = await ask("GET", `v1/grants?${parameters}`);
-    grants.push(...body.grants);
-    cursor = body.next;
-    if (!cursor || grants.length >= wanted) break;
-  }
-  return { grants, next: cursor };
-}
-
-const nonEmpty = (fields) => Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
-
-async function poll() {
+/** Fetch all and show it. While that is under way, a further call waits for the next time. */
+function poll() {
   clearTimeout(timer);
-  if (!session || document.visibilityState === "hidden") return;
-  if (polling) { again = true; return; }
-  polling = true;
-  const wanted = JSON.stringify([filters(), cursors.at(-1)]);
-  try {
-    const [health, { providers }, listed, parked] = await Promise.all([
-      ask("GET", "healthz"), ask("GET", "v1/providers"), page(nonEmpty(filters()), cursors.at(-1), PAGE), page({ state: "parked" }, null, 20),
-    ]);
-    data = { ...data, health, providers, parked: parked.grants, unansweredSince: null, trouble: null, fetchedAt: now(), adminOfAll: session?.admin_of_all };
-    // If the filters changed meanwhile, another request fetches their page.
-    if (wanted === JSON.stringify([filters(), cursors.at(-1)])) data = { ...data, grants: listed.grants, next: listed.next };
-  } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    if (error.status === 401 || error.status === 403) { signedOut(error.message); return; }
-    if (error.status === 400 && cursors.length > 1) { cursors = [null]; again = true; }
-    else if (error.status === 0) data.unansweredSince ||= data.fetchedAt || now();
-    else { data.trouble = error.message; notify(error.message, true); await fetchHealth(); }
-  } finally {
-    polling = false;
-  }
-  if (!session) return;
-  show();
-  if (again) { again = false; poll(); } else timer = setTimeout(poll, INTERVAL);
+  if (!session || document.visibilityState === "hidden") return Promise.resolve();
+  if (polling) { again = true; return polling; }
+  polling = fetchAll().finally(() => {
+    polling = null;
+    if (!session) return;
+    if (again) { again = false; poll(); } else timer = setTimeout(poll, stream.live ? POLL_WITH_STREAM : POLL);
+  });
+  return polling;
 }
 
-/** Fetch the health alone where the lists fail: it says why. */
-async function fetchHealth() {
-  try {
-    data.health = await ask("GET", "healthz");
-    data.providers ??= [];
-  } catch { data.unansweredSince ||= data.fetchedAt || now(); }
+/** Something changed. However often that is, it is fetched every few seconds at most. */
+function pollSoon() {
+  const wait = polledAt + GAP - Date.now();
+  if (wait <= 0) { poll(); return; }
+  clearTimeout(timer);
+  timer = setTimeout(poll, wait);
+}
+
+async function fetchAll() {
+  const asked = session;
+  polledAt = Date.now();
+  const [said, listed, failed] = await Promise.all([
+    settle(ask("GET", `v1/verdict?${zone()}`)), settle(ask("GET", "v1/providers")), list.fetch(),
+  ]);
+  if (session !== asked) return;
+  const refused = [said, listed, failed].filter((each) => each instanceof Refused);
+  const out = refused.find((error) => error.status === 401 || error.status === 403);
+  if (out) { signedOut(out.message); return; }
+  if (refused.length && refused.every((error) => error.status === 0)) data.unansweredSince ||= data.fetchedAt || now();
+  else {
+    data.unansweredSince = null;
+    data.fetchedAt = now();
+    data.verdict = said instanceof Refused && said.status === 404 ? { missing: true } : said;
+    if (!(listed instanceof Refused)) data.providers = listed.providers;
+  }
+  data.trouble = failed instanceof Refused ? failed.message : null;
+  show();
 }
 
 function show() {
-  showVerdict();
-  if (!data.providers) return;
-  arrange($("providers"), data.providers.map((provider) => {
-    if (!cards.has(provider.provider)) cards.set(provider.provider, new ProviderCard(provider, poll));
-    const card = cards.get(provider.provider);
-    card.show(provider, session.admin_of_all);
-    return card.node;
-  }));
-  for (const select of [$("provider"), $("begin-provider")]) offer(select, data.providers);
-  showCounts();
-  const ids = new Set(data.grants.map((grant) => grant.grant_id));
-  for (const id of lines.keys()) if (!ids.has(id)) lines.delete(id);
-  arrange($("list"), data.grants.map((grant) => {
-    const line = lines.get(grant.grant_id);
-    if (line) line.show(grant);
-    else lines.set(grant.grant_id, new GrantLine(grant, poll));
-    return lines.get(grant.grant_id).node;
-  }));
-  showPager();
+  if (!session) return;
+  data.adminOfAll = session.admin_of_all;
+  verdict.show(data, session.admin_of_all);
+  if (data.providers) {
+    cards.show(data.providers, data.verdict, session.admin_of_all);
+    for (const select of [$("provider"), $("begin-provider")]) offer(select, data.providers);
+    showCounts();
+  }
+  if (data.fetchedAt) list.show(data, data.unansweredSince && list.grants.length ? null : data.trouble);
+}
+
+function showLive() {
+  $("status").dataset.live = stream.live ? "stream" : "poll";
+  setText($("live"), stream.live ? "Shows changes at once." : "Asks every 5 s.");
+  poll();
 }
 
 function offer(select, providers) {
@@ -102,93 +85,50 @@ function offer(select, providers) {
   if (names.includes(chosen)) select.value = chosen;
 }
 
+const WORDS = { "": "all", parked: "parked", leased: "refreshing", due: "scheduled" };
+
 function showCounts() {
   const wanted = $("provider").value;
   for (const radio of document.querySelectorAll("input[name=state]")) {
     const among = data.providers.filter((provider) => !wanted || provider.provider === wanted);
     const count = among.reduce((sum, { grants }) => sum + (radio.value ? grants[radio.value] : grants.due + grants.leased + grants.parked), 0);
     // The counts cover all grants: an admin of some grants has no right to know them.
-    setText(radio.nextElementSibling, session.admin_of_all ? `${radio.value || "all"} ${count.toLocaleString()}` : radio.value || "all");
+    setText(radio.nextElementSibling, session.admin_of_all ? `${WORDS[radio.value]} ${count.toLocaleString()}` : WORDS[radio.value]);
     radio.nextElementSibling.dataset.some = radio.value === "parked" && count > 0 && session.admin_of_all ? "yes" : "no";
   }
 }
 
-/** Return why the lists failed: nearly always Redis, which they are read from. */
-const whyNoGrants = () => ((data.health?.checks?.redis?.status ?? "ok") === "ok" ? data.trouble : "Redis does not answer");
-
-function showPager() {
-  const { state, provider, search } = filters();
-  const filtered = state || provider || search;
-  $("none").hidden = data.grants.length > 0;
-  setText($("none"), data.trouble ? `The grants cannot be shown: ${whyNoGrants()}.`
-    : filtered ? "No grant matches."
-    : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
-  document.querySelector(".pager").hidden = cursors.length === 1 && !data.next;
-  $("previous").disabled = cursors.length === 1;
-  $("next").disabled = !data.next;
-  setText($("page-of"), `page ${cursors.length}`);
-}
-
-function showVerdict() {
-  const top = verdict(data, now());
-  $("verdict").dataset.level = top.level;
-  setText($("words"), top.text);
-  setText($("aside"), top.aside);
-  document.title = `${{ good: "✓", warn: "!", bad: "✗", wait: "…" }[top.level]} token-broker`;
-  const single = top.findings.length === 1;
-  const shown = top.findings.map((finding) => el("li", { dataset: { level: finding.level } },
-    single ? null : el("span", {}, finding.text), ...pointers(finding)));
-  const seen = JSON.stringify(top.findings.map(({ text, grants, provider }) => [text, grants, provider?.provider]));
-  if (seen !== $("findings").dataset.seen) $("findings").replaceChildren(...shown);
-  $("findings").dataset.seen = seen;
-}
-
-/** Make the buttons of a finding: its grants, or a retry of its provider. */
-function pointers({ grants = [], provider }) {
-  const to = grants.slice(0, SHOWN).map((id) => el("button", { class: "pointer mono", onclick: () => find({ search: id }) }, id));
-  if (grants.length > SHOWN) to.push(el("button", { class: "pointer", onclick: () => find({ state: "parked" }) }, "all of them"));
-  if (provider?.kind && session.admin_of_all) {
-    to.push(el("button", { class: "pointer", onclick: (event) => act(event.currentTarget, poll, () => retryProvider(provider)) }, "Try again now"));
-  }
-  return to;
-}
-
-function find({ state = "", search = "" }) {
+function find(search) {
   $("filters").reset();
   $("search").value = search;
-  document.querySelector(`input[name=state][value="${state}"]`).checked = true;
   filtered();
   $("grants").focus();
 }
 
 function filtered() {
-  cursors = [null];
-  history.replaceState(null, "", `#${new URLSearchParams(nonEmpty(filters()))}`);
+  list.first();
+  history.replaceState(null, "", `#${new URLSearchParams(filters())}`);
   poll();
-}
-
-function turn(to) {
-  cursors = to;
-  poll().then(() => $("grants").scrollIntoView());
 }
 
 function signedIn(who) {
   session = who;
-  data = fresh();
+  data = {};
   $("sign-in").hidden = true;
   $("status").hidden = $("who").hidden = false;
   setText($("caller"), who.caller);
   $("caller").title = `signed in as ${who.caller}`;
   poll();
+  stream.open();
 }
 
 function signedOut(text = "") {
   session = null;
   clearTimeout(timer);
-  lines.clear();
+  stream.close();
+  list.clear();
   cards.clear();
-  for (const list of [$("list"), $("providers"), $("findings")]) list.replaceChildren();
-  delete $("findings").dataset.seen;
+  verdict.clear();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   $("status").hidden = $("who").hidden = true;
   $("sign-in").hidden = false;
@@ -201,15 +141,15 @@ $("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const key = $("key").value;
   $("key").value = "";
-  try {
-    signedIn(await ask("POST", "session", { body: { key } }));
-    setText($("key-wrong"), "");
-    $("words").focus();
-  } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    setText($("key-wrong"), error.status === 401 ? "token-broker does not know this key." : error.message);
+  const who = await settle(ask("POST", "session", { body: { key } }));
+  if (who instanceof Refused) {
+    setText($("key-wrong"), who.status === 401 ? "token-broker does not know this key." : who.message);
     $("key").focus();
+    return;
   }
+  signedIn(who);
+  setText($("key-wrong"), "");
+  $("words").focus();
 });
 
 $("sign-out").addEventListener("click", () => act($("sign-out"), () => {}, async () => {
@@ -222,8 +162,6 @@ let typing;
 $("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(filtered, 200); });
 $("filters").addEventListener("change", (event) => { if (event.target !== $("search")) filtered(); });
 $("filters").addEventListener("submit", (event) => { event.preventDefault(); filtered(); });
-$("next").addEventListener("click", () => turn([...cursors, data.next]));
-$("previous").addEventListener("click", () => turn(cursors.slice(0, -1)));
 
 $("new-login").addEventListener("click", () => $("begin").showModal());
 $("begin-cancel").addEventListener("click", () => $("begin").close());
@@ -232,11 +170,14 @@ $("begin-form").addEventListener("submit", () => act($("new-login"), () => {}, a
   return "";
 }));
 
-document.addEventListener("visibilitychange", poll);
+document.addEventListener("visibilitychange", () => {
+  if (!session) return;
+  if (document.visibilityState === "hidden") stream.close();
+  else { poll(); stream.open(); }
+});
 setInterval(() => {
   if (!session || document.visibilityState === "hidden") return;
-  for (const line of lines.values()) line.tickTime();
-  for (const card of cards.values()) card.tickTime();
+  for (const part of [list, cards, verdict]) part.tickTime();
   if (session.ends_at - now() < 600) $("caller").title = `signed out ${until(session.ends_at)}`;
 }, 1000);
 

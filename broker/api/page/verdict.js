@@ -1,101 +1,92 @@
-// The top line: whether all is well, or what a person must do. Pure: data in, text out.
+// The top line: the broker's own verdict, its causes, and what a person must do. The page judges nothing itself.
 
-import { moment, span } from "./time.js";
+import { now } from "./api.js";
+import { act, retryProvider } from "./actions.js";
+import { $, coded, el, setText } from "./dom.js";
+import { moment, span, until } from "./time.js";
 
-const many = (count, one, more = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : more}`;
-const SOON = 7 * 86400;
-const REGISTRATION = new Set(["invalid_client", "unauthorized_client", "incorrect_client_credentials"]);
-const total = (provider) => Object.values(provider.grants).reduce((a, b) => a + b, 0);
+const LEVELS = { ok: "good", recovering: "warn", login_needed: "bad", failing: "bad" };
+const MARKS = { good: "✓", warn: "!", bad: "✗", wait: "…" };
+const RETRIED = new Set(["provider_suspended", "provider_failing", "parked"]);
 
-/** Count grants by the providers' sorted sets; for an admin of some grants, by the list. */
-function countGrants(data, state) {
-  if (!data.adminOfAll) return state === "parked" ? data.parked.length : null;
-  return data.providers.reduce((sum, provider) => sum + (provider.grants[state] ?? 0), 0);
-}
-
-function aboutProviders(providers) {
-  const found = [];
-  for (const provider of providers) {
-    if (provider.suspended) {
-      found.push({
-        level: "bad", provider,
-        text: `Provider ${provider.provider} refuses token-broker (${provider.suspended}): ${REGISTRATION.has(provider.suspended) ? "correct client id and secret in its settings" : "find out why; client id and secret are among the causes"}.`,
-      });
-    } else if (provider.failures) {
-      found.push({
-        level: "warn", provider,
-        text: `Provider ${provider.provider} failed ${provider.failures === 1 ? "once" : `${many(provider.failures, "time")} in a row`}. token-broker retries it: nothing to do yet.`,
-      });
-    } else if (!provider.kind && total(provider)) {
-      const waiting = many(total(provider), "grant is", "grants are");
-      found.push({
-        level: "warn", provider,
-        text: `${waiting} not refreshed: provider ${provider.provider} is not in the settings. Put [providers.${provider.provider}] back and run token-broker reload.`,
-      });
-    }
-  }
-  return found;
-}
-
-function aboutParked(data) {
-  const dead = data.parked.filter((grant) => grant.reason === "reauthorization_required");
-  const other = data.parked.filter((grant) => grant.reason !== "reauthorization_required");
-  const parked = countGrants(data, "parked");
-  const beyond = Math.max(0, parked - data.parked.length);
-  const found = [];
-  const about = (grants, text) => {
-    if (grants.length) found.push({ level: "bad", grants: grants.map((grant) => grant.grant_id), text });
-  };
-  if (beyond > 0) {
-    about(data.parked, `${many(parked, "grant")} are parked: log in again, or try again, one by one or by provider.`);
-  } else {
-    about(dead, `${many(dead.length, "grant")} must be logged in again: the provider no longer accepts ${dead.length === 1 ? "it" : "them"}.`);
-    about(other, `${many(other.length, "grant")} ${other.length === 1 ? "was" : "were"} refused: see the reason, then try again.`);
-  }
-  return found;
-}
-
-function aboutHealth(health) {
-  return Object.entries(health?.checks ?? {})
-    .filter(([name, check]) => check.status !== "ok" && !name.startsWith("provider "))
-    .map(([name, check]) => ({
-      level: name === "redis" || health.status === "failed" ? "bad" : "warn", text: `${name}: ${check.detail}.`,
-    }));
-}
-
-function aboutLimits(grants, at) {
-  const soon = grants.filter((grant) => grant.reauthorize_by && grant.reauthorize_by - at < SOON && grant.state !== "parked");
-  if (!soon.length) return [];
-  const first = soon.reduce((a, b) => (a.reauthorize_by < b.reauthorize_by ? a : b));
-  const text = soon.length === 1 ? `${first.grant_id} must be logged in again` : `${many(soon.length, "grant")} must be logged in again soon, ${first.grant_id}`;
-  return [{ level: "warn", grants: [first.grant_id], text: `${text} within ${span(first.reauthorize_by - at)}.` }];
-}
-
-/** {level: good | warn | bad | wait, text, aside, findings: [{level, text, grants?, provider?}]} */
-export function verdict(data, at) {
+/** {level, text, aside, causes} of what was fetched. */
+export function topLine(data) {
+  const { verdict } = data;
   if (data.unansweredSince) {
     return {
-      level: "bad", text: "token-broker does not answer.", findings: [],
+      level: "bad", text: "token-broker does not answer.", causes: [],
       aside: `Check that it runs. The data below is from ${moment(data.unansweredSince)}; this page tries again by itself.`,
     };
   }
-  if (!data.providers) return { level: "wait", text: data.trouble ?? "Loading…", aside: "", findings: [] };
-  const findings = [
-    ...aboutHealth(data.health), ...aboutParked(data), ...aboutProviders(data.providers), ...aboutLimits(data.grants, at),
-  ];
-  const bad = findings.filter((finding) => finding.level === "bad");
-  if (bad.length) {
-    const text = bad.length === 1 ? bad[0].text : `${bad.length} problems need a person.`;
-    return { level: "bad", text, aside: "", findings };
+  if (!verdict) return { level: "wait", text: "Loading…", aside: "", causes: [] };
+  if (verdict.missing) {
+    return {
+      level: "wait", text: "This broker is older than this page: it gives no verdict.", causes: [],
+      aside: "Whether every grant has a valid token is not known here; the list below is what the broker says of each. Update all brokers.",
+    };
   }
-  if (findings.length) {
-    const text = findings.length === 1 ? findings[0].text : `Tokens are served; there are ${findings.length} warnings.`;
-    return { level: "warn", text, aside: "", findings };
+  if (!verdict.summary) return { level: "warn", text: `The verdict cannot be read: ${verdict.message}.`, aside: "", causes: [] };
+  return { level: LEVELS[verdict.status] ?? "bad", text: verdict.summary, aside: aside(verdict), causes: verdict.causes ?? [] };
+}
+
+/** When the next token ends; how many are well stands in the list where others are not. */
+const aside = ({ status, alive, next_end_at: next }) => (status === "ok" && alive && next ? `${alive.toLocaleString()} alive, the next ends ${until(next)}.` : "");
+
+export class Verdict {
+  /** *find* shows a grant in the list; *changed* fetches everything again. */
+  constructor(find, changed) {
+    this.find = find;
+    this.changed = changed;
+    this.times = [];
   }
-  const all = data.adminOfAll ? data.providers.reduce((sum, provider) => sum + total(provider), 0) : null;
-  const whose = data.adminOfAll ? "" : " among the grants that you administer";
-  if (all === 0) return { level: "good", text: "There are no grants yet.", aside: "", findings };
-  const known = data.providers.filter((provider) => provider.kind).length;
-  const kept = all === null ? "" : `${many(all, "grant is", "grants are")} kept alive at ${many(known, "provider")}.`;
-  return { level: "good", text: `All is well${whose}.`, aside: kept, findings };
+
+  show(data, adminOfAll) {
+    const top = topLine(data);
+    this.data = data;
+    $("verdict").dataset.level = top.level;
+    if (top.text !== this.text) $("words").replaceChildren(...coded(top.text));
+    this.text = top.text;
+    setText($("aside"), top.aside);
+    document.title = `${MARKS[top.level]} token-broker`;
+    const seen = JSON.stringify([top.causes, top.level, adminOfAll]);
+    if (seen !== this.seen) {
+      this.times = [];
+      $("findings").replaceChildren(...top.causes.map((cause) => this.line(cause, top, data.providers ?? [], adminOfAll)));
+    }
+    this.seen = seen;
+    this.tickTime();
+  }
+
+  clear() {
+    this.seen = this.text = null;
+    this.times = [];
+    $("findings").replaceChildren();
+  }
+
+  line(cause, top, providers, adminOfAll) {
+    const level = top.level === "bad" && (cause.unserved || cause.action) ? "bad" : "warn";
+    const words = el("span", { class: "sentence" }, ...coded(cause.sentence));
+    const when = el("span", { class: "when" });
+    this.times.push([when, cause]);
+    const known = providers.some((provider) => provider.provider === cause.provider && provider.kind);
+    const buttons = (cause.examples ?? []).map((id) => el("button", { class: "pointer mono", onclick: () => this.find(id) }, id));
+    if (RETRIED.has(cause.kind) && known && adminOfAll) {
+      const retry = (event) => act(event.currentTarget, this.changed, () => retryProvider({ provider: cause.provider }));
+      buttons.push(el("button", { class: "pointer", onclick: retry }, `Try ${cause.provider} again now`));
+    }
+    return el("li", { dataset: { level } }, words, when,
+      cause.action ? el("span", { class: "todo" }, el("b", {}, "To do: "), ...coded(cause.action)) : null,
+      buttons.length ? el("span", { class: "pointers" }, ...buttons) : null);
+  }
+
+  /** Update what depends on the time; called every second. */
+  tickTime() {
+    for (const [node, cause] of this.times) {
+      const parts = [];
+      if (cause.since) parts.push(`for ${span(now() - cause.since)}`);
+      if (cause.next) parts.push(`next: ${cause.next}`);
+      setText(node, parts.join(" · "));
+      node.hidden = !parts.length;
+    }
+  }
 }

@@ -24,13 +24,14 @@ def add_routes(router: web.UrlDispatcher) -> None:
 async def list_attempts(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}/attempts`: list the last token requests, their outcomes, and what is planned.
 
-    A grant that was forgotten within the last month has no attempts, but `forgotten_at`.
+    A grant that was forgotten within the last month has no attempts, but `forgotten_at`; one whose data
+    Redis lost has `lost_at`.
     """
     grant_id, _ = await permit(request, "view")
     store = request.app[CONTEXT].store
     grant = await store.grants.get(grant_id)
     past = await store.attempts.for_grant(grant_id, grant)
-    if grant is None and past.forgotten_at is None:
+    if grant is None and past.forgotten_at is None and past.lost_at is None:
         raise UnknownGrant("no such grant")
     return json_response(describe_past(grant_id, past, store.clock()))
 
@@ -63,6 +64,7 @@ def describe_past(grant_id: str, past: Past, now: int) -> shapes.Attempts:
         "next_at": _seconds(past.next_at),
         "fenced_until": _seconds(past.fenced_until),
         "forgotten_at": _seconds(past.forgotten_at),
+        "lost_at": _seconds(past.lost_at),
     }
 
 

@@ -19,6 +19,7 @@ from broker.api.routes import shapes
 from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.process.tasks import finish
 from broker.refresh import retry
+from broker.report.words import state_words
 from broker.secret import CannotOpen
 from broker.store.cursor import FOREIGN_CURSOR
 
@@ -88,14 +89,15 @@ async def list_grants(request: web.Request) -> web.Response:
     if order is not None:
         raise InvalidRequest("order is unknown: send order=urgent, or leave it out")
     page = await context.store.grants.page(providers, states, cursor, limit, permitted)
-    rows = [describe(grant, state, soon=context.notifier.ends_soon(grant)) for state, grant in page.rows]
+    now = context.store.clock()
+    rows = [describe(grant, state, soon=context.notifier.ends_soon(grant), now=now) for state, grant in page.rows]
     return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
 
 
 async def _respond_urgent(context: Context, caller: Caller, page: UrgentPage) -> web.Response:
-    rows: list[shapes.Grant] = []
+    rows, now = list[shapes.Grant](), context.store.clock()
     for row in page.rows:
-        described = describe(row.grant, row.state, soon=context.notifier.ends_soon(row.grant))
+        described = describe(row.grant, row.state, soon=context.notifier.ends_soon(row.grant), now=now)
         described["served"] = row.served
         described["unserved_since"] = None if row.unserved_since is None else row.unserved_since // 1000
         rows.append(described)
@@ -135,25 +137,29 @@ async def describe_grant(request: web.Request) -> web.Response:
     if grant is None:
         raise UnknownGrant("no such grant")
     state, grant = await context.store.grants.placed(grant)
-    return json_response(describe(grant, state, soon=context.notifier.ends_soon(grant)))
+    now = context.store.clock()
+    return json_response(describe(grant, state, soon=context.notifier.ends_soon(grant), now=now))
 
 
-def describe(grant: Grant, state: State, *, soon: bool) -> shapes.Grant:
+def describe(grant: Grant, state: State, *, soon: bool, now: int) -> shapes.Grant:
     """Return a grant as JSON members, without its secrets.
 
     Args:
         grant: the grant.
         state: the sorted set that it is in.
         soon: whether a person must log in again soon.
+        now: epoch ms.
     """
+    expires_at = grant.token.expires_at // 1000 if grant.token else None
     return {
         "grant_id": grant.grant_id,
         "provider": grant.provider,
         "state": state,
+        "state_words": state_words(state, grant.reason, expires_at, grant.failures, now=now // 1000),
         "reason": grant.reason,
         "generation": grant.generation,
         "issued_at": grant.token.issued_at // 1000 if grant.token else None,
-        "expires_at": grant.token.expires_at // 1000 if grant.token else None,
+        "expires_at": expires_at,
         "refresh_at": grant.refresh_at // 1000,
         "granted_at": grant.granted_at // 1000,
         "reauthorize_by": grant.reauthorize_by // 1000 if grant.reauthorize_by else None,
@@ -183,8 +189,14 @@ async def delete_grant(request: web.Request) -> web.Response:
     grant_id, caller = await permit(request, "admin")
     context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
+    if grant is None and await context.reader.recover(grant_id):  # Redis lost it, and it would come back by itself
+        grant = await context.store.grants.get(grant_id)
     if grant is None:
-        raise UnknownGrant("no such grant")
+        detail = await context.logout.forget_lost(grant_id)
+        if detail is None:
+            raise UnknownGrant("no such grant")
+        audit.acted(request, caller, "grant.deleted", grant_id)
+        return json_response(shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=False, detail=detail))
     if context.logout.needs_live_token(grant):
         try:  # the provider's logout needs a live access token: refresh for one
             await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())
@@ -229,14 +241,17 @@ async def list_providers(request: web.Request) -> web.Response:
     def respond() -> web.Response:
         return json_response(
             shapes.Providers(
-                providers=[_describe_provider(endpoints[state.name], state, history[state.name]) for state in states]
+                providers=[describe_provider(endpoints[state.name], state, history[state.name]) for state in states]
             )
         )
 
     return await asyncio.to_thread(respond)  # a thousand providers have 3 MiB, and no caller should wait for them
 
 
-def _describe_provider(endpoint: Endpoint | None, state: ProviderState, history: Iterable[Minute]) -> shapes.Provider:
+def describe_provider(
+    endpoint: Endpoint | None, state: ProviderState, history: Iterable[Minute] = ()
+) -> shapes.Provider:
+    """Return a provider as JSON members: of its settings, its health, and its last hour."""
     return {
         "provider": state.name,
         "kind": endpoint.dialect.kind if endpoint else None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from broker.api.context import CONTEXT
 from broker.api.requests import permit
 from broker.api.responses import json_response
-from broker.api.routes import shapes
+from broker.api.routes import report_shapes, shapes
 from broker.errors import BrokerError, UnknownGrant
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """`GET /healthz`: report every check; 200 as long as every loop makes progress."""
-    return _render(await request.app[CONTEXT].health.report())
+    """`GET /healthz`: report every check, and the verdict; 200 as long as every loop makes progress."""
+    context = request.app[CONTEXT]
+    report, verdict = await asyncio.gather(context.health.report(), context.verdicts.recent())
+    return _render(report, report_shapes.PublicVerdict(status=verdict.status, summary=verdict.public_summary))
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -47,12 +50,14 @@ async def readyz_grant(request: web.Request) -> web.Response:
     return json_response(ready)
 
 
-def _render(report: Report) -> web.Response:
+def _render(report: Report, verdict: report_shapes.PublicVerdict | None = None) -> web.Response:
     checks = {name: _describe(check) for name, check in report.checks.items()}
-    body = shapes.Health(status=report.status, checks=checks)
+    body = report_shapes.Health(status=report.status, checks=checks)
+    if verdict is not None:
+        body["verdict"] = verdict
     return json_response(body, status=503 if report.failed else 200)
 
 
-def _describe(check: Check) -> shapes.Check:
+def _describe(check: Check) -> report_shapes.Check:
     status: Literal["ok", "degraded", "unknown"] = "degraded" if not check.ok else "ok" if check.known else "unknown"
     return {"status": status, "since": check.since, "detail": check.detail}

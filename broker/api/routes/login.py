@@ -255,15 +255,17 @@ def _not_logged_in(request: web.Request, error: BrokerError) -> web.Response:
         log.warning("login.failed", error=error.code, detail=str(error))
     request.app[CONTEXT].denials.note_error(request, error)
     if isinstance(error, StoreUnavailable):
-        text = f"token-broker cannot use its store now ({error}). In a minute look whether the grant has a new login; "
+        text = (
+            f"token-broker cannot use its store now ({error}). In a minute look whether the account has a new login; "
+        )
         return page(error_status(error), "Not known to be logged in", f"{text}if it has none, start another.")
     return page(error_status(error), "Not logged in", str(error))
 
 
 def _logged_in(login: LoggedIn) -> web.Response:
-    account = f" It is of account {login.account}." if login.account else ""
+    account = f"account {login.account}" if login.account else "account"
     warning = f" Warning: {login.warning}." if login.warning else ""
-    text = f"token-broker now keeps grant {login.grant_id} at {login.provider} alive.{account}{warning}"
+    text = f"Your {account} at {login.provider} is logged in, as {login.grant_id}; token-broker keeps it so.{warning}"
     return page(200, "Logged in", f"{text} You can close this page.", good=True)
 
 
@@ -283,7 +285,7 @@ def _already_used(error: AlreadyUsed) -> web.Response:
             return page(
                 200,
                 "Logged in",
-                f"Grant {flow.grant_id} at {flow.provider} was logged in with this link already.",
+                f"The account {flow.grant_id} at {flow.provider} was logged in with this link already.",
                 good=True,
             )
         case "failed" if flow.decision == "open":

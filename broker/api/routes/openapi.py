@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from broker import __version__
 from broker.api.context import CONTEXT
-from broker.api.routes import shapes
+from broker.api.routes import report_shapes, shapes
 from broker.api.routes.operations import (
     ANY,
     ERRORS,
@@ -208,7 +208,12 @@ def _ref(shape: type) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     """Make the schemas of every shape, and of their parts."""
-    here = [shape for shape in vars(shapes).values() if getattr(shape, "__module__", "") == shapes.__name__]
+    here = [
+        shape
+        for module in (shapes, report_shapes)
+        for shape in vars(module).values()
+        if getattr(shape, "__module__", "") == module.__name__
+    ]
     named = [shape for shape in here if not shape.__name__.startswith("_")]
     _, made = TypeAdapter.json_schemas(
         [(shape.__name__, "serialization", TypeAdapter(shape)) for shape in named],

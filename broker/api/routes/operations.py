@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
-from broker.api.routes import shapes
+from broker.api.routes import report_shapes, shapes
 from broker.api.routes.client_credentials import PATH as OAUTH2_TOKEN
 from broker.model import GRANT_ID, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NDJSON, HTML, TEXT = "application/x-ndjson", "text/html", "text/plain"
+NDJSON, HTML, TEXT, EVENTS = "application/x-ndjson", "text/html", "text/plain", "text/event-stream"
 ANY = ("get", "put", "post", "delete", "options", "patch", "trace")
 """The methods of a route that accepts any."""
 
@@ -76,6 +76,11 @@ PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "order": ("query", "the most urgent first", {"type": "string", "enum": ["urgent"]}),
     "limit": ("query", "grants on a page", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
     "cursor": ("query", "`next` of the previous page", TEXT_SCHEMA),
+    "utc_offset": (
+        "query",
+        "minutes east of UTC of the zone for times in sentences; without it the broker's own",
+        {"type": "integer", "minimum": -1439, "maximum": 1439},
+    ),
     "owner": ("query", "the owner that the grant gets", TEXT_SCHEMA),
     "label": ("query", "the label that the grant gets", TEXT_SCHEMA),
     "code": ("query", "RFC 6749 §4.1.2", TEXT_SCHEMA),
@@ -186,6 +191,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants/{id}/attempts"): Operation(
             {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "view"
         ),
+        ("get", "/v1/grants/{id}/explanation"): Operation(
+            {200: Answer("the explanation, from memory while Redis does not answer", report_shapes.Explanation)},
+            (400, 404),
+            "view",
+            query=("utc_offset",),
+        ),
         ("post", "/v1/grants/{id}/retry"): Operation(
             {202: Answer("it is due now, or being refreshed", shapes.Retried)}, (400, 404, 503), "admin"
         ),
@@ -237,6 +248,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     },
     "providers": {
         ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "view"),
+        ("get", "/v1/history"): Operation(
+            {200: Answer("the last day of each of these providers", report_shapes.Days)},
+            (400, 503),
+            "view",
+            query=("provider",),
+        ),
         ("post", "/v1/providers/{name}/retry"): Operation(
             {202: Answer("its grants are due now", shapes.ProviderRetried)}, (400, 503), "admin of every grant"
         ),
@@ -244,14 +261,14 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "operation": {
         ("get", "/healthz"): Operation(
             {
-                200: Answer("every loop makes progress", shapes.Health),
-                503: Answer("a loop does not", shapes.Health),
+                200: Answer("every loop makes progress", report_shapes.Health),
+                503: Answer("a loop does not", report_shapes.Health),
             }
         ),
         ("get", "/readyz"): Operation(
             {
-                200: Answer("a caller could be served", shapes.Health),
-                503: Answer("no caller could be served", shapes.Health),
+                200: Answer("a caller could be served", report_shapes.Health),
+                503: Answer("no caller could be served", report_shapes.Health),
             }
         ),
         ("get", "/readyz/{id}"): Operation(
@@ -261,6 +278,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             },
             (400, 404),
             "read",
+        ),
+        ("get", "/v1/verdict"): Operation(
+            {200: Answer("the verdict, from memory while Redis does not answer", report_shapes.Verdict)},
+            (400,),
+            "view",
+            query=("utc_offset",),
         ),
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
         ("get", "/openapi.json"): Operation(
@@ -289,6 +312,9 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
     "status page": {
         ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
+        ("get", "/v1/events"): Operation(
+            {200: Answer("a stream of events, `changed` each", others=(EVENTS,))}, (400, 503), "view"
+        ),
         ("get", "/session"): Operation({200: Answer("the caller who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(
             {200: Answer("signed in", shapes.Session, headers=("Set-Cookie",))},

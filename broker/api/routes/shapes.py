@@ -85,6 +85,7 @@ class Grant(TypedDict):
     grant_id: GrantId
     provider: str
     state: State
+    state_words: Annotated[str, Field(description="the state in words for people")]
     reason: Annotated[str | None, Field(description="why it is parked")]
     generation: Generation
     issued_at: At | None
@@ -204,6 +205,7 @@ class Attempts(TypedDict):
     next_at: At | None
     fenced_until: Annotated[int | None, Field(description="no broker refreshes until then, since Redis was restarted")]
     forgotten_at: At | None
+    lost_at: Annotated[int | None, Field(description="when the broker found that Redis had lost the grant's data")]
 
 
 class Minute(TypedDict):
@@ -367,24 +369,6 @@ class Session(TypedDict):
     admin_of_all: NotRequired[bool]
     rights: NotRequired[Annotated[list[str], Field(description="those that the caller has on any grant")]]
     ends_at: NotRequired[At]
-
-
-class Check(TypedDict):
-    """One thing that can fail."""
-
-    status: Annotated[
-        Literal["ok", "degraded", "unknown"],
-        Field(description="unknown: a provider that has answered no request yet"),
-    ]
-    since: At
-    detail: Annotated[str, Field(description="what is wrong and what to do")]
-
-
-class Health(TypedDict):
-    """All checks, by name."""
-
-    status: Literal["ok", "degraded", "failed", "starting", "stopping"]
-    checks: dict[str, Check]
 
 
 class GrantReady(TypedDict):

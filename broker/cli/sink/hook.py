@@ -20,7 +20,7 @@ DEBOUNCE = 0.5
 """Seconds to wait for further changes before acting."""
 _TIMEOUT = 60.0
 """Seconds after which the sink kills a command, and whatever it started."""
-_KEY = "TOKEN_BROKER_KEY"
+_SETTINGS = "TOKEN_BROKER_"
 """Variable that a command must not inherit."""
 
 
@@ -40,7 +40,7 @@ class Action:
             _send(self.signal, self.pid_file)
 
     async def _run(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != _KEY}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.command,

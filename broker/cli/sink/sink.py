@@ -17,7 +17,7 @@ from broker.cli.options import Config, KeyFile, Url
 from broker.cli.sink.feed import Feed
 from broker.cli.sink.hook import Action, Hook
 from broker.cli.sink.settings import Sink, from_file, from_options, option
-from broker.process import logs
+from broker.process import logs, memory_image
 from broker.process.tasks import run_until
 from broker.settings import Log
 
@@ -85,6 +85,7 @@ def _keep_current(sinks: list[Sink], connect: Connect, *, once: bool) -> None:
         CannotWrite: a file cannot be written; that is found before any token arrives.
         typer.Exit: with *once*, the exit code.
     """
+    memory_image.protect()
     hooks: dict[Action, Hook] = {}
     feeds = []
     for each in sinks:

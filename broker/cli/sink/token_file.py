@@ -7,6 +7,7 @@ import errno
 import grp
 import os
 import pwd
+import secrets
 import stat
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ class TokenFile:
         if not directory.is_dir():
             raise CannotWrite(f"{self.path}: there is no directory {directory}: make it, or correct the path")
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
-            raise CannotWrite(f"{self.path}: exists and is not a regular file: name another file, or remove it")
+            raise CannotWrite(_not_regular(self.path))
         beside = os.access(directory, os.W_OK | os.X_OK) and not self._in_place
         if not beside and not (os.access(self.path, os.W_OK) if self.path.exists() else os.access(directory, os.W_OK)):
             raise CannotWrite(_words(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
@@ -108,7 +109,7 @@ class TokenFile:
             return False
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or file.read(len(content) + 1) != content:
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or file.read(len(content) + 1) != content:
                 return False
             owned = self._uid in {-1, status.st_uid} and self._gid in {-1, status.st_gid}
             if not owned or stat.S_IMODE(status.st_mode) != self._mode:
@@ -117,9 +118,8 @@ class TokenFile:
 
     def _replace(self, content: bytes) -> None:
         """Write a new file beside it and rename that; write into a file that is itself a mount."""
-        new = self.path.with_name(f".{self.path.name}.new")
+        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.new")
         try:
-            new.unlink(missing_ok=True)
             self._create(new, content)
             new.replace(self.path)
         except OSError as error:
@@ -139,11 +139,20 @@ class TokenFile:
 
     def _overwrite(self, content: bytes) -> None:
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Without O_NONBLOCK a pipe that nobody reads would never be opened.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             self._create(self.path, content)
             return
         with os.fdopen(descriptor, "wb"):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise CannotWrite(_not_regular(self.path))
+            if status.st_nlink > 1:
+                raise CannotWrite(
+                    f"{self.path}: has other names (hard links), so another file would be overwritten: remove it, and "
+                    "run the sink again"
+                )
             self._set_owner_and_mode(descriptor)
             _write(descriptor, content)
             os.ftruncate(descriptor, len(content))
@@ -168,11 +177,17 @@ def _write(descriptor: int, content: bytes) -> None:
     os.fsync(descriptor)
 
 
+def _not_regular(path: Path) -> str:
+    return f"{path}: exists and is not a regular file: name another file, or remove it"
+
+
 def _words(path: Path, error: OSError) -> str:
     why = f"{path}: cannot be written by uid {os.getuid()} ({error.strerror})"
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{why}: let that user write in {path.parent}, or into the file itself (--in-place)"
+        case errno.ENXIO:
+            return _not_regular(path)
         case errno.ELOOP:
             return f"{path}: is a symbolic link, which the sink does not follow: name the file it leads to"
         case errno.ENOENT:

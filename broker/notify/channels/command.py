@@ -1,4 +1,4 @@
-"""Deliver notices by running a program: the notice is JSON on its standard input, never in its arguments."""
+"""Deliver notices by running a program: the notice is on its standard input, never in its arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from broker.errors import InvalidSettings
+from broker.notify.channels import chat
 from broker.notify.channels.channel import NotDelivered
 
 if TYPE_CHECKING:
@@ -27,12 +28,19 @@ _GRACE = 1.0
 class Command:
     """Run a program for each notice; exit code 0 accepts it. The log line of the notice holds its bounded output."""
 
-    name = "command"
+    def __init__(self, command: Sequence[str], timeout: float, *, name: str = "command", text: bool = False) -> None:
+        """Prepare to run *command*.
 
-    def __init__(self, command: Sequence[str], timeout: float) -> None:
-        """Prepare to run *command*; after *timeout* seconds it is killed, with every process that it started."""
+        Args:
+            command: the program and its arguments.
+            timeout: seconds after which it is killed, with every process that it started.
+            name: of the channel.
+            text: write the notice as people read it, in place of JSON.
+        """
+        self.name = name
         self._command = command
         self._timeout = timeout
+        self._text = text
 
     async def send(self, notice: Notice) -> str:
         """Run the program once.
@@ -59,7 +67,7 @@ class Command:
         reading = asyncio.ensure_future(_read_output(process, output))
         try:
             async with asyncio.timeout(self._timeout):
-                await _write_notice(process, notice.body())
+                await _write_notice(process, chat.text(notice).encode() if self._text else notice.body() + b"\n")
                 code = await process.wait()
             await asyncio.wait({reading}, timeout=_GRACE)
         except TimeoutError:
@@ -84,7 +92,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 async def _write_notice(process: asyncio.subprocess.Process, body: bytes) -> None:
     assert process.stdin is not None  # noqa: S101 - stdin=PIPE
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the program may ignore its input
-        process.stdin.write(body + b"\n")
+        process.stdin.write(body)
         await process.stdin.drain()
         process.stdin.close()
         await process.stdin.wait_closed()
@@ -107,15 +115,15 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS_PREFIX)}
 
 
-def require_program(command: Sequence[str]) -> Sequence[str]:
-    """Return *command* if its program can be executed.
+def require_program(command: Sequence[str], key: str = "notify.command") -> Sequence[str]:
+    """Return *command*, the value of the settings' *key*, if its program can be executed.
 
     Raises:
         InvalidSettings: the program does not exist or is not executable.
     """
     if shutil.which(command[0]) is None:
         raise InvalidSettings(
-            f"notify.command: {command[0]} does not exist, or uid {os.getuid()} may not execute it: give the "
+            f"{key}: {command[0]} does not exist, or uid {os.getuid()} may not execute it: give the "
             "program's path, and its arguments as further items"
         )
     return command

@@ -1,7 +1,7 @@
 #!lua
 -- claim: lease up to n due grants of one provider, each for one token request.
 --
--- KEYS: due leased provider epoch grant_prefix attempts_prefix
+-- KEYS: due leased provider epoch grant_prefix attempts_prefix lost
 -- ARGV: n lease_ms claim_id provider_name half_close_after hold_off_ms pass_over replayed_after second_term_ms replica
 --   n: free slots
 --   half_close_after: failures in a row after which a lane sends one request at a time
@@ -14,7 +14,7 @@
 --   status: ok; back (the clock was set back); fenced; blind (the server does not say which run of it this is)
 --   wait_ms: time until there may be more to claim
 --   number: fenced: when the fence opens, or opened without this replica; ok, back: how many to pass over next time
-local due, leased, provider, epoch, grant_prefix, attempts_prefix = unpack(KEYS)
+local due, leased, provider, epoch, grant_prefix, attempts_prefix, lost = unpack(KEYS)
 local n, lease_ms, claim_id, provider_name, half_close_after, hold_off_ms, pass_over, replayed_after, second_term_ms,
   replica = unpack(ARGV)
 n, lease_ms, half_close_after = tonumber(n), tonumber(lease_ms), tonumber(half_close_after)
@@ -59,6 +59,8 @@ for i = 1, #ended, 2 do
   local id, ended_at = ended[i], tonumber(ended[i + 1])
   if ended_at - math.floor(ended_at) ~= SECOND_TERM_MARK then
     redis.call('ZADD', leased, now + second_term_ms + SECOND_TERM_MARK, id)
+  elseif not redis.call('HGET', grant_prefix .. id, 'provider') then
+    note_lost(lost, leased, id, provider_name, 'leased', ended_at)
   else
     redis.call('ZREM', leased, id)
     redis.call('ZADD', due, now, id)
@@ -146,7 +148,7 @@ for i = 1, #ids, 2 do
   local id, grant = ids[i], grant_prefix .. ids[i]
   local stored = redis.call('HMGET', grant, 'provider', 'generation', 'refresh_token', 'access_token', 'scope',
     'issued_at', 'expires_at', 'granted_at', 'failures', 'unknown_at', 'attempt', 'attempt_at', 'attempt_by',
-    'extra', 'stated_limits', 'refused', 'account', 'owner', 'label')
+    'extra', 'stated_limits', 'refused', 'account', 'owner', 'label', 'recovering')
   redis.call('ZREM', due, id)
   if stored[1] == provider_name then
     if stored[11] then
@@ -161,10 +163,16 @@ for i = 1, #ids, 2 do
     redis.call('ZADD', leased, now + lease_ms, id)
     local row = {id, attempt, ids[i + 1], stored[2], stored[3], stored[4], stored[5], stored[6], stored[7],
       stored[8], stored[9], stored[10], stored[14], stored[15], stored[16]}
-    if stored[17] or stored[18] or stored[19] then
+    local recovering = stored[20] and stored[20] == stored[2]
+    if stored[17] or stored[18] or stored[19] or recovering then
       row[16], row[17], row[18] = stored[17], stored[18], stored[19]
     end
+    if recovering then
+      row[19] = stored[20]
+    end
     reply[#reply + 1] = row
+  elseif not stored[1] then
+    note_lost(lost, due, id, provider_name, 'due', ids[i + 1])
   end
 end
 

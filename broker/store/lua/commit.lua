@@ -32,7 +32,7 @@ if stored[1] ~= generation then
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'reauthorize_by',
-  'reauthorize_limit', 'refused')
+  'reauthorize_limit', 'refused', 'recovering')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
   unpack(messages_then_fields, message_count + 1))
 redis.call('ZREM', leased, grant_id)

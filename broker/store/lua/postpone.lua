@@ -56,6 +56,9 @@ if lane ~= '' then
   if count < half_close_after or attempt_at >= since then
     count = count + 1
     redis.call('HSET', provider, 'ailing', count, 'ailing_at', now, 'detail', detail)
+    if count == 1 then
+      redis.call('HSET', provider, 'failing_since', now)
+    end
     if count >= half_close_after then
       local pause = math.min(longest_pause_ms, first_pause_ms * 2 ^ math.min(count - half_close_after, 16))
       not_before = math.max(not_before, now + math.floor(pause * (0.5 + jitter / 2)))

@@ -13,6 +13,8 @@ end
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).
 local SECOND_TERM_MARK = 0.5
+-- Failures of a grant in a row after which subscribers hear of it (as in refresh/policy.py).
+local FAILING_AFTER = 3
 
 -- Return the server's time in epoch ms.
 local function now_ms()
@@ -24,6 +26,12 @@ end
 local function record_attempt(attempts, decision, record)
   redis.pcall('RPUSH', attempts, decision .. '\t' .. record)
   redis.pcall('LTRIM', attempts, -10, -1)
+end
+
+-- Take a grant whose hash is gone out of its set, and note that it is lost, where it stood, and since when.
+local function note_lost(lost, ids, grant_id, provider, state, score)
+  redis.call('ZREM', ids, grant_id)
+  redis.call('HSETNX', lost, grant_id, table.concat({state, score, now_ms(), provider}, ' '))
 end
 
 -- Return how often a grant was refused in a row without being parked, and when first and last; of its field `refused`.
@@ -39,6 +47,15 @@ end
 -- place, which says nothing of the imported one.
 local function is_of_grant(issued_at, granted_at)
   return issued_at and tonumber(issued_at) >= tonumber(granted_at or 0)
+end
+
+-- Note that subscribers heard of a problem of the grant, before its traces are removed: the refresh that ends the problem
+-- is its recovery. A refresh by a broker that does not know the note makes another generation, and the note void.
+local function note_recovering(grant, generation)
+  local stored = redis.call('HMGET', grant, 'reason', 'failures', 'recovering', 'generation')
+  if stored[1] or tonumber(stored[2] or 0) >= FAILING_AFTER or stored[3] and stored[3] == stored[4] then
+    redis.call('HSET', grant, 'recovering', generation or stored[4])
+  end
 end
 
 -- Return why a grant that was named by its id cannot be moved: gone, moved (another provider has it: read again) or

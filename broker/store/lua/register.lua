@@ -1,12 +1,14 @@
 #!lua
 -- register: store a grant, new or in place of another of its id, by login or import.
 --
--- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing held_by meta
--- ARGV: grant_id mode was_provider was_generation due_at fingerprint channel message dropped_fields provider fields...
+-- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing held_by meta attempts
+-- ARGV: grant_id mode was_provider was_generation generation due_at fingerprint channel message dropped_fields provider
+-- ARGV: fields...
 --   was_due, was_leased, was_parked, was_ends, was_failing: the sets of the provider until now
 --   meta: for the provider's name
 --   mode: login or import
 --   was_provider, was_generation: until now, or ""
+--   generation: from now on
 --   fingerprint: of an imported refresh token
 --   message: to publish, or ""
 --   dropped_fields: fields to remove from the grant, separated by blanks
@@ -15,10 +17,11 @@
 -- Returns: {status, detail}
 --   created, replaced, unchanged, outdated (this token was imported before, and replaced since), leased, held (by which
 --   grant), moved (read again)
-local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, held_by, meta = unpack(KEYS)
-local grant_id, mode, was_provider, was_generation, due_at, fingerprint, channel, message, dropped_fields,
+local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, held_by, meta,
+  attempts = unpack(KEYS)
+local grant_id, mode, was_provider, was_generation, generation, due_at, fingerprint, channel, message, dropped_fields,
   provider = unpack(ARGV)
-local fields = {unpack(ARGV, 11)}
+local fields = {unpack(ARGV, 12)}
 
 local stored = redis.call('HMGET', grant, 'provider', 'generation', 'imported')
 if (stored[1] or '') ~= was_provider or (stored[2] or '') ~= was_generation then
@@ -44,6 +47,11 @@ if mode == 'import' then
   redis.call('HSET', grant, 'imported', string.sub(fingerprint .. ' ' .. known, 1, 8 * (#fingerprint + 1) - 1))
 end
 
+if mode == 'import' then
+  note_recovering(grant, generation)
+else
+  redis.call('HDEL', grant, 'recovering')
+end
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'committed',
   'answered_at', 'last_outcome', 'last_detail', 'last_at', 'reports', 'reports_since', 'refused')
 for field in string.gmatch(dropped_fields, '%S+') do
@@ -58,6 +66,10 @@ redis.call('ZREM', was_ends, grant_id)
 redis.call('ZREM', was_failing, grant_id)
 redis.call('ZADD', due, due_at, grant_id)
 index_grant(grant, ends, failing, grant_id)
+if redis.call('EXISTS', attempts) == 1 then
+  -- What was answered before is not the last that is known of this grant any more (see store/lost.py).
+  record_attempt(attempts, 'registered', table.concat({mode, math.floor(due_at / 1000), 0, '', '', ''}, '\t'))
+end
 if message ~= '' then
   redis.pcall('PUBLISH', channel, message)
 end

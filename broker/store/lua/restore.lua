@@ -3,18 +3,19 @@
 --
 -- KEYS: grant due ends failing was_due was_leased was_parked was_ends was_failing forgotten attempts
 -- ARGV: grant_id was_provider generation answered_at refresh_at attempt channel message followed granted_at record
--- ARGV: fields...
+-- ARGV: due_at reason fields...
 --   was_due, was_leased, was_parked, was_ends, was_failing: the sets of the provider until now
 --   was_provider: until now, or ""
 --   followed: the generation that this one followed
 --   record: the entry of the grant's attempts, without the decision
+--   reason: why the grant is parked, or "" for one that is due at due_at
 --   fields: fields of the grant, each with its value
 -- Returns: restored, known, replaced (by a login or an import), forgotten or moved (read again)
 local grant, due, ends, failing, was_due, was_leased, was_parked, was_ends, was_failing, forgotten,
   attempts = unpack(KEYS)
 local grant_id, was_provider, generation, answered_at, refresh_at, attempt, channel, message, followed, granted_at,
-  record = unpack(ARGV)
-local fields = {unpack(ARGV, 12)}
+  record, due_at, reason = unpack(ARGV)
+local fields = {unpack(ARGV, 14)}
 generation, answered_at, followed = tonumber(generation), tonumber(answered_at), tonumber(followed)
 granted_at = tonumber(granted_at)
 
@@ -38,7 +39,8 @@ if stored[1] then
     return 'replaced'
   else
     -- Another login's access token may be another account's.
-    redis.call('HDEL', grant, 'access_token', 'token_type', 'scope', 'issued_at', 'expires_at', 'extra', 'reauthorize_by')
+    redis.call('HDEL', grant, 'access_token', 'token_type', 'scope', 'issued_at', 'expires_at', 'extra', 'reauthorize_by',
+      'clock_offset')
   end
   if not has_token then
     -- The store's access token stays. Where the store has lost the one of the generation that the answer followed, this
@@ -58,7 +60,7 @@ else
 end
 
 redis.call('HDEL', grant, 'attempt', 'attempt_at', 'attempt_by', 'unknown_at', 'reason', 'failures', 'reauthorize_by',
-  'reauthorize_limit', 'refused')
+  'reauthorize_limit', 'refused', 'recovering')
 redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at, 'granted_at', granted_at, unpack(fields))
 redis.call('HSET', grant, 'generation', generation)
 redis.call('ZREM', was_due, grant_id)
@@ -66,7 +68,12 @@ redis.call('ZREM', was_leased, grant_id)
 redis.call('ZREM', was_parked, grant_id)
 redis.call('ZREM', was_ends, grant_id)
 redis.call('ZREM', was_failing, grant_id)
-redis.call('ZADD', due, refresh_at, grant_id)
+if reason ~= '' then
+  redis.call('HSET', grant, 'reason', reason)
+  redis.call('ZADD', was_parked, due_at, grant_id)
+else
+  redis.call('ZADD', due, due_at, grant_id)
+end
 index_grant(grant, ends, failing, grant_id)
 record_attempt(attempts, 'restored', record)
 message = string.gsub(message, '("generation": ?)%d+', '%1' .. string.format('%.0f', generation))

@@ -12,6 +12,7 @@ local immovable = why_immovable(grant, leased, grant_id, provider)
 if immovable then
   return immovable
 end
+note_recovering(grant)
 redis.call('HDEL', grant, 'reason', 'failures', 'refused')
 redis.call('ZREM', parked, grant_id)
 redis.call('ZADD', due, now_ms(), grant_id)

@@ -73,6 +73,7 @@ class Primary:
 
     def __init__(self, url: str, *, password: str | None = None) -> None:
         self._location = parse_redis_url(url).with_password(password)
+        self.database = self._location.db
         self._locator = Locator(self._location)
         self._throttle = ConnectionThrottle()
         self._located: _Located | None = None

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from redis import exceptions
 
-from broker.errors import WrongStore
+from broker.errors import MovedStore, WrongStore
+from broker.store.redis.moved import describe_move
 
 E = TypeVar("E", bound=BaseException)
 
@@ -62,6 +63,8 @@ def wrong_store(store: str) -> WrongStore:
         return WrongStore(
             "Redis replies but holds no token-broker data: it was emptied, or this is another server", cure=EMPTY
         )
+    if move := describe_move(store):
+        return MovedStore(f"Redis: {move[0]}", cure=move[1])
     return WrongStore(f"Redis holds another store ({store[:64]}) than this broker's", cure=OTHER)
 
 

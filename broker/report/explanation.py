@@ -7,14 +7,17 @@ itself; the first that holds is the reason.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from broker.cli.attempts import outcome
-from broker.cli.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN, GrantFacts
-from broker.cli.times import moment, span
+from broker.report.attempts import outcome
+from broker.report.grant_facts import FAILED, FINE, LOG_IN, TRY_AGAIN, GrantFacts
+from broker.report.times import moment, span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import tzinfo
+
+    from broker.report.facts import StoreTrouble
 
 EXITS = {
     FINE: "nothing to do",
@@ -44,7 +47,7 @@ class Explanation:
     """What a person must do, or can do."""
     command: str | None = None
     """The command that does it."""
-    exit_code: int = FINE
+    exit_code: Literal[0, 1, 75, 77] = FINE
 
 
 def explain(
@@ -53,6 +56,8 @@ def explain(
     past: Mapping[str, Any] | None,
     provider: Mapping[str, Any] | None,
     now: float,
+    *,
+    zone: tzinfo | None = None,
 ) -> Explanation:
     """Return why the grant *name* is in its state.
 
@@ -62,10 +67,11 @@ def explain(
         past: The answer of `GET /v1/grants/{id}/attempts`; None where nothing is known.
         provider: Its provider in `GET /v1/providers`; None where it is not there.
         now: Epoch seconds.
+        zone: Of times in sentences; None: the local one.
     """
     if grant is None or past is None:
-        return _absent(name, past, now)
-    facts = GrantFacts(name, grant, past, provider or {}, now)
+        return _absent(name, past, now, zone)
+    facts = GrantFacts(name, grant, past, provider or {}, now, zone=zone)
     if grant["unreadable"] or grant["reason"] in {"sealed_with_missing_key", "tampered"}:
         return _unreadable(facts)
     if grant["state"] == "parked":
@@ -85,12 +91,53 @@ def explain(
     return _failing(facts) if grant["failures"] else _planned(facts)
 
 
-def _absent(name: str, past: Mapping[str, Any] | None, now: float) -> Explanation:
+def explain_from_memory(
+    name: str, store: StoreTrouble, expires_at: int | None, now: float, *, zone: tzinfo | None = None
+) -> Explanation:
+    """Return what is known of a grant while Redis cannot be used.
+
+    Args:
+        name: Its id.
+        store: Why Redis cannot be used.
+        expires_at: When its token in memory ends (epoch seconds); None: memory holds none.
+        now: Epoch seconds.
+        zone: Of times in sentences; None: the local one.
+    """
+    since = f" since {moment(store.since, now, zone)}" if store.since else ""
+    valid = expires_at is not None and expires_at > now
+    if expires_at is None:
+        token = "This broker holds no token of it in memory, so callers get none here."
+    elif valid:
+        token = f"The token in memory is served until {moment(expires_at, now, zone)}."
+    else:
+        token = f"The token in memory expired at {moment(expires_at, now, zone)}, so callers get none."
+    away = store.kind == "redis"
+    return Explanation(
+        f"{store.what.rstrip('.')}{since}, so the state of grant {name} is not known: whether it exists, what its last "
+        f"token requests came to, and when it is refreshed next. {token}",
+        "The broker asks Redis again every second, and goes on by itself."
+        if away
+        else "Nothing, until the store of this broker is there again.",
+        expires_at if valid else None,
+        person=store.cure,
+        exit_code=TRY_AGAIN if away else FAILED,
+    )
+
+
+def _absent(name: str, past: Mapping[str, Any] | None, now: float, zone: tzinfo | None) -> Explanation:
     if past is not None and past["forgotten_at"]:
         return Explanation(
-            f"Grant {name} was logged out and forgotten at {moment(past['forgotten_at'], now)}.",
+            f"Grant {name} was logged out and forgotten at {moment(past['forgotten_at'], now, zone)}.",
             "Nothing: no broker refreshes it, and no journal restores it.",
             person="log in, if it is still needed",
+            command=f"token-broker login {name} --provider PROVIDER",
+            exit_code=FAILED,
+        )
+    if past is not None and past.get("lost_at"):
+        return Explanation(
+            f"Redis lost the data of grant {name}: that was found at {moment(past['lost_at'], now)}.",
+            "A broker whose journal holds the last answer to it restores it within seconds of its start.",
+            person="start all brokers that were stopped; if the grant does not come back, log in",
             command=f"token-broker login {name} --provider PROVIDER",
             exit_code=FAILED,
         )

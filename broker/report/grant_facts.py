@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from broker.cli.attempts import provider_words
-from broker.cli.times import moment
 from broker.model.account import Account
+from broker.report.attempts import provider_words
+from broker.report.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import tzinfo
 
-FINE, FAILED, TRY_AGAIN, LOG_IN = 0, 1, 75, 77
+FINE: Final = 0
+FAILED: Final = 1
+TRY_AGAIN: Final = 75
+LOG_IN: Final = 77
 """Exit codes of `explain`."""
 _PARKED_AFTER = (
     "it is parked after five refusals in a row, but not before half of the time is gone that its token had left at the "
@@ -42,6 +46,8 @@ class GrantFacts:
     past: Mapping[str, Any]
     provider: Mapping[str, Any]
     now: float
+    zone: tzinfo | None = None
+    """Of times in sentences; None: the local one."""
 
     @property
     def has_valid_token(self) -> bool:
@@ -65,7 +71,7 @@ class GrantFacts:
         return f"It has no valid access token: the last one expired at {self.at(at)}."
 
     @property
-    def waiting_exit_code(self) -> int:
+    def waiting_exit_code(self) -> Literal[0, 75]:
         """The exit code where nobody needs to do anything."""
         return FINE if self.has_valid_token else TRY_AGAIN
 
@@ -112,4 +118,4 @@ class GrantFacts:
 
     def at(self, at: float) -> str:
         """Return a time as local time and from now."""
-        return moment(at, self.now)
+        return moment(at, self.now, self.zone)
