@@ -106,6 +106,7 @@ class AuditFile:
     def reopen(self) -> None:
         """Open the file anew: somebody moved it away."""
         self._is_to_reopen = True
+        self._emptied.clear()
         self._filled.set()
 
     def drain(self, limit: float = _AT_EXIT) -> bool:

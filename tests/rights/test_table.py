@@ -26,6 +26,7 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("put", "/v1/grants/{id}"): "admin",
     ("delete", "/v1/grants/{id}"): "admin",
     ("get", "/v1/grants/{id}/attempts"): "view",
+    ("get", "/v1/grants/{id}/explanation"): "view",
     ("post", "/v1/grants/{id}/retry"): "admin",
     ("post", "/v1/import"): "admin",
     ("post", "/v1/grants/{id}/login"): "login",
@@ -36,6 +37,9 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("get", "/callback"): None,
     ("post", "/callback"): None,
     ("get", "/v1/providers"): "view",
+    ("get", "/v1/history"): "view",
+    ("get", "/v1/verdict"): "view",
+    ("get", "/v1/events"): "view",
     ("post", "/v1/providers/{name}/retry"): EVERY,
     ("get", "/healthz"): None,
     ("get", "/readyz"): None,
@@ -136,6 +140,7 @@ async def test_rights_keep_to_a_provider(broker: RunningBroker, sandbox: Sandbox
         await broker.ask("PUT", "/v1/grants/new", json=one | {"provider": "none"}, headers=as_("een")),
         await broker.ask("POST", "/v1/providers/acme/retry", headers=as_("een")),
         await broker.ask("GET", "/v1/grants?provider=acme", headers=as_("een")),
+        await broker.ask("GET", "/v1/history?provider=acme", headers=as_("een")),
         *[await broker.ask("POST", f"/v1/{of_all}", headers=as_("een")) for of_all in ("reload", "notify/test")],
     ):
         assert reply[0] == 403, reply[1]
@@ -152,6 +157,11 @@ async def test_rights_keep_to_a_provider(broker: RunningBroker, sandbox: Sandbox
         assert [row["grant_id"] for row in rows] == ["mine"]
     rows = (await broker.get("/v1/providers", headers=as_("een")))["providers"]
     assert [row["provider"] for row in rows] == ["een"]
+    rows = (await broker.get("/v1/history", headers=as_("een")))["providers"]
+    assert [row["provider"] for row in rows] == ["een"]
+    verdict = await broker.get("/v1/verdict", headers=as_("een"))
+    assert set(verdict["providers"]) == {"een"}
+    assert "acme" not in str(verdict)
     assert (await broker.ask("GET", "/v1/grants/mine/token", headers=as_("een")))[0] == 200
     assert (await broker.ask("POST", "/oauth2/token", headers=as_("een"), data=form("mine")))[0] == 200
     assert (await broker.ask("GET", "/v1/grants/mine/authorization", headers=as_("een")))[0] == 200
