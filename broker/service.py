@@ -271,6 +271,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
         history=history,
         metrics=base.metrics,
         request_timeout=refresh.request_timeout.total_seconds(),
+        audit=base.audit,
     )
     scheduler, replay = Scheduler(base.store.schedule), Replay(base.store, base.journal)
 
