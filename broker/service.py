@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from broker.api.cached_responses import CachedResponses
-from broker.api.callers import Callers
-from broker.api.connections import Connections
 from broker.api.context import Context
 from broker.api.denials import Denials
 from broker.api.entry import page_entry
@@ -26,50 +24,32 @@ from broker.api.listeners import listening
 from broker.api.server import SHUTDOWN
 from broker.api.turns import Turns
 from broker.api.verdict import Verdicts
-from broker.journal.lost import LostGrants
-from broker.journal.opening import open_journal
 from broker.journal.replay import Replay
 from broker.login.held import HeldLogins
 from broker.login.login import Login
 from broker.login.logout import Logout
 from broker.login.recorder import LoginRecorder
-from broker.notify import open_notifier
-from broker.process.audit_file import open_audit
-from broker.process.data_dir import prepare, redis_password, sealing_keys
+from broker.process.data_dir import prepare
 from broker.process.garbage import collect_less
 from broker.process.heartbeat import Heartbeat
-from broker.process.metrics import Metrics
 from broker.process.systemd import Systemd
 from broker.process.tasks import finishing, supervised
-from broker.providers import Endpoint, open_http
-from broker.providers.client_secret import require_secrets
-from broker.providers.proxy import Proxy, ignored_variables, require_proxies
-from broker.read import Cache, Follower, Reader
-from broker.read.activity import ReadActivity
-from broker.read.cache import any_of
-from broker.refresh.clock_watch import ClockWatch
+from broker.providers import Endpoint
+from broker.read import Follower, Reader
 from broker.refresh.history import HistoryRecorder
-from broker.refresh.provider_set import ProviderSet
 from broker.refresh.recorder import RECORD_LIMIT, Recorder
 from broker.refresh.refresher import Refresher
 from broker.refresh.scheduler import Lane, Scheduler
 from broker.reload import Reload, name_all_waiting_grants
-from broker.secret import Sealer
-from broker.settings import LEASE_MARGIN
-from broker.startup import adopt, identify
-from broker.store import open_store
+from broker.startup import adopt, identify, open_base
 from broker.store.index_walk import IndexWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from broker.journal.journal import Journal
-    from broker.notify import Notifier
-    from broker.process.audit_file import AuditFile
     from broker.process.signals import Signals
-    from broker.refresh.provider_set import MakeEndpoint
-    from broker.settings import Provider, Settings
-    from broker.store import Store
+    from broker.settings import Settings
+    from broker.startup import Base
 
 log = structlog.get_logger()
 _CLOSING = 15.0
@@ -90,7 +70,7 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
     """
     systemd = Systemd.from_environment() if signals.of_process else Systemd()
     prepare(settings.data_dir, locking=settings.refresh.journal or settings.redis.url.startswith("embedded:"))
-    async with _open(settings) as base:
+    async with open_base(settings) as base:
         broker = _build(base, signals.stopping, reload, systemd)
         health = broker.api.health
         signals.listen(broker.reload.on_signal)
@@ -120,92 +100,10 @@ async def serve(settings: Settings, signals: Signals, *, reload: Callable[[], Se
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
-    """What everything else is built on: opened first, closed last."""
-
-    settings: Settings
-    callers: Callers
-    metrics: Metrics
-    audit: AuditFile | None
-    store: Store
-    providers: ProviderSet
-    journal: Journal | None
-    notifier: Notifier
-    cache: Cache
-    connections: Connections
-    lost_grants: LostGrants
-    clock_watch: ClockWatch
-    read_activity: ReadActivity
-    make_endpoint: MakeEndpoint
-
-
-@asynccontextmanager
-async def _open(settings: Settings) -> AsyncIterator[_Base]:
-    """Open the store, the HTTP client, the journal and the notifier; none of them waits for Redis."""
-    refresh = settings.refresh
-    sealer = Sealer(sealing_keys(settings))
-    require_secrets(settings.providers)
-    require_proxies(settings)
-    if ignored := ignored_variables(settings):
-        log.warning("proxy.ignored", variables=ignored)
-    callers = Callers.load(settings.callers, settings.data_dir)
-    metrics = Metrics()
-    providers = ProviderSet(metrics)
-    connections = Connections.from_settings(settings.http, metrics)
-    async with (
-        open_audit(settings.audit, metrics.audit_lost.inc) as audit,
-        open_store(
-            settings.redis,
-            sealer,
-            data_dir=settings.data_dir,
-            password=redis_password(settings),
-            hold_off=refresh.request_timeout + LEASE_MARGIN,
-            old_tokens=providers.old_tokens,
-        ) as store,
-        open_http(refresh.request_timeout.total_seconds()) as http,
-        open_journal(settings, sealer, store) as journal,
-        open_notifier(
-            settings.notify,
-            settings.outgoing,
-            store,
-            providers.limits,
-            metrics,
-            page=settings.status_page_url,
-        ) as notifier,
-    ):
-
-        def make_endpoint(name: str, provider: Provider) -> Endpoint:
-            proxy = Proxy.from_settings(f"providers.{name}", provider, settings.outgoing)
-            through = http.through(proxy)
-            return Endpoint.from_settings(name, provider, through, clock=store.clock, window=refresh.window)
-
-        providers.replace(settings.providers, make_endpoint)
-        max_entries, warm = settings.cache.max_entries, any_of(settings.cache.warm)
-        cache = Cache(max_entries, warm, max_waiting=connections.may_wait, offset_of=store.clock.offset_of)
-        store.clock.listeners.append(cache.rewind)
-        yield _Base(
-            settings=settings,
-            callers=callers,
-            metrics=metrics,
-            audit=audit,
-            store=store,
-            providers=providers,
-            make_endpoint=make_endpoint,
-            journal=journal,
-            notifier=notifier,
-            cache=cache,
-            connections=connections,
-            lost_grants=LostGrants(store, journal, Heartbeat("lost grants"), providers.endpoints),
-            clock_watch=ClockWatch(store, Heartbeat("clock"), providers.endpoints, lease_ms=_ms(refresh.lease)),
-            read_activity=ReadActivity(),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Broker:
     """What runs: the loops, their heartbeats, and what requests reach."""
 
-    base: _Base
+    base: Base
     scheduler: Scheduler
     follower: Follower
     history: HistoryRecorder
@@ -215,7 +113,7 @@ class _Broker:
     api: Context
 
 
-def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
+def _build(base: Base, stopping: asyncio.Event, read: Callable[[], Settings] | None, systemd: Systemd) -> _Broker:
     """Build the write path, the read path and the API."""
     of_follower, of_history, of_logins = Heartbeat("follower"), Heartbeat("history"), Heartbeat("held logins")
     index = IndexWalk(base.store, of_index := Heartbeat("index"))
@@ -261,7 +159,7 @@ def _build(base: _Base, stopping: asyncio.Event, read: Callable[[], Settings] | 
     return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
 
 
-def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
+def _build_scheduler(base: Base, history: HistoryRecorder, stopping: asyncio.Event) -> Scheduler:
     """Build the write path: a lane for each provider, and what they share."""
     refresh = base.settings.refresh
     refresher = Refresher(
@@ -292,7 +190,7 @@ def _build_scheduler(base: _Base, history: HistoryRecorder, stopping: asyncio.Ev
     return scheduler
 
 
-def _build_api(base: _Base, scheduler: Scheduler, verdicts: Verdicts, reload: Reload, of_logins: Heartbeat) -> Context:
+def _build_api(base: Base, scheduler: Scheduler, verdicts: Verdicts, reload: Reload, of_logins: Heartbeat) -> Context:
     """Build what requests reach."""
     settings, store, cache, providers = base.settings, base.store, base.cache, base.providers.endpoints
     return Context(
@@ -331,7 +229,7 @@ def _build_api(base: _Base, scheduler: Scheduler, verdicts: Verdicts, reload: Re
     )
 
 
-def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
+def _build_reader(base: Base, scheduler: Scheduler) -> Reader:
     return Reader(
         base.store,
         base.cache,
@@ -345,7 +243,7 @@ def _build_reader(base: _Base, scheduler: Scheduler) -> Reader:
     )
 
 
-def _build_login(base: _Base, scheduler: Scheduler, heartbeat: Heartbeat) -> Login:
+def _build_login(base: Base, scheduler: Scheduler, heartbeat: Heartbeat) -> Login:
     notice, timeout = base.settings.pubsub.publish == "notice", base.settings.refresh.request_timeout.total_seconds()
     endpoints = base.providers.endpoints
     recorder = LoginRecorder(base.store, base.journal, cache=base.cache, scheduler=scheduler, notice=notice)
@@ -353,7 +251,7 @@ def _build_login(base: _Base, scheduler: Scheduler, heartbeat: Heartbeat) -> Log
     return Login(base.store, endpoints, held, redirect_uri=base.settings.redirect_uri, request_timeout=timeout)
 
 
-def _build_logout(base: _Base) -> Logout:
+def _build_logout(base: Base) -> Logout:
     timeout, lease_ms = base.settings.refresh.request_timeout.total_seconds(), _ms(base.settings.refresh.lease)
     return Logout(
         base.store, base.providers.endpoints, base.journal, base.cache, request_timeout=timeout, lease_ms=lease_ms
@@ -364,7 +262,7 @@ def _ms(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 
 
-async def _started(broker: _Broker, base: _Base, stopping: asyncio.Event) -> bool:
+async def _started(broker: _Broker, base: Base, stopping: asyncio.Event) -> bool:
     """Wait for Redis, adopt the journals of brokers that are gone, and warm the cache.
 
     Returns:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.model import Claim, Outcome, Step
+    from broker.process.audit_file import AuditFile
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Cache
-    from broker.process.audit_file import AuditFile
     from broker.refresh.history import HistoryRecorder
     from broker.refresh.recorder import Journaled, Recorder
     from broker.store import Recorded, Store

@@ -103,28 +103,28 @@ class Copy:
             await self._write(keys)
             await report(after, self._grants(keys), len(keys))
 
-    async def compare(self, report: Callable[[int, int, int], None]) -> int:
+    async def compare(self, report: Callable[[int, int, int], None]) -> list[str]:
         """Compare all keys, and copy those again that differ; remove those that only the target has.
 
         Args:
             report: Called after each page: how many grants, keys and different keys it had.
 
         Returns:
-            How many keys differed.
+            The names of the keys that differed.
         """
-        different = 0
+        different: list[bytes] = []
         async for _, names in self._pages(self._source, "0"):
             keys = await self._read(names)
             unlike = await self._unlike(keys)
             await self._write(unlike)
-            different += len(unlike)
+            different += [key.name for key in unlike]
             report(self._grants(keys), len(keys), len(unlike))
         async for _, names in self._pages(self._target, "0"):
             there = await self._source.pipeline([("EXISTS", name) for name in names])
             surplus = [name for name, exists in zip(names, there, strict=True) if not exists]
             await self._remove(surplus)
-            different += len(surplus)
-        return different
+            different += surplus
+        return [name.decode("utf-8", "replace") for name in different]
 
     async def clear(self) -> None:
         """Remove every key of the namespace from the target, `meta` last."""

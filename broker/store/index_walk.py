@@ -98,7 +98,8 @@ class IndexWalk:
             check_at = now + (0 if urgent else _ROUND_MS if following is None else int(_PAUSE * 1000))
             await notices.finish(_SCHEDULE, leased, "" if following is None else str(following), check_at)
             if following is None and not complete:
-                await self._store.primary.call("HSET", self._store.keys.meta, INDEXED, 1)
+                keys = scripts.NOTE.keys(meta=self._store.keys.meta)
+                await self._store.primary.run(scripts.NOTE, keys, scripts.NOTE.args([INDEXED, 1], counter="", count=0))
                 log.info("index.built", providers=len(providers))
         return urgent
 

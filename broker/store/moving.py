@@ -239,16 +239,16 @@ class Move:
         source_run = await run_id(self._ends.source)
         if run != source_run or cursor:
             await self._copy_from(cursor if run == source_run else "0", source_run)
-        different = 0
+        different: list[str] = []
         for _ in range(_PASSES):
             self.result.grants = self.result.keys = 0
             different = await self._copy.compare(self._compared)
-            self.result.repaired += different
+            self.result.repaired += len(different)
             if not different:
                 return
         raise StoreUnavailable(
-            f"{different} keys differ again after {_PASSES} comparisons: something else writes under namespace "
-            f"{self._keys.namespace!r}",
+            f"{len(different)} keys differ again after {_PASSES} comparisons ({', '.join(different[:3])}): something "
+            f"else writes under namespace {self._keys.namespace!r}",
             cure="stop it, then run the same command again",
         )
 

@@ -33,8 +33,8 @@ GRANTS = [f"g{n}" for n in range(24)]
 
 
 async def keep_due(redis: Redis) -> None:
-    """Have grants fall due all the time, until cancelled."""
-    while True:
+    """Have grants fall due all the time, until the store is left: from then on a move takes no writes of others."""
+    while not await redis.hexists("broker:{0}:meta", "move_to"):
         await redis.zadd("broker:{0}:due:acme", {random.choice(GRANTS): 1.0}, xx=True)
         await asyncio.sleep(0.005)
 

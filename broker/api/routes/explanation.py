@@ -8,7 +8,8 @@ from broker.api.context import CONTEXT
 from broker.api.requests import authenticate, read_grant_id, require_provider_of
 from broker.api.responses import json_response
 from broker.api.routes.attempts import describe_past
-from broker.api.routes.grants import describe, describe_provider
+from broker.api.routes.grants import describe
+from broker.api.routes.providers import describe_provider
 from broker.api.routes.verdict import read_zone
 from broker.errors import StoreUnavailable, UnknownGrant
 from broker.report.attempts import decision, outcome
