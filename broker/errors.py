@@ -73,7 +73,7 @@ class QuotaExceeded(Denied):
     """The caller asks for more than its quota allows (429)."""
 
     code = "quota_exceeded"
-    denied = "quota_requests_per_second"
+    denied = "quota_requests"
 
 
 class AuditUnavailable(BrokerError):

@@ -122,7 +122,7 @@ class Quota:
     def _exceeded(self, key: str, most: str, cure: str, retry_after: float | None = None) -> QuotaExceeded:
         return QuotaExceeded(
             f"caller {self.caller!r} may have {most}: {cure}, or have callers.{self.caller}.{key} raised",
-            denied=f"quota_{key}",
+            denied=f"quota_{key.removesuffix('_per_second')}",
             caller=self.caller,
             retry_after=retry_after,
         )

@@ -58,7 +58,7 @@ DENIED = (
     "wrong_host",
     "unknown_login",
     "other_browser",
-    "quota_requests_per_second",
+    "quota_requests",
     "quota_long_polls",
     "quota_grants",
 )

@@ -70,7 +70,7 @@ async def test_requests_a_second(start_rights: StartRights, sandbox: Sandbox) ->
             assert (body["error"], headers["Retry-After"]) == ("quota_exceeded", "1")
             assert "callers.svc.requests_per_second" in body["error_description"]
             assert (await ask(headers=as_("other")))[0] != 429, status
-        assert await denied(broker, "quota_requests_per_second") >= len(asked)
+        assert await denied(broker, "quota_requests") >= len(asked)
 
 
 async def test_long_polls(start_rights: StartRights, sandbox: Sandbox) -> None:
