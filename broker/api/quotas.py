@@ -5,6 +5,7 @@ Knows no route. A caller without a quota has no object of this kind, so its requ
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _COUNT_LIFE = 10.0
 """Seconds for which a count of grants is believed; what this broker stores meanwhile is added to it."""
+_AT_ONCE = 1000
+"""Ids that are looked at before others are served."""
 
 
 @dataclass(slots=True)
@@ -106,9 +109,13 @@ class Quota:
         if not self.grants:
             return
         if time.monotonic() >= self._counted_until:
-            self._counted = 0
+            counted = 0
             for provider in providers:
-                self._counted += sum(map(owns, await store.grants.ids(provider)))
+                ids = await store.grants.ids(provider)
+                for begin in range(0, len(ids), _AT_ONCE):
+                    counted += sum(map(owns, ids[begin : begin + _AT_ONCE]))
+                    await asyncio.sleep(0)
+            self._counted = counted
             self._counted_until = time.monotonic() + _COUNT_LIFE
         if self._counted + new > self.grants:
             raise self._exceeded(
