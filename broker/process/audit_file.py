@@ -245,14 +245,18 @@ def unusable(file: str, error: OSError) -> str:
 
 
 def require_usable(settings: Audit) -> None:
-    """Require that the audit file can be opened, without keeping it open.
+    """Require that the audit file can be opened; one that does not exist yet is not made.
 
     Raises:
         InvalidSettings: it cannot.
     """
     if settings.file is None or settings.file == _STDOUT:
         return
+    path = Path(settings.file).absolute()
     try:
-        os.close(_open_file(Path(settings.file).absolute())[0])
+        if path.is_symlink() or path.exists():
+            os.close(_open_file(path)[0])
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES if path.parent.is_dir() else errno.ENOENT, "")  # noqa: TRY301 - as of the file
     except OSError as error:
         raise InvalidSettings(f"audit.file: {unusable(settings.file, error)}") from None
