@@ -102,9 +102,10 @@ class Caller:
 
 def how_to_give(right: Right, pattern: str = "PATTERN") -> str:
     """Return how an operator gives a caller *right*."""
+    included = "; the right admin includes it" if "admin" in INCLUDED_IN[right][1:] else ""
     return (
         f'add {right} = ["{pattern}"] to its table in the settings and run `token-broker reload`, or make a key that '
-        f"has it by `token-broker caller new NAME --{right} '{pattern}'`"
+        f"has it by `token-broker caller new NAME --{right} '{pattern}'`{included}"
     )
 
 
