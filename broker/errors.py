@@ -32,8 +32,8 @@ class InvalidSettings(BrokerError):
     code = "invalid_settings"
 
     def __init__(self, *findings: str) -> None:
-        super().__init__("\n".join(findings))
-        self.findings = findings
+        self.findings = tuple(map(_visible, findings))
+        super().__init__("\n".join(self.findings))
 
 
 class InvalidRequest(BrokerError):
@@ -146,3 +146,10 @@ class ProviderRefused(BrokerError):
     """The provider refused a code exchange (502); the message quotes its response, bounded and escaped."""
 
     code = "provider_refused"
+
+
+def _visible(finding: str) -> str:
+    """Return a finding as one line: a key of a file may hold line breaks and what controls a terminal."""
+    if finding.isprintable():
+        return finding
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in finding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from http import HTTPStatus
 from importlib import resources
 
@@ -45,9 +46,14 @@ def page(status: int, title: str, text: str, *, good: bool = False, form: str = 
     """
     text = text[:1].upper() + text[1:] + ("" if text.endswith((".", ".)", "!", "?")) else ".")
     body = _PAGE.format(
-        mark=_MARK, title=html.escape(title), text=html.escape(text), sign="✓" if good else "✗", form=form
+        mark=_MARK, title=html.escape(title), text=_coded(html.escape(text)), sign="✓" if good else "✗", form=form
     )
     return web.Response(status=status, text=body, content_type="text/html", charset="utf-8", headers=HEADERS)
+
+
+def _coded(text: str) -> str:
+    """Return HTML with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def for_reader(response: web.Response, target: str, accept: str = "") -> web.Response:

@@ -9,7 +9,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -38,6 +38,9 @@ CACHED_TARGET = 512
 TOO_MANY = (503, "too_many_connections", "this address has too many connections: try again in a moment")
 TOO_DEEP = (404, "not_found", f"no route has more than {MOST_SEGMENTS} segments: see /openapi.json")
 UNMET = (417, "invalid_request", "this Expect is not served: send 100-continue or none")
+SERVED_VERSIONS = (HttpVersion11, HttpVersion10)
+"""What aiohttp's parser knows beside them, 0.9 and 2.0, it would answer by lines that these versions do not have."""
+UNKNOWN_VERSION = (505, "invalid_request", "this version of HTTP is not served: send HTTP/1.1")
 _REFUSAL = web.RequestKey("refusal", tuple)
 
 
@@ -65,6 +68,9 @@ class Dispatcher:
 
     def make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         """Make a request; for aiohttp's `request_factory`."""
+        if message.version not in SERVED_VERSIONS:
+            message = message._replace(version=HttpVersion10)  # the response names it: a client may know it, no other
+            return self._make_refused(message, UNKNOWN_VERSION, (payload, protocol, writer, task))
         if len(message.path) > CACHED_TARGET:
             return self._make_long(message, (payload, protocol, writer, task))
         message = self._at_route(message, served_target(message.path, self._prefix))

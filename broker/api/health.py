@@ -120,7 +120,7 @@ class Health:
         states = await self.fetch_status(answers=True)
         full = self._connections.trouble
         checks = {
-            "redis": self._check_redis(answers=states is not None),
+            "redis": self._check_redis(answers=states is not None) if self.started else self._check_start(),
             "journal": self._check_journal(),
             "connections": self._check("connections", full or f"{len(self._connections)} open", ok=not full),
         }
@@ -143,17 +143,7 @@ class Health:
         if self.stopping:
             return Report("stopping")
         if not self.started:
-            return Report(
-                "starting",
-                {
-                    "redis": self._check(
-                        "redis",
-                        _without_name(self.waiting) or "not asked yet",
-                        ok=False,
-                        noticed=self.waiting_since,
-                    )
-                },
-            )
+            return Report("starting", {"redis": self._check_start()})
         answers = await self.fetch_status(()) is not None
         # A server without this broker's data may be a different server: a load balancer should try another replica.
         # Where the store moved they are all alike, and memory is what there is.
@@ -180,6 +170,11 @@ class Health:
             self._store_error = None
             return states
         return None
+
+    def _check_start(self) -> Check:
+        """Return why Redis cannot be used yet, before the start is done."""
+        detail = _without_name(self.waiting) or "not asked yet"
+        return self._check("redis", detail, ok=False, noticed=self.waiting_since)
 
     def _check_redis(self, *, answers: bool) -> Check:
         if not answers:

@@ -191,13 +191,13 @@ def _sums(state: dict[str, Any], listed: list[dict[str, Any]], shown: int, now: 
     if shown < len(listed) or more:
         total = verdict.get("grants") or sum(sum(each["grants"].values()) for each in state["providers"])
         route = "GET /v1/grants?order=urgent" if "alive" in verdict else "GET /v1/grants"
-        lines.append(f"{shown} of {total} grants, the most urgent first. {route} lists them all.")
+        lines.append(f"{shown} of {total:,} grants, the most urgent first. {route} lists them all.")
     if verdict.get("alive") is not None and not state.get("every"):
         well = verdict["alive"] - sum(bool(grant.get("served")) for grant in listed)
         end = verdict["next_end_at"]
         if well > 0 and not more:
             ends = f", the next ends in {span(end - now)}" if end else ""
-            lines.append(f"{well} alive{ends}. token-broker status --all lists {'it' if well == 1 else 'them'}, too.")
+            lines.append(f"{well:,} alive{ends}. token-broker status --all lists {'it' if well == 1 else 'them'}, too.")
     if any(grant["state"] == "parked" for grant in listed) or any(map(_is_missing, state["providers"])):
         lines.append("token-broker explain GRANT says why, and what to do.")
     return lines

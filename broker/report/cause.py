@@ -70,13 +70,13 @@ def name_some(grants: Sequence[UrgentGrant]) -> str:
     """Return the first ids, and how many others there are."""
     ids = [grant.grant_id for grant in grants]
     if len(ids) > _NAMED:
-        return f"{', '.join(ids[: _NAMED - 1])} and {len(ids) - _NAMED + 1} others"
+        return f"{', '.join(ids[: _NAMED - 1])} and {len(ids) - _NAMED + 1:,} others"
     return " and ".join([", ".join(ids[:-1]), ids[-1]] if len(ids) > 1 else ids)
 
 
 def count_grants(n: int) -> str:
-    """Return how many grants: `1 grant`, `5 grants`."""
-    return "1 grant" if n == 1 else f"{n} grants"
+    """Return how many grants: `1 grant`, `5 grants`, `10,000 grants`."""
+    return "1 grant" if n == 1 else f"{n:,} grants"
 
 
 def are(n: int) -> str:

@@ -63,9 +63,7 @@ class GrantCauses:
             if (cause := self._of_provider(provider, left)) is not None:
                 yield cause
             elif facts.fenced_until is None:
-                grants = [each for each in grants if not each.served or each.failures >= _FEW_FAILURES]
-                if left > 0 or grants:
-                    yield self._waiting(provider, left, grants)
+                yield from self._of_grants(provider, left, grants)
 
     def _fenced(
         self,
@@ -236,8 +234,18 @@ class GrantCauses:
             examples=list_ids(grants),
         )
 
+    def _of_grants(self, provider: ProviderFacts, left: int, grants: Sequence[UrgentGrant]) -> Iterator[Cause]:
+        """Return the causes of grants that are late, and of those whose refresh fails; *left* have no valid token."""
+        late = [each for each in grants if not each.served and not each.failures]
+        failing = [each for each in grants if each.failures and (not each.served or each.failures >= _FEW_FAILURES)]
+        bare = sum(not each.served for each in failing)
+        if late or (left > 0 and not failing):
+            yield self._waiting(provider, left - bare, late)
+        if failing:
+            yield self._waiting(provider, bare if late else left, failing)  # there may be more than were read
+
     def _waiting(self, provider: ProviderFacts, left: int, grants: Sequence[UrgentGrant]) -> Cause:
-        """Return the cause of grants that the broker refreshes as soon as it can."""
+        """Return the cause of grants that the broker refreshes as soon as it can: they all fail, or none does."""
         name, now = provider.name, self.facts.now
         bare = [grant for grant in grants if not grant.served]
         failing = [grant for grant in grants if grant.failures]

@@ -91,10 +91,10 @@ def _head(facts: Facts, grants: int | None, unserved: int | None, zone: tzinfo |
     if grants == 0:
         return "There are no grants yet"
     if unserved == 0:
-        return "The grant has a valid token" if grants == 1 else f"All {grants} grants have a valid token"
+        return "The grant has a valid token" if grants == 1 else f"All {grants:,} grants have a valid token"
     if unserved == grants:
-        return "The only grant has no valid token" if grants == 1 else f"None of {grants} grants has a valid token"
-    return f"{unserved} of {grants} grants {'has' if unserved == 1 else 'have'} no valid token"
+        return "The only grant has no valid token" if grants == 1 else f"None of {grants:,} grants has a valid token"
+    return f"{unserved:,} of {grants:,} grants {'has' if unserved == 1 else 'have'} no valid token"
 
 
 def _of_memory(facts: Facts, zone: tzinfo | None) -> str:
@@ -106,7 +106,9 @@ def _of_memory(facts: Facts, zone: tzinfo | None) -> str:
     first, last = (moment(at, facts.now, zone) for at in (memory.first_end_at, memory.last_end_at))
     if memory.tokens == 1:
         return f"Only the token in memory is served, until {first}"
-    return f"Only the {memory.tokens} tokens in memory are served: the first ends at {first}, the last at {last}"
+    if first == last:
+        return f"Only the {memory.tokens:,} tokens in memory are served, until {first}"
+    return f"Only the {memory.tokens:,} tokens in memory are served: the first ends at {first}, the last at {last}"
 
 
 def _summary(head: str, causes: Sequence[Cause], *, with_ids: bool) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from broker.errors import InvalidSettings
-from broker.settings.findings import lines_of, not_toml
+from broker.settings.findings import HOLDS_NUL, keys_with_nul, lines_of, not_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def read(path: Path | None, cure: str = NAME_ANOTHER) -> Document:
     """Read a file; *cure* says what to do about one that cannot be read.
 
     Raises:
-        InvalidSettings: it cannot be read, or is not TOML.
+        InvalidSettings: it cannot be read, is not TOML, or holds a NUL character.
     """
     if path is None:
         return Document(None, "", {})
@@ -61,8 +61,11 @@ def read(path: Path | None, cure: str = NAME_ANOTHER) -> Document:
         line = raw[: error.start].count(b"\n") + 1
         raise InvalidSettings(f"{path}:{line}: is not UTF-8: save the file as UTF-8") from None
     try:
-        return Document(path, text, tomllib.loads(text))
+        found = Document(path, text, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or as many brackets
         raise InvalidSettings(f"{path}: is not TOML for settings: `token-broker init` prints an example") from None
+    if with_nul := keys_with_nul(found.table):
+        raise InvalidSettings(*(f"{found.where(*keys)}: {'.'.join(keys)}: {HOLDS_NUL}" for keys in with_nul))
+    return found

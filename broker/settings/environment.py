@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_settings import InitSettingsSource
 
 from broker.errors import InvalidSettings
+from broker.settings.findings import HOLDS_NUL, keys_with_nul
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -183,4 +184,6 @@ def parse(value: str, kind: Any) -> Any:
         parsed = None
     if not isinstance(parsed, list if is_list else dict):
         raise InvalidSettings('must be a list: a,b or ["a", "b"]' if is_list else 'must be a table as JSON: {"…": …}')
+    if keys_with_nul({"": parsed}):
+        raise InvalidSettings(HOLDS_NUL)
     return parsed

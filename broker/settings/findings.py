@@ -40,6 +40,30 @@ WORDS = (
 """What is allowed, by pydantic's name of the error; pydantic's own sentences are for programmers."""
 
 
+HOLDS_NUL = "holds a NUL character (\\u0000), which no name of a file or server can: remove it"
+
+
+def keys_with_nul(table: dict[str, Any]) -> list[Keys]:
+    """Return the keys of *table* whose texts hold a NUL character: the system's calls raise `ValueError` for one.
+
+    Not recursive: dotted keys nest deeper than Python calls.
+    """
+    found: list[Keys] = []
+    rest: list[tuple[Keys, Any]] = [((), table)]
+    while rest:
+        keys, value = rest.pop()
+        match value:
+            case str() if "\0" in value:
+                found.append(keys)
+            case dict():
+                rest += [((*keys, key), inner) for key, inner in value.items()]
+            case list():
+                rest += [(keys, inner) for inner in value]
+            case _:
+                pass
+    return found
+
+
 def spelled_bound(value: Any) -> Any:
     """Return a bound of pydantic's as the settings spell it: a duration with its unit, `1h`."""
     found = re.fullmatch(r"datetime\.timedelta\((?:days=(\d+))?(?:, )?(?:seconds=(\d+))?\)", str(value))

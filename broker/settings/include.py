@@ -158,4 +158,10 @@ def _others_may_write(path: Path) -> bool:
 
 def described(sources: Sources) -> Sequence[tuple[Path, tuple[str, ...]]]:
     """Return each file that was read, and the names of its providers."""
-    return [(read.path, tuple(read.table.get("providers", ()))) for read in sources.documents if read.path is not None]
+    return [(read.path, tuple(_tables(read))) for read in sources.documents if read.path is not None]
+
+
+def _tables(read: Document) -> dict[str, Any]:
+    """Return the provider tables of a file; none where `providers` is something else, which the schema reports."""
+    tables = read.table.get("providers")
+    return tables if isinstance(tables, dict) else {}

@@ -115,6 +115,17 @@ ROWS = [
             ),
         ),
         (
+            24,
+            timeseries(
+                "Grants without a valid token, by provider",
+                "none",
+                "Beyond 0 for two minutes there is an alert.",
+                (None, GOOD),
+                (1, BAD),
+                **{"{{provider}}": f"max by (job, provider) (token_broker_grants_unserved{{{P}}})"},
+            ),
+        ),
+        (
             12,
             timeseries(
                 "Grants by state",

@@ -50,6 +50,17 @@ async def test_refused_before_the_body(broker: RunningBroker, line: str, fields:
     assert b"Connection: close" in answer
 
 
+@pytest.mark.parametrize("version", ["", " HTTP/0.9", " HTTP/2.0"])
+async def test_other_versions(broker: RunningBroker, version: str) -> None:
+    """A version that is not served gets 505 by one that is, with a token's path too, and the connection ends."""
+    for path in ("/v1/grants/good/token", "/healthz", "/login/x", f"/{'a' * 600}"):
+        fields = ("Host: localhost", f"X-Broker-Key: {broker.admin_key}", "", "")
+        answer = await raw(broker, "\r\n".join((f"GET {path}{version}", *fields)).encode())
+        assert statuses(answer) == [505], answer
+        assert answer.startswith(b"HTTP/1.0 505"), answer
+        assert b"access_token" not in answer
+
+
 async def test_continue(broker: RunningBroker) -> None:
     """A request that nothing speaks against gets the 100 once, and its response after the body."""
     host, port = broker.url.removeprefix("http://").split(":")

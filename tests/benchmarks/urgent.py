@@ -1,4 +1,4 @@
-"""What a page of the most urgent grants, the counts and a scrape cost with a thousand grants and with a million.
+"""What a page of the most urgent grants, the verdict, `status`, the counts and a scrape cost, with 1,000 grants and 1M.
 
     python -m tests.benchmarks.urgent [--grants 1000 1000000] [--rounds 9]
 
@@ -13,7 +13,10 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -58,6 +61,24 @@ def deep(url: str, key: str, many: int) -> str:
     for _ in range(many // 10_000 + 2):
         cursor = page(url, key, cursor)[1] or cursor
     return cursor
+
+
+def verdict(url: str, key: str) -> float:
+    """Milliseconds of `GET /v1/verdict`."""
+    started = time.perf_counter()
+    with urllib.request.urlopen(urllib.request.Request(url + "/v1/verdict", headers={"X-Broker-Key": key})) as answer:
+        assert json.loads(answer.read())["unserved"]
+    return (time.perf_counter() - started) * 1000
+
+
+def status(url: str, key: str) -> float:
+    """Milliseconds of the command `token-broker status`, the start of its process included."""
+    command = [str(Path(sys.executable).with_name("token-broker")), "status", "--url", url]
+    started = time.perf_counter()
+    done = subprocess.run(command, env={**os.environ, "TOKEN_BROKER_KEY": key}, capture_output=True, check=False)
+    took = (time.perf_counter() - started) * 1000
+    assert b"no valid token" in done.stdout, done
+    return took
 
 
 async def counts(folder: Path, port: int, sealer: Sealer, rounds: int) -> float:
@@ -105,7 +126,9 @@ def measure(many: int, rounds: int, *, build: bool) -> None:
                     rounds,
                     first=lambda: page(url, key)[0],
                     healthy=lambda: page(url, key, cursor)[0],
+                    verdict=lambda: verdict(url, key),
                     scrape=lambda: scrape(url)[0],
+                    status=lambda: status(url, key),
                 )
             )
             print(f"  counts: {asyncio.run(counts(folder, store.port, sealer, rounds)):.0f} us of the server")

@@ -219,7 +219,8 @@ async def test_redis_away_at_start(start_broker: StartBroker, own_redis: RedisSe
         await until(lambda: broker.events("store.waiting"))
         status, body, _ = await broker.ask("GET", "/readyz")
         assert (status, body["status"]) == (503, "starting")
-        assert (await broker.ask("GET", "/healthz"))[0] == 200
+        assert body["checks"]["redis"]["detail"].startswith("cannot be reached")
+        assert (await broker.get("/healthz"))["checks"]["redis"] == body["checks"]["redis"]
         own_redis.process = start_redis(own_redis.directory, own_redis.port).process
 
         async def ready() -> bool:

@@ -64,6 +64,9 @@ def _own(function: ast.AST) -> list[ast.Call]:
 
 
 ELSEWHERE = {
+    "cli/move.py": "`move` alone",
+    "store/move_marks.py": "`move` alone",
+    "store/moving.py": "`move` alone",
     "cli/demo.py": "`demo` alone",
     "cli/http.py": "`status` and the others that ask a broker",
     "providers/proxy.py": "walked by tests/check/test_proxy.py, with `check` and `run` beside each other",
@@ -135,6 +138,25 @@ def callers(table: str) -> Arrange:
         return "callers."
 
     return arrange
+
+
+def channel(line: str, key: str, content: str) -> Arrange:
+    """Add a channel for notices, whose file at *key* has this content."""
+
+    def arrange(home: Home) -> str:
+        path = home.directory / "channel.secret"
+        path.write_text(content)
+        path.chmod(0o600)
+        home.write(f'[notify.channels]\nteam = {{ {line}, {key} = "{path}" }}')
+        return f"notify.channels.team.{key}"
+
+    return arrange
+
+
+def everybody_may_write(home: Home) -> str:
+    path = with_secrets(home)["password"]
+    path.chmod(0o606)
+    return f"everybody on this host may write {path}"
 
 
 def admin_key_is_short(home: Home) -> str:
@@ -211,9 +233,11 @@ REFUSALS: list[tuple[str, Arrange]] = [
     ("settings/document.py read 3", settings_are(b"[redis\n")),
     ("settings/document.py read 4", settings_are(b"a = " + b"[" * 5000)),
     ("process/audit_file.py require_usable", variable("TOKEN_BROKER_AUDIT__FILE", "/nowhere/audit.jsonl")),
+    ("settings/document.py read 5", settings_are(b'data_dir = "\\u0000"\n')),
     ("settings/environment.py _placed 1", variable("TOKEN_BROKER_QQQQ_ZZZZ", "x")),
     ("settings/environment.py _placed 2", variable("TOKEN_BROKER_HTTP__LISTEN__X", "1")),
-    ("settings/environment.py parse", variable("TOKEN_BROKER_HTTP__LISTEN", '["a"')),
+    ("settings/environment.py parse 1", variable("TOKEN_BROKER_HTTP__LISTEN", '["a"')),
+    ("settings/environment.py parse 2", variable("TOKEN_BROKER_HTTP__LISTEN", '["\\u0000"]')),
     ("process/data_dir.py prepare 1", data_dir_is("file")),
     ("process/data_dir.py require_access 1", data_dir_is("file/below")),
     ("process/data_dir.py require_access 1", data_dir_is("x" * 300)),
@@ -223,6 +247,15 @@ REFUSALS: list[tuple[str, Arrange]] = [
     ("process/data_dir.py secret_line", secret("client", "one\ntwo\n")),
     ("process/data_dir.py sealing_keys 1", secret("sealing", "no key\n")),
     ("process/data_dir.py sealing_keys 2", secret("sealing", "# no key\n")),
+    ("process/file_modes.py require_protected", everybody_may_write),
+    ("notify/channels/opening.py _url", channel('kind = "slack"', "url_file", "nonsense")),
+    (
+        "notify/channels/opening.py _own_key 1",
+        channel(
+            'kind = "mail", url = "smtps://mail.test", sender = "a@mail.test", to = ["b@mail.test"]', "key_file", "x"
+        ),
+    ),
+    ("notify/channels/opening.py _own_key 2", channel('kind = "pagerduty"', "key_file", "k\u00e9y")),
     ("providers/client_secret.py require_secrets", secret("header", "${KEY}\n")),
     ("notify/channels/webhook.py webhook_secret", secret("notify", "whsec_AAAA\n")),
     ("notify/channels/command.py require_program", program_is_away),

@@ -31,6 +31,7 @@ COMMANDS = [
     ("keys",),
     ("keys", "new"),
     ("keys", "reseal"),
+    ("move",),
     ("explain",),
     ("notify",),
     ("notify", "test"),

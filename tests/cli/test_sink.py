@@ -149,7 +149,7 @@ def test_no_wider_rights_at_any_time(tmp_path: Path) -> None:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
     traced = [line.split(None, 1)[1] for line in trace.read_text().splitlines()]
-    begin = next(i for i, line in enumerate(traced) if ".token.new" in line and "O_CREAT" in line)
+    begin = next(i for i, line in enumerate(traced) if "/.token." in line and "O_CREAT" in line)
     made = traced[begin]
     assert "O_EXCL" in made
     assert "0600" in made

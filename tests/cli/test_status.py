@@ -78,7 +78,7 @@ def test_it_fits(monkeypatch: pytest.MonkeyPatch, many: int, width: int, height:
     assert "token-broker explain GRANT says why, and what to do." in "\n".join(shown)
     if len(names) < min(many, 50):
         assert len(shown) >= height - 2, "there is room for more"
-    said = f"{len(names)} of {many} grants, the most urgent first." in "\n".join(shown)
+    said = f"{len(names)} of {many:,} grants, the most urgent first." in "\n".join(shown)
     assert said is (len(names) < many)
 
 

@@ -126,11 +126,13 @@ async def fires(directory: Path, scraped: list[Sample], *names: str, minutes: in
 class Prometheus:
     """A real one that scrapes a broker as deploy/prometheus says, but each second, and with the rules there."""
 
-    def __init__(self, directory: Path, broker: str, ended: list[subprocess.Popen[Any]]) -> None:
-        """Start it; *ended* takes its process, to be ended after the test."""
+    def __init__(
+        self, directory: Path, broker: str, ended: list[subprocess.Popen[Any]], *, rules_file: Path = RULES
+    ) -> None:
+        """Start it; *ended* takes its process, to be ended after the test. It takes the rules of *rules_file*."""
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
         config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
+        config["rule_files"] = [str(rules_file)]
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [broker.removeprefix("http://")]
         del config["alerting"]
         file = directory / "prometheus.yml"

@@ -86,9 +86,15 @@ def test_every_panel_can_be_read(dashboard: dict[str, Any]) -> None:
             assert bool(steps) == ("thresholdsStyle" in defaults["custom"]), panel["title"]
             limits |= {panel["title"]: [step["value"] for step in steps[1:]]} if steps else {}
         assert steps or panel["type"] != "stat", panel["title"]
-    assert limits == {"How late refreshes begin": [60], "Durability at risk": [1], "Clock ahead of Redis": [-5, 5]}
+    assert limits == {
+        "Grants without a valid token, by provider": [1],
+        "How late refreshes begin": [60],
+        "Durability at risk": [1],
+        "Clock ahead of Redis": [-5, 5],
+    }
     alerts = " ".join(rule["expr"] for rule in rules())
     for limit in (
+        r"grants_unserved\) > 0",
         r"schedule_lag_seconds_bucket\[10m\]\)\)\) > 60",
         "durability_at_risk[^=]+=[^=]+== 1",
         r"offset_seconds\) > 5",

@@ -166,6 +166,9 @@ async def test_a_suspended_provider(
     await page.get_by_role("heading", name="acme").filter(has_text="invalid_client").wait_for()
     await page.locator("#providers .card").filter(has_text="acme").get_by_text("suspended").wait_for()
     await screenshot(page, "a-suspended-provider")
+    words = page.locator("#words")
+    assert await words.locator("code").count() == 2
+    assert "\n" not in await words.inner_text(), "commands stand within the sentence, not beside it"
     sandbox.rotating.faults.clear()
     await page.get_by_role("button", name="Try again acme").click()
     await page.get_by_text("Requests to acme resume").wait_for()

@@ -76,7 +76,7 @@ async def test_ten_thousand_grants(start_broker: StartBroker, screens: Screens, 
         began = time.monotonic()
         await page.locator("li.grant").nth(99).wait_for()
         first = time.monotonic() - began
-        await page.get_by_role("heading", name="All 10000 grants have a valid token.").wait_for()
+        await page.get_by_role("heading", name="All 10,000 grants have a valid token.").wait_for()
         assert (await page.locator("#aside").inner_text()).startswith("10,000 alive, the next ends in ")
         assert await page.locator("li.grant").count() == 100
         picture = page.locator("#providers .card").first.locator(".day")

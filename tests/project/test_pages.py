@@ -66,6 +66,22 @@ def test_links_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_pictures_are_small() -> None:
+    """Pages show three pictures, the front page first: PNG files of less than 150 KB that no wheel contains."""
+    shown = [
+        (ROOT / name).parent.joinpath(target).resolve()
+        for name in PAGES
+        for _, target in links(page(name))
+        if target.endswith(".png")
+    ]
+    assert shown[0].name == "status-page.png"
+    assert sorted(shown) == sorted(ROOT.joinpath("deploy/pictures").iterdir())
+    assert len(shown) == 3
+    assert {picture.read_bytes()[:8] for picture in shown} == {b"\x89PNG\r\n\x1a\n"}
+    assert max(picture.stat().st_size for picture in shown) < 150_000
+    assert not list(ROOT.joinpath("broker").rglob("*.png")), "the wheel contains all of broker/"
+
+
 def test_anchors_are_named_as_github_does() -> None:
     """A heading's anchor has no punctuation, and a second one of the same words has a number."""
     text = '# A & B\n## `x.y`: why?\n## [Link](x.md)\n## Twice\n## Twice\n```\n# no heading\n```\n<a id="y"></a>'

@@ -211,5 +211,5 @@ async def test_a_login_that_has_ended(broker: RunningBroker, redis: Redis, end: 
             page = await answer.text()
     assert answer.status == 400
     assert "older than ten minutes" in page
-    assert "ask for a new one, or make one with `token-broker login`" in page
+    assert "ask for a new one, or make one with <code>token-broker login</code>" in page
     assert "again" not in page

@@ -227,6 +227,16 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
             "again at 12:00:30 (in 30 s)."
         ),
     ),
+    "one is late, another fails, and is served": (
+        facts(acme(3, 1), grants=[*late("a"), UrgentGrant("b", "acme", served=True, failures=9)]),
+        ["expired", "failing"],
+        "recovering",
+        (
+            "1 of 3 grants has no valid token: 1 grant at provider acme waits for a late refresh, which comes within "
+            "seconds (and one more cause)."
+        ),
+    ),
+    "ten thousand": (facts(acme(10_000)), [], "ok", "All 10,000 grants have a valid token."),
     "one failed once, and is served": (
         facts(acme(3), grants=[UrgentGrant("a", "acme", served=True, failures=1)]),
         [],

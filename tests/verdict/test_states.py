@@ -216,7 +216,8 @@ async def test_redis_away(start_broker: StartBroker, sandbox: Sandbox, shared_re
         assert time.monotonic() - began < 2
         assert (verdict["status"], verdict["grants"], verdict["unserved"]) == ("recovering", None, None)
         assert re.fullmatch(
-            r"Only the 3 tokens in memory are served: the first ends at [\d:]+ \(in (60|59) min\), the last at "
+            r"Only the 3 tokens in memory are served"
+            r"(, until|: the first ends at [\d:]+ \(in (60|59) min\), the last at) "
             r"[\d:]+ \(in (60|59) min\): Redis cannot be reached; start Redis, or correct redis\.url\.",
             verdict["summary"],
         )
@@ -224,7 +225,7 @@ async def test_redis_away(start_broker: StartBroker, sandbox: Sandbox, shared_re
         assert gone - 1 <= cause["since"] <= gone + 5
         assert cause["action"] == "Start Redis, or correct redis.url"
         code, lines = await status(broker)
-        assert (code, lines[0].split(":")[0]) == (75, "Only the 3 tokens in memory are served")
+        assert (code, lines[0].startswith("Only the 3 tokens in memory are served")) == (75, True)
         code, lines = await status(broker, "explain", "door")
         assert code == 75
         assert "The token in memory is served until" in lines[0]

@@ -111,7 +111,7 @@ export class GrantList {
     $("columns").hidden = empty;
     none.hidden = !empty && !trouble && this.complete !== false;
     const since = this.readAt ? " The lines below are what was read last." : "";
-    setText(none, trouble ? `The grants cannot be read: ${trouble}.${empty ? " Whether there are any is not known." : since}`
+    setText(none, trouble ? `The grants cannot be read: ${trouble.replace(/^Redis: /, "Redis ")}.${empty ? " Whether there are any is not known." : since}`
       : this.complete === false ? "The broker is still sorting its grants by urgency: some may be missing here for a moment."
       : Object.keys(filters()).length ? "No grant matches."
       : this.page > 0 ? "This page is empty now."

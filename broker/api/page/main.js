@@ -13,7 +13,7 @@ import { Verdict } from "./verdict.js";
 const POLL = 5000, POLL_WITH_STREAM = 15000, GAP = 3000;
 let session = null, timer, polling = null, again = false, polledAt = 0, data = {};
 const list = new GrantList(poll), cards = new Providers(poll, show), verdict = new Verdict((id) => find(id), poll);
-const stream = new Stream(pollSoon, showLive);
+const stream = new Stream(pollSoon, () => { showLive(); poll(); });
 
 /** Fetch all and show it. While that is under way, a further call waits for the next time. */
 function poll() {
@@ -61,6 +61,8 @@ function show() {
   if (!session) return;
   data.adminOfAll = session.admin_of_all;
   verdict.show(data, session.admin_of_all);
+  $("providers").parentElement.hidden = !data.providers;
+  showLive();
   if (data.providers) {
     cards.show(data.providers, data.verdict, session.admin_of_all);
     for (const select of [$("provider"), $("begin-provider")]) offer(select, data.providers);
@@ -69,10 +71,10 @@ function show() {
   if (data.fetchedAt) list.show(data, data.unansweredSince && list.grants.length ? null : data.trouble);
 }
 
+/** Say how soon changes are seen, unless they cannot be read. */
 function showLive() {
   $("status").dataset.live = stream.live ? "stream" : "poll";
-  setText($("live"), stream.live ? "Shows changes at once." : "Asks every 5 s.");
-  poll();
+  setText($("live"), data.trouble ? "" : stream.live ? "Shows changes at once." : "Asks every 5 s.");
 }
 
 function offer(select, providers) {
@@ -92,7 +94,7 @@ function showCounts() {
   for (const radio of document.querySelectorAll("input[name=state]")) {
     const among = data.providers.filter((provider) => !wanted || provider.provider === wanted);
     const count = among.reduce((sum, { grants }) => sum + (radio.value ? grants[radio.value] : grants.due + grants.leased + grants.parked), 0);
-    // The counts cover all grants: an admin of some grants has no right to know them.
+    // The counts cover all grants, also those that the list of an admin of some grants leaves out.
     setText(radio.nextElementSibling, session.admin_of_all ? `${WORDS[radio.value]} ${count.toLocaleString()}` : WORDS[radio.value]);
     radio.nextElementSibling.dataset.some = radio.value === "parked" && count > 0 && session.admin_of_all ? "yes" : "no";
   }

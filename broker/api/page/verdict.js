@@ -83,9 +83,9 @@ export class Verdict {
   tickTime() {
     for (const [node, cause] of this.times) {
       const parts = [];
-      if (cause.since) parts.push(`for ${span(now() - cause.since)}`);
-      if (cause.next) parts.push(`next: ${cause.next}`);
-      setText(node, parts.join(" · "));
+      if (cause.since) parts.push(`For ${span(now() - cause.since)}`);
+      if (cause.next) parts.push(`Next: ${cause.next}`);
+      setText(node, parts.join(". "));
       node.hidden = !parts.length;
     }
   }
