@@ -48,6 +48,8 @@ class ReadRequest(web.BaseRequest):
     """A frequent read, without what only the application needs."""
 
     read_handler: ReadHandler
+    read_id = ""
+    """Its id; empty until somebody asks for it (`request_ids`)."""
 
 
 class Dispatcher:
@@ -139,9 +141,8 @@ class Dispatcher:
         """Answer a request; for aiohttp's `request_handler`."""
         if isinstance(request, ReadRequest):
             response = await self._read(request)
-            known = given_id(request)
-            if known is not None and not isinstance(response, RawResponse):  # that adds it itself
-                response.headers[HEADER] = known
+            if not isinstance(response, RawResponse) and (known := given_id(request)) is not None:
+                response.headers[HEADER] = known  # a raw one adds it itself
             return response
         response = await self._respond(request)
         if not response.prepared:

@@ -48,7 +48,8 @@ async def get_token(
 ) -> web.StreamResponse:
     """`GET /v1/grants/{id}/token`: return the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, context.reader
-    caller = authorize_caller(context, request, "read", grant_id)
+    caller = require_right(context, request, "read", grant_id)
+    admit(context, request, caller)
     min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
@@ -57,7 +58,8 @@ async def get_token(
     if token is None:
         token = await find_token(context, caller, grant_id, min_ttl_ms=min_ttl_ms, wait=wait)
         require_right(context, request, "read", grant_id)  # it may have lost the right while it waited
-    caller.require_provider(token.provider)
+    if caller.providers is not None:
+        caller.require_provider(token.provider)
     if _matches(headers.getall(hdrs.IF_NONE_MATCH, ()), token):
         check = functools.partial(require_right, context, request, "read", grant_id)
         with waiting(caller, wait):
