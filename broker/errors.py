@@ -5,6 +5,8 @@ Messages hold codes, statuses and ids, never a body or a token.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BrokerError(Exception):
     """Base of all exceptions here. `code` is the wire's `error`; the message is its `error_description`."""
@@ -12,6 +14,10 @@ class BrokerError(Exception):
     code = "server_error"
     retry_after: float | None = None
     """Seconds after which another request may succeed, if that is known."""
+    denied: str | None = None
+    """Why access was denied, for the log and the counter; None: it was not."""
+    caller: str | None = None
+    """Whose request was denied, where that is known."""
 
     def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -40,16 +46,40 @@ class EncodedBody(InvalidRequest):
     """The body is compressed; the broker inflates none (415)."""
 
 
-class UnknownKey(BrokerError):
+class Denied(BrokerError):
+    """Access was denied: `denied` says why, and `caller` to whom, where that is known."""
+
+    def __init__(self, message: str, *, denied: str | None = None, caller: str | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.denied = denied or self.denied
+        self.caller = caller
+
+
+class UnknownKey(Denied):
     """There is no key, or no caller has it (401)."""
 
     code = "invalid_token"
+    denied = "unknown_key"
 
 
-class NotAllowed(BrokerError):
+class NotAllowed(Denied):
     """The caller is known, but lacks the right (403)."""
 
     code = "access_denied"
+    denied = "no_right"
+
+
+class QuotaExceeded(Denied):
+    """The caller asks for more than its quota allows (429)."""
+
+    code = "quota_exceeded"
+    denied = "quota_requests"
+
+
+class AuditUnavailable(BrokerError):
+    """The audit stream cannot be written, and the settings refuse to act without it (503)."""
+
+    code = "audit_unavailable"
 
 
 class UnknownGrant(BrokerError):

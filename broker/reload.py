@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from broker.api.health import Health
+    from broker.process.audit_file import AuditFile
     from broker.process.systemd import Systemd
     from broker.refresh.provider_set import MakeEndpoint, ProviderSet
     from broker.settings import Settings
@@ -48,6 +49,7 @@ class Reload:
         store: Store,
         health: Health,
         systemd: Systemd,
+        audit: AuditFile | None = None,
     ) -> None:
         """Wire it.
 
@@ -60,7 +62,9 @@ class Reload:
             store: Knows the grants of providers that are gone.
             health: Knows whether the broker runs.
             systemd: Is notified of the beginning and the end.
+            audit: Keeps which callers changed.
         """
+        self._audit = audit
         self._read = read
         self._running = running
         self._providers = providers
@@ -74,7 +78,9 @@ class Reload:
         self._naming: asyncio.Task[None] | None = None
 
     def on_signal(self) -> None:
-        """Read the settings again after SIGHUP; what came of it is in the log."""
+        """Open the audit file anew after SIGHUP, and read the settings again; what came of it is in the log."""
+        if self._audit is not None:
+            self._audit.reopen()
         if self._read is not None:
             _ = self._request(self._read)
 
@@ -141,6 +147,9 @@ class Reload:
             callers=reloaded.callers,
             log_level=reloaded.log_level,
         )
+        changed = reloaded.caller_changes
+        if self._audit is not None and (changed.added or changed.changed or changed.removed):
+            self._audit.write("rights.changed", added=changed.added, changed=changed.changed, removed=changed.removed)
         if reloaded.needs_restart:
             log.warning("settings.restart_needed", keys=reloaded.needs_restart)
         self._naming = begin(name_waiting_grants(self._store, changes.removed))

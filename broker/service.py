@@ -15,6 +15,7 @@ import structlog
 
 from broker.api.cached_responses import CachedResponses
 from broker.api.context import Context
+from broker.api.denials import Denials
 from broker.api.entry import page_entry
 from broker.api.exposition import Exposition
 from broker.api.health import Health, Watched
@@ -140,6 +141,7 @@ def _build(base: Base, stopping: asyncio.Event, read: Callable[[], Settings] | N
         connections=base.connections,
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
+        audit=base.audit,
     )
     health = Health(watched)
     reload = Reload(
@@ -151,6 +153,7 @@ def _build(base: Base, stopping: asyncio.Event, read: Callable[[], Settings] | N
         store=base.store,
         health=health,
         systemd=systemd,
+        audit=base.audit,
     )
     api = _build_api(base, scheduler, Verdicts(watched, health, of_verdict), reload, of_logins)
     return _Broker(base, scheduler, follower, history, index, heartbeats=heartbeats, reload=reload, api=api)
@@ -166,6 +169,7 @@ def _build_scheduler(base: Base, history: HistoryRecorder, stopping: asyncio.Eve
         history=history,
         metrics=base.metrics,
         request_timeout=refresh.request_timeout.total_seconds(),
+        audit=base.audit,
     )
     scheduler, replay = Scheduler(base.store.schedule), Replay(base.store, base.journal)
 
@@ -211,11 +215,14 @@ def _build_api(base: Base, scheduler: Scheduler, verdicts: Verdicts, reload: Rel
             metrics=base.metrics,
             connections=base.connections,
             notifier=base.notifier,
+            audit=base.audit,
             lost=base.lost_grants,
             providers=providers,
             max_grants=settings.metrics.max_grants,
         ),
         connections=base.connections,
+        denials=Denials(base.metrics),
+        audit=base.audit,
         read_activity=base.read_activity,
         turns=Turns(base.read_activity),
         reload=reload,

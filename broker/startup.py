@@ -20,6 +20,7 @@ from broker.errors import StoreUnavailable
 from broker.journal.journal import Journal
 from broker.journal.lost import LostGrants
 from broker.notify import open_notifier
+from broker.process.audit_file import open_audit
 from broker.process.data_dir import known_store, redis_passwords, remember_store, sealing_keys
 from broker.process.heartbeat import Heartbeat
 from broker.process.metrics import Metrics
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from broker.api.health import Health
     from broker.notify import Notifier
+    from broker.process.audit_file import AuditFile
     from broker.refresh.provider_set import MakeEndpoint
     from broker.settings import Provider, Settings
     from broker.store import Store
@@ -57,6 +59,7 @@ class Base:
     settings: Settings
     callers: Callers
     metrics: Metrics
+    audit: AuditFile | None
     store: Store
     providers: ProviderSet
     journal: Journal | None
@@ -83,6 +86,7 @@ async def open_base(settings: Settings) -> AsyncIterator[Base]:
     providers = ProviderSet(metrics)
     connections = Connections.from_settings(settings.http, metrics)
     async with (
+        open_audit(settings.audit, metrics.audit_lost.inc) as audit,
         open_store(
             settings.redis,
             sealer,
@@ -116,6 +120,7 @@ async def open_base(settings: Settings) -> AsyncIterator[Base]:
             settings=settings,
             callers=callers,
             metrics=metrics,
+            audit=audit,
             store=store,
             providers=providers,
             make_endpoint=make_endpoint,

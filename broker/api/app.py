@@ -21,6 +21,7 @@ from broker.api.routes import (
     explanation,
     grants,
     health,
+    import_one,
     imports,
     login,
     metrics,
@@ -46,6 +47,7 @@ _ROUTES = (
     authorization,
     client_credentials,
     grants,
+    import_one,
     providers,
     attempts,
     explanation,
@@ -100,6 +102,7 @@ async def _check_host(request: web.Request, handler: Handler) -> web.StreamRespo
     """Refuse a request whose `Host` is not served here."""
     context = request.app[CONTEXT]
     if not context.hosts.is_served(request):
+        context.denials.note(request, "wrong_host")
         return finish(context, for_reader(misdirected_response(), request.path, request.headers.get(hdrs.ACCEPT, "")))
     return await handler(request)
 
@@ -109,6 +112,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         response = await handler(request)
     except Exception as error:  # noqa: BLE001 - every error has a response
+        request.app[CONTEXT].denials.note_error(request, error)
         refusal = response_to_error(error, request.method, _route(request))
         response = for_reader(refusal, request.path, request.headers.get(hdrs.ACCEPT, ""))
         if request.writer.output_size > 0 and request.transport is not None:

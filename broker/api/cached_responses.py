@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import HttpVersion11, web
 
+from broker.api.request_ids import HEADER, given_id
 from broker.token_answer import token_answer, usable_ms
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ COMMON_HEADERS = {"Server": "token-broker", "X-Content-Type-Options": "nosniff"}
 _SKEW = 10
 """Seconds by which `expires_in` is shortened for OAuth clients: some use a token to its last second by their clock."""
 _MAX_ENTRIES = 1024
+_ID = HEADER.encode()
 _CONTROL_CODE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may carry (RFC 9110 §5.5)."""
 
@@ -130,7 +132,9 @@ class RawResponse(web.StreamResponse):
         if any(map(_CONTROL_CODE.search, lines)):
             raise ValueError("a header with a control code")
         head = "\r\n".join([f"HTTP/1.1 {self.status} {self.reason}", *lines, "", ""])
-        self._bytes = head.encode() + (content.body or b"")
+        start, _, rest = head.partition("\r\n")
+        self._first, self._rest = f"{start}\r\n".encode(), rest.encode() + (content.body or b"")
+        self._bytes = self._first + self._rest
 
     @property
     def keep_alive(self) -> bool:
@@ -138,10 +142,12 @@ class RawResponse(web.StreamResponse):
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send all of it."""
+        """Send all of it, with the id of the request where it has one."""
         if request.transport is None:
             raise ConnectionResetError("the caller has closed the connection")
-        request.transport.write(self._bytes)
+        known = given_id(request)
+        sent = self._bytes if known is None else b"%b%b: %b\r\n%b" % (self._first, _ID, known.encode(), self._rest)
+        request.transport.write(sent)
         await request.writer.drain()
         return None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from aiohttp import hdrs
 from multidict import istr
 
+from broker.api.quotas import Quota
 from broker.errors import InvalidRequest, InvalidSettings, NotAllowed, UnknownKey
 from broker.process.data_dir import secret_line, write_private
 from broker.secret import key_digest, new_caller_key
@@ -25,18 +26,31 @@ if TYPE_CHECKING:
 BROKER_KEY = istr("X-Broker-Key")
 MIN_KEY = 32
 """Characters. Keys are compared by their SHA-256: a short one can be guessed from that."""
-Right = Literal["read", "refresh", "admin"]
+Right = Literal["read", "refresh", "view", "login", "admin"]
+INCLUDED_IN: Mapping[Right, tuple[Right, ...]] = {
+    "read": ("read",),
+    "refresh": ("refresh",),
+    "view": ("view", "admin"),
+    "login": ("login", "admin"),
+    "admin": ("admin",),
+}
+"""The settings of a caller that give each right."""
 _NEW_KEY = "`token-broker caller new NAME` makes a key"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A known caller and its patterns: one regular expression for each right."""
+    """A known caller and its patterns: one regular expression for each right, and one for its providers."""
 
     name: str
     patterns: Mapping[Right, re.Pattern[str]]
     administers_all: bool = False
-    """Whether one of its admin patterns is `*`: then it may also act on what concerns all grants."""
+    """Whether one of its admin patterns is `*`: then it may also act on what concerns all grants of its providers."""
+    providers: re.Pattern[str] | None = None
+    """Of the names of its providers; None: all."""
+    provider_names: str = "*"
+    """Its patterns of providers, for people."""
+    quota: Quota | None = None
 
     def may(self, right: Right, grant_id: str) -> bool:
         """Return whether it has *right* on *grant_id*."""
@@ -49,12 +63,50 @@ class Caller:
             NotAllowed: the caller does not have it.
         """
         if not self.may(right, grant_id):
-            raise NotAllowed(f"caller {self.name!r} has no {right} right on this grant id: see callers in the settings")
+            raise NotAllowed(
+                f"caller {self.name!r} has no {right} right on this grant id: {how_to_give(right)}", caller=self.name
+            )
+
+    def may_use(self, provider: str) -> bool:
+        """Return whether its rights reach grants of *provider*."""
+        return self.providers is None or self.providers.fullmatch(provider) is not None
+
+    def require_provider(self, provider: str) -> None:
+        """Require that its rights reach grants of *provider*.
+
+        Raises:
+            NotAllowed: they do not.
+        """
+        if not self.may_use(provider):
+            raise NotAllowed(
+                f"caller {self.name!r} keeps to the providers {self.provider_names}, and this is another one: add it "
+                "to `providers` in the caller's table, and run `token-broker reload`",
+                denied="other_provider",
+                caller=self.name,
+            )
+
+    def has(self, right: Right) -> bool:
+        """Return whether it has *right* on any grant id at all."""
+        return self.patterns[right].pattern != _NOTHING
 
     @property
     def administers(self) -> bool:
         """Whether it is admin of any grant id at all."""
-        return self.patterns["admin"].pattern != _NOTHING
+        return self.has("admin")
+
+    @property
+    def administers_everything(self) -> bool:
+        """Whether it may act on what concerns all grants of all providers."""
+        return self.administers_all and self.providers is None
+
+
+def how_to_give(right: Right, pattern: str = "PATTERN") -> str:
+    """Return how an operator gives a caller *right*."""
+    included = "; the right admin includes it" if "admin" in INCLUDED_IN[right][1:] else ""
+    return (
+        f'add {right} = ["{pattern}"] to its table in the settings and run `token-broker reload`, or make a key that '
+        f"has it by `token-broker caller new NAME --{right} '{pattern}'`{included}"
+    )
 
 
 _NOTHING = r"(?!)"
@@ -62,6 +114,20 @@ _NOTHING = r"(?!)"
 
 def _pattern(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(fnmatch.translate(p) for p in patterns) or _NOTHING)
+
+
+def _from_settings(name: str, caller: CallerSettings) -> Caller:
+    patterns = {
+        right: _pattern(p for key in given for p in getattr(caller, key)) for right, given in INCLUDED_IN.items()
+    }
+    return Caller(
+        name,
+        patterns,
+        administers_all="*" in caller.admin,
+        providers=None if "*" in caller.providers else _pattern(caller.providers),
+        provider_names=", ".join(caller.providers),
+        quota=Quota.from_settings(name, caller),
+    )
 
 
 class Callers:
@@ -86,11 +152,6 @@ class Callers:
         found: dict[str, Caller] = {}
         wrong: list[str] = []
         for name, caller in settings.items():
-            rights: dict[Right, re.Pattern[str]] = {
-                "read": _pattern(caller.read),
-                "refresh": _pattern(caller.refresh),
-                "admin": _pattern(caller.admin),
-            }
             try:
                 digest = caller.key_sha256 or key_digest(_read_key(f"callers.{name}.key_file", caller.key_file))
             except InvalidSettings as error:
@@ -98,7 +159,7 @@ class Callers:
                 continue
             if digest in found:
                 wrong.append(f"callers.{name}: has the same key as callers.{found[digest].name}: give each its own")
-            found[digest] = Caller(name, rights, administers_all="*" in caller.admin)
+            found[digest] = _from_settings(name, caller)
         if wrong:
             raise InvalidSettings(*wrong)
         admin = data_dir / "admin.key"
@@ -108,13 +169,20 @@ class Callers:
             everything = _pattern(["*"])
             found.setdefault(
                 key_digest(_read_key("data_dir", admin)),
-                Caller("admin", {"read": everything, "refresh": everything, "admin": everything}, administers_all=True),
+                Caller("admin", dict.fromkeys(INCLUDED_IN, everything), administers_all=True),
             )
         return cls(found)
 
     def replace(self, other: Callers) -> None:
         """Take over another set of callers: what a reload of the settings gave."""
-        self._by_digest, self.known_requests = other._by_digest, other.known_requests
+        quotas = {caller.name: caller.quota for caller in self._by_digest.values() if caller.quota is not None}
+        self._by_digest = {
+            digest: replace(caller, quota=quotas[caller.name].with_limits_of(caller.quota))
+            if caller.quota is not None and caller.name in quotas
+            else caller
+            for digest, caller in other._by_digest.items()
+        }
+        self.known_requests = {}
         self.on_replace()
 
     @property
@@ -157,14 +225,15 @@ class Callers:
             scheme, value = split_authorization(authorization)
             key = value if scheme == "bearer" else None
         if not key:
-            raise UnknownKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`")
+            raise UnknownKey("no key: send `Authorization: Bearer KEY` or `X-Broker-Key: KEY`", denied="no_key")
         caller = self._by_digest.get(key_digest(key.strip()))
         if caller is None:
             raise UnknownKey(
                 "unknown key: make one with `token-broker caller new NAME`; behind a proxy send it as X-Broker-Key"
             )
         if len(key.strip()) < MIN_KEY:
-            raise UnknownKey(f"the key of {caller.name!r} is shorter than {MIN_KEY} characters: {_NEW_KEY}")
+            words = f"the key of {caller.name!r} is shorter than {MIN_KEY} characters: {_NEW_KEY}"
+            raise UnknownKey(words, denied="short_key", caller=caller.name)
         return caller
 
 
@@ -176,7 +245,9 @@ def single(headers: MultiMapping[str], name: str) -> str | None:
     """
     values = headers.getall(name, ())
     if len(values) > 1:
-        raise InvalidRequest(f"{name} is sent {len(values)} times: send one")
+        error = InvalidRequest(f"{name} is sent {len(values)} times: send one")
+        error.denied = "two_keys" if name in {BROKER_KEY, hdrs.AUTHORIZATION} else None
+        raise error
     return values[0] if values else None
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from broker.api.cached_responses import CachedResponses
     from broker.api.callers import Callers
     from broker.api.connections import Connections
+    from broker.api.denials import Denials
     from broker.api.exposition import Exposition
     from broker.api.health import Health
     from broker.api.hosts import Hosts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from broker.login.login import Login
     from broker.login.logout import Logout
     from broker.notify import Notifier
+    from broker.process.audit_file import AuditFile
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Reader
@@ -51,6 +53,8 @@ class Context:
     notifier: Notifier
     exposition: Exposition
     connections: Connections
+    denials: Denials
+    audit: AuditFile | None
     read_activity: ReadActivity
     turns: Turns
     reload: Callable[[], Awaitable[Reloaded]]

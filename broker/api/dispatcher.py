@@ -14,6 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from broker.api.browser import for_reader
+from broker.api.cached_responses import RawResponse
+from broker.api.request_ids import HEADER, given_id, request_id
 from broker.api.requests import AWAITS_CONTINUE, BODY_LIMIT, connection_of
 from broker.api.responses import error_response, finish, misdirected_response, response_to_error
 from broker.api.targets import public_path, served_target
@@ -46,6 +48,8 @@ class ReadRequest(web.BaseRequest):
     """A frequent read, without what only the application needs."""
 
     read_handler: ReadHandler
+    read_id = ""
+    """Its id; empty until somebody asks for it (`request_ids`)."""
 
 
 class Dispatcher:
@@ -136,7 +140,16 @@ class Dispatcher:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; for aiohttp's `request_handler`."""
         if isinstance(request, ReadRequest):
-            return await self._read(request)
+            response = await self._read(request)
+            if not isinstance(response, RawResponse) and (known := given_id(request)) is not None:
+                response.headers[HEADER] = known  # a raw one adds it itself
+            return response
+        response = await self._respond(request)
+        if not response.prepared:
+            response.headers[HEADER] = request_id(request)
+        return response
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = request.get(_REFUSAL)
         if refusal is not None:
             response: web.StreamResponse = self._refuse(request, *refusal)
@@ -157,11 +170,13 @@ class Dispatcher:
 
     async def _read(self, request: ReadRequest) -> web.StreamResponse:
         if not self._context.hosts.is_served(request):
+            self._context.denials.note(request, "wrong_host")
             return finish(self._context, misdirected_response())
         self._context.read_activity.note()
         try:
             response = await request.read_handler(self._context, request)
         except Exception as error:  # noqa: BLE001 - every error has a response
+            self._context.denials.note_error(request, error)
             response = response_to_error(error, request.method, "read")
         return finish(self._context, response, closing=not request.content.is_eof() and _leaves_rest(request))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.journal.journal import Journal
     from broker.journal.lost import LostGrants
     from broker.notify import Notifier
+    from broker.process.audit_file import AuditFile
     from broker.read import Cache
     from broker.store import ProviderState, Store
     from broker.store.soonest import Soon
@@ -45,6 +46,7 @@ class Exposition:
         metrics: Metrics,
         connections: Connections,
         notifier: Notifier,
+        audit: AuditFile | None,
         lost: LostGrants,
         providers: Collection[str],
         max_grants: int,
@@ -55,6 +57,7 @@ class Exposition:
         self._metrics = metrics
         self._connections = connections
         self._notifier = notifier
+        self._audit = audit
         self._lost = lost
         self._providers = providers
         self._max_grants = max_grants
@@ -139,6 +142,7 @@ class Exposition:
             subscribers=self._cache.waiting,
             cached_tokens=len(self._cache),
             connections=len(self._connections),
+            audit_failing=self._audit is not None and bool(self._audit.fault),
             clock_offset=self._store.clock.wall_offset_ms / 1000,
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
+    from broker.process.audit_file import AuditFile
     from broker.process.heartbeat import Heartbeat
     from broker.read import Cache
     from broker.store import ProviderState, Store
@@ -60,6 +61,7 @@ class Watched:
     heartbeats: Callable[[], Sequence[Heartbeat]]
     providers: Collection[str]
     """Those of the settings now."""
+    audit: AuditFile | None
 
 
 class Health:
@@ -72,6 +74,7 @@ class Health:
         self._connections = watched.connections
         self._heartbeats = watched.heartbeats
         self._providers = watched.providers
+        self._audit = watched.audit
         self._checks: dict[str, Check] = {}
         self._store_error: StoreUnavailable | None = None
         self.verdict = ""
@@ -108,6 +111,8 @@ class Health:
         troubles = [f"{each.name}: {_progress(each)}" for each in self._heartbeats() if not each.alive or each.trouble]
         if self._journal is not None and self._journal.fault:
             troubles.append(f"journal: {self._journal.fault}")
+        if self._audit is not None and self._audit.fault:
+            troubles.append(f"audit: {self._audit.fault}")
         return "; ".join(troubles) or f"refreshing; {len(self._cache)} tokens in memory"
 
     async def report(self) -> Report:
@@ -119,6 +124,10 @@ class Health:
             "journal": self._check_journal(),
             "connections": self._check("connections", full or f"{len(self._connections)} open", ok=not full),
         }
+        if self._audit is not None:
+            fault = self._audit.fault
+            detail = f"{fault}: free space on its disk, or correct audit.file" if fault else "writes"
+            checks["audit"] = self._check("audit", detail, ok=not fault)
         for each in self._heartbeats():
             noticed = each.trouble_since if each.alive else time.time() - each.silent_for()
             checks[each.name] = self._check(

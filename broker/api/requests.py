@@ -10,13 +10,15 @@ from aiohttp import web
 
 from broker import errors
 from broker.api import session
+from broker.api.callers import how_to_give
 from broker.api.context import CONTEXT
 from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
-    from broker.api.callers import Caller
+    from broker.api.callers import Caller, Right
+    from broker.api.context import Context
     from broker.api.server import Protocol
 
 BODY_LIMIT = 64 * 1024
@@ -60,8 +62,8 @@ def is_from_status_page(request: web.Request) -> bool:
     )
 
 
-def authenticate(request: web.Request) -> Caller:
-    """Return the caller, known by its key or by the status page's cookie.
+def authenticate(request: web.Request, *, again: bool = False) -> Caller:
+    """Return the caller, known by its key or by the status page's cookie; *again*: as this request did before.
 
     Raises:
         UnknownKey: no key, an unknown key, or a session that is over.
@@ -76,52 +78,99 @@ def authenticate(request: web.Request) -> Caller:
         caller = signed_in.caller
     else:
         caller = context.callers.authenticate(headers)
-    show_key(request)
+    if not again:
+        admit(context, request, caller)
     return caller
 
 
-def authenticate_admin(request: web.Request) -> Caller:
-    """Return the caller, who must be admin of some grant.
+def authenticate_for(request: web.Request, right: Right, *, again: bool = False) -> Caller:
+    """Return the caller, who must have *right* on some grant; *again*: this request asked before.
 
     Raises:
         UnknownKey: as `authenticate`.
-        NotAllowed: the caller is admin of no grant.
+        NotAllowed: the caller has it on no grant.
     """
-    caller = authenticate(request)
-    if not caller.administers:
-        raise errors.NotAllowed(no_right(caller.name))
+    caller = authenticate(request, again=again)
+    if not caller.has(right):
+        raise errors.NotAllowed(
+            f"caller {caller.name!r} has no {right} right on any grant: {how_to_give(right)}", caller=caller.name
+        )
     return caller
 
 
-def no_right(name: str) -> str:
-    """Return what a caller without the right to see grants lacks, and how to get it."""
-    return (
-        f'caller {name!r} has no admin right for any grant, which this needs: add admin = ["PATTERN"] to its table '
-        "in the settings and run `token-broker reload`, or make a key that has it with `token-broker caller new NAME "
-        "--admin PATTERN`"
-    )
-
-
-def authenticate_admin_of_all(request: web.Request, reason: str) -> Caller:
+def authenticate_admin_of_all(request: web.Request, reason: str, *, of_providers: bool = False) -> Caller:
     """Return the caller, who must be admin of every grant; *reason* says why one grant is not enough.
+
+    Args:
+        request: the request.
+        reason: why one grant is not enough.
+        of_providers: whether an admin of all grants of some providers is enough.
 
     Raises:
         UnknownKey: as `authenticate`.
         NotAllowed: the caller is not admin of every grant.
     """
-    caller = authenticate_admin(request)
+    caller = authenticate_for(request, "admin")
     if not caller.administers_all:
-        raise errors.NotAllowed(f'caller {caller.name!r} is not admin of every grant (admin = ["*"]): {reason}')
+        words = f'caller {caller.name!r} is not admin of every grant (admin = ["*"]): {reason}'
+        raise errors.NotAllowed(f"{words}; {how_to_give('admin', '*')}", caller=caller.name)
+    if not (of_providers or caller.administers_everything):
+        words = f"caller {caller.name!r} keeps to the providers {caller.provider_names}: {reason}"
+        cure = "remove `providers` from its table in the settings and run `token-broker reload`"
+        raise errors.NotAllowed(f"{words}; {cure}", denied="other_provider", caller=caller.name)
     return caller
 
 
-def require_provider(provider: object, providers: Collection[str]) -> str:
-    """Return *provider*, which must be one of the *providers* in the settings.
+async def permit(request: web.Request, right: Right) -> tuple[str, Caller]:
+    """Return the grant id in the path and the caller, who must have *right* on it.
 
     Raises:
-        InvalidRequest: it is none of them.
+        InvalidRequest: no grant can have this id.
+        UnknownKey: as `authenticate`.
+        NotAllowed: the caller lacks the right, or the grant is of another provider than the caller's.
     """
-    known = ", ".join(providers)
+    grant_id, caller = read_grant_id(request), authenticate(request)
+    caller.require(right, grant_id)
+    await require_provider_of(request.app[CONTEXT], caller, grant_id)
+    return grant_id, caller
+
+
+async def require_provider_of(context: Context, caller: Caller, grant_id: str) -> None:
+    """Require that a grant, where there is one, is of a provider of the caller's.
+
+    Raises:
+        NotAllowed: it is of another one.
+    """
+    if caller.providers is not None:
+        held = await context.store.registry.generation(grant_id)
+        if held is not None:
+            caller.require_provider(held.provider)
+
+
+def admit(context: Context, request: web.BaseRequest, caller: Caller) -> None:
+    """Count a request of a known *caller*, once its key was found.
+
+    Raises:
+        QuotaExceeded: the caller sends too many.
+        AuditUnavailable: what it does cannot be audited, and must be.
+    """
+    connection_of(request).is_known = True
+    if caller.quota is not None:
+        caller.quota.spend()
+    if context.audit is not None:
+        context.audit.require()
+
+
+def require_provider(provider: object, providers: Collection[str], caller: Caller) -> str:
+    """Return *provider*, which must be one of the *providers* in the settings, and one of the caller's.
+
+    Raises:
+        InvalidRequest: it is none of them; the error names those of the caller's.
+        NotAllowed: it is none of the caller's, whether or not it exists.
+    """
+    if isinstance(provider, str):
+        caller.require_provider(provider)
+    known = ", ".join(filter(caller.may_use, providers))
     if not isinstance(provider, str) or provider not in providers:
         raise errors.InvalidRequest(
             f"this provider is not in the settings: {f'use one of {known}' if known else 'add [providers.NAME] first'}"
@@ -204,9 +253,9 @@ def connection_of(request: web.BaseRequest) -> Protocol:
     return cast("Protocol", request.protocol)
 
 
-def show_key(request: web.BaseRequest) -> None:
-    """Note that a request showed a valid key: its connection is a caller's."""
-    connection_of(request).is_known = True
+def peer_of(request: web.BaseRequest) -> str:
+    """Return the address of the client, also behind trusted proxies; `unix` where it came over a Unix socket."""
+    return connection_of(request).peer or "unix"
 
 
 async def invite_body(request: web.BaseRequest) -> None:

@@ -34,9 +34,11 @@ ERROR_STATUS: dict[type[errors.BrokerError], int] = {
     Undecided: 409,
     errors.ReauthorizationRequired: 409,
     errors.TooFresh: 429,
+    errors.QuotaExceeded: 429,
     errors.ProviderRefused: 502,
     errors.ProviderUnavailable: 502,
     errors.TokenUnavailable: 503,
+    errors.AuditUnavailable: 503,
 }
 
 

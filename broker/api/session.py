@@ -139,7 +139,7 @@ def require_page(method: str, headers: Mapping[str, str], public_url: str) -> No
     if same_origin is None:
         same_origin = method in {"GET", "HEAD"}
     if PROOF not in headers or not same_origin:
-        raise NotAllowed("a session works on the status page only: programs send a key")
+        raise NotAllowed("a session works on the status page only: programs send a key", denied="other_page")
 
 
 def is_same_origin(headers: Mapping[str, str], public_url: str) -> bool | None:
@@ -159,4 +159,4 @@ def _origin(url: str) -> str:
 
 def session_over() -> UnknownKey:
     """Make the error for a cookie whose session is over."""
-    return UnknownKey("the session is over, or its caller or key was changed: sign in again")
+    return UnknownKey("the session is over, or its caller or key was changed: sign in again", denied="session_over")

@@ -19,6 +19,7 @@ from broker.check.store import check_store
 from broker.check.weakening import check_weakening
 from broker.errors import InvalidSettings
 from broker.process import data_dir as private
+from broker.process.audit_file import require_usable
 from broker.providers import Endpoint, open_http
 from broker.providers.facts import fetch_facts as fetch_provider_facts
 from broker.providers.proxy import Proxy, ignored_variables
@@ -53,7 +54,15 @@ def offline(settings: Settings, where: Where, files: Sequence[tuple[Path, tuple[
         if (file := file_facts.fetch_file_facts(key, path)) is not None:
             yield from check_secret(file)
     yield from check_listening(settings)
+    yield from _check_audit(settings, where)
     yield from _check_data_dir(settings)
+
+
+def _check_audit(settings: Settings, where: Where) -> Iterator[Finding]:
+    try:
+        require_usable(settings.audit)
+    except InvalidSettings as error:
+        yield from (from_error(f"{where('audit', 'file')}: {finding}") for finding in error.findings)
 
 
 def _check_data_dir(settings: Settings) -> Iterator[Finding]:

@@ -36,6 +36,7 @@ def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
     for name, provider in settings.providers.items():
         yield from _check_provider(name, provider, where)
     yield from check_logins(settings, where)
+    yield from _check_callers(settings, where)
     if not settings.callers:
         yield Finding(
             "ok",
@@ -44,6 +45,20 @@ def check_settings(settings: Settings, where: Where) -> Iterator[Finding]:
             "",
             "token-broker caller new NAME --read PATTERN",
         )
+
+
+def _check_callers(settings: Settings, where: Where) -> Iterator[Finding]:
+    """Yield what the default of a caller's `providers` means, where the caller is no admin of all grants."""
+    for name, caller in settings.callers.items():
+        patterns = [*caller.admin, *caller.login]
+        if patterns and "*" not in caller.admin and "providers" not in caller.model_fields_set:
+            yield Finding(
+                "warning",
+                where("callers", name),
+                f"callers.{name} may act on some grants only ({', '.join(patterns)}), but at every provider",
+                "under those grant ids it can log in and import at any provider, and GET /v1/providers shows it all",
+                'set providers = ["NAME"] in its table; ["*"] says that all are meant',
+            )
 
 
 def check_ignored(variables: Sequence[str]) -> Iterator[Finding]:

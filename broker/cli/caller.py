@@ -22,10 +22,11 @@ callers = typer.Typer(help="Make keys for callers: services and persons that ask
 app.add_typer(callers, name="caller")
 
 
-def _patterns(right: str) -> Any:
-    """Return the option for a right of a caller, described as in the settings."""
+def _patterns(right: str, option: str | None = None) -> Any:
+    """Return the option for a right of a caller, described as in the settings; *option*: its name, where it differs."""
     words = Caller.model_fields[right].description or ""
-    return typer.Option(metavar="PATTERN", help=f"{words[:1].upper()}{words[1:]}; may be repeated.")
+    names = [f"--{option}"] if option else []
+    return typer.Option(*names, metavar="PATTERN", help=f"{words[:1].upper()}{words[1:]}; may be repeated.")
 
 
 @callers.command("new", epilog=exits(own={EXIT_FAILURE: "the key file exists, or cannot be written"}))
@@ -33,7 +34,10 @@ def new_caller(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller, such as video-wall.")],
     read: Annotated[list[str] | None, _patterns("read")] = None,
     refresh: Annotated[list[str] | None, _patterns("refresh")] = None,
+    view: Annotated[list[str] | None, _patterns("view")] = None,
+    login: Annotated[list[str] | None, _patterns("login")] = None,
     admin: Annotated[list[str] | None, _patterns("admin")] = None,
+    providers: Annotated[list[str] | None, _patterns("providers", "provider")] = None,
     key_file: Annotated[
         Path | None,
         typer.Option("--key-file", metavar="FILE", help="New file (0600) to write the key to, instead of printing it."),
@@ -42,6 +46,8 @@ def new_caller(
     """Make the key of a caller. Standard output has the key, and standard error the lines for the settings."""
     key = new_caller_key()
     rights = {"read": read or [], "refresh": refresh or [], "admin": admin or []}
+    further = {"view": view, "login": login, "providers": providers}
+    rights |= {name: patterns for name, patterns in further.items() if patterns}
     try:
         TypeAdapter(dict[Name, Caller]).validate_python({name: {"key_sha256": key_digest(key)} | rights})
     except ValidationError as error:

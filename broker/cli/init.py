@@ -44,7 +44,15 @@ _SHOWN = {"cameramanager": ["scope"], "oauth2": ["revocation_endpoint", "scope"]
 """Keys to show behind `#`."""
 _URL, _TEXT = "https://…", "…"
 """Placeholders, which `run` refuses."""
-_CALLER = {"key_sha256": "…", "read": ["acme-*"], "refresh": ["acme-*"], "admin": []}
+_CALLER = {
+    "key_sha256": "…",
+    "read": ["acme-*"],
+    "refresh": ["acme-*"],
+    "view": [],
+    "login": [],
+    "admin": [],
+    "providers": ["*"],
+}
 
 
 @app.command(epilog=exits())

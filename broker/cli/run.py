@@ -14,7 +14,9 @@ from broker.cli.console import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_SETTINGS, ap
 from broker.cli.options import Config, config_path, load
 from broker.errors import InvalidSettings
 from broker.process import logs, memory_image
+from broker.process.audit_file import require_usable
 from broker.process.signals import Signals
+from broker.settings import file as settings_file
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -27,12 +29,22 @@ _MAX_OPEN_FILES = 65_536
 
 @app.command("run", epilog=exits(EXIT_FAILURE, EXIT_SETTINGS))
 def run_broker(config: Config = None) -> None:
-    """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads providers, callers and log level."""
+    """Run the broker until SIGTERM or Ctrl-C. SIGHUP reloads providers, callers, log level and audit file."""
     memory_image.protect()
     settings = load(config)
     logs.set_up(settings.log)
+    _require_audit(settings, config_path(config))
     _raise_file_limit()
     run_loop(_serve(settings, config_path(config)))
+
+
+def _require_audit(settings: Settings, path: Path | None) -> None:
+    """Require that the audit file can be opened; the error names where it was set."""
+    try:
+        require_usable(settings.audit)
+    except InvalidSettings as error:
+        where = settings_file.origins(path)("audit", "file")
+        raise InvalidSettings(*(f"{where}: {finding}" for finding in error.findings)) from None
 
 
 def _serve(settings: Settings, path: Path | None) -> Coroutine[object, object, None]:

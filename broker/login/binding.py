@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from broker.errors import BrokerError, StoreUnavailable
 from broker.login.redirect import is_at
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from broker.providers import Dialect, Endpoint
     from broker.store import Flow, Store
 
+Denial = Literal["unknown_login", "other_browser"]
+"""Why a redirect that nobody here waits for is refused: a stranger can send as many as they like."""
 START_ANEW = "ask for a new one, or make one with `token-broker login`"
 
 
@@ -28,6 +30,10 @@ class LoginRefused(BrokerError):
     """This redirect completes no login; the message says why, and what to do."""
 
     code = "login_refused"
+
+    def __init__(self, message: str, *, denied: Denial | None = None, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.denied = denied
 
 
 class AlreadyUsed(LoginRefused):
@@ -145,7 +151,8 @@ class Binding:
         if not waiting:
             raise LoginRefused(
                 "the redirect carries no state, and no login of this browser waits: open the login link again in this "
-                f"browser; if it is older than ten minutes, {START_ANEW}"
+                f"browser; if it is older than ten minutes, {START_ANEW}",
+                denied="unknown_login",
             )
         return next(reversed(waiting))
 

@@ -33,7 +33,7 @@ from broker.secret import Secret
 from broker.store import Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from broker.login.held import HeldLogins
     from broker.login.recorder import LoggedIn
@@ -122,7 +122,9 @@ class Login:
         """
         flow = await self.status(ticket)
         if flow is None:
-            raise LoginRefused(f"this login link is unknown or older than ten minutes: {START_ANEW}")
+            raise LoginRefused(
+                f"this login link is unknown or older than ten minutes: {START_ANEW}", denied="unknown_login"
+            )
         if flow.status == "completed":
             raise AlreadyUsed(flow)
         cookie = secrets.token_urlsafe(24)
@@ -182,13 +184,17 @@ class Login:
         state = query.get("state") or await self._binding.find_state(cookies, provider)
         flow = await self._store.flows.get(state)
         if flow is None or flow.kind != "state":
-            raise LoginRefused(f"this login is unknown or older than ten minutes, as is its link: {START_ANEW}")
+            raise LoginRefused(
+                f"this login is unknown or older than ten minutes, as is its link: {START_ANEW}",
+                denied="unknown_login",
+            )
         if flow.status != "pending" and flow.decision != "open":  # that page names accounts
             raise AlreadyUsed(flow, state)
         if not is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser is not the one that opened the login link: open the link in the browser you log in with, "
-                "or complete it with `token-broker login --paste`"
+                "or complete it with `token-broker login --paste`",
+                denied="other_browser",
             )
         self._binding.require_path(flow, provider)
         if flow.status != "pending":
@@ -197,8 +203,16 @@ class Login:
             await self._binding.require_state_unseen(flow)
         return await self._complete(state, flow, query, confirmed=bool(query.get("state")))
 
-    async def complete(self, grant_id: str, redirected_to: str, state: str | None) -> LoggedIn:
+    async def complete(
+        self, grant_id: str, redirected_to: str, state: str | None, check: Callable[[str], None] = lambda _: None
+    ) -> LoggedIn:
         """Complete a login from the URL the browser was redirected to, pasted by the admin who started it.
+
+        Args:
+            grant_id: the grant.
+            redirected_to: the URL.
+            state: of the login, where the URL may have none.
+            check: called with the provider before anything is done; what it raises ends this.
 
         Raises:
             InvalidRequest: it is not a URL that a provider redirects to.
@@ -215,6 +229,7 @@ class Login:
             raise LoginRefused(f"this login is unknown or older than ten minutes: {START_ANEW}")
         if flow.grant_id != grant_id or flow.cookie_digest:
             raise LoginRefused("this URL belongs to another login: paste the one that followed the link just printed")
+        check(flow.provider)
         if flow.status != "pending":
             raise AlreadyUsed(flow)
         endpoint = self._endpoints.get(flow.provider)
@@ -225,8 +240,12 @@ class Login:
         self._binding.require_pasted(flow, redirected_to)
         return await self._complete(given, flow, query)
 
-    async def replace_account(self, grant_id: str, ticket: str) -> LoggedIn:
+    async def replace_account(
+        self, grant_id: str, ticket: str, check: Callable[[str], None] = lambda _: None
+    ) -> LoggedIn:
         """Complete a login that brought another account than the grant's, as an admin decided.
+
+        *check* is called with the provider before anything is done; what it raises ends this.
 
         Raises:
             Conflict: there is nothing to decide (any more).
@@ -234,6 +253,7 @@ class Login:
         flow = await self.status(ticket)
         if flow is None or flow.grant_id != grant_id or not flow.undecided:
             raise Conflict(NOTHING_HELD)
+        check(flow.provider)
         return await self.held.replace_account(flow.undecided)
 
     async def decide_by_browser(self, state: str, cookies: Mapping[str, str], provider: str | None = None) -> LoggedIn:
@@ -247,7 +267,8 @@ class Login:
         if flow is None or not is_own(flow, cookies.get(state, "")):
             raise LoginRefused(
                 "this browser has no login to decide about: decide in the browser that logged in, or log in again with "
-                "`token-broker login --replace-account`"
+                "`token-broker login --replace-account`",
+                denied="other_browser",
             )
         self._binding.require_path(flow, provider)
         return await self.held.replace_account(state)

@@ -24,7 +24,25 @@ EVENTS: dict[str, Event] = {
     "access": Event(
         ("debug", "info"),
         "a caller acted on a grant (`did` says how); reads of tokens are logged at debug level",
-        "keep it: it is the audit trail",
+        "keep it, or have `audit.file` keep a stream of its own",
+    ),
+    "access.denials_left_out": Event(
+        _WARNING,
+        "`count` more refusals of one `reason` within `seconds` were counted, and not logged one by one",
+        "see `token_broker_denied_total`, and the peers in `access.denied`",
+    ),
+    "access.denied": Event(
+        _WARNING,
+        "a request was refused: `reason` says why, `caller` and `peer` whose it was; at most 10 a minute of one reason",
+        "if it is yours: correct its key, or give it the right in the settings",
+    ),
+    "audit.failed": Event(
+        _ERROR,
+        "the audit stream cannot be written (`error`); its lines wait, and the broker tries every second",
+        "free space on its disk, or correct `audit.file`; `audit.on_failure` says whether requests are refused",
+    ),
+    "audit.recovered": Event(
+        _WARNING, "the audit stream is written again; `lost` lines found no room meanwhile", "find out what stopped it"
     ),
     "broker.died": Event(
         _CRITICAL, "a loop ended unexpectedly; the process exits 1", "report it together with the traceback"

@@ -46,6 +46,23 @@ the last refresh was too recent; the grant is dead; no valid token right now; th
 CLOSED = ("room", "silent", "slow", "stalled", "refused")
 """Why the broker closes a caller's connection: to make room for a new one; no request came; its head took too
 long; a request, or the reading of its response, stalled; it was one too many while all were busy."""
+DENIED = (
+    "no_key",
+    "unknown_key",
+    "short_key",
+    "two_keys",
+    "session_over",
+    "other_page",
+    "no_right",
+    "other_provider",
+    "wrong_host",
+    "unknown_login",
+    "other_browser",
+    "quota_requests",
+    "quota_long_polls",
+    "quota_grants",
+)
+"""Why the broker refuses access."""
 RISKS = ("journal_off", "journal_failing", "commit_unproved")
 """Why a failure could lose a token response."""
 
@@ -100,6 +117,7 @@ class Standing:
     subscribers: int = 0
     cached_tokens: int = 0
     connections: int = 0
+    audit_failing: bool = False
     clock_offset: float = 0.0
 
 
@@ -115,6 +133,8 @@ class Metrics:
     subscription_gaps: Counter = field(init=False)
     notices: Counter = field(init=False)
     connections_closed: Counter = field(init=False)
+    denied: Counter = field(init=False)
+    audit_lost: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         r = self.registry
@@ -148,6 +168,12 @@ class Metrics:
         self.connections_closed = Counter(f"{_NAME}_connections_closed", _CONNECTIONS_CLOSED, ["reason"], registry=r)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
+        self.denied = Counter(f"{_NAME}_denied", "Requests whose access was denied, by reason.", ["reason"], registry=r)
+        for reason in DENIED:
+            self.denied.labels(reason)
+        self.audit_lost = Counter(
+            f"{_NAME}_audit_lost", "Lines of the audit stream that found no room while it was not written.", registry=r
+        )
         Gauge(f"{_NAME}_build_info", "Version of this broker.", ["version"], registry=r).labels(__version__).set(1)
 
     def begin_provider(self, name: str) -> None:
@@ -223,6 +249,7 @@ def _standing(standing: Standing) -> Iterator[GaugeMetricFamily]:
     )
     yield _gauge("cached_tokens", "Tokens in the memory of this broker.", standing.cached_tokens)
     yield _gauge("connections", "Open connections of callers.", standing.connections)
+    yield _gauge("audit_failing", "1 while the audit stream cannot be written.", float(standing.audit_failing))
     yield _gauge("clock_offset_seconds", "Local wall clock minus the clock of Redis.", standing.clock_offset)
     risks = _family("durability_at_risk", "1 if a failure could lose a token response, by reason.", "reason")
     for reason in RISKS:

@@ -100,6 +100,7 @@ class Reader:
         Raises:
             UnknownGrant: no such grant.
             InvalidRequest: *min_ttl_ms* is more life than a refresh can yield.
+            TooFresh: there is a token, and the grant's budget of early refreshes is spent.
             ReauthorizationRequired: the grant is dead and its last token has expired.
             TokenUnavailable: no token became available in time.
         """
@@ -190,7 +191,21 @@ class Reader:
         living = grant.token is not None and self.usable_ms(grant.token) > 0
         interval = min(self._min_interval_ms, life // 10) if living else 0
         # Only the generation that was read: another may have come since, and is not to be refreshed again.
-        expedited = await self._store.schedule.expedite(grant, interval_ms=interval, generation=grant.generation)
+        # A caller that has a token, and only wants a newer one, spends what reports of a 401 spend.
+        expedited = await self._store.schedule.expedite(
+            grant,
+            interval_ms=interval,
+            generation=grant.generation,
+            budget=self._report_budget if living and min_ttl_ms > 0 else None,
+        )
+        if expedited.status == "spent":
+            self._metrics.token_requests.labels("too_fresh").inc()
+            raise TooFresh(
+                f"this grant was refreshed early {self._report_budget} times within an hour, for min_ttl and reports: "
+                "its token is served without min_ttl; ask for less, or have refresh.report_budget raised",
+                code="too_many_reports",
+                retry_after=_seconds(expedited.number),
+            )
         if expedited.status == "fresh" and grant.token is not None:
             self._metrics.token_requests.labels("too_fresh").inc()
             raise TokenUnavailable(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.model import Claim, Outcome, Step
+    from broker.process.audit_file import AuditFile
     from broker.process.metrics import Metrics
     from broker.providers import Endpoint
     from broker.read import Cache
@@ -52,9 +53,11 @@ class Refresher:
         history: HistoryRecorder,
         metrics: Metrics,
         request_timeout: float,
+        audit: AuditFile | None = None,
     ) -> None:
-        """*request_timeout* is in seconds: the longest that one token request may take."""
+        """*request_timeout* is in seconds: the longest that one token request may take; *audit* keeps each refresh."""
         self._store = store
+        self._audit = audit
         self._cache = cache
         self._recorder = recorder
         self._history = history
@@ -115,6 +118,14 @@ class Refresher:
         whose = {"grant_id": claim.grant_id, "provider": claim.provider, "attempt": claim.attempt}
         match step:
             case Commit(token=token) if step.fresh and token is not None:
+                if self._audit is not None:
+                    self._audit.write(
+                        "grant.refreshed",
+                        grant_id=claim.grant_id,
+                        provider=claim.provider,
+                        generation=token.generation,
+                        settled=recorded,
+                    )
                 if logs.is_enabled("info"):
                     log.info(
                         "grant.refreshed",

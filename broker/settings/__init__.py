@@ -3,6 +3,7 @@
 Owns their schema, the spelling of values, and errors that name the place and the cure. Knows nothing of the daemon.
 """
 
+from broker.settings.audit import Audit
 from broker.settings.channels import NoticeChannel
 from broker.settings.outgoing import Outgoing
 from broker.settings.provider import Provider
@@ -11,6 +12,7 @@ from broker.settings.values import Section
 
 __all__ = [
     "LEASE_MARGIN",
+    "Audit",
     "Caller",
     "Http",
     "Log",

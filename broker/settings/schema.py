@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from broker.errors import InvalidSettings
 from broker.model import NoticeEvent
+from broker.settings.audit import Audit
+from broker.settings.caller import Caller
 from broker.settings.channels import ChannelName, NoticeChannel
 from broker.settings.environment import Environment
 from broker.settings.http import Http
@@ -38,6 +40,7 @@ from broker.settings.values import (
 
 __all__ = [
     "LEASE_MARGIN",
+    "Audit",
     "Cache",
     "Caller",
     "Http",
@@ -108,7 +111,9 @@ class Refresh(Section):
         default=timedelta(seconds=60), description="shortest time between two forced refreshes of a grant"
     )
     report_budget: int = Field(
-        default=12, ge=1, description="forced refreshes of a grant within an hour, after callers reported a 401"
+        default=12,
+        ge=1,
+        description="forced refreshes of a grant within an hour, for reports of a 401 and for min_ttl together",
     )
     lease: Duration = Field(
         default=timedelta(minutes=2),
@@ -137,34 +142,6 @@ class Refresh(Section):
                 "raise lease or lower request_timeout"
             )
         return lease
-
-
-class Caller(Section):
-    """A service or person that asks the broker and is known by its key."""
-
-    key_sha256: (
-        Annotated[str, matching("[0-9a-f]{64}", "must be the 64 hex digits that `token-broker caller new NAME` prints")]
-        | None
-    ) = Field(default=None, description="SHA-256 of the caller's key in hex, as `token-broker caller new` prints it")
-    key_file: Path | None = Field(default=None, description="file with the key itself, in place of key_sha256")
-    read: list[Pattern] = Field(default=[], description="patterns of grant ids whose token the caller may read")
-    refresh: list[Pattern] = Field(default=[], description="patterns of grant ids that the caller may have refreshed")
-    admin: list[Pattern] = Field(
-        default=[], description="patterns of grant ids that the caller may log in, import, list and delete"
-    )
-
-    @field_validator("key_file")
-    @classmethod
-    def _one_key(cls, file: Path | None, info: ValidationInfo) -> Path | None:
-        if "key_sha256" not in info.data:  # that key has a finding already
-            return file
-        if file is None and info.data["key_sha256"] is None:
-            raise ValueError(
-                "is missing, and so is key_sha256: set one of them (`token-broker caller new NAME` prints the lines)"
-            )
-        if file is not None and info.data["key_sha256"] is not None:
-            raise ValueError("conflicts with key_sha256: keep one of them")
-        return file
 
 
 class Cache(Section):
@@ -277,6 +254,7 @@ class Settings(Section, BaseSettings):
     notify: Notify = Field(default=Notify(), description="notify people by webhook, by command, or both")
     metrics: Metrics = Field(default=Metrics(), description="what /metrics shows")
     log: Log = Field(default=Log(), description="what the broker logs to standard error")
+    audit: Audit = Field(default=Audit(), description="who did what to which grant, one JSON line an event")
     providers: dict[Name, Provider] = Field(
         default={}, description="authorization servers, each with this broker's client registration there"
     )

@@ -202,6 +202,7 @@ async def test_an_admin_of_some(broker: RunningBroker, sandbox: Sandbox) -> None
     assert (await by_cookie(broker, "GET", "/session", cookie))[1] == {
         "caller": "few",
         "admin_of_all": False,
+        "rights": ["view", "login", "admin"],
         "ends_at": pytest.approx(time.time() + session.LIFE_S, abs=60),
     }
 

@@ -15,8 +15,8 @@ from broker.api.routes.operations import ERRORS, OPERATIONS, PARAMETERS, Operati
 from tests.reference.pages import code, table
 
 _NOTHING = "–"
-_ERRORS = """Every route may also return 421, and one that takes a body 408 and 415. Errors have the body
-`{"error", "error_description"}`:"""
+_ERRORS = """Every route may also return 421, one that takes a body 408 and 415, and one that takes a key 429 and 503.
+Errors have the body `{"error", "error_description"}`:"""
 
 
 def routes() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, read_grant_id
+from broker.api.requests import permit
 from broker.api.responses import json_response
 from broker.errors import UnknownGrant
 
@@ -27,8 +27,8 @@ async def list_attempts(request: web.Request) -> web.Response:
     A grant that was forgotten within the last month has no attempts, but `forgotten_at`; one whose data
     Redis lost has `lost_at`.
     """
-    grant_id, caller, store = read_grant_id(request), authenticate(request), request.app[CONTEXT].store
-    caller.require("admin", grant_id)
+    grant_id, _ = await permit(request, "view")
+    store = request.app[CONTEXT].store
     grant = await store.grants.get(grant_id)
     past = await store.attempts.for_grant(grant_id, grant)
     if grant is None and past.forgotten_at is None and past.lost_at is None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from broker.api import audit
 from broker.api.context import CONTEXT
-from broker.api.requests import read_grant_id, show_key
-from broker.api.routes.tokens import preferred_wait
-from broker.read.reader import DEFAULT_WAIT
+from broker.api.requests import read_grant_id
+from broker.api.routes.tokens import authorize_caller, find_token, preferred_wait
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -32,14 +31,12 @@ async def authorize(context: Context, request: web.BaseRequest, grant_id: str) -
 
     The request's body is not read.
     """
-    caller = context.callers.authenticate(request.headers)
-    show_key(request)
-    caller.require("read", grant_id)
+    caller = authorize_caller(context, request, "read", grant_id)
     token = context.reader.at_hand(grant_id)
     if token is None:
-        wait = preferred_wait(request)
-        token = await context.reader.current(grant_id, wait=DEFAULT_WAIT if wait is None else wait)
-    audit.token_read(caller, grant_id, token.generation)
+        token = await find_token(context, caller, grant_id, wait=preferred_wait(request))
+    caller.require_provider(token.provider)
+    audit.token_read(context, request, caller, grant_id, token.generation)
     return context.responses.authorization.respond(request, token)
 
 

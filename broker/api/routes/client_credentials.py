@@ -19,12 +19,12 @@ from aiohttp import hdrs
 from broker import errors
 from broker.api import audit
 from broker.api.cached_responses import SCOPE
-from broker.api.callers import BROKER_KEY, single, split_authorization
+from broker.api.callers import BROKER_KEY, how_to_give, single, split_authorization
 from broker.api.context import CONTEXT
-from broker.api.requests import read_body, show_key
+from broker.api.requests import admit, read_body
 from broker.api.responses import error_status, json_response
+from broker.api.routes.tokens import find_token
 from broker.model import GRANT_ID
-from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -44,6 +44,10 @@ class RequestRefused(Exception):
         super().__init__(description)
         self.code = code
         self.status = status
+        self.denied: str | None = "unknown_key" if code == "invalid_client" else None
+        """Why access was denied, for log and counter; None: it was not."""
+        self.caller: str | None = None
+        self.grant_id: str | None = None
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -53,21 +57,29 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def grant_token(context: Context, request: web.BaseRequest) -> web.StreamResponse:
     """`POST /oauth2/token`: return the current token of the grant in `scope` (RFC 6749 §4.4)."""
+    asked: str | None = None
     try:
         if not request.content.is_eof():
             require_known_header(context.callers, request)
         caller, grant_id = authenticate_client(context.callers, request, await read_body(request))
-        show_key(request)
-        token = context.reader.at_hand(grant_id) or await context.reader.current(grant_id, wait=DEFAULT_WAIT)
+        asked = grant_id
+        admit(context, request, caller)
+        token = context.reader.at_hand(grant_id) or await find_token(context, caller, grant_id)
+        caller.require_provider(token.provider)
     except errors.EncodedBody:
         raise
     except RequestRefused as error:
+        context.denials.note_error(request, error, error.grant_id)
         return refusal_response(error.status, error.code, str(error))
     except errors.UnknownGrant:
         return refusal_response(400, "invalid_scope", "no such grant")
+    except errors.NotAllowed as error:
+        context.denials.note_error(request, error, asked)
+        return refusal_response(400, "invalid_scope", str(error))
     except errors.BrokerError as error:
+        context.denials.note_error(request, error, asked)
         return refusal_response(error_status(error), error.code, str(error), error.retry_after)
-    audit.token_read(caller, grant_id, token.generation)
+    audit.token_read(context, request, caller, grant_id, token.generation)
     return context.responses.client_credentials.respond(request, token)
 
 
@@ -138,7 +150,9 @@ def find_client(callers: Callers, request: web.BaseRequest, form: dict[str, str]
     try:
         authorization, broker_key = single(request.headers, hdrs.AUTHORIZATION), single(request.headers, BROKER_KEY)
     except errors.InvalidRequest as error:
-        raise RequestRefused(error.code, str(error)) from None
+        refused = RequestRefused(error.code, str(error))
+        refused.denied = error.denied
+        raise refused from None
     scheme, value = split_authorization(authorization or "")
     if broker_key is None and scheme == "basic":
         if "client_secret" in form:
@@ -150,7 +164,9 @@ def find_client(callers: Callers, request: web.BaseRequest, form: dict[str, str]
         try:
             return callers.authenticate(request.headers)
         except errors.UnknownKey as error:
-            raise RequestRefused("invalid_client", str(error), 401) from None
+            refused = RequestRefused("invalid_client", str(error), 401)
+            refused.denied, refused.caller = error.denied, error.caller
+            raise refused from None
     for name, key in pairs:
         caller = callers.find_by_name(name, key)
         if caller is not None:
@@ -186,7 +202,10 @@ def read_scope(form: dict[str, str], caller: Caller) -> str:
     if not scope or not scope.strip().startswith(SCOPE) or not GRANT_ID.fullmatch(grant_id):
         raise RequestRefused("invalid_scope", "scope does not name one grant: send scope=grant:ID")
     if not caller.may("read", grant_id):
-        raise RequestRefused("invalid_scope", f"caller {caller.name!r} has no read right on this grant id")
+        words = f"caller {caller.name!r} has no read right on this grant id: {how_to_give('read')}"
+        refused = RequestRefused("invalid_scope", words)
+        refused.denied, refused.caller, refused.grant_id = "no_right", caller.name, grant_id
+        raise refused
     return grant_id
 
 

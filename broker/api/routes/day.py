@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate_admin
+from broker.api.requests import authenticate_for
 from broker.api.responses import json_response
 from broker.api.routes import report_shapes as shapes
 from broker.errors import InvalidRequest
@@ -28,9 +28,10 @@ async def list_days(request: web.Request) -> web.Response:
 
     Without *provider* it is the first hundred of the settings.
     """
-    authenticate_admin(request)
-    context = request.app[CONTEXT]
-    names = request.query.getall("provider", None) or sorted(context.endpoints)[:MOST]
+    caller, context = authenticate_for(request, "view"), request.app[CONTEXT]
+    names = request.query.getall("provider", None) or sorted(filter(caller.may_use, context.endpoints))[:MOST]
+    for name in names:
+        caller.require_provider(name)
     if len(names) > MOST:
         raise InvalidRequest(f"{len(names)} providers are too many: name at most {MOST}")
     now = context.store.clock()

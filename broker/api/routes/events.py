@@ -9,7 +9,9 @@ from aiohttp import hdrs, web
 
 from broker.api.cached_responses import COMMON_HEADERS
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate_admin
+from broker.api.request_ids import HEADER, request_id
+from broker.api.requests import authenticate_for
+from broker.api.routes.tokens import waiting
 from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 
 if TYPE_CHECKING:
@@ -37,19 +39,19 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/events`: send an event `changed` when a grant has changed that the caller is admin of; no data.
+    """`GET /v1/events`: send an event `changed` when a grant has changed that the caller may view; no data.
 
     At most one event a second. The stream ends when the broker stops or the key is removed, and within 15 s after the
     session ended.
     """
-    caller = authenticate_admin(request)
+    caller = authenticate_for(request, "view")
     if request.method == hdrs.METH_HEAD:
         return web.Response(headers=_HEADERS)
     if _STREAM not in request.headers.get(hdrs.ACCEPT, ""):
         raise InvalidRequest(f"this is a stream of events: send Accept: {_STREAM}")
     context = request.app[CONTEXT]
-    with context.reader.changes.listening(_permitted(caller)) as listener:
-        response = web.StreamResponse(headers=_HEADERS)
+    with waiting(caller, KEEP_ALIVE), context.reader.changes.listening(_permitted(caller)) as listener:
+        response = web.StreamResponse(headers={**_HEADERS, HEADER: request_id(request)})
         response.force_close()  # a proxy must not take what follows for the next response
         await response.prepare(request)
         await _stream(request, response, listener)
@@ -59,7 +61,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
 def _permitted(caller: Caller) -> Callable[[str], bool]:
     if caller.administers_all:
         return lambda _grant_id: True
-    return lambda grant_id: caller.may("admin", grant_id)
+    return lambda grant_id: caller.may("view", grant_id)
 
 
 async def _stream(request: web.Request, response: web.StreamResponse, listener: Listener) -> None:
@@ -69,7 +71,7 @@ async def _stream(request: web.Request, response: web.StreamResponse, listener: 
     while not changes.closed:
         changed = await listener.changed(KEEP_ALIVE)
         try:
-            authenticate_admin(request)
+            authenticate_for(request, "view", again=True)
         except (UnknownKey, NotAllowed):
             return
         if changes.closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, read_grant_id
+from broker.api.requests import authenticate, read_grant_id, require_provider_of
 from broker.api.responses import json_response
 from broker.api.routes.attempts import describe_past
 from broker.api.routes.grants import describe
@@ -36,7 +36,8 @@ async def get_explanation(request: web.Request) -> web.Response:
     Answers from memory, as far as that goes, while Redis does not answer.
     """
     grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    caller.require("view", grant_id)
+    await require_provider_of(context, caller, grant_id)
     zone = read_zone(request)
     try:
         return json_response(await _explain(context, grant_id, zone))

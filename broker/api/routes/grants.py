@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import (
-    authenticate,
-    authenticate_admin,
-    read_grant_id,
-    read_json,
-    require_provider,
+    authenticate_for,
+    permit,
 )
 from broker.api.responses import json_response
 from broker.api.routes import shapes
-from broker.errors import BrokerError, Conflict, InvalidRequest, UnknownGrant
-from broker.model.account import NOBODY, Ownership, read_text
+from broker.errors import BrokerError, InvalidRequest, UnknownGrant
 from broker.process.tasks import finish
-from broker.providers.refresh_token import problem_of, trim
 from broker.refresh import retry
 from broker.report.words import state_words
-from broker.secret import CannotOpen, Secret
+from broker.secret import CannotOpen
 from broker.store.cursor import FOREIGN_CURSOR
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from aiohttp import web
 
     from broker.api.callers import Caller
@@ -35,7 +28,6 @@ if TYPE_CHECKING:
     from broker.login.logout import LoggedOut
     from broker.model import Grant, State
     from broker.model.account import Account
-    from broker.store import Registered
     from broker.store.urgency import UrgentPage
 
 STATES: tuple[State, ...] = ("parked", "leased", "due")
@@ -43,14 +35,12 @@ _PAGE = 100
 _PAGE_MAX = 1000
 _MOST_PROVIDERS = 100
 """Providers that a request names; more are possible where there are more."""
-_PUT_MEMBERS = ("provider", "refresh_token", "scope?", "owner?", "label?")
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Add the routes of this module."""
     router.add_get("/v1/grants", list_grants)
     router.add_get("/v1/grants/{id}", describe_grant)
-    router.add_put("/v1/grants/{id}", put_grant)
     router.add_delete("/v1/grants/{id}", delete_grant)
     router.add_post("/v1/grants/{id}/retry", retry_grant)
 
@@ -61,13 +51,15 @@ async def list_grants(request: web.Request) -> web.Response:
     *search* is a part of the id; upper and lower case are the same. With `order=urgent`: first the grants without a
     valid token, the longest unserved first, then parked and failing ones, then the others, by when their tokens end.
     """
-    caller, context, query = authenticate_admin(request), request.app[CONTEXT], request.query
+    caller, context, query = authenticate_for(request, "view"), request.app[CONTEXT], request.query
     states = tuple(s for s in STATES if s in query.getall("state", STATES))
     if not states:
         raise InvalidRequest(f"state is unknown: send one of {', '.join(STATES)}")
-    providers = sorted(set(query.getall("provider", ()))) or await all_providers(request)
+    providers = sorted(set(query.getall("provider", ()))) or await all_providers(context, caller)
     if len(providers) > max(_MOST_PROVIDERS, len(context.endpoints)) and "provider" in query:
         raise InvalidRequest(f"more than {_MOST_PROVIDERS} providers: leave provider out, and all are listed")
+    for provider in providers:
+        caller.require_provider(provider)
     try:
         limit = int(query.get("limit", _PAGE))
     except ValueError:
@@ -78,7 +70,7 @@ async def list_grants(request: web.Request) -> web.Response:
     part, order = query.get("search", "").lower(), query.get("order")
 
     def permitted(grant_id: str) -> bool:
-        return part in grant_id.lower() and caller.may("admin", grant_id)
+        return part in grant_id.lower() and caller.may("view", grant_id)
 
     if order == "urgent":
         urgent = await context.store.urgency.rows(providers, cursor, limit, permitted, states=states)
@@ -120,16 +112,16 @@ def _open_cursor(context: Context, caller: Caller, sealed: str | None) -> str | 
         raise InvalidRequest(FOREIGN_CURSOR) from None
 
 
-async def all_providers(request: web.Request) -> list[str]:
-    """Return the names of all providers, in the settings or with grants."""
-    context = request.app[CONTEXT]
-    return sorted(set(context.endpoints) | await context.store.grants.known_providers())
+async def all_providers(context: Context, caller: Caller) -> list[str]:
+    """Return the names of the caller's providers, in the settings and in the store."""
+    names = set(context.endpoints) | await context.store.grants.known_providers()
+    return sorted(filter(caller.may_use, names))
 
 
 async def describe_grant(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}`: describe a grant, without its secrets."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, _ = await permit(request, "view")
+    context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
@@ -178,119 +170,13 @@ def describe_account(account: Account | None) -> shapes.Account | None:
     return None if account is None else shapes.Account(**account.members())  # type: ignore[typeddict-item]
 
 
-async def put_grant(request: web.Request) -> web.Response:
-    """`PUT /v1/grants/{id}`: import a refresh token; it is due at once, and the response does not wait for that.
-
-    Without `provider` and `refresh_token` it sets `owner` and `label` of a grant that there is.
-    """
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
-    body = await read_json(request, *_PUT_MEMBERS)
-    annotations = read_annotations(body)
-    if not {"provider", "refresh_token"} & body.keys() and annotations != NOBODY:
-        return await _annotate(context, caller, grant_id, annotations)
-    provider, refresh_token, scope = read_import(body, context.endpoints)
-    registered = await context.store.registry.import_(
-        grant_id, provider, refresh_token, scope, due_at=context.store.clock(), ownership=annotations
-    )
-    status = refuse_conflict(registered)
-    context.scheduler.wake(provider)
-    audit_import(caller, grant_id, registered)
-    answer = shapes.Imported(grant_id=grant_id, provider=provider, status=status, **trimmed(body))
-    return json_response(answer, status=201 if status == "created" else 200)
-
-
-def read_annotations(body: dict[str, Any]) -> Ownership:
-    """Return the owner and label in a request.
-
-    Raises:
-        InvalidRequest: one of them is no text, too long, or has control characters.
-    """
-    return Ownership(None, read_text(body, "owner"), read_text(body, "label"))
-
-
-async def _annotate(context: Context, caller: Caller, grant_id: str, annotations: Ownership) -> web.Response:
-    registry = context.store.registry
-    held = await registry.generation(grant_id)
-    if held is None or not await registry.annotate(grant_id, annotations.owner, annotations.label):
-        raise UnknownGrant("no such grant")
-    audit.acted(caller, "grant.annotated", grant_id, generation=held.generation)
-    return json_response(shapes.Imported(grant_id=grant_id, provider=held.provider, status="annotated"))
-
-
-def read_import(body: dict[str, Any], providers: Collection[str]) -> tuple[str, Secret, str | None]:
-    """Return provider, refresh token and scope of one grant to import.
-
-    Raises:
-        InvalidRequest: a member is missing or malformed.
-    """
-    provider, text, scope = body.get("provider"), body.get("refresh_token"), body.get("scope")
-    known = require_provider(provider, providers)
-    if not isinstance(text, str):
-        raise InvalidRequest("refresh_token must be text: send the refresh token")
-    text = trim(text)
-    if (problem := problem_of(text)) is not None:
-        raise InvalidRequest(problem)
-    if scope is not None and (not isinstance(scope, str) or not _encodable(scope)):
-        raise InvalidRequest("scope must be text: send one, or leave it out")
-    return known, Secret(text), scope
-
-
-class Trimmed(TypedDict):
-    """What the response to an import says of a refresh token that was trimmed."""
-
-    warning: NotRequired[str]
-
-
-def trimmed(body: dict[str, Any]) -> Trimmed:
-    """Return a warning where the imported refresh token was trimmed."""
-    if trim(body["refresh_token"]) == body["refresh_token"]:
-        return {}
-    return {"warning": "refresh_token had white space or control characters at its ends: imported without them"}
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def audit_import(caller: Caller, grant_id: str, registered: Registered) -> None:
-    """Audit the import, unless nothing changed."""
-    if registered.status not in {"unchanged", "outdated"}:
-        audit.acted(caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status)
-
-
-def refuse_conflict(registered: Registered) -> Literal["created", "replaced", "unchanged"]:
-    """Return what an import did.
-
-    Raises:
-        Conflict: a refresh is in flight, another grant holds the token, or a newer token was imported since.
-    """
-    if registered.status == "leased":
-        raise Conflict("a refresh of this grant is in flight: try again in a few seconds", retry_after=5)
-    if registered.status == "held":
-        raise Conflict(
-            f"grant {registered.holder!r} holds the same refresh token already, and two grants would redeem it twice: "
-            "use that grant, or delete it first"
-        )
-    if registered.status == "outdated":
-        raise Conflict(
-            "this refresh token was imported for this grant before, and another one since, so it is probably spent: "
-            "import a newer one, log in, or delete the grant first"
-        )
-    return registered.status
-
-
 async def delete_grant(request: web.Request) -> web.Response:
     """`DELETE /v1/grants/{id}`: log out at the provider, then forget the grant.
 
     `revoked` says whether the provider logged out; the grant is forgotten in any case.
     """
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "admin")
+    context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
     if grant is None and await context.reader.recover(grant_id):  # Redis lost it, and it would come back by itself
         grant = await context.store.grants.get(grant_id)
@@ -298,7 +184,7 @@ async def delete_grant(request: web.Request) -> web.Response:
         detail = await context.logout.forget_lost(grant_id)
         if detail is None:
             raise UnknownGrant("no such grant")
-        audit.acted(caller, "grant.deleted", grant_id)
+        audit.acted(request, caller, "grant.deleted", grant_id)
         return json_response(shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=False, detail=detail))
     if context.logout.needs_live_token(grant):
         try:  # the provider's logout needs a live access token: refresh for one
@@ -307,23 +193,23 @@ async def delete_grant(request: web.Request) -> web.Response:
             raise
         except BrokerError:
             pass  # then the response says that the provider did not log out
-    logged_out = await finish(_log_out(context, caller, grant))
+    logged_out = await finish(_log_out(request, caller, grant))
     answer = shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=logged_out.revoked, detail=logged_out.detail)
     return json_response(answer)
 
 
-async def _log_out(context: Context, caller: Caller, grant: Grant) -> LoggedOut:
-    logged_out = await context.logout.log_out(grant.grant_id)
-    audit.acted(caller, "grant.deleted", grant.grant_id, generation=grant.generation)
+async def _log_out(request: web.Request, caller: Caller, grant: Grant) -> LoggedOut:
+    logged_out = await request.app[CONTEXT].logout.log_out(grant.grant_id)
+    audit.acted(request, caller, "grant.deleted", grant.grant_id, generation=grant.generation)
     return logged_out
 
 
 async def retry_grant(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/retry`: make a grant due now, parked or not."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "admin")
+    context = request.app[CONTEXT]
     retried = await retry.retry_grant(context.store, context.scheduler, grant_id)
-    audit.acted(caller, "grant.retried", grant_id, generation=retried.generation)
+    audit.acted(request, caller, "grant.retried", grant_id, generation=retried.generation)
     body = shapes.Retried(grant_id=grant_id, state=retried.state)
     if retried.provider not in context.endpoints:
         body["warning"] = (

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, read_grant_id
+from broker.api.requests import permit
 from broker.api.responses import json_response
 from broker.api.routes import report_shapes, shapes
 from broker.errors import BrokerError, UnknownGrant
@@ -38,8 +38,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def readyz_grant(request: web.Request) -> web.Response:
     """`GET /readyz/{id}`: report whether a live token of the grant can be read now; 200 when it can."""
-    grant_id, caller = read_grant_id(request), authenticate(request)
-    caller.require("read", grant_id)
+    grant_id, _ = await permit(request, "read")
     try:
         token = await request.app[CONTEXT].reader.current(grant_id, wait=0)
     except UnknownGrant:

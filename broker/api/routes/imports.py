@@ -14,16 +14,18 @@ from aiohttp import web
 
 from broker.api.context import CONTEXT
 from broker.api.ndjson import LineReader
+from broker.api.request_ids import HEADER, request_id
 from broker.api.requests import (
     BODY_LIMIT,
     INVALID_GRANT_ID,
-    authenticate_admin,
+    authenticate_for,
     invite_body,
     read_pieces,
+    require_provider_of,
     require_unencoded,
 )
 from broker.api.responses import SLOW_BODY, UNREADABLE_BODY
-from broker.api.routes.grants import audit_import, read_annotations, read_import, trimmed
+from broker.api.routes.import_one import audit_import, may_name, read_annotations, read_import, require_room, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest, StoreUnavailable
 from broker.model import GRANT_ID
 from broker.store import Import
@@ -59,16 +61,17 @@ async def import_grants(request: web.Request) -> web.StreamResponse:
     Each line is answered by one line: `{"line", "grant_id", "status"}` (created, replaced, unchanged), or with `error`.
     A line that was imported before changes nothing, so the same file may be sent again.
     """
-    caller, context = authenticate_admin(request), request.app[CONTEXT]
+    caller, context = authenticate_for(request, "admin"), request.app[CONTEXT]
     require_unencoded(request)
     await invite_body(request)
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+    headers = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-store", HEADER: request_id(request)}
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     lines = LineReader(read_pieces(request))
     try:
         async for group in lines.groups():
             async with context.turns.turn():
-                outcomes = await _import(context, caller, group)
+                outcomes = await _import(request, caller, group)
             await _write(response, outcomes)
     except (web.RequestPayloadError, web.HTTPRequestTimeout) as error:
         outcome: shapes.ImportOutcome = {"line": lines.number + 1, "status": "refused"}
@@ -84,25 +87,33 @@ async def _write(response: web.StreamResponse, outcomes: list[shapes.ImportOutco
         await response.write(b"".join([json.dumps(outcome).encode() + b"\n" for outcome in outcomes]))
 
 
-async def _import(context: Context, caller: Caller, lines: Sequence[Line]) -> list[shapes.ImportOutcome]:
+async def _import(request: web.Request, caller: Caller, lines: Sequence[Line]) -> list[shapes.ImportOutcome]:
     """Import *lines* together, in their order; return what became of each."""
     outcomes: list[shapes.ImportOutcome] = []
     waiting: dict[str, _Waiting] = {}
+    context = request.app[CONTEXT]
     for number, raw in lines:
         outcome: shapes.ImportOutcome = {"line": number, "status": "refused"}
         outcomes.append(outcome)
         try:
             imported = _parse(context, caller, raw, outcome)
+            await require_provider_of(context, caller, imported.grant_id)
+            await require_room(context, caller, "admin", imported.grant_id)
         except BrokerError as error:
+            context.denials.note_error(request, error, outcome.get("grant_id"))
             _refused(outcome, error)
         else:
-            if imported.grant_id in waiting:  # a later line of a grant follows what the earlier one stored
-                await _store(context, caller, list(waiting.values()))
+            # A later line of a grant follows what the earlier one stored; so does one that a quota of grants counts.
+            if imported.grant_id in waiting:
+                await _store(request, caller, list(waiting.values()))
                 waiting.clear()
             waiting[imported.grant_id] = _Waiting(imported, outcome)
+            if caller.quota is not None and caller.quota.grants:
+                await _store(request, caller, list(waiting.values()))
+                waiting.clear()
         await context.turns.pause()
     if waiting:
-        await _store(context, caller, list(waiting.values()))
+        await _store(request, caller, list(waiting.values()))
     return outcomes
 
 
@@ -112,7 +123,10 @@ def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.
     Raises:
         InvalidRequest: the line is no import.
         NotAllowed: the caller may not import this grant.
+        AuditUnavailable: it could not be audited, and must be.
     """
+    if context.audit is not None:
+        context.audit.require()
     if raw is None:
         raise InvalidRequest(f"the line is over {BODY_LIMIT // 1024} KiB: one grant needs less")
     try:
@@ -124,7 +138,7 @@ def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.
         raise InvalidRequest(INVALID_GRANT_ID)
     outcome["grant_id"] = grant_id
     caller.require("admin", grant_id)
-    provider, refresh_token, scope = read_import(line, context.endpoints)
+    provider, refresh_token, scope = read_import(line, context.endpoints, caller)
     spread = random.uniform(0, context.settings.refresh.import_spread.total_seconds() * 1000)
     due_at = context.store.clock() + int(spread)
     imported = Import(grant_id, provider, refresh_token, scope, due_at=due_at, ownership=read_annotations(line))
@@ -133,32 +147,35 @@ def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.
     return imported
 
 
-async def _store(context: Context, caller: Caller, waiting: Sequence[_Waiting]) -> None:
+async def _store(request: web.Request, caller: Caller, waiting: Sequence[_Waiting]) -> None:
     """Store what waits, in one go, and complete its outcomes."""
+    context = request.app[CONTEXT]
     try:
         results = await context.store.registry.import_many([each.imported for each in waiting])
     except StoreUnavailable as error:
         results = [error] * len(waiting)
     await context.turns.pause()
     for each, result in zip(waiting, results, strict=True):
-        _complete(caller, each, result)
+        holder = None if isinstance(result, StoreUnavailable) else result.holder
+        if await may_name(context, caller, holder):
+            each.outcome["holder"] = holder or ""
+        _complete(request, caller, each, result)
     for provider in {each.imported.provider for each in waiting if each.outcome["status"] in {"created", "replaced"}}:
         context.scheduler.wake(provider)
 
 
-def _complete(caller: Caller, waiting: _Waiting, result: Registered | StoreUnavailable) -> None:
+def _complete(request: web.Request, caller: Caller, waiting: _Waiting, result: Registered | StoreUnavailable) -> None:
     outcome, grant_id = waiting.outcome, waiting.imported.grant_id
     if isinstance(result, StoreUnavailable):
         _refused(outcome, result)
     elif result.status == "leased":
         _refused(outcome, Conflict("a refresh of this grant is in flight: send the line again"))
     elif result.status == "held":
-        outcome["holder"] = result.holder or ""
         _refused(outcome, Conflict("another grant holds this refresh token: use that grant, or delete it first"))
     elif result.status == "outdated":  # a file that is sent again: a later line of it replaced this one
         outcome["status"] = "unchanged"
     else:
-        audit_import(caller, grant_id, result)
+        audit_import(request, caller, grant_id, result)
         outcome["status"] = result.status
 
 

@@ -16,10 +16,11 @@ from aiohttp import web
 from broker.api import audit
 from broker.api.browser import HEADERS, page
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, read_body, read_grant_id, read_json, require_provider
+from broker.api.requests import permit, read_body, read_json, require_provider
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
+from broker.api.routes.import_one import require_room
 from broker.api.session import cookies, is_same_origin
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from broker.api.callers import Caller
+    from broker.api.context import Context
     from broker.login.recorder import LoggedIn
     from broker.settings import Http
 
@@ -89,16 +91,17 @@ async def _head(_request: web.Request) -> web.Response:
 
 async def start_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login`: start a login; it changes the grant when it is completed, and not before."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "login")
+    context = request.app[CONTEXT]
     body = await read_json(request, "provider", "owner?", "label?", "replace_account?")
-    provider = require_provider(body.get("provider"), context.endpoints)
+    provider = require_provider(body.get("provider"), context.endpoints, caller)
     replaces = body.get("replace_account", False)
     if not isinstance(replaces, bool):
         raise InvalidRequest("replace_account must be true or false")
     annotations = Ownership(None, read_text(body, "owner"), read_text(body, "label"))
+    await require_room(context, caller, "login", grant_id)
     started = await context.login.start(grant_id, provider, annotations=annotations, replace_account=replaces)
-    audit.acted(caller, "login.started", grant_id, provider=provider)
+    audit.acted(request, caller, "login.started", grant_id, provider=provider)
     answer = shapes.LoginStarted(
         grant_id=grant_id,
         login_url=f"{context.settings.http.public_url.rstrip('/')}/login/{started.ticket}",
@@ -112,10 +115,9 @@ async def start_login(request: web.Request) -> web.Response:
 
 async def login_status(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}/login/{ticket}`: report a login as pending, working, completed, or failed and why."""
-    grant_id, caller = read_grant_id(request), authenticate(request)
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "login")
     flow = await request.app[CONTEXT].login.status(request.match_info["ticket"])
-    if flow is None or flow.grant_id != grant_id:
+    if flow is None or flow.grant_id != grant_id or not caller.may_use(flow.provider):
         raise UnknownGrant("this login is unknown or older than ten minutes: start another")
     body = shapes.LoginStatus(grant_id=grant_id, provider=flow.provider, status=flow.status)
     if flow.error:
@@ -125,13 +127,15 @@ async def login_status(request: web.Request) -> web.Response:
 
 async def complete_login(request: web.Request) -> web.Response:
     """`POST /v1/grants/{id}/login/complete`: complete a login by the URL that a browser elsewhere was redirected to."""
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
+    grant_id, caller = await permit(request, "login")
+    context = request.app[CONTEXT]
     body = await read_json(request, "redirected_to")
     redirected_to, state = body.get("redirected_to"), body.get("state")
     if not isinstance(redirected_to, str) or not isinstance(state, str | None):
         raise InvalidRequest("redirected_to must be text: send the URL that the browser was redirected to")
-    completing = _complete(caller, context.login.complete(grant_id, redirected_to, state))
+    completing = _complete(
+        request, caller, context.login.complete(grant_id, redirected_to, state, caller.require_provider)
+    )
     return json_response(_describe(await finish(completing)))
 
 
@@ -140,15 +144,15 @@ async def replace_account(request: web.Request) -> web.Response:
 
     The login failed with `other_account`; for ten minutes this replaces the grant all the same.
     """
-    grant_id, caller, context = read_grant_id(request), authenticate(request), request.app[CONTEXT]
-    caller.require("admin", grant_id)
-    replacing = _complete(caller, context.login.replace_account(grant_id, request.match_info["ticket"]))
-    return json_response(_describe(await finish(replacing)))
+    grant_id, caller = await permit(request, "login")
+    context = request.app[CONTEXT]
+    replacing = context.login.replace_account(grant_id, request.match_info["ticket"], caller.require_provider)
+    return json_response(_describe(await finish(_complete(request, caller, replacing))))
 
 
-async def _complete(caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
+async def _complete(request: web.Request, caller: Caller | None, login: Coroutine[Any, Any, LoggedIn]) -> LoggedIn:
     logged_in = await login
-    audit.acted(caller, "login.completed", logged_in.grant_id, provider=logged_in.provider)
+    audit.acted(request, caller, "login.completed", logged_in.grant_id, provider=logged_in.provider)
     return logged_in
 
 
@@ -174,6 +178,7 @@ async def open_link(request: web.Request) -> web.Response:
         return web.Response(status=503, headers=HEADERS)
     context = request.app[CONTEXT]
     try:
+        require_audit(context)
         annotations = Ownership(None, read_text(request.query, "owner"), read_text(request.query, "label"))
         opened = await context.login.open(request.match_info["ticket"], annotations)
     except AlreadyUsed as error:
@@ -182,6 +187,7 @@ async def open_link(request: web.Request) -> web.Response:
         text = f"token-broker cannot use its store now ({error}). Open this link again in a minute."
         return page(error_status(error), "Not now", text)
     except BrokerError as error:
+        context.denials.note_error(request, error)
         return page(error_status(error), "This link does not work", str(error))
     answer = web.Response(status=302, headers={**HEADERS, "Location": opened.authorization_url})
     _set_cookie(answer, context.settings.http, opened.state, opened.cookie)
@@ -210,21 +216,23 @@ async def callback(request: web.Request) -> web.Response:
     if _is_prefetch(request):
         return web.Response(status=503, headers=HEADERS)
     try:
+        require_audit(request.app[CONTEXT])
         query = read_query(request.rel_url.raw_query_string)
         login = request.app[CONTEXT].login.callback(query, _cookies(request), _provider(request))
-        return _logged_in(await finish(_complete(None, login)))
+        return _logged_in(await finish(_complete(request, None, login)))
     except AlreadyUsed as error:
         return _already_used(error, request)
     except Undecided as error:
         return _undecided(request, error.state, error.code, str(error))
     except BrokerError as error:
-        return _not_logged_in(error)
+        return _not_logged_in(request, error)
 
 
 async def decide_by_browser(request: web.Request) -> web.Response:
     """`POST /callback`: keep what a login brought, as its page asked: of another account, or to be confirmed."""
     body = await read_body(request)
     try:
+        require_audit(request.app[CONTEXT])
         form = read_query(body.decode("utf-8", "replace"))
         if "code" in form:
             raise InvalidRequest(
@@ -235,9 +243,19 @@ async def decide_by_browser(request: web.Request) -> web.Response:
         if not is_same_origin(request.headers, context.settings.http.public_url):
             raise LoginRefused("this form was not sent by the broker's own page: nothing was changed")
         login = context.login.decide_by_browser(form.get("state", ""), _cookies(request), _provider(request))
-        return _logged_in(await finish(_complete(None, login)))
+        return _logged_in(await finish(_complete(request, None, login)))
     except BrokerError as error:
-        return _not_logged_in(error)
+        return _not_logged_in(request, error)
+
+
+def require_audit(context: Context) -> None:
+    """Require that a login by a browser can be audited, where it must be.
+
+    Raises:
+        AuditUnavailable: it cannot.
+    """
+    if context.audit is not None:
+        context.audit.require()
 
 
 async def callback_of_provider(request: web.Request) -> web.Response:
@@ -261,8 +279,10 @@ def _cookies(request: web.Request) -> dict[str, str]:
     return {state: cookie for state, dot, cookie in pairs if dot}
 
 
-def _not_logged_in(error: BrokerError) -> web.Response:
-    log.warning("login.failed", error=error.code, detail=str(error))
+def _not_logged_in(request: web.Request, error: BrokerError) -> web.Response:
+    if error.denied is None:
+        log.warning("login.failed", error=error.code, detail=str(error))
+    request.app[CONTEXT].denials.note_error(request, error)
     if isinstance(error, StoreUnavailable):
         text = (
             f"token-broker cannot use its store now ({error}). In a minute look whether the account has a new login; "

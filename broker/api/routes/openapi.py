@@ -137,7 +137,7 @@ def _operation(path: str, handler: Handler, operation: Operation) -> dict[str, A
     statuses = {*operation.errors, 421} | ({408, 415} if operation.takes is not None else set())
     if operation.right is not None:
         more = "\n\n".join(filter(None, (more, f"Needs a key with the right `{operation.right}`.")))
-        statuses |= {401, 403}
+        statuses |= {401, 403, 429, 503} - operation.answers.keys()
     if operation.client:  # RFC 6749 §5.2 calls it invalid_scope
         statuses.discard(403)
     answers = {status: _answer(answer) for status, answer in operation.answers.items()}

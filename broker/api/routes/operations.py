@@ -37,10 +37,13 @@ ERRORS = {
     428: ("PreconditionRequired", "the header that names the token is missing"),
     429: (
         "TooManyRequests",
-        "the token is new, or was reported too often: its age is not the cause of the 401",
+        "`quota_exceeded`: the caller sends more than its quota; else the token is new, or was renewed too often",
     ),
     502: ("BadGateway", "the provider did not respond, or refused"),
-    503: ("Unavailable", "no token is available right now, or Redis does not answer"),
+    503: (
+        "Unavailable",
+        "no token is available right now, Redis does not answer, or the audit stream cannot be written",
+    ),
 }
 ERRORS_HEADER = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After", 409: "Retry-After"}
 HEADERS = {
@@ -110,8 +113,8 @@ class Operation:
 
     answers: Mapping[int, Answer]
     errors: tuple[int, ...] = ()
-    """Statuses with the body `Error`, beside 421; 408, 415 where it takes a body; 401 and 403 where it takes a key."""
-    right: Literal["read", "refresh", "admin", "admin of every grant"] | None = None
+    """Statuses with the body `Error`, beside 421; 408, 415 where it takes a body; 401, 403, 429 and 503 for a key."""
+    right: Literal["read", "refresh", "view", "login", "admin", "admin of every grant"] | None = None
     """The right that the caller needs; None: no key is needed."""
     takes: type | None = None
     media: str = "application/json"
@@ -175,10 +178,10 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/grants"): Operation(
             {200: Answer("a page of the list", shapes.Grants)},
             (400, 503),
-            "admin",
+            "view",
             query=("state", "provider", "search", "order", "limit", "cursor"),
         ),
-        ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "admin"),
+        ("get", "/v1/grants/{id}"): Operation({200: Answer("the grant", shapes.Grant)}, (400, 404, 503), "view"),
         ("put", "/v1/grants/{id}"): Operation(
             {
                 200: Answer("replaced, unchanged, or annotated", shapes.Imported),
@@ -192,12 +195,12 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
             {200: Answer("deleted from this broker", shapes.LoggedOut)}, (400, 404, 409, 503), "admin"
         ),
         ("get", "/v1/grants/{id}/attempts"): Operation(
-            {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "admin"
+            {200: Answer("its last token requests, and what is planned", shapes.Attempts)}, (400, 404, 503), "view"
         ),
         ("get", "/v1/grants/{id}/explanation"): Operation(
             {200: Answer("the explanation, from memory while Redis does not answer", report_shapes.Explanation)},
             (400, 404),
-            "admin",
+            "view",
             query=("utc_offset",),
         ),
         ("post", "/v1/grants/{id}/retry"): Operation(
@@ -216,17 +219,17 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("post", "/v1/grants/{id}/login"): Operation(
             {200: Answer("the login, open for ten minutes", shapes.LoginStarted)},
             (400, 413, 502, 503),
-            "admin",
+            "login",
             shapes.NewLogin,
         ),
         ("get", "/v1/grants/{id}/login/{ticket}"): Operation(
-            {200: Answer("its progress", shapes.LoginStatus)}, (400, 404, 503), "admin"
+            {200: Answer("its progress", shapes.LoginStatus)}, (400, 404, 503), "login"
         ),
         ("post", "/v1/grants/{id}/login/complete"): Operation(
-            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 413, 502, 503), "admin", shapes.Redirected
+            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 413, 502, 503), "login", shapes.Redirected
         ),
         ("post", "/v1/grants/{id}/login/{ticket}/replace"): Operation(
-            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 502, 503), "admin"
+            {200: Answer("logged in", shapes.LoggedIn)}, (400, 409, 502, 503), "login"
         ),
         ("get", "/login/{ticket}"): Operation(
             {
@@ -244,11 +247,11 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("post", "/callback/{name}"): _DECISION,
     },
     "providers": {
-        ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "admin"),
+        ("get", "/v1/providers"): Operation({200: Answer("all providers", shapes.Providers)}, (503,), "view"),
         ("get", "/v1/history"): Operation(
             {200: Answer("the last day of each of these providers", report_shapes.Days)},
             (400, 503),
-            "admin",
+            "view",
             query=("provider",),
         ),
         ("post", "/v1/providers/{name}/retry"): Operation(
@@ -279,7 +282,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/v1/verdict"): Operation(
             {200: Answer("the verdict, from memory while Redis does not answer", report_shapes.Verdict)},
             (400,),
-            "admin",
+            "view",
             query=("utc_offset",),
         ),
         ("get", "/metrics"): Operation({200: Answer("the text exposition format of Prometheus", others=(TEXT,))}),
@@ -310,7 +313,7 @@ OPERATIONS: Mapping[str, Mapping[tuple[str, str], Operation]] = {
         ("get", "/"): Operation(_FILE, headers=("If-None-Match",)),
         ("get", "/page/{file}"): Operation(_FILE, (404,), headers=("If-None-Match",)),
         ("get", "/v1/events"): Operation(
-            {200: Answer("a stream of events, `changed` each", others=(EVENTS,))}, (400, 503), "admin"
+            {200: Answer("a stream of events, `changed` each", others=(EVENTS,))}, (400, 503), "view"
         ),
         ("get", "/session"): Operation({200: Answer("the caller who is signed in", shapes.Session)}),
         ("post", "/session"): Operation(

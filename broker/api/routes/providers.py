@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from broker.api import audit
 from broker.api.context import CONTEXT
 from broker.api.requests import (
-    authenticate_admin,
     authenticate_admin_of_all,
+    authenticate_for,
     require_provider,
 )
 from broker.api.responses import json_response
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from broker.api.callers import Caller
-    from broker.api.context import Context
     from broker.providers import Endpoint
     from broker.store import ProviderState
     from broker.store.history import Minute
@@ -39,8 +38,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 async def list_providers(request: web.Request) -> web.Response:
     """`GET /v1/providers`: list providers, each with its last hour, grants by state, and why it is suspended."""
-    authenticate_admin(request)
-    context, names = request.app[CONTEXT], await all_providers(request)
+    caller, context = authenticate_for(request, "view"), request.app[CONTEXT]
+    names = await all_providers(context, caller)
     states = await context.store.history.with_last_answers(await context.store.grants.providers(names))
     history = await context.store.history.for_providers(names, context.store.clock())
     endpoints = {state.name: context.endpoints.get(state.name) for state in states}
@@ -85,16 +84,17 @@ async def retry_provider(request: web.Request) -> web.Response:
 
     A grant that needs a new login stays parked, unless the breaker counted its refusal: retry such grants one by one.
     """
-    admin = authenticate_admin_of_all(request, "a provider is retried for all of them, so retry grant by grant")
-    context = request.app[CONTEXT]
-    name = require_provider(request.match_info["name"], context.endpoints)
-    retried = await finish(_retry_provider(context, admin, name))
+    reason = "a provider is retried for all of them, so retry grant by grant"
+    admin, context = authenticate_admin_of_all(request, reason, of_providers=True), request.app[CONTEXT]
+    name = require_provider(request.match_info["name"], context.endpoints, admin)
+    retried = await finish(_retry_provider(request, admin, name))
     return json_response(shapes.ProviderRetried(provider=name, grants_taken_up=retried), status=202)
 
 
-async def _retry_provider(context: Context, admin: Caller, name: str) -> int:
+async def _retry_provider(request: web.Request, admin: Caller, name: str) -> int:
+    context = request.app[CONTEXT]
     retried = await retry.retry_provider(context.store, context.scheduler, name)
-    audit.acted(admin, "provider.retried", provider=name, grants_taken_up=retried)
+    audit.acted(request, admin, "provider.retried", provider=name, grants_taken_up=retried)
     return retried
 
 
@@ -102,6 +102,6 @@ async def test_notices(request: web.Request) -> web.Response:
     """`POST /v1/notify/test`: send a test notice by every channel to people; return what each receiver answered."""
     admin = authenticate_admin_of_all(request, "notices are about all of them")
     tested = await finish(request.app[CONTEXT].notifier.test())
-    audit.acted(admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
+    audit.acted(request, admin, "notices.tested", told=[result.channel for result in tested if result.delivered])
     ways = [shapes.WayTested(way=each.channel, told=each.delivered, detail=each.detail) for each in tested]
     return json_response(shapes.NoticesTested(ways=ways))

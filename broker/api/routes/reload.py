@@ -26,7 +26,7 @@ async def reload(request: web.Request) -> web.Response:
     Wrong settings change nothing: 409 `invalid_settings`, with one finding a line.
     """
     admin, context = authenticate_admin_of_all(request, "settings concern all of them"), request.app[CONTEXT]
-    audit.acted(admin, "settings.reload")
+    audit.acted(request, admin, "settings.reload")
     try:
         reloaded = await context.reload()
     except InvalidSettings as error:

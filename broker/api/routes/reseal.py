@@ -37,7 +37,7 @@ async def reseal(request: web.Request) -> web.Response:
     position = Position.parse(cursor)
     await asyncio.to_thread(require_same_keys, context.settings, context.store.sealer)
     if cursor is None:
-        audit.acted(admin, "sealing.resealing")
+        audit.acted(request, admin, "sealing.resealing")
     step = await walk(context.store.resealing, position)
     body: shapes.Resealed = {
         "pass": step.position.number,
@@ -50,5 +50,5 @@ async def reseal(request: web.Request) -> web.Response:
     if step.next is None:
         end = await conclude(context.store.resealing, step.unreadable)
         body |= {"old_keys_may_go": end.old_keys_may_go, "detail": end.detail}
-        audit.acted(admin, "sealing.resealed", old_keys_may_go=end.old_keys_may_go)
+        audit.acted(request, admin, "sealing.resealed", old_keys_may_go=end.old_keys_may_go)
     return json_response(body)

@@ -359,7 +359,7 @@ class Reloaded(TypedDict):
 class Key(TypedDict):
     """The key to sign in with."""
 
-    key: Annotated[str, Field(min_length=1, description="the key of a caller with the right `admin`")]
+    key: Annotated[str, Field(min_length=1, description="the key of a caller with the right `view` or `admin`")]
 
 
 class Session(TypedDict):
@@ -367,6 +367,7 @@ class Session(TypedDict):
 
     caller: str | None
     admin_of_all: NotRequired[bool]
+    rights: NotRequired[Annotated[list[str], Field(description="those that the caller has on any grant")]]
     ends_at: NotRequired[At]
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from broker.api import audit, session
+from broker.api.callers import INCLUDED_IN, how_to_give
 from broker.api.context import CONTEXT
-from broker.api.requests import find_session, no_right, read_json, show_key
+from broker.api.requests import admit, find_session, read_json
 from broker.api.responses import json_response
 from broker.errors import InvalidRequest, NotAllowed
 from broker.secret import key_digest
@@ -85,7 +86,12 @@ def _describe(signed_in: session.Session | None) -> shapes.Session:
     if signed_in is None:
         return {"caller": None}
     caller = signed_in.caller
-    return {"caller": caller.name, "admin_of_all": caller.administers_all, "ends_at": signed_in.ends_at // 1000}
+    return {
+        "caller": caller.name,
+        "admin_of_all": caller.administers_all,
+        "rights": [right for right in INCLUDED_IN if caller.has(right)],
+        "ends_at": signed_in.ends_at // 1000,
+    }
 
 
 async def get_session(request: web.Request) -> web.Response:
@@ -94,7 +100,7 @@ async def get_session(request: web.Request) -> web.Response:
 
 
 async def sign_in(request: web.Request) -> web.Response:
-    """`POST /session` `{"key"}`: sign in with the key of an admin; sets a cookie.
+    """`POST /session` `{"key"}`: sign in with the key of a caller that may view grants; sets a cookie.
 
     A wrong key costs one look-up by its digest, the same for every key, and locks nobody out.
     """
@@ -103,11 +109,14 @@ async def sign_in(request: web.Request) -> web.Response:
     session.require_page(request.method, request.headers, public_url)
     key = (await read_json(request, "key")).get("key")
     if not isinstance(key, str) or not key.strip():
-        raise InvalidRequest("key is missing: send the key of a caller with the admin right")
+        raise InvalidRequest("key is missing: send the key of a caller with the right view or admin")
     caller = context.callers.identify(None, key)
-    show_key(request)
-    if not caller.administers:
-        raise NotAllowed(no_right(caller.name))
+    admit(context, request, caller)
+    if not caller.has("view"):
+        raise NotAllowed(
+            f"caller {caller.name!r} has no view right, which this page needs: {how_to_give('view')}",
+            caller=caller.name,
+        )
     signed_in = session.Session(caller, context.store.clock() + session.LIFE_S * 1000)
     answer = json_response(_describe(signed_in))
     answer.set_cookie(
@@ -119,7 +128,7 @@ async def sign_in(request: web.Request) -> web.Response:
         samesite="Strict",
         secure=public_url.startswith("https://"),
     )
-    audit.acted(caller, "session.begun")
+    audit.acted(request, caller, "session.begun")
     return answer
 
 
@@ -129,7 +138,7 @@ async def sign_out(request: web.Request) -> web.Response:
     session.require_page(request.method, request.headers, public_url)
     signed_in = find_session(request)
     if signed_in is not None:
-        audit.acted(signed_in.caller, "session.ended")
+        audit.acted(request, signed_in.caller, "session.ended")
     answer = json_response(_describe(None))
     answer.del_cookie(
         session.cookie_name(public_url),

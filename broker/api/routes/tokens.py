@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -13,13 +14,14 @@ from broker.api import audit
 from broker.api.cached_responses import applied_preference, token_headers
 from broker.api.callers import single
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate, is_from_status_page, read_grant_id, show_key
+from broker.api.requests import admit, authenticate, is_from_status_page, read_grant_id, require_provider_of
 from broker.api.responses import error_response
 from broker.errors import InvalidRequest, NotAllowed, UnknownKey
 from broker.read.reader import DEFAULT_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from broker.api.callers import Caller, Right
     from broker.api.context import Context
@@ -47,21 +49,26 @@ async def get_token(
     """`GET /v1/grants/{id}/token`: return the current token; a long poll with `If-None-Match` and `Prefer: wait`."""
     headers, reader = request.headers, context.reader
     caller = require_right(context, request, "read", grant_id)
+    admit(context, request, caller)
     min_ttl_ms = _min_ttl_ms(min_ttl)
     if min_ttl_ms:
         caller.require("refresh", grant_id)
     wait = preferred_wait(request)
     token = reader.at_hand(grant_id, min_ttl_ms)
     if token is None:
-        token = await reader.current(grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait)
+        token = await find_token(context, caller, grant_id, min_ttl_ms=min_ttl_ms, wait=wait)
         require_right(context, request, "read", grant_id)  # it may have lost the right while it waited
+    if caller.providers is not None:
+        caller.require_provider(token.provider)
     if _matches(headers.getall(hdrs.IF_NONE_MATCH, ()), token):
         check = functools.partial(require_right, context, request, "read", grant_id)
-        newer = await reader.newer(grant_id, token.generation, wait, check) if wait else None
+        with waiting(caller, wait):
+            newer = await reader.newer(grant_id, token.generation, wait, check) if wait else None
         if newer is None:
             return context.responses.not_modified.respond(request, token, wait)
         token = newer
-    audit.token_read(caller, grant_id, token.generation)
+        caller.require_provider(token.provider)
+    audit.token_read(context, request, caller, grant_id, token.generation)
     return respond_with_token(context, request, token, wait)
 
 
@@ -76,8 +83,9 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     With `Prefer: return=minimal` (RFC 7240 §4.2), and for the status page, the response is 204 and carries no token.
     """
     context, grant_id, from_page = request.app[CONTEXT], read_grant_id(request), is_from_status_page(request)
-    caller = authenticate(request) if from_page else require_right(context, request, "refresh", grant_id)
+    caller = authenticate(request) if from_page else authorize_caller(context, request, "refresh", grant_id)
     caller.require("refresh", grant_id)
+    await require_provider_of(context, caller, grant_id)
     condition = single(request.headers, "If-Match")
     if condition is None:
         return error_response(
@@ -89,11 +97,12 @@ async def refresh(request: web.Request) -> web.StreamResponse:
     if match is None:
         raise InvalidRequest('If-Match is not the ETag of a token: send one such as "1764000000000"')
     wait, reported = preferred_wait(request), int(match[1])
-    audit.acted(caller, "refresh.reported", grant_id, generation=reported)
-    token = await context.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
+    audit.acted(request, caller, "refresh.reported", grant_id, generation=reported)
+    with waiting(caller, wait):
+        token = await context.reader.refreshed(grant_id, reported, DEFAULT_WAIT * 2 if wait is None else wait)
     if from_page or _PREFER_MINIMAL.search(",".join(request.headers.getall(_PREFER, ()))):
         return web.Response(status=204, headers={**token_headers(token), "Preference-Applied": "return=minimal"})
-    audit.token_read(caller, grant_id, token.generation)
+    audit.token_read(context, request, caller, grant_id, token.generation)
     return respond_with_token(context, request, token, wait)
 
 
@@ -106,12 +115,39 @@ def require_right(context: Context, request: web.BaseRequest, right: Right, gran
     """
     try:
         caller = context.callers.authenticate(request.headers)
-        show_key(request)
         caller.require(right, grant_id)
     except (NotAllowed, UnknownKey):
         context.metrics.token_requests.labels("denied").inc()
         raise
     return caller
+
+
+def authorize_caller(context: Context, request: web.BaseRequest, right: Right, grant_id: str) -> Caller:
+    """Return the caller of a new request, which counts for its quota; as `require_right` otherwise.
+
+    Raises:
+        QuotaExceeded: the caller sends too many.
+        AuditUnavailable: what it does cannot be audited, and must be.
+    """
+    caller = require_right(context, request, right, grant_id)
+    admit(context, request, caller)
+    return caller
+
+
+async def find_token(
+    context: Context, caller: Caller, grant_id: str, *, min_ttl_ms: int = 0, wait: float | None = None
+) -> Token:
+    """Return the token of a grant that is not at hand, if the grant is of a provider of the caller's."""
+    await require_provider_of(context, caller, grant_id)
+    with waiting(caller, wait):
+        return await context.reader.current(
+            grant_id, min_ttl_ms=min_ttl_ms, wait=DEFAULT_WAIT if wait is None else wait
+        )
+
+
+def waiting(caller: Caller, wait: float | None) -> AbstractContextManager[None]:
+    """Return what counts a request that prefers to wait *wait* seconds for the caller's quota, while it lasts."""
+    return caller.quota.waiting() if wait and caller.quota is not None else nullcontext()
 
 
 def respond_with_token(

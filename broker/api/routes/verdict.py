@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta, timezone
 from typing import TYPE_CHECKING
 
 from broker.api.context import CONTEXT
-from broker.api.requests import authenticate_admin
+from broker.api.requests import authenticate_for
 from broker.api.responses import json_response
 from broker.errors import InvalidRequest
 from broker.report.verdict import judge
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from broker.api.callers import Caller
     from broker.api.routes import report_shapes as shapes
     from broker.report.cause import Cause
+    from broker.report.facts import Facts
     from broker.report.verdict import Verdict
 
 _DAY_MIN = 24 * 60
@@ -34,10 +37,18 @@ async def get_verdict(request: web.Request) -> web.Response:
 
     Answers from memory, within a second, while Redis does not answer. Times in sentences are of the zone *utc_offset*.
     """
-    caller = authenticate_admin(request)
+    caller = authenticate_for(request, "view")
     zone = read_zone(request)
-    verdict = judge(await request.app[CONTEXT].verdicts.facts(), zone)
-    return json_response(describe(verdict, lambda grant_id: caller.may("admin", grant_id)))
+    facts = _of_caller(await request.app[CONTEXT].verdicts.facts(), caller)
+    return json_response(describe(judge(facts, zone), lambda grant_id: caller.may("view", grant_id)))
+
+
+def _of_caller(facts: Facts, caller: Caller) -> Facts:
+    """Return the facts without the providers that are none of the caller's, and without their grants."""
+    if caller.providers is None:
+        return facts
+    known = None if facts.providers is None else [each for each in facts.providers if caller.may_use(each.name)]
+    return replace(facts, providers=known, grants=[each for each in facts.grants if caller.may_use(each.provider)])
 
 
 def read_zone(request: web.Request) -> tzinfo | None:

@@ -1,0 +1,1 @@
+"""Rights, quotas, refusals and the audit stream."""
