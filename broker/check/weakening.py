@@ -51,13 +51,17 @@ def check_weakening(settings: Settings, where: Where) -> Iterator[Finding]:
             "have TLS end on this host, in front of the broker, and remove the key; or keep what listens to one host "
             "or to a network that you trust",
         )
-    if settings.notify.allow_http:
+    of_notices: list[tuple[str, ...]] = [("notify",)] if settings.notify.allow_http else []
+    of_notices += [
+        ("notify", "channels", name) for name, channel in settings.notify.channels.items() if channel.allow_http
+    ]
+    for table in of_notices:
         yield Finding(
             "warning",
-            where("notify", "allow_http"),
-            "notify.allow_http = true",
+            where(*table, "allow_http"),
+            f"{'.'.join(table)}.allow_http = true",
             "notices, which name grants and providers, may cross a network in clear",
-            "use an https webhook, and remove the key",
+            "use an https URL, and remove the key",
         )
     for weak in weak_options(settings.redis.url):
         if weak == "plain" and settings.redis.allow_plain:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from broker.providers import Dialect, Endpoint
     from broker.store import Flow, Store
 
-Denial = Literal["unknown_login", "other_browser"]
+Denial = Literal["unknown_login", "other_browser", "other_page"]
 """Why a redirect that nobody here waits for is refused: a stranger can send as many as they like."""
 START_ANEW = "ask for a new one, or make one with `token-broker login`"
 

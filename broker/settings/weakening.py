@@ -73,6 +73,7 @@ WORDS = (
         "`client_secret_file`",
     ),
     Word("notify.allow_http", "true", "notices cross a network in clear", "an https webhook"),
+    Word("notify.channels.NAME.allow_http", "true", "notices cross a network in clear", "an https URL"),
     Word(
         "refresh.journal",
         "false",

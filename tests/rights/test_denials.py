@@ -58,7 +58,16 @@ CASES: list[tuple[str, str, str, dict[str, Any], int, str, str | None]] = [
     ("GET", "/login/nobody-s", "unknown_login", {}, 400, "unknown", None),
     ("GET", "/callback?code=x&state=nobody-s", "unknown_login", {}, 400, "unknown", None),
     ("GET", "/callback?code=x", "unknown_login", {}, 400, "unknown", None),
-    ("POST", "/callback", "other_browser", {"data": {"state": "nobody-s"}}, 400, "unknown", None),
+    ("POST", "/callback", "other_page", {"data": {"state": "nobody-s"}}, 400, "unknown", None),
+    (
+        "POST",
+        "/callback",
+        "other_browser",
+        {"data": {"state": "nobody-s"}, "headers": {"Sec-Fetch-Site": "same-origin"}},
+        400,
+        "unknown",
+        None,
+    ),
 ]
 
 

@@ -36,6 +36,8 @@ TABLE: dict[tuple[str, str], str | None] = {
     ("get", "/login/{ticket}"): None,
     ("get", "/callback"): None,
     ("post", "/callback"): None,
+    ("get", "/callback/{name}"): None,
+    ("post", "/callback/{name}"): None,
     ("get", "/v1/providers"): "view",
     ("get", "/v1/history"): "view",
     ("get", "/v1/verdict"): "view",

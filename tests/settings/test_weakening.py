@@ -80,6 +80,7 @@ def test_every_word_is_warned_of(loaded: Callable[..., Settings], tmp_path: Path
         f'data_dir = "{tmp_path}"\n[http]\nallow_plain_http = true\n[sealing]\nkeys_file = "k"\n'
         '[redis]\nurl = "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=false"\nallow_plain = true\n'
         "[refresh]\njournal = false\n[notify]\nallow_http = true\n"
+        '[notify.channels.team]\nkind = "slack"\nurl = "http://hooks.test/x"\nallow_http = true\n'
         '[providers.acme]\nkind = "oauth2"\nclient_id = "c"\nclient_secret = "s3cr3t-of-this-test"\nallow_http = true\n'
         'authorization_endpoint = "http://a.test/a"\ntoken_endpoint = "http://a.test/t"\nparameters = "query"\n'
         'state = "optional"\npkce = false\n'
@@ -100,6 +101,7 @@ def test_every_word_is_listed() -> None:
             ("http", "Http"),
             ("redis", "Redis"),
             ("notify", "Notify"),
+            ("notify.channels.NAME", "NoticeChannel"),
             ("providers.NAME", "Provider"),
         )
         for key in text["$defs"][model]["properties"]

@@ -241,7 +241,9 @@ async def decide_by_browser(request: web.Request) -> web.Response:
             )
         context = request.app[CONTEXT]
         if not is_same_origin(request.headers, context.settings.http.public_url):
-            raise LoginRefused("this form was not sent by the broker's own page: nothing was changed")
+            raise LoginRefused(
+                "this form was not sent by the broker's own page: nothing was changed", denied="other_page"
+            )
         login = context.login.decide_by_browser(form.get("state", ""), _cookies(request), _provider(request))
         return _logged_in(await finish(_complete(request, None, login)))
     except BrokerError as error:
