@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import base64
+import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,9 +15,12 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from broker.api import ndjson
+from broker.api.request_ids import request_id
 from broker.api.requests import BODY_LIMIT
 from broker.journal.file_format import Entry, line_of, read_entries
+from broker.process.audit_file import AuditFile
 from broker.secret import Sealer
+from broker.settings.audit import Audit
 from tests.fuzz.fuzzing import Target
 from tests.fuzz.mutations import ODD_PIECES, altered_bytes, odd_texts
 
@@ -88,7 +92,47 @@ def _check_ndjson(given: tuple[bytes, list[int]]) -> None:
         assert len(group) <= ndjson.MOST_LINES
 
 
+_AUDIT = AuditFile(Audit(file=str(_FOLDER / "audit.log"), max_size=1 << 30))
+atexit.register(_AUDIT.close)
+_EVENTS = st.lists(
+    st.tuples(odd_texts(100), odd_texts(100), odd_texts(100), st.integers(), odd_texts(200), st.booleans()), max_size=30
+)
+
+
+def _check_audit(events: list[tuple[str, str, str, int, str, bool]]) -> None:
+    """Require one line of JSON for each event, with its members, whatever id its client sent."""
+    path = _FOLDER / "audit.log"
+    begin = path.stat().st_size
+    sent_ids = []
+    for caller, peer, grant, generation, sent, is_read in events:
+        request = _Request(sent)
+        sent_ids.append(request_id(request))
+        if is_read:  # what the settings, the socket and the route have checked
+            _AUDIT.read("wall", "::1", "acme-1", generation, sent_ids[-1])
+        else:
+            _AUDIT.write("grant.deleted", caller=caller, peer=peer, grant_id=grant, request_id=sent_ids[-1])
+    assert _AUDIT.drain(30)
+    with path.open("rb") as file:
+        file.seek(begin)
+        written = [json.loads(line) for line in file]
+    assert [line["request_id"] for line in written] == sent_ids
+    for line, (caller, peer, grant, generation, _, is_read) in zip(written, events, strict=True):
+        if is_read:
+            assert line["generation"] == generation
+        else:
+            assert (line["caller"], line["peer"], line["grant_id"]) == (caller, peer, grant)
+
+
+class _Request(dict[str, str]):
+    """As much of a request as its id needs."""
+
+    def __init__(self, sent: str) -> None:
+        super().__init__()
+        self.headers = {"X-Request-Id": sent}
+
+
 TARGETS = (
+    Target("audit", _EVENTS, _check_audit, in_suite=60),
     Target("journal", _JOURNALS, _check_journal),
     Target("ndjson", _PIECES, _check_ndjson, in_suite=200),
 )
