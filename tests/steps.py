@@ -142,6 +142,7 @@ async def roll_back(redis: Redis, before: dict[Any, Any]) -> None:
     async with redis.pipeline(transaction=True) as pipe:  # at once, as a failover is: brokers go on meanwhile
         pipe.flushall()  # type: ignore[unused-awaitable]
         for key, dump in before.items():
-            pipe.restore(key, 0, dump, replace=True)  # type: ignore[unused-awaitable]
+            life = 86_400_000 if b":clock:" in key else 0  # the one key here that expires
+            pipe.restore(key, life, dump, replace=True)  # type: ignore[unused-awaitable]
         pipe.hset("broker:{0}:epoch", "run_id", "0000")  # type: ignore[unused-awaitable]
         await pipe.execute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -61,6 +62,15 @@ class Meeting:
         assert back.startswith(PUBLIC_URL)
         here = URL(self.broker.url + back.removeprefix(PUBLIC_URL), encoded=True)
         async with self.broker.session.get(here, headers={"Cookie": cookie}) as answer:
+            page = await answer.text()
+        if 'name="confirm"' not in page:
+            return page
+        # Without a state in the redirect the person confirms whose login it was.
+        state = re.search(r'name="state" value="([^"]+)"', page)
+        assert state is not None, page
+        form = {"state": state[1], "confirm": "yes"}
+        headers = {"Cookie": cookie, "Sec-Fetch-Site": "same-origin"}
+        async with self.broker.session.post(here.with_query(None), data=form, headers=headers) as answer:
             return await answer.text()
 
     async def fall_due(self, *grants: str, beside: str | None = None) -> None:
