@@ -131,8 +131,13 @@ class Installed:
 
 def as_root_would(head: str, password: str) -> list[str]:
     """Return the commands of the unit's head without the venv, which is here; what a person pastes is piped in."""
-    venv, *commands = re.findall(r"^#   (.+?)(?: +#.*)?$", head, flags=re.MULTILINE)
-    assert venv.startswith("python3 -m venv /opt/token-broker && ")
+    *install, unit, settings, folder, key, redis, client, start = re.findall(
+        r"^#   (.+?)(?: +#.*)?$", head, flags=re.MULTILINE
+    )
+    commands = [unit, settings, folder, key, redis, client, start]
+    assert install[0] == "python3 -m venv /opt/token-broker"
+    assert [" --require-hashes " in command for command in install] == [False, False, True, False]
+    assert " --no-deps " in install[-1]
     assert commands[-1] == "systemctl enable --now token-broker"
     pasted = {"redis_password": password, "cameramanager_client_secret": CLIENT_SECRET}
     for name, value in pasted.items():
