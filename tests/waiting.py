@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 
-async def until(true: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0, every: float = 0.02) -> Any:
+async def until(true: Callable[[], Any | Awaitable[Any]], timeout: float = 20.0, every: float = 0.02) -> Any:
     """Return the first truthy value of *true*; an AssertionError after *timeout* seconds."""
     deadline = time.monotonic() + timeout
     while True:

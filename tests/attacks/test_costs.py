@@ -80,7 +80,7 @@ async def test_a_body_that_nobody_needs_is_not_read_on(
     target = Target(method, path, (f"X-Broker-Key: {ground.key}",) if known else ())
     taken.clear()
     heard = await asyncio.to_thread(send, ground.port, target.sending(bytes(20 * MEGABYTE)))
-    assert sum(taken) < MEGABYTE, sum(taken)
+    assert sum(taken) < 3 * MEGABYTE, sum(taken)  # what lay in the buffers of the socket is taken, too
     assert heard.closed
     assert len(heard.statuses) == 1
 
@@ -92,7 +92,7 @@ async def test_a_coded_body_ends_the_connection_of_public_listen(start: StartGro
     bomb = Target("POST", "/callback").sending(bytes(5 * MEGABYTE), "Content-Encoding: gzip")
     heard = await asyncio.to_thread(send, ground.public_port, bomb)
     assert (heard.statuses, heard.closed) == ([415], True)
-    assert sum(taken) < MEGABYTE
+    assert sum(taken) < 3 * MEGABYTE
 
 
 async def test_ends_of_heads_between_requests_end_the_connection(start: StartGround) -> None:

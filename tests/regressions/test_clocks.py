@@ -36,7 +36,7 @@ SHIFTS = {
 }
 
 
-ZONES = {"Europe/Berlin": 200, "Asia/Kathmandu": 60, "Mars/Olympus": 60}
+ZONES = {"Europe/Berlin": 90, "Asia/Kathmandu": 40, "Mars/Olympus": 40}
 """Zones, the last one invalid, and how many grants a broker in each of them holds."""
 
 
@@ -57,7 +57,9 @@ async def test_daylight_saving(tmp_path: Path, shift: dt.datetime, zones: list[s
             )
             brokers[zone] = await enter(broker)
             grants = [f"g{n}" for n in range(ZONES[zone])]
-            await asyncio.gather(*(brokers[zone].put(grant, auth_server.issue(grant)) for grant in grants))
+            for begin in range(0, len(grants), 10):  # a faked clock makes every look at it slow
+                some = grants[begin : begin + 10]
+                await asyncio.gather(*(brokers[zone].put(grant, auth_server.issue(grant)) for grant in some))
             await until(lambda: all(auth_server.redeemed[g] for g in grants), 20)
         start = shift.timestamp() - 1.5
         for zone, auth_server in servers.items():
