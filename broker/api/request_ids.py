@@ -7,12 +7,13 @@ import re
 import secrets
 from typing import Any
 
+from aiohttp import web
 from multidict import istr
 
 HEADER = istr("X-Request-Id")
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 """Of each character of an id: none of them ends a header, a JSON string or a line of a terminal."""
-_KEY = "request_id"
+_KEY = web.RequestKey("request_id", str)
 _PROCESS = secrets.token_hex(8)
 _COUNT = itertools.count(1)
 """New ids are this process's random number and a count: unlike one another, also among replicas, and no secret."""
