@@ -314,8 +314,8 @@ async def test_an_admin_of_some_grants(start_broker: StartBroker, sandbox: Sandb
         assert verdict["causes"][0]["action"] == "Log in again"
         code, body, _ = await broker.ask("GET", "/v1/verdict", headers={"X-Broker-Key": none})
         assert code == 403
-        assert "'reader' has no admin right for any grant" in body["error_description"]
-        assert "`token-broker caller new NAME --admin PATTERN`" in body["error_description"]
+        assert "'reader' has no view right on any grant" in body["error_description"]
+        assert "`token-broker caller new NAME --view 'PATTERN'`" in body["error_description"]
 
 
 @contextlib.asynccontextmanager
