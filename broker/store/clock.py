@@ -152,8 +152,8 @@ class Clock:
         else:
             offset = self.offset_of(issued_at) if issued_at >= self.moved_at else 0
         back, now = max(0, offset - self.offset), self()
-        if issued_at - back > now + STEP_MS:
-            return issued_at - now, self.offset
+        if issued_at - back > now + STEP_MS:  # a step that no broker has recorded yet is taken off, too, but only once
+            return issued_at - now, offset - (issued_at - now)
         return back, min(offset, self.offset)
 
     @property

@@ -121,6 +121,21 @@ async def test_a_step_back_moves_every_life_once(store: Store, other: Store, red
     assert not await other.clock_steps.agree(), "it is known to have been done"
 
 
+async def test_a_step_that_is_seen_in_two_parts_moves_a_life_once(store: Store, other: Store, redis: Redis) -> None:
+    """Two steps in quick succession: the times move by both before the second one is recorded, and then no more."""
+    both = 2 * HOUR + 60_000
+    plan = await issued(store, redis, -both)
+    await stepped(-2 * HOUR, store, other)
+    expected = [at - both for at in plan]
+    await store.clock_steps.rewind_all(["p"], LEASE)
+    assert (await stored(redis))[1:] == pytest.approx(expected[1:], abs=500)
+    await stepped(-60_000, store, other)
+    for each in (store, other):
+        await each.clock_steps.rewind_all(["p"], LEASE)
+        assert (await stored(redis))[1:] == pytest.approx(expected[1:], abs=500)
+        assert (await served(each))[1:] == pytest.approx(expected[1:], abs=500)
+
+
 async def test_a_grant_keeps_its_token(store: Store, redis: Redis) -> None:
     """A token that is moved to before the login, which is not moved, still is of it."""
     plan = await issued(store, redis, 3 * HOUR)

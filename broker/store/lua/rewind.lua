@@ -17,14 +17,18 @@ local now = now_ms()
 local steps = redis.call('HMGET', epoch, 'offset', 'offset_was', 'offset_at')
 local offset, offset_was, moved_at = tonumber(steps[1] or 0), tonumber(steps[2] or 0), tonumber(steps[3] or 0)
 
--- Return by how much the times of a token are too late, as in store/clock.py.
+-- Return by how much the times of a token are too late, and the offset by which they count once that is taken off, as in
+-- store/clock.py. A step that no broker has recorded yet is taken off, too, and must not be taken off again.
 local function ms_ahead(issued_at, stamp)
   local set_at, stamped = string.match(stamp or '', '^(%-?%d+) (%d+)$')
   if not stamped or tonumber(stamped) ~= issued_at then -- a broker that kept no offsets set them
     set_at = issued_at < moved_at and 0 or issued_at > now + STEP_MS and offset_was or offset
   end
   local back = math.max(0, tonumber(set_at) - offset)
-  return issued_at - back <= now + STEP_MS and back or issued_at - now
+  if issued_at - back > now + STEP_MS then
+    back = issued_at - now
+  end
+  return back, tonumber(set_at) - back
 end
 
 local seen_at = tonumber(redis.call('HGET', provider, 'seen_at') or now)
@@ -33,9 +37,9 @@ for i = 1, #found, 2 do
   local id, grant, score = found[i], grant_prefix .. found[i], tonumber(found[i + 1])
   local stored = read_fields(grant, 'issued_at', 'refresh_at', 'expires_at', 'failures', 'clock_offset',
     'granted_at', 'unknown_at', 'last_at')
-  local issued_at, refresh_at, back = number(stored[1]), number(stored[2], 0), 0
+  local issued_at, refresh_at, back, stamp = number(stored[1]), number(stored[2], 0), 0, offset
   if issued_at and number(stored[3]) then
-    back = ms_ahead(issued_at, stored[5])
+    back, stamp = ms_ahead(issued_at, stored[5])
   end
   if back > 0 then
     refresh_at = refresh_at - back
@@ -44,7 +48,7 @@ for i = 1, #found, 2 do
       at = math.max(at, math.min(number(stored[6], 0), now))
     end
     redis.call('HSET', grant, 'issued_at', at, 'refresh_at', refresh_at, 'expires_at', stored[3] - back,
-      'clock_offset', string.format('%.0f %.0f', offset, at))
+      'clock_offset', string.format('%.0f %.0f', stamp, at))
     if number(stored[7]) then
       redis.call('HSET', grant, 'unknown_at', stored[7] - back)
     end
