@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -9,6 +10,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from broker.errors import Conflict
 from broker.sandbox import BrowserError, walk_login
 from broker.sandbox.browser import parse_forms
 from tests.conftest import provider_settings
@@ -17,6 +19,23 @@ from tests.steps import authority_of
 if TYPE_CHECKING:
     from broker.sandbox import Sandbox
     from tests.conftest import RunningBroker
+
+
+class StuckStep:
+    """A step of a broker that dies in it: it goes on no more, until `end` has it fail."""
+
+    def __init__(self) -> None:
+        self.reached, self._ended = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *_: Any) -> Any:
+        """Stand for the step."""
+        self.reached.set()
+        await self._ended.wait()
+        raise Conflict("died")
+
+    def end(self) -> None:
+        """Let the broker, which lives in truth, stop without waiting for it."""
+        self._ended.set()
 
 
 async def start(broker: RunningBroker, grant: str, provider: str, **body: Any) -> dict[str, Any]:

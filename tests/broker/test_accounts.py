@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.broker.logins import browser, log_in_as, opened, refused_as, start, with_accounts
+from tests.broker.logins import StuckStep, browser, log_in_as, opened, refused_as, start, with_accounts
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
 
@@ -199,13 +198,7 @@ async def test_another_broker_completes_what_one_left_half_done(
     """A broker that dies after an answer came, and before it is recorded, loses nothing: another records it."""
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
-    reached, free = asyncio.Event(), asyncio.Event()
-
-    async def stuck(*_: Any) -> Any:
-        """Stand for a broker that died here: it goes on no more."""
-        reached.set()
-        await free.wait()
-        raise Conflict("died")
+    stuck = StuckStep()
 
     sandbox.cameramanager.options.return_state = True  # what has none waits for a person
     async with start_broker(providers=with_accounts(sandbox)) as broker:
@@ -215,19 +208,19 @@ async def test_another_broker_completes_what_one_left_half_done(
             monkeypatch.setattr(held.HeldLogins, "_record", stuck)
             _, ticket = await refused_as(broker, "john", "cameramanager")
             lost = asyncio.create_task(broker.ask("POST", f"/v1/grants/g1/login/{ticket}/replace"))
-            await reached.wait()
+            await stuck.reached.wait()
             monkeypatch.setattr(held.HeldLogins, "_record", record)
         else:
             fetch = held.HeldLogins._fetch
             monkeypatch.setattr(held.HeldLogins, "_fetch", stuck)
             started = await start(broker, "g1", "cameramanager", replace_account=True)
             lost = asyncio.create_task(walk_login(started["login_url"], user="john"))  # type: ignore[arg-type]
-            await reached.wait()
+            await stuck.reached.wait()
             monkeypatch.setattr(held.HeldLogins, "_fetch", fetch)
         await until(lambda: is_of(broker, "john@example.com"), 10)
         await assert_sound(broker, sandbox, ("g1", "cameramanager"))
         lost.cancel()
-        free.set()
+        stuck.end()
 
 
 async def is_of(broker: RunningBroker, email: str) -> bool:

@@ -11,13 +11,11 @@ from broker.errors import ProviderUnavailable
 from broker.login import held, recorder
 from broker.providers.discovery import Discovery
 from broker.sandbox import walk_login, walk_to_redirect
-from tests.broker.logins import browser, log_in_as, opened, refused_as, start, with_accounts
+from tests.broker.logins import StuckStep, browser, log_in_as, opened, refused_as, start, with_accounts
 from tests.steps import assert_sound, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from redis.asyncio import Redis
 
     from broker.sandbox import Sandbox
@@ -54,17 +52,6 @@ async def test_a_refused_login_does_not_replace_a_later_one(broker: RunningBroke
     await assert_sound(broker, sandbox, ("g1", "acme"))
 
 
-def a_step_that_never_ends() -> tuple[asyncio.Event, Callable[..., Awaitable[Any]]]:
-    """Return what is set once a step is reached, and that step, which never ends: its broker is as good as dead."""
-    reached = asyncio.Event()
-
-    async def stuck(*_: Any) -> Any:
-        reached.set()
-        await asyncio.Event().wait()
-
-    return reached, stuck
-
-
 @pytest.mark.parametrize("decision", ["identify", "replace"])
 async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
     start_broker: StartBroker, sandbox: Sandbox, decision: str, monkeypatch: pytest.MonkeyPatch
@@ -73,7 +60,7 @@ async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
     monkeypatch.setattr(held, "PAUSE", 0.1)
     monkeypatch.setattr(held, "DECIDE_MS", 3_000)
     monkeypatch.setattr(held, "STALE_MS", 3_000)
-    reached, stuck = a_step_that_never_ends()
+    stuck = StuckStep()
     async with start_broker(providers=with_accounts(sandbox)) as broker:
         await log_in_as(broker, "jane", "cameramanager")
         name = "_record" if decision == "replace" else "_fetch"
@@ -85,7 +72,7 @@ async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
             else:
                 started = await start(broker, "g1", "cameramanager", replace_account=True)
                 lost = asyncio.create_task(walk_login(started["login_url"], user="john"))  # type: ignore[arg-type]
-            await reached.wait()
+            await stuck.reached.wait()
         await log_in_as(broker, "jane", "cameramanager")
         token = await stored_refresh_token(broker, "g1")
         await until(lambda: broker.events("login.dropped"), 20)
@@ -93,6 +80,7 @@ async def test_what_a_dead_broker_left_does_not_replace_a_later_login(
         assert await stored_refresh_token(broker, "g1") == token
         await assert_sound(broker, sandbox, ("g1", "cameramanager"))
         lost.cancel()
+        stuck.end()
 
 
 def without_id_tokens(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
@@ -110,7 +98,7 @@ async def test_a_discovery_that_fails_does_not_end_the_broker(
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
     monkeypatch.setattr(held, "_LEASE_MS", 500)
-    reached, stuck = a_step_that_never_ends()
+    stuck = StuckStep()
 
     async def unavailable(*_: Any) -> Any:
         raise ProviderUnavailable("no discovery document")
@@ -120,7 +108,7 @@ async def test_a_discovery_that_fails_does_not_end_the_broker(
         with monkeypatch.context() as failing:
             failing.setattr(held.HeldLogins, "_fetch", stuck)
             lost = asyncio.create_task(walk_login(started["login_url"], user="jane"))
-            await reached.wait()
+            await stuck.reached.wait()
             failing.setattr(Discovery, "metadata", unavailable)
             await until(lambda: broker.task.done() or broker.events("login.failed"), 10)
             assert not broker.task.done()
@@ -128,6 +116,7 @@ async def test_a_discovery_that_fails_does_not_end_the_broker(
         assert await account_of(broker) == "jane"
         await assert_sound(broker, sandbox, ("g1", "acme"))
         lost.cancel()
+        stuck.end()
 
 
 async def test_a_broker_that_was_frozen_records_no_second_time(

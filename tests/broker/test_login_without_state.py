@@ -8,10 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from broker.errors import Conflict
 from broker.login import held
 from broker.sandbox import walk_login, walk_to_redirect
-from tests.broker.logins import browser, come_back, exchanges, log_in_as, opened, press, start, with_accounts
+from tests.broker.logins import StuckStep, browser, come_back, exchanges, log_in_as, opened, press, start, with_accounts
 from tests.steps import assert_sound, log_in, state_of
 from tests.waiting import until
 
@@ -162,13 +161,7 @@ async def test_a_broker_dies_on_the_way(
     """Whatever a person confirmed is kept, by another broker; and nothing that nobody confirmed."""
     monkeypatch.setattr(held, "STALE_MS", 300)
     monkeypatch.setattr(held, "PAUSE", 0.1)
-    reached, free = asyncio.Event(), asyncio.Event()
-
-    async def stuck(*_: Any) -> Any:
-        """Stand for a broker that dies here: it goes on no more."""
-        reached.set()
-        await free.wait()
-        raise Conflict("died")
+    stuck = StuckStep()
 
     dying = {"the account is asked for": "_fetch", "a person confirmed": "_record"}.get(moment)
     providers = with_accounts(sandbox)
@@ -183,7 +176,7 @@ async def test_a_broker_dies_on_the_way(
             with monkeypatch.context() as patched:
                 patched.setattr(held.HeldLogins, str(dying), stuck)
                 lost = asyncio.create_task(asked(mine, redirected))
-                await reached.wait()
+                await stuck.reached.wait()
                 async with mine.get(redirected) as answer:
                     assert "Just a moment" in await answer.text()
             page = await until(lambda: shown(mine, redirected), 20)
@@ -192,7 +185,7 @@ async def test_a_broker_dies_on_the_way(
             with monkeypatch.context() as patched:
                 patched.setattr(held.HeldLogins, str(dying), stuck)
                 lost = asyncio.create_task(press(mine, redirected, page))
-                await reached.wait()
+                await stuck.reached.wait()
         assert not await exists(two) or moment == "a person confirmed"
         if moment != "a person confirmed":
             assert (await press(mine, redirected, page))[0] == 200
@@ -202,7 +195,7 @@ async def test_a_broker_dies_on_the_way(
         await assert_sound(two, sandbox, ("g1", CAMERA))
         if lost is not None:
             lost.cancel()
-        free.set()
+        stuck.end()
 
 
 async def shown(session: aiohttp.ClientSession, redirected: str) -> str | None:

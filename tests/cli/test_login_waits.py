@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.cli.conftest import Done, Home, lines
-from tests.ports import free_port
+from tests.serving import serving
 
 ERROR = {"error": "some_code", "error_description": "the words for it"}
 Answer = tuple[int, dict[str, Any]]
@@ -39,14 +39,8 @@ async def answering(life: float, *polls: Answer, grant: Answer = (404, ERROR)) -
     app.router.add_post("/v1/grants/g/login", start)
     app.router.add_get("/v1/grants/g/login/t", poll)
     app.router.add_get("/v1/grants/g", describe)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def login(home: Home, url: str) -> Done:

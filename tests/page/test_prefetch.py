@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,14 +15,14 @@ from redis.asyncio import Redis
 from broker.api.routes import login
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker
-from tests.ports import free_port
+from tests.serving import serving
 from tests.waiting import until
 
 
 @pytest.fixture
 async def page_with() -> AsyncIterator[Callable[[str], Any]]:
     """Serve a page, as a chat or a mail program would show a link; yield its address."""
-    runners = []
+    served = contextlib.AsyncExitStack()
 
     async def serve(text: str) -> str:
         async def answer(_: web.Request) -> web.Response:
@@ -29,16 +30,10 @@ async def page_with() -> AsyncIterator[Callable[[str], Any]]:
 
         app = web.Application()
         app.router.add_get("/", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        runners.append(runner)
-        port = free_port()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        return f"http://127.0.0.1:{port}/"
+        return f"{await served.enter_async_context(serving(app))}/"
 
-    yield serve
-    for runner in runners:
-        await runner.cleanup()
+    async with served:
+        yield serve
 
 
 async def test_a_prefetched_link(

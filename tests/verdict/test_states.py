@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from tests.conftest import provider_settings
-from tests.ports import free_port
 from tests.proxy import RedisProxy
+from tests.serving import serving
 from tests.steps import make_due
 from tests.waiting import until
 
@@ -333,14 +333,8 @@ async def older(broker: RunningBroker) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def test_a_broker_of_an_older_version(broker: RunningBroker, sandbox: Sandbox) -> None:
