@@ -94,7 +94,7 @@ class _Key(NamedTuple):
     main: bytes
     """Id of the key in the file."""
     purpose: Purpose | None
-    """None: the key of the file itself, with which versions until 2026 sealed everything."""
+    """None: the key of the file itself, with which the plain form is sealed."""
 
 
 class Sealer:

@@ -117,6 +117,10 @@ class GrantCauses:
             examples=self._examples(name),
         )
 
+    def _when(self, at: int | None) -> str:
+        """Return when a request follows that is due *at* a time, or soon."""
+        return f"at {self._at(at)}" if at and at > self.facts.now else "within seconds"
+
     def _suspended(self, provider: ProviderFacts, left: int) -> Cause:
         name, error = provider.name, provider.suspended
         said = f"{error}: {provider.detail}" if provider.detail else str(error)
@@ -128,7 +132,7 @@ class GrantCauses:
             correct = "find out why the provider refuses all of them"
         action = f"{correct}, and resume it: `token-broker retry --provider {name}`"
         probe = provider.not_before
-        when = f"at {self._at(probe)}" if probe and probe > self.facts.now else "within seconds"
+        when = self._when(probe)
         return Cause(
             "provider_suspended",
             "failing",
@@ -150,7 +154,7 @@ class GrantCauses:
         times = "the last token request" if failures == 1 else f"{failures} token requests in a row"
         what = f"provider {name} is failing: {times} brought nothing"
         said = f"{what} ({provider.detail or 'no detail'})"
-        when = f"at {self._at(at)}" if at and at > self.facts.now else "within seconds"
+        when = self._when(at)
         return Cause(
             "provider_failing",
             "recovering",

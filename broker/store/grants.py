@@ -72,19 +72,15 @@ class Grants:
             "access_token": token.access_token.reveal(),
             "extra": json.dumps(token.extra) if token.extra else "{}",
         }
-        access_token, extra = (
-            self._binding.seal(
-                token.grant_id,
-                name,
-                text,
-                token.provider,
-                generation=token.generation,
-                issued_at=token.issued_at,
-                expires_at=token.expires_at,
-                token_type=token.token_type,
-                scope=token.scope,
-            )
-            for name, text in texts.items()
+        access_token, extra = self._binding.seal_all(
+            token.grant_id,
+            texts,
+            token.provider,
+            generation=token.generation,
+            issued_at=token.issued_at,
+            expires_at=token.expires_at,
+            token_type=token.token_type,
+            scope=token.scope,
         )
         fields: list[Argument] = ["generation", token.generation, "access_token", access_token]
         fields += ["token_type", token.token_type, "issued_at", token.issued_at, "expires_at", token.expires_at]
