@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from typing import TYPE_CHECKING, Self
 
 from broker.store import scripts
@@ -25,6 +27,8 @@ class RedisProxy:
         """Replies that were dropped, and requests that were swallowed."""
         self.port = 0
         self.up = True
+        self.resetting = 0
+        """How many more links are reset as soon as they are taken."""
 
     @property
     def url(self) -> str:
@@ -55,6 +59,11 @@ class RedisProxy:
         for link in list(self._links):
             link.close()
 
+    def reset(self) -> None:
+        """Reset every link, as a firewall does that has forgotten it."""
+        for link in list(self._links):
+            _reset(link)
+
     def down(self) -> None:
         """Take no more connections, and cut those there are."""
         self.up = False
@@ -63,6 +72,10 @@ class RedisProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.up:
             writer.close()
+            return
+        if self.resetting:
+            self.resetting -= 1
+            _reset(writer)
             return
         try:
             upstream, downstream = await asyncio.open_connection("127.0.0.1", self._target)
@@ -104,3 +117,8 @@ class RedisProxy:
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+
+def _reset(link: asyncio.StreamWriter) -> None:
+    link.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    link.transport.abort()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 from redis import exceptions
 from redis.asyncio import Connection, UnixDomainSocketConnection
-from redis.asyncio.connection import RedisSSLContext
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -37,6 +37,7 @@ CALL_TIMEOUT = 2.0
 PAUSE = 0.2
 """Seconds between two attempts to connect while they fail."""
 POOL_SIZE = 64
+_CLOSED = "Connection reset by the server"
 _AT_ONCE = 4
 """Connections that are opened at the same time while none fails."""
 
@@ -94,7 +95,38 @@ class ConnectionThrottle:
             raise
 
 
-class Tls(Connection):
+class _Closable(AbstractConnection):
+    """A connection that was reset counts as closed.
+
+    After a reset redis-py finds no end of the stream, so that `can_read` is False, and uvloop raises RuntimeError for
+    a write. Where nothing is wrong both are redis-py's own.
+    """
+
+    async def can_read(self) -> bool:
+        """Return whether bytes have arrived or the connection is closed."""
+        return (self._writer is not None and self._writer.is_closing()) or await super().can_read()
+
+    async def send_packed_command(self, *command: Any, **options: Any) -> None:
+        """Send a packed command.
+
+        Raises:
+            ConnectionError: the connection is closed; nothing was sent.
+        """
+        try:
+            await super().send_packed_command(*command, **options)
+        except RuntimeError:
+            raise exceptions.ConnectionError(_CLOSED) from None
+
+
+class _Tcp(_Closable, Connection):
+    """A connection to a host."""
+
+
+class _Unix(_Closable, UnixDomainSocketConnection):
+    """A connection to a socket of this machine."""
+
+
+class Tls(_Tcp):
     """A TLS connection whose certificate may have to name another host than the one it connects to."""
 
     def __init__(self, *, context: ssl.SSLContext, server_name: str | None, **options: Any) -> None:
@@ -239,9 +271,9 @@ def connection_options(
         "db": location.db,
     }
     if address is None:
-        return {**options, "connection_class": UnixDomainSocketConnection, "path": location.path}
+        return {**options, "connection_class": _Unix, "path": location.path}
     options |= {"host": address[0], "port": address[1], "socket_keepalive": True}
     if tls is None:
-        return {**options, "connection_class": Connection}
+        return {**options, "connection_class": _Tcp}
     named = location.tls_options.get("server_name")
     return {**options, "connection_class": Tls, "context": tls, "server_name": named}
