@@ -115,9 +115,12 @@ class _DeadlineRequest(aiohttp.ClientRequest):
         flight = _current.get()
         if time.monotonic() >= flight.deadline:
             raise TooLateToSend
+        if conn.transport is None or conn.transport.is_closing():
+            # After the TLS handshake within a TLS proxy uvloop gives such a one.
+            raise aiohttp.ClientConnectionResetError
         flight.sent = True
         flight.began = time.monotonic()
-        flight.tls = None if conn.transport is None else conn.transport.get_extra_info("ssl_object")
+        flight.tls = conn.transport.get_extra_info("ssl_object")
         return await _send(self, conn)
 
 
