@@ -210,8 +210,8 @@ class Protocol(web.RequestHandler):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether nothing is worked on: a request, its body, or the reading of a response has to come first."""
-        return self._current_request is None or self.awaited_body is not None
+        """Whether nothing is worked on: a request, the rest of its body, or the reading of a response has to come."""
+        return self._current_request is None or not self._current_request.content.is_eof()
 
     @property
     def idle_since(self) -> float:
