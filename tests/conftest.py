@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+import uvloop
 from blockbuster import blockbuster_ctx
 from redis.asyncio import Redis
 
@@ -41,6 +42,11 @@ from tests.waiting import until
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server."""
     mark_items(items)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on the loop that the broker runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -56,11 +56,13 @@ def send(port: int, request: bytes, wait: float = 3.0, *, patient: bool = True) 
 
 
 async def status(port: int, path: str, *headers: str) -> int:
-    """Return the status of one request on a new connection."""
+    """Return the status of one request on a new connection; 0: it was closed without a response, in order or not."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write("\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode())
         line = await asyncio.wait_for(reader.readline(), 10)
         return int(line.split()[1]) if line else 0
+    except ConnectionResetError:
+        return 0
     finally:
         writer.transport.abort()
