@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import ThreadedResolver, web
 
 from tests.catalogue.asked import Asked, Refused
 
@@ -44,16 +44,17 @@ def tls_of(authority: trustme.CA, names: set[str]) -> ssl.SSLContext:
 @contextlib.contextmanager
 def resolving(names: set[str], port: int) -> Iterator[None]:
     """Let *names* lead to a loopback port, whatever port is asked for, and every other name but loopback's nowhere."""
-    real = socket.getaddrinfo
+    real = ThreadedResolver.resolve
 
-    def getaddrinfo(host: Any, asked: Any, *args: Any, **options: Any) -> Any:
+    async def resolve(self: ThreadedResolver, host: str, asked: int = 0, *args: Any, **options: Any) -> Any:
         if host in names:
-            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
-        if host in {"127.0.0.1", "localhost", None}:
-            return real(host, asked, *args, **options)
+            there = {"hostname": host, "host": "127.0.0.1", "port": port}
+            return [{**there, "family": socket.AF_INET, "proto": socket.IPPROTO_TCP, "flags": socket.AI_NUMERICHOST}]
+        if host in {"127.0.0.1", "localhost"}:
+            return await real(self, host, asked, *args, **options)
         raise socket.gaierror(socket.EAI_NONAME, "no such host in this test")
 
-    with mock.patch.object(socket, "getaddrinfo", getaddrinfo):
+    with mock.patch.object(ThreadedResolver, "resolve", resolve):
         yield
 
 
