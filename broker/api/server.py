@@ -41,7 +41,8 @@ LINE_LIMIT = 64 * 1024
 HEAD_LIMIT = 4 * LINE_LIMIT
 """Bytes of all these lines of one request."""
 ARRIVED = 64 * 1024
-"""Bytes that the kernel keeps of what a client sends. What has arrived is parsed at once, while everybody waits."""
+"""Bytes that the kernel keeps of what a client sends; Linux keeps twice as many. What has arrived is parsed at once,
+while everybody waits."""
 LINGER = 1.0
 """Seconds for which a connection stays open whose request's body is not read on, so that its client reads the
 response; a reset would take that from it."""

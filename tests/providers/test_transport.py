@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from broker.model import Answered, Busy, Rejected, Unknown
+from broker.model import Answered, Busy, NotSent, Rejected, Unknown
 from broker.providers import faults
 from broker.providers import http as provider_http
 from broker.secret import Secret
