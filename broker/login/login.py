@@ -24,7 +24,7 @@ from broker.errors import (
 from broker.login.binding import START_ANEW, AlreadyUsed, Binding, LoginRefused, digest, is_own
 from broker.login.held import Answer
 from broker.login.redirect import read_redirect, with_code
-from broker.login.undecided import NOTHING_HELD, Undecided
+from broker.login.undecided import NOTHING_HELD, TO_BE_CONFIRMED, Undecided
 from broker.model import Answered, Busy, InvalidClient, NotSent, Unknown
 from broker.model.account import NOBODY
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
@@ -248,12 +248,14 @@ class Login:
         *check* is called with the provider before anything is done; what it raises ends this.
 
         Raises:
-            Conflict: there is nothing to decide (any more).
+            Conflict: there is nothing to decide (any more), or whoever logged in must confirm it themselves.
         """
         flow = await self.status(ticket)
         if flow is None or flow.grant_id != grant_id or not flow.undecided:
             raise Conflict(NOTHING_HELD)
         check(flow.provider)
+        if flow.status == "working":  # it waits for its confirmation, and no other account is in question
+            raise Conflict(TO_BE_CONFIRMED)
         return await self.held.replace_account(flow.undecided)
 
     async def decide_by_browser(self, state: str, cookies: Mapping[str, str], provider: str | None = None) -> LoggedIn:
@@ -281,7 +283,9 @@ class Login:
         known = await self.held.known_account(flow)
         before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
         if before is None or before.status != "pending":
-            raise AlreadyUsed(before or flow)
+            if before is not None:  # a late request must not replace an answer that is held there
+                await self._store.flows.update(state, before)
+            raise AlreadyUsed(before or flow, state)
         # A link may be opened often, but completes one login: any other opening comes too late.
         ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
         if ticket is None:
