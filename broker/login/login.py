@@ -281,19 +281,10 @@ class Login:
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         known = await self.held.known_account(flow)
-        before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
-        if before is None or before.status != "pending":
-            if before is not None:  # a late request must not replace an answer that is held there
-                await self._store.flows.update(state, before)
+        before = await self._store.flows.advance(state, flow, replace(flow, status="working", code_verifier=""))
+        if before is not flow:  # by now an answer may be held there
             raise AlreadyUsed(before or flow, state)
-        # A link may be opened often, but completes one login: any other opening comes too late.
-        ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
-        if ticket is None:
-            raise LoginRefused(f"this login link is older than ten minutes: {START_ANEW}")
-        # One that waits for its confirmation may be given up, and the link opened again.
-        if ticket.status == "completed" or (ticket.status == "working" and not ticket.undecided):
-            await self._set_status(state, flow, ticket.status, None)
-            raise AlreadyUsed(ticket)
+        await self._take_ticket(state, flow)
         try:
             answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
@@ -307,6 +298,24 @@ class Login:
         if query.get("state"):
             await self._binding.note_state(endpoint.dialect)
         return logged_in
+
+    async def _take_ticket(self, state: str, flow: Flow) -> None:
+        """Show at the ticket that a login is under way.
+
+        A link may be opened often, but completes one login: any other opening comes too late. One that waits for its
+        confirmation may be given up, and the link opened again.
+        """
+        ticket = await self._store.flows.get(flow.ticket)
+        if ticket is None:
+            raise LoginRefused(f"this login link is older than ten minutes: {START_ANEW}")
+        if ticket.status != "completed" and (ticket.status != "working" or ticket.undecided):
+            working = replace(flow, kind="ticket", status="working")
+            before = await self._store.flows.advance(flow.ticket, ticket, working)
+            if before is ticket:
+                return
+            ticket = before or working
+        await self._store.flows.update(state, replace(flow, status=ticket.status, code_verifier="", cookie_digest=""))
+        raise AlreadyUsed(ticket)
 
     async def _set_status(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
         """Show what became of a login, at its state and at its ticket; forget the secrets of its request."""
