@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.redis_server import RedisServer
 from tests.steps import make_due, refused_often
 from tests.waiting import until
 
+_NEXT_REFRESH = "token_broker_grant_next_refresh_timestamp_seconds"
+
 
 async def scraped(broker: RunningBroker) -> list[Sample]:
     """Return the metrics as they are."""
@@ -21,13 +24,17 @@ async def scraped(broker: RunningBroker) -> list[Sample]:
 
 
 async def once(broker: RunningBroker, true: Callable[[Sample], bool]) -> list[Sample]:
-    """Return the scrape after the first one with such a sample, which was made while the condition came about."""
+    """Return the scrape after the first one with such a sample, in which no grant is due: that counts as late."""
+    found: list[Sample] = []
 
     async def shown() -> bool:
-        return any(map(true, await scraped(broker)))
+        nonlocal found
+        before, found = found, await scraped(broker)
+        is_due = any(sample.name == _NEXT_REFRESH and sample.value <= time.time() for sample in found)
+        return any(map(true, before)) and not is_due
 
     await until(shown, timeout=20, every=0.2)
-    return await scraped(broker)
+    return found
 
 
 async def test_nothing(broker: RunningBroker, sandbox: Sandbox, tmp_path: Path) -> None:
@@ -75,5 +82,5 @@ async def test_no_token_yet(start_broker: StartBroker, tmp_path: Path) -> None:
     async with start_broker(providers={"gone": away}) as broker:
         body = {"provider": "gone", "refresh_token": "a-refresh-token"}
         assert (await broker.ask("PUT", "/v1/grants/g", json=body))[0] == 201
-        found = await once(broker, lambda s: s.name == "token_broker_grant_next_refresh_timestamp_seconds")
+        found = await once(broker, lambda s: s.name == _NEXT_REFRESH)
         await fires(tmp_path, found, "TokenBrokerGrantsUnserved", "TokenBrokerNoTokenYet")
