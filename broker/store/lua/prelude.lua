@@ -9,6 +9,71 @@ do
   end
 end
 
+-- Keys of another type than brokers write, by the first word of their names. What brokers can do without is removed and
+-- written anew; the schedule, of which nothing else has a copy, is not.
+local REPLACED = {provider = true, history = true, day = true, ends = true, failing = true, attempts = true, lost = true,
+  damaged = true}
+local SCHEDULE = {due = true, leased = true, parked = true}
+-- What reads a damaged set of the schedule gets the reply of an empty one: it reads other sets, too.
+local EMPTY = {ZRANGE = {}, ZRANGEBYSCORE = {}, ZCARD = 0, ZSCORE = false, ZREM = 0}
+-- Most keys that are noted, and for how many ms after they were met last.
+local MOST_NOTED, NOTED_FOR_MS = 100, 600000
+
+-- Note that a key is of another type, and when that was seen last (epoch ms): brokers name it.
+local function note_damage(server, all, key)
+  local noted, time = all .. 'damaged', server.call('TIME')
+  local count = server.pcall('HLEN', noted)
+  if type(count) == 'number' and count < MOST_NOTED then
+    server.pcall('HSET', noted, string.sub(key, #all + 1), time[1] * 1000 + math.floor(time[2] / 1000))
+  end
+end
+
+-- Return the reply to a command that met a key of another type; its error, where that key cannot be done without.
+local function reply_to_damage(server, reply, command, key, ...)
+  local all, kind = string.match(key, '^(.-{0}:)(%l+)')
+  if REPLACED[kind] then
+    note_damage(server, all, key)
+    server.call('DEL', key)
+    return server.pcall(command, key, ...)
+  end
+  if not SCHEDULE[kind] then
+    return reply
+  end
+  note_damage(server, all, key)
+  if EMPTY[command] ~= nil then
+    return EMPTY[command]
+  end
+  return {err = 'DAMAGED ' .. key}
+end
+
+-- Stands for the server's `redis` in all that follows: one key that somebody damaged stops only what needs that key.
+local server, redis = redis, {}
+function redis.pcall(command, ...)
+  local reply = server.pcall(command, ...)
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+    return reply_to_damage(server, reply, command, ...)
+  end
+  return reply
+end
+function redis.call(command, ...)
+  local reply = redis.pcall(command, ...)
+  if type(reply) == 'table' and reply.err then
+    return error(reply)
+  end
+  return reply
+end
+
+-- Fail, and name it, where one of these sets of the schedule is of another type: before anything is written.
+local function require_sets(...)
+  for _, set in ipairs({...}) do
+    local size = server.pcall('ZCARD', set)
+    if type(size) == 'table' then
+      redis.call('ZCARD', set) -- notes it
+      error({err = 'DAMAGED ' .. set})
+    end
+  end
+end
+
 -- The ids of forgotten grants are kept for so many ms (30 days): no journal brings such a grant back.
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).
