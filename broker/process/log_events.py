@@ -251,8 +251,8 @@ EVENTS: dict[str, Event] = {
     ),
     "store.damaged": Event(
         _ERROR,
-        "`count` keys in Redis held data of another type than brokers write; `keys` names some, without their prefix. "
-        "The schedule (`due`, `leased`, `parked`) stays so and stops its provider; all others are written anew",
+        "`count` keys in Redis held what no broker writes there; `keys` names some. A schedule (`due`, `leased`, "
+        "`parked`) stays so, and stops its provider; others are written anew",
         "find out who writes Redis; restore a damaged schedule from a backup, or remove the key, then "
         "`token-broker retry` each grant of the provider",
     ),

@@ -266,8 +266,7 @@ class Grants:
             if grant is None:
                 placed.append(None)
                 continue
-            known = [None if isinstance(score, Exception) else score for score in scores]
-            found = next((each for each in zip(sets, known, strict=True) if each[1] is not None), None)
+            found = next((each for each in zip(sets, scores, strict=True) if isinstance(each[1], bytes)), None)
             placed.append(("due", grant) if found is None else (found[0], _due(grant, *found)))
         return placed
 

@@ -29,16 +29,20 @@ async def provider_of(primary: Primary, keys: Keys, grant_id: str) -> str | None
 
 
 async def places(primary: Primary, keys: Keys, grant_id: str) -> tuple[str, list[str]]:
-    """Return whose a grant is; where nobody knows, the keys of all sets that it is in.
+    """Return whose a grant is, and the keys of the provider's sets; where nobody knows, of all sets that it is in.
 
     Raises:
         StoreUnavailable: Redis does not answer.
     """
     provider = await provider_of(primary, keys, grant_id)
     if provider is not None:
-        return provider, []
+        return provider, _sets(keys, provider)
     fields = texts(await primary.call("HKEYS", keys.meta))
     names = [field.removeprefix(_PROVIDER) for field in fields if field.startswith(_PROVIDER)]
-    sets = [key for name in names for key in (*keys.sets(name).values(), *keys.index(name).values())]
+    sets = [key for name in names for key in _sets(keys, name)]
     scores = await primary.pipeline_each([("ZSCORE", key, grant_id) for key in sets])
     return "", [key for key, at in zip(sets, scores, strict=True) if at is not None and not isinstance(at, Exception)]
+
+
+def _sets(keys: Keys, provider: str) -> list[str]:
+    return [*keys.sets(provider).values(), *keys.index(provider).values()]

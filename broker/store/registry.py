@@ -197,12 +197,10 @@ class Registry:
             False when nothing was removed.
         """
         for _ in range(_TRIES):
-            provider, others = await places(self._primary, self._keys, grant_id)
+            provider, sets = await places(self._primary, self._keys, grant_id)
             keys = scripts.FORGET.keys(
-                others,
+                sets,
                 grant=self._keys.grant(grant_id),
-                **self._keys.sets(provider),
-                **self._keys.index(provider),
                 held_by=self._keys.held,
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),

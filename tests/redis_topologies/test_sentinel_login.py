@@ -138,8 +138,10 @@ async def test_a_move_to_servers_behind_them(watched: RedisServer, files: dict[s
     path = tmp_path / "broker.toml"
     path.write_text(f'data_dir = "{tmp_path}/data"\n[redis]\nurl = "redis://127.0.0.1:1/0"\n')
     to = f"redis+sentinel://keeper@{watched.address}/{SERVICE}"
+    settings = await asyncio.to_thread(load, path)
     for user, allowed in (("broker", True), ("nobody", False)):
-        asked = move._read(load(path), to, files["password_file"], (user, files["sentinel_password_file"]))
+        given = (user, files["sentinel_password_file"])
+        asked = await asyncio.to_thread(move._read, settings, to, files["password_file"], given)
         with contextlib.nullcontext() if allowed else pytest.raises(StoreUnavailable):
             await move._require_usable(asked)
             async with move._opened(asked, move._Steps(visible=False)) as moving:

@@ -99,53 +99,56 @@ READERS: dict[str, Callable[[Store], Awaitable[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("key", [*REPLACED, *SCHEDULE])
-async def test_readers(store: Store, redis: Redis, key: str) -> None:
+@pytest.mark.parametrize("name", [*REPLACED, *SCHEDULE])
+async def test_readers(store: Store, redis: Redis, name: str) -> None:
     """No list, count or walk fails, whichever of them is the first to meet the key, and others' grants are there."""
     await populate(store, redis)
     for read in READERS.values():
-        await damage(store, redis, key)
+        await damage(store, redis, name)
         await read(store)
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     await read_everything(store)
 
 
-@pytest.mark.parametrize("key", REPLACED)
-async def test_what_can_be_replaced(store: Store, redis: Redis, key: str) -> None:
+@pytest.mark.parametrize("name", REPLACED)
+async def test_what_can_be_replaced(store: Store, redis: Redis, name: str) -> None:
     """Grants are claimed, committed, postponed and parked as ever; the key is written anew, and named."""
     await populate(store, redis)
-    whole = await damage(store, redis, key)
+    whole = await damage(store, redis, name)
     brought = await brought_by(store, 10)
     assert [claim.grant_id for claim in brought.claims] == ["a", "b", "c", "d"]
     by_id = {claim.grant_id: claim for claim in brought.claims}
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     assert (await store.schedule.commit(store.registry.prepare(commit_of(by_id["a"]))))[0] == "committed"
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     later = Postpone(by_id["b"], "busy", "http_503", "", due_at=store.clock(), failures=1, lane="ailing")
     assert await store.schedule.postpone(later, None) == "postponed"
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     dead = Park(by_id["c"], "dead", "reauthorization_required", "", "reauthorization_required")
     assert await store.schedule.park(dead, {}) == "parked"
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     assert await store.schedule.retry("c", "p") == "due"
-    await damage(store, redis, key)
+    await damage(store, redis, name)
     await store.registry.forget("d", {})
     assert [await sets(redis, grant) for grant in "abcd"] == [["due"], ["due"], ["due"], []]
     await read_everything(store)
+    await redis.zadd(store.keys.ids("due", "p"), {"a": 1})
+    for claim in await claimed(store, 10):
+        await store.schedule.commit(store.registry.prepare(commit_of(claim)))
     assert await redis.type(whole) != b"string"
     await heal(store)
     assert {"a", "b", "c"} <= {*await listed(store, "p")}
     found = await store.lost.find("p", "due", 0)
-    assert found.damaged == {key}
+    assert found.damaged == {name}
 
 
-@pytest.mark.parametrize("key", SCHEDULE)
-async def test_the_schedule(store: Store, redis: Redis, key: str) -> None:
+@pytest.mark.parametrize("name", SCHEDULE)
+async def test_the_schedule(store: Store, redis: Redis, name: str) -> None:
     """Claims of this provider say which key it is and what to do; what is under way is recorded; others go on."""
     await populate(store, redis)
     by_id = {claim.grant_id: claim for claim in await claimed(store, 3)}
-    whole = await damage(store, redis, key)
-    if key == "parked:p":
+    whole = await damage(store, redis, name)
+    if name == "parked:p":
         assert [claim.grant_id for claim in await claimed(store, 10)] == ["d"]
     else:
         with pytest.raises(DamagedSchedule) as error:
@@ -162,15 +165,15 @@ async def test_the_schedule(store: Store, redis: Redis, key: str) -> None:
     assert await store.registry.restore(prepared.record) == "known"
     await read_everything(store)
     assert await redis.get(whole) == b"damaged"
-    assert key in (await store.lost.find("q", "due", 0)).damaged
+    assert name in (await store.lost.find("q", "due", 0)).damaged
 
 
-@pytest.mark.parametrize("key", SCHEDULE)
-async def test_a_schedule_that_was_removed(store: Store, redis: Redis, key: str) -> None:
+@pytest.mark.parametrize("name", SCHEDULE)
+async def test_a_schedule_that_was_removed(store: Store, redis: Redis, name: str) -> None:
     """Once an operator has removed the key, a retry gives each grant its place back, and all are claimed."""
     await populate(store, redis)
-    whole = await damage(store, redis, key)
-    with pytest.raises(DamagedSchedule) if key == "due:p" else does_not_raise():
+    whole = await damage(store, redis, name)
+    with pytest.raises(DamagedSchedule) if name == "due:p" else does_not_raise():
         await store.schedule.retry("a", "p")
     await redis.delete(whole)
     for grant in await listed(store, "p"):

@@ -60,7 +60,7 @@ async def test_a_lost_grant_is_noted_and_stands_where_it_stood(store: Store, red
         await redis.zadd(DUE, {"g1": 1})
         assert await claimed(store) == []
     else:
-        assert await store.lost.find("p", state, 0)[:2] == (1, 1)  # type: ignore[arg-type]
+        assert (await store.lost.find("p", state, 0))[:2] == (1, 1)  # type: ignore[arg-type]
     assert await sets(redis, "g1") == []
     assert await noted(store) == [("g1", "p", "due" if state == "claimed" else state)]
     assert await store.lost.restore("g1", record) == "restored"

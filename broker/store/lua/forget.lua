@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- forget: remove a grant and every trace of it.
 --
--- KEYS: grant due leased parked ends failing held_by forgotten attempts others...
+-- KEYS: grant held_by forgotten attempts sets...
 -- ARGV: grant_id provider channel message up_to forgotten_at
---   others: more sets that the grant is in, where its hash does not say whose it is
---   provider: the one that the sets belong to
+--   sets: of the provider; where the hash does not say whose the grant is, all that the grant is in
+--   provider: the one that the sets belong to, or ""
 --   up_to: the newest generation to forget, or ""
 --   forgotten_at: when the grant was forgotten, if a journal is replayed, or ""
 -- Returns: forgotten, moved (read again), newer or gone
-local grant, due, leased, parked, ends, failing, held_by, forgotten, attempts = unpack(KEYS)
-local others = {unpack(KEYS, 10)}
+local grant, held_by, forgotten, attempts = unpack(KEYS)
+local sets = {unpack(KEYS, 5)}
 local grant_id, provider, channel, message, up_to, forgotten_at = unpack(ARGV)
 up_to, forgotten_at = tonumber(up_to), tonumber(forgotten_at)
 
@@ -36,13 +36,8 @@ redis.call('ZREMRANGEBYSCORE', forgotten, '-inf', now - FORGOTTEN_FOR_MS)
 -- Forgotten as of then, not of now: a login since is not forgotten, even if it has yet to reach the store.
 redis.call('ZADD', forgotten, 'GT', math.max(forgotten_at or now, number(stored[3], 0)), grant_id)
 redis.call('DEL', grant, attempts)
-redis.call('ZREM', due, grant_id)
-redis.call('ZREM', leased, grant_id)
-redis.call('ZREM', parked, grant_id)
-redis.call('ZREM', ends, grant_id)
-redis.call('ZREM', failing, grant_id)
-for i = 1, #others do
-  redis.call('ZREM', others[i], grant_id)
+for i = 1, #sets do
+  redis.call('ZREM', sets[i], grant_id)
 end
 redis.pcall('PUBLISH', channel, message)
 return 'forgotten'
