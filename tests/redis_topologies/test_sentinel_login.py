@@ -136,7 +136,9 @@ async def test_a_move_to_servers_behind_them(watched: RedisServer, files: dict[s
     """`token-broker move` finds its target with the Sentinels' user and password, and checks it by them too."""
     await lock(watched)
     path = tmp_path / "broker.toml"
-    path.write_text(f'data_dir = "{tmp_path}/data"\n[redis]\nurl = "redis://127.0.0.1:1/0"\n')
+    path.write_text(
+        f'data_dir = "{tmp_path}/data"\n[redis]\nurl = "redis://127.0.0.1:1/0"\n[sealing]\nkeys_file = "keys"\n'
+    )
     to = f"redis+sentinel://keeper@{watched.address}/{SERVICE}"
     settings = await asyncio.to_thread(load, path)
     for user, allowed in (("broker", True), ("nobody", False)):
