@@ -9,54 +9,53 @@ do
   end
 end
 
--- Keys of another type than brokers write, by the first word of their names. What brokers can do without is removed and
--- written anew; the schedule, of which nothing else has a copy, is not.
-local REPLACED = {provider = true, history = true, day = true, ends = true, failing = true, attempts = true, lost = true,
-  damaged = true}
-local SCHEDULE = {due = true, leased = true, parked = true}
--- What reads a damaged set of the schedule gets the reply of an empty one: it reads other sets, too.
-local EMPTY = {ZRANGE = {}, ZRANGEBYSCORE = {}, ZCARD = 0, ZSCORE = false, ZREM = 0}
--- Most keys that are noted, and for how many ms after they were met last.
-local MOST_NOTED, NOTED_FOR_MS = 100, 600000
+-- For how many ms a damaged key stays noted after it was met last.
+local NOTED_FOR_MS = 600000
 
--- Note that a key is of another type, and when that was seen last (epoch ms): brokers name it.
-local function note_damage(server, all, key)
-  local noted, time = all .. 'damaged', server.call('TIME')
-  local count = server.pcall('HLEN', noted)
-  if type(count) == 'number' and count < MOST_NOTED then
-    server.pcall('HSET', noted, string.sub(key, #all + 1), time[1] * 1000 + math.floor(time[2] / 1000))
-  end
-end
-
--- Return the reply to a command that met a key of another type; its error, where that key cannot be done without.
+-- Return the reply to a command that met a key of another type than brokers write; note that key, so that brokers name
+-- it. What brokers can do without is removed, and the command writes it anew. The schedule, of which nothing else has a
+-- copy, stays: what reads it gets the reply of an empty set, as it reads other sets too, and what writes it an error.
 local function reply_to_damage(server, reply, command, key, ...)
   local all, kind = string.match(key, '^(.-{0}:)(%l+)')
-  if REPLACED[kind] then
-    note_damage(server, all, key)
+  local replaceable = ' provider history day ends failing attempts lost damaged '
+  local replaced = kind and string.find(replaceable, ' ' .. kind .. ' ', 1, true)
+  if not replaced and kind ~= 'due' and kind ~= 'leased' and kind ~= 'parked' then
+    return reply
+  end
+  local noted, time = server.pcall('HLEN', all .. 'damaged'), server.call('TIME')
+  if type(noted) == 'number' and noted < 100 then
+    server.call('HSET', all .. 'damaged', string.sub(key, #all + 1), time[1] * 1000 + math.floor(time[2] / 1000))
+  end
+  if replaced then
     server.call('DEL', key)
     return server.pcall(command, key, ...)
   end
-  if not SCHEDULE[kind] then
-    return reply
-  end
-  note_damage(server, all, key)
-  if EMPTY[command] ~= nil then
-    return EMPTY[command]
+  local empty = {ZRANGE = {}, ZRANGEBYSCORE = {}, ZCARD = 0, ZSCORE = false, ZREM = 0}
+  if empty[command] ~= nil then
+    return empty[command]
   end
   return {err = 'DAMAGED ' .. key}
 end
 
 -- Stands for the server's `redis` in all that follows: one key that somebody damaged stops only what needs that key.
+-- Every command of every script comes through here, so the usual case costs one call and one comparison.
 local server, redis = redis, {}
+local send, type = server.pcall, type
 function redis.pcall(command, ...)
-  local reply = server.pcall(command, ...)
+  local reply = send(command, ...)
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
     return reply_to_damage(server, reply, command, ...)
   end
   return reply
 end
 function redis.call(command, ...)
-  local reply = redis.pcall(command, ...)
+  local reply = send(command, ...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then
+    reply = reply_to_damage(server, reply, command, ...)
+  end
   if type(reply) == 'table' and reply.err then
     return error(reply)
   end
