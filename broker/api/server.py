@@ -6,6 +6,7 @@ This is the only file that uses private attributes of aiohttp; `tests/callers/te
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -39,6 +40,9 @@ LINE_LIMIT = 64 * 1024
 """Bytes of a request line or a header line: as long as the recipes in deploy/proxies let through."""
 HEAD_LIMIT = 4 * LINE_LIMIT
 """Bytes of all these lines of one request."""
+ARRIVED = 64 * 1024
+"""Bytes that the kernel keeps of what a client sends; Linux keeps twice as many. What has arrived is parsed at once,
+while everybody waits."""
 LINGER = 1.0
 """Seconds for which a connection stays open whose request's body is not read on, so that its client reads the
 response; a reset would take that from it."""
@@ -93,6 +97,8 @@ class Protocol(web.RequestHandler):
         super().connection_made(transport)
         address = transport.get_extra_info("peername")
         self.peer = self._address = address[0] if isinstance(address, tuple) else ""
+        if self.peer:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ARRIVED)
         self.by_proxy = self._counted_in.peers.is_proxy(self.peer)
         self._counted_in.add(self, cast("asyncio.Transport", transport))
 

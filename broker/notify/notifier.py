@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from broker.notify.channels.channel import NotDelivered
+from broker.notify.channels.channel import NotDelivered, deliver
 from broker.notify.channels.command import Command, require_program
 from broker.notify.channels.mail import Mail
 from broker.notify.channels.opening import Opener
@@ -101,7 +101,7 @@ class Notifier:
     async def _test(self, channel: Channel) -> TestResult:
         try:
             notice = Notice(f"msg_{secrets.token_hex(12)}", "test", self._clock(), url=page_url(self._page, None, None))
-            response = await channel.send(notice)
+            response = await deliver(channel, notice)
         except NotDelivered as error:
             return TestResult(channel.name, delivered=False, detail=str(error))
         return TestResult(channel.name, delivered=True, detail=response)

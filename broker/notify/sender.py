@@ -18,7 +18,7 @@ import structlog
 from broker.errors import StoreUnavailable
 from broker.model.account import NOBODY, Ownership
 from broker.notify import policy
-from broker.notify.channels.channel import NotDelivered
+from broker.notify.channels.channel import NotDelivered, deliver
 from broker.notify.notice import Notice
 from broker.notify.policy import LastNotice, Limits
 from broker.process.tasks import run_until
@@ -216,13 +216,14 @@ class Sender:
             **({"grants": len(notice.group)} if notice.group else {}),
         )
         try:
-            response = await self.channel.send(notice)
+            response = await deliver(self.channel, notice)
         except NotDelivered as error:
             last, again = policy.after_failure(last, self._store.clock(), random.random())
             self._failures += 1
             self.heartbeat.trouble = f"notices are not delivered: {error}; the broker retries until they are"
             self._metrics.notices.labels(channel, "failed").inc()
-            line.warning("notice.failed", error=str(error), next_in=(again - self._store.clock()) / 1000)
+            next_in = (again - self._store.clock()) / 1000
+            line.warning("notice.failed", error=str(error), next_in=next_in, exc_info=error.__cause__)
             return last, again
         self._failures, self.heartbeat.trouble = 0, ""
         self._metrics.notices.labels(channel, "sent").inc()

@@ -15,8 +15,10 @@ import pytest
 
 from broker.errors import InvalidSettings
 from broker.notify import policy, scanner, sender
+from broker.notify.channels import command
 from broker.notify.channels.channel import NotDelivered
 from broker.notify.channels.command import Command
+from broker.notify.channels.webhook import Webhook
 from broker.notify.notice import Notice
 from tests.notify.steps import check_now, kill
 from tests.steps import log_in, make_due, state_of, subscribed
@@ -326,6 +328,39 @@ async def test_test_notice(start_broker: StartBroker, receiver: Receiver) -> Non
         assert broker.events("access")[-1]["did"] == "notices.tested"
     assert receiver.events == ["test"]
     receiver.verify()
+
+
+@pytest.mark.server
+async def test_command_that_has_ended() -> None:
+    """A command that ends before the notice is written has ignored it, on every event loop."""
+    process = await asyncio.create_subprocess_exec("true", stdin=asyncio.subprocess.PIPE)
+    await process.wait()
+    await asyncio.sleep(0.05)
+    await command._write_notice(process, b"x" * 100_000)
+
+
+async def test_an_unexpected_error(
+    start_broker: StartBroker,
+    sandbox: Sandbox,
+    redis: Redis,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever a channel's library raises is logged with its traceback, and the broker goes on and tries again."""
+    genuine, left = Webhook.send, [RuntimeError("closed"), ValueError("no")]
+
+    async def send(channel: Webhook, notice: Notice) -> str:
+        if left:
+            raise left.pop()
+        return await genuine(channel, notice)
+
+    monkeypatch.setattr(Webhook, "send", send)
+    async with start_broker(notify=receiver.settings) as broker:
+        await kill(broker, sandbox, redis, "g1")
+        await until(lambda: receiver.notices)
+        errors = [(event["error"], event["exception"][:9]) for event in broker.events("notice.failed")]
+        assert errors == [("unexpected error ValueError", "Traceback"), ("unexpected error RuntimeError", "Traceback")]
+        await log_in(broker, "g1", "acme")
 
 
 @pytest.mark.parametrize(

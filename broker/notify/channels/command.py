@@ -91,7 +91,8 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 async def _write_notice(process: asyncio.subprocess.Process, body: bytes) -> None:
     assert process.stdin is not None  # noqa: S101 - stdin=PIPE
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the program may ignore its input
+    # The program may ignore its input. It may have ended: then uvloop raises RuntimeError.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         process.stdin.write(body)
         await process.stdin.drain()
         process.stdin.close()
