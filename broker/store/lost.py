@@ -122,9 +122,8 @@ class Lost:
                 ("ZSCORE", self._keys.ids("due", members["provider"]), grant_id),
             ]
         )
-        lines, due = list_or_empty(lines), None if isinstance(due, Exception) else due
-        if isinstance(noted, Exception):
-            raise noted
+        lines = list_or_empty(lines)
+        noted, due = (None if isinstance(reply, Exception) else reply for reply in (noted, due))
         if noted is not None:
             lost = _parse(grant_id.encode(), noted)
         elif due is not None:

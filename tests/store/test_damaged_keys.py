@@ -163,6 +163,8 @@ async def test_the_schedule(store: Store, redis: Redis, name: str) -> None:
     assert grant.token is not None
     assert grant.token.access_token.reveal() == "a9"
     assert await store.registry.restore(prepared.record) == "known"
+    await redis.delete(store.keys.grant("a"))
+    assert await store.registry.restore(prepared.record) == "restored"
     await read_everything(store)
     assert await redis.get(whole) == b"damaged"
     assert name in (await store.lost.find("q", "due", 0)).damaged
