@@ -27,7 +27,9 @@ code {{ font-size: .95em }} button {{ font: inherit; padding: .3rem .8rem }}
 _MARK = resources.files("broker.api").joinpath("page/icon.svg").read_text("utf-8").replace("<svg ", _DECORATION, 1)
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }

@@ -89,6 +89,10 @@ class Caller:
         """Return whether it has *right* on any grant id at all."""
         return self.patterns[right].pattern != _NOTHING
 
+    def rights_on(self, grant_id: str) -> list[str]:
+        """Return the rights that it has on *grant_id*."""
+        return [right for right in self.patterns if self.may(right, grant_id)]
+
     @property
     def administers(self) -> bool:
         """Whether it is admin of any grant id at all."""

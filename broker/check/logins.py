@@ -1,4 +1,8 @@
-"""Check what protects logins: state, PKCE, and what tells the redirects of several providers apart. Pure."""
+"""Check what protects logins: state, PKCE, and what tells the redirects of several providers apart. Pure.
+
+What a kind of the catalogue fixes is a fact, told with what protects in its place. It is a warning where the person who
+writes the settings can do better: their own setting weakens, or a redirect path of the provider's own is not set.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,20 @@ if TYPE_CHECKING:
 
 def check_logins(settings: Settings, where: Where) -> Iterator[Finding]:
     """Yield the findings of every provider; *where* returns where a key was set."""
-    shared = [name for name, provider in settings.providers.items() if provider.redirect_path != "provider"]
-    for name, provider in settings.providers.items():
+    logins = {name: provider for name, provider in settings.providers.items() if _has_logins(provider)}
+    shared = [name for name, provider in logins.items() if provider.redirect_path != "provider"]
+    for name, provider in logins.items():
         yield _redirect_uri(settings, name)
         yield from _check_state(name, provider, where)
         yield from _check_pkce(name, provider, where)
-        others = [other for other in shared if other != name]
-        if provider.issuer is None and name in shared and (others or provider.kind == "oauth2"):
+        if provider.issuer is None:
+            others = [other for other in shared if other != name] if name in shared else []
             yield _no_issuer(settings, name, where, others)
+
+
+def _has_logins(provider: Provider) -> bool:
+    """Return whether a person can log in there: without an authorization endpoint, grants are imported alone."""
+    return provider.authorization_endpoint is not None or provider.discovery
 
 
 def _redirect_uri(settings: Settings, name: str) -> Finding:
@@ -43,7 +53,8 @@ def _check_state(name: str, provider: Provider, where: Where) -> Iterator[Findin
         yield Finding(
             "ok",
             f"providers.{name}.state",
-            "a redirect may carry no state, so whoever logs in then confirms it on a page",
+            f"{_title(provider)} returns no state: only the browser that opened the login link completes a login, and "
+            "whoever logs in confirms account and grant on a page before anything is kept",
         )
         return
     yield Finding(
@@ -59,8 +70,11 @@ def _check_pkce(name: str, provider: Provider, where: Where) -> Iterator[Finding
     if provider.pkce is not False:
         return
     if _is_of_kind(provider, "pkce"):
+        bound = "the browser's cookie" if provider.state == "optional" else "state, the browser's cookie"
         yield Finding(
-            "ok", f"providers.{name}.pkce", "logins are without PKCE, which the provider is not known to take"
+            "ok",
+            f"providers.{name}.pkce",
+            f"{_title(provider)} is not known to take PKCE: {bound} and the client secret protect a login's code",
         )
         return
     yield Finding(
@@ -77,16 +91,29 @@ def _is_of_kind(provider: Provider, key: str) -> bool:
     return bool(catalogue.load(provider.kind).settings.get(key) == getattr(provider, key))
 
 
+def _title(provider: Provider) -> str:
+    return catalogue.load(provider.kind).title
+
+
 def _no_issuer(settings: Settings, name: str, where: Where, others: list[str]) -> Finding:
-    cure = 'set issuer = "https://…", as the server names itself'
-    if others:
-        own = f"{settings.redirect_uri}/{name}"
-        cure += f'; if it sends no iss, set redirect_path = "provider" and register {own} there'
+    """Return what it means that a provider has no issuer, beside the *others* whose redirects come back to its path."""
+    provider, key = settings.providers[name], f"providers.{name}.issuer"
+    if provider.redirect_path == "provider":
+        words = f"its redirects come back to {settings.redirect_uri_of(name)}, which no other provider uses"
+        return Finding("ok", key, f"no issuer is known, and none is needed: {words}")
+    is_described_here = provider.kind in catalogue.BASES  # by whoever writes the settings, who may know its issuer
+    if not others and not is_described_here:
+        return Finding(
+            "ok", key, "no issuer is known, and none is needed: no other provider's redirects come back to its path"
+        )
+    cure = f'set redirect_path = "provider" and register {settings.redirect_uri}/{name} at the provider'
+    if is_described_here:
+        cure = f'set issuer = "https://…", as the server names itself; if it sends no iss, {cure}'
+    such = f", such as {others[0]}" if others else ""
     return Finding(
         "warning",
         where("providers", name, "kind"),
-        f"providers.{name} has no issuer",
-        "the `iss` of a login's response cannot be compared, so a response of another server would be accepted"
-        + (f", such as that of {others[0]}" if others else ""),
+        f"providers.{name} has no issuer" + (", and shares its redirect path" if others else ""),
+        f"the `iss` of its redirects cannot be compared, so they can be taken for those of another provider{such}",
         cure,
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Denial = Literal["unknown_login", "other_browser", "other_page"]
 """Why a redirect that nobody here waits for is refused: a stranger can send as many as they like."""
 START_ANEW = "ask for a new one, or make one with `token-broker login`"
+_MOST_COOKIES = 32
+"""Logins of one browser that a redirect without state may be of: each costs a question to Redis."""
 
 
 class LoginRefused(BrokerError):
@@ -130,7 +132,7 @@ class Binding:
     async def find_state(self, cookies: Mapping[str, str], provider: str | None) -> str:
         """Return the state of a redirect that carries none, where the dialect lets the cookie alone find it."""
         pending: dict[str, Flow] = {}
-        for state, cookie in cookies.items():
+        for state, cookie in list(cookies.items())[-_MOST_COOKIES:]:  # browsers send the newest last
             flow = await self._store.flows.get(state)
             if flow is None or flow.kind != "state" or not self.is_path_of(flow, provider):
                 continue

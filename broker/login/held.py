@@ -243,11 +243,8 @@ class HeldLogins:
         flow = await self._store.flows.get(state)
         if flow is None or flow.decision != "open":
             return None
-        before = await self._store.flows.update(state, replace(flow, decision=decision, decided_at=self._store.clock()))
-        if before is None or before.decision == "open":
-            return before
-        await self._store.flows.update(state, before)
-        return None
+        taken = replace(flow, decision=decision, decided_at=self._store.clock())
+        return flow if await self._store.flows.advance(state, flow, taken) is flow else None
 
     async def _end(self, state: str, flow: Flow, *, completed: bool) -> None:
         """Forget a held answer; show at the ticket if the login was completed after all."""

@@ -24,7 +24,7 @@ from broker.errors import (
 from broker.login.binding import START_ANEW, AlreadyUsed, Binding, LoginRefused, digest, is_own
 from broker.login.held import Answer
 from broker.login.redirect import read_redirect, with_code
-from broker.login.undecided import NOTHING_HELD, Undecided
+from broker.login.undecided import NOTHING_HELD, TO_BE_CONFIRMED, Undecided
 from broker.model import Answered, Busy, InvalidClient, NotSent, Unknown
 from broker.model.account import NOBODY
 from broker.providers import authorization_url, challenge, check_issuer, new_verifier
@@ -248,12 +248,14 @@ class Login:
         *check* is called with the provider before anything is done; what it raises ends this.
 
         Raises:
-            Conflict: there is nothing to decide (any more).
+            Conflict: there is nothing to decide (any more), or whoever logged in must confirm it themselves.
         """
         flow = await self.status(ticket)
         if flow is None or flow.grant_id != grant_id or not flow.undecided:
             raise Conflict(NOTHING_HELD)
         check(flow.provider)
+        if flow.status == "working":  # it waits for its confirmation, and no other account is in question
+            raise Conflict(TO_BE_CONFIRMED)
         return await self.held.replace_account(flow.undecided)
 
     async def decide_by_browser(self, state: str, cookies: Mapping[str, str], provider: str | None = None) -> LoggedIn:
@@ -279,17 +281,10 @@ class Login:
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
         known = await self.held.known_account(flow)
-        before = await self._store.flows.update(state, replace(flow, status="working", code_verifier=""))
-        if before is None or before.status != "pending":
-            raise AlreadyUsed(before or flow)
-        # A link may be opened often, but completes one login: any other opening comes too late.
-        ticket = await self._store.flows.update(flow.ticket, replace(flow, kind="ticket", status="working"))
-        if ticket is None:
-            raise LoginRefused(f"this login link is older than ten minutes: {START_ANEW}")
-        # One that waits for its confirmation may be given up, and the link opened again.
-        if ticket.status == "completed" or (ticket.status == "working" and not ticket.undecided):
-            await self._set_status(state, flow, ticket.status, None)
-            raise AlreadyUsed(ticket)
+        before = await self._store.flows.advance(state, flow, replace(flow, status="working", code_verifier=""))
+        if before is not flow:  # by now an answer may be held there
+            raise AlreadyUsed(before or flow, state)
+        await self._take_ticket(state, flow)
         try:
             answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
@@ -303,6 +298,24 @@ class Login:
         if query.get("state"):
             await self._binding.note_state(endpoint.dialect)
         return logged_in
+
+    async def _take_ticket(self, state: str, flow: Flow) -> None:
+        """Show at the ticket that a login is under way.
+
+        A link may be opened often, but completes one login: any other opening comes too late. One that waits for its
+        confirmation may be given up, and the link opened again.
+        """
+        ticket = await self._store.flows.get(flow.ticket)
+        if ticket is None:
+            raise LoginRefused(f"this login link is older than ten minutes: {START_ANEW}")
+        if ticket.status != "completed" and (ticket.status != "working" or ticket.undecided):
+            working = replace(flow, kind="ticket", status="working")
+            before = await self._store.flows.advance(flow.ticket, ticket, working)
+            if before is ticket:
+                return
+            ticket = before or working
+        await self._store.flows.update(state, replace(flow, status=ticket.status, code_verifier="", cookie_digest=""))
+        raise AlreadyUsed(ticket)
 
     async def _set_status(self, state: str, flow: Flow, status: str, error: BrokerError | None) -> None:
         """Show what became of a login, at its state and at its ticket; forget the secrets of its request."""

@@ -15,6 +15,7 @@ NOTHING_HELD = (
     "imported since; if it does not show the account that you want, log in again with "
     "`token-broker login --replace-account`"
 )
+TO_BE_CONFIRMED = "whoever logged in confirms this login on the page that their browser shows: nobody else can"
 
 
 class Undecided(BrokerError):

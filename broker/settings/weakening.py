@@ -56,7 +56,7 @@ WORDS = (
     Word(
         "providers.NAME.state",
         '"optional"',
-        "a callback may lack `state`: the cookie alone binds it to a login",
+        "a callback may lack `state`: the cookie and a confirmation bind it to a login",
         'state = "required"',
     ),
     Word("providers.NAME.pkce", "false", "a code that was intercepted can be redeemed", "pkce = true"),

@@ -6,7 +6,7 @@ Knows nothing of how a login goes on.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from broker.secret import CannotOpen, Sealer
@@ -52,12 +52,14 @@ class Flow:
     """Since when (epoch ms)."""
     undecided: str = ""
     """Of a ticket: the state that holds such an answer, for a person to decide."""
+    sealed: bytes = field(default=b"", compare=False, repr=False)
+    """As Redis had it when it was read; not a part of it."""
 
 
 _NEW = {
-    field.name: field.default
-    for field in fields(Flow)
-    if field.name in {"replace_account", "owner", "label", "held", "decision", "decided_at", "undecided"}
+    each.name: each.default
+    for each in fields(Flow)
+    if each.name in {"replace_account", "owner", "label", "held", "decision", "decided_at", "undecided"}
 }
 
 
@@ -74,15 +76,17 @@ class Flows:
 
     def _sealed(self, name: str, flow: Flow) -> bytes:
         members = {key: value for key, value in asdict(flow).items() if key not in _NEW or value != _NEW[key]}
+        del members["sealed"]
         return self._sealer.seal(json.dumps(members), "flow", name, purpose="flow")
 
     def _opened(self, name: str, sealed: bytes | None) -> Flow | None:
         if sealed is None:
             return None
         try:
-            return Flow(**json.loads(self._sealer.open(sealed, "flow", name, purpose="flow")))
+            flow = Flow(**json.loads(self._sealer.open(sealed, "flow", name, purpose="flow")))
         except (CannotOpen, TypeError, ValueError):
             return None  # of another version, or sealed with a key that was removed: the same as expired
+        return replace(flow, sealed=sealed)
 
     async def put(self, name: str, flow: Flow, life_s: int = LIFE_S) -> None:
         """Store *flow* under *name* for ten minutes, or for *life_s* seconds."""
@@ -92,16 +96,21 @@ class Flows:
         """Return the flow of that name, if it has not expired."""
         return self._opened(name, await self._primary.call("GET", self._keys.flow(name)))
 
-    async def update(self, name: str, flow: Flow) -> Flow | None:
-        """Replace a flow that is still there, and keep its life.
+    async def update(self, name: str, flow: Flow) -> None:
+        """Replace a flow that is still there, and keep its life."""
+        await self._record(name, flow)
+
+    async def advance(self, name: str, seen: Flow, flow: Flow) -> Flow | None:
+        """Replace a flow that is still as it was *seen*, and keep its life: of several callers one does that.
 
         Returns:
-            The flow before, so that only one of several callers sees it.
+            What was there before; *seen* itself: it was replaced.
         """
-        return self._opened(name, await self._record(name, flow))
+        before = await self._record(name, flow, seen=seen.sealed)
+        return seen if before == seen.sealed else self._opened(name, before)
 
-    async def _record(self, name: str, flow: Flow, life_s: int | None = None) -> bytes | None:
+    async def _record(self, name: str, flow: Flow, life_s: int | None = None, seen: bytes = b"") -> bytes | None:
         script = scripts.RECORD_LOGIN
-        args = script.args(sealed=self._sealed(name, flow), life_s="" if life_s is None else life_s)
+        args = script.args(sealed=self._sealed(name, flow), life_s="" if life_s is None else life_s, seen=seen)
         before: bytes | None = await self._primary.run(script, script.keys(flow=self._keys.flow(name)), args)
         return before

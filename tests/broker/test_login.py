@@ -226,9 +226,11 @@ async def test_public_listener_serves_browsers_alone(start_broker: StartBroker, 
     port = free_port()
     async with start_broker(http={"public_listen": [f"127.0.0.1:{port}"]}) as broker:
         public = f"http://127.0.0.1:{port}"
-        for path, wanted in [("/login/x", 400), ("/callback", 400), ("/v1/grants", 404), ("/metrics", 404)]:
-            async with broker.session.get(public + path) as answer:
-                assert answer.status == wanted, path
+        served = {"/login/x", "/callback", "/callback/acme"}
+        held = {"/", "/page/main.js", "/session", "/metrics", "/healthz", "/readyz", "/openapi.json", "/v1/grants"}
+        for path in (*served, *held, "/v1/grants/g1/token", "/v1/grants/g1/authorization"):
+            async with broker.session.get(public + path, headers={"X-Broker-Key": broker.admin_key}) as answer:
+                assert answer.status == (400 if path in served else 404), path
     assert sandbox.rotating.token_requests == []
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from broker.login import held
 from broker.sandbox import walk_login, walk_to_redirect
+from broker.store.flows import Flow, Flows
 from tests.broker.logins import StuckStep, browser, come_back, exchanges, log_in_as, opened, press, start, with_accounts
 from tests.steps import assert_sound, log_in, state_of
 from tests.waiting import until
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import aiohttp
     from redis.asyncio import Redis
 
+    from broker.model.account import Account
     from broker.sandbox import Sandbox
     from tests.conftest import RunningBroker, StartBroker
 
@@ -35,6 +37,8 @@ async def asked(session: aiohttp.ClientSession, redirected: str) -> str:
     async with session.get(redirected) as answer:
         text = await answer.text()
         assert answer.status == 200, text
+        policy = answer.headers["Content-Security-Policy"].split("; ")
+        assert {"frame-ancestors 'none'", "form-action 'self'", "default-src 'none'"} <= set(policy)
     assert "Is this you?" in text
     return text
 
@@ -55,6 +59,9 @@ async def test_a_login_is_confirmed(start_broker: StartBroker, sandbox: Sandbox)
             assert words in page
         assert not await exists(broker)
         assert (await broker.get(f"/v1/grants/g1/login/{started['ticket']}"))["status"] == "working"
+        status, body, _ = await broker.ask("POST", f"/v1/grants/g1/login/{started['ticket']}/replace")
+        assert (status, "nobody else can" in body["error_description"]) == (409, True), "not even who began it"
+        assert not await exists(broker)
         status, text = await press(mine, redirected, page)
         assert (status, "Logged in" in text) == (200, True)
         assert (await broker.get(f"/v1/grants/g1/login/{started['ticket']}"))["status"] == "completed"
@@ -131,6 +138,52 @@ async def test_only_its_own_page_confirms_it_once(broker: RunningBroker, sandbox
     assert await exchanges(sandbox, CAMERA) == 1
     assert len(broker.events("grant.reauthorized")) == 1
     await assert_sound(broker, sandbox, ("g1", CAMERA))
+
+
+async def test_a_late_redirect_ends_no_login_that_waits(
+    broker: RunningBroker, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second tab whose request was stuck since before the code was exchanged leaves what is held as it is."""
+    stuck, go, known = asyncio.Event(), asyncio.Event(), held.HeldLogins.known_account
+
+    async def known_account(self: held.HeldLogins, flow: Flow) -> Account | None:
+        if not stuck.is_set():
+            stuck.set()
+            await go.wait()
+        return await known(self, flow)
+
+    monkeypatch.setattr(held.HeldLogins, "known_account", known_account)
+    async with browser() as mine:
+        redirected = await returned(broker, mine, await start(broker, "g1", CAMERA), "jane")
+        late = asyncio.create_task(asked(mine, redirected))
+        await stuck.wait()
+        page = await asked(mine, redirected)
+        go.set()
+        assert await late == page
+        assert (await press(mine, redirected, page))[0] == 200
+    assert await exchanges(sandbox, CAMERA) == 1
+    await assert_sound(broker, sandbox, ("g1", CAMERA))
+
+
+async def test_a_redirect_with_many_cookies_costs_little(
+    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's redirect without state, with as many login cookies as fit, asks Redis for a few of them."""
+    asked_for: list[str] = []
+    get = Flows.get
+
+    async def counted(self: Flows, name: str) -> Flow | None:
+        asked_for.append(name)
+        return await get(self, name)
+
+    monkeypatch.setattr(Flows, "get", counted)
+    cookies = "; ".join(f"token_broker_login_{number}={number}.x" for number in range(200))
+    async with (
+        browser() as stranger,
+        stranger.get(f"{broker.url}/callback?code=x", headers={"Cookie": cookies}) as gone,
+    ):
+        assert (gone.status, "no login of this browser waits" in await gone.text()) == (400, True)
+    assert asked_for == [str(number) for number in range(168, 200)]
 
 
 async def test_after_ten_minutes_nothing_is_confirmed(

@@ -67,7 +67,7 @@ async def listed(broker: RunningBroker, limit: int, headers: dict[str, str]) -> 
 
 
 async def test_the_past_of_a_grant_is_its_admins(broker: RunningBroker) -> None:
-    """Attempts, and that a grant was forgotten, are told to whoever administers the id; a reader learns neither."""
+    """Attempts, and that a grant was forgotten, are told to the admins of the id, and not to those of another."""
     await imported(broker, "mine-1", "other-1")
     past = await broker.get("/v1/grants/mine-1/attempts", headers=FEW)
     assert (past["attempts"], past["under_way"], past["forgotten_at"]) == ([], None, None)
@@ -90,6 +90,8 @@ async def test_a_limited_admin_lists_its_own(broker: RunningBroker, limit: int) 
     pages = await listed(broker, limit, FEW)
     assert sorted(itertools.chain(*pages)) == mine
     assert all(len(page) == limit for page in pages[:-1])
+    for query in ("search=other", "search=OTHER-0&order=urgent", "state=due&search=r-1"):
+        assert (await broker.get(f"/v1/grants?{query}", headers=FEW))["grants"] == []
     for headers in (ALL, {}):
         pages = await listed(broker, limit, headers)
         assert sorted(itertools.chain(*pages)) == mine + others

@@ -111,7 +111,6 @@ async def test_settings_that_may_cost(home: Home) -> None:
         "warning: broker.toml:9: providers.acme.client_secret stands in the settings",
         "warning: broker.toml:10: providers.acme.allow_http = true",
         'warning: broker.toml:11: providers.acme.parameters = "query"',
-        "warning: broker.toml:7: providers.acme has no issuer",
     ]
     assert "a token response that Redis loses" in done.out
     strict = await home("check", "--strict", env={"TOKEN_BROKER_REFRESH__JOURNAL": "false"})

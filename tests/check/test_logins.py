@@ -15,8 +15,9 @@ ACME = {
     "authorization_endpoint": "https://as.test/a",
     "token_endpoint": "https://as.test/t",
 }
-CAMERA, OWN, KNOWN = (
+CAMERA, EBAY, OWN, KNOWN = (
     {"kind": "cameramanager", "client_id": "x"},
+    {"kind": "ebay", "client_id": "x", "parameters": {"ru_name": "Acme-RuName"}},
     {"redirect_path": "provider"},
     {"issuer": "https://as.test"},
 )
@@ -33,7 +34,7 @@ def found(**providers: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_every_redirect_uri_is_printed() -> None:
     """Each provider's, with the path of public_url; and what is sent in its place."""
-    printed = found(a=ACME | KNOWN, b=ACME | OWN, c=ACME | OWN | {"redirect_uri": "Acme-RuName"})["ok"]
+    printed = found(a=ACME | KNOWN, b=ACME | KNOWN | OWN, c=ACME | KNOWN | OWN | {"redirect_uri": "Acme-RuName"})["ok"]
     assert printed == [
         "the redirect URI to register is https://x.test/broker/callback",
         "the redirect URI to register is https://x.test/broker/callback/b",
@@ -41,18 +42,29 @@ def test_every_redirect_uri_is_printed() -> None:
     ]
 
 
+NO_ISSUER, SHARES = "a has no issuer: set issuer", "a has no issuer, and shares its redirect path: set redirect_path"
+
+
 @pytest.mark.parametrize(
     ("providers", "warnings"),
     [
         ({"a": ACME | KNOWN}, []),
         ({"a": CAMERA}, []),
+        ({"a": CAMERA | {"state": "optional", "pkce": False}}, []),
+        ({"a": EBAY}, []),
         ({"a": ACME | KNOWN | {"state": "optional"}}, ['a.state = "optional": remove it, unless']),
         ({"a": ACME | KNOWN | {"pkce": False}}, ["a.pkce = false: remove it, unless"]),
-        ({"a": ACME}, ["a has no issuer: set issuer"]),
-        ({"a": CAMERA, "b": ACME | KNOWN}, ["a has no issuer: set issuer"]),
-        ({"a": CAMERA, "b": ACME | OWN}, []),
+        ({"a": EBAY | {"state": "optional"}}, ['a.state = "optional": remove it, unless']),
+        ({"a": ACME}, [NO_ISSUER]),
+        ({"a": ACME | {"authorization_endpoint": None}, "b": ACME | KNOWN}, []),
+        ({"a": CAMERA, "b": ACME | KNOWN}, [SHARES]),
+        ({"a": CAMERA, "b": EBAY}, [SHARES, SHARES.replace("a", "b", 1)]),
+        ({"a": CAMERA, "b": EBAY | OWN}, []),
         ({"a": CAMERA | OWN, "b": ACME | KNOWN}, []),
-        ({"a": CAMERA, "b": ACME}, ["a has no issuer: set issuer", "b has no issuer: set issuer"]),
+        (
+            {"a": CAMERA, "b": ACME},
+            [SHARES, "b has no issuer, and shares its redirect path: set issuer"],
+        ),
     ],
 )
 def test_warnings(providers: dict[str, Any], warnings: list[str]) -> None:
@@ -64,12 +76,29 @@ def test_warnings(providers: dict[str, Any], warnings: list[str]) -> None:
 
 
 def test_the_cure_of_a_missing_issuer() -> None:
-    """Beside another provider it is the issuer, or a path of its own, with what to register."""
-    (warning,) = found(a=CAMERA, b=ACME | KNOWN)["warning"]
-    assert 'set redirect_path = "provider" and register https://x.test/broker/callback/a there' in warning
-    (alone,) = found(a=ACME)["warning"]
-    assert "redirect_path" not in alone
-    assert found(a=CAMERA)["ok"][1:] == [
-        "a redirect may carry no state, so whoever logs in then confirms it on a page",
-        "logins are without PKCE, which the provider is not known to take",
-    ]
+    """Beside another provider it is a path of its own, with what to register; the issuer where a person may know it."""
+    (of_kind,) = found(a=CAMERA, b=ACME | KNOWN)["warning"]
+    own = 'set redirect_path = "provider" and register https://x.test/broker/callback/{} at the provider'
+    assert of_kind.endswith(f": {own.format('a')}")
+    (described,) = found(a=ACME, b=ACME | KNOWN | {"redirect_path": "shared"})["warning"]
+    assert 'set issuer = "https://…", as the server names itself; if it sends no iss, ' in described
+    assert described.endswith(own.format("a"))
+
+
+def test_what_a_kind_fixes_is_a_fact() -> None:
+    """It is named with what protects in its place, and is no warning: `check --strict` exits 0."""
+    camera, ebay = found(a=CAMERA), found(a=EBAY | OWN)
+    assert camera["warning"] == ebay["warning"] == []
+    state, pkce, issuer = camera["ok"][1:]
+    assert state == (
+        "Eagle Eye Networks CameraManager returns no state: only the browser that opened the login link completes a "
+        "login, and whoever logs in confirms account and grant on a page before anything is kept"
+    )
+    assert pkce == (
+        "Eagle Eye Networks CameraManager is not known to take PKCE: the browser's cookie and the client secret "
+        "protect a login's code"
+    )
+    assert issuer.endswith("none is needed: no other provider's redirects come back to its path")
+    pkce, issuer = ebay["ok"][1:]
+    assert "eBay is not known to take PKCE: state, the browser's cookie and the client secret" in pkce
+    assert issuer.endswith("come back to https://x.test/broker/callback/a, which no other provider uses")

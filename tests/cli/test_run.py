@@ -59,6 +59,14 @@ async def test_sigterm(home: Home) -> None:
     assert not home.left_behind()
 
 
+async def test_no_core_of_a_running_broker(home: Home) -> None:
+    """It has set its own limit to 0, since a core would hold tokens."""
+    process = await home.run()
+    (limit,) = [line for line in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "core file" in line]
+    assert limit.split()[4:6] == ["0", "0"]
+    assert await home.stop(process) == 0
+
+
 async def test_ctrl_c(home: Home) -> None:
     """Ctrl-C ends it with 0; on a terminal without the drain delay."""
     home.write(http='drain_delay = "30s"')

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from broker.client import Broker
@@ -16,6 +17,11 @@ from broker.testing.fixtures import fake_broker
 from tests.ports import free_port
 
 __all__ = ["fake_broker"]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test of the client on both loops: an application has either."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(autouse=True)

@@ -89,7 +89,7 @@ class Screen:
     async def sign_in(self, key: str | None = None, *, hash_: str = "") -> None:
         """Open the page and sign in."""
         await self.page.goto(self.broker.url + "/" + hash_)
-        await self.page.get_by_label("Admin key").fill(self.broker.admin_key if key is None else key)
+        await self.page.get_by_label("Key", exact=True).fill(self.broker.admin_key if key is None else key)
         await self.page.get_by_role("button", name="Sign in").click()
 
     def named(self, grant: str) -> Any:

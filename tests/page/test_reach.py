@@ -113,7 +113,7 @@ async def test_keyboard_alone(broker: RunningBroker, screens: Screens) -> None:
     screen = await screens(broker)
     page, press = screen.page, screen.page.keyboard.press
     await page.goto(broker.url)
-    await page.get_by_label("Admin key").wait_for()
+    await page.get_by_label("Key", exact=True).wait_for()
     await until(lambda: page.evaluate("document.activeElement.id === 'key'"))
     await page.keyboard.type(broker.admin_key)
     await press("Enter")

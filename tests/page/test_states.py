@@ -36,7 +36,7 @@ async def test_all_well(broker: RunningBroker, screens: Screens, sound: Sound) -
     """The sign-in, also after a wrong key; then six grants that are alive, one with its details open."""
     screen = await screens(broker)
     await screen.page.goto(broker.url)
-    await screen.page.get_by_label("Admin key").wait_for()
+    await screen.page.get_by_label("Key", exact=True).wait_for()
     await sound(screen.page, "sign-in")
     await screen.sign_in("wrong")
     await screen.page.get_by_text("token-broker does not know this key.").wait_for()

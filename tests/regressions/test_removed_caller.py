@@ -1,4 +1,4 @@
-"""A caller that is taken out of the settings while its request waits gets no token any more."""
+"""A caller that is taken out of the settings: what it gets no more, and what it has."""
 
 from __future__ import annotations
 
@@ -57,6 +57,38 @@ async def test_a_long_poll_ends_with_the_right_to_it(
         assert not stays.done()
         stays.cancel()
         await asyncio.gather(stays, return_exceptions=True)
+
+
+async def test_a_token_that_was_read_outlives_the_right_to_it(
+    tmp_path: Path, shared_redis: RedisServer, redis: Redis, sandbox: Sandbox
+) -> None:
+    """A removed caller gets no other token; the one that it has lives until its own end, or until a logout."""
+    from broker.secret import key_digest
+
+    del redis
+    acme = sandbox.rotating
+    async with broker_process(
+        tmp_path / "broker", shared_redis.url, {"acme": provider_settings(sandbox)["acme"]}
+    ) as broker:
+        settings = broker.folder / "broker.toml"
+        alone = settings.read_text()
+        settings.write_text(alone + CALLER % (key_digest(KEY), "g*"))
+        await hang_up(broker)
+        await broker.put("g", acme.issue().refresh_token or "", "acme")
+        await until(lambda: broker.has_token("g"))
+        own = {"X-Broker-Key": KEY}
+        _, body, _ = await broker.ask("GET", "/v1/grants/g/token", headers=own)
+        settings.write_text(alone)
+        await hang_up(broker)
+        assert (await broker.ask("GET", "/v1/grants/g/token", headers=own))[0] == 401
+        assert acme.is_live_access(body["access_token"])
+        clock, ends_at = acme.clock, body["expires_at"]
+        acme.clock = lambda: ends_at + 1.0
+        assert not acme.is_live_access(body["access_token"])
+        acme.clock = clock
+        status, ended, _ = await broker.ask("DELETE", "/v1/grants/g")
+        assert (status, ended["revoked"]) == (200, True)
+        assert not acme.is_live_access(body["access_token"])
 
 
 async def hang_up(broker: Any) -> None:

@@ -12,7 +12,8 @@ from broker.api.routes.openapi import list_routes
 from broker.api.routes.operations import OPERATIONS
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker
-from tests.rights.conftest import as_
+from tests.rights.conftest import StartRights, as_
+from tests.steps import log_in
 
 EVERY = "admin of every grant"
 TABLE: dict[tuple[str, str], str | None] = {
@@ -201,3 +202,17 @@ async def test_a_conflict_names_only_what_one_administers(broker: RunningBroker)
         assert body["error"] == "conflict"
         assert (body.get("holder") == "secret-name") is named
         assert ("secret-name" in str(body)) is named
+
+
+async def test_a_grant_names_the_rights_on_it(start_rights: StartRights) -> None:
+    """Lists and descriptions say what the caller may do to each grant, where its patterns differ."""
+    mixed = {"read": ["b"], "view": ["*"], "login": ["a*"], "admin": ["b"]}
+    async with start_rights({"mixed": mixed}) as broker:
+        for grant in ("a1", "b", "c"):
+            await log_in(broker, grant, "acme")
+        wanted = {"a1": ["view", "login"], "b": ["read", "view", "login", "admin"], "c": ["view"]}
+        for order in ("", "?order=urgent"):
+            rows = (await broker.get(f"/v1/grants{order}", headers=as_("mixed")))["grants"]
+            assert {row["grant_id"]: row["rights"] for row in rows} == wanted
+        for grant, rights in wanted.items():
+            assert (await broker.get(f"/v1/grants/{grant}", headers=as_("mixed")))["rights"] == rights

@@ -3,6 +3,7 @@
 import { act, logOut, refreshNow, tryAgain } from "./actions.js";
 import { ask, grantPath, Refused, settle } from "./api.js";
 import { coded, el } from "./dom.js";
+import { may, refusedWords } from "./rights.js";
 import { moment, zone } from "./time.js";
 import { accountWords, DEAD } from "./words.js";
 
@@ -25,8 +26,9 @@ export class Details {
     this.grant = grant;
     const parked = grant.state === "parked";
     // A button that is being pressed must not disappear: the buttons stay while they mean the same.
-    if (this.parked !== parked) {
-      this.parked = parked;
+    const meaning = JSON.stringify([parked, grant.rights]);
+    if (this.meaning !== meaning) {
+      this.meaning = meaning;
       this.node.replaceChildren(this.why, this.buttons(), this.facts, this.past);
     }
     const account = grant.account ? accountWords(grant.account) : "not known";
@@ -63,16 +65,21 @@ export class Details {
     this.why.replaceChildren(...lines);
   }
 
+  /** A button for each act that the key allows, and a sentence about the others. */
   buttons() {
-    const id = this.grant.grant_id;
-    const button = (label, work, kind = "") => el("button", {
-      class: kind, "aria-label": `${label} ${id}`,
-      onclick: (event) => act(event.currentTarget, this.changed, () => work(this.grant)),
-    }, label);
-    return el("p", { class: "buttons" },
-      this.parked ? button("Try again", tryAgain) : button("Refresh now", refreshNow),
-      el("button", { "aria-label": `Log in ${id}`, onclick: (event) => this.logIn(event.currentTarget) }, "Log in"),
-      button("Log out", async (held) => (await logOut(held)) ?? "", "quiet danger"));
+    const { grant } = this;
+    const does = (work) => (event) => act(event.currentTarget, this.changed, () => work(this.grant));
+    const acts = [
+      grant.state === "parked" ? { label: "Try again", right: "admin", onclick: does(tryAgain) }
+        : { label: "Refresh now", right: "refresh", onclick: does(refreshNow) },
+      { label: "Log in", right: "login", onclick: (event) => this.logIn(event.currentTarget) },
+      { label: "Log out", right: "admin", onclick: does(async (held) => (await logOut(held)) ?? ""), kind: "quiet danger" },
+    ];
+    const buttons = acts.filter(({ right }) => may(grant, right)).map(({ label, kind = "", onclick }) =>
+      el("button", { class: kind, "aria-label": `${label} ${grant.grant_id}`, onclick }, label));
+    const refused = refusedWords(grant, acts);
+    return el("div", {}, buttons.length ? el("p", { class: "buttons" }, ...buttons) : null,
+      refused ? el("p", { class: "hint refused" }, ...coded(refused)) : null);
   }
 }
 

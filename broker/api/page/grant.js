@@ -4,6 +4,7 @@ import { act, logIn, tryAgain } from "./actions.js";
 import { now } from "./api.js";
 import { Details } from "./details.js";
 import { el, setText } from "./dom.js";
+import { may } from "./rights.js";
 import { since, span, until } from "./time.js";
 import { accountWords, condition, DEAD, outcomeWord } from "./words.js";
 
@@ -53,12 +54,14 @@ export class GrantLine {
     grant.failures ??= grant.attempts ?? 0;
     this.node.dataset.state = grant.state;
     this.last.title = grant.last?.detail ?? "";
-    const action = grant.reason === DEAD ? "Log in" : grant.state === "parked" || (grant.state === "due" && grant.failures) ? "Try again" : "";
+    const wanted = grant.reason === DEAD ? "Log in" : grant.state === "parked" || (grant.state === "due" && grant.failures) ? "Try again" : "";
+    const action = may(grant, wanted === "Log in" ? "login" : "admin") ? wanted : "";
     setText(this.act, action);
     this.act.hidden = !action;
     this.act.setAttribute("aria-label", `${action} ${grant.grant_id}`);
     this.tickTime();
-    const differs = before?.last?.at !== grant.last?.at || before?.state !== grant.state || before?.generation !== grant.generation;
+    const differs = before?.last?.at !== grant.last?.at || before?.state !== grant.state || before?.generation !== grant.generation
+      || String(before?.rights) !== String(grant.rights);
     if (!this.details.node.hidden && differs) this.details.fill(grant);
   }
 

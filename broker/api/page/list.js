@@ -101,12 +101,12 @@ export class GrantList {
     // On the first page it is known how many of those that need somebody still have a token.
     this.well = this.alive && this.page === 0 ? this.alive.alive - this.grants.slice(0, split).filter((grant) => isServed(grant, at)).length : null;
     arrange($("list"), nodes);
-    this.showTrouble(trouble);
+    this.showTrouble(trouble, data.adminOfAll);
     this.showPager(data);
     this.tickTime();
   }
 
-  showTrouble(trouble) {
+  showTrouble(trouble, adminOfAll) {
     const none = $("none"), empty = !this.grants.length;
     $("columns").hidden = empty;
     none.hidden = !empty && !trouble && this.complete !== false;
@@ -115,6 +115,7 @@ export class GrantList {
       : this.complete === false ? "The broker is still sorting its grants by urgency: some may be missing here for a moment."
       : Object.keys(filters()).length ? "No grant matches."
       : this.page > 0 ? "This page is empty now."
+      : !adminOfAll ? "There is no grant yet that your key may view."
       : "No grants yet. Log in the first one, or import refresh tokens that you have: token-broker import FILE.");
   }
 

@@ -6,6 +6,7 @@ import { act, logIn } from "./actions.js";
 import { $, setText } from "./dom.js";
 import { filters, GrantList } from "./list.js";
 import { Providers } from "./providers.js";
+import { callerWords, may } from "./rights.js";
 import { Stream } from "./stream.js";
 import { until, zone } from "./time.js";
 import { Verdict } from "./verdict.js";
@@ -118,7 +119,8 @@ function signedIn(who) {
   data = {};
   $("sign-in").hidden = true;
   $("status").hidden = $("who").hidden = false;
-  setText($("caller"), who.caller);
+  setText($("caller"), callerWords(who));
+  $("new-login").hidden = !may(who, "login");
   $("caller").title = `signed in as ${who.caller}`;
   poll();
   stream.open();

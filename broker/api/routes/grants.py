@@ -79,7 +79,10 @@ async def list_grants(request: web.Request) -> web.Response:
         raise InvalidRequest("order is unknown: send order=urgent, or leave it out")
     page = await context.store.grants.page(providers, states, cursor, limit, permitted)
     now = context.store.clock()
-    rows = [describe(grant, state, soon=context.notifier.ends_soon(grant), now=now) for state, grant in page.rows]
+    rows = [
+        _describe_for(caller, describe(grant, state, soon=context.notifier.ends_soon(grant), now=now))
+        for state, grant in page.rows
+    ]
     return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next)))
 
 
@@ -89,7 +92,7 @@ async def _respond_urgent(context: Context, caller: Caller, page: UrgentPage) ->
         described = describe(row.grant, row.state, soon=context.notifier.ends_soon(row.grant), now=now)
         described["served"] = row.served
         described["unserved_since"] = None if row.unserved_since is None else row.unserved_since // 1000
-        rows.append(described)
+        rows.append(_describe_for(caller, described))
     complete = await context.store.urgency.is_complete()
     return json_response(shapes.Grants(grants=rows, next=_seal_cursor(context, caller, page.next), complete=complete))
 
@@ -120,14 +123,21 @@ async def all_providers(context: Context, caller: Caller) -> list[str]:
 
 async def describe_grant(request: web.Request) -> web.Response:
     """`GET /v1/grants/{id}`: describe a grant, without its secrets."""
-    grant_id, _ = await permit(request, "view")
+    grant_id, caller = await permit(request, "view")
     context = request.app[CONTEXT]
     grant = await context.store.grants.get(grant_id)
     if grant is None:
         raise UnknownGrant("no such grant")
     state, grant = await context.store.grants.placed(grant)
     now = context.store.clock()
-    return json_response(describe(grant, state, soon=context.notifier.ends_soon(grant), now=now))
+    described = describe(grant, state, soon=context.notifier.ends_soon(grant), now=now)
+    return json_response(_describe_for(caller, described))
+
+
+def _describe_for(caller: Caller, described: shapes.Grant) -> shapes.Grant:
+    """Return a grant's members with what *caller* may do to it, so that a page shows no button that is refused."""
+    described["rights"] = caller.rights_on(described["grant_id"])
+    return described
 
 
 def describe(grant: Grant, state: State, *, soon: bool, now: int) -> shapes.Grant:

@@ -101,6 +101,7 @@ class Grant(TypedDict):
     account: Annotated[Account | None, Field(description="null: not known")]
     owner: Annotated[str | None, Field(description="who is responsible for it, as somebody wrote")]
     label: Annotated[str | None, Field(description="what it is for, as somebody wrote")]
+    rights: NotRequired[Annotated[list[str], Field(description="those that the caller has on it")]]
     served: NotRequired[Annotated[bool, Field(description="with `order=urgent`: callers get a token now")]]
     unserved_since: NotRequired[Annotated[At | None, Field(description="likewise: the end of its last token")]]
 
