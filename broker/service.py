@@ -221,7 +221,7 @@ def _build_api(base: Base, scheduler: Scheduler, verdicts: Verdicts, reload: Rel
             max_grants=settings.metrics.max_grants,
         ),
         connections=base.connections,
-        denials=Denials(base.metrics),
+        denials=Denials(base.metrics, base.audit),
         audit=base.audit,
         read_activity=base.read_activity,
         turns=Turns(base.read_activity),

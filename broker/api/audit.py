@@ -26,7 +26,11 @@ log = structlog.get_logger()
 
 
 def token_read(context: Context, request: web.BaseRequest, caller: Caller, grant_id: str, generation: int) -> None:
-    """Note that *caller* got a token."""
+    """Note that *caller* gets a token, before the response is sent.
+
+    Raises:
+        AuditUnavailable: the line would have no room, and must have it.
+    """
     if context.audit is not None:
         context.audit.read(caller.name, peer_of(request), grant_id, generation, request_id(request))
     if logs.is_enabled("debug"):

@@ -1,12 +1,13 @@
-"""Every refusal of access leaves a trace: all are counted, and some of each kind are logged. Knows no route.
+"""Every refusal of access leaves a trace: all are counted, some of each kind are logged and audited. Knows no route.
 
-Whoever is refused chooses how often that happens, so the log has a limit; the count of what it left out follows.
+Whoever is refused chooses how often that happens, so log and audit stream have a limit; the count of what they left out
+follows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
@@ -17,11 +18,12 @@ from broker.model import GRANT_ID
 
 if TYPE_CHECKING:
     from broker.errors import BrokerError
+    from broker.process.audit_file import AuditFile
     from broker.process.metrics import Metrics
 
 log = structlog.get_logger()
 LOGGED = 10
-"""Refusals of one reason that are logged within `WINDOW`."""
+"""Refusals of one reason that are logged and audited within `WINDOW`."""
 WINDOW = 60.0
 """Seconds."""
 _OF_GRANTS = 4
@@ -29,10 +31,11 @@ _OF_GRANTS = 4
 
 
 class Denials:
-    """Counts refusals, and logs them within a limit."""
+    """Counts refusals, and logs and audits them within a limit."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, audit: AuditFile | None) -> None:
         self._counter = metrics.denied
+        self._audit = audit
         self._counts: dict[str, int] = {}
 
     def note_error(self, request: web.BaseRequest, error: BaseException, grant_id: str | None = None) -> None:
@@ -51,7 +54,7 @@ class Denials:
     def note(
         self, request: web.BaseRequest, reason: str, *, caller: str | None = None, grant_id: str | None = None
     ) -> None:
-        """Count one refusal, and log it unless there were many of its *reason* a moment ago."""
+        """Count one refusal, and log and audit it unless there were many of its *reason* a moment ago."""
         self._counter.labels(reason).inc()
         count = self._counts.get(reason, 0) + 1
         self._counts[reason] = count
@@ -59,21 +62,28 @@ class Denials:
             asyncio.get_running_loop().call_later(WINDOW, self._begin_anew, reason)
         if count <= LOGGED:
             route, in_path = _asked(request)
-            log.warning(
-                "access.denied",
-                reason=reason,
-                caller=caller or "unknown",
-                peer=peer_of(request),
-                method=request.method,
-                route=route,
-                grant_id=grant_id or in_path,
-                request_id=request_id(request),
-            )
+            members = {
+                "reason": reason,
+                "caller": caller or "unknown",
+                "peer": peer_of(request),
+                "method": request.method,
+                "route": route,
+                "grant_id": grant_id or in_path,
+                "request_id": request_id(request),
+            }
+            log.warning("access.denied", **members)
+            self._keep("access.denied", members)
 
     def _begin_anew(self, reason: str) -> None:
         left_out = self._counts.pop(reason) - LOGGED
         if left_out > 0:
-            log.warning("access.denials_left_out", reason=reason, count=left_out, seconds=WINDOW)
+            members = {"reason": reason, "count": left_out, "seconds": WINDOW}
+            log.warning("access.denials_left_out", **members)
+            self._keep("access.denials_left_out", members)
+
+    def _keep(self, event: str, members: dict[str, Any]) -> None:
+        if self._audit is not None:
+            self._audit.write(event, **members)
 
 
 def _asked(request: web.BaseRequest) -> tuple[str, str | None]:

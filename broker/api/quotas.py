@@ -5,25 +5,20 @@ Knows no route. A caller without a quota has no object of this kind, so its requ
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from broker.api.places import NoPlace, Places
 from broker.errors import QuotaExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
     from typing import Self
 
+    from broker.api.places import Place, Whose
     from broker.settings import Caller as CallerSettings
-    from broker.store import Store
-
-_COUNT_LIFE = 10.0
-"""Seconds for which a count of grants is believed; what this broker stores meanwhile is added to it."""
-_AT_ONCE = 1000
-"""Ids that are looked at before others are served."""
 
 
 @dataclass(slots=True)
@@ -40,8 +35,7 @@ class Quota:
     _spare: float = 0.0
     _filled_at: float = 0.0
     _waiting: int = 0
-    _counted: int = 0
-    _counted_until: float = 0.0
+    _places: Places = field(default_factory=Places)
 
     @classmethod
     def from_settings(cls, name: str, caller: CallerSettings) -> Self | None:
@@ -92,39 +86,26 @@ class Quota:
         finally:
             self._waiting -= 1
 
-    async def require_room(
-        self, store: Store, providers: Sequence[str], owns: Callable[[str], bool], new: int = 1
-    ) -> None:
-        """Require room for *new* further grants.
+    @asynccontextmanager
+    async def place(self, grant_id: str, whose: Whose) -> AsyncIterator[Place]:
+        """Hold a place for a new grant during the body.
 
         Args:
-            store: holds the grants.
-            providers: those of the caller.
-            owns: returns whether a grant id is of the caller's patterns.
-            new: how many grants are to be stored.
+            grant_id: the new grant.
+            whose: the grants that count.
 
         Raises:
             QuotaExceeded: there are too many.
         """
-        if not self.grants:
-            return
-        if time.monotonic() >= self._counted_until:
-            counted = 0
-            for provider in providers:
-                ids = await store.grants.ids(provider)
-                for begin in range(0, len(ids), _AT_ONCE):
-                    counted += sum(map(owns, ids[begin : begin + _AT_ONCE]))
-                    await asyncio.sleep(0)
-            self._counted = counted
-            self._counted_until = time.monotonic() + _COUNT_LIFE
-        if self._counted + new > self.grants:
+        try:
+            async with self._places.hold(self.grants, grant_id, whose) as place:
+                yield place
+        except NoPlace as error:
             raise self._exceeded(
-                "grants", f"{self.grants} grants of its patterns, and there are {self._counted}", "delete some"
-            )
-
-    def stored(self, new: int = 1) -> None:
-        """Count *new* grants that were stored since."""
-        self._counted += new
+                "grants",
+                f"{self.grants} grants of its patterns, and there are {error.used} with the logins that it has begun",
+                "delete some",
+            ) from None
 
     def _exceeded(self, key: str, most: str, cure: str, retry_after: float | None = None) -> QuotaExceeded:
         return QuotaExceeded(

@@ -1,8 +1,9 @@
 """The audit stream: JSON lines in a file that is rotated by size, or on standard output.
 
 A thread writes, so that a slow disk delays nobody. Lines that cannot be written wait, in bounds, and are written once
-that is possible; `fault` says why they wait. Nothing is synced to the disk: a crash of the machine may lose the last
-seconds, a crash of the process nothing that was written. Knows nothing of requests.
+that is possible; `fault` says why they wait. Where nothing may be done without its line, room for lines is reserved
+first (`audit_room`), and requests are refused while there is none. Nothing is synced to the disk: a crash of the
+machine may lose the last seconds, a crash of the process nothing that was written. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from broker.errors import AuditUnavailable, InvalidSettings
+from broker.process.audit_room import Room, release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -42,6 +44,7 @@ _GATHER = 0.02
 CPU of a read."""
 _AT_EXIT = 2.0
 _STDOUT = "stdout"
+_SLOW = "it is written more slowly than events happen"
 
 
 class AuditFile:
@@ -59,7 +62,7 @@ class AuditFile:
         """
         self._path = None if settings.file == _STDOUT else Path(settings.file or "").absolute()
         self._max_size, self._keep = settings.max_size, settings.keep
-        self._refuses = settings.on_failure == "refuse"
+        self._room = Room() if settings.on_failure == "refuse" else None
         self._count_lost = count_lost
         self.fault = ""
         """Why lines wait or were lost; empty while all are written."""
@@ -74,6 +77,7 @@ class AuditFile:
             self._descriptor, self._size = self._open()
         except OSError as error:
             raise InvalidSettings(f"audit.file: {unusable(settings.file or '', error)}") from None
+        self._begin_room()
         self._thread = threading.Thread(target=self._serve, name="audit", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -84,15 +88,24 @@ class AuditFile:
         Raises:
             AuditUnavailable: the stream cannot be written.
         """
-        if self._refuses and self.fault:
+        if self._room is None:
+            return
+        if self._room.is_short and not self.fault:
+            self._note_fault(_SLOW)
+        if fault := self.fault:
             raise AuditUnavailable(
-                f'what happens cannot be audited ({self.fault}), and audit.on_failure = "refuse": an operator must '
-                "cure that",
+                f'what happens cannot be audited ({fault}), and audit.on_failure = "refuse": an operator must cure it',
                 retry_after=5,
             )
 
     def read(self, caller: str, peer: str, grant_id: str, generation: int, request_id: str) -> None:
-        """Write that *caller* got a token. None of these texts holds a character that JSON escapes."""
+        """Write that *caller* gets a token, before it does. None of these texts holds a character that JSON escapes.
+
+        Raises:
+            AuditUnavailable: as `require`.
+        """
+        if self._room is not None:
+            self.require()
         self._put(
             f'{{"at":"{self._now()}","did":"token.read","caller":"{caller}","peer":"{peer}","grant_id":"{grant_id}",'
             f'"generation":{generation},"request_id":"{request_id}"}}\n'
@@ -121,7 +134,7 @@ class AuditFile:
         self._filled.set()
         self._thread.join(_AT_EXIT)
         if not self._thread.is_alive() and self._path is not None and self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._close_file()
             self._descriptor = -1
 
     def _now(self) -> str:
@@ -135,13 +148,15 @@ class AuditFile:
     def _put(self, line: str) -> None:
         if len(self._lines) < MAX_LINES:
             self._lines.append(line)
+            if self._room is not None:
+                self._room.use(len(line))
             if not self._filled.is_set():
                 self._emptied.clear()
                 self._filled.set()
         else:
             self._lost += 1
             self._count_lost(1)
-            self._note_fault("it is written more slowly than events happen")
+            self._note_fault(_SLOW)
 
     def _serve(self) -> None:
         while not self._ending:
@@ -149,15 +164,19 @@ class AuditFile:
             if not self._ending:
                 time.sleep(_GATHER)
             self._filled.clear()
-            while (self._lines or self._rest or self._is_to_reopen) and not self._ending:
+            while self._has_work() and not self._ending:
                 try:
                     self._write_some()
                 except OSError as error:
                     self._note_fault(os.strerror(error.errno or 0))
                     time.sleep(_RETRY)
-            self._emptied.set()
-            if self._lines:  # one came between the two
-                self._emptied.clear()
+            if not self._filled.is_set():  # else it goes on at once
+                self._emptied.set()
+                if self._lines:  # one came between the two
+                    self._emptied.clear()
+
+    def _has_work(self) -> bool:
+        return bool(self._lines or self._rest or self._is_to_reopen or self.fault)
 
     def _write_some(self) -> None:
         if self._is_to_reopen and not self._rest:
@@ -165,11 +184,14 @@ class AuditFile:
         if not self._rest:
             lines = [self._lines.popleft() for _ in range(min(len(self._lines), _AT_ONCE))]
             self._rest = "".join(lines).encode()
+            if self._room is not None:
+                self._room.take(len(self._rest))
             if self._path is not None and self._size and self._size + len(self._rest) > self._max_size:
                 self._rotate()
         while self._rest:
             written = os.write(self._descriptor, self._rest)
             self._rest, self._size = self._rest[written:], self._size + written
+        self._extend_room()
         if self.fault:
             lost, self._lost = self._lost, 0
             log.warning("audit.recovered", lost=lost)
@@ -177,10 +199,30 @@ class AuditFile:
                 self._rest = json.dumps({"at": self._now(), "did": "audit.lost", "lines": lost}).encode() + b"\n"
             self.fault = ""
 
+    def _begin_room(self) -> None:
+        if self._room is not None:
+            self._room.begin(self._size)
+            try:
+                self._extend_room()
+            except OSError as error:
+                self._note_fault(os.strerror(error.errno or 0))
+
+    def _extend_room(self) -> None:
+        if self._room is not None:
+            self._room.extend(None if self._path is None else self._descriptor, self._size)
+
+    def _close_file(self) -> None:
+        if self._room is not None:
+            with contextlib.suppress(OSError):
+                release(self._descriptor, self._size)
+        os.close(self._descriptor)
+
     def _note_fault(self, fault: str) -> None:
         if not self.fault:
             log.error("audit.failed", error=fault)
         self.fault = fault
+        self._emptied.clear()
+        self._filled.set()  # the thread finds out when it is over
 
     def _open(self) -> tuple[int, int]:
         if self._path is None:
@@ -190,9 +232,11 @@ class AuditFile:
 
     def _reopen(self) -> None:
         if self._path is not None:
-            descriptor, self._size = self._open()
-            os.close(self._descriptor)
-            self._descriptor = descriptor
+            descriptor, size = self._open()
+            self._close_file()
+            self._descriptor, self._size = descriptor, size
+            if self._room is not None:
+                self._room.begin(size)
         self._is_to_reopen = False
 
     def _rotate(self) -> None:

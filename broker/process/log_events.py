@@ -28,7 +28,7 @@ EVENTS: dict[str, Event] = {
     ),
     "access.denials_left_out": Event(
         _WARNING,
-        "`count` more refusals of one `reason` within `seconds` were counted, and not logged one by one",
+        "`count` more refusals of one `reason` within `seconds` were counted, and not logged or audited one by one",
         "see `token_broker_denied_total`, and the peers in `access.denied`",
     ),
     "access.denied": Event(
@@ -38,7 +38,8 @@ EVENTS: dict[str, Event] = {
     ),
     "audit.failed": Event(
         _ERROR,
-        "the audit stream cannot be written (`error`); its lines wait, and the broker tries every second",
+        "the audit stream cannot be written, or has no room for lines to come (`error`); lines wait, and the broker "
+        "tries every second",
         "free space on its disk, or correct `audit.file`; `audit.on_failure` says whether requests are refused",
     ),
     "audit.recovered": Event(

@@ -42,5 +42,6 @@ class Audit(Section):
     keep: int = Field(default=10, ge=1, le=1000, description="rotated files to keep")
     on_failure: Literal["refuse", "serve"] = Field(
         default="serve",
-        description="what to do with requests while it cannot be written; refuse: answer 503 until it can",
+        description="what to do with requests while it cannot be written; refuse: answer 503 until it can, and reserve "
+        "2 MiB for its lines, so that no request is served that finds the disk full",
     )

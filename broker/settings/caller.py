@@ -50,7 +50,8 @@ class Caller(Section):
         default=0,
         ge=0,
         le=10_000_000,
-        description="grants of its patterns beyond which the caller may import or log in no new one; 0: no limit",
+        description="grants of its patterns beyond which the caller may import or log in no new one; exact at one "
+        "broker, but N brokers at once may store N times what was free; 0: no limit",
     )
 
     @field_validator("key_file")

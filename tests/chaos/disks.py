@@ -29,7 +29,9 @@ class SmallDisk:
             self.close()
             missing("mount namespace with a tmpfs (unshare --mount, as root)")
         self.through = ("nsenter", "--target", str(self._holder.pid), "--mount", "--")
-        self._ballast = Path(f"/proc/{self._holder.pid}/root{folder}/ballast")
+        self.outside = Path(f"/proc/{self._holder.pid}/root{folder}")
+        """Its folder, for programs that were not started `through` it."""
+        self._ballast = self.outside / "ballast"
 
     def fill(self) -> None:
         """Leave no room."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -58,9 +59,20 @@ def start_rights(start_broker: StartBroker, tmp_path: Path) -> StartRights:
 
 
 @pytest.fixture
-async def broker(start_rights: StartRights, sandbox: Sandbox) -> AsyncIterator[RunningBroker]:
-    """Yield a broker with the grant g1 at acme."""
-    async with start_rights(CALLERS, refresh={"import_spread": "10h"}) as running:
+def audit_file(tmp_path: Path) -> Path:
+    """Return where the audit stream goes."""
+    return tmp_path / "audit.jsonl"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Return the events in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+async def broker(start_rights: StartRights, sandbox: Sandbox, audit_file: Path) -> AsyncIterator[RunningBroker]:
+    """Yield a broker with the grant g1 at acme, and an audit stream."""
+    async with start_rights(CALLERS, refresh={"import_spread": "10h"}, audit={"file": str(audit_file)}) as running:
         await running.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
         yield running
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import signal
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +18,22 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import InvalidSettings
+from broker.process import audit_room
 from broker.process.audit_file import MAX_LINES, AuditFile, require_usable
 from broker.sandbox import Sandbox
 from broker.settings import Audit
 from tests.redis_server import RedisServer
 from tests.regressions.process import broker_process
-from tests.rights.conftest import CALLERS, StartRights, as_, counted, with_keys
+from tests.rights.conftest import CALLERS, StartRights, as_, counted, lines, with_keys
+from tests.rights.full_disk import FullDisk
 from tests.steps import log_in
 from tests.waiting import until
 
 
-class FullDisk:
-    """A disk without room: `os.write` to one file fails while it is full."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, path: Path) -> None:
-        self.is_full = False
-        write = os.write
-
-        def refusing(descriptor: int, data: bytes) -> int:
-            if self.is_full and Path(f"/proc/self/fd/{descriptor}").readlink() == path:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write(descriptor, data)
-
-        patch.setattr(os, "write", refusing)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the events in a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(audit_file: Path) -> Path:
     """Return where the stream goes."""
-    return tmp_path / "audit.jsonl"
+    return audit_file
 
 
 async def test_every_event(start_rights: StartRights, sandbox: Sandbox, path: Path) -> None:
@@ -84,7 +67,7 @@ async def test_every_event(start_rights: StartRights, sandbox: Sandbox, path: Pa
     refreshes = [event for event in lines(path) if event["did"] == "grant.refreshed"]
     assert {(event["grant_id"], event["provider"]) for event in refreshes} >= {("g1", "acme")}
     assert token["generation"] in {event["generation"] for event in refreshes}
-    events = [event for event in lines(path) if event["did"] != "grant.refreshed"]
+    *events, refused = [event for event in lines(path) if event["did"] != "grant.refreshed"]
     assert [(event.get("caller"), event["did"], event.get("grant_id")) for event in events] == [
         ("admin", "grant.imported", "g1"),
         ("admin", "token.read", "g1"),
@@ -107,6 +90,7 @@ async def test_every_event(start_rights: StartRights, sandbox: Sandbox, path: Pa
         ("admin", "sealing.resealed", None),
         ("admin", "notices.tested", None),
     ]
+    assert (refused["reason"], refused["caller"], refused["grant_id"]) == ("unknown_key", "unknown", "g1")
     assert {event["peer"] for event in events} == {"127.0.0.1"}
     assert events[2]["generation"] == token["generation"]
     assert events[3]["request_id"] == "req-1"
@@ -194,56 +178,20 @@ async def test_a_full_disk(
     disk = FullDisk(monkeypatch, path)
     async with start_rights(CALLERS, audit={"file": str(path)}) as broker:
         await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
-        disk.is_full = True
+        disk.fill()
         await broker.token("g1")
         await until(lambda: broker.events("audit.failed"))
         await broker.token("g1")
         check = (await broker.get("/healthz"))["checks"]["audit"]
         assert (check["status"], "No space left" in check["detail"]) == ("degraded", True)
         assert await counted(broker, "token_broker_audit_failing") == 1
-        disk.is_full = False
+        disk.make_room()
         await until(lambda: broker.events("audit.recovered"))
         assert (await broker.get("/healthz"))["checks"]["audit"]["status"] == "ok"
         assert await counted(broker, "token_broker_audit_failing") == 0
         assert await counted(broker, "token_broker_audit_lost_total") == 0
     acts = [event["did"] for event in lines(path) if event["did"] != "grant.refreshed"]
     assert acts == ["grant.imported", "token.read", "token.read", "token.read"]
-
-
-async def test_a_full_disk_that_refuses(
-    start_rights: StartRights, sandbox: Sandbox, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With on_failure = "refuse" nothing is read, changed or begun that cannot be audited; it ends by itself."""
-    disk = FullDisk(monkeypatch, path)
-    async with start_rights(CALLERS, audit={"file": str(path), "on_failure": "refuse"}) as broker:
-        await broker.import_("g1", "acme", sandbox.rotating.issue().refresh_token or "")
-        _, started, _ = await broker.ask("POST", "/v1/grants/g2/login", json={"provider": "een"})
-        disk.is_full = True
-        await broker.token("g1")
-        await until(lambda: broker.events("audit.failed"))
-        form = {"grant_type": "client_credentials", "scope": "grant:g1"}
-        for method, at, options in (
-            ("GET", "/v1/grants/g1/token", {}),
-            ("GET", "/v1/grants/g1/authorization", {}),
-            ("POST", "/oauth2/token", {"data": form}),
-            ("GET", "/v1/grants", {}),
-            ("PUT", "/v1/grants/g9", {"json": {"provider": "acme", "refresh_token": "x" * 30}}),
-            ("DELETE", "/v1/grants/g1", {}),
-            ("GET", started["login_url"].removeprefix(broker.url), {}),
-            ("GET", "/callback?state=x&code=y", {}),
-        ):
-            status, body, headers = await broker.ask(method, at, **options)
-            assert status == 503, (method, at, body)
-            if at.startswith(("/v1", "/oauth2")):
-                assert (body["error"], headers["Retry-After"]) == ("audit_unavailable", "5")
-        assert (await broker.ask("GET", "/healthz"))[0] == 200
-        disk.is_full = False
-
-        async def serves() -> bool:
-            return (await broker.ask("GET", "/v1/grants/g1/token"))[0] == 200
-
-        await until(serves)
-        assert (await broker.ask("GET", "/v1/grants/g9"))[0] == 404
 
 
 def written(path: Path, count: int, **settings: Any) -> AuditFile:
@@ -254,12 +202,15 @@ def written(path: Path, count: int, **settings: Any) -> AuditFile:
     return audit
 
 
-async def test_rotation(path: Path) -> None:
-    """Files of at most max_size, the newest first; no line is lost or split, and the oldest files go."""
+@pytest.mark.parametrize("on_failure", ["serve", "refuse"])
+async def test_rotation(path: Path, on_failure: str) -> None:
+    """Files of at most max_size, newest first; no line is lost or split, the oldest go, and reserved room is freed."""
     total = 2000
 
     def write() -> None:
-        audit = AuditFile(Audit.model_validate({"file": str(path), "max_size": 20_000, "keep": 3}))
+        audit = AuditFile(
+            Audit.model_validate({"file": str(path), "max_size": 20_000, "keep": 3, "on_failure": on_failure})
+        )
         for number in range(total):
             audit.read("svc", "127.0.0.1", f"g{number}", 1_700_000_000_000, "0123456789abcdef")
             if not number % 50:
@@ -270,6 +221,7 @@ async def test_rotation(path: Path) -> None:
     kept = [path, *(path.with_name(f"{path.name}.{number}") for number in (1, 2, 3))]
     assert sorted(path.parent.glob("audit.jsonl*")) == sorted(kept)
     assert all(file.stat().st_size <= 20_000 for file in kept)
+    assert all(file.stat().st_blocks * 512 < audit_room.STEP for file in kept)
     numbers = [int(event["grant_id"][1:]) for file in reversed(kept) for event in lines(file)]
     assert numbers == list(range(numbers[0], total))
 
@@ -293,16 +245,44 @@ async def test_reopening(path: Path) -> None:
     assert [event["grant_id"] for event in lines(path)] == ["new"]
 
 
+async def test_the_last_lines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written right before the end is in the file, also where others came while the thread wrote."""
+    first, second, goes_on = threading.Event(), threading.Event(), threading.Event()
+    system_write = os.write
+
+    def slow(descriptor: int, data: bytes) -> int:
+        count = system_write(descriptor, data)
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == path:
+            (second if first.is_set() else first).set()
+            goes_on.wait(20)
+        return count
+
+    monkeypatch.setattr(os, "write", slow)
+
+    def write() -> None:
+        audit = written(path, 1)
+        assert first.wait(20)
+        audit.write("while it writes")
+        goes_on.set()
+        assert second.wait(20)
+        time.sleep(0.005)  # now the thread waits for lines to gather
+        audit.write("last")
+        audit.close()
+
+    await asyncio.to_thread(write)
+    assert [event["did"] for event in lines(path)] == ["token.read", "while it writes", "last"]
+
+
 async def test_what_finds_no_room_is_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines wait in bounds; what is over is lost, counted, and said in the stream itself."""
     disk, lost = FullDisk(monkeypatch, path), list[int]()
 
     def write() -> None:
         audit = AuditFile(Audit(file=str(path)), lost.append)
-        disk.is_full = True
+        disk.fill()
         for _ in range(MAX_LINES + 2000):
             audit.write("x")
-        disk.is_full = False
+        disk.make_room()
         assert audit.drain(20)
         audit.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,12 +13,14 @@ from multidict import CIMultiDict
 from broker.sandbox import Sandbox
 from tests.conftest import RunningBroker
 from tests.ports import free_port
-from tests.rights.conftest import ADMIN_KEY, CALLERS, StartRights, as_, counted, denied, key_of
+from tests.rights.conftest import ADMIN_KEY, CALLERS, StartRights, as_, counted, denied, key_of, lines
 from tests.waiting import until
 
 PAGE = {"X-Broker-Page": "1", "Sec-Fetch-Site": "same-origin"}
 FORM = {"grant_type": "client_credentials", "scope": "grant:g1"}
 READ = "/v1/grants/g1/token"
+KEPT = {"reason", "caller", "peer", "method", "route", "grant_id", "request_id", "count", "seconds"}
+"""Members of a line of the audit stream, and of the log's event."""
 
 
 async def ask(broker: RunningBroker, method: str, path: str, headers: Any = None, **options: Any) -> int:
@@ -71,8 +74,8 @@ CASES: list[tuple[str, str, str, dict[str, Any], int, str, str | None]] = [
 ]
 
 
-async def test_every_refusal_leaves_a_trace(broker: RunningBroker) -> None:
-    """Of each kind of refusal, and on each kind of route: one more in the counter, one line in the log."""
+async def test_every_refusal_leaves_a_trace(broker: RunningBroker, audit_file: Path) -> None:
+    """Of each kind of refusal, on each kind of route: one more in the counter, a line in the log and in the audit."""
     for method, path, reason, options, status, caller, grant in CASES:
         case = (method, path, reason)
         before, lines = await denied(broker, reason), len(broker.events("access.denied"))
@@ -86,6 +89,19 @@ async def test_every_refusal_leaves_a_trace(broker: RunningBroker) -> None:
         assert not {"nobody-s", "evil"} & set(event["route"].split("/")), "a ticket is a secret"
         assert len(event["route"]) > 1, case
     assert not broker.events("login.failed"), "what nobody started is counted, and is no failed login"
+    logged = [
+        {key: value for key, value in event.items() if key in KEPT and value is not None}
+        for event in broker.events("access.denied")
+    ]
+    assert len(logged) == len(CASES)
+    await until(lambda: audited(audit_file, "access.denied") == logged)
+    text = audit_file.read_text()
+    assert not [key for key in ("stranger", "view", "all") if key_of(key) in text]
+
+
+def audited(path: Path, did: str) -> list[dict[str, Any]]:
+    """Return the events of a kind in the audit stream."""
+    return [{key: event[key] for key in event if key in KEPT} for event in lines(path) if event["did"] == did]
 
 
 async def test_refused_lines_of_an_import(broker: RunningBroker) -> None:
@@ -126,9 +142,9 @@ async def test_the_public_listener(start_rights: StartRights) -> None:
 
 
 async def test_a_flood_is_counted_and_logged_within_a_limit(
-    broker: RunningBroker, monkeypatch: pytest.MonkeyPatch
+    broker: RunningBroker, audit_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of callbacks that nobody started some are logged; a line says how many more there were, and it begins anew."""
+    """Of callbacks that nobody started some are logged and audited; a line says how many more there were."""
     monkeypatch.setattr("broker.api.denials.WINDOW", 1.5)
     for _ in range(25):
         assert await ask(broker, "GET", "/callback?state=x&code=y") == 400
@@ -138,6 +154,9 @@ async def test_a_flood_is_counted_and_logged_within_a_limit(
     assert await denied(broker, "unknown_login") == 25
     assert logged + left_out == 25
     assert left_out > 0
+    await until(lambda: audited(audit_file, "access.denials_left_out"))
+    kept = audited(audit_file, "access.denied"), audited(audit_file, "access.denials_left_out")
+    assert (len(kept[0]), sum(event["count"] for event in kept[1])) == (logged, left_out)
     await ask(broker, "GET", "/callback?state=x&code=y")
     assert len(broker.events("access.denied")) > logged
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from broker.api.places import NoPlace, Places, Whose
 from broker.api.quotas import Quota
 from broker.errors import QuotaExceeded
 from broker.sandbox import Sandbox
 from tests.rights.conftest import StartRights, as_, counted, denied
+from tests.steps import log_in
 from tests.waiting import until
 
 RIGHTS: dict[str, Any] = {"read": ["*"], "refresh": ["*"], "admin": ["g*"]}
@@ -125,6 +127,92 @@ async def test_grants(start_rights: StartRights) -> None:
             0
         ] == 200
         assert await denied(broker, "quota_grants") == 3
+
+
+def grant(token: str) -> dict[str, str]:
+    """Return an import that is not refreshed soon."""
+    return {"provider": "acme", "refresh_token": f"token-{token}-0123456789"}
+
+
+async def test_grants_at_once(start_rights: StartRights) -> None:
+    """Of many requests at the same time as many store a grant as there is room for; a conflict gives its place back."""
+    async with start_rights({"svc": {**RIGHTS, "grants": 5}}, refresh={"import_spread": "10h"}) as broker:
+
+        async def put(name: str, token: str) -> int:
+            status, _, _ = await broker.ask("PUT", f"/v1/grants/{name}", json=grant(token), headers=as_("svc"))
+            return status
+
+        assert await put("g-first", "held") == 201
+        assert [await put(f"g-conflict-{number}", "held") for number in range(6)] == [409] * 6
+        replies = await asyncio.gather(*(put(f"g{number}", str(number)) for number in range(30)))
+        assert (replies.count(201), replies.count(429)) == (4, 26)
+        assert len((await broker.get("/v1/grants"))["grants"]) == 5
+
+
+async def test_a_login_holds_a_place(start_rights: StartRights) -> None:
+    """A login that was begun counts as the grant that it may bring; another login of the same grant is no other one."""
+    async with start_rights({"svc": {**RIGHTS, "grants": 2}}) as broker:
+
+        async def begin(name: str) -> int:
+            login = {"provider": "een"}
+            return (await broker.ask("POST", f"/v1/grants/{name}/login", json=login, headers=as_("svc")))[0]
+
+        replies = await asyncio.gather(*(begin(name) for name in ("g1", "g1", "g2", "g2", "g1")))
+        assert replies == [200] * 5
+        assert await begin("g3") == 429
+        status, _, _ = await broker.ask("PUT", "/v1/grants/g4", json=grant("g4"), headers=as_("svc"))
+        assert status == 429
+        await log_in(broker, "g1", "een")
+        assert await begin("g3") == 429
+        assert await begin("g2") == 200
+
+
+class Stored:
+    """The ids of grants in a store; what a test does while they are read happens between two of them."""
+
+    def __init__(self, *ids: str) -> None:
+        self.grants = self
+        self.stored = list(ids)
+        self.meanwhile: list[str] = []
+
+    async def ids(self, _provider: str) -> list[str]:
+        found = list(self.stored)
+        await asyncio.sleep(0)
+        self.stored += self.meanwhile
+        self.meanwhile = []
+        return found
+
+
+async def test_what_a_count_finds_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place becomes a counted grant, whether it is stored before, while or after the store is read."""
+    monkeypatch.setattr("broker.api.places._COUNT_LIFE", 0.0)
+    places, store = Places(), Stored("a", "b")
+    whose = Whose(store, ["acme"], lambda _: True)  # type: ignore[arg-type]
+
+    async def keep(name: str, most: int, kept: Any = "until_counted") -> None:
+        async with places.hold(most, name, whose) as place:
+            place.kept = kept
+
+    await keep("c", 3)
+    store.stored.append("c")
+    for _ in range(3):
+        with pytest.raises(NoPlace, match="3"):
+            await keep("d", 3)
+    await keep("d", 4, "no")
+    await keep("e", 4, "for_login")
+    with pytest.raises(NoPlace, match="4"):
+        await keep("d", 4)
+    async with places.hold(5, "f", whose):
+        store.meanwhile = ["f"]
+        with pytest.raises(NoPlace, match="5"):
+            await keep("d", 5)
+    with pytest.raises(NoPlace, match="5"):
+        await keep("d", 5)
+    store.stored.append("e")
+    with pytest.raises(NoPlace, match="5"):
+        await keep("d", 5)
+    store.stored = ["a"]
+    await keep("d", 2)
 
 
 async def test_min_ttl_and_reports_spend_one_budget(start_rights: StartRights, sandbox: Sandbox) -> None:

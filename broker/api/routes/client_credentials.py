@@ -66,6 +66,7 @@ async def grant_token(context: Context, request: web.BaseRequest) -> web.StreamR
         admit(context, request, caller)
         token = context.reader.at_hand(grant_id) or await find_token(context, caller, grant_id)
         caller.require_provider(token.provider)
+        audit.token_read(context, request, caller, grant_id, token.generation)
     except errors.EncodedBody:
         raise
     except RequestRefused as error:
@@ -79,7 +80,6 @@ async def grant_token(context: Context, request: web.BaseRequest) -> web.StreamR
     except errors.BrokerError as error:
         context.denials.note_error(request, error, asked)
         return refusal_response(error_status(error), error.code, str(error), error.retry_after)
-    audit.token_read(context, request, caller, grant_id, token.generation)
     return context.responses.client_credentials.respond(request, token)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from broker.api import audit
 from broker.api.context import CONTEXT
+from broker.api.places import Place, Whose
 from broker.api.requests import permit, read_json, require_provider
 from broker.api.responses import json_response
 from broker.api.routes import shapes
@@ -16,11 +19,11 @@ from broker.providers.refresh_token import problem_of, trim
 from broker.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import AsyncIterator, Collection
 
     from aiohttp import web
 
-    from broker.api.callers import Caller, Right
+    from broker.api.callers import Caller
     from broker.api.context import Context
     from broker.store import Registered
 
@@ -44,10 +47,12 @@ async def put_grant(request: web.Request) -> web.Response:
     if not {"provider", "refresh_token"} & body.keys() and annotations != NOBODY:
         return await _annotate(request, caller, grant_id, annotations)
     provider, refresh_token, scope = read_import(body, context.endpoints, caller)
-    await require_room(context, caller, "admin", grant_id)
-    registered = await context.store.registry.import_(
-        grant_id, provider, refresh_token, scope, due_at=context.store.clock(), ownership=annotations
-    )
+    async with place_for(context, caller, grant_id) as place:
+        registered = await context.store.registry.import_(
+            grant_id, provider, refresh_token, scope, due_at=context.store.clock(), ownership=annotations
+        )
+        if registered.status in {"held", "outdated"}:
+            place.kept = "no"
     status = refuse_conflict(registered, named=await may_name(context, caller, registered.holder))
     context.scheduler.wake(provider)
     audit_import(request, caller, grant_id, registered)
@@ -114,9 +119,7 @@ def _encodable(text: str) -> bool:
 
 
 def audit_import(request: web.Request, caller: Caller, grant_id: str, registered: Registered) -> None:
-    """Audit the import, unless nothing changed; a new grant counts for the caller's quota."""
-    if registered.status == "created" and caller.quota is not None:
-        caller.quota.stored()
+    """Audit the import, unless nothing changed."""
     if registered.status not in {"unchanged", "outdated"}:
         audit.acted(
             request, caller, "grant.imported", grant_id, generation=registered.generation, status=registered.status
@@ -131,16 +134,21 @@ async def may_name(context: Context, caller: Caller, grant_id: str | None) -> bo
     return held is None or caller.may_use(held.provider)
 
 
-async def require_room(context: Context, caller: Caller, right: Right, grant_id: str) -> None:
-    """Require that the caller's quota has room for *grant_id*, where that is a new grant.
+@asynccontextmanager
+async def place_for(context: Context, caller: Caller, grant_id: str) -> AsyncIterator[Place]:
+    """Hold a place of the caller's quota during the body, where *grant_id* is a new grant and the caller has a quota.
 
     Raises:
-        QuotaExceeded: it has not.
+        QuotaExceeded: it has no place left.
     """
     quota = caller.quota
-    if quota is not None and quota.grants and await context.store.registry.generation(grant_id) is None:
-        providers = await all_providers(context, caller)
-        await quota.require_room(context.store, providers, lambda other: caller.may(right, other))
+    if quota is None or not quota.grants or await context.store.registry.generation(grant_id) is not None:
+        yield Place()
+        return
+    providers = await all_providers(context, caller)
+    whose = Whose(context.store, providers, functools.partial(caller.may, "login"))  # whoever may import may log in
+    async with quota.place(grant_id, whose) as place:
+        yield place
 
 
 def refuse_conflict(registered: Registered, *, named: bool) -> Literal["created", "replaced", "unchanged"]:

@@ -25,7 +25,7 @@ from broker.api.requests import (
     require_unencoded,
 )
 from broker.api.responses import SLOW_BODY, UNREADABLE_BODY
-from broker.api.routes.import_one import audit_import, may_name, read_annotations, read_import, require_room, trimmed
+from broker.api.routes.import_one import audit_import, may_name, place_for, read_annotations, read_import, trimmed
 from broker.errors import BrokerError, Conflict, InvalidRequest, StoreUnavailable
 from broker.model import GRANT_ID
 from broker.store import Import
@@ -92,25 +92,25 @@ async def _import(request: web.Request, caller: Caller, lines: Sequence[Line]) -
     outcomes: list[shapes.ImportOutcome] = []
     waiting: dict[str, _Waiting] = {}
     context = request.app[CONTEXT]
+    is_counted = caller.quota is not None and caller.quota.grants > 0
     for number, raw in lines:
         outcome: shapes.ImportOutcome = {"line": number, "status": "refused"}
         outcomes.append(outcome)
         try:
             imported = _parse(context, caller, raw, outcome)
             await require_provider_of(context, caller, imported.grant_id)
-            await require_room(context, caller, "admin", imported.grant_id)
+            if is_counted:
+                await _store_counted(request, caller, _Waiting(imported, outcome))
         except BrokerError as error:
             context.denials.note_error(request, error, outcome.get("grant_id"))
             _refused(outcome, error)
         else:
-            # A later line of a grant follows what the earlier one stored; so does one that a quota of grants counts.
+            # A later line of a grant follows what the earlier one stored.
             if imported.grant_id in waiting:
                 await _store(request, caller, list(waiting.values()))
                 waiting.clear()
-            waiting[imported.grant_id] = _Waiting(imported, outcome)
-            if caller.quota is not None and caller.quota.grants:
-                await _store(request, caller, list(waiting.values()))
-                waiting.clear()
+            if not is_counted:
+                waiting[imported.grant_id] = _Waiting(imported, outcome)
         await context.turns.pause()
     if waiting:
         await _store(request, caller, list(waiting.values()))
@@ -145,6 +145,18 @@ def _parse(context: Context, caller: Caller, raw: bytes | None, outcome: shapes.
     if warning := trimmed(line).get("warning"):
         outcome["warning"] = warning
     return imported
+
+
+async def _store_counted(request: web.Request, caller: Caller, waiting: _Waiting) -> None:
+    """Store one line of a caller with a quota of grants.
+
+    Raises:
+        QuotaExceeded: there is no place for it.
+    """
+    async with place_for(request.app[CONTEXT], caller, waiting.imported.grant_id) as place:
+        await _store(request, caller, [waiting])
+        if waiting.outcome.get("error") == Conflict.code:
+            place.kept = "no"
 
 
 async def _store(request: web.Request, caller: Caller, waiting: Sequence[_Waiting]) -> None:

@@ -20,7 +20,7 @@ from broker.api.requests import permit, read_body, read_json, require_provider
 from broker.api.responses import error_status, json_response
 from broker.api.routes import shapes
 from broker.api.routes.grants import describe_account
-from broker.api.routes.import_one import require_room
+from broker.api.routes.import_one import place_for
 from broker.api.session import cookies, is_same_origin
 from broker.api.targets import public_path
 from broker.errors import BrokerError, InvalidRequest, StoreUnavailable, UnknownGrant
@@ -99,8 +99,9 @@ async def start_login(request: web.Request) -> web.Response:
     if not isinstance(replaces, bool):
         raise InvalidRequest("replace_account must be true or false")
     annotations = Ownership(None, read_text(body, "owner"), read_text(body, "label"))
-    await require_room(context, caller, "login", grant_id)
-    started = await context.login.start(grant_id, provider, annotations=annotations, replace_account=replaces)
+    async with place_for(context, caller, grant_id) as place:
+        started = await context.login.start(grant_id, provider, annotations=annotations, replace_account=replaces)
+        place.kept = "for_login"
     audit.acted(request, caller, "login.started", grant_id, provider=provider)
     answer = shapes.LoginStarted(
         grant_id=grant_id,
