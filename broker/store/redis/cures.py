@@ -64,7 +64,7 @@ _ANNOUNCED = {
 def unavailable(error: BaseException) -> StoreUnavailable:
     """Return the error to raise for an error of Redis or of a connection to it, with its cure."""
     if key := damaged_set(error):
-        words = f"Redis: the key {key} holds something else than grants, so nothing of its provider is refreshed"
+        words = f"Redis: the key {key} holds something else than grants, so its provider's schedule cannot be used"
         return DamagedSchedule(words, cure=_RESTORE)
     return wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}", cure=find_cure(error))
 
