@@ -136,6 +136,10 @@ class MovedStore(WrongStore):
     """The store that this broker knows is being moved to another Redis, or was (503)."""
 
 
+class DamagedSchedule(StoreUnavailable):
+    """A key of one provider's schedule holds something else than grants; nothing was done (503)."""
+
+
 class ProviderUnavailable(BrokerError):
     """The provider did not answer a code exchange or a revocation (502)."""
 

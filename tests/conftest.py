@@ -309,6 +309,7 @@ async def _guard_keys(redis: Redis) -> None:
         "meta",
         "held",
         "lost",
+        "damaged",
         "epoch",
         "history",
         "day",

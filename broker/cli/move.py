@@ -47,6 +47,12 @@ def move(
     to_password_file: Annotated[
         Path | None, typer.Option("--to-password-file", help="File with the password of that Redis.")
     ] = None,
+    to_sentinel_password_file: Annotated[
+        Path | None, typer.Option("--to-sentinel-password-file", help="File with the password of its Sentinels.")
+    ] = None,
+    to_sentinel_username: Annotated[
+        str | None, typer.Option("--to-sentinel-username", help="User at its Sentinels, if it is not `default`.")
+    ] = None,
     abort: Annotated[
         bool, typer.Option("--abort", help="Return to the old Redis, as long as the new one was not opened.")
     ] = False,
@@ -58,7 +64,7 @@ def move(
     You can interrupt it and run it again. Then set redis.url to the new Redis, and restart every broker.
     """
     settings = load(config)
-    asked = _read(settings, to, to_password_file)
+    asked = _read(settings, to, to_password_file, (to_sentinel_username, to_sentinel_password_file))
     began = time.monotonic()
     progress = _Steps(visible=not as_json)
 
@@ -107,21 +113,23 @@ class _Asked:
     sentinels: tuple[str | None, str | None]
     """Of the Redis of the settings."""
     to_password: str | None
+    to_sentinels: tuple[str | None, str | None]
+    """Of the Redis to move to."""
     known: str | None
     """The id of the store that the broker of these settings knows."""
 
 
-def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
-    """Read all that is needed.
+def _read(
+    settings: Settings, to: str, password_file: Path | None, of_sentinels: tuple[str | None, Path | None] = (None, None)
+) -> _Asked:
+    """Read all that is needed; *of_sentinels* is the user at the Sentinels of *to*, and the file with its password.
 
     Raises:
         InvalidSettings: a file is missing, or what is asked for cannot be.
     """
     _require_url(to)
-    to_password = None
-    if password_file is not None:
-        cure = "write the password into it, or drop the option"
-        to_password = secret_line("--to-password-file", password_file, cure, "other")
+    to_password = _password("--to-password-file", password_file)
+    to_sentinels = _sentinels(to, *of_sentinels)
     if settings.redis.url.startswith("embedded:") and not (settings.data_dir / "store").is_dir():
         raise InvalidSettings(  # to start one would make an empty one
             f"redis.url: embedded: has no store in {settings.data_dir}: correct data_dir, or run this where the broker "
@@ -135,8 +143,35 @@ def _read(settings: Settings, to: str, password_file: Path | None) -> _Asked:
         password=held["password"],
         sentinels=sentinels,
         to_password=to_password,
+        to_sentinels=to_sentinels,
         known=known_store(settings.data_dir),
     )
+
+
+def _password(option: str, path: Path | None) -> str | None:
+    """Return the password in the file of an *option*, where that is given.
+
+    Raises:
+        InvalidSettings: the file cannot be used.
+    """
+    cure = "write the password into it, or drop the option"
+    return None if path is None else secret_line(option, path, cure, "other")
+
+
+def _sentinels(to: str, user: str | None, path: Path | None) -> tuple[str | None, str | None]:
+    """Return user and password at the Sentinels of *to*.
+
+    Raises:
+        InvalidSettings: it has none, the file cannot be used, or a user comes without a password.
+    """
+    option = "--to-sentinel-username" if path is None else "--to-sentinel-password-file"
+    if (user or path) and parse_redis_url(to).topology != "sentinel":
+        raise InvalidSettings(
+            f"{option}: needs Sentinels in --to (redis+sentinel://HOST,HOST/SERVICE): correct that, or drop the option"
+        )
+    if user and path is None:
+        raise InvalidSettings(f"{option}: needs --to-sentinel-password-file, which holds the user's password")
+    return user, _password("--to-sentinel-password-file", path)
 
 
 def _require_url(to: str) -> None:
@@ -175,7 +210,7 @@ async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
         if url.startswith("embedded:"):
             url = await stack.enter_async_context(embedded_server(asked.settings.data_dir))
         source = Primary(url, password=asked.password, sentinels=asked.sentinels)
-        target = Primary(asked.to, password=asked.to_password)
+        target = Primary(asked.to, password=asked.to_password, sentinels=asked.to_sentinels)
         stack.push_async_callback(source.close)
         stack.push_async_callback(target.close)
         yield Move(
@@ -196,9 +231,16 @@ async def _require_usable(asked: _Asked) -> None:
     from broker.check.store import check_store, why_too_old
     from broker.store.facts import fetch_facts
 
-    redis = asked.settings.redis.model_copy(update={"url": asked.to})
-    data_dir = asked.settings.data_dir
-    facts = await fetch_facts(redis, None, data_dir=data_dir, password=asked.to_password, listen=0.01)
+    user, sentinel_password = asked.to_sentinels
+    redis = asked.settings.redis.model_copy(update={"url": asked.to, "sentinel_username": user})
+    facts = await fetch_facts(
+        redis,
+        None,
+        data_dir=asked.settings.data_dir,
+        password=asked.to_password,
+        sentinel_password=sentinel_password,
+        listen=0.01,
+    )
     if facts.unreachable is not None:
         raise StoreUnavailable(f"--to: Redis {facts.unreachable}", cure=facts.cure)
     if why := why_too_old(facts):

@@ -44,6 +44,8 @@ class LostGrants:
         self._providers = providers
         self._walk = self._pages([])
         self._named: set[str] = set()
+        self._damaged: frozenset[str] = frozenset()
+        """Keys that held something else than brokers write, a few minutes ago at most."""
         self._seen = (0, 0)
         """How many grants were lost when they were tried last, and in how many steps they are tried again."""
         self.count = 0
@@ -75,8 +77,9 @@ class LostGrants:
         if page is None:
             return
         provider, state, offset = page
-        examined, count = await self._store.lost.find(provider, state, offset)
+        examined, count, damaged = await self._store.lost.find(provider, state, offset)
         self._more = examined == PAGE_SIZE
+        self._name_damaged(damaged)
         seen, steps = self._seen
         if count != seen or (count and steps == 0):
             self._seen = (count, _AGAIN_AFTER)
@@ -126,9 +129,29 @@ class LostGrants:
         if new := sorted(names - self._named):
             log.error("grants.lost", count=len(new), grant_ids=new[:_NAMES])
         self._named = names
-        listed = ", ".join(sorted(names)[:_NAMES]) + (", …" if len(names) > _NAMES else "")
-        self.heartbeat.trouble = (
-            f"Redis lost the data of {len(names)} grants, and no journal restores them ({listed}): log in again"
-            if names
-            else ""
-        )
+        self._show()
+
+    def _name_damaged(self, keys: frozenset[str]) -> None:
+        """Say likewise which keys held data of another type."""
+        if new := sorted(keys - self._damaged):
+            log.error("store.damaged", count=len(new), keys=new[:_NAMES])
+        if keys != self._damaged:
+            self._damaged = keys
+            self._show()
+
+    def _show(self) -> None:
+        troubles = []
+        if self._named:
+            troubles.append(
+                f"Redis lost the data of {len(self._named)} grants, and no journal restores them "
+                f"({_listed(self._named)}): log in again"
+            )
+        if self._damaged:
+            troubles.append(
+                f"keys in Redis held what no broker writes there ({_listed(self._damaged)}): find out who writes Redis"
+            )
+        self.heartbeat.trouble = "; ".join(troubles)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:_NAMES]) + (", …" if len(names) > _NAMES else "")

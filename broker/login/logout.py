@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.errors import Conflict, UnknownGrant
+from broker.model import GRANT_ID
 from broker.providers import revoke
 from broker.token_answer import message
 
@@ -67,12 +68,25 @@ class Logout:
             Conflict: a refresh takes too long, or somebody logged the grant in again meanwhile.
             StoreUnavailable: Redis does not answer.
         """
+        if (damaged := await self._forget_damaged(grant_id)) is not None:
+            return LoggedOut(revoked=False, detail=damaged)
         grant = await self._hold(grant_id)
         revoked, detail = await self._revoke(grant)
         await self._forget(grant, detail)
         self._cache.evict(grant_id)
         log.info("grant.revoked", grant_id=grant_id, provider=grant.provider, revoked=revoked, detail=detail)
         return LoggedOut(revoked, detail)
+
+    async def _forget_damaged(self, grant_id: str) -> str | None:
+        """Forget a grant of which nobody knows whose it is, as its key holds no hash; None: it is not one of those."""
+        grant = await self._store.grants.get(grant_id)
+        if grant is None or GRANT_ID.fullmatch(grant.provider):
+            return None
+        detail = "its data in Redis is damaged, so there was nothing to revoke: the grant was forgotten here only"
+        await self._forget(replace(grant, generation=self._store.clock()), detail)
+        self._cache.evict(grant_id)
+        log.info("grant.revoked", grant_id=grant_id, provider="", revoked=False, detail=detail)
+        return detail
 
     async def forget_lost(self, grant_id: str) -> str | None:
         """Forget a grant whose data Redis lost, so that no journal brings it back.

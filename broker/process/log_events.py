@@ -250,6 +250,13 @@ EVENTS: dict[str, Event] = {
     "status_page.ready": Event(
         _INFO, "the status page is served at `url`; `sign_in` says which file or caller has the key, and never the key"
     ),
+    "store.damaged": Event(
+        _ERROR,
+        "`count` keys in Redis held what no broker writes there; `keys` names some. A schedule (`due`, `leased`, "
+        "`parked`) stays so, and stops its provider; others are written anew",
+        "find out who writes Redis; restore a damaged schedule from a backup, or remove the key, then "
+        "`token-broker retry` each grant of the provider",
+    ),
     "store.found": Event(_INFO, "Redis answers again"),
     "store.located": Event(_INFO, "Sentinel or Cluster named the primary, or another one than before"),
     "store.lost": Event(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import DamagedSchedule, StoreUnavailable, WrongStore
 from broker.model import Commit, Park, Postpone
 from broker.process.tasks import begin, finish
 from broker.refresh.concurrency import BatchSize, ConcurrencyLimit
@@ -174,6 +174,9 @@ class Lane:
                 begun = [begin(self._refresh(claim)) for claim in claimed.claims]
                 refreshes.create_task(finish(asyncio.gather(*begun)), name=f"refreshes of {self.provider}")
             await self._attend(claimed)
+        except DamagedSchedule as error:  # of this provider alone: `journal.lost` logs it
+            self._heartbeat.trouble = f"{error}; {error.cure}"
+            return STORE_PAUSE
         except StoreUnavailable as error:
             if not self._store_lost:
                 log.error("store.lost", provider=self.provider, error=str(error), hint=error.cure)

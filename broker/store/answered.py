@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from broker.store.damaged import numbers
+from broker.store import scripts
+from broker.store.damaged import list_or_empty, numbers
 from broker.store.fields import texts
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ _SEARCHED = 16
 
 async def note_answers(primary: Primary, keys: Keys, answered: Mapping[str, int]) -> None:
     """Write down when each provider answered last (epoch ms); another store gets nothing."""
-    primary.recognise(await primary.call("HGET", keys.meta, "store"))
-    await primary.pipeline([("HSET", keys.provider(name), "answered_at", at) for name, at in answered.items()])
+    script = scripts.NOTE
+    calls = [
+        (script.keys(facts=keys.provider(name)), script.args(["answered_at", at], counter="", count=0))
+        for name, at in answered.items()
+    ]
+    for reply in await primary.run_each(script, calls) if calls else ():
+        if isinstance(reply, Exception):
+            raise reply
 
 
 async def with_last_answers(primary: Primary, keys: Keys, states: Sequence[ProviderState]) -> list[ProviderState]:
@@ -35,7 +42,8 @@ async def with_last_answers(primary: Primary, keys: Keys, states: Sequence[Provi
     if not unknown:
         return list(states)
     lists = [(state.name, kept) for state in unknown for kept, count in state.counts.items() if count]
-    ids = await primary.pipeline([("ZRANGE", keys.ids(kept, name), -_SEARCHED, -1) for name, kept in lists])
+    ends: list[tuple[Argument, ...]] = [("ZRANGE", keys.ids(kept, name), -_SEARCHED, -1) for name, kept in lists]
+    ids = [list_or_empty(reply) for reply in await primary.pipeline_each(ends)]
     names = [name for (name, _), found in zip(lists, ids, strict=True) for _ in texts(found)]
     reads: list[tuple[Argument, ...]] = [
         ("HMGET", keys.grant(grant), "answered_at", "issued_at") for found in ids for grant in texts(found)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.model import Commit, Park, Postpone
-from broker.store.damaged import numbers
+from broker.store.damaged import list_or_empty, numbers
 from broker.store.fields import maybe_text, score_ms
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class Attempts:
         )
         unknown_at, attempt_at, attempt_by = [None] * len(_FIELDS) if isinstance(row, Exception) else row
         unknown, began = numbers((unknown_at, attempt_at))
+        due, leased = (None if isinstance(score, Exception) else score for score in (due, leased))
         score, fence = due or leased, int(float(open_at or 0))
-        tried = [] if isinstance(tried, Exception) else tried
         return Past(
-            attempts=[each for each in _parsed(tried) if each.decided != REGISTERED],
+            attempts=[each for each in _parsed(list_or_empty(tried)) if each.decided != REGISTERED],
             under_way=(began, maybe_text(attempt_by) or "") if leased and began else None,
             unknown_at=unknown,
             next_at=score_ms(score) if score else None,

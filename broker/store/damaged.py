@@ -80,6 +80,11 @@ def damaged_grant(
     )
 
 
+def list_or_empty(reply: list[bytes] | BaseException) -> list[bytes]:
+    """Return a reply of `Primary.pipeline_each` that is a list; a key of another type holds nothing."""
+    return [] if isinstance(reply, BaseException) else reply
+
+
 def numbers(row: Sequence[bytes | None]) -> list[int | None]:
     """Return times of a hash; None for each that is missing or no number."""
     found: list[int | None] = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.store.damaged import list_or_empty
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -73,8 +74,8 @@ class Day:
     async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Quarter]]:
         """Return the last day of each provider, oldest quarter first, the current one last; *now* is epoch ms."""
         providers = list(providers)
-        replies = await self._primary.pipeline([("HGETALL", self._keys.day(name)) for name in providers])
-        return {name: parse_day(reply, now) for name, reply in zip(providers, replies, strict=True)}
+        replies = await self._primary.pipeline_each([("HGETALL", self._keys.day(name)) for name in providers])
+        return {name: parse_day(list_or_empty(reply), now) for name, reply in zip(providers, replies, strict=True)}
 
 
 def parse_day(reply: Sequence[bytes], now: int) -> list[Quarter]:

@@ -12,7 +12,7 @@ from broker.secret import CannotOpen, Sealer, Secret, Tampered
 from broker.store import ownership, scripts
 from broker.store.binding import Binding
 from broker.store.clock import uptime
-from broker.store.damaged import NO_HASH, UNUSABLE, damaged_grant, find_damage
+from broker.store.damaged import NO_HASH, UNUSABLE, damaged_grant, find_damage, list_or_empty
 from broker.store.fields import maybe_int, maybe_text, score_ms, texts, whole
 from broker.store.limits import parse_limit
 from broker.store.listing import Listing
@@ -266,7 +266,7 @@ class Grants:
             if grant is None:
                 placed.append(None)
                 continue
-            found = next((each for each in zip(sets, scores, strict=True) if each[1] is not None), None)
+            found = next((each for each in zip(sets, scores, strict=True) if isinstance(each[1], bytes)), None)
             placed.append(("due", grant) if found is None else (found[0], _due(grant, *found)))
         return placed
 
@@ -371,8 +371,8 @@ class Grants:
 
     async def ids(self, provider: str) -> list[str]:
         """Return the ids of all grants of a provider, to load the `warm` ones at start."""
-        replies = await self._primary.pipeline([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
-        return [name for reply in replies for name in texts(reply)]
+        replies = await self._primary.pipeline_each([("ZRANGE", self._keys.ids(s, provider), 0, -1) for s in _STATES])
+        return [name for reply in replies for name in texts(list_or_empty(reply))]
 
 
 def _due(grant: Grant, state: State, score: str | bytes) -> Grant:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.store import scripts
 from broker.store.answered import note_answers, with_last_answers
+from broker.store.damaged import list_or_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,8 +66,8 @@ class History:
     async def for_providers(self, providers: Iterable[str], now: int) -> dict[str, list[Minute]]:
         """Return the last hour of each provider, oldest minute first, the current one last; *now* is epoch ms."""
         providers = list(providers)
-        replies = await self._primary.pipeline([("HGETALL", self._keys.history(name)) for name in providers])
-        return {name: parse_hour(reply, now) for name, reply in zip(providers, replies, strict=True)}
+        replies = await self._primary.pipeline_each([("HGETALL", self._keys.history(name)) for name in providers])
+        return {name: parse_hour(list_or_empty(reply), now) for name, reply in zip(providers, replies, strict=True)}
 
 
 def parse_hour(reply: Sequence[bytes], now: int) -> list[Minute]:

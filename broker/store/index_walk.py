@@ -98,7 +98,7 @@ class IndexWalk:
             check_at = now + (0 if urgent else _ROUND_MS if following is None else int(_PAUSE * 1000))
             await notices.finish(_SCHEDULE, leased, "" if following is None else str(following), check_at)
             if following is None and not complete:
-                keys = scripts.NOTE.keys(meta=self._store.keys.meta)
+                keys = scripts.NOTE.keys(facts=self._store.keys.meta)
                 await self._store.primary.run(scripts.NOTE, keys, scripts.NOTE.args([INDEXED, 1], counter="", count=0))
                 log.info("index.built", providers=len(providers))
         return urgent

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from broker.store import scripts
 from broker.store.cursor import read_cursor, write_cursor
+from broker.store.damaged import list_or_empty
 from broker.store.fields import scored
 
 if TYPE_CHECKING:
@@ -78,12 +79,12 @@ class Listing:
         sizes = await self._primary.run(scripts.SIZES, scripts.SIZES.keys(keys), scripts.SIZES.args())
         upto = next((n for n, held in enumerate(accumulate(sizes), 1) if held >= limit), len(sets))
         wanted = [n for n in range(upto) if sizes[n]]
-        replies = await self._primary.pipeline(
+        replies = await self._primary.pipeline_each(
             [("ZRANGEBYSCORE", keys[n], "-inf", "+inf", "WITHSCORES", "LIMIT", 0, limit) for n in wanted]
         )
         found: list[list[tuple[str, str]]] = [[] for _ in range(upto)]
         for n, flat in zip(wanted, replies, strict=True):
-            found[n] = scored(flat)
+            found[n] = scored(list_or_empty(flat))
         return found
 
     async def _after(self, key: str, score: str, member: str, limit: int) -> list[tuple[str, str]]:
@@ -91,9 +92,8 @@ class Listing:
         offset = 0
         found: list[tuple[str, str]] = []
         while len(found) < limit:
-            flat = await self._primary.call(
-                "ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64
-            )
+            command = ("ZRANGEBYSCORE", key, score, "+inf", "WITHSCORES", "LIMIT", offset, limit + 64)
+            flat = list_or_empty(*await self._primary.pipeline_each([command]))
             found += [(name, at) for name, at in scored(flat) if at != score or name > member]
             if len(flat) < 2 * (limit + 64):
                 break

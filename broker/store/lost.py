@@ -10,10 +10,14 @@ Knows nothing of how a journal keeps its records.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from broker.model import GRANT_ID
 from broker.store import scripts
 from broker.store.attempts import REGISTERED, Attempt
+from broker.store.damaged import list_or_empty
+from broker.store.fields import texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 _ANSWERED = frozenset({"kept", "restored", REGISTERED})
 """What an entry of the attempts says when it replaced what was stored before."""
+_KEY = re.compile(rf"[a-z]+(:{GRANT_ID.pattern})?")
+"""A key without its prefix."""
 PAGE_SIZE = 250
 """How many grants one search examines."""
 
@@ -39,6 +45,17 @@ class LostGrant(NamedTuple):
     """When it was due, when its lease ended, or since when it was parked."""
     at: int
     """When that was noticed."""
+
+
+class Searched(NamedTuple):
+    """What a search found."""
+
+    examined: int
+    """How many grants of its page."""
+    lost: int
+    """How many grants are lost by now."""
+    damaged: frozenset[str]
+    """Keys that were of another type within the last ten minutes, without their prefix."""
 
 
 class Position(NamedTuple):
@@ -64,17 +81,19 @@ class Lost:
         self._registry = registry
         self._clock = clock
 
-    async def find(self, provider: str, state: Literal["due", "parked"], offset: int) -> tuple[int, int]:
-        """Examine a page of one set; what is lost among the leased a claim notes, once the lease has ended.
-
-        Returns:
-            How many grants were examined, and how many are lost by now.
-        """
+    async def find(self, provider: str, state: Literal["due", "parked"], offset: int) -> Searched:
+        """Examine a page of one set; what is lost among the leased a claim notes, once the lease has ended."""
         script = scripts.FIND_LOST
-        keys = script.keys(ids=self._keys.ids(state, provider), lost=self._keys.lost, grant_prefix=self._keys.grants)
+        keys = script.keys(
+            ids=self._keys.ids(state, provider),
+            lost=self._keys.lost,
+            grant_prefix=self._keys.grants,
+            noted=self._keys.damaged,
+        )
         args = script.args(provider=provider, state=state, offset=offset, page_size=PAGE_SIZE)
-        examined, lost = await self._primary.run(script, keys, args)
-        return int(examined), int(lost)
+        examined, lost, noted = await self._primary.run(script, keys, args)
+        damaged = frozenset(name for name in texts(noted[::2]) if _KEY.fullmatch(name))
+        return Searched(int(examined), int(lost), damaged)
 
     async def all(self) -> list[LostGrant]:
         """Return every lost grant; one that a login or an import replaced meanwhile is lost no longer."""
@@ -88,20 +107,23 @@ class Lost:
 
     async def drop(self, grant_id: str) -> bool:
         """Note that a grant is lost no longer; return whether it was noted."""
-        return bool(await self._primary.call("HDEL", self._keys.lost, grant_id))
+        script = scripts.DROP_LOST
+        return bool(await self._primary.run(script, script.keys(lost=self._keys.lost), script.args(grant_id=grant_id)))
 
     async def restore(self, grant_id: str, record: str) -> Recovered:
         """Restore a grant from a journal's *record* of it; *older*: nothing shows that the record is the last."""
         members = json.loads(record)
         if "forget" in members:
             return "forgotten"
-        noted, lines, due = await self._primary.pipeline(
+        noted, lines, due = await self._primary.pipeline_each(
             [
                 ("HGET", self._keys.lost, grant_id),
                 ("LRANGE", self._keys.attempts_of(grant_id), 0, -1),
                 ("ZSCORE", self._keys.ids("due", members["provider"]), grant_id),
             ]
         )
+        lines = list_or_empty(lines)
+        noted, due = (None if isinstance(reply, Exception) else reply for reply in (noted, due))
         if noted is not None:
             lost = _parse(grant_id.encode(), noted)
         elif due is not None:

@@ -19,6 +19,7 @@ from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.damaged import numbers
 from broker.store.limits import ending_fields
+from broker.store.places import places, provider_of
 from broker.store.prepared import PreparedCommit, commit_fields
 from broker.store.register import Import, Registered, import_call, login_call
 from broker.token_answer import json_text, message_text
@@ -196,12 +197,10 @@ class Registry:
             False when nothing was removed.
         """
         for _ in range(_TRIES):
-            raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
-            provider = raw.decode() if raw else ""
+            provider, sets = await places(self._primary, self._keys, grant_id)
             keys = scripts.FORGET.keys(
+                sets,
                 grant=self._keys.grant(grant_id),
-                **self._keys.sets(provider),
-                **self._keys.index(provider),
                 held_by=self._keys.held,
                 forgotten=self._keys.forgotten,
                 attempts=self._keys.attempts_of(grant_id),
@@ -338,8 +337,7 @@ class Registry:
             fields += ["unknown_at", position.unknown_at]
         changed = self._text(notice("refreshed", grant_id, provider, generation))
         for _ in range(_TRIES):
-            raw = await self._primary.call("HGET", self._keys.grant(grant_id), "provider")
-            was_provider = raw.decode() if raw else ""
+            was_provider = await provider_of(self._primary, self._keys, grant_id) or ""
             keys = scripts.RESTORE.keys(
                 grant=self._keys.grant(grant_id),
                 due=self._keys.ids("due", provider),

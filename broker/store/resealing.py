@@ -92,7 +92,7 @@ class Resealing:
     async def _note(self, field: str, value: Argument) -> None:
         script = scripts.NOTE
         await self._primary.run(
-            script, script.keys(meta=self._keys.meta), script.args([field, value], counter="", count=0)
+            script, script.keys(facts=self._keys.meta), script.args([field, value], counter="", count=0)
         )
 
     async def page(self, cursor: str | None) -> Resealed:

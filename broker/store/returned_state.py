@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from broker.store import scripts
+from broker.store.fields import maybe_text
+
 if TYPE_CHECKING:
     from broker.store.redis.primary import Primary
     from broker.store.scripts import Keys
@@ -17,8 +20,9 @@ async def note(primary: Primary, keys: Keys, provider: str, server: str) -> None
     Raises:
         StoreUnavailable: Redis does not answer.
     """
-    primary.recognise(await primary.call("HGET", keys.meta, "store"))
-    await primary.call("HSET", keys.provider(provider), _FIELD, server)
+    script = scripts.NOTE
+    args = script.args([_FIELD, server], counter="", count=0)
+    await primary.run(script, script.keys(facts=keys.provider(provider)), args)
 
 
 async def last_seen_at(primary: Primary, keys: Keys, provider: str) -> str | None:
@@ -27,5 +31,5 @@ async def last_seen_at(primary: Primary, keys: Keys, provider: str) -> str | Non
     Raises:
         StoreUnavailable: Redis does not answer.
     """
-    server: bytes | None = await primary.call("HGET", keys.provider(provider), _FIELD)
-    return None if server is None else server.decode("utf-8", "replace")
+    (server,) = await primary.pipeline_each([("HGET", keys.provider(provider), _FIELD)])
+    return maybe_text(None if isinstance(server, Exception) else server)

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import DamagedSchedule, StoreUnavailable, WrongStore
 from broker.store import scripts
 from broker.store.attempts import attempt_record, replica_name
 from broker.store.claims import Claimed, parse_claims
@@ -120,7 +120,7 @@ class Schedule:
         asked = uptime()
         try:
             status, now, wait_ms, number, *rows = await self._primary.run(scripts.CLAIM, keys, args)
-        except WrongStore:
+        except (WrongStore, DamagedSchedule):
             raise
         except StoreUnavailable:
             # The script may have run. The next claim first releases what it leased, since nothing was sent for it.

@@ -115,6 +115,7 @@ PROVIDER_STATES = Script("provider_states")
 FIND_SUSPENDED = Script("find_suspended")
 SIZES = Script("sizes")
 FIND_LOST = Script("find_lost")
+DROP_LOST = Script("drop_lost")
 SUM_ENDS = Script("sum_ends")
 MERGE_ENDS = Script("merge_ends")
 REINDEX = Script("reindex")
@@ -147,6 +148,8 @@ class Keys:
         """Sorted set of grant ids by when they were forgotten: no journal may bring those grants back."""
         self.lost = f"{self.all}lost"
         """Hash: id of a grant whose hash is gone to where it stood in the schedule, until it is there again."""
+        self.damaged = f"{self.all}damaged"
+        """Hash: a key that was of another type (without the prefix) to when that was seen last, epoch ms."""
 
     def anchor(self, boot: str) -> str:
         """Return the key of a number that expires: how far Redis's clock is ahead of the uptime of a machine."""

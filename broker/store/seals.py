@@ -38,7 +38,7 @@ class Seals:
         new = self._sealer.seals - self._added
         if new >= _AT_ONCE:
             keys, args = (
-                scripts.NOTE.keys(meta=self._keys.meta),
+                scripts.NOTE.keys(facts=self._keys.meta),
                 scripts.NOTE.args(counter=_field(self._sealer), count=new),
             )
             await self._primary.run(scripts.NOTE, keys, args)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.store.damaged import numbers
+from broker.store.damaged import list_or_empty, numbers
 from broker.store.fields import maybe_text, score_ms, scored
 from broker.store.limits import parse_limit
 
@@ -130,7 +130,8 @@ class Soonest:
                 for p, begin in unread.items()
             ]
             last: dict[str, float] = {}
-            for provider, flat in zip(list(unread), await self._primary.pipeline(commands), strict=True):
+            replies = map(list_or_empty, await self._primary.pipeline_each(commands))
+            for provider, flat in zip(list(unread), replies, strict=True):
                 rows = [(-float(at) if latest else float(at), name, provider) for name, at in scored(flat)]
                 best += rows
                 if len(flat) == 2 * size:

@@ -45,6 +45,42 @@ async def test_logout_says_when_only_our_side_was_forgotten(broker: RunningBroke
     assert sandbox.cameramanager.families[0].refresh_token is not None
 
 
+async def test_logout_of_damaged_data(broker: RunningBroker, redis: Redis) -> None:
+    """A grant whose key somebody replaced by something else is forgotten like any other, and stays so."""
+    await log_in(broker, "g1", "acme")
+    await redis.set("broker:{0}:grant:g1", "damaged")
+    status, body, _ = await broker.ask("DELETE", "/v1/grants/g1")
+    assert (status, body["revoked"], body["forgotten"]) == (200, False, True)
+    assert "damaged, so there was nothing to revoke" in body["detail"]
+    assert (await broker.ask("DELETE", "/v1/grants/g1"))[0] == 404
+    assert (await broker.ask("GET", "/v1/grants"))[1]["grants"] == []
+    assert not await redis.exists("broker:{0}:grant:g1")
+
+
+async def test_a_damaged_schedule_stops_its_provider_alone(broker: RunningBroker, redis: Redis) -> None:
+    """The others are refreshed; health and log name the key; once it is gone, a retry takes its grants up again."""
+    await log_in(broker, "g1", "acme")
+    await log_in(broker, "g2", "cameramanager")
+    first = {grant: (await broker.token(grant))["generation"] for grant in ("g1", "g2")}
+    await redis.set("broker:{0}:due:acme", "damaged")
+
+    async def named() -> bool:
+        checks = (await broker.get("/healthz"))["checks"]
+        lane, keys = checks["lane acme"]["detail"], checks["lost grants"]["detail"]
+        return "the key broker:{0}:due:acme holds something else than grants" in lane and "(due:acme)" in keys
+
+    await until(named)
+    assert broker.events("store.damaged")[0]["keys"] == ["due:acme"]
+    assert not broker.events("store.lost")
+    await make_due(redis, "cameramanager", "g2")
+    await next_generation(broker, "g2", first["g2"])
+    assert (await broker.token("g1"))["generation"] == first["g1"]
+    await redis.delete("broker:{0}:due:acme")
+    assert (await broker.ask("POST", "/v1/grants/g1/retry"))[0] == 202
+    await next_generation(broker, "g1", first["g1"])
+    assert (await broker.get("/healthz"))["checks"]["lane acme"]["detail"] == "runs"
+
+
 async def test_dead_grant_is_parked_and_left_alone(broker: RunningBroker, sandbox: Sandbox, redis: Redis) -> None:
     """A dead grant gets no more requests however often it is read; its token is served to its end, then 409."""
     sandbox.rotating.options.access_lifetime = 3

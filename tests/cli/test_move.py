@@ -61,6 +61,18 @@ async def _says(home: Home, words: str) -> bool:
         (["--to", "rediss://127.0.0.1:1/0?ssl_password=hunter2-hunter2"], "--to: has a password"),
         (["--to", "embedded:"], "--to: embedded: is the store of one broker: name a Redis server"),
         (["--to", "http://127.0.0.1:1"], "--to: must be redis://HOST"),
+        (
+            ["--to", "redis://127.0.0.1:1/0", "--to-sentinel-password-file", "/none"],
+            "--to-sentinel-password-file: needs Sentinels in --to",
+        ),
+        (
+            ["--to", "redis+sentinel://127.0.0.1:1/main", "--to-sentinel-username", "jane"],
+            "--to-sentinel-username: needs --to-sentinel-password-file",
+        ),
+        (
+            ["--to", "redis+sentinel://127.0.0.1:1/main", "--to-sentinel-password-file", "/none"],
+            "--to-sentinel-password-file: /none cannot be read",
+        ),
         (["--to", "redis://127.0.0.1:1/0"], "redis.url: embedded: has no store in"),
         (["--to", "redis://127.0.0.1:1/0", "--to-password-file", "/none"], "--to-password-file: /none cannot be read"),
     ],

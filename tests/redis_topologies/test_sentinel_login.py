@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli import move
+from broker.cli.options import load
 from broker.errors import StoreUnavailable
 from broker.store.redis.primary import Primary
 from tests.conftest import StartBroker
@@ -128,3 +130,21 @@ async def test_broker_with_both_passwords_in_files(
         assert broker.events("store.located")
     assert SERVERS not in broker.log.getvalue()
     assert SENTINELS not in broker.log.getvalue()
+
+
+async def test_a_move_to_servers_behind_them(watched: RedisServer, files: dict[str, Path], tmp_path: Path) -> None:
+    """`token-broker move` finds its target with the Sentinels' user and password, and checks it by them too."""
+    await lock(watched)
+    path = tmp_path / "broker.toml"
+    path.write_text(
+        f'data_dir = "{tmp_path}/data"\n[redis]\nurl = "redis://127.0.0.1:1/0"\n[sealing]\nkeys_file = "keys"\n'
+    )
+    to = f"redis+sentinel://keeper@{watched.address}/{SERVICE}"
+    settings = await asyncio.to_thread(load, path)
+    for user, allowed in (("broker", True), ("nobody", False)):
+        given = (user, files["sentinel_password_file"])
+        asked = await asyncio.to_thread(move._read, settings, to, files["password_file"], given)
+        with contextlib.nullcontext() if allowed else pytest.raises(StoreUnavailable):
+            await move._require_usable(asked)
+            async with move._opened(asked, move._Steps(visible=False)) as moving:
+                assert await moving._ends.target.call("PING") == b"PONG"

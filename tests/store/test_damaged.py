@@ -9,7 +9,7 @@ import pytest
 from broker.secret import Secret
 from broker.store.index_walk import examine
 from tests.store.ends import listed
-from tests.store.steps import LEASE, brought_by, claimed, imported, refreshed
+from tests.store.steps import LEASE, brought_by, claimed, commit_of, imported, refreshed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ async def test_every_reader(store: Store, redis: Redis, damaged: str) -> None:
     assert sum(state.counts.values()) == 3
     await store.history.with_last_answers([state])
     assert await examine(store, ["p"], None) is not None
-    assert await store.lost.find("p", "due", 0) == (3, 0)
+    assert (await store.lost.find("p", "due", 0))[:2] == (3, 0)
     bad, good = await store.grants.get_many(["bad", "a"])
     assert bad is not None
     assert good is not None
@@ -111,6 +111,26 @@ async def test_an_import_replaces_it(store: Store, redis: Redis, damaged: str) -
     bad = await store.grants.get("bad")
     assert bad is not None
     assert bad.tampered is None
+
+
+@pytest.mark.parametrize("how", ["no hash", "a provider of bytes", "a provider of words"])
+async def test_a_logout_of_it(store: Store, redis: Redis, how: str) -> None:
+    """Nobody knows whose it is: its key goes, and its places in all sets, and no journal brings it back."""
+    await refreshed(store, redis, "a", "bad")
+    (claim,) = [claim for claim in await claimed(store, 2) if claim.grant_id == "bad"]
+    record = store.registry.prepare(commit_of(claim)).record
+    await redis.zadd("broker:{0}:parked:p", {"bad": 1})
+    if how == "no hash":
+        await redis.set(KEY, "no hash")
+    else:
+        await redis.hset(KEY, "provider", b"\xff" if how == "a provider of bytes" else "no id")
+    assert await store.registry.forget("bad", {}, up_to=store.clock())
+    assert not await redis.exists(KEY)
+    for name in ("due", "leased", "parked", "ends", "failing"):
+        assert await redis.zscore(f"broker:{{0}}:{name}:p", "bad") is None
+    assert await redis.zscore("broker:{0}:leased:p", "a") is not None
+    assert await store.registry.restore(record) == "forgotten"
+    assert not await store.registry.forget("bad", {})
 
 
 async def test_claims_of_all_kinds(store: Store, redis: Redis) -> None:

@@ -74,9 +74,9 @@ async def test_a_call_that_redis_refuses(store: Store, redis: Redis) -> None:
     await redis.set("broker:{0}:due:broken", "no set")
     assert await statuses(store, line(store, "g1"), line(store, "g2", provider="broken")) == [
         "created",
-        "StoreUnavailable",
+        "DamagedSchedule",
     ]
-    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+    with pytest.raises(StoreUnavailable, match="due:broken holds something else"):
         await store.registry.import_many([line(store, "g3", provider="broken")])
 
 

@@ -127,6 +127,7 @@ async def test_python_sends_what_each_header_names(store: Store, monkeypatch: py
     await store.clock_steps.rewind("p", LEASE)
     await store.schedule.resume("p")
     await store.lost.find("p", "due", 0)
+    assert not await store.lost.drop("kept")
     store.schedule._lost_claims["p"] = ["a-claim"]
     await store.schedule.claim("p", 1, LEASE, expired_after=0)
     await log_in_and_out(store)

@@ -196,6 +196,7 @@ async def delete_grant(request: web.Request) -> web.Response:
             raise UnknownGrant("no such grant")
         audit.acted(request, caller, "grant.deleted", grant_id)
         return json_response(shapes.LoggedOut(grant_id=grant_id, forgotten=True, revoked=False, detail=detail))
+    caller.require_provider(grant.provider)  # a grant whose data is damaged may be anybody's
     if context.logout.needs_live_token(grant):
         try:  # the provider's logout needs a live access token: refresh for one
             await context.reader.current(grant_id, wait=context.settings.refresh.request_timeout.total_seconds())

@@ -21,6 +21,7 @@ local n, lease_ms, claim_id, provider_name, half_close_after, hold_off_ms, pass_
 n, lease_ms, half_close_after = tonumber(n), tonumber(lease_ms), tonumber(half_close_after)
 hold_off_ms, pass_over, second_term_ms = tonumber(hold_off_ms), tonumber(pass_over), tonumber(second_term_ms)
 
+require_sets(due, leased)
 local now = now_ms()
 
 -- Another run of the server (restart, failover, restore) may have lost acknowledged writes. Nobody claims until every
@@ -153,7 +154,7 @@ for i = 1, #ids, 2 do
     'extra', 'stated_limits', 'refused', 'account', 'owner', 'label', 'recovering')
   redis.call('ZREM', due, id)
   if damaged then
-    redis.call('ZADD', parked, now, id)
+    redis.pcall('ZADD', parked, now, id) -- protected: where that set is damaged too, the others are claimed all the same
     reply[#reply + 1] = {id}
   elseif stored[1] == provider_name and is_grant_id(id) then
     if stored[11] then

@@ -8,15 +8,15 @@
 --   ends_at: when the token ends that came without a problem, or ""
 --   record: the entry of the grant's attempts, without the decision
 --   messages_then_fields: message_count messages, then fields of the grant, each with its value
--- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim: restore decides). After
---   superseded or gone the caller revokes what it received.
+-- Returns: committed, already, superseded, gone, or lost (the store went back behind the claim, or the grant's key is no
+--   hash: restore decides). After superseded or gone the caller revokes what it received.
 local grant, due, leased, parked, ends, failing, provider, forgotten, attempts = unpack(KEYS)
 local grant_id, attempt, generation, granted_at, claimed_at, answered_at, refresh_at, ends_at, channel, record,
   message_count = unpack(ARGV)
 local messages_then_fields = {unpack(ARGV, 12)}
 message_count = tonumber(message_count)
 
-local stored = redis.call('HMGET', grant, 'generation', 'committed', 'granted_at', 'failures', 'reason')
+local stored = read_fields(grant, 'generation', 'committed', 'granted_at', 'failures', 'reason')
 if stored[2] == attempt then
   return 'already'
 end
@@ -37,7 +37,7 @@ redis.call('HSET', grant, 'committed', attempt, 'refresh_at', refresh_at,
   unpack(messages_then_fields, message_count + 1))
 redis.call('ZREM', leased, grant_id)
 redis.call('ZREM', parked, grant_id)
-redis.call('ZADD', due, refresh_at, grant_id)
+redis.pcall('ZADD', due, refresh_at, grant_id) -- protected: what was received is kept, also where that set is damaged
 if ends_at ~= '' and not stored[4] and not stored[5] then
   redis.call('ZADD', ends, ends_at, grant_id) -- the usual case: the grant was not failing, and is not
 else

@@ -13,6 +13,7 @@ local grant, due, leased = unpack(KEYS)
 local grant_id, generation, interval_ms, budget, window_ms = unpack(ARGV)
 interval_ms, budget, window_ms = tonumber(interval_ms), tonumber(budget), tonumber(window_ms)
 
+require_sets(due)
 local stored = redis.call('HMGET', grant, 'generation', 'answered_at', 'failures', 'reports', 'reports_since')
 if not stored[1] then
   return {'gone', 0}

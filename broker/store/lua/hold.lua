@@ -8,6 +8,7 @@
 local grant, due, leased, parked = unpack(KEYS)
 local grant_id, provider, lease_ms = unpack(ARGV)
 
+require_sets(leased)
 local immovable = why_immovable(grant, leased, grant_id, provider)
 if immovable then
   return immovable

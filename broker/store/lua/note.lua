@@ -1,18 +1,18 @@
 #!lua
--- note: write facts about the whole store into `meta`.
+-- note: write facts into a hash of them: about the whole store (`meta`), or about a provider.
 --
--- KEYS: meta
+-- KEYS: facts
 -- ARGV: counter count fields...
 --   counter: field to add count to, or ""
---   fields: fields of meta, each with its value
+--   fields: fields of the hash, each with its value
 -- Returns: nothing
-local meta = unpack(KEYS)
+local facts = unpack(KEYS)
 local counter, count = unpack(ARGV)
 local fields = {unpack(ARGV, 3)}
 
 if counter ~= '' then
-  redis.call('HINCRBY', meta, counter, count)
+  redis.call('HINCRBY', facts, counter, count)
 end
 if #fields > 0 then
-  redis.call('HSET', meta, unpack(fields))
+  redis.call('HSET', facts, unpack(fields))
 end

@@ -19,6 +19,7 @@ local grant_id, attempt, reason, code, detail, verdict, exhausted, due_at, failu
 local fields = {unpack(ARGV, 16)}
 breaker, first_pause_ms, longest_pause_ms = tonumber(breaker), tonumber(first_pause_ms), tonumber(longest_pause_ms)
 
+require_sets(due, parked)
 local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'refused', 'issued_at', 'granted_at')
 if not stored[1] then
   return 'gone'

@@ -21,6 +21,7 @@ local fields = {unpack(ARGV, 18)}
 not_before, half_close_after, jitter = tonumber(not_before), tonumber(half_close_after), tonumber(jitter)
 first_pause_ms, longest_pause_ms = tonumber(first_pause_ms), tonumber(longest_pause_ms)
 
+require_sets(due)
 local stored = redis.call('HMGET', grant, 'generation', 'attempt', 'attempt_at', 'unknown_at', 'provider')
 if not stored[1] then
   return 'gone'

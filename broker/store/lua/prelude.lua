@@ -9,6 +9,70 @@ do
   end
 end
 
+-- For how many ms a damaged key stays noted after it was met last.
+local NOTED_FOR_MS = 600000
+
+-- Return the reply to a command that met a key of another type than brokers write; note that key, so that brokers name
+-- it. What brokers can do without is removed, and the command writes it anew. The schedule, of which nothing else has a
+-- copy, stays: what reads it gets the reply of an empty set, as it reads other sets too, and what writes it an error.
+local function reply_to_damage(server, reply, command, key, ...)
+  local all, kind = string.match(key, '^(.-{0}:)(%l+)')
+  local replaceable = ' provider history day ends failing attempts lost damaged '
+  local replaced = kind and string.find(replaceable, ' ' .. kind .. ' ', 1, true)
+  if not replaced and kind ~= 'due' and kind ~= 'leased' and kind ~= 'parked' then
+    return reply
+  end
+  local noted, time = server.pcall('HLEN', all .. 'damaged'), server.call('TIME')
+  if type(noted) == 'number' and noted < 100 then
+    server.call('HSET', all .. 'damaged', string.sub(key, #all + 1), time[1] * 1000 + math.floor(time[2] / 1000))
+  end
+  if replaced then
+    server.call('DEL', key)
+    return server.pcall(command, key, ...)
+  end
+  local empty = {ZRANGE = {}, ZRANGEBYSCORE = {}, ZCARD = 0, ZSCORE = false, ZREM = 0}
+  if empty[command] ~= nil then
+    return empty[command]
+  end
+  return {err = 'DAMAGED ' .. key}
+end
+
+-- Stands for the server's `redis` in all that follows: one key that somebody damaged stops only what needs that key.
+-- Every command of every script comes through here, so the usual case costs one call and one comparison.
+local server, redis = redis, {}
+local send, type = server.pcall, type
+function redis.pcall(command, ...)
+  local reply = send(command, ...)
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+    return reply_to_damage(server, reply, command, ...)
+  end
+  return reply
+end
+function redis.call(command, ...)
+  local reply = send(command, ...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then
+    reply = reply_to_damage(server, reply, command, ...)
+  end
+  if type(reply) == 'table' and reply.err then
+    return error(reply)
+  end
+  return reply
+end
+
+-- Fail, and name it, where one of these sets of the schedule is of another type: before anything is written.
+local function require_sets(...)
+  for _, set in ipairs({...}) do
+    local size = server.pcall('ZCARD', set)
+    if type(size) == 'table' then
+      redis.call('ZCARD', set) -- notes it
+      error({err = 'DAMAGED ' .. set})
+    end
+  end
+end
+
 -- The ids of forgotten grants are kept for so many ms (30 days): no journal brings such a grant back.
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).

@@ -23,6 +23,7 @@ local grant_id, mode, was_provider, was_generation, generation, due_at, fingerpr
   provider = unpack(ARGV)
 local fields = {unpack(ARGV, 12)}
 
+require_sets(due)
 local stored, damaged = read_fields(grant, 'provider', 'generation', 'imported')
 if damaged or stored[1] and not is_grant_id(stored[1]) then -- nothing of it can be kept, and nobody can have seen it
   redis.call('DEL', grant)

@@ -7,6 +7,7 @@
 local due, leased, grant_prefix = unpack(KEYS)
 local claim_id = unpack(ARGV)
 
+require_sets(due)
 local begins_with, now, released = claim_id .. '-', now_ms(), 0
 for _, id in ipairs(redis.call('ZRANGE', leased, 0, -1)) do
   local attempt = read_fields(grant_prefix .. id, 'attempt')[1]

@@ -19,7 +19,11 @@ local fields = {unpack(ARGV, 14)}
 generation, answered_at, followed = tonumber(generation), tonumber(answered_at), tonumber(followed)
 granted_at = tonumber(granted_at)
 
-local stored = redis.call('HMGET', grant, 'provider', 'generation', 'answered_at', 'granted_at')
+local stored, damaged = read_fields(grant, 'provider', 'generation', 'answered_at', 'granted_at')
+if damaged or stored[1] and not is_grant_id(stored[1]) then -- as good as lost
+  redis.call('DEL', grant)
+  stored = {}
+end
 if (stored[1] or '') ~= was_provider then
   return 'moved'
 end
@@ -70,9 +74,9 @@ redis.call('ZREM', was_ends, grant_id)
 redis.call('ZREM', was_failing, grant_id)
 if reason ~= '' then
   redis.call('HSET', grant, 'reason', reason)
-  redis.call('ZADD', was_parked, due_at, grant_id)
+  redis.pcall('ZADD', was_parked, due_at, grant_id) -- protected, as in commit
 else
-  redis.call('ZADD', due, due_at, grant_id)
+  redis.pcall('ZADD', due, due_at, grant_id)
 end
 index_grant(grant, ends, failing, grant_id)
 record_attempt(attempts, 'restored', record)

@@ -8,6 +8,7 @@
 local grant, due, leased, parked, ends, failing = unpack(KEYS)
 local grant_id, provider = unpack(ARGV)
 
+require_sets(due)
 local immovable = why_immovable(grant, leased, grant_id, provider)
 if immovable then
   return immovable

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from redis import exceptions
 
-from broker.errors import StoreUnavailable
+from broker.errors import DamagedSchedule, StoreUnavailable
 from broker.store.redis.replies import (
     NO_MORE_CLIENTS,
     POOL_EMPTY,
     certificate_error,
+    damaged_set,
     describe,
     error_code,
     find_cause,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 HANGS = (
     "find out what keeps it busy (SLOWLOG, CPU, swap), or what drops packets between it and the broker; with rediss:// "
     "in redis.url it must speak TLS"
+)
+_RESTORE = (
+    "find out who writes Redis; restore it from a backup, or remove that key, then `token-broker retry` each grant of "
+    "the provider"
 )
 _CURES = {
     "MISCONF": "free space on its disk, or correct the permissions of its directory",
@@ -58,6 +63,9 @@ _ANNOUNCED = {
 
 def unavailable(error: BaseException) -> StoreUnavailable:
     """Return the error to raise for an error of Redis or of a connection to it, with its cure."""
+    if key := damaged_set(error):
+        words = f"Redis: the key {key} holds something else than grants, so its provider's schedule cannot be used"
+        return DamagedSchedule(words, cure=_RESTORE)
     return wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}", cure=find_cure(error))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import TypeVar
@@ -30,6 +31,7 @@ _WORDS = {
 _AFRESH = "or, to start afresh with what it holds, stop the broker and remove store.id from data_dir"
 EMPTY = f"restore its data, or correct redis.url; {_AFRESH}"
 OTHER = f"correct redis.url; {_AFRESH}"
+_DAMAGED = re.compile(r"\bDAMAGED (\S+)")
 _FOREIGN = "FOREIGN"
 """What `lua/prelude.lua` says where another store answers."""
 NO_MORE_CLIENTS = "max number of clients"
@@ -71,6 +73,12 @@ def wrong_store(store: str) -> WrongStore:
 def is_damaged(reply: object) -> bool:
     """Return whether a reply says that a key is of another type than the command is for."""
     return isinstance(reply, exceptions.ResponseError) and error_code(reply) == "WRONGTYPE"
+
+
+def damaged_set(error: BaseException) -> str | None:
+    """Return the key of a set of the schedule that is of another type, where a script says that it is (see prelude)."""
+    found = _DAMAGED.search(str(error))
+    return found[1] if found else None
 
 
 def is_unreached(error: BaseException) -> bool:
