@@ -72,8 +72,8 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     assert re.match(
         r"Grant door is alive\. Its access token is served until \d\d:\d\d:\d\d \(in 60 min\)\.\n", done.out
     )
-    assert re.search(rf"^ +[\d:]+ +a new token came: stored, next at .* by \S+:{broker.pid}$", done.out, re.MULTILINE)
-    assert re.search(r"^Next: The broker refreshes it at [\d:]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
+    assert re.search(rf"^ +[-\d: ]+ +a new token came: stored, next at .* by \S+:{broker.pid}$", done.out, re.MULTILINE)
+    assert re.search(r"^Next: The broker refreshes it at [-\d: ]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
     assert done.out.endswith("For a person to do: nothing.\n")
 
     acme.faults.order("status", None, status=503, body={"error": "slow_down", "error_description": "tea\x07break"})

@@ -145,7 +145,7 @@ def test_causes_have_lines() -> None:
     state = seen([grant(1)], [provider("cameramanager", due=1)], causes=1)
     state["verdict"]["causes"][0] |= {"action": "Restart it", "since": int(time.time()) - 300}
     shown = shown_wide(state).splitlines()
-    assert re.fullmatch(r"  Provider 0 is failing\. Since [\d:]+ \(5 min ago\)\. *", shown[1])
+    assert re.fullmatch(r"  Provider 0 is failing\. Since [-\d: ]+ \(5 min ago\)\. *", shown[1])
     assert [line.strip() for line in shown[2:4]] == ["Next: The broker tries again.", "To do: Restart it."]
 
 

@@ -110,7 +110,7 @@ async def test_all_expired_and_fenced(start_broker: StartBroker, sandbox: Sandbo
         verdict = await broker.get("/v1/verdict")
         assert verdict["status"] == "recovering"
         assert re.fullmatch(
-            r"None of 3 grants has a valid token: refreshing pauses until [\d:]+ \(in \d+ s\), because Redis was "
+            r"None of 3 grants has a valid token: refreshing pauses until [-\d: ]+ \(in \d+ s\), because Redis was "
             r"restarted, failed over or restored\.",
             verdict["summary"],
         )
@@ -217,8 +217,8 @@ async def test_redis_away(start_broker: StartBroker, sandbox: Sandbox, shared_re
         assert (verdict["status"], verdict["grants"], verdict["unserved"]) == ("recovering", None, None)
         assert re.fullmatch(
             r"Only the 3 tokens in memory are served"
-            r"(, until|: the first ends at [\d:]+ \(in (60|59) min\), the last at) "
-            r"[\d:]+ \(in (60|59) min\): Redis cannot be reached; start Redis, or correct redis\.url\.",
+            r"(, until|: the first ends at [-\d: ]+ \(in (60|59) min\), the last at) "
+            r"[-\d: ]+ \(in (60|59) min\): Redis cannot be reached; start Redis, or correct redis\.url\.",
             verdict["summary"],
         )
         (cause,) = verdict["causes"]
