@@ -100,10 +100,11 @@ def _base(path: Path | None) -> Path:
 
 
 def _matching(path: Path | None, pattern: str) -> list[Path]:
-    """Return the files that match, sorted, without the settings file itself."""
+    """Return the files that match, sorted, without folders and the settings file itself."""
     base = _base(path)
     found = map(Path, glob.glob(str(base / pattern)))  # noqa: PTH207 - Path.glob matches hidden files, as editors leave
-    return sorted(file for file in found if path is None or not file.exists() or not file.samefile(path))
+    files = [file for file in found if not file.is_dir()]
+    return sorted(file for file in files if path is None or not file.exists() or not file.samefile(path))
 
 
 def _include(sources: Sources, file: Path) -> None:

@@ -160,6 +160,13 @@ def test_a_wrong_file_ends_the_reading(directory: Path, file: Path) -> None:
         load(file)
 
 
+def test_a_file_of_brackets(directory: Path) -> None:
+    """A file that is nested too deeply for the parser is no TOML for a kind."""
+    (directory / "shop.toml").write_text(SHOP + "x = " + "[" * 5_000)
+    with pytest.raises(InvalidSettings, match=r"shop\.toml: is not TOML for a kind of provider"):
+        catalogue.load("shop")
+
+
 def test_headers_from_the_environment(loaded: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable holds the table of headers as JSON, files included."""
     monkeypatch.setenv("TOKEN_BROKER_PROVIDERS__A__HEADERS", '{"api-key": {"file": "/run/key"}, "Accept": "x"}')

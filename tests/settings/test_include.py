@@ -129,6 +129,14 @@ def test_an_include_that_matches_nothing(wrong: Wrong, folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("pattern", ["/", ".", "sub*"])
+def test_an_include_that_matches_a_folder(wrong: Wrong, folder: Path, pattern: str) -> None:
+    """A folder is no file, so the finding names the pattern and its place."""
+    (folder / "sub.toml").mkdir()
+    (finding,) = wrong(f'include = ["{pattern}"]\n' + REDIS)
+    assert finding.startswith(f'broker.toml:1: include (item 1): "{pattern}" matches no file')
+
+
 @pytest.mark.parametrize("value", ['"providers.d/*.toml"', "[1]", '[""]'])
 def test_an_include_that_is_no_list_of_patterns(wrong: Wrong, value: str) -> None:
     """It is said where it stands, and only once."""
