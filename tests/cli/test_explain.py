@@ -69,9 +69,7 @@ async def test_explain(home: Home, own_redis: RedisServer) -> None:
     assert (said["exit_code"], said["person"], said["command"]) == (0, "nothing", None)
     done = await home("explain", "door")
     assert done.code == 0
-    assert re.match(
-        r"Grant door is alive\. Its access token is served until [-\d: ]+ \(in 60 min\)\.\n", done.out
-    )
+    assert re.match(r"Grant door is alive\. Its access token is served until [-\d: ]+ \(in 60 min\)\.\n", done.out)
     assert re.search(rf"^ +[-\d: ]+ +a new token came: stored, next at .* by \S+:{broker.pid}$", done.out, re.MULTILINE)
     assert re.search(r"^Next: The broker refreshes it at [-\d: ]+ \(in \d\d min\)\.$", done.out, re.MULTILINE)
     assert done.out.endswith("For a person to do: nothing.\n")
