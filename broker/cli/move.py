@@ -45,7 +45,7 @@ _AGAIN = "nothing is lost: run the same command again, it goes on where it stopp
 def move(
     to: Annotated[str, typer.Option("--to", metavar="URL", help="Redis to move to, as redis.url; no password in it.")],
     to_password_file: Annotated[
-        Path | None, typer.Option("--to-password-file", help="File with the password of that Redis.")
+        Path | None, typer.Option("--to-password-file", help="File with its password.")
     ] = None,
     to_sentinel_password_file: Annotated[
         Path | None, typer.Option("--to-sentinel-password-file", help="File with the password of its Sentinels.")
