@@ -44,11 +44,9 @@ _AGAIN = "nothing is lost: run the same command again, it goes on where it stopp
 @app.command(epilog=exits(own=_EXITS))
 def move(
     to: Annotated[str, typer.Option("--to", metavar="URL", help="Redis to move to, as redis.url; no password in it.")],
-    to_password_file: Annotated[
-        Path | None, typer.Option("--to-password-file", help="File with its password.")
-    ] = None,
+    to_password_file: Annotated[Path | None, typer.Option("--to-password-file", help="File with its password.")] = None,
     to_sentinel_password_file: Annotated[
-        Path | None, typer.Option("--to-sentinel-password-file", help="File with the password of its Sentinels.")
+        Path | None, typer.Option("--to-sentinel-password-file", help="File with the password of the Sentinels there.")
     ] = None,
     to_sentinel_username: Annotated[
         str | None, typer.Option("--to-sentinel-username", help="User at its Sentinels, if it is not `default`.")
