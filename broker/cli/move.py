@@ -46,7 +46,7 @@ def move(
     to: Annotated[str, typer.Option("--to", metavar="URL", help="Redis to move to, as redis.url; no password in it.")],
     to_password_file: Annotated[Path | None, typer.Option("--to-password-file", help="File with its password.")] = None,
     to_sentinel_password_file: Annotated[
-        Path | None, typer.Option("--to-sentinel-password-file", help="File with the password of the Sentinels there.")
+        Path | None, typer.Option("--to-sentinel-password-file", help="File with the Sentinels' password.")
     ] = None,
     to_sentinel_username: Annotated[
         str | None, typer.Option("--to-sentinel-username", help="User at its Sentinels, if it is not `default`.")
