@@ -98,12 +98,12 @@ class Node:
             "-n",
             *_as_user(self.container),
             *command,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={"PATH": PATH, **self.container.environment},
         )
-        said, _ = await asyncio.wait_for(process.communicate(stdin), 40)
+        said, _ = await asyncio.wait_for(process.communicate(stdin or None), 40)
         return said, process.returncode
 
     async def get(self, path: str, key: str = "", port: int = 8080) -> tuple[int, str]:
@@ -214,11 +214,11 @@ class Network:
         process = await asyncio.create_subprocess_exec(
             *self._command(node, container),
             env={"PATH": PATH, **container.environment},
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(stdin), 40)
+        out, err = await asyncio.wait_for(process.communicate(stdin or None), 40)
         assert process.returncode == 0, err.decode()
         return out
 
