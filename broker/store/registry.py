@@ -19,7 +19,7 @@ from broker.store import scripts
 from broker.store.attempts import entry, replica_name
 from broker.store.damaged import numbers
 from broker.store.limits import ending_fields
-from broker.store.places import places, provider_of
+from broker.store.placement import places, provider_of
 from broker.store.prepared import PreparedCommit, commit_fields
 from broker.store.register import Import, Registered, import_call, login_call
 from broker.token_answer import json_text, message_text

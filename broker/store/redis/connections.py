@@ -99,7 +99,7 @@ class _Closable(AbstractConnection):
     """A connection that was reset counts as closed.
 
     After a reset redis-py finds no end of the stream, so that `can_read` is False, and uvloop raises RuntimeError for
-    a write. Where nothing is wrong both are redis-py's own.
+    a write.
     """
 
     async def can_read(self) -> bool:
