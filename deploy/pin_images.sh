@@ -36,7 +36,7 @@ pin_action() { # FILE OWNER/NAME TAG
 }
 
 for base in $(sed -n 's/^ARG BASE=\([^@ ]*\).*/\1/p' deploy/Dockerfile); do pin_image deploy/Dockerfile "$base"; done
-for file in docker-compose.yml deploy/compose.sentinel.yml; do
+for file in docker-compose.yml deploy/compose.sentinel.yml .github/workflows/*.yml; do
     for image in $(sed -n 's/^ *image: \([^@ ]*:[^@ ]*\).*/\1/p' "$file" | sort -u); do pin_image "$file" "$image"; done
 done
 for file in .github/workflows/*.yml; do
