@@ -152,12 +152,12 @@ async def test_our_own_death_between_answer_and_commit(
             await broker.ask("POST", "/v1/grants/g1/retry")
             await until(lambda: len(sandbox.rotating.token_requests) > asked)
             proxy.down()
-            await until(lambda: any(line["event"] == "commit.delayed" for line in broker.log))
+            await broker.logged("commit.delayed")
             broker.kill()
         proxy.up = True
         sandbox.rotating.options.latency = 0
         async with broker_process(tmp_path / "one", proxy.url, providers, refresh=QUICK) as heir:
-            replayed = await until(lambda: [line for line in heir.log if line["event"] == "journal.replayed"])
+            replayed = await heir.logged("journal.replayed")
             assert [line["restored"] for line in replayed] == [1]
             token = (await heir.get("/v1/grants/g1/token"))["access_token"]
             assert sandbox.rotating.is_live_access(token)
@@ -193,7 +193,7 @@ async def test_our_own_death_with_requests_in_flight(
             await until(lambda: _taken_up(heir, grant), 12)
             token = (await heir.get(f"/v1/grants/{grant}/token"))["access_token"]
             assert sandbox.rotating.is_live_access(token) or not grace
-        assert [line["count"] for line in heir.log if line["event"] == "leases.abandoned"] == [4]
+        assert [line["count"] for line in await heir.logged("leases.abandoned")] == [4]
     # A strict server is not asked again while a token lives.
     assert len(sandbox.rotating.token_requests) == asked + (8 if grace else 4)
     assert sandbox.rotating.reuse == 0

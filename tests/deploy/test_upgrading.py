@@ -114,7 +114,7 @@ async def test_one_version_adopts_the_other(
         await roll_back(redis, imported)
         proxy.up = True
         async with broker_process(folder, proxy.url, providers, refresh=QUICK, env=second) as heir:
-            replayed = await until(lambda: [line for line in heir.log if line["event"] == "journal.replayed"])
+            replayed = await heir.logged("journal.replayed")
             assert (replayed[0]["restored"], replayed[0]["forgot"]) == (len(REFRESHED) + 1, 1)
             assert (await heir.ask("GET", "/v1/grants/forgotten"))[0] == 404
             for grant in (*REFRESHED, "logged-in"):
@@ -135,7 +135,7 @@ async def test_side_by_side(
             await before.put(grant, sandbox.rotating.issue().refresh_token or "", "acme")
             await until(lambda: before.has_token(grant))
         async with broker_process(tmp_path / "newer", url, providers, refresh=QUICK) as this:
-            await until(lambda: [line for line in this.log if line["event"] == "index.built"])
+            await this.logged("index.built")
             await _goes_on(before, sandbox, "r1")
             await before.put("r4", sandbox.rotating.issue().refresh_token or "", "acme")
             await until(lambda: before.has_token("r4"))
@@ -170,7 +170,7 @@ async def _answered_without_redis(broker: Process, proxy: RedisProxy, sandbox: S
         await broker.ask("POST", f"/v1/grants/{grant}/retry")
     await until(lambda: len(server.token_requests) == asked + len(REFRESHED))
     proxy.down()
-    await until(lambda: len([line for line in broker.log if line["event"] == "commit.delayed"]) == len(REFRESHED))
+    await broker.logged("commit.delayed", len(REFRESHED))
     server.options.latency = 0
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,6 +105,20 @@ class Process:
     def log(self) -> list[dict[str, Any]]:
         """Its log so far."""
         return [json.loads(line) for line in (self.folder / "log").read_text().splitlines() if line.startswith("{")]
+
+    async def logged(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the lines of an event once there are *count*: a thread writes them, after what they tell of."""
+        return list(await until(lambda: len(lines := self.lines(event)) >= count and lines))
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of an event so far; another may be on its way to the file."""
+        return [line for line in self.log if line["event"] == event]
+
+    async def hang_up(self, event: str = "settings.reloaded") -> dict[str, Any]:
+        """Send SIGHUP; return what it logs of it."""
+        before = len(self.lines(event))
+        self.popen.send_signal(signal.SIGHUP)
+        return (await self.logged(event, before + 1))[-1]
 
     async def keeps(self, auth_server: AuthorizationServer) -> None:
         """Nothing was reused at *auth_server*, and what is stored is what lives there."""

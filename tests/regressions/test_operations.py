@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -62,7 +61,7 @@ async def test_c_locale(start: Start, redis: Redis, auth_server: AuthorizationSe
             assert "Traceback" not in said
             assert "UnicodeEncodeError" not in said
             assert code in {0, 77}, said
-        assert any(line["event"] == "grant.parked" for line in broker.log)
+        await broker.logged("grant.parked")
 
 
 async def _state(broker: Process, grant: str, state: str) -> bool:
@@ -211,8 +210,7 @@ async def test_mounted_secrets_are_swapped(
         text = (broker.folder / "broker.toml").read_text()
         caller = f'\n[callers.wall]\nkey_file = "{secrets}/caller"\nread = ["*"]\n'
         (broker.folder / "broker.toml").write_text(text + caller)
-        broker.popen.send_signal(signal.SIGHUP)
-        await until(lambda: any(line["event"] == "settings.reloaded" for line in broker.log))
+        await broker.hang_up()
         await broker.put("g1", auth_server.issue("g1"))
         await until(lambda: broker.has_token("g1"))
         accepted[0] = "another-client-secret-0123456789"
@@ -224,8 +222,7 @@ async def test_mounted_secrets_are_swapped(
         }
         swap(secrets, "..2", client=accepted[0], caller="second-key-0123456789-0123456789-0123456789")
         if hang_up:
-            broker.popen.send_signal(signal.SIGHUP)
-            await until(lambda: sum(line["event"] == "settings.reloaded" for line in broker.log) == 2)
+            await broker.hang_up()
         asked = len(auth_server.requests_of("g1"))
         await redis.zadd("broker:{0}:due:as", {"g1": 0.0})
         await until(

@@ -40,7 +40,7 @@ def start(tmp_path: Path, shared_redis: RedisServer, redis: Redis, sandbox: Sand
             settings = folder / "broker.toml"
             settings.write_text('include = ["providers.d/*.toml"]\n' + settings.read_text())
             write(broker, "acme", acme)
-            await hang_up(broker)
+            await broker.hang_up()
             yield broker
             broker.secrets |= {secret for authority in sandbox.authorities.values() for secret in authority.secrets()}
 
@@ -57,19 +57,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
-
-
-def events(broker: Process, name: str) -> list[dict[str, Any]]:
-    """Return the events of one name so far."""
-    return [line for line in broker.log if line["event"] == name]
-
-
-async def hang_up(broker: Process, event: str = "settings.reloaded") -> dict[str, Any]:
-    """Send SIGHUP; return what the broker logs of it."""
-    before = len(events(broker, event))
-    broker.popen.send_signal(signal.SIGHUP)
-    await until(lambda: len(events(broker, event)) > before)
-    return events(broker, event)[-1]
 
 
 async def refreshed(broker: Process, redis: Redis, grant: str, provider: str = "acme") -> dict[str, Any]:
@@ -110,19 +97,19 @@ async def test_a_reload_under_load_disturbs_no_request(start: Start, redis: Redi
                 for name in ("acme", "extra"):
                     (broker.folder / "providers.d" / f"{name}.toml").unlink()
                 write(broker, "another", acme)
-                assert (await hang_up(broker))["providers_removed"] == ["acme", "extra"]
+                assert (await broker.hang_up())["providers_removed"] == ["acme", "extra"]
             write(broker, "acme", acme, token_params={"turn": str(turn)})
             write(broker, "extra", acme, client_id=f"client-{turn}")
-            await hang_up(broker)
+            await broker.hang_up()
             await until(partial(_has_asked, sandbox, wanted + len(GRANTS)))
             await until(partial(_at_rest, redis))
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
         requests = sandbox.rotating.token_requests[asked:]
         assert [request.status for request in requests] == [200] * ROUNDS * len(GRANTS)
-        assert len(events(broker, "grant.refreshed")) == (ROUNDS + 1) * len(GRANTS)
-        assert not events(broker, "grant.postponed")
-        assert not events(broker, "grant.parked")
+        assert len(await broker.logged("grant.refreshed", (ROUNDS + 1) * len(GRANTS))) == (ROUNDS + 1) * len(GRANTS)
+        assert not broker.lines("grant.postponed")
+        assert not broker.lines("grant.parked")
         assert sandbox.rotating.reuse == 0
         assert len(statuses) > ROUNDS
         assert set(statuses) == {200}
@@ -161,16 +148,16 @@ async def test_a_changed_secret_holds_from_the_next_request(start: Start, redis:
         await broker.ask("POST", "/v1/grants/g1/retry")
         await until(partial(_has_asked, sandbox, asked + 1))
         write(broker, "acme", acme, client_secret="another-secret-0123456789")
-        reloaded = await hang_up(broker)
+        reloaded = await broker.hang_up()
         assert (reloaded["providers_changed"], reloaded["providers_added"]) == (["acme"], [])
         assert authority.token_requests[-1].status is None, "the request is under way"
-        await until(lambda: len(events(broker, "grant.refreshed")) == 2)
+        await broker.logged("grant.refreshed", 2)
         authority.options.latency = 0.0
         before = (await broker.get("/v1/grants/g1/token"))["generation"]
         broker.secrets |= {authority.client_secret, "another-secret-0123456789"}
         authority.client_secret = "another-secret-0123456789"
         assert (await refreshed(broker, redis, "g1"))["generation"] > before
-        assert not events(broker, "grant.postponed")
+        assert not broker.lines("grant.postponed")
         assert authority.reuse == 0
 
 
@@ -179,7 +166,7 @@ async def test_a_new_provider_works_as_one_of_the_start(start: Start, redis: Red
     async with start() as broker:
         assert (await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "new"}))[0] == 400
         write(broker, "new", provider_settings(sandbox)["acme"])
-        assert (await hang_up(broker))["providers_added"] == ["new"]
+        assert (await broker.hang_up())["providers_added"] == ["new"]
         status, started, _ = await broker.ask("POST", "/v1/grants/g1/login", json={"provider": "new"})
         assert (status, started["login_url"].startswith("http")) == (200, True)
         await import_(broker, sandbox, "g1", "new")
@@ -198,9 +185,8 @@ async def test_a_removed_provider_comes_back(start: Start, redis: Redis, sandbox
         await import_(broker, sandbox, "g2")
         write(broker, "other", acme)
         (broker.folder / "providers.d" / "acme.toml").unlink()
-        await hang_up(broker)
-        await until(lambda: events(broker, "provider.missing"))
-        missing = events(broker, "provider.missing")[-1]
+        await broker.hang_up()
+        missing = (await broker.logged("provider.missing"))[-1]
         assert (missing["provider"], missing["grants"], sorted(missing["grant_ids"])) == ("acme", 2, ["g1", "g2"])
         token = await broker.get("/v1/grants/g1/token")
         asked = len(sandbox.rotating.token_requests)
@@ -221,7 +207,7 @@ async def test_a_removed_provider_comes_back(start: Start, redis: Redis, sandbox
         assert (await broker.get("/v1/grants/g1/token"))["generation"] == token["generation"]
         assert len(sandbox.rotating.token_requests) == asked
         write(broker, "acme", acme)
-        await hang_up(broker)
+        await broker.hang_up()
         for grant in ("g1", "g2"):
             await until(partial(_is_newer, broker, grant, token["generation"]))
         assert sandbox.rotating.reuse == 0
@@ -238,7 +224,7 @@ async def test_wrong_settings_change_nothing(start: Start, redis: Redis, sandbox
         acme = provider_settings(sandbox)["acme"]
         (broker.folder / "providers.d" / "acme.toml").unlink()
         write(broker, "new", acme, skope="all")
-        findings = (await hang_up(broker, "settings.not_reloaded"))["findings"]
+        findings = (await broker.hang_up("settings.not_reloaded"))["findings"]
         place = f"{broker.folder}/providers.d/new.toml:6: providers.new.skope"
         assert findings == [f"{place}: no such key: did you mean scope?"]
         code, said = await command(broker, "reload")
@@ -280,7 +266,8 @@ async def test_the_command_names_what_needs_a_restart(start: Start, sandbox: San
             [],
             ["refresh.concurrency", "cache.max_entries"],
         )
-        assert [event["keys"] for event in events(broker, "settings.restart_needed")] == [reloaded["needs_restart"]] * 2
+        logged = await broker.logged("settings.restart_needed", 2)
+        assert [event["keys"] for event in logged] == [reloaded["needs_restart"]] * 2
 
 
 async def test_the_command_names_what_changed(start: Start, sandbox: Sandbox) -> None:
@@ -292,7 +279,7 @@ async def test_the_command_names_what_changed(start: Start, sandbox: Sandbox) ->
         key_file.write_text("k" * 40)
         wall, door = (f'[callers.{name}]\nkey_file = "{key_file}"\nread = ["*"]\n' for name in ("wall", "door"))
         settings.write_text(before + wall)
-        await hang_up(broker)
+        await broker.hang_up()
         settings.write_text(before.replace("[log]\n", '[log]\nlevel = "debug"\n') + wall.replace('"*"', '"acme-*"'))
         write(broker, "acme", acme, scope="another", client_secret="SECRET-0123456789")
         code, said = await command(broker, "reload")
@@ -304,9 +291,9 @@ async def test_the_command_names_what_changed(start: Start, sandbox: Sandbox) ->
             "Callers: wall. Log level: debug.",
         ]
         key_file.write_text("l" * 40)
-        assert (await hang_up(broker))["callers_changed"] == ["wall"]
+        assert (await broker.hang_up())["callers_changed"] == ["wall"]
         settings.write_text(before + door)
-        reloaded = await hang_up(broker)
+        reloaded = await broker.hang_up()
         assert (reloaded["callers_added"], reloaded["callers_removed"]) == (["door"], ["wall"])
         code, said = await command(broker, "reload")
         assert said.splitlines()[0] == "Nothing that a running broker takes up has changed."
@@ -325,7 +312,7 @@ async def test_two_reloads_in_quick_succession(start: Start, sandbox: Sandbox) -
             return {each["provider"] for each in (await broker.get("/v1/providers"))["providers"]} == wanted
 
         await until(listed)
-        assert 2 <= len(events(broker, "settings.reloaded")) <= 21
+        assert 2 <= len(broker.lines("settings.reloaded")) <= 21
 
 
 async def test_the_journal_is_replayed_to_a_provider_that_comes_later(
@@ -339,12 +326,12 @@ async def test_the_journal_is_replayed_to_a_provider_that_comes_later(
         newest = (await refreshed(broker, redis, "g1"))["generation"]
     await roll_back(redis, before)
     async with broker_process(tmp_path / "b", shared_redis.url, {}, refresh=refresh) as broker:
-        await until(lambda: events(broker, "provider.missing"))
+        await broker.logged("provider.missing")
         settings = broker.folder / "broker.toml"
         lines = [f"{key} = {_toml(value)}\n" for key, value in acme.items()]
         settings.write_text(settings.read_text() + "\n[providers.acme]\n" + "".join(lines))
-        await hang_up(broker)
-        await until(lambda: events(broker, "journal.replayed"), 20)
+        await broker.hang_up()
+        await broker.logged("journal.replayed")
         await until(partial(_is_stored, redis, newest))
         await redis.zadd("broker:{0}:due:acme", {"g1": 0.0}, xx=True)
         await until(partial(_is_newer, broker, "g1", newest), 20)
@@ -371,11 +358,11 @@ async def test_a_login_under_way_survives_a_reload(start: Start, redis: Redis, s
             (broker.folder / "providers.d" / "acme.toml").unlink()
         else:
             write(broker, "acme", acme, issuer=f"{sandbox.url}/elsewhere")
-        await hang_up(broker)
+        await broker.hang_up()
         assert "Logged in" in await login
         authority.options.latency = 0.0
         write(broker, "acme", acme)
-        await hang_up(broker)
+        await broker.hang_up()
         assert (await broker.get("/v1/grants/g1/token"))["provider"] == "acme"
         await refreshed(broker, redis, "g1")
         assert authority.reuse == 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,7 +36,7 @@ async def test_a_long_poll_ends_with_the_right_to_it(
         settings = broker.folder / "broker.toml"
         alone = settings.read_text()
         settings.write_text(alone + CALLER % (key_digest(KEY), "g*"))
-        await hang_up(broker)
+        await broker.hang_up()
         await broker.put("g", sandbox.rotating.issue().refresh_token or "", "acme")
         await until(lambda: broker.has_token("g"))
         etag = f'"{(await broker.get("/v1/grants/g/token"))["generation"]}"'
@@ -51,7 +50,7 @@ async def test_a_long_poll_ends_with_the_right_to_it(
 
         await until(both_wait)
         settings.write_text(alone + (left and left % (key_digest(KEY), "other")))
-        await hang_up(broker)
+        await broker.hang_up()
         status, body, _ = await asyncio.wait_for(removed, 10)
         assert (status, body["error"]) == ((403, "access_denied") if left else (401, "invalid_token"))
         assert not stays.done()
@@ -73,13 +72,13 @@ async def test_a_token_that_was_read_outlives_the_right_to_it(
         settings = broker.folder / "broker.toml"
         alone = settings.read_text()
         settings.write_text(alone + CALLER % (key_digest(KEY), "g*"))
-        await hang_up(broker)
+        await broker.hang_up()
         await broker.put("g", acme.issue().refresh_token or "", "acme")
         await until(lambda: broker.has_token("g"))
         own = {"X-Broker-Key": KEY}
         _, body, _ = await broker.ask("GET", "/v1/grants/g/token", headers=own)
         settings.write_text(alone)
-        await hang_up(broker)
+        await broker.hang_up()
         assert (await broker.ask("GET", "/v1/grants/g/token", headers=own))[0] == 401
         assert acme.is_live_access(body["access_token"])
         clock, ends_at = acme.clock, body["expires_at"]
@@ -89,10 +88,3 @@ async def test_a_token_that_was_read_outlives_the_right_to_it(
         status, ended, _ = await broker.ask("DELETE", "/v1/grants/g")
         assert (status, ended["revoked"]) == (200, True)
         assert not acme.is_live_access(body["access_token"])
-
-
-async def hang_up(broker: Any) -> None:
-    """Have the settings read again."""
-    before = sum(line["event"] == "settings.reloaded" for line in broker.log)
-    broker.popen.send_signal(signal.SIGHUP)
-    await until(lambda: sum(line["event"] == "settings.reloaded" for line in broker.log) > before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import stat
 import sys
 import threading
@@ -143,9 +142,7 @@ async def test_a_change_of_rights(tmp_path: Path, shared_redis: RedisServer, red
                 for name, caller in with_keys(callers).items()
             ]
             settings.write_text("\n".join([before, *tables]))
-            known = len([event for event in broker.log if event["event"] == "settings.reloaded"])
-            broker.popen.send_signal(signal.SIGHUP)
-            await until(lambda: len([e for e in broker.log if e["event"] == "settings.reloaded"]) > known)
+            await broker.hang_up()
 
         await reload({"gone": {"read": ["a"]}, "kept": {"read": ["a"]}, "other": {"read": ["a"]}})
         await until(path.read_text)
