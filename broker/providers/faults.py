@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from broker.providers.proxy import Hop
 
 TOO_LATE = NotSent("too_late", "no time was left to send the request")
+MALFORMED = Unknown("malformed", "the response is not HTTP")
 _OF_NO_PROXY = frozenset({"too_late", "invalid_url"})
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
@@ -124,7 +125,7 @@ def after_sending(error: Exception) -> Unknown:
         case aiohttp.ClientPayloadError():
             return Unknown("truncated", "the response ended too early")
         case aiohttp.ClientResponseError():
-            return Unknown("malformed", "the response is not HTTP")
+            return MALFORMED
         case OSError():
             words = os.strerror(error.errno) if error.errno else type(error).__name__
             return Unknown("reset", f"the connection was lost: {words}")

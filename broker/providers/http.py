@@ -22,8 +22,9 @@ from yarl import URL
 
 from broker import __version__
 from broker.model import NotSent, Unknown, slotted
-from broker.providers.faults import TOO_LATE, TooLateToSend, after_sending, not_sent, refused_by_proxy
+from broker.providers.faults import MALFORMED, TOO_LATE, TooLateToSend, after_sending, not_sent, refused_by_proxy
 from broker.providers.proxy import options
+from broker.providers.raw_response import KeepingHandler, first_object, reread
 from broker.providers.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class _Flight:
     """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
     oversized: bool = False
+    handler: KeepingHandler | None = field(default=None, repr=False)
 
     def sent_at(self) -> int | None:
         """Return when it was sent, by the clock as it is now: a clock that was set meanwhile moves that time too."""
@@ -121,6 +123,9 @@ class _DeadlineRequest(aiohttp.ClientRequest):
         flight.sent = True
         flight.began = time.monotonic()
         flight.tls = conn.transport.get_extra_info("ssl_object")
+        if isinstance(conn.protocol, KeepingHandler):
+            flight.handler = conn.protocol
+            flight.handler.keep()
         return await _send(self, conn)
 
 
@@ -176,17 +181,21 @@ class Http:
         finally:
             watch.cancel()
             _current.reset(token)
+        if (refused := _reread(flight)) is not None:
+            return refused
         if flight.response is None:
             return fault or Unknown("no_answer")
         status, headers = flight.response.status, flight.response.headers
         hop, tls = flight.hop, flight.tls
-        if hop is not None and (refused := refused_by_proxy(status, hop)):
-            return refused
+        if hop is not None and (by_proxy := refused_by_proxy(status, hop)):
+            return by_proxy
         through = None if hop is None else hop.name
         sent_at = flight.sent_at()
         if flight.oversized:
             return Reply(status, headers, None, "oversized", sent_at=sent_at, tls=tls, through=through)
         body, flaw = decode(bytes(flight.body), _codings(headers), cut=fault is not None)
+        if flaw == "undecodable" and (plain := first_object(bytes(flight.body))) is not None:
+            body, flaw = plain, None  # it was never encoded, whatever its header says
         cut = fault.code if fault is not None else None
         return Reply(status, headers, body, flaw or cut, sent_at=sent_at, tls=tls, through=through)
 
@@ -226,6 +235,21 @@ class Http:
         return not_sent(error, hop)
 
 
+def _reread(flight: _Flight) -> Reply | Unknown | None:
+    """Return what a response that aiohttp's parser refused holds all the same; None: it refused none."""
+    handler = flight.handler
+    if handler is None or handler.raw is None:
+        return None
+    raw, handler.raw = bytes(handler.raw), None  # a pooled connection keeps no tokens
+    if not handler.refused:
+        return None
+    found = reread(raw)
+    if found is None:
+        return MALFORMED if flight.response is None else None
+    through = None if flight.hop is None else flight.hop.name
+    return Reply(*found, sent_at=flight.sent_at(), tls=flight.tls, through=through)
+
+
 def _verbatim(url: str) -> URL:
     """Parse *url* without requoting anything but a host name in its own script: a requoted token is another one."""
     return URL(url, encoded=url.isascii())
@@ -244,6 +268,8 @@ async def open_http(request_timeout: float) -> AsyncIterator[Http]:
         keepalive_timeout=KEEPALIVE,
         ttl_dns_cache=DNS_TTL,
     )
+    # aiohttp has no public option for it.
+    connector._factory = functools.partial(KeepingHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

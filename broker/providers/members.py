@@ -82,12 +82,23 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     try:
         value = _JSON.decode(text)
     except (ValueError, RecursionError):
-        value = _form(text) if whole else None
+        value = _first_object(text) or (_form(text) if whole else None)
         if value is None:
             raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):
         raise Unreadable("not_an_object")
     return Members(value, value.names if isinstance(value, _Repeated) else (), odd_bytes)
+
+
+def _first_object(text: str) -> object:
+    """Return the JSON object before a NUL or a comment of a proxy: the rest does not make its tokens worse."""
+    text = text.lstrip()
+    if not text.startswith("{"):
+        return None
+    try:
+        return _JSON.raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 class _Repeated(dict[str, object]):

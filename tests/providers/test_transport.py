@@ -91,8 +91,12 @@ BARE = zlib.compress(BODY)[2:-4]
             "undecodable",
             id="br, though not asked",
         ),
+        pytest.param(raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "answered", id="no gzip"),
         pytest.param(
-            raw("HTTP/1.1 200 OK|Content-Encoding: gzip|Connection: close", BODY), "undecodable", id="no gzip"
+            raw("HTTP/1.1 200 OK|Content-Encoding: UTF-8|Connection: close", BODY), "answered", id="coding UTF-8"
+        ),
+        pytest.param(
+            raw("HTTP/1.1 200 OK|Connection: close", BODY + b"\0<!-- x -->"), "answered", id="text after the JSON"
         ),
         pytest.param(
             raw("HTTP/1.1 403 No|Content-Encoding: br|Connection: close", b"\x8b"), "http_403", id="refusal in br"

@@ -1,0 +1,136 @@
+"""Responses that aiohttp's parser refuses: their bytes are kept, and read as leniently as a browser reads them.
+
+A server that sends `Content-Length` twice or a header line without colon has rotated the refresh token all the same.
+Its answer is the only copy of the new one. What is read here must hold a whole JSON object in a success; anything else
+stays unknown. Knows nothing of OAuth.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import ClientPayloadError
+from aiohttp.client_proto import ResponseHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_RAW = 1024 * 1024
+"""Bytes of a refused response that are read, head and body."""
+
+_STATUS_LINE = re.compile(rb"\s*HTTP\S*[ \t]+(\d{3})(?!\d)[^\n]*\n", re.IGNORECASE)
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_CHUNK_SIZE = re.compile(rb"\s*(?:0[xX])?([0-9a-fA-F]{1,8})[ \t]*(?:;[^\n]*)?\r?\n")
+_JSON = json.JSONDecoder()
+
+
+class KeepingHandler(ResponseHandler):
+    """A connection that keeps the bytes of a response, and reads on where aiohttp's parser gives up."""
+
+    raw: bytearray | None = None
+    """What has arrived since the request was sent; None: nothing is kept, as of a proxy's answer to CONNECT."""
+    refused: bool = False
+    """Whether aiohttp's parser refused what has arrived."""
+
+    def keep(self) -> None:
+        """Keep what arrives from now on, just before a request is sent; its parser is set already."""
+        self.raw = bytearray()
+        self.refused = False
+        if self._parser is not None:
+            self._parser = _Parser(self._parser, self)  # type: ignore[assignment]
+
+
+class _Parser:
+    """Aiohttp's parser, which is asked no more once it refused the head of a response."""
+
+    def __init__(self, parser: Any, handler: KeepingHandler) -> None:
+        self._parser = parser
+        self._handler = handler
+        self._error: Exception | None = None
+        self._has_head = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        raw = self._handler.raw
+        if raw is not None and len(raw) <= MAX_RAW:
+            raw += data
+        if self._error is None:
+            try:
+                found: tuple[Sequence[Any], bool, bytes] = self._parser.feed_data(data)
+            except Exception as error:
+                self._handler.refused = True
+                if self._has_head or raw is None:
+                    if (payload := self._handler._payload) is not None:  # noqa: SLF001 - else its reader may wait on
+                        payload.set_exception(ClientPayloadError())
+                    raise
+                self._error = error
+            else:
+                self._has_head = self._has_head or any(message.code >= 200 for message, _ in found[0])
+                return found
+        if raw is None or len(raw) > MAX_RAW or _has_no_more(raw, data):
+            raise self._error
+        return (), False, b""
+
+    def feed_eof(self) -> Any:
+        return None if self._error is not None else self._parser.feed_eof()
+
+
+def _has_no_more(raw: bytearray, data: bytes) -> bool:
+    """Return whether waiting for further bytes brings nothing: *raw* is whole, no success, or not HTTP at all."""
+    if (end := raw.find(b"\n", len(raw) - len(raw.lstrip()))) < 0:
+        return not raw.lstrip()[:5].upper().startswith(b"HTTP"[: len(raw.lstrip()[:5])])
+    status = _STATUS_LINE.match(raw, 0, end + 1)
+    return status is None or status[1][:1] not in b"12" or (b"}" in data and reread(bytes(raw)) is not None)
+
+
+def reread(raw: bytes) -> tuple[int, CIMultiDictProxy[str], bytes] | None:
+    """Return status, headers and JSON object of a success that aiohttp's parser refused; None: there is none."""
+    while (status := _STATUS_LINE.match(raw)) and (end := _HEAD_END.search(raw, status.end() - 2)):
+        if status[1].startswith(b"1"):  # RFC 9110 §15.2: the final response follows
+            raw = raw[end.end() :]
+            continue
+        if not status[1].startswith(b"2"):
+            return None
+        headers = _headers(raw[status.end() : end.start()])
+        body = raw[end.end() :]
+        for candidate in (_unchunk(body), body):
+            if (whole := first_object(candidate)) is not None:
+                return int(status[1]), CIMultiDictProxy(headers), whole
+        return None
+    return None
+
+
+def _headers(lines: bytes) -> CIMultiDict[str]:
+    """Return the header fields; a line without name or colon is none."""
+    headers = CIMultiDict[str]()
+    for line in lines.decode("latin-1").split("\n"):
+        name, colon, value = line.partition(":")
+        if colon and name.strip():
+            headers.add(name.strip(), value.strip())
+    return headers
+
+
+def _unchunk(body: bytes) -> bytes:
+    """Return what the chunks of *body* hold, as far as they are chunks (RFC 9112 §7.1)."""
+    found, at = bytearray(), 0
+    while (size := _CHUNK_SIZE.match(body, at)) and (length := int(size[1], 16)):
+        found += body[size.end() : size.end() + length]
+        at = size.end() + length
+    return bytes(found)
+
+
+def first_object(body: bytes) -> bytes | None:
+    """Return the JSON object that *body* begins with; what follows it is ignored."""
+    body = body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not body.startswith(b"{"):
+        return None
+    try:
+        _, end = _JSON.raw_decode(body.decode("latin-1"))  # one character a byte, so that `end` counts bytes
+    except (ValueError, RecursionError):
+        return None
+    return body[:end]
