@@ -50,6 +50,7 @@ class Verdicts:
         self._journal = watched.journal
         self._cache = watched.cache
         self._connections = watched.connections
+        self._audit = watched.audit
         self._heartbeats = watched.heartbeats
         self._providers = watched.providers
         self._since: dict[str, int] = {}
@@ -81,7 +82,7 @@ class Verdicts:
         now = self._store.clock() // 1000
         known = await self._ask_store() if self.health.started else None
         trouble = self._store_trouble(known if isinstance(known, StoreUnavailable) else None)
-        journal, connections = self._journal, self._connections.trouble
+        journal, connections, audit = self._journal, self._connections.trouble, self._audit
         of_store = _Known() if known is None or isinstance(known, StoreUnavailable) else known
         fence = of_store.fence or (None, None)
         facts = Facts(
@@ -99,6 +100,9 @@ class Verdicts:
             unproved=self._store.primary.unproved if self._store.primary.replicas else "",
             journal_fault=(journal.fault or "") if journal else "",
             journal_since=_whole(journal.fault_since) if journal else None,
+            audit_fault=audit.fault if audit else "",
+            audit_refuses=audit.refuses if audit else False,
+            audit_since=self._noticed("audit", wrong=bool(audit and audit.fault)),
             loops=self._loops(),
             connections=connections,
             connections_since=self._noticed("connections", wrong=bool(connections)),
@@ -137,14 +141,15 @@ class Verdicts:
         )
         if not complete:
             return _Known(fence=fence, counting=True)
+        due = await store.soonest.first_due([state.name for state in states if state.ailing])
         return _Known(
-            providers=[self._provider(state, ends[state.name]) for state in states],
+            providers=[self._provider(state, ends[state.name], due.get(state.name)) for state in states],
             grants=[_urgent(row) for row in page.rows if not row.served or row.grant.reason or row.grant.failures],
             next_end_at=_seconds(min((each.next_end for each in ends.values() if each.next_end), default=None)),
             fence=fence,
         )
 
-    def _provider(self, state: ProviderState, ends: Ends) -> ProviderFacts:
+    def _provider(self, state: ProviderState, ends: Ends, next_due: int | None) -> ProviderFacts:
         return ProviderFacts(
             name=state.name,
             configured=state.name in self._providers,
@@ -159,6 +164,7 @@ class Verdicts:
             ),
             detail=state.detail,
             not_before=_seconds(state.not_before),
+            next_due=_seconds(next_due),
         )
 
     def _failing_since(self, state: ProviderState) -> int | None:
