@@ -239,7 +239,8 @@ async def test_redis_away(start_broker: StartBroker, sandbox: Sandbox, shared_re
         assert re.fullmatch(
             r"Only the 3 tokens in memory are served"
             r"(, until|: the first ends at [-\d: ]+ \(in (60|59) min\), the last at) "
-            r"[-\d: ]+ \(in (60|59) min\): Redis cannot be reached; start Redis, repair the network to it, or correct redis\.url\.",
+            r"[-\d: ]+ \(in (60|59) min\): Redis cannot be reached; start Redis, "
+            r"repair the network to it, or correct redis\.url\.",
             verdict["summary"],
         )
         (cause,) = verdict["causes"]
