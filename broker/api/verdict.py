@@ -140,8 +140,8 @@ class Verdicts:
             store.urgency.rows(names, None, _READ),
         )
         if not complete or any(2 * ends[each.name].grants < sum(each.counts.values()) for each in states):
-            # Soon after an upgrade, or where Redis has lost the index: the walk makes it anew. It may also look so for a
-            # moment in which many grants are imported.
+            # Soon after an upgrade, or where Redis has lost the index: the walk makes it anew. It may also look so for
+            # a moment in which many grants are imported.
             return _Known(fence=fence, counting=True)
         due = await store.soonest.first_due([state.name for state in states if state.ailing])
         return _Known(
