@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import MovedStore, StoreUnavailable, WrongStore
 from broker.process.tasks import run_until
 from broker.report.facts import Facts, LoopFacts, Memory, ProviderFacts, StoreTrouble, UrgentGrant
 from broker.report.verdict import judge
@@ -252,7 +252,8 @@ def _look(tokens: Sequence[Token], now: int) -> Memory:
 
 def _words(error: StoreUnavailable) -> str:
     """Return what an error says, as a sentence: `Redis cannot be reached`."""
-    return f"Redis {str(error).removeprefix('Redis: ').removeprefix('Redis ')}"
+    what = str(error).removeprefix("Redis: ").removeprefix("Redis ")
+    return what[:1].upper() + what[1:] if isinstance(error, MovedStore) else f"Redis {what}"
 
 
 def _seconds(at: int | None) -> int | None:
