@@ -82,7 +82,9 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     try:
         value = _JSON.decode(text)
     except (ValueError, RecursionError):
-        value = _first_object(text) or (_form(text) if whole else None)
+        value = _first_object(text)
+        if value is None:
+            value = _form(text) if whole else None
         if value is None:
             raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):

@@ -60,6 +60,7 @@ def raw_deflate(body: bytes) -> bytes:
             id="trailers",
         ),
         pytest.param(coded("Transfer-Encoding: chunked", lambda b: chunked(b[:9], b[9:], end=b"")), id="no-last-chunk"),
+        pytest.param(coded("Content-Encoding: gzip\r\nConnection: close", lambda b: b), id="not-gzip"),
     ],
 )
 async def test_readable_in_odd_wrapping(make_ground: MakeGround, answer: Step) -> None:
@@ -75,7 +76,6 @@ async def test_readable_in_odd_wrapping(make_ground: MakeGround, answer: Step) -
     "answer",
     [
         pytest.param(coded("Content-Encoding: br\r\nConnection: close", lambda b: b"\x8b" + b), id="br"),
-        pytest.param(coded("Content-Encoding: gzip\r\nConnection: close", lambda b: b), id="not-gzip"),
         pytest.param(coded("Transfer-Encoding: chunked", lambda b: chunked(b[:30], end=b"")), id="half-a-chunk"),
         pytest.param(coded("Transfer-Encoding: chunked", lambda b: b"zz\r\n" + b), id="no-chunk"),
     ],
