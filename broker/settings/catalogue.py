@@ -41,7 +41,11 @@ OF_ANSWERS = frozenset({"account_endpoint"})
 """Settings whose braces stand for members of a token response, so that a name that is no template is no mistake."""
 OF_REGISTRATION = frozenset({"client_id", "scope"})
 """Names in braces that stand for settings of the provider itself; `providers.dialects` replaces them."""
+OF_TOKENS = ("refresh_endpoint", "revocation_endpoint", "logout_endpoint")
+"""Settings of a kind that count only while `token_endpoint` is at the kind's host: tokens are sent there."""
 _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_DEEPEST = 16
+"""Levels of tables and lists in a catalogue file."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -193,6 +197,8 @@ def _load(name: str, directory: Path) -> Kind:
     text = path.read_text("utf-8")
     try:
         table = tomllib.loads(text)
+        if _is_deep(table):  # a key of a thousand dots
+            raise RecursionError
         file = _File.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
@@ -216,6 +222,18 @@ def _load(name: str, directory: Path) -> Kind:
     if wrong := list(_wrong_templates(file)):
         raise InvalidSettings(*(_place(path, text, keys, words) for keys, words in wrong))
     return kind
+
+
+def _is_deep(table: object) -> bool:
+    """Return whether tables and lists stand in each other deeper than any setting does."""
+    level = [table]
+    for _ in range(_DEEPEST):
+        level = [inner for value in level for inner in _inner(value)]
+    return bool(level)
+
+
+def _inner(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _wrong_templates(file: _File) -> Iterator[tuple[Keys, str]]:
@@ -261,7 +279,8 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         for key in ("account_endpoint", "account_member", "account_hosts"):  # for tokens of the kind's own server
             filled.pop(key, None)
     if _host(settings.get("token_endpoint")) not in {None, _host(filled.get("token_endpoint"))}:
-        filled.pop("refresh_endpoint", None)  # it would get every refresh token of the other host
+        for key in OF_TOKENS:  # each would get tokens of the other host
+            filled.pop(key, None)
     for key, value in filled.items():
         own = settings.get(key)
         if isinstance(value, dict) and isinstance(own, dict):

@@ -160,9 +160,10 @@ def test_a_wrong_file_ends_the_reading(directory: Path, file: Path) -> None:
         load(file)
 
 
-def test_a_file_of_brackets(directory: Path) -> None:
-    """A file that is nested too deeply for the parser is no TOML for a kind."""
-    (directory / "shop.toml").write_text(SHOP + "x = " + "[" * 5_000)
+@pytest.mark.parametrize("deep", ["x = " + "[" * 5_000, ".".join("x" * 1_000) + " = 1"])
+def test_a_file_that_is_nested_too_deeply(directory: Path, deep: str) -> None:
+    """A file of brackets, or with a key of a thousand dots, is no TOML for a kind."""
+    (directory / "shop.toml").write_text(SHOP.replace("[template", f"{deep}\n[template"))
     with pytest.raises(InvalidSettings, match=r"shop\.toml: is not TOML for a kind of provider"):
         catalogue.load("shop")
 
