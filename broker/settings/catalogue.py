@@ -197,8 +197,7 @@ def _load(name: str, directory: Path) -> Kind:
     text = path.read_text("utf-8")
     try:
         table = tomllib.loads(text)
-        if _is_deep(table):  # a key of a thousand dots
-            raise RecursionError
+        _require_flat(table)
         file = _File.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
@@ -224,12 +223,17 @@ def _load(name: str, directory: Path) -> Kind:
     return kind
 
 
-def _is_deep(table: object) -> bool:
-    """Return whether tables and lists stand in each other deeper than any setting does."""
+def _require_flat(table: object) -> None:
+    """Check that tables and lists stand in each other no deeper than any setting does.
+
+    Raises:
+        RecursionError: they do, as by a key of a thousand dots; the parser raises it for brackets.
+    """
     level = [table]
     for _ in range(_DEEPEST):
         level = [inner for value in level for inner in _inner(value)]
-    return bool(level)
+    if level:
+        raise RecursionError
 
 
 def _inner(value: object) -> Iterable[object]:

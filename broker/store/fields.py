@@ -8,7 +8,7 @@ LATEST = 253_402_300_799_999
 """The last ms that a date can say (year 9999): a time beyond it was not written by a broker."""
 
 
-def maybe_int(value: bytes | str | None) -> int | None:
+def maybe_int(value: bytes | str | int | None) -> int | None:
     """Return a whole number, however it is written; None where there is none, or something else was written there."""
     with suppress(ValueError, OverflowError):
         return None if value is None else int(float(value))

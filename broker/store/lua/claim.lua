@@ -19,7 +19,7 @@ local due, leased, parked, provider, epoch, grant_prefix, attempts_prefix, lost 
 local n, lease_ms, claim_id, provider_name, half_close_after, hold_off_ms, pass_over, replayed_after, second_term_ms,
   replica = unpack(ARGV)
 n, lease_ms, half_close_after = tonumber(n), tonumber(lease_ms), tonumber(half_close_after)
-hold_off_ms, pass_over, second_term_ms = tonumber(hold_off_ms), tonumber(pass_over), tonumber(second_term_ms)
+hold_off_ms, pass_over, second_term_ms = tonumber(hold_off_ms), maybe_number(pass_over), tonumber(second_term_ms)
 
 require_sets(due, leased)
 local now = now_ms()
