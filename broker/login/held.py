@@ -1,8 +1,8 @@
 """Answers of code exchanges that are not recorded yet: their account is being asked for, or a person decides.
 
 An answer is held sealed in the flow of its state, so that a broker that dies loses none. It is recorded once, when
-its account is known, or when a person decides to replace the grant's account or confirms a login that came back without
-state; what nobody decides in ten minutes is revoked.
+its account is known, or when a person decides to replace the grant's account or confirms the login; what nobody decides
+in ten minutes is revoked.
 Each is also a subject of the schedule `held`, and `HeldLogins.run` ends what another broker left half done.
 """
 
@@ -128,7 +128,7 @@ class HeldLogins:
             flow: the login.
             answer: what the exchange brought; `instead_of` is the account that the grant has.
             endpoint: of the exchange, whatever the settings say meanwhile.
-            confirmed: the redirect is known to be of this login.
+            confirmed: nobody has to confirm it: the redirect is known to be of this login, and the settings do not ask.
 
         Raises:
             Undecided: a person must decide; until then the answer is held.
@@ -148,7 +148,7 @@ class HeldLogins:
             if not flow.replace_account and _is_other(answer):
                 undecided = OtherAccount(state, flow, account, answer.instead_of)
             elif not confirmed:
-                undecided = Unconfirmed(state, flow, account, warning)
+                undecided = Unconfirmed(state, flow, account, warning, has_state=not dialect.state_may_be_missing)
         if undecided is not None:
             await self._hold_open(state, flow, answer, undecided)
             if isinstance(undecided, OtherAccount):

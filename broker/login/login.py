@@ -201,7 +201,9 @@ class Login:
             raise AlreadyUsed(flow, state)
         if not query.get("state"):
             await self._binding.require_state_unseen(flow)
-        return await self._complete(state, flow, query, confirmed=bool(query.get("state")))
+        endpoint = self._endpoints.get(flow.provider)
+        must_confirm = not query.get("state") or (endpoint is not None and endpoint.dialect.confirm_login)
+        return await self._complete(state, flow, query, confirmed=not must_confirm)
 
     async def complete(
         self, grant_id: str, redirected_to: str, state: str | None, check: Callable[[str], None] = lambda _: None
@@ -259,7 +261,7 @@ class Login:
         return await self.held.replace_account(flow.undecided)
 
     async def decide_by_browser(self, state: str, cookies: Mapping[str, str], provider: str | None = None) -> LoggedIn:
-        """Do the same for the browser that logged in, which may also confirm a login that came back without state.
+        """Do the same for the browser that logged in, which may also confirm its login.
 
         Raises:
             LoginRefused: another browser asks.

@@ -42,22 +42,35 @@ class OtherAccount(Undecided):
 
 
 class Unconfirmed(Undecided):
-    """The redirect carried no state, so it may be of a login that another person began (RFC 6749 §10.12)."""
+    """Whoever logged in must confirm it: the settings say so, or the redirect carried no state.
+
+    Without a state it may be of a login that another person began (RFC 6749 §10.12); with *has_state* it is not.
+    """
 
     code = "confirmation_required"
 
-    def __init__(self, state: str, flow: Flow, account: Account | None, why_unknown: str | None = None) -> None:
+    def __init__(
+        self,
+        state: str,
+        flow: Flow,
+        account: Account | None,
+        why_unknown: str | None = None,
+        *,
+        has_state: bool = False,
+    ) -> None:
         whose = why_unknown or "the provider does not say whose account this login is of"
         if account is not None:
             whose = f"this login is of account {account}"
         label = f" ({flow.label})" if flow.label else ""
+        only = "Confirm only if"
+        if not has_state:
+            only = "The provider does not say which login its response belongs to: confirm only if"
         yours = "this is your account and you" if account is not None else "you have just logged in, and you"
         super().__init__(
             state,
             f"{whose[:1].upper()}{whose[1:]}. It will be kept as {flow.grant_id}{label} at {flow.provider}, and "
-            "programs that may read that get its tokens. The provider does not say which login its response belongs "
-            f"to: confirm only if {yours} want this. Otherwise close this page: nothing is kept, and the login link "
-            "can be opened again.",
+            f"programs that may read that get its tokens. {only} {yours} want this. Otherwise close this page: nothing "
+            "is kept, and the login link can be opened again.",
         )
 
 

@@ -172,7 +172,7 @@ EVENTS: dict[str, Event] = {
         "a login succeeded, but the provider's account endpoint did not say whose it is (`detail`)",
         "check `account_endpoint` and `account_member`, and that the scope allows the call",
     ),
-    "login.confirmed": Event(_INFO, "a person confirmed a login whose redirect carried no state"),
+    "login.confirmed": Event(_INFO, "a person confirmed a login on its page"),
     "login.dropped": Event(
         _INFO,
         "nobody decided about a login of another account, or confirmed one, in time; its tokens were revoked "
@@ -185,7 +185,8 @@ EVENTS: dict[str, Event] = {
         "log in with the grant's account; to replace it, press the button on the page or use `login --replace-account`",
     ),
     "login.unconfirmed": Event(
-        _INFO, "a redirect carried no state, so nothing is recorded until a person confirms the login on its page"
+        _INFO,
+        "nothing is recorded until a person confirms the login on its page: `confirm_login`, or no state came back",
     ),
     "login.unrecorded": Event(
         _WARNING,

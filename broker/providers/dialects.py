@@ -80,6 +80,8 @@ class Dialect:
     parameters: Parameters
     pkce: bool
     state_may_be_missing: bool
+    confirm_login: bool
+    """Nothing is kept before the person confirms the account, even where the callback has a state."""
     encode_redirect_uri: bool
     authorization_params: Mapping[str, str]
     token_params: Mapping[str, str]
@@ -147,6 +149,7 @@ class Dialect:
             parameters=provider.place,
             pkce=provider.pkce is not False,
             state_may_be_missing=provider.state == "optional",
+            confirm_login=provider.confirm_login is True,
             encode_redirect_uri=provider.redirect_uri_encoding != "plain",
             authorization_params=_filled(provider.authorization_params, provider.client_id, scope),
             token_params=_filled(provider.token_params, provider.client_id, scope),

@@ -141,6 +141,11 @@ class Provider(Section):
         description="optional: a callback may lack state; then the cookie finds the login, and the person confirms it "
         "on a page",
     )
+    confirm_login: bool | None = Field(
+        default=None,
+        description="have whoever logged in confirm the account on a page before anything is kept, as always where a "
+        "callback lacks state",
+    )
     redirect_uri_encoding: Literal["percent", "plain"] | None = Field(
         default=None, description='plain: leave ":" and "/" of redirect_uri unencoded in the authorization URL'
     )

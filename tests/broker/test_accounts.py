@@ -10,7 +10,7 @@ import pytest
 
 from broker.login import held
 from broker.sandbox import BrowserError, walk_login, walk_to_redirect
-from tests.broker.logins import StuckStep, browser, log_in_as, opened, refused_as, start, with_accounts
+from tests.broker.logins import StuckStep, browser, log_in_as, opened, press, refused_as, start, with_accounts
 from tests.steps import assert_sound, authority_of, log_in, make_due, next_generation, state_of, stored_refresh_token
 from tests.waiting import until
 
@@ -309,4 +309,25 @@ async def test_the_journal_brings_the_account_back(start_broker: StartBroker, sa
         restored = await state_of(broker, "g1")
         assert [restored[name] for name in ("account", "owner", "label")] == [JANE, "Jane", "cameras"]
         assert described["account"] == JANE
+        await assert_sound(broker, sandbox, ("g1", "acme"))
+
+
+async def test_every_login_is_confirmed_where_the_settings_say_so(start_broker: StartBroker, sandbox: Sandbox) -> None:
+    """With `confirm_login` an opened link makes no grant, though the provider returns `state`; the button does."""
+    providers = with_accounts(sandbox)
+    providers["acme"]["confirm_login"] = True
+    async with start_broker(providers=providers) as broker, browser() as theirs:
+        started = await start(broker, "g1", "acme")
+        redirected = await walk_to_redirect(
+            await opened(theirs, started["login_url"]), broker.settings.redirect_uri, user="jane"
+        )
+        assert "state=" in redirected
+        async with theirs.get(redirected) as answer:
+            status, page = answer.status, await answer.text()
+        assert (status, "jane@example.com" in page, "Confirm only if this is your account" in page) == (200, True, True)
+        assert "does not say" not in page
+        assert (await broker.ask("GET", "/v1/grants/g1"))[0] == 404
+        assert (await broker.get(f"/v1/grants/g1/login/{started['ticket']}"))["status"] == "working"
+        assert "Logged in" in (await press(theirs, redirected, page))[1]
+        assert (await state_of(broker, "g1"))["account"] == JANE
         await assert_sound(broker, sandbox, ("g1", "acme"))

@@ -187,11 +187,12 @@ class World:
         Nobody knows but who waited: the broker says that it gave up, and then our lateness must be reason enough.
         """
         allowed = self.plan.request_timeout
+        longest = 2 * allowed  # a broker that stalls itself waits for twice as long
         records = list(self.authority.token_requests)
         late = {
             number
             for number, record in enumerate(records)
-            if self.lags.between(record.monotonic - allowed, record.monotonic + allowed) > allowed / 2
+            if self.lags.between(record.monotonic - allowed, record.monotonic + longest) > allowed / 2
         }
         if not late:
             return late
@@ -204,7 +205,7 @@ class World:
             number
             for number in late
             if any(
-                family == records[number].family and abs(at - records[number].at) < 2 * allowed
+                family == records[number].family and abs(at - records[number].at) < longest + allowed
                 for family, at in gave_up
             )
         }

@@ -232,8 +232,8 @@ async def test_refresh_by_discovery(serve: Serve, endpoint_at: EndpointAt, answe
     server.steps = [answer(document(server.url, token_endpoint_auth_methods_supported=methods)), answer(TOKENS)]
     endpoint = endpoint_at(server.url, kind="oidc", issuer=server.url, token_endpoint=None, revocation_endpoint=None)
     for _ in range(2):
-        assert isinstance(await endpoint.refresh(Secret("r1"), timeout=1), Answered)
-    gone = await revoke(endpoint, access_token=None, refresh_token=Secret("r1"), timeout=1)
+        assert isinstance(await endpoint.refresh(Secret("r1"), timeout=10), Answered)
+    gone = await revoke(endpoint, access_token=None, refresh_token=Secret("r1"), timeout=10)
     assert gone.result == "revoked"
     assert [got.path for got in server.requests[1:]] == ["/token", "/token", "/revoke"]
     assert all(got.form["client_secret"] for got in server.requests[1:])
@@ -244,7 +244,7 @@ async def test_failed_discovery_is_not_sent(serve: Serve, endpoint_at: EndpointA
     """A refresh without an endpoint to go to is not sent, and says why."""
     server = await serve(answer(document("https://other.test")))
     endpoint = endpoint_at(server.url, kind="oidc", issuer=server.url, token_endpoint=None)
-    outcome = await endpoint.refresh(Secret("r1"), timeout=1)
+    outcome = await endpoint.refresh(Secret("r1"), timeout=10)
     assert isinstance(outcome, NotSent)
     assert outcome.code == "discovery"
     assert "https://other.test" in outcome.detail
@@ -259,7 +259,7 @@ async def test_token_endpoint_from_the_settings_needs_no_discovery(
     """Endpoints from the settings work while discovery is down."""
     server = await serve(answer(TOKENS))
     endpoint = endpoint_at(server.url, kind="oidc", issuer="http://127.0.0.1:1")
-    assert isinstance(await endpoint.refresh(Secret("r1"), timeout=1), Answered)
+    assert isinstance(await endpoint.refresh(Secret("r1"), timeout=10), Answered)
 
 
 async def test_unreachable_issuer(http: Http) -> None:

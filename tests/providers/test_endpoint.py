@@ -77,7 +77,7 @@ async def test_cameramanager_sends_its_scope_on_every_call(
     endpoint = endpoint_at(server.url, kind="cameramanager", revocation_endpoint=None)
     await refresh(endpoint)
     await refresh(endpoint, scope="read")
-    await endpoint.exchange_code(Secret("c"), redirect_uri="http://x/callback", code_verifier=None, timeout=1)
+    await endpoint.exchange_code(Secret("c"), redirect_uri="http://x/callback", code_verifier=None, timeout=10)
     assert [got.form["scope"] for got in server.requests] == [["write"], ["read"], ["write"]]
     assert all(got.query == {} for got in server.requests)
 

@@ -32,7 +32,7 @@ async def ask(status: int, **answer: Any) -> Outcome:
         endpoint = Endpoint.from_settings("as", provider, http, clock=lambda: 1_800_000_000_000)
         with aioresponses() as server:
             server.post(TOKEN_ENDPOINT, status=status, response_class=Response, **answer)
-            return await endpoint.refresh(Secret("r1"), timeout=1)
+            return await endpoint.refresh(Secret("r1"), timeout=10)
 
 
 GOOD = {"access_token": "a2", "refresh_token": "r2", "expires_in": 3600}

@@ -37,7 +37,7 @@ POST = {"client_id": "an id", "client_secret": "s3cr3t/+ä"}
 
 async def exchange(endpoint: Endpoint) -> Outcome:
     """Redeem a code."""
-    return await endpoint.exchange_code(Secret("c"), redirect_uri=REDIRECT, code_verifier=Secret("v"), timeout=1)
+    return await endpoint.exchange_code(Secret("c"), redirect_uri=REDIRECT, code_verifier=Secret("v"), timeout=10)
 
 
 async def sent(server: ScriptedServer, endpoint: Endpoint) -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ async def test_json_body(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnsw
         endpoint = endpoint_at(server.url, body="json", token_endpoint_auth_method=method)
         await exchange(endpoint)
         await refresh(endpoint)
-        await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=1)
+        await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=10)
         revocation = {"token": TOKEN.reveal(), "token_type_hint": "refresh_token"}
         bodies = [json.loads(got.body) for got in server.requests[-3:]]
         assert bodies == [each | credentials for each in (EXCHANGE, REFRESH, revocation)]
@@ -133,9 +133,9 @@ class TestHeaders:
         await exchange(endpoint)
         await refresh(endpoint)
         file.write_text("KEY-22\n")
-        await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=1)
+        await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=10)
         leaving = endpoint_at(server.url, headers=headers, logout_endpoint=f"{server.url}/logout")
-        await revoke(leaving, access_token=Secret("a"), refresh_token=TOKEN, timeout=1)
+        await revoke(leaving, access_token=Secret("a"), refresh_token=TOKEN, timeout=10)
         assert [got.headers["api-key"] for got in server.requests] == ["KEY-1", "KEY-1", "KEY-22", "KEY-22"]
         for got in server.requests:
             assert (got.headers["user-agent"], got.headers["accept"]) == ("mine/1", "text/html")
@@ -165,7 +165,7 @@ class TestHeaders:
         outcome = await refresh(endpoint)
         assert isinstance(outcome, InvalidGrant)
         assert outcome.detail == "[secret] [secret] [secret]"
-        revocation = await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=1)
+        revocation = await revoke(endpoint, access_token=None, refresh_token=TOKEN, timeout=10)
         assert revocation.detail == "[secret] [secret] [secret]"
         assert key not in repr(endpoint.headers.__dict__)
 
@@ -185,7 +185,7 @@ class TestHeaders:
         assert isinstance(outcome, NotSent)
         assert outcome.code == "header_unreadable"
         assert f"headers.api-key.file {file}: " in outcome.detail
-        left = await revoke(endpoint, access_token=Secret("a"), refresh_token=TOKEN, timeout=1)
+        left = await revoke(endpoint, access_token=Secret("a"), refresh_token=TOKEN, timeout=10)
         assert (left.result, left.code) == ("failed", "header_unreadable")
         assert server.connections == 0
 

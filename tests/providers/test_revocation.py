@@ -25,7 +25,7 @@ async def test_rfc_7009(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswe
     """The refresh token goes to the revocation endpoint, in the body and with the client's credentials."""
     server = await serve(answer(b""))
     endpoint = endpoint_at(server.url, parameters="query", token_params={"x": "y"})
-    assert await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1) == Revocation("revoked")
+    assert await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=10) == Revocation("revoked")
     (got,) = server.requests
     assert (got.method, got.target) == ("POST", "/revoke")
     assert got.form == {"token": ["refresh:10003"], "token_type_hint": ["refresh_token"]}
@@ -36,7 +36,7 @@ async def test_no_revocation_endpoint(serve: Serve, endpoint_at: EndpointAt, ans
     """A provider without a revocation endpoint is not supported, and receives no request."""
     server = await serve(answer(b""))
     endpoint = endpoint_at(server.url, revocation_endpoint=None)
-    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=10)
     assert gone == Revocation("not_supported")
     assert server.connections == 0
 
@@ -58,7 +58,7 @@ async def test_failure_is_told(
 ) -> None:
     """A failed revocation never counts as a success."""
     server = await serve(answer(body, status))
-    gone = await revoke(endpoint_at(server.url), access_token=None, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint_at(server.url), access_token=None, refresh_token=REFRESH, timeout=10)
     assert (gone.result, gone.code) == ("failed", code)
 
 
@@ -71,7 +71,7 @@ async def test_cameramanager_logs_out_with_the_access_token(
     endpoint = endpoint_at(
         server.url, kind="cameramanager", revocation_endpoint=None, logout_endpoint=f"{server.url}/tokens/current"
     )
-    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=10)
     assert gone.result == result
     assert "access:10003" not in gone.detail
     (got,) = server.requests
@@ -87,7 +87,7 @@ async def test_cameramanager_needs_a_live_access_token(endpoint_at: EndpointAt) 
     """Without an access token the caller reads what to do first."""
     url = "http://127.0.0.1:1"
     endpoint = endpoint_at(url, kind="cameramanager", revocation_endpoint=None, logout_endpoint=f"{url}/tokens/current")
-    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=10)
     assert (gone.result, gone.code) == ("failed", "access_token_required")
 
 
@@ -103,8 +103,8 @@ async def test_logout_is_sent_once_on_a_connection_that_was_closed(
     endpoint = endpoint_at(
         server.url, kind="cameramanager", revocation_endpoint=None, logout_endpoint=f"{server.url}/tokens/current"
     )
-    await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1)
-    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=1)
+    await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=10)
+    gone = await revoke(endpoint, access_token=ACCESS, refresh_token=REFRESH, timeout=10)
     assert (gone.result, gone.code) == ("failed", "disconnected")
     assert (len(server.requests), server.connections) == (2, 1)
 
@@ -122,14 +122,14 @@ async def test_failed_discovery(endpoint_at: EndpointAt) -> None:
     endpoint = endpoint_at(
         "http://127.0.0.1:1", kind="oidc", issuer="http://127.0.0.1:1", token_endpoint=None, revocation_endpoint=None
     )
-    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=10)
     assert (gone.result, gone.code) == ("failed", "discovery")
 
 
 async def test_the_body_of_a_success_does_not_matter(serve: Serve, endpoint_at: EndpointAt, answer: MakeAnswer) -> None:
     """RFC 7009 §2.2: the content of a 200 is ignored, unless it says `error`."""
     server = await serve(answer(b"<html>done"))
-    gone = await revoke(endpoint_at(server.url), access_token=None, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint_at(server.url), access_token=None, refresh_token=REFRESH, timeout=10)
     assert gone == Revocation("revoked")
 
 
@@ -138,5 +138,5 @@ async def test_issuer_without_a_revocation_endpoint(serve: Serve, endpoint_at: E
     server = await serve(b"")
     server.steps = [answer({"issuer": server.url, "token_endpoint": f"{server.url}/token"})]
     endpoint = endpoint_at(server.url, kind="oidc", issuer=server.url, token_endpoint=None, revocation_endpoint=None)
-    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=1)
+    gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=10)
     assert gone == Revocation("not_supported")

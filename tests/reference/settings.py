@@ -108,6 +108,7 @@ FILLED_IN: Mapping[str, Callable[[Dialect], Any]] = {
     "parameters": lambda dialect: dialect.parameters,
     "pkce": lambda dialect: dialect.pkce,
     "state": lambda dialect: "optional" if dialect.state_may_be_missing else "required",
+    "confirm_login": lambda dialect: dialect.confirm_login,
     "redirect_uri_encoding": lambda dialect: "percent" if dialect.encode_redirect_uri else "plain",
     "scope_on_refresh": lambda dialect: dialect.scope_on_refresh,
     "scope_on_exchange": lambda dialect: dialect.scope_on_exchange,
