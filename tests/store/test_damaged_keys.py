@@ -234,7 +234,7 @@ async def test_an_answer_to_a_damaged_grant(store: Store, redis: Redis) -> None:
     assert [claim.refresh_token.reveal() for claim in await claimed(store)] == ["r9"]
 
 
-@pytest.mark.parametrize("garbage", [b"x", b"", b"nan", b"inf", b"9" * 400, b"\xff"])
+@pytest.mark.parametrize("garbage", [b"x", b"", b"nan", b"inf", b"9" * 20, b"9" * 400, b"\xff"])
 async def test_fields_that_are_no_numbers(store: Store, redis: Redis, garbage: bytes) -> None:
     """What somebody wrote into facts of a provider or of the store stops neither a claim nor a reader."""
     await populate(store, redis)
@@ -247,7 +247,6 @@ async def test_fields_that_are_no_numbers(store: Store, redis: Redis, garbage: b
         await store.attempts.fence()
         assert (await store.attempts.for_grant("a", None)).fenced_until is None
     await read_everything(store)
-    await redis.hdel(store.keys.epoch, "open_at")
     assert {claim.grant_id for claim in await claimed(store, 8)} >= {"a"}
 
 

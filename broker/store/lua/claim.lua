@@ -40,6 +40,7 @@ if seen[1] ~= run_id then
     return {'fenced', now, hold_off_ms, seen[2]}
   end
 end
+seen[2] = number(seen[2], 0) -- what no reply could say stopped all claims
 -- A fence that opens later than its hold-off allows was written before the clock was set back: it does not count.
 local closed_for = tonumber(seen[2] or 0) - now
 if closed_for > 0 and closed_for <= math.max(hold_off_ms, tonumber(seen[3] or 0)) then
