@@ -118,7 +118,7 @@ class StoreUnavailable(TokenUnavailable):
     """Redis cannot be reached, is loading, or refuses: whether a call ran is not known (503)."""
 
     code = "store_unavailable"
-    cure = "start Redis, or correct redis.url"
+    cure = "start Redis, repair the network to it, or correct redis.url"
     """What the operator does about it: for log, health and checks, not for callers."""
 
     def __init__(self, message: str, *, cure: str | None = None) -> None:

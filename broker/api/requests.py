@@ -62,8 +62,13 @@ def is_from_status_page(request: web.Request) -> bool:
     )
 
 
-def authenticate(request: web.Request, *, again: bool = False) -> Caller:
-    """Return the caller, known by its key or by the status page's cookie; *again*: as this request did before.
+def authenticate(request: web.Request, *, again: bool = False, audited: bool = True) -> Caller:
+    """Return the caller, known by its key or by the status page's cookie.
+
+    Args:
+        request: the request.
+        again: whether this request asked before.
+        audited: whether the audit stream must take a line, where the settings demand it.
 
     Raises:
         UnknownKey: no key, an unknown key, or a session that is over.
@@ -79,18 +84,18 @@ def authenticate(request: web.Request, *, again: bool = False) -> Caller:
     else:
         caller = context.callers.authenticate(headers)
     if not again:
-        admit(context, request, caller)
+        admit(context, request, caller, audited=audited)
     return caller
 
 
-def authenticate_for(request: web.Request, right: Right, *, again: bool = False) -> Caller:
-    """Return the caller, who must have *right* on some grant; *again*: this request asked before.
+def authenticate_for(request: web.Request, right: Right, *, again: bool = False, audited: bool = True) -> Caller:
+    """Return the caller, who must have *right* on some grant; *again* and *audited* are those of `authenticate`.
 
     Raises:
         UnknownKey: as `authenticate`.
         NotAllowed: the caller has it on no grant.
     """
-    caller = authenticate(request, again=again)
+    caller = authenticate(request, again=again, audited=audited)
     if not caller.has(right):
         raise errors.NotAllowed(
             f"caller {caller.name!r} has no {right} right on any grant: {how_to_give(right)}", caller=caller.name
@@ -147,8 +152,8 @@ async def require_provider_of(context: Context, caller: Caller, grant_id: str) -
             caller.require_provider(held.provider)
 
 
-def admit(context: Context, request: web.BaseRequest, caller: Caller) -> None:
-    """Count a request of a known *caller*, once its key was found.
+def admit(context: Context, request: web.BaseRequest, caller: Caller, *, audited: bool = True) -> None:
+    """Count a request of a known *caller*, once its key was found; *audited* is that of `authenticate`.
 
     Raises:
         QuotaExceeded: the caller sends too many.
@@ -157,7 +162,7 @@ def admit(context: Context, request: web.BaseRequest, caller: Caller) -> None:
     connection_of(request).is_known = True
     if caller.quota is not None:
         caller.quota.spend()
-    if context.audit is not None:
+    if audited and context.audit is not None:
         context.audit.require()
 
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from broker.errors import StoreUnavailable, WrongStore
+from broker.errors import MovedStore, StoreUnavailable, WrongStore
 from broker.process.tasks import run_until
 from broker.report.facts import Facts, LoopFacts, Memory, ProviderFacts, StoreTrouble, UrgentGrant
 from broker.report.verdict import judge
@@ -50,6 +50,7 @@ class Verdicts:
         self._journal = watched.journal
         self._cache = watched.cache
         self._connections = watched.connections
+        self._audit = watched.audit
         self._heartbeats = watched.heartbeats
         self._providers = watched.providers
         self._since: dict[str, int] = {}
@@ -81,7 +82,7 @@ class Verdicts:
         now = self._store.clock() // 1000
         known = await self._ask_store() if self.health.started else None
         trouble = self._store_trouble(known if isinstance(known, StoreUnavailable) else None)
-        journal, connections = self._journal, self._connections.trouble
+        journal, connections, audit = self._journal, self._connections.trouble, self._audit
         of_store = _Known() if known is None or isinstance(known, StoreUnavailable) else known
         fence = of_store.fence or (None, None)
         facts = Facts(
@@ -99,6 +100,9 @@ class Verdicts:
             unproved=self._store.primary.unproved if self._store.primary.replicas else "",
             journal_fault=(journal.fault or "") if journal else "",
             journal_since=_whole(journal.fault_since) if journal else None,
+            audit_fault=audit.fault if audit else "",
+            audit_refuses=audit.refuses if audit else False,
+            audit_since=self._noticed("audit", wrong=bool(audit and audit.fault)),
             loops=self._loops(),
             connections=connections,
             connections_since=self._noticed("connections", wrong=bool(connections)),
@@ -135,16 +139,19 @@ class Verdicts:
             store.urgency.summary(names),
             store.urgency.rows(names, None, _READ),
         )
-        if not complete:
+        if not complete or any(2 * ends[each.name].grants < sum(each.counts.values()) for each in states):
+            # Soon after an upgrade, or where Redis has lost the index: the walk makes it anew. It may also look so for
+            # a moment in which many grants are imported.
             return _Known(fence=fence, counting=True)
+        due = await store.soonest.first_due([state.name for state in states if state.ailing])
         return _Known(
-            providers=[self._provider(state, ends[state.name]) for state in states],
+            providers=[self._provider(state, ends[state.name], due.get(state.name)) for state in states],
             grants=[_urgent(row) for row in page.rows if not row.served or row.grant.reason or row.grant.failures],
             next_end_at=_seconds(min((each.next_end for each in ends.values() if each.next_end), default=None)),
             fence=fence,
         )
 
-    def _provider(self, state: ProviderState, ends: Ends) -> ProviderFacts:
+    def _provider(self, state: ProviderState, ends: Ends, next_due: int | None) -> ProviderFacts:
         return ProviderFacts(
             name=state.name,
             configured=state.name in self._providers,
@@ -159,6 +166,7 @@ class Verdicts:
             ),
             detail=state.detail,
             not_before=_seconds(state.not_before),
+            next_due=_seconds(next_due),
         )
 
     def _failing_since(self, state: ProviderState) -> int | None:
@@ -244,7 +252,8 @@ def _look(tokens: Sequence[Token], now: int) -> Memory:
 
 def _words(error: StoreUnavailable) -> str:
     """Return what an error says, as a sentence: `Redis cannot be reached`."""
-    return f"Redis {str(error).removeprefix('Redis: ').removeprefix('Redis ')}"
+    what = str(error).removeprefix("Redis: ").removeprefix("Redis ")
+    return what[:1].upper() + what[1:] if isinstance(error, MovedStore) else f"Redis {what}"
 
 
 def _seconds(at: int | None) -> int | None:

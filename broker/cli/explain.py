@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.cli.console import EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
-from broker.cli.http import Broker, broker_at, grant_path, run
+from broker.cli.http import REPORT_TIMEOUT, Broker, broker_at, grant_path, run
 from broker.cli.options import Config, GrantId, Json, KeyFile, Url
 from broker.report.attempts import decision, outcome
 from broker.report.explanation import EXITS, explain
@@ -31,7 +31,7 @@ def explain_grant(
     """Explain a grant: its last token requests, what happens next and when, and what a person must do."""
 
     async def work() -> dict[str, Any]:
-        async with broker_at(config, url, key_file) as broker:
+        async with broker_at(config, url, key_file, timeout=REPORT_TIMEOUT) as broker:
             return await fetch_explanation(broker, grant)
 
     explained = run(work())

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TIMEOUT = 75.0
 """Seconds for one request and its response."""
+REPORT_TIMEOUT = 15.0
+"""The same where the broker waits for nobody: it answers from memory where Redis does not."""
 _SUCCESS = frozenset({200, 201, 202})
 _BY_STATUS: dict[int, type[errors.BrokerError]] = {
     400: errors.InvalidRequest,
@@ -124,7 +126,9 @@ class Broker:
                 answered = True
                 yield answer
         except TimeoutError:
-            raise errors.TokenUnavailable(f"the broker at {self._where} does not answer in time: try again") from None
+            raise errors.TokenUnavailable(
+                f"the broker at {self._where} does not answer in time: try again, or restart it"
+            ) from None
         except (aiohttp.ClientError, OSError) as error:
             if answered:
                 raise errors.TokenUnavailable(

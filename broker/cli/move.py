@@ -200,6 +200,7 @@ async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
     from broker.store.moving import Ends, Move
     from broker.store.redis.embedded import embedded_server
     from broker.store.redis.primary import Primary
+    from broker.store.redis.target import Target
     from broker.store.scripts import Keys
 
     redis = asked.settings.redis
@@ -208,7 +209,7 @@ async def _opened(asked: _Asked, steps: _Steps) -> AsyncIterator[Move]:
         if url.startswith("embedded:"):
             url = await stack.enter_async_context(embedded_server(asked.settings.data_dir))
         source = Primary(url, password=asked.password, sentinels=asked.sentinels)
-        target = Primary(asked.to, password=asked.to_password, sentinels=asked.to_sentinels)
+        target = Target(asked.to, password=asked.to_password, sentinels=asked.to_sentinels)
         stack.push_async_callback(source.close)
         stack.push_async_callback(target.close)
         yield Move(
@@ -228,6 +229,7 @@ async def _require_usable(asked: _Asked) -> None:
     """
     from broker.check.store import check_store, why_too_old
     from broker.store.facts import fetch_facts
+    from broker.store.redis.target import by_options
 
     user, sentinel_password = asked.to_sentinels
     redis = asked.settings.redis.model_copy(update={"url": asked.to, "sentinel_username": user})
@@ -240,16 +242,16 @@ async def _require_usable(asked: _Asked) -> None:
         listen=0.01,
     )
     if facts.unreachable is not None:
-        raise StoreUnavailable(f"--to: Redis {facts.unreachable}", cure=facts.cure)
+        raise StoreUnavailable(f"--to: Redis {facts.unreachable}", cure=by_options(facts.cure))
     if why := why_too_old(facts):
         raise InvalidSettings(f"--to: {why}")
     facts.store = facts.unknown_schema = None  # the move judges these
     facts.foreign = ()
     for finding in check_store(facts, redis, None):
         if finding.level in {"error", "failed"}:
-            raise InvalidSettings(f"--to: {finding.what} ({finding.why}): {finding.cure}")
+            raise InvalidSettings(f"--to: {finding.what} ({finding.why}): {by_options(finding.cure)}")
         if finding.level == "warning":
-            err.print(f"warning: --to: {finding.what} ({finding.why}): {finding.cure}", markup=False)
+            err.print(f"warning: --to: {finding.what} ({finding.why}): {by_options(finding.cure)}", markup=False)
 
 
 class _Steps:
@@ -297,7 +299,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     """Return what a person reads at the end: what was done, what to do next, and what to beware of."""
     to, origin = result["to"], result["from"]
     if result["status"] == "aborted":
-        left = "" if result["cleared"] else f" {to} cannot be reached: what was copied is still there, and of no use."
+        left = "" if result["cleared"] else f" What was copied could not be removed from {to}: it is of no use there."
         return [f"The move is aborted: brokers go on with {origin}.{left}"]
     if result["status"] == "already_moved":
         return [f"The store is at {to} already. {_next(result)}"]

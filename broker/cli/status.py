@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from broker.cli.console import ASKS_BROKER, EXIT_FAILURE, EXIT_SETTINGS, TABLE_COLUMNS, app, exits, out
-from broker.cli.http import broker_at, run
+from broker.cli.http import REPORT_TIMEOUT, broker_at, run
 from broker.cli.options import Config, Json, KeyFile, Url
 from broker.cli.status_screen import MAX_ROWS, fitted, screen, sentences
 from broker.errors import TokenUnavailable
@@ -50,7 +50,7 @@ def status(
     """Show one screen: the verdict, its causes, the providers, and the grants, the most urgent first."""
 
     async def fetch_state() -> dict[str, Any]:
-        async with broker_at(config, url, key_file) as broker:
+        async with broker_at(config, url, key_file, timeout=REPORT_TIMEOUT) as broker:
             return await _fetch(broker) | {"every": every}
 
     if watch and not as_json:

@@ -55,7 +55,7 @@ def screen(state: dict[str, Any], *, most: int = MAX_ROWS, providers: int | None
     if not state["grants"]:
         grid.add_row("no grants yet: token-broker login GRANT --provider P")
         return grid
-    now = time.time()
+    now = _now(verdict)
     listed = [grant for grant in state["grants"] if state.get("every") or not _is_well(grant)]
     if listed:
         grid.add_row(_grants(listed[:most], _waits(state), now))
@@ -65,15 +65,21 @@ def screen(state: dict[str, Any], *, most: int = MAX_ROWS, providers: int | None
 
 def sentences(verdict: dict[str, Any], most: int | None = None) -> list[str]:
     """Return the summary, and the lines of *most* causes: what is wrong since when, what happens next, what to do."""
-    lines, causes = [verdict["summary"]], verdict["causes"]
+    lines, causes, now = [verdict["summary"]], verdict["causes"], _now(verdict)
     for cause in causes[:most]:
-        since = f" Since {moment(cause['since'], time.time())}." if cause["since"] else ""
+        since = f" Since {moment(cause['since'], now)}." if cause["since"] else ""
         lines.append(f"  {cause['sentence']}{since}")
         lines += [f"    Next: {cause['next']}"] if cause["next"] else []
         lines += [f"    To do: {cause['action'].rstrip('.')}."] if cause["action"] else []
     if most is not None and len(causes) > most:
         lines.append(f"  … and {len(causes) - most} more: token-broker status --json")
     return lines
+
+
+def _now(verdict: dict[str, Any]) -> float:
+    """Return the time at the broker, which may differ from that of this machine; an older broker does not say it."""
+    at: float = verdict.get("at") or time.time()
+    return at
 
 
 def _providers(providers: list[dict[str, Any]], counts: dict[str, Any], most: int | None) -> Table:

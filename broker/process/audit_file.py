@@ -82,6 +82,11 @@ class AuditFile:
         self._thread.start()
         atexit.register(self.close)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether requests are refused while the stream cannot be written."""
+        return self._room is not None
+
     def require(self) -> None:
         """Require that what is done now can be audited, where the settings demand it.
 

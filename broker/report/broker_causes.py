@@ -27,6 +27,8 @@ def find_broker_causes(facts: Facts) -> Iterator[Cause]:
         yield _unproved(facts)
     if facts.journal_fault:
         yield _journal(facts)
+    if facts.audit_fault:
+        yield _audit(facts)
     for loop in facts.loops:
         yield _loop(loop)
     if facts.connections:
@@ -76,6 +78,25 @@ def _journal(facts: Facts) -> Cause:
         f"{what}: {action}",
         since=facts.journal_since,
         next="The broker tries the disk again every second, and goes on by itself as soon as it takes writes.",
+        action=capitalise(action),
+    )
+
+
+def _audit(facts: Facts) -> Cause:
+    what = f"the audit stream cannot be written ({facts.audit_fault})"
+    refused = "callers get 503 instead of tokens, and nobody can log in, because"
+    action = "make room on the disk of audit.file, or correct what keeps the broker from writing it"
+    if facts.audit_refuses:
+        sentence = f"{capitalise(refused)} {what} and audit.on_failure is `refuse`."
+    else:
+        sentence = f"{capitalise(what)}: callers are served, and its lines wait in memory, up to a limit."
+    return Cause(
+        "audit",
+        "failing",
+        sentence,
+        f"{refused} {what}: {action}" if facts.audit_refuses else f"{what}: {action}",
+        since=facts.audit_since,
+        next="The broker tries the file again every second, and goes on by itself as soon as it takes lines.",
         action=capitalise(action),
     )
 

@@ -16,6 +16,7 @@ Kind = Literal[
     "wrong_store",
     "fenced",
     "journal",
+    "audit",
     "loop",
     "provider_suspended",
     "provider_failing",

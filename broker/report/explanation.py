@@ -74,10 +74,10 @@ def explain(
     facts = GrantFacts(name, grant, past, provider or {}, now, zone=zone)
     if grant["unreadable"] or grant["reason"] in {"sealed_with_missing_key", "tampered"}:
         return _unreadable(facts)
+    if not facts.provider.get("kind"):
+        return _no_provider(facts)  # also of a parked grant: nobody can log in or retry before it is back
     if grant["state"] == "parked":
         return _dead(facts) if grant["reason"] == "reauthorization_required" else _rejected(facts)
-    if not facts.provider.get("kind"):
-        return _no_provider(facts)
     if grant["state"] == "leased":
         return _leased(facts)
     if past["fenced_until"]:
@@ -135,7 +135,7 @@ def _absent(name: str, past: Mapping[str, Any] | None, now: float, zone: tzinfo 
         )
     if past is not None and past.get("lost_at"):
         return Explanation(
-            f"Redis lost the data of grant {name}: that was found at {moment(past['lost_at'], now)}.",
+            f"Redis lost the data of grant {name}: that was found at {moment(past['lost_at'], now, zone)}.",
             "A broker whose journal holds the last answer to it restores it within seconds of its start.",
             person="start all brokers that were stopped; if the grant does not come back, log in",
             command=f"token-broker login {name} --provider PROVIDER",

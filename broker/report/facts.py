@@ -39,6 +39,8 @@ class ProviderFacts:
     detail: str | None = None
     not_before: int | None = None
     """When it gets the next token request at the earliest."""
+    next_due: int | None = None
+    """When the first of its grants is due, while it fails; None: a request is under way, or nothing is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,11 @@ class Facts:
     """Why commits cannot be proved to be on the disks of Redis and its replicas."""
     journal_fault: str = ""
     journal_since: int | None = None
+    audit_fault: str = ""
+    """Why the audit stream cannot be written."""
+    audit_refuses: bool = False
+    """Whether callers get nothing meanwhile (`audit.on_failure`)."""
+    audit_since: int | None = None
     loops: Sequence[LoopFacts] = ()
     connections: str = ""
     """What is wrong with the connections of callers, and what to do."""

@@ -59,7 +59,10 @@ class GrantCauses:
         for provider in providers:
             grants = waiting[provider.name]
             left = provider.unserved - sum(not grant.served for grant in parked[provider.name])
-            yield from self._parked(provider, parked[provider.name])
+            if provider.configured:
+                yield from self._parked(provider, parked[provider.name])
+            else:  # nobody can log in or retry before it is back
+                left = provider.unserved
             if (cause := self._of_provider(provider, left)) is not None:
                 yield cause
             elif facts.fenced_until is None:
@@ -72,8 +75,9 @@ class GrantCauses:
         parked: Mapping[str, Sequence[UrgentGrant]],
         waiting: Mapping[str, Sequence[UrgentGrant]],
     ) -> Cause:
-        dead = sum(not grant.served for grants in parked.values() for grant in grants)
-        unserved = max(0, sum(each.unserved for each in providers if each.configured) - dead)
+        configured = [each for each in providers if each.configured]
+        dead = sum(not grant.served for each in configured for grant in parked.get(each.name, ()))
+        unserved = max(0, sum(each.unserved for each in configured) - dead)
         brief = f"refreshing pauses until {self._at(until)}, because Redis was restarted, failed over or restored"
         return Cause(
             "fenced",
@@ -82,7 +86,7 @@ class GrantCauses:
             "broker sends Redis its journal.",
             brief,
             since=self.facts.fenced_since,
-            grants=sum(each.grants for each in providers if each.configured),
+            grants=sum(each.grants for each in configured),
             unserved=unserved,
             next=f"Refreshing resumes at {self._at(until)}; what is overdue comes first.",
             next_at=until,
@@ -150,7 +154,8 @@ class GrantCauses:
         )
 
     def _failing_provider(self, provider: ProviderFacts, left: int) -> Cause:
-        name, failures, at = provider.name, provider.failures, provider.not_before
+        name, failures = provider.name, provider.failures
+        at = max(provider.not_before or 0, provider.next_due or 0) or None
         times = "the last token request" if failures == 1 else f"{failures} token requests in a row"
         what = f"provider {name} is failing: {times} brought nothing"
         said = f"{what} ({provider.detail or 'no detail'})"

@@ -76,7 +76,7 @@ def _urgency(cause: Cause) -> tuple[bool, bool, int, int]:
     """Return the place of a cause among others: Redis first, then what leaves callers without a token."""
     return (
         cause.kind not in {"redis", "wrong_store"},
-        not (cause.unserved or cause.kind == "journal"),
+        not (cause.unserved or cause.kind in {"journal", "audit"}),
         -RANKS.index(cause.status),
         -(cause.unserved or 0),
     )

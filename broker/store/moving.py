@@ -24,12 +24,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker.errors import InvalidSettings, StoreUnavailable
+from broker.errors import InvalidSettings, StoreUnavailable, WrongStore
 from broker.store import scripts
 from broker.store.copying import NEEDED, Copy, run_id
 from broker.store.facts import find_denied
 from broker.store.move_marks import Marks, require_abortable, require_known, require_movable
 from broker.store.redis import moved
+from broker.store.redis.cures import damaged_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,7 +132,8 @@ class Move:
         sets = [
             self._keys.ids(state, name) for name in await self._providers() for state in ("due", "leased", "parked")
         ]
-        return sum(await self._ends.source.pipeline([("ZCARD", key) for key in sets]))
+        sizes = await self._ends.source.pipeline_each([("ZCARD", key) for key in sets])
+        return sum(size for size in sizes if isinstance(size, int))  # a damaged set is copied as it is
 
     async def _providers(self) -> list[str]:
         fields = await self._ends.source.call("HKEYS", self._keys.meta)
@@ -192,21 +194,34 @@ class Move:
     async def _drain(self, wait_s: float) -> None:
         """Let nobody claim, and wait until the answers under way are recorded, at most *wait_s* seconds."""
         source = self._ends.source
+        leased = [self._keys.ids("leased", name) for name in await self._providers()]
+        await self._sizes(leased)
         args = scripts.DRAIN.args(for_ms=int(wait_s * 1000) + _LEFT_OPEN_MS)
         if not await source.run(scripts.DRAIN, scripts.DRAIN.keys(epoch=self._keys.epoch), args):
             raise StoreUnavailable(
                 "Redis hides which run of it answers, so brokers cannot be drained",
                 cure="let the user ask (ACL: +info)",
             )
-        leased = [self._keys.ids("leased", name) for name in await self._providers()]
         until = time.monotonic() + wait_s
         while True:
-            under_way = sum(await source.pipeline([("ZCARD", key) for key in leased]))
+            under_way = sum(await self._sizes(leased))
             self._report("drain", under_way)
             if not under_way or time.monotonic() > until:
                 break
             await asyncio.sleep(_EVERY)
         self.result.unanswered = await self._unanswered(leased) if under_way else {}
+
+    async def _sizes(self, leased: list[str]) -> list[int]:
+        """Return how many grants each set of leases has.
+
+        Raises:
+            DamagedSchedule: a key is none, so what is under way is not known.
+        """
+        sizes = await self._ends.source.pipeline_each([("ZCARD", key) for key in leased])
+        for key, size in zip(leased, sizes, strict=True):
+            if isinstance(size, Exception):
+                raise damaged_schedule(key)
+        return sizes
 
     async def _unanswered(self, leased: list[str]) -> dict[str, int]:
         """Return by replica how many token requests have no recorded outcome, of up to 1000 leases."""
@@ -284,7 +299,7 @@ class Move:
         """Return to the old store, as long as the new one was not opened; what was copied is removed there.
 
         Returns:
-            False where the new Redis could not be reached, so that what was copied is still there.
+            False where the new Redis could not be reached, or takes no writes, so that what was copied is still there.
 
         Raises:
             InvalidSettings: there is no move to abort, or the new store was opened.
@@ -298,18 +313,33 @@ class Move:
             new = None
         require_abortable(old, new, self._ends.to)
         ours = new if new is not None and moved.is_arriving(new.store) and new.id == old.id else None
-        if ours is not None:  # first: then nobody can open it
-            self._ends.target.mark = (self._keys.meta, ours.store)
-            aborted = secrets.token_hex(4)
-            name = moved.arriving(self._ends.origin, aborted)
-            await self._rename(self._ends.target, {"store": name, "move_id": aborted}, gone=("move_cursor",))
+        if ours is not None and not await self._disown(ours):  # first: then nobody can open it
+            if moved.is_left(old.store):
+                raise StoreUnavailable(f"--to: {self._ends.to} takes no writes", cure="see that it does")
+            new = ours = None  # as where nobody answers there
         if old.begun:
             self._ends.source.mark = (self._keys.meta, old.store)
             facts = {"store": old.move_store, "schema": old.move_schema}
             await self._rename(self._ends.source, facts, gone=_FIELDS, fence=True, replicas=self._replicas)
         if ours is not None:
-            await self._copy.clear()
+            try:
+                await self._copy.clear()
+            except StoreUnavailable:
+                return False
         return new is not None
+
+    async def _disown(self, arriving: Marks) -> bool:
+        """Name the arriving store anew, so that the move that it is of cannot go on; return whether it takes writes."""
+        target, aborted = self._ends.target, secrets.token_hex(4)
+        target.mark = (self._keys.meta, arriving.store)
+        facts = {"store": moved.arriving(self._ends.origin, aborted), "move_id": aborted}
+        try:
+            await self._rename(target, facts, gone=("move_cursor",))
+        except WrongStore:
+            raise
+        except StoreUnavailable:
+            return False
+        return True
 
     async def _marks(self, primary: Primary) -> Marks:
         names = ("store", "schema", "move_id", "move_store", "move_schema", "move_to", "move_cursor")

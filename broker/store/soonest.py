@@ -99,6 +99,18 @@ class Soonest:
             )
         return found
 
+    async def first_due(self, providers: Sequence[str]) -> dict[str, int | None]:
+        """Return of each provider when its first grant is due (epoch ms); None: one is leased, or nothing is due."""
+        commands: list[tuple[Argument, ...]] = []
+        for name in providers:
+            commands += [("ZRANGE", self._keys.ids("due", name), 0, 0, "WITHSCORES")]
+            commands += [("ZRANGE", self._keys.ids("leased", name), 0, 0)]
+        replies = [list_or_empty(each) for each in await self._primary.pipeline_each(commands)]
+        return {
+            name: None if leased or not due else score_ms(due[1])
+            for name, due, leased in zip(providers, replies[::2], replies[1::2], strict=True)
+        }
+
     async def parked(self, providers: Sequence[str], n: int) -> list[Parked]:
         """Return the *n* grants that were parked last, latest first."""
         rows = await self._read(await self._first("parked", providers, n, latest=True), "reason")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
@@ -317,12 +318,18 @@ def test_provider_gone() -> None:
     assert "not in the settings" in said.why
     assert "[providers.acme]" in said.person
     assert said.exit_code == FAILED
+    dead = grant(state="parked", reason="reauthorization_required")
+    assert explained(dead, acme=provider(kind=None)).why == said.why, "a login there would be refused"
 
 
 def test_absent() -> None:
     """One that was forgotten lately, and one that never was: different words, both exit 1."""
     gone = explain("door", None, past(forgotten_at=MS - 60 * MINUTE, next_at=None), None, NOW)
     assert gone.why == "Grant door was logged out and forgotten at 12:00:00 (60 min ago)."
+    lost = explain(
+        "door", None, past(lost_at=MS - 60 * MINUTE, next_at=None), None, NOW, zone=timezone(timedelta(hours=9))
+    )
+    assert "found at 20:00:00 (60 min ago)" in lost.why, "at the clock of who asks"
     never = explain("door", None, None, None, NOW)
     assert (never.why, never.next) == ("There is no grant door, and none was deleted in the last month.", "")
     assert (gone.exit_code, never.exit_code) == (FAILED, FAILED)

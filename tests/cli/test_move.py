@@ -109,6 +109,7 @@ async def test_a_target_that_wants_a_password(home: Home, own_redis: RedisServer
     refused = await home("move", "--to", own_redis.url, "--to-password-file", str(file))
     assert (refused.code, refused.out) == (75, "")
     assert "denied access" in refused.err
+    assert "the file of --to-password-file" in refused.err
     file.write_text("hunter2-hunter2\n")
     moved = await home("move", "--to", own_redis.url, "--to-password-file", str(file), "--json")
     assert moved.code == 0, moved.err

@@ -46,7 +46,7 @@ async def test_a_full_disk_that_refuses(
             assert len(served) > 10
             await until(lambda: served <= {event.get("request_id") for event in lines(path)})
             await assert_refused(broker, started["login_url"])
-            assert (await broker.ask("GET", "/healthz"))[0] == 200
+            await assert_said(broker)
             assert await counted(broker, "token_broker_audit_failing") == 1
             disk.make_room()
 
@@ -111,6 +111,18 @@ async def assert_refused(broker: RunningBroker, login_url: str) -> None:
             assert (body["error"], headers["Retry-After"]) == ("audit_unavailable", "5")
     line = {"grant_id": "g9", "provider": "acme", "refresh_token": "x" * 30}
     assert (await broker.ask("POST", "/v1/import", json=line))[0] == 503
+
+
+async def assert_said(broker: RunningBroker) -> None:
+    """The verdict can still be read, and says that callers get nothing, though each grant has a valid token."""
+    verdict = await broker.get("/v1/verdict")
+    assert (verdict["status"], verdict["causes"][0]["kind"]) == ("failing", "audit")
+
+    async def is_public() -> bool:
+        status, health, _ = await broker.ask("GET", "/healthz")
+        return status == 200 and "callers get 503" in health["verdict"]["summary"]
+
+    await until(is_public)
 
 
 async def test_a_wait_that_ends_on_a_full_disk(

@@ -186,11 +186,26 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
             "(connect); the broker tries again at 12:00:08 (in 8 s)."
         ),
     ),
+    "failing provider, the next grant is due later": (
+        facts(acme(3, failures=4, detail="connect", not_before=NOW - 1, next_due=NOW + 3600)),
+        ["provider_failing"],
+        "recovering",
+        (
+            "All 3 grants have a valid token; provider acme is failing: 4 token requests in a row brought nothing "
+            "(connect); the broker tries again at 13:00:00 (in 60 min)."
+        ),
+    ),
     "failed once, nobody notices": (facts(acme(3, failures=1)), [], "ok", "All 3 grants have a valid token."),
     "failed once, and a grant has no token": (
         facts(acme(3, 1, failures=1), grants=late("a")),
         ["provider_failing"],
         "recovering",
+        "",
+    ),
+    "removed from the settings, and a grant is dead": (
+        facts(acme(3, 1, configured=False), grants=dead("a")),
+        ["provider_missing"],
+        "failing",
         "",
     ),
     "removed from the settings": (
@@ -255,6 +270,22 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
     "full disk, redis away": (
         replace(facts(journal_fault="x"), store=AWAY, providers=None, memory=MEMORY),
         ["redis", "journal"],
+        "failing",
+        "",
+    ),
+    "full disk, no audit": (
+        facts(audit_fault="No space left on device", audit_refuses=True, audit_since=NOW - 9),
+        ["audit"],
+        "failing",
+        (
+            "All 3 grants have a valid token; callers get 503 instead of tokens, and nobody can log in, because the "
+            "audit stream cannot be written (No space left on device): make room on the disk of audit.file, or correct "
+            "what keeps the broker from writing it."
+        ),
+    ),
+    "full disk, audit waits": (
+        facts(acme(3, 1), audit_fault="No space left on device"),
+        ["audit", "expired"],
         "failing",
         "",
     ),

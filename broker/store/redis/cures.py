@@ -48,6 +48,7 @@ _CURES = {
     "ASK": "wait until the slot has moved",
     "TRYAGAIN": "wait until the slot has moved",
 }
+_NO_DATABASE = "DB index is out of range"
 _ANNOUNCE = (
     "if it runs, have it announce an address that can be reached from here ({}), or run the broker in that network; "
     "else start it"
@@ -64,9 +65,14 @@ _ANNOUNCED = {
 def unavailable(error: BaseException) -> StoreUnavailable:
     """Return the error to raise for an error of Redis or of a connection to it, with its cure."""
     if key := damaged_set(error):
-        words = f"Redis: the key {key} holds something else than grants, so its provider's schedule cannot be used"
-        return DamagedSchedule(words, cure=_RESTORE)
+        return damaged_schedule(key)
     return wrong_store_error(error) or StoreUnavailable(f"Redis: {describe(error)}", cure=find_cure(error))
+
+
+def damaged_schedule(key: str) -> DamagedSchedule:
+    """Return the error to raise where a *key* of a provider's schedule is of another type."""
+    words = f"Redis: the key {key} holds something else than grants, so its provider's schedule cannot be used"
+    return DamagedSchedule(words, cure=_RESTORE)
 
 
 def announced_unreachable(topology: str, address: Address | None, error: BaseException) -> StoreUnavailable | None:
@@ -122,6 +128,8 @@ def find_cure(error: BaseException) -> str | None:
         return cure
     if certificate_error(error) is not None:
         return "renew its certificate, or name the CA that signed it in redis.url (?ssl_ca_certs=FILE)"
+    if _NO_DATABASE in str(error):
+        return "correct the number of the database at the end of redis.url, or raise `databases` in its settings"
     if NO_MORE_CLIENTS in str(error):
         return "raise its maxclients, or close clients that are no longer needed"
     if POOL_EMPTY in str(error) or isinstance(error, (exceptions.TimeoutError, asyncio.TimeoutError)):
