@@ -201,10 +201,10 @@ def _load(name: str, directory: Path) -> Kind:
         file = _File.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
-    except RecursionError:  # thousands of brackets
-        raise InvalidSettings(f"{path}: is not TOML for a kind of provider") from None
     except ValidationError as error:
         raise InvalidSettings(*(_finding(path, text, found) for found in error.errors())) from None
+    except (RecursionError, ValueError):  # thousands of brackets, or of digits
+        raise InvalidSettings(f"{path}: is not TOML for a kind of provider") from None
     base = file.base or ("oidc" if name == "oidc" else "oauth2")
     below = _load(base, directory) if name not in BASES else None
     inherited = {key: value for key, value in (below.settings if below else {}).items() if key not in file.settings}
