@@ -276,10 +276,10 @@ WRONG_FILES = [
     (None, "cannot be read by uid"),
     ("", "write a [[sink]] table"),
     ("[[sink]\n", "is not TOML"),
-    (f"a = {'9' * 5_000}\n", "is not TOML"),
     ('sink = "x"', "write a [[sink]] table"),
     ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "is the file of two sinks"),
     ('[[sink]]\ngrant = "g"\nfiel = "x"\n', "sink 1: file: is missing\ntoken-broker: sinks5: sink 1: fiel: no such"),
+    (f"a = {'9' * 5_000}\n", "is not TOML"),
 ]
 
 
