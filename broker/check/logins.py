@@ -1,4 +1,4 @@
-"""Check what protects logins: state, PKCE, and what tells the redirects of several providers apart. Pure.
+"""Check what protects logins and logouts: state, PKCE, and what tells the redirects of several providers apart. Pure.
 
 What a kind of the catalogue fixes is a fact, told with what protects in its place. It is a warning where the person who
 writes the settings can do better: their own setting weakens, or a redirect path of the provider's own is not set.
@@ -23,6 +23,8 @@ def check_logins(settings: Settings, where: Where) -> Iterator[Finding]:
     """Yield the findings of every provider; *where* returns where a key was set."""
     logins = {name: provider for name, provider in settings.providers.items() if _has_logins(provider)}
     shared = [name for name, provider in logins.items() if provider.redirect_path != "provider"]
+    for name, provider in settings.providers.items():
+        yield from _check_logout(name, provider, where)
     for name, provider in logins.items():
         yield _redirect_uri(settings, name)
         yield from _check_state(name, provider, where)
@@ -84,6 +86,23 @@ def _check_pkce(name: str, provider: Provider, where: Where) -> Iterator[Finding
         "whoever gets hold of a code can redeem it, or have it redeemed for another login",
         "remove it, unless the provider refuses code_challenge",
     )
+
+
+def _check_logout(name: str, provider: Provider, where: Where) -> Iterator[Finding]:
+    """Yield that the kind's own endpoint of logouts is not used, where the token endpoint is at another host."""
+    kind = catalogue.load(provider.kind).filled(provider.parameters)
+    if provider.revocation_endpoint is not None or provider.logout_endpoint is not None:
+        return
+    for key in ("revocation_endpoint", "logout_endpoint"):
+        if key in kind:
+            yield Finding(
+                "warning",
+                where("providers", name, "token_endpoint"),
+                f"providers.{name}.token_endpoint is at another host than that of its kind, so the kind's {key} is "
+                "not used: it would get the tokens of that host",
+                "a logout revokes nothing at the provider, and forgets the grant here alone",
+                f'set {key} to that of the host; if token_endpoint only leads to the kind\'s own server: "{kind[key]}"',
+            )
 
 
 def _is_of_kind(provider: Provider, key: str) -> bool:

@@ -253,8 +253,8 @@ EVENTS: dict[str, Event] = {
     ),
     "store.damaged": Event(
         _ERROR,
-        "`count` keys in Redis held what no broker writes there; `keys` names some. A schedule (`due`, `leased`, "
-        "`parked`) stays so, and stops its provider; others are written anew",
+        "`count` keys in Redis held what no broker writes there; `keys` names some. `due` and `leased` stay so, "
+        "and stop their provider; `parked` too, and nothing is parked there; others are written anew",
         "find out who writes Redis; restore a damaged schedule from a backup, or remove the key, then "
         "`token-broker retry` each grant of the provider",
     ),

@@ -41,7 +41,11 @@ OF_ANSWERS = frozenset({"account_endpoint"})
 """Settings whose braces stand for members of a token response, so that a name that is no template is no mistake."""
 OF_REGISTRATION = frozenset({"client_id", "scope"})
 """Names in braces that stand for settings of the provider itself; `providers.dialects` replaces them."""
+OF_TOKENS = ("refresh_endpoint", "revocation_endpoint", "logout_endpoint")
+"""Settings of a kind that count only while `token_endpoint` is at the kind's host: tokens are sent there."""
 _BRACES = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_DEEPEST = 16
+"""Levels of tables and lists in a catalogue file."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -193,13 +197,14 @@ def _load(name: str, directory: Path) -> Kind:
     text = path.read_text("utf-8")
     try:
         table = tomllib.loads(text)
+        _require_flat(table)
         file = _File.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(f"{path}:{not_toml(str(error), text)}") from None
-    except RecursionError:  # thousands of brackets
-        raise InvalidSettings(f"{path}: is not TOML for a kind of provider") from None
     except ValidationError as error:
         raise InvalidSettings(*(_finding(path, text, found) for found in error.errors())) from None
+    except (RecursionError, ValueError):  # thousands of brackets, or of digits
+        raise InvalidSettings(f"{path}: is not TOML for a kind of provider") from None
     base = file.base or ("oidc" if name == "oidc" else "oauth2")
     below = _load(base, directory) if name not in BASES else None
     inherited = {key: value for key, value in (below.settings if below else {}).items() if key not in file.settings}
@@ -216,6 +221,23 @@ def _load(name: str, directory: Path) -> Kind:
     if wrong := list(_wrong_templates(file)):
         raise InvalidSettings(*(_place(path, text, keys, words) for keys, words in wrong))
     return kind
+
+
+def _require_flat(table: object) -> None:
+    """Check that tables and lists stand in each other no deeper than any setting does.
+
+    Raises:
+        RecursionError: they do, as by a key of a thousand dots; the parser raises it for brackets.
+    """
+    level = [table]
+    for _ in range(_DEEPEST):
+        level = [inner for value in level for inner in _inner(value)]
+    if level:
+        raise RecursionError
+
+
+def _inner(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _wrong_templates(file: _File) -> Iterator[tuple[Keys, str]]:
@@ -261,7 +283,8 @@ def fill_in(given: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         for key in ("account_endpoint", "account_member", "account_hosts"):  # for tokens of the kind's own server
             filled.pop(key, None)
     if _host(settings.get("token_endpoint")) not in {None, _host(filled.get("token_endpoint"))}:
-        filled.pop("refresh_endpoint", None)  # it would get every refresh token of the other host
+        for key in OF_TOKENS:  # each would get tokens of the other host
+            filled.pop(key, None)
     for key, value in filled.items():
         own = settings.get(key)
         if isinstance(value, dict) and isinstance(own, dict):

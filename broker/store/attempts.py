@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from broker.model import Commit, Park, Postpone
 from broker.store.damaged import list_or_empty, numbers
-from broker.store.fields import maybe_text, score_ms
+from broker.store.fields import maybe_int, maybe_text, score_ms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ class Attempts:
     async def fence(self) -> tuple[int, int] | None:
         """Return since when and until when nobody claims anything (epoch ms), because another run was noticed."""
         open_at, hold_off = await self._primary.call("HMGET", self._keys.epoch, "open_at", "hold_off")
-        until, length = int(float(open_at or 0)), int(float(hold_off or 0))
+        until, length = maybe_int(open_at) or 0, maybe_int(hold_off) or 0
         return (until - length, until) if self._clock() < until <= self._clock() + length else None
 
     async def for_grant(self, grant_id: str, grant: Grant | None) -> Past:
@@ -118,16 +118,23 @@ class Attempts:
         unknown_at, attempt_at, attempt_by = [None] * len(_FIELDS) if isinstance(row, Exception) else row
         unknown, began = numbers((unknown_at, attempt_at))
         due, leased = (None if isinstance(score, Exception) else score for score in (due, leased))
-        score, fence = due or leased, int(float(open_at or 0))
+        open_at, forgotten = (None if isinstance(at, Exception) else at for at in (open_at, forgotten))
+        score, fence = due or leased, maybe_int(open_at) or 0
         return Past(
             attempts=[each for each in _parsed(list_or_empty(tried)) if each.decided != REGISTERED],
             under_way=(began, maybe_text(attempt_by) or "") if leased and began else None,
             unknown_at=unknown,
             next_at=score_ms(score) if score else None,
             fenced_until=fence if fence > self._clock() else None,
-            forgotten_at=int(float(forgotten)) if forgotten and grant is None else None,
-            lost_at=int(lost.split()[2]) if lost and grant is None else None,
+            forgotten_at=score_ms(forgotten) if forgotten and grant is None else None,
+            lost_at=_lost_at(lost) if grant is None else None,
         )
+
+
+def _lost_at(noted: bytes | Exception | None) -> int | None:
+    """Return since when a grant is lost, of what is noted of it; None where that is damaged, or nothing is noted."""
+    parts = noted.split() if isinstance(noted, bytes) else []
+    return maybe_int(parts[2]) if len(parts) > 2 else None
 
 
 def _parsed(lines: Sequence[bytes]) -> list[Attempt]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.store import scripts
 from broker.store.clock import uptime
+from broker.store.fields import maybe_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +65,8 @@ class ClockSteps:
         """Return the offset to which tokens with a higher one were rewound last; *rewound*: that it was done."""
         script, clock, found = scripts.OBSERVE_CLOCK, self._clock, 0
         keys = script.keys(epoch=self._keys.epoch, anchor=self._keys.anchor(_BOOT))
-        known, offset = "", ""
+        known: bytes | str = ""
+        offset = ""
         for _ in range(_TRIES):
             asked = uptime()
             now, stored, moved_at, found, seen_at, anchor = await self._primary.run(
@@ -80,15 +82,15 @@ class ClockSteps:
             )
             clock.observe(now, asked)
             wanted = clock.compare(
-                None if stored is None else int(stored),
-                moved_at=int(moved_at),
-                anchor=None if anchor is None else float(anchor),
-                seen_at=None if seen_at is None else int(seen_at),
+                maybe_int(stored),
+                moved_at=maybe_int(moved_at) or 0,
+                anchor=maybe_int(anchor),
+                seen_at=maybe_int(seen_at),
             )
             if wanted is None:
                 break
-            known, offset = "" if stored is None else stored.decode(), str(wanted)
-        return int(found)
+            known, offset = "" if stored is None else stored, str(wanted)
+        return maybe_int(found) or 0
 
     def _new_anchor(self) -> str:
         """Return what a later process is to go on with; empty where what was kept is good."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.store import scripts
 from broker.store.damaged import list_or_empty
+from broker.store.fields import maybe_int
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -80,7 +81,7 @@ class Day:
 
 def parse_day(reply: Sequence[bytes], now: int) -> list[Quarter]:
     """Return every quarter of the last day, in order, from a hash as Redis sends it."""
-    held = {field: int(value) for field, value in zip(reply[::2], reply[1::2], strict=True)}
+    held = {field: maybe_int(value) or 0 for field, value in zip(reply[::2], reply[1::2], strict=True)}
     last = now // QUARTER_MS
     return [
         Quarter(

@@ -8,10 +8,11 @@ LATEST = 253_402_300_799_999
 """The last ms that a date can say (year 9999): a time beyond it was not written by a broker."""
 
 
-def maybe_int(value: bytes | str | None) -> int | None:
-    """Return a whole number, however it is written; None where there is none, or something else was written there."""
+def maybe_int(value: bytes | str | int | None) -> int | None:
+    """Return a whole number, however it is written; None where there is none, or what no broker writes."""
     with suppress(ValueError, OverflowError):
-        return None if value is None else int(float(value))
+        found = None if value is None else int(float(value))
+        return found if found is None or -LATEST <= found <= LATEST else None
     return None
 
 

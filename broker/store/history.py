@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from broker.store import scripts
 from broker.store.answered import note_answers, with_last_answers
 from broker.store.damaged import list_or_empty
+from broker.store.fields import maybe_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -72,7 +73,7 @@ class History:
 
 def parse_hour(reply: Sequence[bytes], now: int) -> list[Minute]:
     """Return every minute of the last hour, in order, from a hash as Redis sends it."""
-    counters = {field: int(count) for field, count in zip(reply[::2], reply[1::2], strict=True)}
+    counters = {field: maybe_int(count) or 0 for field, count in zip(reply[::2], reply[1::2], strict=True)}
     last = now // MINUTE_MS
     return [
         Minute(minute * MINUTE_MS, counters.get(b"%dr" % minute, 0), counters.get(b"%df" % minute, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.store import scripts
+from broker.store.fields import maybe_int
 
 if TYPE_CHECKING:
     from broker.secret import Sealer
@@ -51,7 +52,7 @@ async def read_seals(primary: Primary, keys: Keys, sealer: Sealer) -> int:
     Raises:
         StoreUnavailable: Redis does not answer.
     """
-    return int(await primary.call("HGET", keys.meta, _field(sealer)) or 0)
+    return maybe_int(await primary.call("HGET", keys.meta, _field(sealer))) or 0
 
 
 def _field(sealer: Sealer) -> str:

@@ -102,3 +102,14 @@ def test_what_a_kind_fixes_is_a_fact() -> None:
     pkce, issuer = ebay["ok"][1:]
     assert "eBay is not known to take PKCE: state, the browser's cookie and the client secret" in pkce
     assert issuer.endswith("come back to https://x.test/broker/callback/a, which no other provider uses")
+
+
+def test_a_logout_that_revokes_nothing_is_named() -> None:
+    """A kind's endpoint of logouts is not used for another host's tokens; `check` says so, and which it is."""
+    elsewhere = {"kind": "gitlab", "client_id": "x", "token_endpoint": "https://git.test/oauth/token"}
+    (warning,) = [words for words in found(a=elsewhere | OWN)["warning"] if "revocation_endpoint" in words]
+    assert "at another host" in warning
+    assert '"https://gitlab.com/oauth/revoke"' in warning
+    chosen = {"revocation_endpoint": "https://git.test/oauth/revoke"}
+    for sound in (elsewhere | chosen, {"kind": "gitlab", "client_id": "x"}):
+        assert not [words for words in found(a=sound | OWN)["warning"] if "revocation_endpoint" in words]

@@ -279,6 +279,7 @@ WRONG_FILES = [
     ('sink = "x"', "write a [[sink]] table"),
     ('[[sink]]\ngrant = "g"\nfile = "x"\n' * 2, "is the file of two sinks"),
     ('[[sink]]\ngrant = "g"\nfiel = "x"\n', "sink 1: file: is missing\ntoken-broker: sinks5: sink 1: fiel: no such"),
+    (f"a = {'9' * 5_000}\n", "is not TOML"),
 ]
 
 

@@ -261,13 +261,19 @@ def test_what_is_not_shipped_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token_endpoint", "kept"),
-    [(None, True), ("https://API.figma.com/v2/token", True), ("https://figma.test/token", False)],
+    ("kind", "key", "own"),
+    [
+        ("figma", "refresh_endpoint", "https://API.figma.com/v2/token"),
+        ("google", "revocation_endpoint", "https://oauth2.googleapis.com/other"),
+        ("gitlab", "revocation_endpoint", "https://gitlab.com/other"),
+        ("cameramanager", "logout_endpoint", "https://rest.cameramanager.com/other"),
+    ],
 )
-def test_refresh_tokens_of_another_host_do_not_go_to_the_kind(token_endpoint: str | None, kept: bool) -> None:
-    """Where the token endpoint is another host's, it gets the refreshes too, unless the settings say where."""
-    own = {} if token_endpoint is None else {"token_endpoint": token_endpoint}
-    registration = {"kind": "figma", "client_id": "x", "client_secret": "PASSWORD", **own}
-    assert (Provider(**registration).refresh_endpoint is not None) is kept
-    chosen = Provider(**registration, refresh_endpoint="https://refresh.test/r")
-    assert chosen.refresh_endpoint == "https://refresh.test/r"
+def test_tokens_of_another_host_do_not_go_to_the_kind(kind: str, key: str, own: str) -> None:
+    """Where the token endpoint is another host's, no other host gets its tokens, unless the settings say so."""
+    registration = {"kind": kind, "client_id": "x", "client_secret": "PASSWORD"}
+    elsewhere = registration | {"token_endpoint": "https://elsewhere.test/token"}
+    for kept in (registration, registration | {"token_endpoint": own}):
+        assert getattr(Provider(**kept), key) is not None
+    assert getattr(Provider(**elsewhere), key) is None
+    assert getattr(Provider(**elsewhere, **{key: "https://chosen.test/r"}), key) == "https://chosen.test/r"

@@ -85,7 +85,8 @@ async def test_cameramanager_logs_out_with_the_access_token(
 
 async def test_cameramanager_needs_a_live_access_token(endpoint_at: EndpointAt) -> None:
     """Without an access token the caller reads what to do first."""
-    endpoint = endpoint_at("http://127.0.0.1:1", kind="cameramanager", revocation_endpoint=None)
+    url = "http://127.0.0.1:1"
+    endpoint = endpoint_at(url, kind="cameramanager", revocation_endpoint=None, logout_endpoint=f"{url}/tokens/current")
     gone = await revoke(endpoint, access_token=None, refresh_token=REFRESH, timeout=10)
     assert (gone.result, gone.code) == ("failed", "access_token_required")
 

@@ -160,9 +160,10 @@ def test_a_wrong_file_ends_the_reading(directory: Path, file: Path) -> None:
         load(file)
 
 
-def test_a_file_of_brackets(directory: Path) -> None:
-    """A file that is nested too deeply for the parser is no TOML for a kind."""
-    (directory / "shop.toml").write_text(SHOP + "x = " + "[" * 5_000)
+@pytest.mark.parametrize("deep", ["x = " + "[" * 5_000, ".".join("x" * 1_000) + " = 1", "x = " + "9" * 5_000])
+def test_a_file_beyond_the_parser(directory: Path, deep: str) -> None:
+    """A file of brackets, with a key of a thousand dots or a number of 5,000 digits, is no TOML for a kind."""
+    (directory / "shop.toml").write_text(SHOP.replace("[template", f"{deep}\n[template"))
     with pytest.raises(InvalidSettings, match=r"shop\.toml: is not TOML for a kind of provider"):
         catalogue.load("shop")
 

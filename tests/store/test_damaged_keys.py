@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import DamagedSchedule
+from broker.errors import DamagedSchedule, StoreUnavailable
 from broker.journal.lost import LostGrants
 from broker.model import Park, Postpone
 from broker.process.heartbeat import Heartbeat
@@ -232,3 +232,27 @@ async def test_an_answer_to_a_damaged_grant(store: Store, redis: Redis) -> None:
     assert await store.registry.restore(prepared.record) == "restored"
     await redis.zadd(store.keys.ids("due", "p"), {"a": 1})
     assert [claim.refresh_token.reveal() for claim in await claimed(store)] == ["r9"]
+
+
+@pytest.mark.parametrize("garbage", [b"x", b"", b"nan", b"inf", b"9" * 20, b"9" * 400, b"\xff"])
+async def test_fields_that_are_no_numbers(store: Store, redis: Redis, garbage: bytes) -> None:
+    """What somebody wrote into facts of a provider or of the store stops neither a claim nor a reader."""
+    await populate(store, redis)
+    facts_of_p = ("seen_at", "ailing", "witness_at", "witnesses", "probes", "doubted_at", "succeeded_at")
+    await redis.hset(store.keys.provider("p"), mapping=dict.fromkeys(facts_of_p, garbage))
+    for kind in ("history", "day"):
+        await redis.hset(f"{store.keys.all}{kind}:p", mapping={"x": garbage})
+    for facts in ("open_at", "hold_off", "seen_at", "offset_at", "rewound"):
+        await redis.hset(store.keys.epoch, facts, garbage)
+        await store.attempts.fence()
+        assert (await store.attempts.for_grant("a", None)).fenced_until is None
+    await read_everything(store)
+    assert {claim.grant_id for claim in await claimed(store, 8)} >= {"a"}
+
+
+async def test_a_mark_of_the_store_that_is_no_hash(store: Store, redis: Redis) -> None:
+    """Where `meta` was replaced, every read of a grant says so in words."""
+    await populate(store, redis)
+    await damage(store, redis, "meta")
+    with pytest.raises(StoreUnavailable):
+        await store.grants.get("a")

@@ -87,8 +87,8 @@ def from_file(path: Path) -> list[Sink]:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot be read by uid {os.getuid()} ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text"
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+        what = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text, or beyond the parser"
         raise InvalidSettings(f"{path}: is not TOML: {what}") from None
     rows = table.get("sink")
     if not isinstance(rows, list) or not rows or set(table) != {"sink"}:

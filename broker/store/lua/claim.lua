@@ -19,7 +19,7 @@ local due, leased, parked, provider, epoch, grant_prefix, attempts_prefix, lost 
 local n, lease_ms, claim_id, provider_name, half_close_after, hold_off_ms, pass_over, replayed_after, second_term_ms,
   replica = unpack(ARGV)
 n, lease_ms, half_close_after = tonumber(n), tonumber(lease_ms), tonumber(half_close_after)
-hold_off_ms, pass_over, second_term_ms = tonumber(hold_off_ms), tonumber(pass_over), tonumber(second_term_ms)
+hold_off_ms, pass_over, second_term_ms = tonumber(hold_off_ms), maybe_number(pass_over), tonumber(second_term_ms)
 
 require_sets(due, leased)
 local now = now_ms()
@@ -40,6 +40,7 @@ if seen[1] ~= run_id then
     return {'fenced', now, hold_off_ms, seen[2]}
   end
 end
+seen[2] = number(seen[2], 0) -- what no reply could say stopped all claims
 -- A fence that opens later than its hold-off allows was written before the clock was set back: it does not count.
 local closed_for = tonumber(seen[2] or 0) - now
 if closed_for > 0 and closed_for <= math.max(hold_off_ms, tonumber(seen[3] or 0)) then

@@ -11,7 +11,7 @@
 --   again); spent (ms until the budget's window ends); backing_off (ms until the next try); parked; gone
 local grant, due, leased = unpack(KEYS)
 local grant_id, generation, interval_ms, budget, window_ms = unpack(ARGV)
-interval_ms, budget, window_ms = tonumber(interval_ms), tonumber(budget), tonumber(window_ms)
+interval_ms, budget, window_ms = tonumber(interval_ms), maybe_number(budget), tonumber(window_ms)
 
 require_sets(due)
 local stored = redis.call('HMGET', grant, 'generation', 'answered_at', 'failures', 'reports', 'reports_since')

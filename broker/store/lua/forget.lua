@@ -11,7 +11,7 @@
 local grant, held_by, forgotten, attempts = unpack(KEYS)
 local sets = {unpack(KEYS, 5)}
 local grant_id, provider, channel, message, up_to, forgotten_at = unpack(ARGV)
-up_to, forgotten_at = tonumber(up_to), tonumber(forgotten_at)
+up_to, forgotten_at = maybe_number(up_to), maybe_number(forgotten_at)
 
 local stored, damaged = read_fields(grant, 'provider', 'imported', 'generation')
 local now = now_ms()

@@ -12,7 +12,7 @@
 local grant_prefix, ends_prefix, failing_prefix = unpack(KEYS)
 local kind, score, member, upto, limit = unpack(ARGV)
 local providers = {unpack(ARGV, 6)}
-score, upto, limit = tonumber(score) or -1, tonumber(upto) or math.huge, tonumber(limit)
+score, upto, limit = maybe_number(score) or -1, maybe_number(upto) or math.huge, tonumber(limit)
 
 local set_prefix = kind == 'failing' and failing_prefix or ends_prefix
 local size = math.ceil(2 * limit / #providers)

@@ -73,6 +73,14 @@ local function require_sets(...)
   end
 end
 
+-- Stands for the server's `tonumber`: of a text that is no number, which somebody wrote into a field, it returns 0, so
+-- that comparing it fails no script. Of nothing it returns nil. An argument that may be "" takes maybe_number.
+local maybe_number = tonumber
+local function tonumber(text)
+  local found = maybe_number(text)
+  return found == found and found or text and 0 or nil
+end
+
 -- The ids of forgotten grants are kept for so many ms (30 days): no journal brings such a grant back.
 local FORGOTTEN_FOR_MS = 2592000000
 -- Fraction of a ms in the score of a lease whose end was seen once. Such a lease is in its second term (see claim).

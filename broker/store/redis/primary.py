@@ -174,13 +174,13 @@ class Primary:
         replies, synced = await self._use(send)
         return replies, self._proved(synced, replicas)
 
-    def recognise(self, store: bytes | None) -> None:
+    def recognise(self, store: bytes | BaseException | None) -> None:
         """Check that *store*, the mark that the server holds, is this broker's.
 
         Raises:
             WrongStore: it is not.
         """
-        held = (store or b"").decode("ascii", "replace")
+        held = store.decode("ascii", "replace") if isinstance(store, bytes) else ""  # or its key is no hash
         if held != self._known_mark()[1]:
             raise wrong_store(held)
 
