@@ -240,10 +240,10 @@ def _reread(flight: _Flight) -> Reply | Unknown | None:
     handler = flight.handler
     if handler is None or handler.raw is None:
         return None
-    raw, handler.raw = bytes(handler.raw), None  # a pooled connection keeps no tokens
+    raw, handler.raw = handler.raw, None  # a pooled connection keeps no tokens
     if not handler.refused:
         return None
-    found = reread(raw)
+    found = reread(bytes(raw))
     if found is None:
         return MALFORMED if flight.response is None else None
     through = None if flight.hop is None else flight.hop.name

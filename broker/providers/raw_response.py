@@ -18,8 +18,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_RAW = 1024 * 1024
+MAX_RAW = 512 * 1024
 """Bytes of a refused response that are read, head and body."""
+_MAX_STATUS_LINE = 8192
+_FREE_LOOKS = 8
+_GROWTH = 1.25
+"""A response is looked through at each of its first segments, later only where it has grown by so much: in many small
+segments it would cost the square of its size."""
 
 _STATUS_LINE = re.compile(rb"\s*HTTP\S*[ \t]+(\d{3})(?!\d)[^\n]*\n", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -51,6 +56,8 @@ class _Parser:
         self._handler = handler
         self._error: Exception | None = None
         self._has_head = False
+        self._looks = 0
+        self._next_look = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
@@ -72,20 +79,29 @@ class _Parser:
             else:
                 self._has_head = self._has_head or any(message.code >= 200 for message, _ in found[0])
                 return found
-        if raw is None or len(raw) > MAX_RAW or _has_no_more(raw, data):
+        if raw is None or len(raw) > MAX_RAW or _is_no_success(raw) or (b"}" in data and self._is_whole(raw)):
             raise self._error
         return (), False, b""
+
+    def _is_whole(self, raw: bytearray) -> bool:
+        """Return whether *raw* is known to hold all that counts; what is not is read at the end of the time limit."""
+        if self._looks >= _FREE_LOOKS and len(raw) < self._next_look:
+            return False
+        self._looks += 1
+        self._next_look = int(len(raw) * _GROWTH)
+        return reread(bytes(raw)) is not None
 
     def feed_eof(self) -> Any:
         return None if self._error is not None else self._parser.feed_eof()
 
 
-def _has_no_more(raw: bytearray, data: bytes) -> bool:
-    """Return whether waiting for further bytes brings nothing: *raw* is whole, no success, or not HTTP at all."""
-    if (end := raw.find(b"\n", len(raw) - len(raw.lstrip()))) < 0:
-        return not raw.lstrip()[:5].upper().startswith(b"HTTP"[: len(raw.lstrip()[:5])])
-    status = _STATUS_LINE.match(raw, 0, end + 1)
-    return status is None or status[1][:1] not in b"12" or (b"}" in data and reread(bytes(raw)) is not None)
+def _is_no_success(raw: bytearray) -> bool:
+    """Return whether what has arrived begins no success, nor an interim response: then further bytes bring nothing."""
+    start = bytes(raw[:_MAX_STATUS_LINE]).lstrip()
+    if b"\n" not in start:
+        return len(raw) > _MAX_STATUS_LINE or start[:4].upper() != b"HTTP"[: len(start)]
+    status = _STATUS_LINE.match(start)
+    return status is None or status[1][:1] not in b"12"
 
 
 def reread(raw: bytes) -> tuple[int, CIMultiDictProxy[str], bytes] | None:

@@ -94,3 +94,27 @@ def test_headers_are_kept() -> None:
     found = raw_response.reread(raw(f"{OK}|no colon|Date: today|: x", BODY))
     assert found is not None
     assert (found[0], dict(found[1]), found[2]) == (200, {"Content-Length": str(len(BODY)), "Date": "today"}, BODY)
+
+
+async def test_a_response_in_small_segments_costs_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends half a megabyte byte by byte does not have it read anew at each of them."""
+    sizes = list[int]()
+
+    class Refusing:
+        """A parser that refuses whatever it is given."""
+
+        def feed_data(self, data: bytes) -> None:
+            raise ValueError(data)
+
+    monkeypatch.setattr(raw_response, "reread", lambda given: sizes.append(len(given)))
+    handler = raw_response.KeepingHandler(loop=asyncio.get_running_loop())
+    handler._parser = Refusing()  # type: ignore[assignment]
+    handler.keep()
+    parser = handler._parser
+    assert parser is not None
+    parser.feed_data(raw("HTTP/1.1 200 OK|no colon"))
+    while handler.raw is not None and len(handler.raw) < raw_response.MAX_RAW:
+        parser.feed_data(b"}")
+    with pytest.raises(ValueError, match="HTTP"):
+        parser.feed_data(b"}")
+    assert sum(sizes) < 10 * raw_response.MAX_RAW
