@@ -43,6 +43,10 @@ HEAD_LIMIT = 4 * LINE_LIMIT
 ARRIVED = 64 * 1024
 """Bytes that the kernel keeps of what a client sends; Linux keeps twice as many. What has arrived is parsed at once,
 while everybody waits."""
+BUFFERED = 4 * 1024
+"""Bytes of a body after twice which aiohttp parses no further until they are read; `requests` raises that. After a
+sixteenth as many chunks it stops as well: a chunk of one byte takes as long as hundreds of bytes in one.
+"""
 LINGER = 1.0
 """Seconds for which a connection stays open whose request's body is not read on, so that its client reads the
 response; a reset would take that from it."""
@@ -287,6 +291,7 @@ class Server(web.Server):
             "max_line_size": LINE_LIMIT,
             "max_field_size": LINE_LIMIT,
             "lingering_time": LINGER,
+            "read_bufsize": BUFFERED,
         }
 
     def __call__(self) -> Protocol:

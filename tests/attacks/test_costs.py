@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from aiohttp.streams import StreamReader
 
 from broker.api.app import find_read
 from broker.api.dispatcher import CACHED_TARGET
@@ -95,6 +96,33 @@ async def test_a_coded_body_ends_the_connection_of_public_listen(start: StartGro
     heard = await asyncio.to_thread(send, ground.public_port, bomb)
     assert (heard.statuses, heard.closed) == ([415], True)
     assert sum(taken) < 3 * MEGABYTE
+
+
+@pytest.mark.parametrize("path", ["/callback", "/oauth2/token", "/v1/import"])
+async def test_others_go_first_while_many_short_chunks_are_parsed(
+    start: StartGround, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Of a body in chunks of one byte a few hundred are parsed at once, however many have arrived."""
+    ground, parsed, most = await start(), 0, 0
+    end = StreamReader.end_http_chunk_receiving
+
+    def counted(body: StreamReader) -> None:
+        nonlocal parsed
+        parsed += 1
+        end(body)
+
+    monkeypatch.setattr(StreamReader, "end_http_chunk_receiving", counted)
+    port, key = (ground.public_port, "") if path == "/callback" else (ground.port, f"X-Broker-Key: {ground.key}")
+    form = ("Content-Type: application/x-www-form-urlencoded",)
+    target = Target("POST", path, (key, *form) if key else form)
+    sending = asyncio.create_task(answers(port, target, "chunks of one byte", 5.0))
+    while not sending.done():
+        before = parsed
+        await asyncio.sleep(0)
+        most = max(most, parsed - before)
+    assert sending.result().statuses
+    assert parsed > 10_000, "the body was not read"
+    assert most < 1000, most
 
 
 async def test_ends_of_heads_between_requests_end_the_connection(start: StartGround) -> None:
