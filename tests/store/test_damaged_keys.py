@@ -256,3 +256,13 @@ async def test_a_mark_of_the_store_that_is_no_hash(store: Store, redis: Redis) -
     await damage(store, redis, "meta")
     with pytest.raises(StoreUnavailable):
         await store.grants.get("a")
+
+
+async def test_the_cure_of_a_key_of_the_whole_store(store: Store, redis: Redis) -> None:
+    """Where `epoch` was replaced nobody claims, and who reads why is not sent to start a Redis that runs."""
+    await populate(store, redis)
+    await damage(store, redis, "epoch")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE") as refused:
+        await claimed(store)
+    assert "the one that ends in :epoch, remove it" in refused.value.cure
+    await redis.delete(store.keys.epoch)

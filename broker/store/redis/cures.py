@@ -47,6 +47,10 @@ _CURES = {
     "MOVED": "wait: the broker looks for the node itself; with redis:// in redis.url use redis+cluster://",
     "ASK": "wait until the slot has moved",
     "TRYAGAIN": "wait until the slot has moved",
+    "WRONGTYPE": (
+        "find out who writes Redis, and with TYPE which key of the store is of another type: restore it from a backup; "
+        "if it is the one that ends in :epoch, remove it"
+    ),
 }
 _NO_DATABASE = "DB index is out of range"
 _ANNOUNCE = (
