@@ -17,7 +17,7 @@ from broker.report.facts import Facts, LoopFacts, Memory, ProviderFacts, StoreTr
 from broker.report.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.api.health import Health, Watched
     from broker.model import Token
@@ -106,7 +106,7 @@ class Verdicts:
             loops=self._loops(),
             connections=connections,
             connections_since=self._noticed("connections", wrong=bool(connections)),
-            memory=await self._memory(now * 1000),
+            memory=await self.memory(now),
         )
         self.last, self._fresh_until = judge(facts), time.monotonic() + _TTL
         if self.health.started:
@@ -167,6 +167,7 @@ class Verdicts:
             detail=state.detail,
             not_before=_seconds(state.not_before),
             next_due=_seconds(next_due),
+            next_end_at=_seconds(ends.next_end or None),
         )
 
     def _failing_since(self, state: ProviderState) -> int | None:
@@ -214,9 +215,11 @@ class Verdicts:
                 found.append(LoopFacts(each.name, each.trouble, _whole(each.trouble_since)))
         return found
 
-    async def _memory(self, now: int) -> Memory:
-        tokens = self._cache.tokens()
-        return await asyncio.to_thread(_look, tokens, now) if len(tokens) > _MANY else _look(tokens, now)
+    async def memory(self, now: int, may_use: Callable[[str], bool] = lambda _: True) -> Memory:
+        """Return which tokens memory holds of the providers that *may_use* names, *now* (epoch seconds)."""
+        tokens, at = self._cache.tokens(), now * 1000
+        many = len(tokens) > _MANY
+        return await asyncio.to_thread(_look, tokens, at, may_use) if many else _look(tokens, at, may_use)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +248,8 @@ def _urgent(row: UrgentRow) -> UrgentGrant:
     )
 
 
-def _look(tokens: Sequence[Token], now: int) -> Memory:
-    ends = [token.expires_at for token in tokens if token.expires_at > now]
+def _look(tokens: Sequence[Token], now: int, may_use: Callable[[str], bool]) -> Memory:
+    ends = [token.expires_at for token in tokens if token.expires_at > now and may_use(token.provider)]
     return Memory(len(ends), min(ends) // 1000, max(ends) // 1000) if ends else Memory()
 
 

@@ -282,6 +282,7 @@ class Login:
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
+        await self._require_unmoved(flow)
         known = await self.held.known_account(flow)
         before = await self._store.flows.advance(state, flow, replace(flow, status="working", code_verifier=""))
         if before is not flow:  # by now an answer may be held there
@@ -300,6 +301,21 @@ class Login:
         if query.get("state"):
             await self._binding.note_state(endpoint.dialect)
         return logged_in
+
+    async def _require_unmoved(self, flow: Flow) -> None:
+        """Require that the grant is not one of another provider that was made since the login began.
+
+        Whoever began it may have no right there.
+
+        Raises:
+            LoginRefused: it is.
+        """
+        grant = await self._store.grants.get(flow.grant_id)
+        if grant is not None and grant.provider != flow.provider and grant.granted_at > flow.started_at:
+            raise LoginRefused(
+                f"{flow.grant_id} was logged in or imported at another provider since this login began: nothing was "
+                "changed. Start a new login"
+            )
 
     async def _take_ticket(self, state: str, flow: Flow) -> None:
         """Show at the ticket that a login is under way.

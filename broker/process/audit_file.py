@@ -247,10 +247,12 @@ class AuditFile:
     def _rotate(self) -> None:
         """Move FILE to FILE.1, FILE.1 to FILE.2 and so on; the oldest is replaced."""
         path = Path(self._path or "")
-        for number in range(self._keep - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                path.with_name(f"{path.name}.{number}").replace(path.with_name(f"{path.name}.{number + 1}"))
-        with contextlib.suppress(FileNotFoundError):
+        if (
+            path.exists()
+        ):  # else it was moved already, and a new one could not be opened: each try would lose an old one
+            for number in range(self._keep - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(f"{path.name}.{number}").replace(path.with_name(f"{path.name}.{number + 1}"))
             path.replace(path.with_name(f"{path.name}.1"))
         self._reopen()
 

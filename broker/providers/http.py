@@ -24,7 +24,7 @@ from broker import __version__
 from broker.model import NotSent, Unknown, slotted
 from broker.providers.faults import MALFORMED, TOO_LATE, TooLateToSend, after_sending, not_sent, refused_by_proxy
 from broker.providers.proxy import options
-from broker.providers.raw_response import KeepingHandler, first_object, reread
+from broker.providers.raw_response import KeepingHandler, Kept, first_object, reread
 from broker.providers.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _Flight:
     """Status and headers, once they arrived."""
     body: bytearray = field(default_factory=bytearray, repr=False)
     oversized: bool = False
-    handler: KeepingHandler | None = field(default=None, repr=False)
+    kept: Kept | None = field(default=None, repr=False)
 
     def sent_at(self) -> int | None:
         """Return when it was sent, by the clock as it is now: a clock that was set meanwhile moves that time too."""
@@ -124,8 +124,7 @@ class _DeadlineRequest(aiohttp.ClientRequest):
         flight.began = time.monotonic()
         flight.tls = conn.transport.get_extra_info("ssl_object")
         if isinstance(conn.protocol, KeepingHandler):
-            flight.handler = conn.protocol
-            flight.handler.keep()
+            flight.kept = conn.protocol.keep()
         return await _send(self, conn)
 
 
@@ -237,11 +236,11 @@ class Http:
 
 def _reread(flight: _Flight) -> Reply | Unknown | None:
     """Return what a response that aiohttp's parser refused holds all the same; None: it refused none."""
-    handler = flight.handler
-    if handler is None or handler.raw is None:
+    kept = flight.kept
+    if kept is None or kept.raw is None:
         return None
-    raw, handler.raw = handler.raw, None  # a pooled connection keeps no tokens
-    if not handler.refused:
+    raw, kept.raw = kept.raw, None  # a pooled connection keeps no tokens
+    if not kept.refused:
         return None
     found = reread(bytes(raw))
     if found is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientPayloadError
@@ -32,28 +33,34 @@ _CHUNK_SIZE = re.compile(rb"\s*(?:0[xX])?([0-9a-fA-F]{1,8})[ \t]*(?:;[^\n]*)?\r?
 _JSON = json.JSONDecoder()
 
 
+@dataclass(slots=True)
+class Kept:
+    """What has arrived for one request. It is that request's own: the next one on the connection has another."""
+
+    raw: bytearray | None = field(default_factory=bytearray, repr=False)
+    """None: it was taken, and no more is kept."""
+    refused: bool = False
+    """Whether aiohttp's parser refused it."""
+
+
 class KeepingHandler(ResponseHandler):
     """A connection that keeps the bytes of a response, and reads on where aiohttp's parser gives up."""
 
-    raw: bytearray | None = None
-    """What has arrived since the request was sent; None: nothing is kept, as of a proxy's answer to CONNECT."""
-    refused: bool = False
-    """Whether aiohttp's parser refused what has arrived."""
-
-    def keep(self) -> None:
-        """Keep what arrives from now on, just before a request is sent; its parser is set already."""
-        self.raw = bytearray()
-        self.refused = False
+    def keep(self) -> Kept:
+        """Keep what arrives for the request that is sent next; its parser is set already."""
+        kept = Kept()
         if self._parser is not None:
-            self._parser = _Parser(self._parser, self)  # type: ignore[assignment]
+            self._parser = _Parser(self._parser, self, kept)  # type: ignore[assignment]
+        return kept
 
 
 class _Parser:
-    """Aiohttp's parser, which is asked no more once it refused the head of a response."""
+    """Aiohttp's parser of one response, which is asked no more once it refused the head."""
 
-    def __init__(self, parser: Any, handler: KeepingHandler) -> None:
+    def __init__(self, parser: Any, handler: KeepingHandler, kept: Kept) -> None:
         self._parser = parser
         self._handler = handler
+        self._kept = kept
         self._error: Exception | None = None
         self._has_head = False
         self._looks = 0
@@ -63,14 +70,14 @@ class _Parser:
         return getattr(self._parser, name)
 
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        raw = self._handler.raw
+        raw = self._kept.raw
         if raw is not None and len(raw) <= MAX_RAW:
             raw += data
         if self._error is None:
             try:
                 found: tuple[Sequence[Any], bool, bytes] = self._parser.feed_data(data)
             except Exception as error:
-                self._handler.refused = True
+                self._kept.refused = True
                 if self._has_head or raw is None:
                     if (payload := self._handler._payload) is not None:  # noqa: SLF001 - else its reader may wait on
                         payload.set_exception(ClientPayloadError())

@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 import re
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from broker.errors import TokenUnavailable
 from broker.read.changes import Changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from broker.model import Token
+    from broker.read.changes import Listener, Permitted
 
 
 class Cache:
@@ -155,12 +157,9 @@ class Cache:
         """
         if self.closed:
             return False
-        if self.waiting >= self._max_waiting:
-            words = f"{self.waiting} callers wait here, the most that may: retry, or use another broker"
-            raise TokenUnavailable(words, retry_after=5)
+        self._take_place()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(grant_id, set()).add(waiter)
-        self.waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await waiter
@@ -174,6 +173,26 @@ class Cache:
                 if not waiters:
                     del self._waiting[grant_id]
         return True
+
+    @contextmanager
+    def listening(self, permitted: Permitted) -> Iterator[Listener]:
+        """Listen to the changes of the grants that are *permitted*; who does counts as a caller that waits.
+
+        Raises:
+            TokenUnavailable: too many wait or listen already, or the broker stops.
+        """
+        self._take_place()
+        try:
+            with self.changes.listening(permitted) as listener:
+                yield listener
+        finally:
+            self.waiting -= 1
+
+    def _take_place(self) -> None:
+        if self.waiting >= self._max_waiting:
+            words = f"{self.waiting} callers wait here, the most that may: retry, or use another broker"
+            raise TokenUnavailable(words, retry_after=5)
+        self.waiting += 1
 
 
 def any_of(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from broker.errors import TokenUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+Permitted: TypeAlias = "Callable[[str, bytes], bool]"
 MOST = 64
 """Listeners at once: a page that finds no place polls."""
 
@@ -22,11 +23,11 @@ MOST = 64
 class Listener:
     """One stream: whether something changed since it last looked."""
 
-    def __init__(self, permitted: Callable[[str], bool], unmarked: set[Listener]) -> None:
+    def __init__(self, permitted: Permitted, unmarked: set[Listener]) -> None:
         """Begin without a mark.
 
         Args:
-            permitted: returns whether it may know of a grant.
+            permitted: returns whether it may know of a grant, by its id and the message that says what changed.
             unmarked: holds the listener while nothing has changed since it last looked.
         """
         self.permitted = permitted
@@ -59,10 +60,10 @@ class Changes:
         self._unmarked: set[Listener] = set()
         self.closed = False
 
-    def note(self, grant_id: str) -> None:
-        """Note that a grant changed. A listener that has yet to look costs nothing more."""
+    def note(self, grant_id: str, message: bytes) -> None:
+        """Note that a grant changed, as *message* says. A listener that has yet to look costs nothing more."""
         if self._unmarked:
-            for listener in [each for each in self._unmarked if each.permitted(grant_id)]:
+            for listener in [each for each in self._unmarked if each.permitted(grant_id, message)]:
                 listener.mark()
 
     def note_all(self) -> None:
@@ -71,7 +72,7 @@ class Changes:
             listener.mark()
 
     @contextmanager
-    def listening(self, permitted: Callable[[str], bool]) -> Iterator[Listener]:
+    def listening(self, permitted: Permitted) -> Iterator[Listener]:
         """Listen to the changes of the grants that are *permitted*.
 
         Raises:

@@ -118,7 +118,7 @@ class Follower:
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         grant_id = channel[self._prefix :].decode("utf-8", "replace")
-        self._cache.changes.note(grant_id)
+        self._cache.changes.note(grant_id, data)
         if any(event in data for event in _PROBLEMS):
             self._report(grant_id)
         if not self._cache.is_wanted(grant_id):

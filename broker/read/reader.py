@@ -21,11 +21,12 @@ from broker.token_answer import usable_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from broker.model import Grant, Token
     from broker.process.metrics import Metrics
     from broker.read.cache import Cache
-    from broker.read.changes import Changes
+    from broker.read.changes import Changes, Listener, Permitted
     from broker.store import Store
 
 DEFAULT_WAIT = 5.0
@@ -75,6 +76,10 @@ class Reader:
     def changes(self) -> Changes:
         """Who wants to know that some grant changed."""
         return self._cache.changes
+
+    def listening(self, permitted: Permitted) -> AbstractContextManager[Listener]:
+        """Listen to changes, as `Cache.listening`."""
+        return self._cache.listening(permitted)
 
     async def stop_waiting(self, *_: object) -> None:
         """Let nobody wait here any longer: the broker ends."""

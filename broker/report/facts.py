@@ -41,6 +41,8 @@ class ProviderFacts:
     """When it gets the next token request at the earliest."""
     next_due: int | None = None
     """When the first of its grants is due, while it fails; None: a request is under way, or nothing is due."""
+    next_end_at: int | None = None
+    """When the next token of its healthy grants ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,20 @@ async def test_callers_with_a_key_stay(start: StartGround) -> None:
     await asyncio.gather(*polls, return_exceptions=True)
 
 
+async def test_streams_of_a_caller_leave_connections_to_others(start: StartGround) -> None:
+    """One caller opens twice as many event streams as there may be connections: others are answered all the same."""
+    ground = await start(max_connections=LIMIT)
+    request = f"GET /v1/events HTTP/1.1\r\nHost: x\r\nX-Broker-Key: {ground.key}\r\nAccept: text/event-stream\r\n\r\n"
+    writers = []
+    for _ in range(2 * LIMIT):
+        _, writer = await asyncio.open_connection("127.0.0.1", ground.port)
+        writer.write(request.encode())
+        writers.append(writer)
+    await others_are_served(ground, 0.5)
+    for writer in writers:
+        writer.transport.abort()
+
+
 async def _waiting(ground: Ground, many: int) -> bool:
     text = (await ground.broker.ask("GET", "/metrics"))[1]["text"]
     return f"\ntoken_broker_subscribers {float(many)}\n" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from broker.api.callers import INCLUDED_IN, Caller
 from broker.api.routes import events
 from broker.errors import TokenUnavailable
+from broker.read.cache import Cache
 from broker.read.changes import MOST, Changes
 from broker.secret import key_digest
 from tests.steps import log_in
@@ -67,12 +71,12 @@ async def test_a_change_is_an_event(start_broker: StartBroker, sandbox: Sandbox)
 async def test_who_may_not_know_hears_nothing() -> None:
     """A change of other grants is no event; one of a provider is one for all. No change is kept twice."""
     changes = Changes()
-    changes.note("nobody-listens")
-    with changes.listening(lambda grant_id: grant_id.startswith("mine-")) as listener:
-        changes.note("other-1")
+    changes.note("nobody-listens", b"{}")
+    with changes.listening(lambda grant_id, _: grant_id.startswith("mine-")) as listener:
+        changes.note("other-1", b"{}")
         assert not await listener.changed(0.01)
         for _ in range(1000):
-            changes.note("mine-1")
+            changes.note("mine-1", b"{}")
         assert await listener.changed(5)
         assert not await listener.changed(0.01), "a thousand changes are one mark"
         changes.note_all()
@@ -82,14 +86,14 @@ async def test_who_may_not_know_hears_nothing() -> None:
 async def test_places_are_bounded() -> None:
     """Beyond the most that may be open a stream is refused with when to come again; a place that is left is free."""
     changes = Changes()
-    opened = [changes.listening(lambda _: True) for _ in range(MOST)]
+    opened = [changes.listening(lambda *_: True) for _ in range(MOST)]
     for each in opened:
         each.__enter__()
-    with pytest.raises(TokenUnavailable) as error, changes.listening(lambda _: True):
+    with pytest.raises(TokenUnavailable) as error, changes.listening(lambda *_: True):
         pass
     assert error.value.retry_after == 30
     opened.pop().__exit__(None, None, None)
-    with changes.listening(lambda _: True):
+    with changes.listening(lambda *_: True):
         pass
 
 
@@ -126,3 +130,23 @@ async def test_what_is_refused(start_broker: StartBroker, sandbox: Sandbox) -> N
         assert "text/event-stream" in body["error_description"]
         status, _, headers = await broker.ask("HEAD", "/v1/events")
         assert (status, headers["X-Accel-Buffering"]) == (200, "no")
+
+
+def test_other_providers_changes_are_no_events() -> None:
+    """A caller that is kept to some providers hears of their grants alone, whatever patterns of ids it has."""
+    everything = dict.fromkeys(INCLUDED_IN, re.compile(".*"))
+    permitted = events._permitted(Caller("kept", everything, administers_all=True, providers=re.compile("een")))
+    assert permitted("g1", json.dumps({"grant_id": "g1", "provider": "een"}).encode())
+    for message in (json.dumps({"grant_id": "g1", "provider": "acme"}).encode(), b"[]", b"{}", b"\xff"):
+        assert not permitted("g1", message), message
+
+
+async def test_streams_leave_connections_for_reads() -> None:
+    """Open streams and waiting reads have one limit, the part of all connections that may wait."""
+    cache = Cache(10, max_waiting=2)
+    with cache.listening(lambda *_: True), cache.listening(lambda *_: True):
+        with pytest.raises(TokenUnavailable), cache.listening(lambda *_: True):
+            pass
+        with pytest.raises(TokenUnavailable):
+            await cache.changed("g1", 1)
+    assert cache.waiting == 0

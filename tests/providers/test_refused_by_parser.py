@@ -109,12 +109,27 @@ async def test_a_response_in_small_segments_costs_its_size(monkeypatch: pytest.M
     monkeypatch.setattr(raw_response, "reread", lambda given: sizes.append(len(given)))
     handler = raw_response.KeepingHandler(loop=asyncio.get_running_loop())
     handler._parser = Refusing()  # type: ignore[assignment]
-    handler.keep()
+    kept = handler.keep()
     parser = handler._parser
     assert parser is not None
     parser.feed_data(raw("HTTP/1.1 200 OK|no colon"))
-    while handler.raw is not None and len(handler.raw) < raw_response.MAX_RAW:
+    while kept.raw is not None and len(kept.raw) < raw_response.MAX_RAW:
         parser.feed_data(b"}")
     with pytest.raises(ValueError, match="HTTP"):
         parser.feed_data(b"}")
     assert sum(sizes) < 10 * raw_response.MAX_RAW
+
+
+async def test_each_request_has_bytes_of_its_own() -> None:
+    """A request that gets the connection of another one before that was judged neither sees its bytes nor ends them."""
+    handler = raw_response.KeepingHandler(loop=asyncio.get_running_loop())
+    handler.set_response_params()
+    first = handler.keep()
+    handler.data_received(raw(OK, BODY))
+    handler.set_response_params()
+    second = handler.keep()
+    handler.data_received(raw(f"{OK}|no colon", BODY))
+    assert bytes(first.raw or b"") == raw(OK, BODY)
+    assert not first.refused
+    assert bytes(second.raw or b"") == raw(f"{OK}|no colon", BODY)
+    assert second.refused

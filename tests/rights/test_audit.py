@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import InvalidSettings
-from broker.process import audit_room
+from broker.process import audit_file, audit_room
 from broker.process.audit_file import MAX_LINES, AuditFile, require_usable
 from broker.sandbox import Sandbox
 from broker.settings import Audit
@@ -221,6 +222,39 @@ async def test_rotation(path: Path, on_failure: str) -> None:
     assert all(file.stat().st_blocks * 512 < audit_room.STEP for file in kept)
     numbers = [int(event["grant_id"][1:]) for file in reversed(kept) for event in lines(file)]
     assert numbers == list(range(numbers[0], total))
+
+
+async def test_a_rotation_that_cannot_open_a_file_loses_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a new file cannot be opened, the old ones keep their places, however often it is tried."""
+    monkeypatch.setattr(audit_file, "_RETRY", 0.001)
+    tries, opened = 0, audit_file._open_file
+
+    def refused(file: Path) -> tuple[int, int]:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise OSError(errno.EMFILE, "")
+        return opened(file)
+
+    def write() -> None:
+        audit = written(path, 100, max_size=20_000, keep=3)
+        assert audit.drain()
+        old = path.read_text()
+        path.with_name(f"{path.name}.1").write_text("older")
+        monkeypatch.setattr(audit_file, "_open_file", refused)
+        for number in range(200):
+            audit.read("svc", "127.0.0.1", f"late{number}", 1, "x")
+            if not number % 10:
+                assert audit.drain(20)
+        audit.close()
+        assert tries >= 5, "the rotation was tried again"
+        kept = [path.with_name(f"{path.name}.{number}") for number in (2, 1)]
+        assert kept[0].read_text() == "older"
+        assert kept[1].read_text().startswith(old)
+        late = [event["grant_id"] for file in (kept[1], path) if file.exists() for event in lines(file)][100:]
+        assert late == [f"late{number}" for number in range(200)]
+
+    await asyncio.to_thread(write)
 
 
 async def test_reopening(path: Path) -> None:

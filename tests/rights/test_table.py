@@ -6,11 +6,13 @@ import re
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from broker.api.app import make_applications
 from broker.api.callers import INCLUDED_IN
 from broker.api.routes.openapi import list_routes
 from broker.api.routes.operations import OPERATIONS
-from broker.sandbox import Sandbox
+from broker.sandbox import BrowserError, Sandbox, walk_login
 from tests.conftest import RunningBroker
 from tests.rights.conftest import StartRights, as_
 from tests.steps import log_in
@@ -162,8 +164,11 @@ async def test_rights_keep_to_a_provider(broker: RunningBroker, sandbox: Sandbox
     assert [row["provider"] for row in rows] == ["een"]
     rows = (await broker.get("/v1/history", headers=as_("een")))["providers"]
     assert [row["provider"] for row in rows] == ["een"]
+    await broker.token("g1")
+    of_all = await broker.get("/v1/verdict")
     verdict = await broker.get("/v1/verdict", headers=as_("een"))
     assert set(verdict["providers"]) == {"een"}
+    assert verdict["memory"]["tokens"] < of_all["memory"]["tokens"], "g1 is in memory"
     assert "acme" not in str(verdict)
     assert (await broker.ask("GET", "/v1/grants/mine/token", headers=as_("een")))[0] == 200
     assert (await broker.ask("POST", "/oauth2/token", headers=as_("een"), data=form("mine")))[0] == 200
@@ -187,6 +192,18 @@ async def test_a_login_of_another_provider_is_not_taken_over(broker: RunningBrok
     )
     assert (status, body["error"]) == (403, "access_denied")
     assert (await broker.get(f"/v1/grants/new/login/{started['ticket']}"))["status"] == "pending"
+
+
+async def test_a_login_begun_for_a_free_id_takes_no_grant(broker: RunningBroker, sandbox: Sandbox) -> None:
+    """Where another provider's grant got the id meanwhile, a login of whoever has no right there replaces nothing."""
+    _, started, _ = await broker.ask("POST", "/v1/grants/new/login", json={"provider": "een"}, headers=as_("een"))
+    await broker.import_("new", "acme", sandbox.rotating.issue().refresh_token or "")
+    before = len(sandbox.v3.token_requests)
+    with pytest.raises(BrowserError):
+        await walk_login(started["login_url"])
+    assert "imported at another provider since this login began" in broker.events("login.failed")[-1]["detail"]
+    assert len(sandbox.v3.token_requests) == before, "its code was not even exchanged"
+    assert (await broker.get("/v1/grants/new"))["provider"] == "acme"
 
 
 async def test_a_conflict_names_only_what_one_administers(broker: RunningBroker) -> None:

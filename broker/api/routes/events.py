@@ -13,12 +13,11 @@ from broker.api.request_ids import HEADER, request_id
 from broker.api.requests import authenticate_for
 from broker.api.routes.tokens import waiting
 from broker.errors import InvalidRequest, NotAllowed, UnknownKey
+from broker.token_answer import json_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from broker.api.callers import Caller
-    from broker.read.changes import Listener
+    from broker.read.changes import Listener, Permitted
 
 KEEP_ALIVE = 15.0
 """Seconds without a change after which a comment is sent, and after which the end of a session is noticed."""
@@ -50,7 +49,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     if _STREAM not in request.headers.get(hdrs.ACCEPT, ""):
         raise InvalidRequest(f"this is a stream of events: send Accept: {_STREAM}")
     context = request.app[CONTEXT]
-    with waiting(caller, KEEP_ALIVE), context.reader.changes.listening(_permitted(caller)) as listener:
+    with waiting(caller, KEEP_ALIVE), context.reader.listening(_permitted(caller)) as listener:
         response = web.StreamResponse(headers={**_HEADERS, HEADER: request_id(request)})
         response.force_close()  # a proxy must not take what follows for the next response
         await response.prepare(request)
@@ -58,10 +57,20 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def _permitted(caller: Caller) -> Callable[[str], bool]:
-    if caller.administers_all:
-        return lambda _grant_id: True
-    return lambda grant_id: caller.may("view", grant_id)
+def _permitted(caller: Caller) -> Permitted:
+    if caller.administers_everything:
+        return lambda _grant_id, _message: True
+    if caller.providers is None:
+        return lambda grant_id, _message: caller.may("view", grant_id)
+    return lambda grant_id, message: caller.may("view", grant_id) and caller.may_use(_provider(message))
+
+
+def _provider(message: bytes) -> str:
+    """Return whose grant a message is about; empty where no broker published it."""
+    try:
+        return str(json_value(message)["provider"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 async def _stream(request: web.Request, response: web.StreamResponse, listener: Listener) -> None:

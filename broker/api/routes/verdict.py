@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from broker.api.callers import Caller
     from broker.api.routes import report_shapes as shapes
+    from broker.api.verdict import Verdicts
     from broker.report.cause import Cause
     from broker.report.facts import Facts
     from broker.report.verdict import Verdict
@@ -39,16 +40,23 @@ async def get_verdict(request: web.Request) -> web.Response:
     """
     caller = authenticate_for(request, "view", audited=False)  # it says why all else is refused
     zone = read_zone(request)
-    facts = _of_caller(await request.app[CONTEXT].verdicts.facts(), caller)
+    facts = await _of_caller(request.app[CONTEXT].verdicts, caller)
     return json_response(describe(judge(facts, zone), lambda grant_id: caller.may("view", grant_id)))
 
 
-def _of_caller(facts: Facts, caller: Caller) -> Facts:
+async def _of_caller(verdicts: Verdicts, caller: Caller) -> Facts:
     """Return the facts without the providers that are none of the caller's, and without their grants."""
+    facts = await verdicts.facts()
     if caller.providers is None:
         return facts
     known = None if facts.providers is None else [each for each in facts.providers if caller.may_use(each.name)]
-    return replace(facts, providers=known, grants=[each for each in facts.grants if caller.may_use(each.provider)])
+    return replace(
+        facts,
+        providers=known,
+        grants=[each for each in facts.grants if caller.may_use(each.provider)],
+        next_end_at=min((each.next_end_at for each in known or () if each.next_end_at), default=None),
+        memory=await verdicts.memory(facts.now, caller.may_use),
+    )
 
 
 def read_zone(request: web.Request) -> tzinfo | None:
