@@ -142,6 +142,7 @@ def _build(base: Base, stopping: asyncio.Event, read: Callable[[], Settings] | N
         heartbeats=heartbeats,
         providers=base.providers.endpoints,
         audit=base.audit,
+        lost=base.lost_grants,
     )
     health = Health(watched)
     reload = Reload(

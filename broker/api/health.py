@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker.api.connections import Connections
     from broker.journal.journal import Journal
+    from broker.journal.lost import LostGrants
     from broker.process.audit_file import AuditFile
     from broker.process.heartbeat import Heartbeat
     from broker.read import Cache
@@ -62,6 +63,7 @@ class Watched:
     providers: Collection[str]
     """Those of the settings now."""
     audit: AuditFile | None
+    lost: LostGrants
 
 
 class Health:

@@ -51,6 +51,7 @@ class Verdicts:
         self._cache = watched.cache
         self._connections = watched.connections
         self._audit = watched.audit
+        self._lost = watched.lost
         self._heartbeats = watched.heartbeats
         self._providers = watched.providers
         self._since: dict[str, int] = {}
@@ -103,6 +104,8 @@ class Verdicts:
             audit_fault=audit.fault if audit else "",
             audit_refuses=audit.refuses if audit else False,
             audit_since=self._noticed("audit", wrong=bool(audit and audit.fault)),
+            lost=self._lost.named,
+            lost_since=_whole(self._lost.heartbeat.trouble_since),
             loops=self._loops(),
             connections=connections,
             connections_since=self._noticed("connections", wrong=bool(connections)),
@@ -211,8 +214,11 @@ class Verdicts:
             if not each.alive:
                 since = int(time.time() - each.silent_for())
                 found.append(LoopFacts(each.name, f"no progress for {each.silent_for():.0f} s", since, alive=False))
-            elif each.trouble and each.store_error is None:
-                found.append(LoopFacts(each.name, each.trouble, _whole(each.trouble_since)))
+            elif each.store_error is None:
+                # Lost grants are a cause of their own.
+                trouble = self._lost.damage if each is self._lost.heartbeat else each.trouble
+                if trouble:
+                    found.append(LoopFacts(each.name, trouble, _whole(each.trouble_since)))
         return found
 
     async def memory(self, now: int, may_use: Callable[[str], bool] = lambda _: True) -> Memory:

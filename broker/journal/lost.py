@@ -139,17 +139,24 @@ class LostGrants:
             self._damaged = keys
             self._show()
 
+    @property
+    def named(self) -> list[str]:
+        """The ids of the grants that are lost, and that no journal restored in time."""
+        return sorted(self._named)
+
+    @property
+    def damage(self) -> str:
+        """Which keys held data of another type, in words; empty: none did."""
+        if not self._damaged:
+            return ""
+        return f"keys in Redis held what no broker writes there ({_listed(self._damaged)}): find out who writes Redis"
+
     def _show(self) -> None:
-        troubles = []
+        troubles = [self.damage] if self._damaged else []
         if self._named:
-            troubles.append(
-                f"Redis lost the data of {len(self._named)} grants, and no journal restores them "
-                f"({_listed(self._named)}): log in again"
-            )
-        if self._damaged:
-            troubles.append(
-                f"keys in Redis held what no broker writes there ({_listed(self._damaged)}): find out who writes Redis"
-            )
+            of, them = ("1 grant", "it") if len(self._named) == 1 else (f"{len(self._named)} grants", "them")
+            words = f"Redis lost the data of {of}, and no journal restores {them}"
+            troubles.insert(0, f"{words} ({_listed(self._named)}): log in again")
         self.heartbeat.trouble = "; ".join(troubles)
 
 

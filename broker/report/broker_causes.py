@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.report.cause import Cause, capitalise
+from broker.report.cause import EXAMPLES, Cause, capitalise, count_grants, name_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,8 @@ def find_broker_causes(facts: Facts) -> Iterator[Cause]:
         yield _journal(facts)
     if facts.audit_fault:
         yield _audit(facts)
+    if facts.lost:
+        yield _lost(facts)
     for loop in facts.loops:
         yield _loop(loop)
     if facts.connections:
@@ -98,6 +100,27 @@ def _audit(facts: Facts) -> Cause:
         since=facts.audit_since,
         next="The broker tries the file again every second, and goes on by itself as soon as it takes lines.",
         action=capitalise(action),
+    )
+
+
+def _lost(facts: Facts) -> Cause:
+    count, many = len(facts.lost), len(facts.lost) > 1
+    what = "Redis lost the data of {}, and no journal restores " + ("them" if many else "it")
+    action = "log in again to {}, or start the brokers whose journals may hold " + ("them" if many else "it")
+    named, counted = name_ids(facts.lost), count_grants(count)
+    return Cause(
+        "lost",
+        "login_needed",
+        f"{what.format(counted)}.",
+        f"{what.format(named)}: {action.format('them' if many else 'it')}",
+        f"{what.format(counted)}: {action.format('them' if many else 'it')}",
+        since=facts.lost_since,
+        grants=count,
+        unserved=count,
+        next="Nothing, unless a broker starts whose journal holds the last answer.",
+        action=capitalise(action.format(named)),
+        public_action=capitalise(action.format(counted)),
+        examples=tuple(facts.lost[:EXAMPLES]),
     )
 
 

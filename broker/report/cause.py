@@ -17,6 +17,7 @@ Kind = Literal[
     "fenced",
     "journal",
     "audit",
+    "lost",
     "loop",
     "provider_suspended",
     "provider_failing",
@@ -69,7 +70,11 @@ def list_ids(grants: Sequence[UrgentGrant]) -> tuple[str, ...]:
 
 def name_some(grants: Sequence[UrgentGrant]) -> str:
     """Return the first ids, and how many others there are."""
-    ids = [grant.grant_id for grant in grants]
+    return name_ids([grant.grant_id for grant in grants])
+
+
+def name_ids(ids: Sequence[str]) -> str:
+    """Return the first of *ids*, and how many others there are."""
     if len(ids) > _NAMED:
         return f"{', '.join(ids[: _NAMED - 1])} and {len(ids) - _NAMED + 1:,} others"
     return " and ".join([", ".join(ids[:-1]), ids[-1]] if len(ids) > 1 else ids)

@@ -112,6 +112,9 @@ class Facts:
     audit_refuses: bool = False
     """Whether callers get nothing meanwhile (`audit.on_failure`)."""
     audit_since: int | None = None
+    lost: Sequence[str] = ()
+    """The ids of grants whose data Redis lost, and that no journal restores."""
+    lost_since: int | None = None
     loops: Sequence[LoopFacts] = ()
     connections: str = ""
     """What is wrong with the connections of callers, and what to do."""

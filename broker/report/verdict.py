@@ -89,7 +89,7 @@ def _head(facts: Facts, grants: int | None, unserved: int | None, zone: tzinfo |
     if grants is None or unserved is None:
         return _of_memory(facts, zone)
     if grants == 0:
-        return "There are no grants yet"
+        return "No grant is left" if facts.lost else "There are no grants yet"
     if unserved == 0:
         return "The grant has a valid token" if grants == 1 else f"All {grants:,} grants have a valid token"
     if unserved == grants:

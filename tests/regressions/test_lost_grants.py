@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -85,6 +86,12 @@ async def failed(redis: Redis) -> bool:
     return await redis.hget(GRANT, "failures") == b"1"
 
 
+async def of_lost(broker: RunningBroker) -> dict[str, Any] | None:
+    """Return the verdict once lost grants are a cause of it."""
+    verdict = await broker.get("/v1/verdict")
+    return verdict if [cause["kind"] for cause in verdict["causes"]] == ["lost"] else None
+
+
 async def test_what_no_journal_holds_is_named(
     start_broker: StartBroker, sandbox: Sandbox, redis: Redis, tmp_path: Path
 ) -> None:
@@ -104,6 +111,9 @@ async def test_what_no_journal_holds_is_named(
         (event,) = broker.events("grants.lost")
         assert (event["count"], event["grant_ids"]) == (2, ["g1", "g2"])
         assert "token_broker_lost_grants 2.0" in (await broker.get("/metrics"))["text"]
+        verdict = await until(partial(of_lost, broker))
+        assert (verdict["status"], verdict["causes"][0]["examples"]) == ("login_needed", ["g1", "g2"])
+        assert verdict["summary"].startswith("No grant is left; Redis lost the data of g1 and g2, and no journal")
         past = await broker.get("/v1/grants/g1/attempts")
         assert abs(past["lost_at"] - time.time()) < 30
         assert (await broker.ask("DELETE", "/v1/grants/g1"))[0] in {200, 204}

@@ -289,6 +289,24 @@ CASES: dict[str, tuple[Facts, list[str], str, str]] = {
         "failing",
         "",
     ),
+    "lost": (
+        facts(acme(0), lost=["g1"], lost_since=NOW - 9),
+        ["lost"],
+        "login_needed",
+        (
+            "No grant is left; Redis lost the data of g1, and no journal restores it: log in again to it, or start the "
+            "brokers whose journals may hold it."
+        ),
+    ),
+    "many lost": (
+        facts(lost=["g1", "g2", "g3", "g4", "g5", "g6"]),
+        ["lost"],
+        "login_needed",
+        (
+            "All 3 grants have a valid token; Redis lost the data of g1, g2 and 4 others, and no journal restores "
+            "them: log in again to them, or start the brokers whose journals may hold them."
+        ),
+    ),
     "a loop stands still": (
         facts(loops=[LoopFacts("lane acme", "no progress for 40 s", NOW - 40, alive=False)]),
         ["loop"],
