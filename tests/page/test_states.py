@@ -64,6 +64,8 @@ async def test_the_longest_words(
     await until(lambda: parked(broker, "acme-1"))
     await redis.hset("broker:{0}:grant:een-1", mapping={"expires_at": int(time.time() * 1000) - 4_000_000})
     await redis.hset("broker:{0}:grant:een-2", "failures", 12)
+    past = int(time.time() * 1000) - 1000
+    await redis.hset("broker:{0}:provider:een", mapping={"ailing": 3, "not_before": past})
     await broker.ask("PUT", "/v1/grants/een-2", json={"owner": WORDS, "label": WORDS[:60]})
     screen = await screens(broker)
     await screen.sign_in()
@@ -72,6 +74,9 @@ async def test_the_longest_words(
     details = await screen.open_details(LONG)
     await details.get_by_text("Last token requests").wait_for()
     await sound(page, "trouble")
+    card = page.locator("#providers .card").filter(has_text="een")
+    await card.get_by_text("3 failures in a row").wait_for()
+    assert "next try" not in await card.inner_text(), "each of its grants says when it is due"
     await details.get_by_role("button", name="Log out").click()
     await sound(page, "log-out-asks", schemes=("light",))
     await page.keyboard.press("Escape")

@@ -67,7 +67,7 @@ class ProviderCard {
   tickTime() {
     const { provider } = this;
     const detail = provider.detail ? `: ${provider.detail}` : "";
-    const next = provider.not_before ? `, next try ${until(provider.not_before)}` : "";
+    const next = provider.not_before > now() ? `, next try ${until(provider.not_before)}` : ""; // else grants say when
     setText(this.why, provider.suspended
       ? `suspended ${provider.suspended_at ? since(provider.suspended_at) : ""} (${provider.suspended})${detail}${next}`
       : provider.failures ? `${provider.failures === 1 ? "1 failure" : `${provider.failures} failures in a row`}${detail}${next}`
