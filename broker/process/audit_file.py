@@ -247,9 +247,8 @@ class AuditFile:
     def _rotate(self) -> None:
         """Move FILE to FILE.1, FILE.1 to FILE.2 and so on; the oldest is replaced."""
         path = Path(self._path or "")
-        if (
-            path.exists()
-        ):  # else it was moved already, and a new one could not be opened: each try would lose an old one
+        # Where it is gone, it was moved already and no new one could be opened: each further try would lose an old one.
+        if path.exists():
             for number in range(self._keep - 1, 0, -1):
                 with contextlib.suppress(FileNotFoundError):
                     path.with_name(f"{path.name}.{number}").replace(path.with_name(f"{path.name}.{number + 1}"))
