@@ -82,9 +82,9 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     try:
         value = _JSON.decode(text)
     except (ValueError, RecursionError):
-        value = _first_object(text)
-        if value is None:
-            value = _form(text) if whole else None
+        value = _form(text) if whole else None
+        if (found := leading_object(text)) is not None:
+            value = found[0]
         if value is None:
             raise Unreadable("not_utf8" if odd_bytes else "not_json") from None
     if not isinstance(value, dict):
@@ -92,15 +92,19 @@ def parse(body: bytes, *, whole: bool = True) -> Members:
     return Members(value, value.names if isinstance(value, _Repeated) else (), odd_bytes)
 
 
-def _first_object(text: str) -> object:
-    """Return the JSON object before a NUL or a comment of a proxy: the rest does not make its tokens worse."""
+def leading_object(text: str) -> tuple[object, str] | None:
+    """Return the JSON object that *text* begins with, and its own text.
+
+    What follows it, a NUL or a comment of a proxy, does not make its tokens worse.
+    """
     text = text.lstrip()
     if not text.startswith("{"):
         return None
     try:
-        return _JSON.raw_decode(text)[0]
+        value, end = _JSON.raw_decode(text)
     except (ValueError, RecursionError):
         return None
+    return value, text[:end]
 
 
 class _Repeated(dict[str, object]):

@@ -7,14 +7,16 @@ stays unknown. Knows nothing of OAuth.
 
 from __future__ import annotations
 
-import json
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from broker.providers.members import leading_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,6 @@ segments it would cost the square of its size."""
 _STATUS_LINE = re.compile(rb"\s*HTTP\S*[ \t]+(\d{3})(?!\d)[^\n]*\n", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK_SIZE = re.compile(rb"\s*(?:0[xX])?([0-9a-fA-F]{1,8})[ \t]*(?:;[^\n]*)?\r?\n")
-_JSON = json.JSONDecoder()
 
 
 @dataclass(slots=True)
@@ -113,9 +114,10 @@ def _is_no_success(raw: bytearray) -> bool:
 
 def reread(raw: bytes) -> tuple[int, CIMultiDictProxy[str], bytes] | None:
     """Return status, headers and JSON object of a success that aiohttp's parser refused; None: there is none."""
-    while (status := _STATUS_LINE.match(raw)) and (end := _HEAD_END.search(raw, status.end() - 2)):
+    at = 0
+    while (status := _STATUS_LINE.match(raw, at)) and (end := _HEAD_END.search(raw, status.end() - 2)):
         if status[1].startswith(b"1"):  # RFC 9110 §15.2: the final response follows
-            raw = raw[end.end() :]
+            at = end.end()
             continue
         if not status[1].startswith(b"2"):
             return None
@@ -149,11 +151,6 @@ def _unchunk(body: bytes) -> bytes:
 
 def first_object(body: bytes) -> bytes | None:
     """Return the JSON object that *body* begins with; what follows it is ignored."""
-    body = body.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not body.startswith(b"{"):
-        return None
-    try:
-        _, end = _JSON.raw_decode(body.decode("latin-1"))  # one character a byte, so that `end` counts bytes
-    except (ValueError, RecursionError):
-        return None
-    return body[:end]
+    # In Latin-1 each byte is a character, so that the bytes of the object are what they were.
+    found = leading_object(body.removeprefix(BOM_UTF8).decode("latin-1"))
+    return None if found is None else found[1].encode("latin-1")
