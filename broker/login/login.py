@@ -201,9 +201,7 @@ class Login:
             raise AlreadyUsed(flow, state)
         if not query.get("state"):
             await self._binding.require_state_unseen(flow)
-        endpoint = self._endpoints.get(flow.provider)
-        must_confirm = not query.get("state") or (endpoint is not None and endpoint.dialect.confirm_login)
-        return await self._complete(state, flow, query, confirmed=not must_confirm)
+        return await self._complete(state, flow, query, by_browser=True)
 
     async def complete(
         self, grant_id: str, redirected_to: str, state: str | None, check: Callable[[str], None] = lambda _: None
@@ -277,11 +275,15 @@ class Login:
         self._binding.require_path(flow, provider)
         return await self.held.replace_account(state)
 
-    async def _complete(self, state: str, flow: Flow, query: Mapping[str, str], *, confirmed: bool = True) -> LoggedIn:
+    async def _complete(
+        self, state: str, flow: Flow, query: Mapping[str, str], *, by_browser: bool = False
+    ) -> LoggedIn:
         # Taken once: a reload may take the provider out of the settings while the exchange is under way.
         endpoint = self._endpoints.get(flow.provider)
         if endpoint is None:
             raise InvalidRequest(f"provider {flow.provider!r} is no longer in the settings")
+        # An admin who pastes a redirect decides by that.
+        must_confirm = by_browser and (not query.get("state") or endpoint.dialect.confirm_login)
         await self._require_unmoved(flow)
         known = await self.held.known_account(flow)
         before = await self._store.flows.advance(state, flow, replace(flow, status="working", code_verifier=""))
@@ -291,7 +293,7 @@ class Login:
         try:
             answer = await self._exchange(endpoint, flow, query)
             held = Answer(answer, self._store.clock(), instead_of=known)
-            logged_in = await self.held.conclude(state, flow, held, endpoint, confirmed=confirmed)
+            logged_in = await self.held.conclude(state, flow, held, endpoint, confirmed=not must_confirm)
         except Undecided:
             raise  # the state and the ticket show it already
         except BrokerError as error:
