@@ -95,7 +95,6 @@ class Verdicts:
             counting=of_store.counting,
             grants=of_store.grants,
             more_grants=len(of_store.grants) >= _READ,
-            next_end_at=of_store.next_end_at,
             fenced_since=_seconds(fence[0]),
             fenced_until=_seconds(fence[1]),
             unproved=self._store.primary.unproved if self._store.primary.replicas else "",
@@ -150,7 +149,6 @@ class Verdicts:
         return _Known(
             providers=[self._provider(state, ends[state.name], due.get(state.name)) for state in states],
             grants=[_urgent(row) for row in page.rows if not row.served or row.grant.reason or row.grant.failures],
-            next_end_at=_seconds(min((each.next_end for each in ends.values() if each.next_end), default=None)),
             fence=fence,
         )
 
@@ -234,7 +232,6 @@ class _Known:
 
     providers: Sequence[ProviderFacts] | None = None
     grants: Sequence[UrgentGrant] = ()
-    next_end_at: int | None = None
     fence: tuple[int, int] | None = None
     counting: bool = False
 

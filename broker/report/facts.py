@@ -99,8 +99,6 @@ class Facts:
     """Those that are not well, most urgent first, as many as were read."""
     more_grants: bool = False
     """Whether there may be more of them than were read."""
-    next_end_at: int | None = None
-    """When the next token of a healthy grant ends."""
     fenced_until: int | None = None
     fenced_since: int | None = None
     unproved: str = ""

@@ -65,7 +65,7 @@ def judge(facts: Facts, zone: tzinfo | None = None) -> Verdict:
         grants=grants,
         alive=None if grants is None or unserved is None else grants - unserved,
         unserved=unserved,
-        next_end_at=facts.next_end_at if known is not None else None,
+        next_end_at=min((each.next_end_at for each in known or () if each.next_end_at), default=None),
         causes=causes,
         providers={} if known is None else {each.name: (each.grants, each.unserved) for each in known},
         memory=facts.memory,

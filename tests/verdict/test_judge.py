@@ -44,7 +44,7 @@ def late(*names: str, **changes: Any) -> list[UrgentGrant]:
 
 def facts(*providers: ProviderFacts, grants: Sequence[UrgentGrant] = (), **changes: Any) -> Facts:
     """Return facts of a broker that runs."""
-    return Facts(NOW, providers=providers or (acme(),), grants=grants, next_end_at=NOW + 3360, **changes)
+    return Facts(NOW, providers=providers or (acme(),), grants=grants, **changes)
 
 
 def judged(known: Facts) -> Verdict:

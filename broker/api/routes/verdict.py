@@ -55,7 +55,6 @@ async def _of_caller(verdicts: Verdicts, caller: Caller) -> Facts:
         providers=known,
         grants=[each for each in facts.grants if caller.may_use(each.provider)],
         lost=(),  # of whose provider they were is not known
-        next_end_at=min((each.next_end_at for each in known or () if each.next_end_at), default=None),
         memory=await verdicts.memory(facts.now, caller.may_use),
     )
 
