@@ -313,7 +313,7 @@ class Login:
             LoginRefused: it is.
         """
         grant = await self._store.grants.get(flow.grant_id)
-        if grant is not None and grant.provider != flow.provider and grant.granted_at > flow.started_at:
+        if grant is not None and grant.provider != flow.provider and grant.granted_at >= flow.started_at:
             raise LoginRefused(
                 f"{flow.grant_id} was logged in or imported at another provider since this login began: nothing was "
                 "changed. Start a new login"
