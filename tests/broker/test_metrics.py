@@ -151,14 +151,15 @@ async def test_only_the_soonest_are_shown(start_broker: StartBroker, redis: Redi
     """Beyond max_grants the soonest of all providers are shown, exactly; below it parked ones too; 0 shows none."""
     async with start_broker(metrics={"max_grants": 40}) as broker:
         far = time.time() * 1000 + 10**7
+        # First what is scheduled, then the schedule: an id there without a hash is a lost grant.
+        for n in range(3000):
+            await redis.hset(f"broker:{{0}}:grant:g{n:04}", mapping={"expires_at": str(int(far) + n)})
+        for n in range(20):
+            await redis.hset(f"broker:{{0}}:grant:p{n}", mapping={"expires_at": "1"})
         for n in range(3000):
             provider = ("acme", "een", "cameramanager")[n % 3 if n > 200 else 0]  # the soonest are all of one
             await redis.zadd(f"broker:{{0}}:due:{provider}", {f"g{n:04}": far + n})
         await redis.zadd("broker:{0}:parked:acme", {f"p{n}": n for n in range(20)})
-        for n in (*range(3000),):
-            await redis.hset(f"broker:{{0}}:grant:g{n:04}", mapping={"expires_at": str(int(far) + n)})
-        for n in range(20):
-            await redis.hset(f"broker:{{0}}:grant:p{n}", mapping={"expires_at": "1"})
         seen = await scraped(broker)
         shown = [dict(k[1])["grant"] for k in seen if k[0] == "grant_next_refresh_timestamp_seconds"]
         assert shown == [f"g{n:04}" for n in range(40)]
